@@ -1,0 +1,139 @@
+"""What every command shares: its words, its help, its exit codes."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from s2s import __version__
+from s2s.config import schema as schemas
+from s2s.errors import Failure, UserError
+
+
+def run(name: str, schema: type, main: Callable[[Any], None], about: str, multirun: bool = False) -> None:
+    """Run a command: read `sys.argv`, compose the config, call `main(config)`, exit.
+
+    Exit codes: 0 success, 1 failure, 2 bad usage or input, 130 interrupted.
+
+    Args:
+        name: The command's name.
+        schema: Its root config dataclass.
+        main: What it does.
+        about: One or two lines for `--help`.
+        multirun: Whether hydra's `--multirun` is understood.
+    """
+    code = 0
+    try:
+        _run(name, schema, main, about, multirun, sys.argv[1:])
+    except UserError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        code = 2
+    except Failure as error:
+        print(f"{name}: failed: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader of our output went away; not ours to complain of
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno is None:
+            raise
+        hint = " (the disk is full; free some space and run the same command again)" * (error.errno == errno.ENOSPC)
+        print(f"{name}: error: {error.filename or ''}: {error.strerror}{hint}", file=sys.stderr)
+        code = 2
+    if code:
+        sys.exit(code)
+
+
+def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, words: list[str]) -> None:
+    flags, overrides = _split(name, words, multirun)
+    if "--version" in flags:
+        print(f"{name} {__version__}")
+        return
+    from s2s.config import compose  # hydra: not needed for --version
+
+    pairs = [pair for file in flags.get("--config", []) for pair in compose.read_yaml(file)] + overrides
+    if "--multirun" in flags:
+        _multirun(name, schema, main, pairs)
+        return
+    config = compose.compose(schema, pairs)
+    if "--help" in flags:
+        print(_help(name, schema, config, about, multirun))
+    elif "--print-config" in flags:
+        print(compose.to_yaml(config), end="")
+    else:
+        main(config)
+
+
+def _split(name: str, words: list[str], multirun: bool) -> tuple[dict, list[tuple[str, str]]]:
+    """Words into flags and (key, value) overrides. Raises UserError for anything else."""
+    flags: dict[str, list[str]] = {}
+    overrides = []
+    rest = iter(words)
+    short = {"-h": "--help", "-m": "--multirun"}
+    for word in rest:
+        word = short.get(word, word)
+        if word == "--config" or word.startswith("--config="):
+            file = word.partition("=")[2] or next(rest, None)
+            if file is None:
+                raise UserError("--config needs a file")
+            flags.setdefault("--config", []).append(file)
+        elif word in ("--help", "--print-config", "--version") or (word == "--multirun" and multirun):
+            flags[word] = []
+        elif word.startswith("-"):
+            raise UserError(f"unknown flag '{word}'; try {name} --help")
+        elif "=" not in word:
+            raise UserError(f"'{word}' is not key=value; try {name} --help")
+        else:
+            key, _, value = word.partition("=")
+            overrides.append((key, value if value else "null"))
+    return flags, overrides
+
+
+def _help(name: str, schema: type, config: Any, about: str, multirun: bool) -> str:
+    from s2s.config import compose
+
+    groups = schemas.groups(schema)
+    lines = [f"usage: {name} [--config FILE] [--help] [--print-config] [--version]"
+             + " [--multirun]" * multirun + " key=value ...", "", about, ""]  # fmt: skip
+    if groups:
+        lines.append("groups (key=preset):")
+        for key, field in groups.items():
+            lines.append(f"  {key}={{{','.join(compose.presets(field.metadata['group']))}}}")
+            lines.append(f"      {field.metadata['help']}; default {field.metadata['preset'] or 'none'}")
+        lines.append("")
+    lines.append("keys (key: type = default):")
+    section = ""
+    for leaf in schemas.leaves(config):
+        if leaf.key in groups:
+            continue
+        if "." in leaf.key and leaf.key.split(".")[0] != section:
+            section = leaf.key.split(".")[0]
+            lines.append(f"\n  {section}:")
+        default = "null" if leaf.default is None else leaf.default
+        if isinstance(default, (list, bool)):
+            default = str(default).replace("'", "").replace(" ", "").replace("True", "true").replace("False", "false")
+        lines.append(f"  {leaf.key}: {leaf.type_name} = {default}")
+        lines.append(f"      {leaf.metadata['help']}")
+    return "\n".join(lines)
+
+
+def _multirun(name: str, schema: type, main: Callable, pairs: list[tuple[str, str]]) -> None:
+    """Hydra's own multirun: comma-separated values are swept, and job N writes to its own folder RUN/N."""
+    import hydra
+
+    from s2s.config import compose
+
+    run = next((value for key, value in pairs if key == "run"), None)
+    if run and "${" not in run:
+        pairs = [pair for pair in pairs if pair[0] != "run"] + [("run", f"'{run.strip(chr(39))}/${{hydra:job.num}}'")]
+    words = compose.prepare(schema, pairs)
+
+    def job(node: Any) -> None:
+        main(compose.to_object(node))
+
+    sys.argv = [name, "--multirun", "hydra.output_subdir=null", "hydra.sweep.dir=.", "hydra.sweep.subdir=.",
+                "hydra/job_logging=none", "hydra/hydra_logging=none", *words]  # fmt: skip
+    hydra.main(version_base=None, config_path=f"pkg://{compose.PRESETS}", config_name=compose.ROOT)(job)()

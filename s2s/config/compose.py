@@ -1,0 +1,206 @@
+"""From `key=value` words and YAML files to one checked, typed config object. Hydra composes, OmegaConf types."""
+
+import dataclasses
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from s2s import registry
+from s2s.config import schema as schemas
+from s2s.errors import UserError
+
+PRESETS = "s2s.config.conf"
+ROOT = "s2s"
+
+Override = tuple[str, str]
+
+
+def compose(schema: type, overrides: list[Override]) -> Any:
+    """Compose a command's config object from its schema, the chosen presets and the overrides.
+
+    Args:
+        schema: The command's root config dataclass.
+        overrides: (key, value in hydra's override syntax); of several with one key the last counts.
+
+    Returns:
+        An instance of `schema`, checked.
+
+    Raises:
+        UserError: unknown key or preset (the nearest one is named), wrong type, value out of bounds.
+    """
+    words = prepare(schema, overrides)
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_module(PRESETS, version_base=None):
+            node = hydra_compose(ROOT, overrides=words)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_one_line(error)) from error
+    return to_object(node)
+
+
+def to_object(node: DictConfig) -> Any:
+    """A composed node as its dataclass, checked. Raises UserError."""
+    try:
+        config = OmegaConf.to_object(node)
+    except OmegaConfBaseException as error:
+        raise UserError(_one_line(error)) from error
+    schemas.check(config)
+    return config
+
+
+def prepare(schema: type, overrides: list[Override]) -> list[str]:
+    """Register the schema and the chosen presets with hydra; returns the overrides as hydra's words.
+
+    Only the components that are chosen are imported. Raises UserError for unknown keys and presets.
+    """
+    overrides = list({key: (key, value) for key, value in overrides}.values())
+    groups = schemas.groups(schema)
+    chosen = {name: field.metadata["preset"] for name, field in groups.items()}
+    chosen |= {key: value for key, value in overrides if key in groups}
+    store = ConfigStore.instance()
+    example = schema()
+    for name, presets in chosen.items():
+        kind = groups[name].metadata["group"]
+        if presets in (None, "null"):
+            chosen[name] = None
+            continue
+        for preset in presets.split(","):  # several in a multirun
+            component = register_preset(kind, preset.strip(), into=name)
+            setattr(example, name, component.Config())
+    store.store(name=f"{ROOT}_schema", node=schema)
+    defaults = [f"{ROOT}_schema", *({name: groups[name].metadata["preset"]} for name in groups), "_self_"]
+    store.store(name=ROOT, node={"defaults": defaults})
+    known = {leaf.key: leaf for leaf in schemas.leaves(example)}
+    for name in groups:
+        known.pop(name, None)
+    return [_word(key, value, known, groups) for key, value in overrides]
+
+
+def register_preset(kind: str, preset: str, into: str) -> type:
+    """Make a preset (a file in conf/, or a component's own defaults) known to hydra in group `into`.
+
+    Returns:
+        The class of the preset's component.
+    """
+    store = ConfigStore.instance()
+    file = files(PRESETS).joinpath(kind, f"{preset}.yaml")
+    name = OmegaConf.load(str(file)).defaults[0] if file.is_file() else preset
+    if name not in registry.names(kind):
+        known = [*registry.names(kind), *(path.name[:-5] for path in _preset_files(kind))]
+        raise UserError(f"{into}={preset}: no such preset; {registry.nearest(preset, known)}")
+    component = registry.find(kind, name)
+    store.store(group=into, name=name, node=component.Config)
+    return component
+
+
+def _preset_files(kind: str) -> list:
+    folder = files(PRESETS).joinpath(kind)
+    return [path for path in folder.iterdir() if path.name.endswith(".yaml")] if folder.is_dir() else []
+
+
+def presets(kind: str) -> list[str]:
+    """Names that a group accepts."""
+    return sorted({*registry.names(kind), *(path.name[:-5] for path in _preset_files(kind))})
+
+
+def _word(key: str, value: str, known: dict[str, schemas.Leaf], groups: dict) -> str:
+    """One override in hydra's syntax, lists wrapped and awkward text quoted, or UserError for an unknown key."""
+    if key in groups:
+        return f"{key}={value}"
+    if key not in known:
+        if any(name.startswith(f"{key}.") for name in known):
+            raise UserError(f"{key} is a section: set one of its keys, such as {_first_below(key, known)}")
+        raise UserError(f"unknown key '{key}'; {registry.nearest(key, list(known) + list(groups))}")
+    if known[key].is_list and not value.startswith(("[", "$")) and value != "null":
+        value = f"[{value}]"
+    word = f"{key}={value}"
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        if known[key].is_text:
+            return f"{key}={quote(value)}"
+        if known[key].is_list and value.startswith("["):
+            return f"{key}=[{','.join(quote(part.strip()) for part in value[1:-1].split(','))}]"
+        raise UserError(f"{key}={value}: cannot be read as {known[key].type_name}") from None
+    return word
+
+
+def _first_below(key: str, known: dict) -> str:
+    return next(name for name in known if name.startswith(f"{key}."))
+
+
+def quote(value: Any) -> str:
+    """A value in hydra's override syntax."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ",".join(map(quote, value)) + "]"
+    if isinstance(value, str):
+        # Hydra reads a backslash as an escape only in front of a quote.
+        return "'" + re.sub(r"(\\*)'", r"\1\1\\'", value) + "'" if not value.startswith("${") else value
+    return str(value)
+
+
+def read_yaml(path: str) -> list[Override]:
+    """A YAML file of overrides: nested mappings and dotted keys mean the same.
+
+    Raises:
+        UserError: the file is missing, not YAML, or not a mapping.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"--config {path}: no such file")
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception as error:  # any YAML error
+        raise UserError(f"--config {path}: not readable as YAML: {_one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path}: a mapping of keys to values is needed")
+
+    def flatten(mapping: dict, prefix: str):
+        for key, value in mapping.items():
+            if isinstance(value, dict):
+                yield from flatten(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    pairs = list(flatten(content, ""))
+    return [(key, str(v) if isinstance(v, str) and re.fullmatch(r"[\w./-]+", v) else quote(v)) for key, v in pairs]
+
+
+def load(config_class: type, mapping: dict, where: str) -> Any:
+    """A config object of a known class from saved values (`config.yaml` of a run).
+
+    Raises:
+        UserError: a key or a value that this version's schema does not have; `where` names the file.
+    """
+    try:
+        node = OmegaConf.merge(OmegaConf.structured(config_class), mapping)
+        return OmegaConf.to_object(node)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}: {_one_line(error)}") from error
+
+
+def to_yaml(config: Any) -> str:
+    """A config object as YAML, all values resolved."""
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+
+
+def _one_line(error: BaseException) -> str:
+    """The most telling line of a hydra or OmegaConf error, with the key it is about."""
+    cause = error.__cause__ or error
+    text = str(cause).strip().split("\n")
+    key = next((line.split(":", 1)[1].strip() for line in text if line.strip().startswith("full_key:")), "")
+    first = text[0].strip()
+    return f"{key}: {first}" if key and key not in first else first

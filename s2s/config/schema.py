@@ -1,0 +1,107 @@
+"""The typed schema: config dataclasses whose fields carry their one line of help, their choices and their bounds.
+
+A config dataclass lies beside the class that it configures. Its fields are made with `option`; a field that is a group
+of presets (`model=transformer_base`) is made with `group`.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+from s2s.errors import UserError
+
+
+def option(default: Any, help: str, choices: tuple = (), at_least: float | None = None, below: float | None = None):
+    """A field of a config dataclass.
+
+    Args:
+        default: The value when the user says nothing. A mutable default (list) is copied.
+        help: One line for `--help`.
+        choices: The allowed values (of each element, for a list); empty: any.
+        at_least: Smallest allowed number.
+        below: The number must stay under this bound.
+    """
+    metadata = {"help": help, "choices": choices, "at_least": at_least, "below": below}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, type):  # a nested config dataclass
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def group(kind: str, preset: str | None, help: str):
+    """A field filled from a group of presets of components of one kind; `preset=None` leaves it empty (null)."""
+    return dataclasses.field(default=None, metadata={"help": help, "group": kind, "preset": preset})
+
+
+def groups(schema: type) -> dict[str, dataclasses.Field]:
+    """The group fields at the top of a command's schema, by name."""
+    return {field.name: field for field in dataclasses.fields(schema) if "group" in field.metadata}
+
+
+@dataclasses.dataclass
+class Leaf:
+    """One key of a flattened schema."""
+
+    key: str
+    annotation: Any
+    default: Any
+    metadata: Any
+
+    @property
+    def is_list(self) -> bool:
+        return get_origin(_without_none(self.annotation)) is list
+
+    @property
+    def is_text(self) -> bool:
+        return _without_none(self.annotation) is str
+
+    @property
+    def type_name(self) -> str:
+        if choices := self.metadata.get("choices"):
+            name = "{" + ",".join(map(str, choices)) + "}"
+            return f"list of {name}" if self.is_list else name
+        bare = _without_none(self.annotation)
+        if self.is_list:
+            return f"list of {get_args(bare)[0].__name__}"
+        return getattr(bare, "__name__", str(bare)) + ("?" if bare is not self.annotation else "")
+
+
+def _without_none(annotation: Any) -> Any:
+    """`X` for `X | None`, anything else as it is."""
+    if get_origin(annotation) in (typing.Union, types.UnionType):
+        rest = [a for a in get_args(annotation) if a is not type(None)]
+        return rest[0] if len(rest) == 1 else annotation
+    return annotation
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
+    """All keys of a config object (a dataclass instance), nested ones dotted, in the order of their definition."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield Leaf(prefix + field.name, hints[field.name], value, field.metadata)
+
+
+def check(config: Any) -> None:
+    """Check choices and bounds of a whole config object.
+
+    Raises:
+        UserError: naming the key, the value and what is allowed.
+    """
+    for leaf in leaves(config):
+        for value in leaf.default if isinstance(leaf.default, list) else [leaf.default]:
+            if value is None:
+                continue
+            choices, low, high = (leaf.metadata.get(name) for name in ("choices", "at_least", "below"))
+            if choices and value not in choices:
+                raise UserError(f"{leaf.key}={value}: choose one of {', '.join(map(str, choices))}")
+            if low is not None and not value >= low:
+                raise UserError(f"{leaf.key}={value}: must be at least {low}")
+            if high is not None and not value < high:
+                raise UserError(f"{leaf.key}={value}: must be below {high}")
