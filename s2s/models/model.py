@@ -1,0 +1,76 @@
+"""What every encoder-decoder is to the rest of the toolkit: encode, decode, and start/step for incremental decoding."""
+
+import dataclasses
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from s2s.data.batch import Source
+
+
+@dataclasses.dataclass
+class Memory:
+    """What the encoder hands to the decoder.
+
+    Attributes:
+        states: Layer states that were asked for, each [B, S, D]; the last one is the top.
+        lengths: [B] int64, real positions of each row; a front-end may have changed them.
+        mask: Bool [B, 1, 1, S], true at real positions.
+        auxiliary: Further outputs by name (CTC logits, gate rates).
+    """
+
+    states: list[Tensor]
+    lengths: Tensor
+    mask: Tensor
+    auxiliary: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    @property
+    def top(self) -> Tensor:
+        return self.states[-1]
+
+
+@dataclasses.dataclass
+class DecoderOutput:
+    """Teacher-forced output: the last states and the output matrix, so that a loss need never hold [B, T, V].
+
+    Attributes:
+        states: [B, T, D].
+        weight: [V, D] output matrix.
+        bias: [V] or None.
+    """
+
+    states: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    def logits(self) -> Tensor:
+        """[B, T, V]"""
+        return nn.functional.linear(self.states, self.weight, self.bias)
+
+
+class DecoderState(Protocol):
+    """State of B sentences x K rows, opaque to the search; row b*K + k is row k of sentence b."""
+
+    def reorder(self, parents: Tensor) -> None:
+        """Row r goes on from row parents[r] of the same sentence; parents: [R] int64."""
+
+    def release(self, keep: Tensor) -> None:
+        """Keep these sentences with all their rows, drop the others; keep: [B'] int64, ascending."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+
+
+class EncoderDecoder(Protocol):
+    """The three calls of a model, and the size of what it predicts."""
+
+    target_vocabulary_size: int
+
+    def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory: ...
+
+    def decode(self, memory: Memory, decoder_input: Tensor) -> DecoderOutput: ...
+
+    def start(self, memory: Memory, rows: int, max_length: int) -> DecoderState: ...
+
+    def step(self, tokens: Tensor, state: DecoderState) -> Tensor: ...

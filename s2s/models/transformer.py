@@ -1,0 +1,281 @@
+"""The Transformer encoder-decoder (Vaswani et al. 2017), pre-norm by default, complete in this file.
+
+Shapes: B sentences, S source positions, T target positions, K rows a sentence, R = B*K, D model width, V vocabulary,
+N layers, G key/value heads, d head width.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+from s2s.config.schema import option
+from s2s.data.batch import Source
+from s2s.errors import UserError
+from s2s.models.model import DecoderOutput, Memory
+from s2s.nn.attention import CrossAttention, SelfAttention, length_mask
+from s2s.nn.feedforward import ACTIVATIONS, FeedForward
+from s2s.nn.positions import PositionEmbedding
+
+
+@dataclasses.dataclass
+class StackConfig:
+    """Size of one side."""
+
+    layers: int = option(6, "number of layers", at_least=1)
+    width: int = option(512, "model width D", at_least=1)
+    heads: int = option(8, "attention heads; divides the width", at_least=1)
+    kv_heads: int | None = option(None, "key/value heads, shared by groups of query heads; null: as many as heads")
+    ffn_width: int = option(2048, "inner width of the feed-forward blocks", at_least=1)
+
+
+@dataclasses.dataclass
+class TransformerConfig:
+    """Options of the Transformer."""
+
+    type: str = option("transformer", "component")
+    encoder: StackConfig = option(StackConfig, "encoder")
+    decoder: StackConfig = option(StackConfig, "decoder")
+    norm: str = option("pre", "normalise before each block (stable) or after it (the original)", ("pre", "post"))
+    positions: str = option("sinusoidal", "position information", ("sinusoidal", "learned", "rotary"))
+    max_positions: int = option(1024, "longest sequence in tokens, for learned positions only", at_least=1)
+    activation: str = option("relu", "of the feed-forward blocks", ACTIVATIONS)
+    dropout: float = option(0.1, "of every block's output", at_least=0, below=1)
+    embedding_dropout: float | None = option(
+        None, "of the embedded input; null: as dropout", at_least=0, below=1
+    )
+    attention_dropout: float = option(0.0, "of attention weights", at_least=0, below=1)
+    activation_dropout: float = option(0.0, "inside the feed-forward blocks", at_least=0, below=1)
+    tie_embeddings: str = option(
+        "auto",
+        "one matrix for: decoder input and output; the two inputs; all three; auto: all if the vocabulary is shared, "
+        "else decoder",
+        ("auto", "none", "decoder", "inputs", "all"),
+    )
+
+
+class Embedding(nn.Module):
+    """Token embedding, scaled by sqrt(D), with positions and dropout.
+
+    Args:
+        tokens: The embedding matrix, perhaps shared.
+        config: The model's options.
+        width: D.
+    """
+
+    def __init__(self, tokens: nn.Embedding, config: TransformerConfig, width: int):
+        super().__init__()
+        self.tokens = tokens
+        self.positions = PositionEmbedding(config.positions, width, config.max_positions)
+        self.scale = width**0.5
+        self.dropout = config.dropout if config.embedding_dropout is None else config.embedding_dropout
+
+    def forward(self, ids: Tensor, start: int = 0) -> Tensor:
+        """ids: [B, T] int64 at positions start ... Returns [B, T, D]."""
+        x = self.positions(self.tokens(ids) * self.scale, start)
+        return dropout(x, self.dropout, self.training)
+
+
+class Layer(nn.Module):
+    """An encoder layer, or with `memory_width` a decoder layer: blocks with a residual connection and a norm each."""
+
+    def __init__(self, config: TransformerConfig, stack: StackConfig, memory_width: int | None = None):
+        super().__init__()
+        width, heads, kv_heads = stack.width, stack.heads, stack.kv_heads or stack.heads
+        causal, rotary = memory_width is not None, config.positions == "rotary"
+        self.pre_norm, self.dropout = config.norm == "pre", config.dropout
+        self.attention = SelfAttention(width, heads, kv_heads, config.attention_dropout, causal, rotary)
+        self.attention_norm = nn.LayerNorm(width)
+        if memory_width is not None:
+            self.cross = CrossAttention(width, memory_width, heads, kv_heads, config.attention_dropout)
+            self.cross_norm = nn.LayerNorm(width)
+        self.feedforward = FeedForward(width, stack.ffn_width, config.activation, config.activation_dropout)
+        self.feedforward_norm = nn.LayerNorm(width)
+
+    def _block(self, x: Tensor, norm: nn.LayerNorm, block, *args) -> Tensor:
+        """Residual connection around `block`, the norm before or after it."""
+        y = block(norm(x) if self.pre_norm else x, *args)
+        x = x + dropout(y, self.dropout, self.training)
+        return x if self.pre_norm else norm(x)
+
+    def encode(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x: [B, S, D]; mask: bool [B, 1, 1, S]."""
+        x = self._block(x, self.attention_norm, self.attention, mask)
+        return self._block(x, self.feedforward_norm, self.feedforward)
+
+    def decode(self, x: Tensor, memory: Memory) -> Tensor:
+        """x: [B, T, D], all target positions at once."""
+        x = self._block(x, self.attention_norm, self.attention)
+        x = self._block(x, self.cross_norm, self.cross, self.cross.project(memory.top), memory.mask)
+        return self._block(x, self.feedforward_norm, self.feedforward)
+
+    def step(self, x: Tensor, cache: Tensor, position: int, key_value: Tensor, mask: Tensor) -> Tensor:
+        """x: [B, K, D], the states of one position; cache: [2, R, G, L, d]; key_value: [2, B, G, S, d]."""
+        B, K, D = x.shape
+
+        def attend(y: Tensor) -> Tensor:
+            return self.attention.step(y.reshape(B * K, 1, D), cache, position).view(B, K, D)
+
+        x = self._block(x, self.attention_norm, attend)
+        x = self._block(x, self.cross_norm, self.cross, key_value, mask)
+        return self._block(x, self.feedforward_norm, self.feedforward)
+
+
+class TransformerState:
+    """Keys and values of a Transformer decoder: its own for each row, cross-attention's for each sentence.
+
+    Attributes:
+        cache: [N, 2, R, G, L, d], preallocated, L doubling when needed.
+        key_values: N tensors [2, B, G, S, d].
+        mask: Bool [B, 1, 1, S].
+        rows: K.
+        position: Number of positions done.
+    """
+
+    def __init__(self, cache: Tensor, key_values: list[Tensor], mask: Tensor, rows: int, max_length: int):
+        self.cache, self.key_values, self.mask = cache, key_values, mask
+        self.rows, self.max_length, self.position = rows, max_length, 0
+
+    def grow(self) -> None:
+        """Make room for one more position."""
+        size = self.cache.size(4)
+        if self.position == size:
+            larger = max(self.position + 1, min(2 * size, self.max_length))
+            cache = self.cache.new_empty(*self.cache.shape[:4], larger, self.cache.size(5))
+            cache[:, :, :, :, :size] = self.cache
+            self.cache = cache
+
+    def reorder(self, parents: Tensor) -> None:
+        """Row r goes on from row parents[r]; one gather over all layers."""
+        used = self.cache[:, :, :, :, : self.position]
+        used.copy_(used.index_select(2, parents))
+
+    def release(self, keep: Tensor) -> None:
+        """Keep these sentences, drop the others."""
+        first = keep[:, None] * self.rows
+        rows = (first + torch.arange(self.rows, device=keep.device)).flatten()
+        self.cache = self.cache.index_select(2, rows)
+        self.key_values = [key_value.index_select(1, keep) for key_value in self.key_values]
+        self.mask = self.mask.index_select(0, keep)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (self.cache, *self.key_values, self.mask))
+
+
+class Transformer(nn.Module):
+    """The Transformer.
+
+    Args:
+        config: Its options.
+        source_size: Source vocabulary size.
+        target_size: V.
+        shared_vocabulary: Both sides have the same vocabulary.
+
+    Raises:
+        UserError: widths, heads or ties that do not fit together.
+    """
+
+    Config = TransformerConfig
+
+    def __init__(self, config: TransformerConfig, source_size: int, target_size: int, shared_vocabulary: bool = False):
+        super().__init__()
+        self.config, self.target_vocabulary_size = config, target_size
+        encoder, decoder = config.encoder, config.decoder
+        for side, stack in (("encoder", encoder), ("decoder", decoder)):
+            _check(f"model.{side}", stack, config.positions)
+        tie = _tie(config, shared_vocabulary)
+        source = nn.Embedding(source_size, encoder.width)
+        target = source if tie in ("inputs", "all") else nn.Embedding(target_size, decoder.width)
+        self.encoder_embedding = Embedding(source, config, encoder.width)
+        self.decoder_embedding = Embedding(target, config, decoder.width)
+        self.encoder = nn.ModuleList(Layer(config, encoder) for _ in range(encoder.layers))
+        self.decoder = nn.ModuleList(Layer(config, decoder, encoder.width) for _ in range(decoder.layers))
+        pre = config.norm == "pre"
+        self.encoder_norm = nn.LayerNorm(encoder.width) if pre else nn.Identity()
+        self.decoder_norm = nn.LayerNorm(decoder.width) if pre else nn.Identity()
+        self.output = nn.Linear(decoder.width, target_size, bias=False)
+        self.apply(_initialise)
+        if tie in ("decoder", "all"):
+            self.output.weight = target.weight
+
+    def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory:
+        """The encoder over one source. Returns the top states [B, S, D]; padded positions hold no meaning."""
+        (source,) = sources
+        mask = length_mask(source.lengths, source.ids.size(1))
+        x = self.encoder_embedding(source.ids)
+        for layer in self.encoder:
+            x = layer.encode(x, mask)
+        return Memory([self.encoder_norm(x)], source.lengths, mask)
+
+    def decode(self, memory: Memory, decoder_input: Tensor) -> DecoderOutput:
+        """Teacher forcing. decoder_input: [B, T] int64, BOS first, right padded."""
+        x = self.decoder_embedding(decoder_input)
+        for layer in self.decoder:
+            x = layer.decode(x, memory)
+        return DecoderOutput(self.decoder_norm(x), self.output.weight, self.output.bias)
+
+    def start(self, memory: Memory, rows: int, max_length: int) -> TransformerState:
+        """State for decoding `rows` rows of each sentence for at most `max_length` steps."""
+        key_values = [layer.cross.project(memory.top).contiguous() for layer in self.decoder]
+        _, B, G, _, d = key_values[0].shape
+        size = min(32, max_length)
+        cache = key_values[0].new_empty(len(self.decoder), 2, B * rows, G, size, d)
+        return TransformerState(cache, key_values, memory.mask, rows, max_length)
+
+    def step(self, tokens: Tensor, state: TransformerState) -> Tensor:
+        """Advance every row by one token. tokens: [R] int64. Returns logits [R, V]."""
+        state.grow()
+        x = self.decoder_embedding(tokens.view(-1, 1), state.position).view(-1, state.rows, self.config.decoder.width)
+        for n, layer in enumerate(self.decoder):
+            x = layer.step(x, state.cache[n], state.position, state.key_values[n], state.mask)
+        state.position += 1
+        return self.output(self.decoder_norm(x)).flatten(0, 1)
+
+    def parts(self) -> dict[str, int]:
+        """Number of parameters by part, shared ones counted once."""
+        embeddings = {id(p): p for p in (self.encoder_embedding.tokens.weight, self.decoder_embedding.tokens.weight,
+                                         self.output.weight)}  # fmt: skip
+        total = sum(p.numel() for p in self.parameters())
+        encoder = sum(p.numel() for part in (self.encoder, self.encoder_norm) for p in part.parameters())
+        matrices = sum(p.numel() for p in embeddings.values())
+        return {"embeddings and output": matrices, "encoder": encoder, "decoder": total - matrices - encoder}
+
+
+def _check(key: str, stack: StackConfig, positions: str) -> None:
+    """The arithmetic of heads. Raises UserError."""
+    if stack.width % stack.heads:
+        raise UserError(f"{key}.width={stack.width} is not a multiple of {key}.heads={stack.heads}")
+    if stack.kv_heads is not None and (stack.kv_heads < 1 or stack.heads % stack.kv_heads):
+        raise UserError(f"{key}.kv_heads={stack.kv_heads} does not divide {key}.heads={stack.heads}")
+    if stack.width % 2 or (positions == "rotary" and stack.width // stack.heads % 2):
+        raise UserError(f"{key}.width={stack.width}: widths must be even (and with rotary positions, a head's too)")
+
+
+def _tie(config: TransformerConfig, shared_vocabulary: bool) -> str:
+    """The kind of tying, `auto` resolved. Raises UserError where matrices cannot be one."""
+    same_width = config.encoder.width == config.decoder.width
+    tie = config.tie_embeddings
+    if tie == "auto":
+        return "all" if shared_vocabulary and same_width else "decoder"
+    if tie in ("inputs", "all") and not (shared_vocabulary and same_width):
+        reason = "a vocabulary of its own on each side" if same_width else "encoder and decoder of different width"
+        raise UserError(f"model.tie_embeddings={tie} is not possible with {reason}; use decoder or none")
+    return tie
+
+
+def _initialise(module: nn.Module) -> None:
+    """Xavier-uniform projections with zero biases (fused ones as their parts), embeddings of deviation 1/sqrt(D)."""
+    if isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+    elif isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, SelfAttention):
+        for part in module.qkv.weight.split(module.sizes):
+            nn.init.xavier_uniform_(part, gain=2**-0.5)
+    elif isinstance(module, CrossAttention):
+        for part in module.key_value.weight.chunk(2):
+            nn.init.xavier_uniform_(part, gain=2**-0.5)

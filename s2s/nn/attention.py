@@ -1,0 +1,114 @@
+"""Multi-head attention for whole sequences and for one decoder step, with grouped key/value heads.
+
+Shapes: B sentences, S source positions, T target positions, K rows a sentence, R = B*K rows, D model width,
+H query heads, G key/value heads (G divides H; G = 1 is multi-query attention), d = D/H head width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from s2s.nn.positions import rotate
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """[B, T, H*d] -> [B, H, T, d]"""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _merge(x: Tensor) -> Tensor:
+    """[B, H, T, d] -> [B, T, H*d]"""
+    return x.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Self-attention with one fused product for queries, keys and values.
+
+    Args:
+        width: D.
+        heads: H; divides D.
+        kv_heads: G; divides H.
+        dropout: Probability of dropping an attention weight.
+        causal: Position t sees positions up to t only.
+        rotary: Rotate queries and keys by their positions.
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int, dropout: float, causal: bool, rotary: bool):
+        super().__init__()
+        self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
+        self.causal, self.rotary = causal, rotary
+        head = width // heads
+        self.sizes = [heads * head, kv_heads * head, kv_heads * head]
+        self.qkv = nn.Linear(width, sum(self.sizes))
+        self.output = nn.Linear(width, width)
+
+    def _project(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self.qkv(x).split(self.sizes, dim=-1)
+        q, k, v = _heads(q, self.heads), _heads(k, self.kv_heads), _heads(v, self.kv_heads)
+        return (rotate(q, start), rotate(k, start), v) if self.rotary else (q, k, v)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x: [B, T, D]; mask: bool [B, 1, 1, T], true where a key may be seen (None with causal attention over
+        right-padded rows, where no real position sees a padded one). Returns [B, T, D]."""
+        q, k, v = self._project(x, 0)
+        attended = scaled_dot_product_attention(
+            q, k, v, mask, self.dropout if self.training else 0.0, self.causal, enable_gqa=self.heads != self.kv_heads
+        )
+        return self.output(_merge(attended))
+
+    def step(self, x: Tensor, cache: Tensor, position: int) -> Tensor:
+        """One position of every row.
+
+        Args:
+            x: [R, 1, D] states at `position`.
+            cache: [2, R, G, L, d] keys and values, L > position; `position` is written here.
+
+        Returns:
+            [R, 1, D]
+        """
+        q, k, v = self._project(x, position)
+        cache[0, :, :, position] = k[:, :, 0]
+        cache[1, :, :, position] = v[:, :, 0]
+        seen = cache[:, :, :, : position + 1]
+        attended = scaled_dot_product_attention(q, seen[0], seen[1], enable_gqa=self.heads != self.kv_heads)
+        return self.output(_merge(attended))
+
+
+class CrossAttention(nn.Module):
+    """Attention of the decoder over the encoder's states, whose keys and values are computed once a sentence.
+
+    Args:
+        width: D of the decoder.
+        memory_width: D of the encoder.
+        heads, kv_heads, dropout: As in SelfAttention.
+    """
+
+    def __init__(self, width: int, memory_width: int, heads: int, kv_heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(memory_width, 2 * kv_heads * (width // heads))
+        self.output = nn.Linear(width, width)
+
+    def project(self, memory: Tensor) -> Tensor:
+        """memory: [B, S, D_encoder]. Returns keys and values [2, B, G, S, d]."""
+        return self.key_value(memory).unflatten(-1, (2, self.kv_heads, -1)).permute(2, 0, 3, 1, 4)
+
+    def forward(self, x: Tensor, key_value: Tensor, mask: Tensor) -> Tensor:
+        """x: [B, T, D] (in a decoder step T is K, the rows of a sentence); key_value: [2, B, G, S, d];
+        mask: bool [B, 1, 1, S], true at real positions. Returns [B, T, D]."""
+        q = _heads(self.query(x), self.heads)
+        attended = scaled_dot_product_attention(
+            q,
+            key_value[0],
+            key_value[1],
+            mask.expand(-1, -1, x.size(1), -1),
+            self.dropout if self.training else 0.0,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+        return self.output(_merge(attended))
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """Bool [B, 1, 1, size], true at positions below each row's length; lengths: [B]."""
+    return (torch.arange(size, device=lengths.device) < lengths[:, None])[:, None, None]

@@ -1,0 +1,33 @@
+"""The position-wise feed-forward block."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+ACTIVATIONS = ("relu", "gelu", "swiglu")
+
+
+class FeedForward(nn.Module):
+    """Two linear maps around an activation; `swiglu` gates the inner states (Shazeer 2020).
+
+    Args:
+        width: D.
+        inner: Width between the two maps.
+        activation: One of ACTIVATIONS.
+        dropout: Probability of dropping an inner state.
+    """
+
+    def __init__(self, width: int, inner: int, activation: str, dropout: float):
+        super().__init__()
+        self.activation, self.dropout = activation, dropout
+        self.inner = nn.Linear(width, inner * (2 if activation == "swiglu" else 1))
+        self.outer = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]"""
+        x = self.inner(x)
+        if self.activation == "swiglu":
+            gate, value = x.chunk(2, dim=-1)
+            x = functional.silu(gate) * value
+        else:
+            x = functional.relu(x) if self.activation == "relu" else functional.gelu(x)
+        return self.outer(functional.dropout(x, self.dropout, self.training))

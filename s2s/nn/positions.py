@@ -1,0 +1,72 @@
+"""Where a token stands: sinusoidal and learned embeddings added to the input, and rotary rotation of queries and keys."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def sinusoidal(positions: Tensor, width: int) -> Tensor:
+    """Sinusoidal position embeddings (Vaswani et al. 2017): sines in the first half, cosines in the second.
+
+    Args:
+        positions: [T], any integer type.
+        width: D.
+
+    Returns:
+        [T, D] fp32; row t is sin(t / 10000^(2j/D)) for j < D/2, then the cosines.
+    """
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, device=positions.device) * (-2 * math.log(10000.0) / width))
+    angles = positions.float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class PositionEmbedding(nn.Module):
+    """Adds position embeddings to token embeddings.
+
+    Args:
+        kind: `sinusoidal`, `learned` or `rotary` (nothing is added; the attention rotates).
+        width: D.
+        max_positions: The longest sequence, for learned embeddings only.
+    """
+
+    def __init__(self, kind: str, width: int, max_positions: int):
+        super().__init__()
+        self.kind, self.width = kind, width
+        if kind == "learned":
+            self.weight = nn.Parameter(torch.empty(max_positions, width).normal_(std=width**-0.5))
+        elif kind == "sinusoidal":
+            self.register_buffer("table", sinusoidal(torch.arange(512), width), persistent=False)
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """x: [B, T, D] token embeddings of positions start ... start + T - 1; the same shape comes back.
+
+        Raises:
+            ValueError: a learned table that is too short.
+        """
+        if self.kind == "rotary":
+            return x
+        end = start + x.size(1)
+        if self.kind == "learned":
+            if end > len(self.weight):
+                raise ValueError(f"a sequence of {end} tokens is over model.max_positions={len(self.weight)}")
+            return x + self.weight[start:end]
+        if end > len(self.table):
+            size = 1 << (end - 1).bit_length()
+            self.table = sinusoidal(torch.arange(size, device=x.device), self.width).to(self.table.dtype)
+        return x + self.table[start:end].to(x.dtype)
+
+
+def rotate(x: Tensor, start: int = 0) -> Tensor:
+    """Rotary position embedding (Su et al. 2021), half-split form: feature j turns together with feature j + d/2.
+
+    Args:
+        x: [B, H, T, d] queries or keys of positions start ... start + T - 1.
+    """
+    half = x.size(-1) // 2
+    frequencies = torch.exp(torch.arange(half, device=x.device) * (-math.log(10000.0) / half))
+    angles = torch.arange(start, start + x.size(2), device=x.device)[:, None] * frequencies
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    left, right = x[..., :half], x[..., half:]
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
