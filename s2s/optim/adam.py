@@ -1,0 +1,59 @@
+"""Adam and AdamW, in PyTorch's fused form, with the options of the learning-rate schedule beside their own."""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from s2s.config.schema import option
+from s2s.optim.schedule import SCHEDULES
+
+
+@dataclasses.dataclass
+class AdamConfig:
+    """Options of Adam and of its schedule."""
+
+    type: str = option("adam", "component")
+    lr: float = option(1e-3, "highest learning rate", at_least=0)
+    schedule: str = option("inverse_sqrt", "how the learning rate goes after the warm-up", tuple(SCHEDULES))
+    warmup_updates: int = option(1000, "updates over which the learning rate rises linearly from 0", at_least=0)
+    min_lr: float = option(0.0, "where the cosine and linear schedules end, at train.max_updates", at_least=0)
+    beta1: float = option(0.9, "decay of the gradient's mean", at_least=0, below=1)
+    beta2: float = option(0.98, "decay of its square", at_least=0, below=1)
+    eps: float = option(1e-9, "added to the root of the square", at_least=0)
+    weight_decay: float = option(0.0, "on matrices (not on biases, norms)", at_least=0)
+
+
+@dataclasses.dataclass
+class AdamWConfig(AdamConfig):
+    """Options of AdamW: Adam with decoupled weight decay."""
+
+    type: str = option("adamw", "component")
+    weight_decay: float = option(0.01, "decoupled, on matrices (not on biases, norms)", at_least=0)
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015); a weight decay is added to the gradient."""
+
+    Config = AdamConfig
+    optimizer = torch.optim.Adam
+
+    def __init__(self, config: AdamConfig):
+        self.config = config
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer over a model's trainable parameters: one group that decays, one that does not."""
+        c = self.config
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": c.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return self.optimizer(groups, lr=c.lr, betas=(c.beta1, c.beta2), eps=c.eps, fused=True)
+
+
+class AdamW(Adam):
+    """AdamW (Loshchilov and Hutter 2019)."""
+
+    Config = AdamWConfig
+    optimizer = torch.optim.AdamW

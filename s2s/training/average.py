@@ -1,0 +1,67 @@
+"""Averaging of weights: of several checkpoints afterwards, and of every update along the way (EMA)."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from s2s.errors import UserError
+from s2s.training import checkpoint
+
+
+class ExponentialMovingAverage:
+    """Weights averaged over updates: average <- decay * average + (1 - decay) * weights, in fp32.
+
+    Early on the decay is (1 + u) / (10 + u) for update u where that is smaller, so that the first weights fade fast.
+
+    Args:
+        model: Whose parameters are averaged; the average starts as a copy.
+        decay: Between 0 and 1.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model, self.decay = model, decay
+        self.average = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, update: int) -> None:
+        """Take in the weights after update number `update`."""
+        weight = 1 - min(self.decay, (1 + update) / (10 + update))
+        parameters = dict(self.model.named_parameters())
+        torch._foreach_lerp_(list(self.average.values()), [parameters[name].float() for name in self.average], weight)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the model's weights and the average; a second call undoes it."""
+        for name, parameter in self.model.named_parameters():
+            average = self.average[name].clone()
+            self.average[name].copy_(parameter)
+            parameter.copy_(average)
+
+
+def average_checkpoints(folders: list[Path], output: Path) -> None:
+    """Write a checkpoint whose weights are the mean of several checkpoints'; the rest is the last one's.
+
+    Raises:
+        UserError: damaged checkpoints, or ones of different models or vocabularies.
+    """
+    total: dict[str, Tensor] = {}
+    first, task, _ = checkpoint.load_model(str(folders[0]))
+    shapes = {name: p.shape for name, p in first.named_parameters()}
+    for folder in folders:
+        model, other, _ = checkpoint.load_model(str(folder))
+        weights = dict(model.named_parameters())
+        if {name: p.shape for name, p in weights.items()} != shapes or any(
+            getattr(task, side).vocabulary.digest != getattr(other, side).vocabulary.digest
+            for side in ("source_tokenizer", "target_tokenizer")
+        ):
+            raise UserError(f"{folder}: another model or vocabulary than {folders[0]}; they cannot be averaged")
+        for name, p in weights.items():
+            total[name] = total[name] + p.detach().double() if name in total else p.detach().double()
+    mean = {name: (p / len(folders)).float() for name, p in total.items()}
+    texts = {
+        "config.yaml": (folders[-1] / "config.yaml").read_text(encoding="utf-8"),
+        "state.json": json.dumps({"averaged_from": [str(folder) for folder in folders]}, indent=1),
+    }
+    checkpoint.write(output, {"model.safetensors": mean}, texts, task)

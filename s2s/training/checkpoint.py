@@ -1,0 +1,198 @@
+"""Checkpoints: one folder for each, whole or absent, complete in itself; loading runs no code.
+
+    RUN/checkpoints/step_00004000/
+        model.safetensors        the weights to decode with (the averaged ones under train.ema)
+        training.safetensors     optimizer state, and the raw weights under train.ema
+        state.json               update, data position, metrics, patience: what a resumed run needs
+        config.yaml              the resolved config
+        source.*, target.*       tokenizers and vocabularies
+        manifest.json            size and sha256 of every file above
+    RUN/last, RUN/best           links to the checkpoints of these names
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from s2s import __version__, registry
+from s2s.config import compose
+from s2s.errors import UserError
+
+FORMAT = 1
+
+
+def write(folder: Path, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str], task) -> None:
+    """Write a checkpoint beside its place, flush it to disk, and rename it into place.
+
+    Args:
+        folder: The checkpoint's folder; its parent is made.
+        tensors: File name -> tensors by name.
+        texts: File name -> content.
+        task: Saves its tokenizers into the folder.
+
+    Raises:
+        OSError: the disk is full, say; nothing is left behind then.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        for name, content in tensors.items():
+            try:
+                save_file({key: value.detach().cpu().contiguous() for key, value in content.items()}, partial / name)
+            except SafetensorError as error:  # it wraps the system's errors
+                raise OSError(28 if "os error 28" in str(error).lower() else 5, str(error), str(folder)) from error
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8")
+        task.save(partial)
+        files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(partial.iterdir())}
+        manifest = {"format": FORMAT, "s2s": __version__, "files": files}
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        for path in [*partial.iterdir(), partial]:
+            _flush(path)
+        if folder.exists():
+            remove(folder)
+        partial.rename(folder)
+        _flush(folder.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def verify(folder: Path) -> None:
+    """Compare a checkpoint's files with its manifest. Raises UserError naming the file that disagrees."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        files = manifest["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: not a checkpoint (no readable manifest.json)") from error
+    if manifest["format"] > FORMAT:
+        raise UserError(f"{folder}: written by a newer s2s ({manifest['s2s']}); this is {__version__}")
+    for name, entry in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing; the checkpoint is damaged")
+        if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+            raise UserError(f"{path}: its content is not what was saved; the checkpoint is damaged")
+
+
+def steps(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted((run / "checkpoints").glob("step_*"))
+
+
+def newest_whole(run: Path, report) -> Path | None:
+    """The newest undamaged checkpoint of a run; `report(line)` hears of each damaged one that is passed over."""
+    for folder in reversed(steps(run)):
+        try:
+            verify(folder)
+            return folder
+        except UserError as error:
+            report(f"warning: {error}; trying the one before")
+    return None
+
+
+def link(run: Path, name: str, folder: Path) -> None:
+    """Point RUN/name at a checkpoint, atomically."""
+    fresh = run / f".{name}"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(folder.relative_to(run))
+    fresh.replace(run / name)
+
+
+def resolve(path: str) -> Path:
+    """The checkpoint folder that a user means: itself, RUN/best or RUN/last, or a run (its best, else its last).
+
+    Raises:
+        UserError: nothing there.
+    """
+    folder = Path(path)
+    if not folder.exists() and not folder.is_symlink():
+        raise UserError(f"checkpoint={path}: no such folder")
+    candidates = [folder, folder / "best", folder / "last", *reversed(steps(folder))]
+    for candidate in candidates:
+        if (candidate / "manifest.json").is_file() and (candidate / "model.safetensors").exists():
+            return candidate
+    raise UserError(f"checkpoint={path}: neither a checkpoint nor a run with one (no manifest.json and model.safetensors)")
+
+
+def remove(folder: Path) -> None:
+    """Delete a checkpoint; renamed first, so that a half-deleted one is never taken for a whole one."""
+    doomed = folder.with_name(f".removed-{folder.name}")
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """A safetensors file. Raises UserError when it is damaged."""
+    try:
+        return load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: damaged or unreadable: {error}") from error
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
+    """Copy weights into a model by name. Raises UserError listing all names that do not fit."""
+    parameters = dict(model.named_parameters())
+    wrong = [f"{name} missing" for name in parameters.keys() - tensors.keys()]
+    wrong += [f"{name} unknown" for name in tensors.keys() - parameters.keys()]
+    wrong += [
+        f"{name} is {list(tensors[name].shape)}, not {list(parameters[name].shape)}"
+        for name in parameters.keys() & tensors.keys()
+        if tensors[name].shape != parameters[name].shape
+    ]
+    if wrong:
+        raise UserError(f"{where}: does not fit the model: {'; '.join(sorted(wrong))}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def load_model(path: str, device: torch.device | str = "cpu") -> tuple:
+    """A checkpoint's model, ready to decode.
+
+    Args:
+        path: As for `resolve`.
+        device: Where the weights go.
+
+    Returns:
+        (model in evaluation mode, task, the config as a dict)
+
+    Raises:
+        UserError: missing or damaged files, or a config that this version does not know.
+    """
+    folder = resolve(path)
+    verify(folder)
+    where = f"{folder / 'config.yaml'}"
+    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    task = registry.find("task", config["task"]["type"]).load(folder)
+    kind = registry.find("model", config["model"]["type"])
+    model = task.model(compose.load(kind.Config, config["model"], where))
+    load_weights(model, load_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+    return model.to(device).eval(), task, config

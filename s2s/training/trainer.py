@@ -1,0 +1,385 @@
+"""The training loop: updates, validations, checkpoints; resumed by repeating the same command.
+
+What a run has to remember is in `Progress` and in the iterator's position; everything random depends on the seed and
+the number of the update, and the learning rate on the number of the update, so that a resumed run has the same bits.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from s2s import registry
+from s2s.config.schema import option
+from s2s.data.batch import Batch
+from s2s.data.iterator import BatchIterator
+from s2s.errors import Failure
+from s2s.optim.schedule import learning_rate
+from s2s.training import checkpoint
+from s2s.training.average import ExponentialMovingAverage
+from s2s.training.interrupt import Interrupt
+from s2s.training.log import RunLog
+from s2s.training.validation import Validation, Validator, higher_is_better
+
+METRICS = ("loss", "bleu", "chrf", "chrf++", "ter", "wer", "cer", "per", "exact_match", "token_accuracy")
+GIVE_UP_AFTER = 10  # updates in a row with a non-finite gradient
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """Options of the training loop."""
+
+    max_updates: int = option(100_000, "stop after this many updates", at_least=1)
+    max_epochs: int | None = option(None, "stop after this many epochs; null: no limit", at_least=1)
+    accumulate: int = option(1, "batches whose gradients make one update", at_least=1)
+    clip_norm: float = option(1.0, "largest norm of the gradient; larger ones are scaled down; 0: no limit", at_least=0)
+    precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", ("auto", "fp32", "bf16"))
+    ema: float = option(0.0, "decay of an average of the weights that is validated and decoded with; 0: none",
+                        at_least=0, below=1)  # fmt: skip
+    valid_updates: int = option(1000, "validate every so many updates, and at the end", at_least=1)
+    valid_metrics: list[str] = option(["loss"], "loss, and metrics of decoded text", METRICS)
+    best_metric: str | None = option(None, "which of valid_metrics picks the best; null: the last one", METRICS)
+    patience: int = option(0, "stop after so many validations in a row without a new best; 0: never", at_least=0)
+    checkpoint_updates: int | None = option(None, "save every so many updates; null: at validations", at_least=1)
+    checkpoint_minutes: float = option(30.0, "save when so many minutes have passed since the last save", at_least=0)
+    keep_last: int = option(2, "how many of the newest checkpoints stay", at_least=1)
+    keep_best: int = option(1, "how many of the best checkpoints stay", at_least=1)
+    log_updates: int = option(100, "report every so many updates", at_least=1)
+    samples: int = option(3, "decoded samples to show after each validation", at_least=0)
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run remembers beside weights, optimizer state and data position.
+
+    Attributes:
+        update: Updates done (skipped ones included).
+        skipped: Updates skipped because the gradient was not finite.
+        skipped_in_a_row: Of those, the ones just now.
+        best: Best value of the best metric so far.
+        bad_validations: Validations since then.
+        seconds: Training time so far.
+        last_metrics: Values of the last validation, with its update.
+    """
+
+    update: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best: float | None = None
+    bad_validations: int = 0
+    seconds: float = 0.0
+    last_metrics: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class Interval:
+    """Sums since the last report."""
+
+    loss: float = 0.0
+    nll: float = 0.0
+    source: int = 0
+    target: int = 0
+    padding: int = 0
+    norm: float = 0.0
+    updates: int = 0
+    skipped: int = 0
+    waited: float = 0.0
+    started: float = dataclasses.field(default_factory=time.perf_counter)
+
+
+class Trainer:
+    """Trains one model in one process.
+
+    Args:
+        config: The whole resolved train config (train, data, optim, decode, seed, run ...).
+        task: The task.
+        model: The model on its device.
+        criterion: Called as criterion(model, batch) -> Loss.
+        iterator: The training batches.
+        validator: Validates, or None without a valid split.
+        saved_config: The resolved config as YAML, saved with each checkpoint.
+    """
+
+    def __init__(self, config, task, model, criterion, iterator: BatchIterator, validator: Validator | None,
+                 saved_config: str):  # fmt: skip
+        self.config, self.task, self.model, self.criterion = config, task, model, criterion
+        self.iterator, self.validator, self.saved_config = iterator, validator, saved_config
+        self.run, self.options = Path(config.run), config.train
+        self.device = next(model.parameters()).device
+        bf16 = self.options.precision == "bf16" or (self.options.precision == "auto" and self.device.type == "cuda")
+        self.precision = "bf16" if bf16 else "fp32"
+        self.optimizer = registry.find("optim", config.optim.type)(config.optim).build(model)
+        self.ema = ExponentialMovingAverage(model, self.options.ema) if self.options.ema else None
+        self.progress = Progress()
+        self.best_metric = self.options.best_metric or self.options.valid_metrics[-1]
+        self.norms: list[float] = []  # of the non-finite updates just now, for the message when giving up
+
+    # --- what is saved -------------------------------------------------------------------------------------------
+
+    def save(self, log: RunLog) -> Path:
+        """Write a checkpoint of this moment; older ones that need not be kept go."""
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        training = {
+            f"{key}.{names[id(p)]}": value for p, state in self.optimizer.state.items() for key, value in state.items()
+        }
+        weights = {name: p.detach() for name, p in self.model.named_parameters()}
+        if self.ema:
+            training |= {f"raw.{name}": p for name, p in weights.items()}
+            weights = self.ema.average
+        state = {"progress": dataclasses.asdict(self.progress), "iterator": self.iterator.state_dict()}
+        folder = self.run / "checkpoints" / f"step_{self.progress.update:08d}"
+        checkpoint.write(
+            folder,
+            {"model.safetensors": weights, "training.safetensors": training},
+            {"state.json": json.dumps(state, indent=1), "config.yaml": self.saved_config},
+            self.task,
+        )
+        checkpoint.link(self.run, "last", folder)
+        self._prune()
+        log.metrics("checkpoint", self.progress.update, {"folder": folder.name})
+        return folder
+
+    def _prune(self) -> None:
+        """Keep the newest `keep_last` and the best `keep_best` checkpoints."""
+        folders = checkpoint.steps(self.run)
+        sign = -1 if higher_is_better(self.best_metric) else 1
+
+        def score(folder: Path) -> float:
+            progress = json.loads((folder / "state.json").read_text(encoding="utf-8"))["progress"]
+            metrics = progress["last_metrics"]
+            # Only a checkpoint saved at its validation has that validation's value.
+            value = metrics.get(self.best_metric) if metrics.get("update") == progress["update"] else None
+            return math.inf if value is None or not math.isfinite(value) else sign * value
+
+        ranked = sorted(folders, key=score)
+        best = [folder for folder in ranked[: self.options.keep_best] if score(folder) < math.inf]
+        if best:
+            checkpoint.link(self.run, "best", best[0])
+        for folder in folders:
+            if folder not in best and folder not in folders[-self.options.keep_last :]:
+                checkpoint.remove(folder)
+
+    def resume(self, folder: Path) -> None:
+        """Take up where a checkpoint left off."""
+        tensors = checkpoint.load_tensors(folder / "training.safetensors")
+        weights = checkpoint.load_tensors(folder / "model.safetensors")
+        if self.ema:
+            self.ema.average = {name: value.to(self.device) for name, value in weights.items()}
+            weights = {name[4:]: value for name, value in tensors.items() if name.startswith("raw.")}
+        checkpoint.load_weights(self.model, weights, folder / "model.safetensors")
+        for name, p in self.model.named_parameters():
+            state = {key.split(".", 1)[0]: value for key, value in tensors.items() if key.split(".", 1)[1] == name}
+            state.pop("raw", None)
+            if state:  # nothing before the first update
+                self.optimizer.state[p] = {key: value.to(self.device) for key, value in state.items()}
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        self.progress = Progress(**state["progress"])
+        self.iterator.load_state_dict(state["iterator"])
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    def train(self, log: RunLog) -> int | None:
+        """Train until a limit, patience or a signal ends it.
+
+        Returns:
+            The signal that interrupted the run, or None when it is complete.
+
+        Raises:
+            Failure: the loss stayed non-finite, or a batch did not fit into memory.
+        """
+        self.model.train()
+        self.interval, self.last_save, saved = Interval(), time.monotonic(), self.progress.update
+        with Interrupt() as interrupt:
+            while not self.finished():
+                for batches in self._groups():
+                    started = time.perf_counter()
+                    self._update(batches)
+                    self.progress.seconds += time.perf_counter() - started
+                    log.advance()
+                    update = self.progress.update
+                    if update % self.options.log_updates == 0:
+                        self._report(log)
+                    at_end = self._out_of_updates()
+                    validate = update % self.options.valid_updates == 0 or at_end
+                    if validate and interrupt.signal is None:
+                        self._validate(log)
+                    if validate or interrupt.signal is not None or self._time_to_save():
+                        self.save(log)
+                        self.last_save, saved = time.monotonic(), update
+                    if interrupt.signal is not None:
+                        return interrupt.signal
+                    if self.finished():
+                        break
+            if saved != self.progress.update or not checkpoint.steps(self.run):  # an end by max_epochs
+                self._validate(log)
+                self.save(log)
+        return None
+
+    def _out_of_updates(self) -> bool:
+        return self.progress.update >= self.options.max_updates
+
+    def finished(self) -> bool:
+        """Whether a limit or the patience has been reached."""
+        epochs = self.options.max_epochs is not None and self.iterator.epoch > self.options.max_epochs
+        patience = self.options.patience and self.progress.bad_validations >= self.options.patience
+        return bool(self._out_of_updates() or epochs or patience)
+
+    def _time_to_save(self) -> bool:
+        every, minutes = self.options.checkpoint_updates, self.options.checkpoint_minutes
+        if every and self.progress.update % every == 0:
+            return True
+        return bool(minutes) and time.monotonic() - self.last_save > 60 * minutes
+
+    def _groups(self):
+        """The batches of each update, to the end of the epoch; waiting time is counted."""
+        group: list[Batch] = []
+        batches = self.iterator.rest_of_epoch()
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.interval.waited += time.perf_counter() - started
+            if batch is not None:
+                group.append(batch)
+            if group and (batch is None or len(group) == self.options.accumulate):
+                yield group
+                group = []
+            if batch is None:
+                return
+
+    def _autocast(self):
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def _update(self, batches: list[Batch]) -> None:
+        """One update: gradients of the sum over all batches, divided once by their number of target tokens."""
+        update = self.progress.update = self.progress.update + 1
+        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, update]).generate_state(1, np.uint64)[0] >> 1))
+        rate = self.learning_rate(update)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        count = sum(batch.counts.target for batch in batches)
+        self.optimizer.zero_grad()
+        loss = nll = torch.zeros((), device=self.device)
+        for batch in batches:
+            try:
+                with self._autocast():
+                    result = self.criterion(self.model, batch.to(self.device))
+                (result.sum / count).backward()
+            except torch.OutOfMemoryError as error:
+                shape = f"{len(batch.ids)} sentences x {batch.sources[0].ids.size(1)} source x {batch.target.size(1)} target"
+                raise Failure(
+                    f"update {update}: a batch of {shape} tokens does not fit into memory; lower data.batch_tokens "
+                    f"(now {self.config.data.batch_tokens}) and raise train.accumulate to make up for it"
+                ) from error
+            loss, nll = loss + result.sum.detach(), nll + result.metrics["nll"]
+        limit = self.options.clip_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        interval, loss, nll = self.interval, float(loss), float(nll)
+        if not math.isfinite(norm) or not math.isfinite(loss):
+            self._skip(batches, norm, loss)
+            return
+        self.progress.skipped_in_a_row = 0
+        self.optimizer.step()
+        if self.ema:
+            self.ema.update(update)
+        interval.updates, interval.norm = interval.updates + 1, interval.norm + norm
+        interval.loss, interval.nll = interval.loss + loss, interval.nll + nll
+        for batch in batches:
+            interval.source += batch.counts.source
+            interval.target += batch.counts.target
+            interval.padding += batch.counts.source_padding + batch.counts.target_padding
+
+    def learning_rate(self, update: int) -> float:
+        """The learning rate of an update."""
+        o = self.config.optim
+        return learning_rate(o.schedule, update, o.lr, o.warmup_updates, self.options.max_updates, o.min_lr)
+
+    def _skip(self, batches: list[Batch], norm: float, loss: float) -> None:
+        """Count an update whose gradient is not finite. Raises Failure after GIVE_UP_AFTER in a row."""
+        progress = self.progress
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+        self.interval.skipped += 1
+        self.norms = [*self.norms, norm][-progress.skipped_in_a_row :]
+        if progress.skipped_in_a_row >= GIVE_UP_AFTER:
+            ids = [int(i) for batch in batches for i in batch.ids]
+            shown = ", ".join(map(str, ids[:20])) + (f", ... ({len(ids)} in all)" if len(ids) > 20 else "")
+            raise Failure(
+                f"update {progress.update}: {GIVE_UP_AFTER} updates in a row had a non-finite loss or gradient "
+                f"(loss {loss}, gradient norms {', '.join(f'{n:.3g}' for n in self.norms)}); last batch: examples {shown}"
+                "; try a lower optim.lr or a longer optim.warmup_updates; the last checkpoint is whole"
+            )
+
+    # --- what is said --------------------------------------------------------------------------------------------
+
+    def _report(self, log: RunLog) -> None:
+        i, update = self.interval, self.progress.update
+        seconds = time.perf_counter() - i.started
+        tokens = max(1, i.target)
+        values = {
+            "epoch": self.iterator.epoch,
+            "loss": i.loss / tokens,
+            "nll": i.nll / tokens,
+            "perplexity": math.exp(min(i.nll / tokens, 700)),
+            "lr": self.learning_rate(update),
+            "gradient_norm": i.norm / max(1, i.updates),
+            "source_tokens_per_second": i.source / seconds,
+            "target_tokens_per_second": i.target / seconds,
+            "padding": i.padding / max(1, i.padding + i.source + i.target),
+            "seconds_waiting": i.waited,
+            "skipped": self.progress.skipped,
+            "seconds": self.progress.seconds,
+        }
+        left = (self.options.max_updates - update) * seconds / max(1, i.updates + i.skipped)
+        skipped = f" | {i.skipped} updates skipped, not finite" if i.skipped else ""
+        log.line(
+            f"update {update} | epoch {self.iterator.epoch} | loss {values['loss']:.3f} nats, ppl {values['perplexity']:.2f}"
+            f" | lr {values['lr']:.2e} | gradient {values['gradient_norm']:.2f}"
+            f" | {values['source_tokens_per_second']:.0f}+{values['target_tokens_per_second']:.0f} tokens/s"
+            f" | padding {values['padding']:.1%} | waiting {i.waited:.1f} s | {_duration(left)} to update"
+            f" {self.options.max_updates}{skipped}"
+        )
+        log.metrics("train", update, values)
+        self.interval = Interval()
+
+    def _validate(self, log: RunLog) -> None:
+        if self.validator is None:
+            return
+        started, update = time.perf_counter(), self.progress.update
+        if self.ema:
+            self.ema.swap()
+        try:
+            found: Validation = self.validator(self.model, self.device, self._autocast())
+        finally:
+            if self.ema:
+                self.ema.swap()
+        seconds = time.perf_counter() - started
+        value, progress = found.values[self.best_metric], self.progress
+        better = progress.best is None or (
+            value > progress.best if higher_is_better(self.best_metric) else value < progress.best
+        )
+        if better:
+            progress.best, progress.bad_validations = value, 0
+        else:
+            progress.bad_validations += 1
+        progress.last_metrics = {"update": update, **found.values}
+        numbers = " | ".join(f"{name} {value:.3f}" for name, value in found.values.items())
+        log.line(f"valid at update {update} | {numbers} | {seconds:.1f} s{' | best so far' if better else ''}")
+        for name, signature in found.signatures.items():
+            log.line(f"  {name} signature: {signature}")
+        for source, reference, hypothesis in found.samples:
+            log.line(f"  source:     {source}\n  reference:  {reference}\n  hypothesis: {hypothesis}")
+        log.metrics("valid", update, {**found.values, "seconds_validating": seconds, "signatures": found.signatures})
+        self.interval.started += seconds  # validation is not training speed
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

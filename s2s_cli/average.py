@@ -1,0 +1,73 @@
+"""s2s-average: the mean of several checkpoints' weights as a new checkpoint."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from s2s.config import command
+from s2s.config.schema import option
+from s2s.errors import UserError
+
+
+@dataclasses.dataclass
+class AverageCommand:
+    """Schema of s2s-average."""
+
+    checkpoint: list[str] = option([], "a run, or a list of checkpoint folders")
+    last: int | None = option(None, "of a run: average its newest N checkpoints", at_least=1)
+    best: int | None = option(None, "of a run: average its best N checkpoints", at_least=1)
+    output: str | None = option(None, "folder of the new checkpoint")
+    overwrite: bool = option(False, "replace a checkpoint that is there")
+
+
+def _average(config: AverageCommand) -> None:
+    from s2s.training import checkpoint
+    from s2s.training.average import average_checkpoints
+
+    if not config.checkpoint or not config.output:
+        raise UserError("checkpoint=RUN with last=N or best=N (or a list of checkpoints), and output=FOLDER, are needed")
+    output = Path(config.output)
+    if output.exists() and not (config.overwrite and (output / "manifest.json").is_file()):
+        raise UserError(f"output={output}: exists; overwrite=true replaces a checkpoint")
+    if config.last or config.best:
+        if len(config.checkpoint) != 1 or (config.last and config.best):
+            raise UserError("last=N or best=N, one of them, chooses from one run: checkpoint=RUN")
+        folders = _choose(Path(config.checkpoint[0]), config.last, config.best)
+    else:
+        folders = [checkpoint.resolve(path) for path in config.checkpoint]
+    average_checkpoints(folders, output)
+    print(output)
+    print(f"averaged {len(folders)}: {', '.join(folder.name for folder in folders)}", file=sys.stderr)
+
+
+def _choose(run: Path, last: int | None, best: int | None) -> list[Path]:
+    """The newest or the best checkpoints of a run. Raises UserError when there are not so many."""
+    from omegaconf import OmegaConf
+
+    from s2s.training import checkpoint
+    from s2s.training.validation import higher_is_better
+
+    folders = checkpoint.steps(run)
+    if best and folders:
+        options = OmegaConf.load(folders[-1] / "config.yaml").train
+        metric = options.best_metric or options.valid_metrics[-1]
+        scored = []
+        for folder in folders:
+            progress = json.loads((folder / "state.json").read_text(encoding="utf-8"))["progress"]
+            if progress["last_metrics"].get("update") == progress["update"]:
+                scored.append((progress["last_metrics"][metric], folder))
+        folders = [folder for _, folder in sorted(scored, reverse=higher_is_better(metric))][:best]
+    wanted = last or best
+    if len(folders) < wanted:
+        raise UserError(f"checkpoint={run}: {len(folders)} checkpoints to choose from, not {wanted}; "
+                        "train.keep_last and train.keep_best say how many a run keeps")  # fmt: skip
+    return folders[:wanted] if best else folders[-wanted:]
+
+
+def main() -> None:
+    command.run("s2s-average", AverageCommand, _average, "Average the weights of several checkpoints into a new one.")
+
+
+if __name__ == "__main__":
+    main()
