@@ -1,0 +1,68 @@
+"""Scores of hypotheses against references: BLEU, chrF, TER, WER, CER, PER, exact match. No torch import.
+
+>>> from s2s.scoring import score
+>>> print(score("per", ["K AE T"], [["K AH T"]]))
+PER|nrefs:1|case:mixed|tok:space|norm:no|version:s2s-0.1.0 = 33.33 (S = 1 D = 0 I = 0 ref_len = 3 wrong_lines = 1/1)
+"""
+
+import importlib
+
+from s2s import registry
+from s2s.errors import UserError
+from s2s.scoring.metric import Lines, Metric, References, Score
+
+METRICS = {
+    "bleu": "s2s.scoring.translation:bleu",
+    "chrf": "s2s.scoring.translation:chrf",
+    "chrf++": "s2s.scoring.translation:chrf_plus_plus",
+    "ter": "s2s.scoring.translation:ter",
+    "wer": "s2s.scoring.edits:WordErrorRate",
+    "cer": "s2s.scoring.edits:CharacterErrorRate",
+    "per": "s2s.scoring.edits:PhonemeErrorRate",
+    "ser": "s2s.scoring.edits:SentenceErrorRate",
+    "exact_match": "s2s.scoring.agreement:ExactMatch",
+    "token_accuracy": "s2s.scoring.agreement:TokenAccuracy",
+}
+"""Name -> `module:factory`, imported only when chosen. A factory takes `(lowercase, tokenizer)`."""
+
+TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "spm", "flores101", "flores200", "none")
+"""BLEU's tokenizers, by sacrebleu's names; listed here so that no one has to import sacrebleu to know them."""
+
+
+def metric(name: str, lowercase: bool = False, tokenizer: str = "13a") -> Metric:
+    """A metric by its name.
+
+    Args:
+        name: One of `METRICS`.
+        lowercase: Compare lower-cased text. TER ignores case with or without it, as TERCOM does.
+        tokenizer: BLEU's tokenizer, one of `TOKENIZERS`; the other metrics have no choice of tokenizer.
+
+    Raises:
+        UserError: no such metric, or a tokenizer that cannot be used; the message says why.
+    """
+    if name not in METRICS:
+        raise UserError(f"no metric is called '{name}'; {registry.nearest(name, list(METRICS))}")
+    module, factory = METRICS[name].split(":")
+    return getattr(importlib.import_module(module), factory)(lowercase, tokenizer)
+
+
+def score(
+    name: str, hypotheses: Lines, references: References, lowercase: bool = False, tokenizer: str = "13a"
+) -> Score:
+    """Score a corpus with one metric.
+
+    Args:
+        name: One of `METRICS`.
+        hypotheses: One string a line.
+        references: One list of lines for each reference translation, each as long as `hypotheses`.
+        lowercase: See `metric`.
+        tokenizer: See `metric`.
+
+    Raises:
+        ValueError: no line at all, no reference, or lists of different lengths.
+        UserError: see `metric`.
+    """
+    if not hypotheses or not references or any(len(lines) != len(hypotheses) for lines in references):
+        lengths = ", ".join(str(len(lines)) for lines in references)
+        raise ValueError(f"{len(hypotheses)} hypotheses against references of {lengths or 'no'} lines")
+    return metric(name, lowercase, tokenizer).score(hypotheses, references)

@@ -1,0 +1,57 @@
+"""Shares of what is right: whole lines, and tokens in their places."""
+
+from s2s.scoring.metric import Lines, References, Score, normalise, signature
+
+
+class ExactMatch:
+    """Lines that equal one of their references, character for character but for white space around the line."""
+
+    name = "EM"
+
+    def __init__(self, lowercase: bool, tokenizer: str) -> None:
+        """`tokenizer` is BLEU's and means nothing here."""
+        self.lowercase = lowercase
+
+    def score(self, hypotheses: Lines, references: References) -> Score:
+        """See `Metric.score`."""
+        right = sum(
+            normalise(hypothesis, self.lowercase) in {normalise(choice, self.lowercase) for choice in choices}
+            for hypothesis, *choices in zip(hypotheses, *references, strict=True)
+        )
+        counts = {"lines_right": right, "lines": len(hypotheses)}
+        made = signature(references, self.lowercase)
+        return Score(self.name, 100 * right / len(hypotheses), made, counts, True, f"({right}/{len(hypotheses)} lines)")
+
+
+class TokenAccuracy:
+    """Tokens (split at white space) that stand in the reference at the same position.
+
+    Places are those of the longer of hypothesis and reference, so that a missing token and a superfluous one are wrong:
+    `100 * sum(right) / sum(max(length of hypothesis, length of reference))`. Of several references, each line takes
+    the first of those that it agrees with best.
+    """
+
+    name = "TokenAccuracy"
+
+    def __init__(self, lowercase: bool, tokenizer: str) -> None:
+        """`tokenizer` is BLEU's and means nothing here."""
+        self.lowercase = lowercase
+
+    def score(self, hypotheses: Lines, references: References) -> Score:
+        """See `Metric.score`."""
+        right = places = 0
+        for hypothesis, *choices in zip(hypotheses, *references, strict=True):
+            tokens = normalise(hypothesis, self.lowercase).split()
+            counted = (self._places(tokens, normalise(choice, self.lowercase).split()) for choice in choices)
+            here, of = max(counted, key=lambda pair: pair[0] / pair[1] if pair[1] else 1.0)
+            right, places = right + here, places + of
+        value = 100 * right / places if places else 100.0
+        made = signature(references, self.lowercase, tok="space")
+        counts = {"tokens_right": right, "tokens": places}
+        return Score(self.name, value, made, counts, True, f"({right}/{places} tokens)")
+
+    @staticmethod
+    def _places(tokens: list[str], reference: list[str]) -> tuple[int, int]:
+        """(right, all) places of one line."""
+        right = sum(token == wanted for token, wanted in zip(tokens, reference, strict=False))
+        return right, max(len(tokens), len(reference))

@@ -1,0 +1,110 @@
+"""Error rates by edit distance: words, characters, phonemes, and whole lines.
+
+An error rate is `100 * (substitutions + deletions + insertions) / reference length`, summed over the corpus before
+dividing. The edits of a line are those of one alignment with the fewest edits (Levenshtein 1966). The total is
+the same for every such alignment; how it divides into substitutions, deletions and insertions may not be.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+from rapidfuzz.distance import Levenshtein
+
+from s2s.scoring.metric import Lines, References, Score, normalise, signature
+
+
+@dataclasses.dataclass
+class Edits:
+    """Edits that turn references into hypotheses, over one line or many."""
+
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    reference_length: int = 0
+    lines_wrong: int = 0
+    lines: int = 0
+
+    @property
+    def total(self) -> int:
+        """Substitutions, deletions and insertions together."""
+        return self.substitutions + self.deletions + self.insertions
+
+    def add(self, line: "Edits") -> None:
+        """Count another line in."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(line, field.name))
+
+    def __str__(self) -> str:
+        return (f"(S = {self.substitutions} D = {self.deletions} I = {self.insertions} "
+                f"ref_len = {self.reference_length} wrong_lines = {self.lines_wrong}/{self.lines})")  # fmt: skip
+
+
+def edits(reference: Sequence, hypothesis: Sequence) -> Edits:
+    """The fewest edits that turn one line's reference units into its hypothesis units."""
+    if reference == hypothesis:
+        return Edits(reference_length=len(reference), lines=1)
+    kinds = Counter(operation.tag for operation in Levenshtein.editops(reference, hypothesis))
+    return Edits(kinds["replace"], kinds["delete"], kinds["insert"], len(reference), 1, 1)
+
+
+class ErrorRate:
+    """An error rate over the units that `units` makes of a line. The base of the four below."""
+
+    name: str
+    tokenizer = "space"
+
+    def __init__(self, lowercase: bool, tokenizer: str) -> None:
+        """`tokenizer` is BLEU's and means nothing here."""
+        self.lowercase = lowercase
+
+    def units(self, line: str) -> Sequence:
+        """A line's units: its words, split at white space."""
+        return line.split()
+
+    def value(self, corpus: Edits) -> float:
+        """The rate in percent. An empty reference gives 0 to an empty hypothesis and 100 to any other, like TER's."""
+        return 100 * corpus.total / corpus.reference_length if corpus.reference_length else 100.0 * (corpus.total > 0)
+
+    def score(self, hypotheses: Lines, references: References) -> Score:
+        """See `Metric.score`. Of several references, each line takes the first of those with the fewest edits."""
+        corpus = Edits()
+        for hypothesis, *choices in zip(hypotheses, *references, strict=True):
+            units = self.units(normalise(hypothesis, self.lowercase))
+            lines = (self.units(normalise(choice, self.lowercase)) for choice in dict.fromkeys(choices))
+            corpus.add(min((edits(line, units) for line in lines), key=lambda line: line.total))
+        made = signature(references, self.lowercase, tok=self.tokenizer, norm="no")
+        return Score(self.name, self.value(corpus), made, dataclasses.asdict(corpus), False, str(corpus))
+
+
+class WordErrorRate(ErrorRate):
+    """WER: edits between words, split at white space; case and punctuation count."""
+
+    name = "WER"
+
+
+class PhonemeErrorRate(ErrorRate):
+    """PER: edits between phonemes, or any other tokens with white space between them."""
+
+    name = "PER"
+
+
+class CharacterErrorRate(ErrorRate):
+    """CER: edits between characters (Unicode code points). The spaces between words are characters too."""
+
+    name = "CER"
+    tokenizer = "char"
+
+    def units(self, line: str) -> Sequence:
+        """The line itself: a string is a sequence of its characters."""
+        return line
+
+
+class SentenceErrorRate(ErrorRate):
+    """SER: lines with at least one wrong word. Where a line is one word's phonemes, others call it word error rate."""
+
+    name = "SER"
+
+    def value(self, corpus: Edits) -> float:
+        """Wrong lines in percent of all lines."""
+        return 100 * corpus.lines_wrong / corpus.lines

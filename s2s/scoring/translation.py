@@ -1,0 +1,61 @@
+"""BLEU, chrF, chrF++ and TER: sacrebleu's own, with sacrebleu's own signatures (Post 2018, arXiv:1804.08771)."""
+
+import dataclasses
+from typing import Any
+
+from sacrebleu.metrics import BLEU, CHRF, TER
+
+from s2s.errors import UserError
+from s2s.scoring.metric import Lines, References, Score
+
+
+@dataclasses.dataclass(frozen=True)
+class SacreBleu:
+    """One of sacrebleu's metrics as ours."""
+
+    name: str
+    metric: Any
+    higher_is_better: bool = True
+
+    def score(self, hypotheses: Lines, references: References) -> Score:
+        """See `Metric.score`."""
+        result = self.metric.corpus_score(hypotheses, references)
+        signature = self.metric.get_signature().format()
+        counts, detail = self._counts(result)
+        return Score(result.name, result.score, signature, counts, self.higher_is_better, detail)
+
+    def _counts(self, result: Any) -> tuple[dict, str]:
+        if self.name == "bleu":
+            counts = {"matches": list(result.counts), "totals": list(result.totals), "brevity_penalty": result.bp,
+                      "hypothesis_length": result.sys_len, "reference_length": result.ref_len}  # fmt: skip
+            precisions = "/".join(f"{value:.1f}" for value in result.precisions)
+            return counts, (f"{precisions} (BP = {result.bp:.3f} ratio = {result.ratio:.3f} "
+                            f"hyp_len = {result.sys_len} ref_len = {result.ref_len})")  # fmt: skip
+        if self.name == "ter":
+            counts = {"edits": result.num_edits, "reference_length": result.ref_length}
+            return counts, f"(edits = {result.num_edits} ref_len = {result.ref_length:g})"
+        return {}, ""
+
+
+def bleu(lowercase: bool, tokenizer: str) -> SacreBleu:
+    """BLEU (Papineni et al. 2002). Raises UserError: the tokenizer needs something that is not there."""
+    try:
+        return SacreBleu("bleu", BLEU(lowercase=lowercase, tokenize=tokenizer))
+    except Exception as error:  # a missing package (MeCab), or a model (flores) that could not be downloaded
+        reason = " ".join(str(error).split())
+        raise UserError(f"BLEU's tokenizer '{tokenizer}' cannot be used here: {reason}") from error
+
+
+def chrf(lowercase: bool, tokenizer: str) -> SacreBleu:
+    """chrF2: character n-grams to 6 (Popović 2015)."""
+    return SacreBleu("chrf", CHRF(lowercase=lowercase))
+
+
+def chrf_plus_plus(lowercase: bool, tokenizer: str) -> SacreBleu:
+    """chrF2++: character n-grams to 6 and word n-grams to 2 (Popović 2017)."""
+    return SacreBleu("chrf++", CHRF(lowercase=lowercase, word_order=2))
+
+
+def ter(lowercase: bool, tokenizer: str) -> SacreBleu:
+    """Translation edit rate (Snover et al. 2006), TERCOM's defaults: case is ignored, whatever `lowercase` says."""
+    return SacreBleu("ter", TER(), higher_is_better=False)
