@@ -1,0 +1,39 @@
+"""Bytes of UTF-8: 256 symbols for any text of any language, nothing to learn and nothing unknown."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+from s2s.config.schema import option
+from s2s.text.tokenizer import Tokenizer, TokenizerConfig
+from s2s.text.vocabulary import SPECIALS, Vocabulary
+
+FIRST = len(SPECIALS)  # the id of byte 0
+
+
+@dataclasses.dataclass
+class ByteConfig(TokenizerConfig):
+    """Options of the byte tokenizer."""
+
+    type: str = option("bytes", "component")
+    joint: bool = option(True, "always true: both sides have the same 256 symbols", choices=(True,))
+
+
+class ByteTokenizer(Tokenizer):
+    """A line is its UTF-8 bytes (ByT5, arXiv:2105.13626)."""
+
+    Config = ByteConfig
+
+    @classmethod
+    def learn(cls, config: ByteConfig, chunks: Iterable[list[str]] = (), seed: int = 1) -> "ByteTokenizer":
+        return cls(config, Vocabulary([*SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256))]))
+
+    def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        encoded = [line.encode("utf-8", "surrogatepass") for line in lines]
+        ids = np.frombuffer(b"".join(encoded), np.uint8).astype(np.int32) + FIRST
+        return ids, np.fromiter(map(len, encoded), np.int64, len(encoded))
+
+    def _decode(self, ids: list[int]) -> str:
+        """What is not UTF-8 (a model can emit anything) becomes the replacement character U+FFFD."""
+        return b"".join(bytes((i - FIRST,)) if i >= FIRST else "\ufffd".encode() for i in ids).decode(errors="replace")

@@ -1,0 +1,60 @@
+"""Characters (Unicode code points); the space is one like any other."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+from s2s.config.schema import option
+from s2s.errors import UserError
+from s2s.text.tokenizer import Tokenizer, TokenizerConfig, normalise
+from s2s.text.vocabulary import SPECIALS, UNK, Vocabulary
+from s2s.text.words import CountedConfig, counted_vocabulary
+
+CODE_POINTS = 0x110000
+
+
+@dataclasses.dataclass
+class CharacterConfig(CountedConfig):
+    """Options of the character tokenizer."""
+
+    type: str = option("characters", "component")
+
+
+class CharacterTokenizer(Tokenizer):
+    """A line is its code points, after normalisation."""
+
+    Config = CharacterConfig
+
+    def __init__(self, config: TokenizerConfig, vocabulary: Vocabulary):
+        super().__init__(config, vocabulary)
+        symbols = vocabulary.symbols[len(SPECIALS) :]
+        self._ids = np.full(CODE_POINTS, UNK, np.int32)  # code point -> id
+        self._ids[_code_points("".join(symbols))] = np.arange(len(SPECIALS), len(vocabulary))
+
+    @classmethod
+    def learn(cls, config: CharacterConfig, chunks: Iterable[list[str]] = (), seed: int = 1) -> "CharacterTokenizer":
+        if config.vocabulary is not None:
+            vocabulary = Vocabulary.from_user(config.vocabulary)
+            for number, symbol in enumerate(vocabulary.symbols[len(SPECIALS) :], 1):
+                if len(symbol) != 1:
+                    raise UserError(f"{config.vocabulary}: symbol {number}, {symbol!r}, is not one character")
+            return cls(config, vocabulary)
+        totals = np.zeros(CODE_POINTS, np.int64)
+        for lines in chunks:
+            totals += np.bincount(
+                _code_points("".join(normalise(lines, config.normalization, config.lowercase))), minlength=CODE_POINTS
+            )
+        counts = {chr(point): int(totals[point]) for point in np.flatnonzero(totals)}
+        return cls(config, counted_vocabulary(counts, config))
+
+    def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        return self._ids[_code_points("".join(lines))], np.fromiter(map(len, lines), np.int64, len(lines))
+
+    def _decode(self, ids: list[int]) -> str:
+        return "".join("\ufffd" if i == UNK else self.vocabulary.symbols[i] for i in ids)
+
+
+def _code_points(text: str) -> np.ndarray:
+    """Code points of a text, uint32 [number of characters]."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))

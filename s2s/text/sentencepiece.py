@@ -1,0 +1,180 @@
+"""SentencePiece (Kudo and Richardson 2018): unigram or byte-pair pieces, learned here or given as a model file."""
+
+import dataclasses
+import io
+import math
+import random
+import re
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from s2s.config.schema import option
+from s2s.errors import UserError
+from s2s.text.tokenizer import Tokenizer, TokenizerConfig, normalise
+from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
+
+
+@dataclasses.dataclass
+class SentencePieceConfig(TokenizerConfig):
+    """Options of the SentencePiece tokenizer."""
+
+    type: str = option("sentencepiece", "component")
+    algorithm: str = option("unigram", "what is learned", choices=("unigram", "bpe"))
+    vocab_size: int = option(8000, "pieces, the 4 special symbols included", at_least=5)
+    character_coverage: float = option(1.0, "share of the characters that get a piece", at_least=0.9, below=1.0000001)
+    byte_fallback: bool = option(False, "spell what has no piece in 256 byte pieces, so that nothing is unknown")
+    sample_lines: int = option(1_000_000, "most lines to learn from; of more a fixed random sample", at_least=1)
+    model: str | None = option(None, "a SentencePiece model file to use instead of learning one")
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """Pieces of a SentencePiece model; runs of spaces and spaces at the ends are not kept.
+
+    Args:
+        config: Its config.
+        model: A serialised SentencePiece model with any layout of its ids; ours put the special symbols first.
+    """
+
+    Config = SentencePieceConfig
+
+    def __init__(self, config: SentencePieceConfig, model: bytes):
+        self.model = model
+        self._processor = sentencepiece.SentencePieceProcessor()
+        self._processor.LoadFromSerializedProto(model)
+        symbols, self._ours = _layout(self._processor)
+        self._theirs = np.zeros(len(symbols), np.int32)  # our id -> the model's
+        self._theirs[self._ours] = np.arange(len(self._ours))
+        self._theirs[UNK] = self._processor.unk_id()
+        self._same = np.array_equal(self._ours, np.arange(len(symbols)))
+        super().__init__(config, Vocabulary(symbols))
+
+    @classmethod
+    def learn(
+        cls, config: SentencePieceConfig, chunks: Iterable[list[str]] = (), seed: int = 1
+    ) -> "SentencePieceTokenizer":
+        if config.model is not None:
+            return cls(config, _read_model(Path(config.model)))
+        lines = sample(chunks, config.sample_lines, seed)
+        return cls(config, _train(config, normalise(lines, config.normalization, config.lowercase)))
+
+    def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        rows = self._processor.encode(lines, out_type=int, num_threads=1)
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        ids = np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())
+        return ids if self._same else self._ours[ids], lengths
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._processor.decode(ids if self._same else self._theirs[ids].tolist())
+
+    def save(self, folder: Path, name: str) -> None:
+        super().save(folder, name)
+        (Path(folder) / f"{name}.spm.model").write_bytes(self.model)
+
+    @classmethod
+    def _load(cls, config: SentencePieceConfig, folder: Path, name: str) -> "SentencePieceTokenizer":
+        return cls(config, _read_model(folder / f"{name}.spm.model"))
+
+
+def sample(chunks: Iterable[list[str]], size: int, seed: int) -> list[str]:
+    """A uniform random sample of lines, or all of them in their order if there are no more than `size`.
+
+    Reservoir sampling that leaps over the lines it does not take (Li 1994, "Algorithm L"): O(size) memory.
+    """
+    rng = random.Random(seed)
+    taken: list[str] = []
+    seen, weight, following = 0, 1.0, -1
+    for lines in chunks:
+        rest = lines[: size - len(taken)] if len(taken) < size else []
+        taken += rest
+        if len(taken) == size:
+            if following < 0:
+                following = size - 1
+                weight, following = _leap(rng, size, weight, following)
+            while following < seen + len(lines):
+                taken[rng.randrange(size)] = lines[following - seen]
+                weight, following = _leap(rng, size, weight, following)
+        seen += len(lines)
+    return taken
+
+
+def _leap(rng: random.Random, size: int, weight: float, position: int) -> tuple[float, int]:
+    """The next weight and the next line to take after `position`."""
+    weight *= math.exp(math.log(1.0 - rng.random()) / size)
+    return weight, position + 1 + math.floor(math.log(1.0 - rng.random()) / math.log1p(-weight))
+
+
+def _train(config: SentencePieceConfig, lines: list[str]) -> bytes:
+    """A serialised model learned from lines. Raises UserError saying which size would do."""
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type=config.algorithm,
+            vocab_size=config.vocab_size,
+            character_coverage=config.character_coverage,
+            byte_fallback=config.byte_fallback,
+            normalization_rule_name="identity",  # every tokenizer's lines are normalised in the same place
+            max_sentence_length=1 << 20,
+            pad_id=PAD,
+            unk_id=UNK,
+            bos_id=BOS,
+            eos_id=EOS,
+            **dict(zip(("pad_piece", "unk_piece", "bos_piece", "eos_piece"), SPECIALS, strict=True)),
+            num_threads=16,  # SentencePiece's own default; sums depend on it, so that it may not follow the machine
+            minloglevel=4,
+        )
+    except RuntimeError as error:
+        raise UserError(_explain(str(error), config)) from error
+    return model.getvalue()
+
+
+def _explain(error: str, config: SentencePieceConfig) -> str:
+    """SentencePiece's complaint in terms of our keys."""
+    if match := re.search(r"value <= (\d+)", error):
+        most = f"the most that can be learned from this text is tokenizer.vocab_size={match[1]}"
+        return f"tokenizer.vocab_size={config.vocab_size} is too large: {most}"
+    if match := re.search(r"required_chars. \d+ vs (\d+)", error):
+        least = f"the characters of this text need at least tokenizer.vocab_size={match[1]}"
+        return (
+            f"tokenizer.vocab_size={config.vocab_size} is too small: {least} (or a lower tokenizer.character_coverage)"
+        )
+    if "sentences_.empty()" in error:
+        return "SentencePiece finds nothing to learn from: the training text has only empty lines"
+    return f"SentencePiece could not learn from the training text: {' '.join(error.split())}"
+
+
+def _read_model(path: Path) -> bytes:
+    """A model file's content, known to be one."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such SentencePiece model file")
+    model = path.read_bytes()
+    try:
+        if not model:
+            raise RuntimeError("the file is empty")
+        sentencepiece.SentencePieceProcessor().LoadFromSerializedProto(model)
+    except RuntimeError as error:
+        raise UserError(f"{path}: not a SentencePiece model: {' '.join(str(error).split())}") from error
+    return model
+
+
+def _layout(processor: sentencepiece.SentencePieceProcessor) -> tuple[list[str], np.ndarray]:
+    """Our symbols for a model's pieces, and the table from its ids to ours, int32 [pieces]."""
+    pieces = [processor.id_to_piece(i).replace("\n", "\u2424") for i in range(processor.get_piece_size())]
+    special = {name: index for index, name in enumerate(SPECIALS)}
+    special_ids = (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id())
+    special_ids = {theirs: ours for ours, theirs in enumerate(special_ids) if theirs >= 0}
+    symbols, ours = list(SPECIALS), np.zeros(len(pieces), np.int32)
+    for theirs, piece in enumerate(pieces):
+        if theirs in special_ids:
+            ours[theirs] = special_ids[theirs]
+        elif piece in special:
+            ours[theirs] = special[piece]
+        else:
+            ours[theirs] = len(symbols)
+            symbols.append(piece)
+    return symbols, ours

@@ -1,0 +1,167 @@
+"""What every tokenizer does: lines to ids and back, learned once, saved in readable files, never pickled."""
+
+import dataclasses
+import json
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from s2s import registry
+from s2s.config.schema import option
+from s2s.errors import UserError
+from s2s.text.vocabulary import EOS, UNK, Vocabulary
+
+
+@dataclasses.dataclass
+class TokenizerConfig:
+    """What all tokenizers have in common."""
+
+    type: str = option("", "component")
+    normalization: str = option("nfc", "Unicode normalisation of every line", choices=("none", "nfc", "nfkc"))
+    lowercase: bool = option(False, "lower-case every line")
+    joint: bool = option(True, "one tokenizer and one vocabulary for both sides; false: one a side")
+
+
+class Tokenizer(ABC):
+    """Lines of text to ids of a vocabulary and back.
+
+    A component gives `Config`, `learn`, `_encode`, `_decode`, and `save`/`_load` where it has files of its own.
+
+    Args:
+        config: Its `Config`.
+        vocabulary: Its symbols.
+    """
+
+    Config: ClassVar[type] = TokenizerConfig
+
+    def __init__(self, config: TokenizerConfig, vocabulary: Vocabulary):
+        self.config, self.vocabulary = config, vocabulary
+
+    @classmethod
+    @abstractmethod
+    def learn(cls, config: TokenizerConfig, chunks: Iterable[list[str]], seed: int = 1) -> "Tokenizer":
+        """Learn from text; the same text, config and seed give the same tokenizer.
+
+        Args:
+            config: Its `Config`.
+            chunks: Raw lines, some at a time, read at most once and only as far as needed.
+            seed: Of the sample, where a tokenizer learns from a sample.
+
+        Raises:
+            UserError: nothing can be learned from this text with these settings.
+        """
+
+    @abstractmethod
+    def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Integer ids of all normalised lines, one after the other, and how many each line has."""
+
+    @abstractmethod
+    def _decode(self, ids: list[int]) -> str:
+        """The text of ids, none of them PAD, BOS or EOS."""
+
+    def normalise(self, lines: list[str]) -> list[str]:
+        """Lines as the tokenizer sees them: normalised and lower-cased as configured."""
+        return normalise(lines, self.config.normalization, self.config.lowercase)
+
+    def encode_flat(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of many lines, one after the other, without BOS and EOS.
+
+        Returns:
+            ids: Integers [sum of lengths].
+            lengths: Integers [number of lines], tokens of each line.
+        """
+        return self._encode(self.normalise(lines))
+
+    def encode_lines(self, lines: list[str]) -> list[np.ndarray]:
+        """Ids of each line, without BOS and EOS, as integer arrays. One call for many lines is the fast way."""
+        if not lines:
+            return []
+        ids, lengths = self.encode_flat(lines)
+        return np.split(ids, np.cumsum(lengths[:-1]))
+
+    def encode(self, line: str) -> list[int]:
+        """Ids of one line, without BOS and EOS."""
+        return self.encode_flat([line])[0].tolist()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; PAD, BOS and EOS are passed over, ids outside the vocabulary count as unknown."""
+        size = len(self.vocabulary)
+        return self._decode([i if i < size else UNK for i in map(int, ids) if i == UNK or i > EOS])
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write all that `load_tokenizer` needs to `folder`, into files called `name.*`."""
+        folder = Path(folder)
+        text = json.dumps(dataclasses.asdict(self.config), indent=2, ensure_ascii=False)
+        (folder / f"{name}.tokenizer.json").write_text(text + "\n", encoding="utf-8")
+        self.vocabulary.save(folder / f"{name}.vocabulary.txt")
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> "Tokenizer":
+        """Read what `save` wrote. Raises UserError naming the file that is missing or wrong."""
+        path = Path(folder) / f"{name}.tokenizer.json"
+        try:
+            config = cls.Config(**_read_config(path))
+        except TypeError as error:  # a key that this version does not have
+            raise UserError(f"{path}: not readable by this version: {error}") from error
+        return cls._load(config, Path(folder), name)
+
+    @classmethod
+    def _load(cls, config: TokenizerConfig, folder: Path, name: str) -> "Tokenizer":
+        return cls(config, Vocabulary.load(_present(folder / f"{name}.vocabulary.txt")))
+
+
+def load_tokenizer(folder: Path, name: str) -> Tokenizer:
+    """The tokenizer of whatever type that was saved under a name ("source", "target") in a folder.
+
+    Raises:
+        UserError: naming the file that is missing or wrong.
+    """
+    path = Path(folder) / f"{name}.tokenizer.json"
+    return registry.find("tokenizer", str(_read_config(path).get("type"))).load(folder, name)
+
+
+def normalise(lines: list[str], form: str, lowercase: bool) -> list[str]:
+    """Lines in a Unicode normal form ("none", "nfc", "nfkc"), lower-cased or not.
+
+    All lines are treated as one text: no character composes or changes case across a line feed, and text that is
+    normal already, which is nearly all text, costs one check.
+    """
+    text = "\n".join(lines)
+    result = text
+    if form != "none":
+        result = _in_form(result, form)
+    if lowercase:
+        result = result.lower()
+        if form != "none":  # lower-casing can undo the normal form: one dotted capital I becomes two characters
+            result = _in_form(result, form)
+    if result == text:
+        return lines
+    split = result.split("\n")
+    if len(split) != len(lines):  # lines with line feeds inside: not from a corpus, but right all the same
+        return ["\n".join(normalise(line.split("\n"), form, lowercase)) for line in lines]
+    return split
+
+
+def _in_form(text: str, form: str) -> str:
+    form = form.upper()
+    return text if text.isascii() or unicodedata.is_normalized(form, text) else unicodedata.normalize(form, text)
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        config = json.loads(_present(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a tokenizer's config")
+    return config
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path}: this file of a tokenizer is missing")
+    return path

@@ -1,0 +1,68 @@
+"""Words between whitespace: for text that is tokenized already, and for phonemes."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable
+from itertools import chain, repeat
+
+import numpy as np
+
+from s2s.config.schema import option
+from s2s.text.tokenizer import Tokenizer, TokenizerConfig, normalise
+from s2s.text.vocabulary import SPECIALS, UNK, Vocabulary
+
+
+@dataclasses.dataclass
+class CountedConfig(TokenizerConfig):
+    """Options of the tokenizers whose vocabulary is counted."""
+
+    joint: bool = option(False, "one vocabulary for both sides; false: one a side")
+    vocab_size: int | None = option(
+        None, "largest vocabulary, the 4 special symbols included; null: no limit", at_least=5
+    )
+    min_count: int = option(1, "a symbol seen less often is unknown", at_least=1)
+    vocabulary: str | None = option(None, "a file of symbols, one a line, to use instead of counting")
+
+
+@dataclasses.dataclass
+class WordConfig(CountedConfig):
+    """Options of the word tokenizer."""
+
+    type: str = option("words", "component")
+
+
+class WordTokenizer(Tokenizer):
+    """A line is its words; text comes back with one space between them."""
+
+    Config = WordConfig
+
+    @classmethod
+    def learn(cls, config: WordConfig, chunks: Iterable[list[str]] = (), seed: int = 1) -> "WordTokenizer":
+        if config.vocabulary is not None:
+            return cls(config, Vocabulary.from_user(config.vocabulary))
+        counts: Counter[str] = Counter()
+        for lines in chunks:
+            counts.update(" ".join(normalise(lines, config.normalization, config.lowercase)).split())
+        return cls(config, counted_vocabulary(counts, config))
+
+    def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        words = [line.split() for line in lines]
+        lengths = np.fromiter(map(len, words), np.int64, len(words))
+        ids = map(self._ids.get, chain.from_iterable(words), repeat(UNK))
+        return np.fromiter(ids, np.int32, lengths.sum()), lengths
+
+    def _decode(self, ids: list[int]) -> str:
+        return " ".join(self.vocabulary.symbols[i] for i in ids)
+
+    def __init__(self, config: WordConfig, vocabulary: Vocabulary):
+        super().__init__(config, vocabulary)
+        # A word spelled like a special symbol is not that symbol.
+        self._ids = {word: i for i, word in enumerate(vocabulary.symbols) if i >= len(SPECIALS)}
+
+
+def counted_vocabulary(counts: dict[str, int], config: CountedConfig) -> Vocabulary:
+    """The vocabulary of counted symbols, most frequent first, ties in the order of code points."""
+    kept = [symbol for symbol, count in counts.items() if count >= config.min_count and symbol not in SPECIALS]
+    kept.sort(key=lambda symbol: (-counts[symbol], symbol))
+    size = None if config.vocab_size is None else config.vocab_size - len(SPECIALS)
+    return Vocabulary([*SPECIALS, *kept[:size]])
