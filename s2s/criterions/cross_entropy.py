@@ -13,7 +13,7 @@ from s2s.config.schema import option
 from s2s.data.batch import Batch
 from s2s.models.model import EncoderDecoder
 
-CHUNK = 1024  # positions whose logits exist at a time
+CHUNK = 512  # positions whose logits exist at a time
 
 
 @dataclasses.dataclass
@@ -99,15 +99,19 @@ class SmoothedCrossEntropy(torch.autograd.Function):
             x, y = states[start : start + CHUNK], target[start : start + CHUNK, None]
             logits = torch.nn.functional.linear(x, matrix, None if bias is None else bias.to(x.dtype))
             logits = logits.to(weight.dtype)
-            normaliser = logits.logsumexp(1, keepdim=True)
-            chosen = normaliser - logits.gather(1, y)
-            nll += chosen.sum()
-            loss += (1 - smoothing) * chosen.sum()
+            top, guess = logits.max(1, keepdim=True)
+            correct += (guess == y).sum()
+            chosen, total = logits.gather(1, y), logits.sum() if smoothing else 0.0
+            exponentials = logits.sub_(top).exp_()  # in place: the logits are needed no more
+            normaliser = exponentials.sum(1, keepdim=True)
+            log_normaliser = normaliser.log() + top
+            chunk = (log_normaliser - chosen).sum()
+            nll += chunk
+            loss += (1 - smoothing) * chunk
             if smoothing:
-                loss += smoothing * (normaliser.sum() - logits.sum() / vocabulary)
-            correct += (logits.argmax(1, keepdim=True) == y).sum()
+                loss += smoothing * (log_normaliser.sum() - total / vocabulary)
             if need:
-                gradient = logits.sub_(normaliser).exp_()
+                gradient = exponentials.div_(normaliser)
                 if smoothing:
                     gradient -= smoothing / vocabulary
                 gradient.scatter_add_(1, y, gradient.new_full(y.shape, smoothing - 1))

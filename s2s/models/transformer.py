@@ -8,13 +8,14 @@ import dataclasses
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
+
 
 from s2s.config.schema import option
 from s2s.data.batch import Source
 from s2s.errors import UserError
 from s2s.models.model import DecoderOutput, Memory
 from s2s.nn.attention import CrossAttention, SelfAttention, length_mask
+from s2s.nn.dropout import dropout
 from s2s.nn.feedforward import ACTIVATIONS, FeedForward
 from s2s.nn.positions import PositionEmbedding
 

@@ -21,6 +21,17 @@ def _merge(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0, causal: bool = False) -> Tensor:
+    """Softmax attention; q: [B, H, T, d], k and v: [B, G, S, d], mask: bool, broadcastable to [B, H, T, S]."""
+    grouped = q.size(1) != k.size(1)
+    if q.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        # PyTorch's bf16 attention on a CPU is several times slower backward than its fp32 one.
+        with torch.autocast("cpu", enabled=False):
+            q, k, v = q.float(), k.float(), v.float()
+            return scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=grouped)
+    return scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=grouped)
+
+
 class SelfAttention(nn.Module):
     """Self-attention with one fused product for queries, keys and values.
 
@@ -51,9 +62,7 @@ class SelfAttention(nn.Module):
         """x: [B, T, D]; mask: bool [B, 1, 1, T], true where a key may be seen (None with causal attention over
         right-padded rows, where no real position sees a padded one). Returns [B, T, D]."""
         q, k, v = self._project(x, 0)
-        attended = scaled_dot_product_attention(
-            q, k, v, mask, self.dropout if self.training else 0.0, self.causal, enable_gqa=self.heads != self.kv_heads
-        )
+        attended = attend(q, k, v, mask, self.dropout if self.training else 0.0, self.causal)
         return self.output(_merge(attended))
 
     def step(self, x: Tensor, cache: Tensor, position: int) -> Tensor:
@@ -70,7 +79,7 @@ class SelfAttention(nn.Module):
         cache[0, :, :, position] = k[:, :, 0]
         cache[1, :, :, position] = v[:, :, 0]
         seen = cache[:, :, :, : position + 1]
-        attended = scaled_dot_product_attention(q, seen[0], seen[1], enable_gqa=self.heads != self.kv_heads)
+        attended = attend(q, seen[0], seen[1], None)
         return self.output(_merge(attended))
 
 
@@ -98,14 +107,8 @@ class CrossAttention(nn.Module):
         """x: [B, T, D] (in a decoder step T is K, the rows of a sentence); key_value: [2, B, G, S, d];
         mask: bool [B, 1, 1, S], true at real positions. Returns [B, T, D]."""
         q = _heads(self.query(x), self.heads)
-        attended = scaled_dot_product_attention(
-            q,
-            key_value[0],
-            key_value[1],
-            mask.expand(-1, -1, x.size(1), -1),
-            self.dropout if self.training else 0.0,
-            enable_gqa=self.heads != self.kv_heads,
-        )
+        mask = mask.expand(-1, -1, x.size(1), -1)
+        attended = attend(q, key_value[0], key_value[1], mask, self.dropout if self.training else 0.0)
         return self.output(_merge(attended))
 
 

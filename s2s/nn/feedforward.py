@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
+from s2s.nn.dropout import dropout
+
 ACTIVATIONS = ("relu", "gelu", "swiglu")
 
 
@@ -30,4 +32,4 @@ class FeedForward(nn.Module):
             x = functional.silu(gate) * value
         else:
             x = functional.relu(x) if self.activation == "relu" else functional.gelu(x)
-        return self.outer(functional.dropout(x, self.dropout, self.training))
+        return self.outer(dropout(x, self.dropout, self.training))
