@@ -1,0 +1,402 @@
+"""From raw parallel text to a store: learn the tokenizers, then read, filter, encode and write in one parallel pass.
+
+Chunks of pairs go to worker processes and come back as compact arrays, in order and with a bounded number on the way,
+so that memory does not grow with the corpus and the files do not depend on the number of workers.
+"""
+
+import dataclasses
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2s import __version__, registry
+from s2s.config.schema import group, option
+from s2s.data.corpus import Chunk, Corpus
+from s2s.data.store import SIDES, TEXT, RaggedWriter, Store, StoreWriter, check_free, token_type
+from s2s.errors import Failure, UserError
+from s2s.text.tokenizer import Tokenizer, load_tokenizer
+from s2s.text.vocabulary import UNK
+
+
+@dataclasses.dataclass
+class FilterConfig:
+    """Which training pairs are kept. Validation and test keep every line."""
+
+    min_length: int = option(1, "fewest tokens of a side", at_least=0)
+    max_length: int = option(1024, "most tokens of a side", at_least=1)
+    max_ratio: float | None = option(None, "longer side over shorter side, in tokens; null: any", at_least=1)
+
+
+@dataclasses.dataclass
+class PreprocessConfig:
+    """Schema of `s2s-preprocess`."""
+
+    source: str = option("source", "source language: the ending of the source files")
+    target: str = option("target", "target language: the ending of the target files")
+    train: list[str] = option([], "training corpora: prefixes (PREFIX.de and PREFIX.en) or TSV files")
+    valid: list[str] = option([], "validation corpora, joined into one split")
+    test: list[str] = option([], "test corpora: splits test, test1, test2 ...")
+    store: str | None = option(None, "folder to write")
+    overwrite: bool = option(False, "replace the store that is there")
+    tokenizer: Any = group("tokenizer", "sentencepiece", "tokenizer of both sides")
+    source_tokenizer: Any = group("tokenizer", None, "tokenizer of the source side, if not `tokenizer`")
+    target_tokenizer: Any = group("tokenizer", None, "tokenizer of the target side, if not `tokenizer`")
+    tokenizer_from: str | None = option(None, "a store whose tokenizers and vocabularies are used instead")
+    filter: FilterConfig = option(FilterConfig, "")
+    keep_text: bool = option(False, "keep the raw text of the training split too")
+    workers: int | None = option(None, "processes; null: one for each core", at_least=1)
+    seed: int = option(1, "of the sample of lines that a tokenizer learns from")
+    format: str = option("text", "of the report", choices=("text", "json"))
+
+
+def preprocess(config: PreprocessConfig) -> dict[str, Any]:
+    """Make a store.
+
+    Returns:
+        The report: the path and digest of the store, what became of the pairs of each split, seconds.
+
+    Raises:
+        UserError: anything wrong with the corpora or the settings; no store is left behind.
+    """
+    began = time.perf_counter()
+    if config.store is None:
+        raise UserError("store is needed: the folder to write, such as store=data-bin/mine")
+    splits = _find_corpora(config)
+    check_free(config.store, config.overwrite)
+    tokenizers = _tokenizers(config, splits.get("train", []))
+    workers = config.workers or _cores()
+    with StoreWriter(config.store, config.overwrite) as writer, _pool(workers) as submit:
+        for side, tokenizer in zip(SIDES, tokenizers, strict=True):
+            writer.add_tokenizer(tokenizer, side)
+        facts = {
+            name: _write_split(name, corpora, config, tokenizers, writer, submit) for name, corpora in splits.items()
+        }
+        manifest = writer.commit(
+            {
+                "s2s": __version__,
+                "task": "translation",
+                "source_language": config.source,
+                "target_language": config.target,
+                "seed": config.seed,
+                "filter": dataclasses.asdict(config.filter),
+                "tokenizers": _by_side(tokenizers, lambda tokenizer: dataclasses.asdict(tokenizer.config)),
+                "vocabularies": _by_side(
+                    tokenizers, lambda t: {"size": len(t.vocabulary), "digest": t.vocabulary.digest}
+                ),
+                "splits": facts,
+            }
+        )
+    keys = ("digest", "source_language", "target_language", "vocabularies", "splits")
+    report = {"store": config.store} | {key: manifest[key] for key in keys}
+    return report | {"seconds": round(time.perf_counter() - began, 2)}
+
+
+def _find_corpora(config: PreprocessConfig) -> dict[str, list[Corpus]]:
+    """The corpora of each split, all known to be there."""
+    names = {"train": config.train, "valid": config.valid}
+    names |= {f"test{number or ''}": [name] for number, name in enumerate(config.test)}
+    if not any(names.values()):
+        raise UserError("no corpus: train=PREFIX reads PREFIX.SOURCE and PREFIX.TARGET")
+    find = partial(Corpus.find, source=config.source, target=config.target)
+    return {split: [find(name) for name in of_split] for split, of_split in names.items() if of_split}
+
+
+def _by_side(pair: Iterable, value: Callable) -> dict[str, Any]:
+    return {side: value(item) for side, item in zip(SIDES, pair, strict=True)}
+
+
+# Tokenizers
+
+
+def _tokenizers(config: PreprocessConfig, train: list[Corpus]) -> tuple[Tokenizer, Tokenizer]:
+    """The tokenizers of both sides, reused or learned on the training text; the same object twice where they are one."""
+    if config.tokenizer_from is not None:
+        return _reused(config)
+
+    def learn(choice: Any, *sides: str) -> Tokenizer:
+        return registry.find("tokenizer", choice.type).learn(choice, _text(train, sides), config.seed)
+
+    if config.source_tokenizer is None and config.target_tokenizer is None and config.tokenizer.joint:
+        tokenizer = learn(config.tokenizer, *SIDES)
+        return tokenizer, tokenizer
+    source = learn(config.source_tokenizer or config.tokenizer, "source")
+    return source, learn(config.target_tokenizer or config.tokenizer, "target")
+
+
+def _reused(config: PreprocessConfig) -> tuple[Tokenizer, Tokenizer]:
+    """The tokenizers of another store, by language where its direction is the other one."""
+    chosen = (config.source_tokenizer, config.target_tokenizer)
+    if chosen != (None, None) or config.tokenizer != type(config.tokenizer)():
+        raise UserError("tokenizer_from and tokenizer options exclude each other: choose one of them")
+    store = Store(config.tokenizer_from)
+    source, target = store.tokenizers()
+    turned = (store.target_language, store.source_language) == (config.source, config.target)
+    return (target, source) if turned else (source, target)
+
+
+def _text(corpora: list[Corpus], sides: tuple[str, ...]) -> Iterator[list[str]]:
+    """Lines of the given sides of all corpora, some at a time."""
+    if not corpora:
+        raise UserError("train is needed: a tokenizer learns from the training text (or tokenizer_from=STORE)")
+    with _progress("learn", corpora) as bar:
+        for corpus in corpora:
+            for chunk in corpus.chunks():
+                lines = dict(zip(SIDES, chunk.lines(), strict=True))
+                yield from (lines[side] for side in sides)
+                bar(chunk.read)
+
+
+# One chunk, in a worker
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a worker does with a chunk: `filter` is None for splits that keep every line."""
+
+    folder: Path
+    filter: FilterConfig | None
+    text: bool
+
+
+@dataclasses.dataclass
+class Side:
+    """One side of the kept pairs of a chunk: ids, their number in each line, and the raw lines where they are kept."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    unknown: int
+    characters: int
+    text: bytes
+    text_lengths: np.ndarray
+
+
+@dataclasses.dataclass
+class Encoded:
+    """A chunk when it comes back: sides of the kept pairs, and counts of pairs."""
+
+    sides: dict[str, Side]
+    pairs: int
+    dropped: dict[str, int]
+    read: int
+
+
+def encode(task: Task, chunk: Chunk) -> Encoded:
+    """Decode, tokenize and filter one chunk.
+
+    Raises:
+        UserError: what `Chunk.lines` raises.
+    """
+    tokenizers = _loaded(task.folder)
+    lines = dict(zip(SIDES, chunk.lines(), strict=True))
+    ids, lengths = {}, {}
+    for side, tokenizer in zip(SIDES, tokenizers, strict=True):
+        ids[side], lengths[side] = tokenizer.encode_flat(lines[side])
+    keep, dropped = np.ones(len(lines["source"]), bool), {}
+    if task.filter is not None:
+        keep, dropped = select(lengths["source"], lengths["target"], task.filter)
+    sides = {}
+    for side, tokenizer in zip(SIDES, tokenizers, strict=True):
+        kept, kept_ids, kept_lengths = lines[side], ids[side], lengths[side]
+        if not keep.all():
+            kept = [line for line, keeps in zip(kept, keep.tolist(), strict=True) if keeps]
+            kept_ids, kept_lengths = kept_ids[np.repeat(keep, kept_lengths)], kept_lengths[keep]
+        text = [f"{line}\n".encode() for line in kept] if task.text else []
+        sides[side] = Side(
+            kept_ids.astype(token_type(len(tokenizer.vocabulary))),
+            kept_lengths.astype(np.int32),
+            int(np.count_nonzero(kept_ids == UNK)),
+            sum(map(len, kept)),
+            b"".join(text),
+            np.fromiter(map(len, text), np.int64, len(text)),
+        )
+    return Encoded(sides, len(keep), dropped, chunk.read)
+
+
+def select(source: np.ndarray, target: np.ndarray, rules: FilterConfig) -> tuple[np.ndarray, dict[str, int]]:
+    """Which pairs the rules keep, and how many each rule drops; a pair counts for the first rule that drops it.
+
+    Args:
+        source: Tokens of each source line, integers [pairs].
+        target: Tokens of each target line, integers [pairs].
+        rules: The filters.
+
+    Returns:
+        Booleans [pairs], and pairs dropped by the name of the rule.
+    """
+    short, long = np.minimum(source, target), np.maximum(source, target)
+    keep, dropped = np.ones(len(source), bool), {}
+    bad = {"min_length": short < rules.min_length, "max_length": long > rules.max_length}
+    if rules.max_ratio is not None:
+        bad["max_ratio"] = long > rules.max_ratio * short
+    for rule, mask in bad.items():
+        dropped[rule] = int(np.count_nonzero(mask & keep))
+        keep &= ~mask
+    return keep, dropped
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: Path) -> tuple[Tokenizer, ...]:
+    """The tokenizers saved in a folder, loaded once in each process."""
+    return tuple(load_tokenizer(folder, side) for side in SIDES)
+
+
+# One split
+
+
+def _write_split(
+    name: str,
+    corpora: list[Corpus],
+    config: PreprocessConfig,
+    tokenizers: tuple[Tokenizer, Tokenizer],
+    writer: StoreWriter,
+    submit: Callable,
+) -> dict[str, Any]:
+    """Encode and write a split; returns its entry in the manifest."""
+    task = Task(writer.folder, config.filter if name == "train" else None, name != "train" or config.keep_text)
+    columns = {}
+    for side, tokenizer in zip(SIDES, tokenizers, strict=True):
+        texts = writer.column(f"{name}.{side}.text", TEXT) if task.text else None
+        columns[side] = _SideWriter(
+            writer.column(f"{name}.{side}.tokens", token_type(len(tokenizer.vocabulary))), texts
+        )
+    read, dropped, counts = 0, Counter(), []
+    with _progress(name, corpora) as bar:
+        for corpus in corpora:
+            corpus_read = corpus_kept = 0
+            for encoded in submit(partial(encode, task), corpus.chunks()):
+                for side in SIDES:
+                    columns[side].append(encoded.sides[side])
+                corpus_read += encoded.pairs
+                corpus_kept += len(encoded.sides["source"].lengths)
+                dropped.update(encoded.dropped)
+                bar(encoded.read)
+            read += corpus_read
+            counts.append({"name": corpus.name, "read": corpus_read, "kept": corpus_kept})
+    kept = read - sum(dropped.values())
+    if not kept:
+        rules = ", ".join(f"filter.{rule} drops {count}" for rule, count in dropped.items() if count)
+        raise UserError(f"{', '.join(str(c.source) for c in corpora)}: all {read} pairs are filtered away: {rules}")
+    return {
+        "pairs": kept,
+        "read": read,
+        "dropped": dict(dropped),
+        "corpora": counts,
+        "text": task.text,
+        **{side: columns[side].facts() for side in SIDES},
+    }
+
+
+class _SideWriter:
+    """Writes one side of a split and counts what the report says about it."""
+
+    def __init__(self, tokens: RaggedWriter, text: RaggedWriter | None):
+        self._tokens, self._text = tokens, text
+        self._lengths: Counter[int] = Counter()
+        self._unknown = self._characters = 0
+
+    def append(self, side: Side) -> None:
+        self._tokens.append(side.ids, side.lengths)
+        if self._text is not None:
+            self._text.append(np.frombuffer(side.text, TEXT), side.text_lengths)
+        self._lengths.update(dict(zip(*(a.tolist() for a in np.unique(side.lengths, return_counts=True)), strict=True)))
+        self._unknown += side.unknown
+        self._characters += side.characters
+
+    def facts(self) -> dict[str, Any]:
+        tokens = sum(length * count for length, count in self._lengths.items())
+        return {
+            "type": self._tokens.dtype.str,
+            "tokens": tokens,
+            "unknown": self._unknown,
+            "characters": self._characters,
+            "unknown_rate": round(self._unknown / max(tokens, 1), 6),
+            "characters_per_token": round(self._characters / max(tokens, 1), 3),
+            "lengths": {name: percentile(self._lengths, share) for name, share in PERCENTILES.items()},
+        }
+
+
+PERCENTILES = {"50%": 0.5, "90%": 0.9, "99%": 0.99, "max": 1.0}
+
+
+def percentile(counts: dict[int, int], share: float) -> int:
+    """The smallest value such that at least `share` of all are not above it (nearest rank), from counts by value."""
+    total, seen = sum(counts.values()), 0
+    for value in sorted(counts):
+        seen += counts[value]
+        if seen >= share * total:
+            return value
+    return 0
+
+
+# Processes
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
+    """A function that maps a function over a stream, in order, in so many processes (one: in this one)."""
+    if workers == 1:
+        yield map
+        return
+    # Forking is instant and this process has no threads yet; elsewhere than on Linux it is not safe.
+    context = get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    try:
+        yield partial(_map_in_order, pool, 2 * workers + 2)
+    except BrokenProcessPool as error:
+        raise Failure("a worker process died, perhaps for lack of memory; fewer workers need less") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _map_in_order(pool: ProcessPoolExecutor, most: int, function: Callable, items: Iterable) -> Iterator:
+    """Results in the order of the items, with at most `most` on the way."""
+    waiting: deque = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) == most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _start_worker() -> None:
+    """The parent decides when a worker ends: at an interrupt it cleans up, and if it is killed the workers go too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def watch() -> None:
+        connection.wait([parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _progress(title: str, corpora: list[Corpus]) -> Iterator[Callable[[int], Any]]:
+    """A function that takes the bytes just read, and shows a bar if standard error is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from tqdm import tqdm
+
+    total = sum(corpus.size for corpus in corpora)
+    with tqdm(desc=title, total=total, unit="B", unit_scale=True, leave=False) as bar:
+        yield bar.update
