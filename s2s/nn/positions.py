@@ -1,9 +1,11 @@
-"""Where a token stands: sinusoidal and learned embeddings added to the input, and rotary rotation of queries and keys."""
+"""Where a token stands: sinusoidal and learned embeddings, added to the input, and rotary turning of queries and keys."""
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from s2s.errors import UserError
 
 
 def sinusoidal(positions: Tensor, width: int) -> Tensor:
@@ -43,14 +45,14 @@ class PositionEmbedding(nn.Module):
         """x: [B, T, D] token embeddings of positions start ... start + T - 1; the same shape comes back.
 
         Raises:
-            ValueError: a learned table that is too short.
+            UserError: a sequence longer than the learned table.
         """
         if self.kind == "rotary":
             return x
         end = start + x.size(1)
         if self.kind == "learned":
             if end > len(self.weight):
-                raise ValueError(f"a sequence of {end} tokens is over model.max_positions={len(self.weight)}")
+                raise UserError(f"a sequence of {end} tokens is over model.max_positions={len(self.weight)}")
             return x + self.weight[start:end]
         if end > len(self.table):
             size = 1 << (end - 1).bit_length()

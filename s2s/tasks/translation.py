@@ -74,6 +74,12 @@ class TranslationTask:
     def criterion(self, config):
         return registry.find("criterion", config.type)(config)
 
+    def generator(self, models: list[torch.nn.Module], config):
+        """A Generator for one model or an ensemble; `config` is a DecodeConfig."""
+        from s2s.decoding.generator import Generator  # a task is below decoding; only its composition is here
+
+        return Generator(models, config)
+
     def encode(self, lines: list[str]) -> list[list[int]]:
         """Source ids of raw lines, no EOS."""
         return [self.source_tokenizer.encode(line) for line in lines]

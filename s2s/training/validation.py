@@ -58,9 +58,7 @@ class Validator:
             everything = range(len(self.dataset))
             shown = list(everything[:: max(1, len(everything) // self.shown)])[: self.shown] if self.shown else []
             wanted = list(everything) if self.metrics else shown
-            generator = self.task.generator([model], self.decode)
-            best = (n_best[0].ids for n_best in generator.generate([self.source_ids[i] for i in wanted]))
-            text = dict(zip(wanted, map(self.task.detokenize, best), strict=True))
+            text = self._decode(model, wanted) if wanted else {}
         finally:
             model.train()
         signatures = {}
@@ -69,6 +67,12 @@ class Validator:
             values[name], signatures[name] = score.value, score.signature
         samples = [(self.sources[i], self.references[i], text[i]) for i in shown]
         return Validation(values, signatures, samples)
+
+    def _decode(self, model, examples) -> dict[int, str]:
+        """Best hypotheses of these examples as text, by example."""
+        generator = self.task.generator([model], self.decode)
+        n_best = generator.generate([self.source_ids[i] for i in examples])
+        return {i: self.task.detokenize(best[0].ids) for i, best in zip(examples, n_best, strict=True)}
 
     def _loss(self, model, device: torch.device, autocast) -> dict[str, float]:
         loss = nll = correct = 0.0
