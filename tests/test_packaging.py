@@ -1,0 +1,80 @@
+"""What an installed s2s promises: commands that answer, ranges that hold, make targets that are told."""
+
+import configparser
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from s2s import __version__
+
+ROOT = Path(__file__).parents[1]
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
+SCRIPTS = [line.split("=")[0].strip() for line in SETUP["options.entry_points"]["console_scripts"].split("\n") if line]
+
+
+def requirements(text):
+    return [Requirement(line) for line in text.split("\n") if line.strip() and not line.startswith("#")]
+
+
+def output(*words):
+    return subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_command_answers(script):
+    path = str(Path(sys.executable).with_name(script))
+    assert output(path, "--version") == f"{script} {__version__}\n"
+    text = output(path, "--help")
+    assert text.startswith(f"usage: {script} ")
+    keys = text.split("keys (key: type = default):")[1].split("\n")
+    for line, below in pairwise(keys):
+        if line.startswith("  ") and line[2] != " " and " = " in line:
+            assert below.startswith("      "), f"{line.strip()} has no line of help"
+
+
+def test_ranges_are_open_below_the_next_major_version():
+    install = requirements(SETUP["options"]["install_requires"])
+    extras = [one for text in SETUP["options.extras_require"].values() for one in requirements(text)]
+    for requirement in install + extras:
+        operators = {specifier.operator for specifier in requirement.specifier}
+        assert ">=" in operators, f"{requirement}: no lower bound"
+        assert operators <= {">=", "<"}, f"{requirement}: a pin, not a range"
+    pythons = SpecifierSet(SETUP["options"]["python_requires"])
+    assert [minor for minor in range(20) if f"3.{minor}.1" in pythons] == [10, 11, 12, 13]
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.13"])
+def test_constraints_pin_every_direct_dependency_within_its_range(python):
+    pins = {
+        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+        for pin in requirements((ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8"))
+        if pin.marker is None or pin.marker.evaluate({"python_version": python})
+    }
+    texts = [SETUP["options"]["install_requires"], *SETUP["options.extras_require"].values()]
+    wanted = [one for text in texts for one in requirements(text)]
+    for requirement in wanted:
+        assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+    assert set(pins) == {canonicalize_name(requirement.name) for requirement in wanted}
+
+
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = next(line for line in makefile.split("\n") if line.startswith(".PHONY:")).split()[1:]
+    told = {line.split()[0] for line in output("make", "help").splitlines()}
+    assert told == set(targets) == {"help", "quickstart", "test", "slow", "bench", "lint"}
+    for target in targets:  # every recipe can be expanded
+        output("make", "--dry-run", target)
+
+
+def test_nothing_names_a_machine():
+    for path in (ROOT / "Makefile", *(ROOT / ".ci").iterdir()):
+        text = path.read_text(encoding="utf-8")
+        for word in ("://", "index-url", "find-links", "/home/", "/root/", "/opt/"):
+            assert word not in text, f"{path}: {word}"
