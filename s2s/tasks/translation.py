@@ -78,7 +78,7 @@ class TranslationTask:
         """A Generator for one model or an ensemble; `config` is a DecodeConfig."""
         from s2s.decoding.generator import Generator  # a task is below decoding; only its composition is here
 
-        return Generator(models, config)
+        return Generator(models, config, self.collate_sources)
 
     def encode(self, lines: list[str]) -> list[list[int]]:
         """Source ids of raw lines, no EOS."""

@@ -1,0 +1,52 @@
+"""Options of decoding, the same for s2s-generate and for the validation of s2s-train. Imports no torch."""
+
+from dataclasses import dataclass
+
+from s2s.config.schema import option
+from s2s.errors import UserError
+
+
+@dataclass
+class DecodeConfig:
+    """How hypotheses are searched for. A length is in tokens and does not count EOS, unless it is said."""
+
+    search: str = option("beam", "beam search (greedy with beam_size=1), or sampling", ("beam", "sample"))
+    beam_size: int = option(5, "hypotheses kept alive for each sentence in beam search", at_least=1)
+    n_best: int = option(1, "hypotheses returned for each sentence; in sampling, how many are drawn", at_least=1)
+    length_penalty: float = option(
+        1.0, "alpha of the length normalisation: 0 is none, larger prefers longer hypotheses (length counts EOS)"
+    )
+    length_normalization: str = option(
+        "power", "power: score / length^alpha; gnmt: score / ((5 + length) / 6)^alpha", ("power", "gnmt")
+    )
+    min_length_a: float = option(0.0, "no hypothesis is shorter than a * source length + b: a", at_least=0)
+    min_length_b: int = option(1, "no hypothesis is shorter than a * source length + b: b", at_least=0)
+    max_length_a: float = option(2.0, "a hypothesis is ended at a * source length + b tokens: a", at_least=0)
+    max_length_b: int = option(50, "a hypothesis is ended at a * source length + b tokens: b", at_least=0)
+    stopping: str = option(
+        "first_finished",
+        "a sentence is done when: beam_size hypotheses have finished; no live one can still enter the n_best; "
+        "all have reached the maximum length",
+        ("first_finished", "best_possible", "exhaustive"),
+    )
+    allow_unknown: bool = option(False, "whether the unknown symbol may be generated")
+    temperature: float = option(1.0, "sampling: logits are divided by it", at_least=0.01)
+    top_k: int = option(0, "sampling: only from the k most probable tokens; 0: all", at_least=0)
+    top_p: float = option(1.0, "sampling: only from the most probable tokens that together reach p", at_least=0)
+    batch_tokens: int = option(
+        12000, "budget of a batch: sentences x hypotheses a sentence x longest source (EOS included)", at_least=1
+    )
+    buffer: int = option(4096, "lines read ahead, sorted by length and decoded together", at_least=1)
+    precision: str = option("fp32", "of the matrix products: fp32, or bf16 under autocast", ("fp32", "bf16"))
+
+    def check(self) -> None:
+        """Check what concerns several keys. Raises UserError."""
+        if self.search == "beam" and self.n_best > self.beam_size:
+            raise UserError(f"decode.n_best={self.n_best}: must be at most decode.beam_size={self.beam_size}")
+        if self.top_p > 1:
+            raise UserError(f"decode.top_p={self.top_p}: must be at most 1")
+
+    @property
+    def rows(self) -> int:
+        """K: hypotheses that are decoded side by side for each sentence."""
+        return self.beam_size if self.search == "beam" else self.n_best

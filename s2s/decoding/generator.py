@@ -1,0 +1,158 @@
+"""From sentences in any order of length to hypotheses in the order of the input: batches are planned here."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import torch
+
+from s2s.data.batch import Source
+from s2s.decoding.choice import Beam, Sampling
+from s2s.decoding.config import DecodeConfig
+from s2s.decoding.hypothesis import Hypothesis
+from s2s.decoding.limits import Limits, divisor
+from s2s.decoding.scorers import EnsembleScorer, ModelScorer
+from s2s.decoding.search import search
+from s2s.models.model import EncoderDecoder
+from s2s.text.vocabulary import BOS, EOS
+
+Ids = list[int]
+Collate = Callable[[list[Ids], torch.device], tuple[Source, ...]]
+
+
+class Generator:
+    """Decodes sentences with one model or an ensemble.
+
+    The hypotheses of a sentence do not depend on which others are decoded with it, beyond the rounding of sums.
+
+    Args:
+        models: One, or several whose probabilities are averaged; in evaluation mode, on one device.
+        config: Decode options.
+        collate: Makes source ids (no EOS) the models' input: a task's `collate_sources`.
+        seed: Of sampling.
+
+    Raises:
+        UserError: options that contradict each other, or models of different target vocabularies.
+    """
+
+    def __init__(self, models: list[EncoderDecoder], config: DecodeConfig, collate: Collate, seed: int = 1):
+        config.check()
+        self.config, self.collate, self.seed = config, collate, seed
+        self.scorer = ModelScorer(models[0]) if len(models) == 1 else EnsembleScorer(models)
+        self.device = next(models[0].parameters()).device
+
+    def generate(
+        self,
+        sources: list[Ids],
+        prefixes: list[Ids] | None = None,
+        progress: Callable[[int], None] | None = None,
+        first: int = 0,
+    ) -> Iterator[list[Hypothesis]]:
+        """Decode. An empty source has one empty hypothesis of score 0, which no model has seen.
+
+        Args:
+            sources: Source ids of each sentence, without EOS.
+            prefixes: Tokens that each hypothesis must start with, perhaps none; they count in score and length.
+            progress: Called with the number of sentences decoded since the last call.
+            first: Number of the first sentence in the whole input, which the samples depend on.
+
+        Yields:
+            Up to n_best hypotheses of each sentence, in the order of `sources`.
+        """
+        prefixes = prefixes or [[] for _ in sources]
+
+        def decode(batch: list[int]) -> list[list[Hypothesis]]:
+            chosen = [sources[i] for i in batch]
+            limits = Limits.make(self.config, list(map(len, chosen)), [prefixes[i] for i in batch], self.device)
+            numbers = torch.tensor(batch, device=self.device) + first
+            sampling = self.config.search == "sample"
+            choose = Sampling(self.config, numbers, self.seed) if sampling else Beam(self.config, self.device)
+            with self._autocast():
+                return search(self.scorer, self.collate(chosen, self.device), limits, self.config, choose)
+
+        todo = [i for i, source in enumerate(sources) if len(source)]
+        batches = plan([len(sources[i]) + 1 for i in todo], self.config.rows, self.config.batch_tokens)
+        empty = {i: [Hypothesis.empty()] for i, source in enumerate(sources) if not len(source)}
+        yield from _in_order(len(sources), ([todo[j] for j in batch] for batch in batches), decode, empty, progress)
+
+    def score(
+        self, sources: list[Ids], targets: list[Ids], progress: Callable[[int], None] | None = None
+    ) -> Iterator[Hypothesis]:
+        """Score given targets by teacher forcing.
+
+        Args:
+            sources: Source ids of each sentence, without EOS.
+            targets: Target ids of each, without EOS.
+            progress: As in `generate`.
+
+        Yields:
+            The target of each sentence as a hypothesis, in order. An empty target of an empty source scores 0.
+        """
+
+        def rate(batch: list[int]) -> list[Hypothesis]:
+            return self._score([sources[i] for i in batch], [targets[i] for i in batch])
+
+        pairs = list(zip(sources, targets, strict=True))
+        todo = [i for i, pair in enumerate(pairs) if any(map(len, pair))]
+        lengths = [max(map(len, pairs[i])) + 1 for i in todo]
+        batches = plan(lengths, self.config.rows, self.config.batch_tokens)
+        empty = {i: Hypothesis.empty() for i, pair in enumerate(pairs) if not any(map(len, pair))}
+        yield from _in_order(len(pairs), ([todo[j] for j in batch] for batch in batches), rate, empty, progress)
+
+    @torch.inference_mode()
+    def _score(self, sources: list[Ids], targets: list[Ids]) -> list[Hypothesis]:
+        """One batch of `score`."""
+        T = max(map(len, targets)) + 1
+        target = torch.full((len(targets), T), EOS)
+        for row, ids in zip(target, targets, strict=True):
+            row[: len(ids)] = torch.as_tensor(ids)
+        decoder_input = torch.cat([torch.full((len(targets), 1), BOS), target[:, :-1]], dim=1)
+        with self._autocast():
+            values = self.scorer.score(
+                self.collate(sources, self.device), decoder_input.to(self.device), target.to(self.device)
+            ).tolist()
+        hypotheses = []
+        for ids, row in zip(targets, values, strict=True):
+            each = row[: len(ids) + 1]
+            score = sum(each) / divisor(self.config, len(each))
+            hypotheses.append(Hypothesis(list(map(int, ids)), score, sum(each), each))
+        return hypotheses
+
+    def _autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+
+def plan(lengths: list[int], rows: int, budget: int) -> list[list[int]]:
+    """Which sentences are decoded together: by falling length, as many as the budget allows.
+
+    Args:
+        lengths: Source length of each sentence, EOS included.
+        rows: Hypotheses a sentence, K.
+        budget: Largest sentences x K x longest source of a batch; a sentence over it alone has a batch to itself.
+
+    Returns:
+        Batches of indices into `lengths`, each index once.
+    """
+    batches: list[list[int]] = []
+    size = 0  # sentences that the batch may hold
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or len(batches[-1]) >= size:
+            batches.append([])
+            size = max(1, budget // (rows * lengths[i]))
+        batches[-1].append(i)
+    return batches
+
+
+def _in_order(total: int, batches, work: Callable, ready: dict, progress: Callable[[int], None] | None) -> Iterator:
+    """Results of `work(batch)`, and those that are ready without work, in the order of their indices."""
+    if progress and ready:
+        progress(len(ready))
+    following = 0
+    while following < total:
+        if following in ready:
+            yield ready.pop(following)
+            following += 1
+            continue
+        batch = next(batches)
+        ready.update(zip(batch, work(batch), strict=True))
+        if progress:
+            progress(len(batch))

@@ -1,0 +1,27 @@
+"""What decoding returns."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Hypothesis:
+    """One decoded (or given and scored) target.
+
+    Attributes:
+        ids: Token ids, without EOS.
+        score: Length-normalised log-probability, what hypotheses are ranked by.
+        log_probability: Sum of `token_log_probabilities`; nats.
+        token_log_probabilities: One for each token, then that of EOS; nats, of the unfiltered model.
+        truncated: Whether the maximum length ended it.
+    """
+
+    ids: list[int]
+    score: float
+    log_probability: float
+    token_log_probabilities: list[float]
+    truncated: bool = False
+
+    @classmethod
+    def empty(cls) -> "Hypothesis":
+        """The translation of an empty source, which no model has seen."""
+        return cls([], 0.0, 0.0, [])

@@ -1,0 +1,107 @@
+"""What rates the next token: a model, or several together. A scorer carries its own state, with the state's verbs.
+
+Shapes: B sentences, K rows a sentence, R = B*K rows, V vocabulary.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from s2s.data.batch import Source
+from s2s.errors import UserError
+from s2s.models.model import EncoderDecoder
+
+
+class ModelScorer:
+    """One model.
+
+    Args:
+        model: In evaluation mode.
+    """
+
+    def __init__(self, model: EncoderDecoder):
+        self.model, self.state = model, None
+
+    def start(self, sources: tuple[Source, ...], rows: int, max_length: int) -> None:
+        """Encode a batch; `rows` rows of each sentence will take at most `max_length` steps."""
+        self.state = self.model.start(self.model.encode(sources), rows, max_length)
+
+    def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance every row by one token.
+
+        Args:
+            tokens: [R] int64.
+
+        Returns:
+            Logits [R, V], the caller's to change, in fp32 (fp64 for an fp64 model), and their log-normaliser [R, 1]:
+            the log-probabilities are the difference, which is left to the caller because it needs only a few.
+        """
+        logits = self.model.step(tokens, self.state)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return logits, logits.logsumexp(dim=1, keepdim=True)
+
+    def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
+        """Log-probabilities [B, T] of given targets by teacher forcing; decoder_input and target: [B, T] int64."""
+        logits = self.model.decode(self.model.encode(sources), decoder_input).logits()
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return logits.gather(2, target[:, :, None]).squeeze(2) - logits.logsumexp(dim=2)
+
+    def reorder(self, parents: Tensor) -> None:
+        """Row r goes on from row parents[r]; parents: [R] int64."""
+        self.state.reorder(parents)
+
+    def release(self, keep: Tensor) -> None:
+        """Keep these sentences, drop the others; keep: [B'] int64."""
+        self.state.release(keep)
+
+    @property
+    def nbytes(self) -> int:
+        return self.state.nbytes
+
+
+class EnsembleScorer:
+    """The average of the probabilities of several models, each with its own state.
+
+    Args:
+        models: In evaluation mode, all of one target vocabulary.
+
+    Raises:
+        UserError: vocabularies of different sizes.
+    """
+
+    def __init__(self, models: list[EncoderDecoder]):
+        sizes = [model.target_vocabulary_size for model in models]
+        if len(set(sizes)) > 1:
+            raise UserError(f"an ensemble needs models of one target vocabulary; theirs have {sizes} symbols")
+        self.scorers = [ModelScorer(model) for model in models]
+
+    def start(self, sources: tuple[Source, ...], rows: int, max_length: int) -> None:
+        for scorer in self.scorers:
+            scorer.start(sources, rows, max_length)
+
+    def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """As ModelScorer.step; the logits are log-probabilities and the normaliser is 0."""
+        parts = (scorer.step(tokens) for scorer in self.scorers)
+        mean = _log_mean([logits - normalizer for logits, normalizer in parts])
+        return mean, mean.new_zeros(len(mean), 1)
+
+    def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
+        return _log_mean([scorer.score(sources, decoder_input, target) for scorer in self.scorers])
+
+    def reorder(self, parents: Tensor) -> None:
+        for scorer in self.scorers:
+            scorer.reorder(parents)
+
+    def release(self, keep: Tensor) -> None:
+        for scorer in self.scorers:
+            scorer.release(keep)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(scorer.nbytes for scorer in self.scorers)
+
+
+def _log_mean(log_probabilities: list[Tensor]) -> Tensor:
+    """Logarithm of the mean of probabilities."""
+    return torch.stack(log_probabilities).logsumexp(dim=0) - math.log(len(log_probabilities))
