@@ -30,6 +30,8 @@ from s2s.errors import Failure, UserError
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 from s2s.text.vocabulary import UNK
 
+TOKENIZER = "sentencepiece"  # the default
+
 
 @dataclasses.dataclass
 class FilterConfig:
@@ -51,7 +53,7 @@ class PreprocessConfig:
     test: list[str] = option([], "test corpora: splits test, test1, test2 ...")
     store: str | None = option(None, "folder to write")
     overwrite: bool = option(False, "replace the store that is there")
-    tokenizer: Any = group("tokenizer", "sentencepiece", "tokenizer of both sides")
+    tokenizer: Any = group("tokenizer", TOKENIZER, "tokenizer of both sides")
     source_tokenizer: Any = group("tokenizer", None, "tokenizer of the source side, if not `tokenizer`")
     target_tokenizer: Any = group("tokenizer", None, "tokenizer of the target side, if not `tokenizer`")
     tokenizer_from: str | None = option(None, "a store whose tokenizers and vocabularies are used instead")
@@ -122,12 +124,13 @@ def _by_side(pair: Iterable, value: Callable) -> dict[str, Any]:
 
 
 def _tokenizers(config: PreprocessConfig, train: list[Corpus]) -> tuple[Tokenizer, Tokenizer]:
-    """The tokenizers of both sides, reused or learned on the training text; the same object twice where they are one."""
+    """The tokenizers of both sides, reused or learned on the training text; the same object twice if they are one."""
     if config.tokenizer_from is not None:
         return _reused(config)
 
     def learn(choice: Any, *sides: str) -> Tokenizer:
-        return registry.find("tokenizer", choice.type).learn(choice, _text(train, sides), config.seed)
+        with _progress(f"learn {' '.join(sides)}", train) as bar:
+            return registry.find("tokenizer", choice.type).learn(choice, _text(train, sides, bar), config.seed)
 
     if config.source_tokenizer is None and config.target_tokenizer is None and config.tokenizer.joint:
         tokenizer = learn(config.tokenizer, *SIDES)
@@ -139,7 +142,7 @@ def _tokenizers(config: PreprocessConfig, train: list[Corpus]) -> tuple[Tokenize
 def _reused(config: PreprocessConfig) -> tuple[Tokenizer, Tokenizer]:
     """The tokenizers of another store, by language where its direction is the other one."""
     chosen = (config.source_tokenizer, config.target_tokenizer)
-    if chosen != (None, None) or config.tokenizer != type(config.tokenizer)():
+    if chosen != (None, None) or config.tokenizer != registry.find("tokenizer", TOKENIZER).Config():
         raise UserError("tokenizer_from and tokenizer options exclude each other: choose one of them")
     store = Store(config.tokenizer_from)
     source, target = store.tokenizers()
@@ -147,16 +150,15 @@ def _reused(config: PreprocessConfig) -> tuple[Tokenizer, Tokenizer]:
     return (target, source) if turned else (source, target)
 
 
-def _text(corpora: list[Corpus], sides: tuple[str, ...]) -> Iterator[list[str]]:
-    """Lines of the given sides of all corpora, some at a time."""
+def _text(corpora: list[Corpus], sides: tuple[str, ...], bar: Callable[[int], Any]) -> Iterator[list[str]]:
+    """Lines of the given sides of all corpora, some at a time; tells `bar` the bytes read."""
     if not corpora:
         raise UserError("train is needed: a tokenizer learns from the training text (or tokenizer_from=STORE)")
-    with _progress("learn", corpora) as bar:
-        for corpus in corpora:
-            for chunk in corpus.chunks():
-                lines = dict(zip(SIDES, chunk.lines(), strict=True))
-                yield from (lines[side] for side in sides)
-                bar(chunk.read)
+    for corpus in corpora:
+        for chunk in corpus.chunks():
+            lines = dict(zip(SIDES, chunk.lines(), strict=True))
+            yield from (lines[side] for side in sides)
+            bar(chunk.read)
 
 
 # One chunk, in a worker
@@ -397,6 +399,9 @@ def _progress(title: str, corpora: list[Corpus]) -> Iterator[Callable[[int], Any
         return
     from tqdm import tqdm
 
+    class Bar(tqdm):
+        monitor_interval = 0  # no thread of its own: this process forks
+
     total = sum(corpus.size for corpus in corpora)
-    with tqdm(desc=title, total=total, unit="B", unit_scale=True, leave=False) as bar:
+    with Bar(desc=title, total=total, unit="B", unit_scale=True, leave=False) as bar:
         yield bar.update

@@ -5,15 +5,19 @@ import io
 import math
 import random
 import re
+import signal
+import sys
 from collections.abc import Iterable
 from itertools import chain
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 
 from s2s.config.schema import option
-from s2s.errors import UserError
+from s2s.errors import Failure, UserError
 from s2s.text.tokenizer import Tokenizer, TokenizerConfig, normalise
 from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
 
@@ -108,8 +112,38 @@ def _leap(rng: random.Random, size: int, weight: float, position: int) -> tuple[
 
 
 def _train(config: SentencePieceConfig, lines: list[str]) -> bytes:
-    """A serialised model learned from lines. Raises UserError saying which size would do."""
-    model = io.BytesIO()
+    """A serialised model learned from lines.
+
+    SentencePiece cannot be interrupted, but a process can be killed: the learning is done in one of its own.
+
+    Raises:
+        UserError: the vocabulary's size does not suit the text; the message says which would.
+    """
+    context = get_context("fork" if sys.platform == "linux" else "spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_train_and_send, args=(sender, config, lines), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        model, error = receiver.recv()
+    except EOFError as error:
+        raise Failure(
+            "learning the tokenizer died; perhaps for lack of memory: lower tokenizer.sample_lines"
+        ) from error
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+    if error:
+        raise UserError(_explain(error, config))
+    return model
+
+
+def _train_and_send(sender: Connection, config: SentencePieceConfig, lines: list[str]) -> None:
+    """Send the serialised model and an empty message, or SentencePiece's complaint."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    model, complaint = io.BytesIO(), ""
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
@@ -129,8 +163,8 @@ def _train(config: SentencePieceConfig, lines: list[str]) -> bytes:
             minloglevel=4,
         )
     except RuntimeError as error:
-        raise UserError(_explain(str(error), config)) from error
-    return model.getvalue()
+        complaint = str(error) or "no reason given"
+    sender.send((model.getvalue(), complaint))
 
 
 def _explain(error: str, config: SentencePieceConfig) -> str:
