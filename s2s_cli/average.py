@@ -26,7 +26,9 @@ def _average(config: AverageCommand) -> None:
     from s2s.training.average import average_checkpoints
 
     if not config.checkpoint or not config.output:
-        raise UserError("checkpoint=RUN with last=N or best=N (or a list of checkpoints), and output=FOLDER, are needed")
+        raise UserError(
+            "checkpoint=RUN with last=N or best=N (or a list of checkpoints), and output=FOLDER, are needed"
+        )
     output = Path(config.output)
     if output.exists() and not (config.overwrite and (output / "manifest.json").is_file()):
         raise UserError(f"output={output}: exists; overwrite=true replaces a checkpoint")

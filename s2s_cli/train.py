@@ -13,7 +13,9 @@ from s2s.training.trainer import TrainConfig
 class DataConfig:
     """Options of the batches."""
 
-    batch_tokens: int = option(4096, "budget of a batch: sentences x the longer side's longest, padding included", at_least=1)
+    batch_tokens: int = option(
+        4096, "budget of a batch: sentences x the longer side's longest, padding included", at_least=1
+    )
 
 
 @dataclasses.dataclass
@@ -43,7 +45,11 @@ def _train(config: TrainCommand) -> None:
 
 def main() -> None:
     command.run(
-        "s2s-train", TrainCommand, _train, "Train a model on a store. Repeating the command resumes the run.", multirun=True
+        "s2s-train",
+        TrainCommand,
+        _train,
+        "Train a model on a store. Repeating the command resumes the run.",
+        multirun=True,
     )
 
 

@@ -126,14 +126,15 @@ def _multirun(name: str, schema: type, main: Callable, pairs: list[tuple[str, st
 
     from s2s.config import compose
 
-    run = next((value for key, value in pairs if key == "run"), None)
-    if run and "${" not in run:
-        pairs = [pair for pair in pairs if pair[0] != "run"] + [("run", f"'{run.strip(chr(39))}/${{hydra:job.num}}'")]
-    words = compose.prepare(schema, pairs)
+    run = next((value.strip("'") for key, value in reversed(pairs) if key == "run"), None)
+    if run is None or "${" in run:
+        raise UserError("--multirun needs run=FOLDER; job N then writes to FOLDER/N")
+    pairs = [pair for pair in pairs if pair[0] != "run"] + [("run", f"'{run}/${{hydra:job.num}}'")]
+    words = compose.prepare(schema, pairs, sweep=True)
 
     def job(node: Any) -> None:
         main(compose.to_object(node))
 
-    sys.argv = [name, "--multirun", "hydra.output_subdir=null", "hydra.sweep.dir=.", "hydra.sweep.subdir=.",
+    sys.argv = [name, "--multirun", "hydra.output_subdir=null", f"hydra.sweep.dir='{run}'", "hydra.sweep.subdir=.",
                 "hydra/job_logging=none", "hydra/hydra_logging=none", *words]  # fmt: skip
     hydra.main(version_base=None, config_path=f"pkg://{compose.PRESETS}", config_name=compose.ROOT)(job)()

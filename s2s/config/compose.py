@@ -58,13 +58,17 @@ def to_object(node: DictConfig) -> Any:
     return config
 
 
-def prepare(schema: type, overrides: list[Override]) -> list[str]:
+def prepare(schema: type, overrides: list[Override], sweep: bool = False) -> list[str]:
     """Register the schema and the chosen presets with hydra; returns the overrides as hydra's words.
 
-    Only the components that are chosen are imported. Raises UserError for unknown keys and presets.
+    Only the components that are chosen are imported. With `sweep`, values separated by commas are tried in turn.
+    Raises UserError for unknown keys and presets.
     """
-    overrides = list({key: (key, value) for key, value in overrides}.values())
     groups = schemas.groups(schema)
+    # A printed config names its components by `model.type`, which means the same as `model`.
+    picked = {key for key, _ in overrides}
+    types = {f"{name}.type": name for name in groups if name not in picked}
+    overrides = list({types.get(key, key): (types.get(key, key), value) for key, value in overrides}.values())
     chosen = {name: field.metadata["preset"] for name, field in groups.items()}
     chosen |= {key: value for key, value in overrides if key in groups}
     store = ConfigStore.instance()
@@ -83,7 +87,7 @@ def prepare(schema: type, overrides: list[Override]) -> list[str]:
     known = {leaf.key: leaf for leaf in schemas.leaves(example)}
     for name in groups:
         known.pop(name, None)
-    return [_word(key, value, known, groups) for key, value in overrides]
+    return [_word(key, value, known, groups, sweep) for key, value in overrides]
 
 
 def register_preset(kind: str, preset: str, into: str) -> type:
@@ -113,7 +117,7 @@ def presets(kind: str) -> list[str]:
     return sorted({*registry.names(kind), *(path.name[:-5] for path in _preset_files(kind))})
 
 
-def _word(key: str, value: str, known: dict[str, schemas.Leaf], groups: dict) -> str:
+def _word(key: str, value: str, known: dict[str, schemas.Leaf], groups: dict, sweep: bool) -> str:
     """One override in hydra's syntax, lists wrapped and awkward text quoted, or UserError for an unknown key."""
     if key in groups:
         return f"{key}={value}"
@@ -125,7 +129,9 @@ def _word(key: str, value: str, known: dict[str, schemas.Leaf], groups: dict) ->
         value = f"[{value}]"
     word = f"{key}={value}"
     try:
-        OverridesParser.create().parse_override(word)
+        parsed = OverridesParser.create().parse_override(word)
+        if parsed.is_sweep_override() and known[key].is_text and not sweep:
+            return f"{key}={quote(value)}"
     except HydraException:
         if known[key].is_text:
             return f"{key}={quote(value)}"

@@ -9,7 +9,6 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-
 from s2s.config.schema import option
 from s2s.data.batch import Source
 from s2s.errors import UserError
@@ -43,9 +42,7 @@ class TransformerConfig:
     max_positions: int = option(1024, "longest sequence in tokens, for learned positions only", at_least=1)
     activation: str = option("relu", "of the feed-forward blocks", ACTIVATIONS)
     dropout: float = option(0.1, "of every block's output", at_least=0, below=1)
-    embedding_dropout: float | None = option(
-        None, "of the embedded input; null: as dropout", at_least=0, below=1
-    )
+    embedding_dropout: float | None = option(None, "of the embedded input; null: as dropout", at_least=0, below=1)
     attention_dropout: float = option(0.0, "of attention weights", at_least=0, below=1)
     activation_dropout: float = option(0.0, "inside the feed-forward blocks", at_least=0, below=1)
     tie_embeddings: str = option(

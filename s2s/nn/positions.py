@@ -1,4 +1,4 @@
-"""Where a token stands: sinusoidal and learned embeddings, added to the input, and rotary turning of queries and keys."""
+"""Where a token stands: sinusoidal and learned embeddings, added to the input, and rotary turning of queries, keys."""
 
 import math
 

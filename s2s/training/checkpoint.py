@@ -1,13 +1,13 @@
 """Checkpoints: one folder for each, whole or absent, complete in itself; loading runs no code.
 
-    RUN/checkpoints/step_00004000/
-        model.safetensors        the weights to decode with (the averaged ones under train.ema)
-        training.safetensors     optimizer state, and the raw weights under train.ema
-        state.json               update, data position, metrics, patience: what a resumed run needs
-        config.yaml              the resolved config
-        source.*, target.*       tokenizers and vocabularies
-        manifest.json            size and sha256 of every file above
-    RUN/last, RUN/best           links to the checkpoints of these names
+RUN/checkpoints/step_00004000/
+    model.safetensors        the weights to decode with (the averaged ones under train.ema)
+    training.safetensors     optimizer state, and the raw weights under train.ema
+    state.json               update, data position, metrics, patience: what a resumed run needs
+    config.yaml              the resolved config
+    source.*, target.*       tokenizers and vocabularies
+    manifest.json            size and sha256 of every file above
+RUN/last, RUN/best           links to the checkpoints of these names
 """
 
 import hashlib
@@ -54,7 +54,9 @@ def write(folder: Path, tensors: dict[str, dict[str, Tensor]], texts: dict[str, 
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         task.save(partial)
-        files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(partial.iterdir())}
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(partial.iterdir())
+        }
         manifest = {"format": FORMAT, "s2s": __version__, "files": files}
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for path in [*partial.iterdir(), partial]:
@@ -138,8 +140,10 @@ def resolve(path: str) -> Path:
     candidates = [folder, folder / "best", folder / "last", *reversed(steps(folder))]
     for candidate in candidates:
         if (candidate / "manifest.json").is_file() and (candidate / "model.safetensors").exists():
-            return candidate
-    raise UserError(f"checkpoint={path}: neither a checkpoint nor a run with one (no manifest.json and model.safetensors)")
+            return candidate.resolve() if candidate.is_symlink() else candidate
+    raise UserError(
+        f"checkpoint={path}: neither a checkpoint nor a run with one (no manifest.json and model.safetensors)"
+    )
 
 
 def remove(folder: Path) -> None:

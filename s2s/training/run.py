@@ -64,8 +64,8 @@ def train(config) -> None:
         log = RunLog(run, config.train.max_updates, trainer.progress.update)
         try:
             _announce(log, trainer, store, resumed)
-            log.metrics("resume" if resumed else "start", trainer.progress.update,
-                        {"s2s": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()})  # fmt: skip
+            versions = {"s2s": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()}
+            log.metrics("resume" if resumed else "start", trainer.progress.update, versions)
             interrupted = trainer.train(log)
             _last_words(log, trainer, interrupted)
         finally:
@@ -122,7 +122,9 @@ def _resume_from(run: Path, saved: Path, config, store: Store) -> Path | None:
     fixed = [key for key in changed if key.split(".")[0] in FIXED or key in ("train.ema", "train.accumulate")]
     if fixed:
         detail = ", ".join(f"{key} is {changed[key][0]} there and {changed[key][1]} here" for key in fixed)
-        raise UserError(f"run={run}: holds a run with other settings ({detail}); choose another folder or overwrite=true")
+        raise UserError(
+            f"run={run}: holds a run with other settings ({detail}); choose another folder or overwrite=true"
+        )
     for key, (old, new) in changed.items():
         if key not in ("overwrite", "store", "run"):
             report(f"note: {key} changes from {old} to {new}")
@@ -185,7 +187,9 @@ def _announce(log: RunLog, trainer: Trainer, store: Store, resumed: Path | None)
     )
     if plan.oversized:
         log.line(f"note: {plan.oversized:,} pairs are longer than data.batch_tokens; each is a batch of its own")
-    limit = f"{config.train.max_updates:,} updates" + (f" or {config.train.max_epochs} epochs" if config.train.max_epochs else "")
+    limit = f"{config.train.max_updates:,} updates" + (
+        f" or {config.train.max_epochs} epochs" if config.train.max_epochs else ""
+    )
     log.line(f"run: {config.run}, until {limit}, seed {config.seed}")
     if trainer.validator is None:
         log.line("note: the store has no valid split; nothing is validated")
@@ -194,7 +198,9 @@ def _announce(log: RunLog, trainer: Trainer, store: Store, resumed: Path | None)
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu with {torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu with {torch.get_num_threads()} threads"
+    )
 
 
 def _last_words(log: RunLog, trainer: Trainer, interrupted: int | None) -> None:
@@ -207,4 +213,6 @@ def _last_words(log: RunLog, trainer: Trainer, interrupted: int | None) -> None:
     best = "" if trainer.progress.best is None else f"; best {trainer.best_metric} {trainer.progress.best:.3f}"
     skipped = f"; {trainer.progress.skipped} updates skipped, not finite" if trainer.progress.skipped else ""
     duration = time.strftime("%H:%M:%S", time.gmtime(trainer.progress.seconds))
-    log.line(f"done: {update:,} updates in {duration} of training{best}{skipped}. To decode: s2s-generate checkpoint={run}")
+    log.line(
+        f"done: {update:,} updates in {duration} of training{best}{skipped}. To decode: s2s-generate checkpoint={run}"
+    )

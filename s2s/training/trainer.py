@@ -272,9 +272,9 @@ class Trainer:
                     result = self.criterion(self.model, batch.to(self.device))
                 (result.sum / count).backward()
             except torch.OutOfMemoryError as error:
-                shape = f"{len(batch.ids)} sentences x {batch.sources[0].ids.size(1)} source x {batch.target.size(1)} target"
+                source, target = batch.sources[0].ids.size(1), batch.target.size(1)
                 raise Failure(
-                    f"update {update}: a batch of {shape} tokens does not fit into memory; lower data.batch_tokens "
+                    f"update {update}: a batch of {len(batch.ids)} sentences x {source} source x {target} target tokens does not fit into memory; lower data.batch_tokens "
                     f"(now {self.config.data.batch_tokens}) and raise train.accumulate to make up for it"
                 ) from error
             loss, nll = loss + result.sum.detach(), nll + result.metrics["nll"]
@@ -312,7 +312,8 @@ class Trainer:
             shown = ", ".join(map(str, ids[:20])) + (f", ... ({len(ids)} in all)" if len(ids) > 20 else "")
             raise Failure(
                 f"update {progress.update}: {GIVE_UP_AFTER} updates in a row had a non-finite loss or gradient "
-                f"(loss {loss}, gradient norms {', '.join(f'{n:.3g}' for n in self.norms)}); last batch: examples {shown}"
+                f"(loss {loss}, gradient norms {', '.join(f'{n:.3g}' for n in self.norms)}); "
+                f"last batch: examples {shown}"
                 "; try a lower optim.lr or a longer optim.warmup_updates; the last checkpoint is whole"
             )
 
@@ -339,7 +340,8 @@ class Trainer:
         left = (self.options.max_updates - update) * seconds / max(1, i.updates + i.skipped)
         skipped = f" | {i.skipped} updates skipped, not finite" if i.skipped else ""
         log.line(
-            f"update {update} | epoch {self.iterator.epoch} | loss {values['loss']:.3f} nats, ppl {values['perplexity']:.2f}"
+            f"update {update} | epoch {self.iterator.epoch}"
+            f" | loss {values['loss']:.3f} nats, ppl {values['perplexity']:.2f}"
             f" | lr {values['lr']:.2e} | gradient {values['gradient_norm']:.2f}"
             f" | {values['source_tokens_per_second']:.0f}+{values['target_tokens_per_second']:.0f} tokens/s"
             f" | padding {values['padding']:.1%} | waiting {i.waited:.1f} s | {_duration(left)} to update"

@@ -44,7 +44,9 @@ class Validator:
         self.dataset = task.dataset(split)
         self.metrics = [name for name in metrics if name != "loss"]
         self.shown = samples
-        self.batches = token_budget(self.dataset.source_lengths, self.dataset.target_lengths, batch_tokens, None).batches
+        self.batches = token_budget(
+            self.dataset.source_lengths, self.dataset.target_lengths, batch_tokens, None
+        ).batches
         self.sources, self.references = split.source_text(), split.target_text()
         self.source_ids = [split.source(i).tolist() for i in range(len(split))]
 

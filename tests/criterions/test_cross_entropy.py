@@ -28,7 +28,9 @@ def test_equals_plain_formula_forward_and_backward(smoothing, with_bias, monkeyp
     plain = torch.nn.functional.cross_entropy(logits, target, label_smoothing=smoothing, reduction="sum")
     (2 * plain).backward()
     torch.testing.assert_close(loss, plain, rtol=1e-12, atol=0)
-    torch.testing.assert_close(nll, torch.nn.functional.cross_entropy(logits, target, reduction="sum"), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        nll, torch.nn.functional.cross_entropy(logits, target, reduction="sum"), rtol=1e-12, atol=0
+    )
     assert correct == (logits.argmax(1) == target).sum()
     for ours, p in zip(gradients, leaves, strict=True):
         torch.testing.assert_close(ours, p.grad, rtol=1e-10, atol=1e-12)

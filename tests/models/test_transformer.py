@@ -1,4 +1,4 @@
-"""The Transformer against PyTorch's and Hugging Face's modules with the same weights, and against itself step by step."""
+"""The Transformer against PyTorch's and Hugging Face's modules with the same weights, and against its own steps."""
 
 import pytest
 import torch
@@ -77,7 +77,8 @@ def test_same_logits_as_hugging_face_marian():
         transformers.MarianConfig(
             vocab_size=23, decoder_vocab_size=23, d_model=32, encoder_layers=2, decoder_layers=3,
             encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64,
-            activation_function="relu", dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, scale_embedding=True,
+            activation_function="relu", dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+            scale_embedding=True,
             max_position_embeddings=64, pad_token_id=0, eos_token_id=3, decoder_start_token_id=2,
             share_encoder_decoder_embeddings=True,
         )
@@ -163,7 +164,9 @@ def test_padding_value_and_amount_never_matter():
     with torch.no_grad():
         expected = model.decode(model.encode((source,)), target.ids).logits()
         actual = model.decode(model.encode((longer,)), changed).logits()
-        alone = model.decode(model.encode((Source(source.ids[1:2, :3], source.lengths[1:2]),)), target.ids[1:2, :4]).logits()
+        alone = model.decode(
+            model.encode((Source(source.ids[1:2, :3], source.lengths[1:2]),)), target.ids[1:2, :4]
+        ).logits()
     for row, length in enumerate(target.lengths):
         torch.testing.assert_close(actual[row, :length], expected[row, :length], rtol=0, atol=1e-12)
     torch.testing.assert_close(alone[0], expected[1, :4], rtol=0, atol=1e-12)
@@ -171,7 +174,14 @@ def test_padding_value_and_amount_never_matter():
 
 @pytest.mark.parametrize(
     ("tie", "shared", "matrices"),
-    [("none", True, 3), ("decoder", False, 2), ("inputs", True, 2), ("all", True, 1), ("auto", True, 1), ("auto", False, 2)],
+    [
+        ("none", True, 3),
+        ("decoder", False, 2),
+        ("inputs", True, 2),
+        ("all", True, 1),
+        ("auto", True, 1),
+        ("auto", False, 2),
+    ],
 )
 def test_tied_embeddings_are_one_matrix(tie, shared, matrices):
     model = model_of(sizes=(23, 23), shared=shared, tie_embeddings=tie)
@@ -183,7 +193,10 @@ def test_tied_embeddings_are_one_matrix(tie, shared, matrices):
     ("changes", "message"),
     [
         ({"tie_embeddings": "all"}, "a vocabulary of its own"),
-        ({"encoder": StackConfig(1, 30, 4, None, 8)}, "model.encoder.width=30 is not a multiple of model.encoder.heads=4"),
+        (
+            {"encoder": StackConfig(1, 30, 4, None, 8)},
+            "model.encoder.width=30 is not a multiple of model.encoder.heads=4",
+        ),
         ({"decoder": StackConfig(1, 32, 4, 3, 8)}, "model.decoder.kv_heads=3 does not divide"),
     ],
 )
@@ -194,7 +207,7 @@ def test_sizes_that_do_not_fit_are_named(changes, message):
 
 def test_learned_positions_end_with_a_clear_error():
     model = model_of(positions="learned", max_positions=5)
-    with pytest.raises(UserError, match="model.max_positions=5"):
+    with pytest.raises(UserError, match="max_positions=5"):
         model.encode((ragged(20, [6]),))
 
 

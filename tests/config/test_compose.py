@@ -1,0 +1,114 @@
+"""The grammar of the commands: overrides, presets, YAML files, and what is said of mistakes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from s2s.config import compose
+from s2s.errors import UserError
+from s2s_cli.train import TrainCommand
+
+
+def train(*words: str):
+    return compose.compose(TrainCommand, [tuple(word.split("=", 1)) for word in words])
+
+
+def test_defaults_presets_and_dotted_keys():
+    config = train("model=transformer_tiny", "model.encoder.layers=7", "optim=adamw", "train.valid_metrics=[loss,bleu]")
+    assert (config.model.encoder.layers, config.model.decoder.layers) == (7, 2)
+    assert (config.model.encoder.width, config.model.type) == (128, "transformer")
+    assert (config.optim.type, config.optim.weight_decay) == ("adamw", 0.01)
+    assert config.train.valid_metrics == ["loss", "bleu"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "layers", "width"), [("tiny", 2, 128), ("small", 3, 256), ("base", 6, 512), ("big", 6, 1024)]
+)
+def test_the_four_sizes(preset, layers, width):
+    config = train(f"model=transformer_{preset}")
+    for stack in (config.model.encoder, config.model.decoder):
+        assert (stack.layers, stack.width, stack.ffn_width) == (layers, width, 4 * width)
+
+
+def test_a_component_without_a_preset_file_is_its_own_defaults():
+    assert train("model=transformer").model.encoder.width == 512
+
+
+def test_the_last_of_equal_keys_counts():
+    assert train("seed=3", "seed=4").seed == 4
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.max_update=3", r"unknown key 'train.max_update'; did you mean 'train.max_updates'\?"),
+        ("model.encoder.layer=3", "did you mean 'model.encoder.layers'"),
+        ("modl=transformer_tiny", "did you mean 'model'"),
+        ("model=transformer_tinny", "did you mean 'transformer_tiny'"),
+        ("train.max_updates=many", "train.max_updates: Value 'many'.*Integer"),
+        ("optim.lr=fast", "optim.lr: Value 'fast'.*Float"),
+        ("train.max_updates=0", "train.max_updates=0: must be at least 1"),
+        ("model.dropout=1.5", "model.dropout=1.5: must be below 1"),
+        ("model.norm=middle", "model.norm=middle: choose one of pre, post"),
+        ("train.valid_metrics=[loss,blue]", "train.valid_metrics=blue: choose one of"),
+        ("train=3", "train is a section: set one of its keys, such as train.max_updates"),
+    ],
+)
+def test_mistakes_get_one_line_that_helps(word, message):
+    with pytest.raises(UserError, match=message) as error:
+        train(word)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["runs/a b(1)", "runs/lr=0.1", "it's here", "a,b", "ünï/c{d}", "back\\slash"])
+def test_paths_with_awkward_characters_need_no_quoting(path):
+    assert train(f"run={path}").run == path
+
+
+def test_a_single_value_is_a_list_of_one():
+    assert train("train.valid_metrics=bleu").train.valid_metrics == ["bleu"]
+
+
+def test_yaml_nested_and_dotted_keys_mean_the_same(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "model: transformer_small\nmodel.dropout: 0.25\ntrain:\n  max_updates: 12\n  patience: 3\nrun: it's/a b\n"
+    )
+    config = compose.compose(TrainCommand, [*compose.read_yaml(str(file)), ("train.patience", "4")])
+    assert (config.model.encoder.width, config.model.dropout) == (256, 0.25)
+    assert (config.train.max_updates, config.train.patience, config.run) == (12, 4, "it's/a b")
+
+
+def test_a_yaml_file_that_is_not_one_is_named(tmp_path):
+    (tmp_path / "list.yaml").write_text("- a\n")
+    (tmp_path / "broken.yaml").write_text("a: [\n")
+    for name in ("list.yaml", "broken.yaml", "missing.yaml"):
+        with pytest.raises(UserError, match=name):
+            compose.read_yaml(str(tmp_path / name))
+
+
+def test_print_config_can_be_read_back(tmp_path):
+    config = train("model=transformer_tiny", "run=x", "store=s", "train.samples=0", "optim=adamw")
+    file = tmp_path / "printed.yaml"
+    file.write_text(compose.to_yaml(config))
+    assert compose.compose(TrainCommand, compose.read_yaml(str(file))) == config
+
+
+def command(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "s2s_cli.train", *words], capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_answers_help_version_and_mistakes():
+    shown = command("--help")
+    assert shown.returncode == 0
+    assert "train.max_updates: int = 100000" in shown.stdout
+    assert "model={transformer,transformer_base,transformer_big,transformer_small,transformer_tiny}" in shown.stdout
+    version = command("--version")
+    assert (version.returncode, version.stdout.split()[0]) == (0, "s2s-train")
+    for words in (["train.max_update=3"], ["nonsense"], ["--nonsense"], ["--config", "missing.yaml"]):
+        wrong = command(*words)
+        assert wrong.returncode == 2
+        assert wrong.stderr.startswith("s2s-train: error: ")
+        assert wrong.stderr.count("\n") == 1
+        assert wrong.stdout == ""

@@ -1,0 +1,215 @@
+"""What training refuses, skips, keeps and reports."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from s2s.training import checkpoint
+from s2s.training.average import ExponentialMovingAverage
+from tests.training.test_resume import SMALL, words
+
+
+@pytest.fixture
+def trained(store, tmp_path, s2s):
+    run = tmp_path / "run"
+    assert s2s("train", *words(store, run, "train.keep_best=2", "train.keep_last=3")) == 0
+    return run
+
+
+def one_error_line(capsys) -> str:
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("s2s-train: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(store, tmp_path, s2s):
+    """Two batches in one update move the weights as their union would: one sum, divided once by all tokens."""
+    from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
+    from s2s.data.store import Store
+    from s2s.models.transformer import StackConfig, TransformerConfig
+    from s2s.tasks.translation import TranslationTask
+
+    data = Store(store)
+    task = TranslationTask.setup(data)
+    torch.manual_seed(0)
+    stack = StackConfig(1, 16, 2, None, 32)
+    model = task.model(TransformerConfig(encoder=stack, decoder=stack, dropout=0.0)).double()
+    dataset, criterion = task.dataset(data.split("train")), CrossEntropy(CrossEntropyConfig())
+    whole = criterion(model, dataset.collate(range(30)))
+    (whole.sum / whole.count).backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    parts = [dataset.collate(range(7)), dataset.collate(range(7, 30))]
+    for part in parts:
+        (criterion(model, part).sum / sum(part.counts.target for part in parts)).backward()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], rtol=1e-9, atol=1e-12)
+
+
+def test_non_finite_updates_are_skipped_and_counted_and_ten_in_a_row_stop(store, tmp_path, s2s, capsys, monkeypatch):
+    from s2s.criterions.cross_entropy import CrossEntropy
+
+    plain, bad = CrossEntropy.__call__, {3, 4}
+    calls = []
+
+    def poisoned(self, model, batch):
+        loss = plain(self, model, batch)
+        if model.training:
+            calls.append(1)
+            loss.sum = loss.sum * float("nan") if len(calls) in bad else loss.sum
+        return loss
+
+    monkeypatch.setattr(CrossEntropy, "__call__", poisoned)
+    run = tmp_path / "run"
+    assert s2s("train", *words(store, run, "train.max_updates=10", "train.log_updates=5")) == 0
+    progress = json.loads((run / "last/state.json").read_text())["progress"]
+    assert progress["skipped"] == 2
+    assert "2 updates skipped" in capsys.readouterr().err
+    assert all(torch.isfinite(p).all() for p in load_file(run / "last/model.safetensors").values())
+
+    bad.update(range(10, 100))
+    calls.clear()
+    assert s2s("train", *words(store, tmp_path / "second")) == 1
+    line = one_error_line(capsys)
+    assert "update 19: 10 updates in a row had a non-finite loss" in line
+    assert "gradient norms nan" in line
+    assert "examples" in line
+    assert (tmp_path / "second/last/model.safetensors").exists()
+
+
+def test_the_folder_of_another_run_is_never_taken(store, trained, tmp_path, s2s, capsys):
+    capsys.readouterr()
+    assert s2s("train", *words(store, trained, "model.encoder.layers=2")) == 2
+    assert "model.encoder.layers is 1 there and 2 here" in one_error_line(capsys)
+    assert s2s("train", *words(store, trained, "seed=2")) == 2
+    assert "seed is 1 there and 2 here" in one_error_line(capsys)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/thesis.txt").write_text("ten years of work")
+    for overwrite in ("false", "true"):
+        assert s2s("train", *words(store, tmp_path / "precious", f"overwrite={overwrite}")) == 2
+        assert "holds something that is not a run" in one_error_line(capsys)
+    assert (tmp_path / "precious/thesis.txt").exists()
+    assert s2s("train", *words(store, trained, "seed=2", "overwrite=true", "train.max_updates=2")) == 0
+    assert checkpoint.resolve(str(trained)).name == "step_00000002"
+
+
+def test_a_complete_run_repeated_changes_nothing(store, trained, s2s, capsys):
+    before = {path: path.read_bytes() for path in (trained / "checkpoints").rglob("*") if path.is_file()}
+    assert s2s("train", *words(store, trained, "train.keep_best=2", "train.keep_last=3")) == 0
+    assert {path: path.read_bytes() for path in (trained / "checkpoints").rglob("*") if path.is_file()} == before
+
+
+def test_two_processes_never_train_in_one_folder(store, trained, s2s, capsys):
+    import fcntl
+
+    with (trained / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        capsys.readouterr()
+        assert s2s("train", *words(store, trained)) == 2
+        assert "another s2s-train is at work" in one_error_line(capsys)
+
+
+def test_keeps_the_newest_and_the_best(trained):
+    # Saved at 7, 14, 15 (valid), 21, 28, 30 (valid), 35, 40 (the end, valid).
+    assert [folder.name[-2:] for folder in checkpoint.steps(trained)] == ["30", "35", "40"]
+    metrics = [json.loads((folder / "state.json").read_text())["progress"]["last_metrics"]
+               for folder in checkpoint.steps(trained)]  # fmt: skip
+    best = min((m["loss"], m["update"]) for m in metrics)
+    assert (trained / "best").resolve().name == f"step_{best[1]:08d}"
+    assert (trained / "last").resolve().name == "step_00000040"
+
+
+def test_a_checkpoint_is_complete_in_itself(trained, tmp_path):
+    (trained / "best").resolve().rename(tmp_path / "moved")
+    model, task, config = checkpoint.load_model(str(tmp_path / "moved"))
+    assert task.detokenize(task.encode_target(["a b c"])[0]) == "a b c"
+    assert config["model"]["encoder"]["width"] == 32
+    assert not model.training
+
+
+def test_a_failed_save_leaves_the_older_checkpoint_and_nothing_half_written(store, trained, monkeypatch):
+    class Task:
+        def save(self, folder):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.write(trained / "checkpoints/step_00000041", {"model.safetensors": {"a": torch.ones(2)}}, {}, Task())
+    assert checkpoint.steps(trained)[-1].name == "step_00000040"
+    assert not list((trained / "checkpoints").glob(".partial*"))
+    checkpoint.verify((trained / "last").resolve())
+
+
+def test_a_full_disk_ends_the_run_with_one_line(store, tmp_path, spawn):
+    code = ("import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
+            "from s2s_cli.train import main; main()")  # fmt: skip
+    import subprocess
+    import sys
+
+    run = tmp_path / "run"
+    done = subprocess.run([sys.executable, "-c", code, *words(store, run)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("s2s-train: error: ")
+    assert list((run / "checkpoints").iterdir()) == []
+
+
+def test_ema_follows_its_formula_and_is_what_is_decoded(store, tmp_path, s2s):
+    model = torch.nn.Linear(2, 2, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    ema = ExponentialMovingAverage(model, 0.5)
+    torch.nn.init.ones_(model.weight)
+    ema.update(1)  # decay min(0.5, 2/11)
+    torch.testing.assert_close(ema.average["weight"], torch.full((2, 2), 9 / 11))
+    ema.update(100)
+    torch.testing.assert_close(ema.average["weight"], torch.full((2, 2), 1 - (2 / 11) * 0.5))
+    ema.swap()
+    torch.testing.assert_close(model.weight.detach(), torch.full((2, 2), 1 - 1 / 11))
+    run = tmp_path / "run"
+    assert s2s("train", *words(store, run, "train.ema=0.9", "train.max_updates=10")) == 0
+    weights, training = (load_file(run / "last" / f"{name}.safetensors") for name in ("model", "training"))
+    name = "decoder.0.feedforward.inner.weight"
+    assert not weights[name].equal(training[f"raw.{name}"])
+
+
+def test_average_is_the_mean_of_the_weights(trained, tmp_path, s2s, capsys):
+    output = tmp_path / "average"
+    assert s2s("average", f"checkpoint={trained}", "last=3", f"output={output}") == 0
+    parts = [load_file(folder / "model.safetensors") for folder in checkpoint.steps(trained)]
+    mean = load_file(output / "model.safetensors")
+    for name in mean:
+        torch.testing.assert_close(mean[name], torch.stack([part[name] for part in parts]).mean(0))
+    checkpoint.load_model(str(output))
+    assert s2s("average", f"checkpoint={trained}", "best=1", f"output={tmp_path / 'best'}") == 0
+    best = load_file(trained / "best/model.safetensors")
+    assert all(best[name].equal(value) for name, value in load_file(tmp_path / "best/model.safetensors").items())
+    capsys.readouterr()
+    assert s2s("average", f"checkpoint={trained}", "last=9", f"output={tmp_path / 'more'}") == 2
+    assert "3 checkpoints to choose from, not 9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "model.safetensors: its content is not"),
+        (lambda folder: (folder / "source.vocabulary.txt").unlink(), "source.vocabulary.txt: missing"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "no readable manifest.json"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_by_name(trained, change, message):
+    from s2s.errors import UserError
+
+    folder = checkpoint.resolve(str(trained))
+    change(folder)
+    with pytest.raises(UserError, match=message):
+        checkpoint.load_model(str(folder))
+
+
+def test_missing_words_and_splits_are_named(store, tmp_path, s2s, capsys):
+    assert s2s("train", *SMALL) == 2
+    assert "store=FOLDER and run=FOLDER are needed" in one_error_line(capsys)
+    assert s2s("train", *words(tmp_path / "nothing", tmp_path / "run")) == 2
+    assert "no such store" in one_error_line(capsys)
+    assert not (tmp_path / "run").exists()
