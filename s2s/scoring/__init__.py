@@ -46,6 +46,11 @@ def metric(name: str, lowercase: bool = False, tokenizer: str = "13a") -> Metric
     return getattr(importlib.import_module(module), factory)(lowercase, tokenizer)
 
 
+def higher_is_better(name: str) -> bool:
+    """Whether more of a metric is better. Raises UserError: no such metric."""
+    return metric(name).higher_is_better
+
+
 def score(
     name: str, hypotheses: Lines, references: References, lowercase: bool = False, tokenizer: str = "13a"
 ) -> Score:

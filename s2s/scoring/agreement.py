@@ -7,6 +7,7 @@ class ExactMatch:
     """Lines that equal one of their references, character for character but for white space around the line."""
 
     name = "EM"
+    higher_is_better = True
 
     def __init__(self, lowercase: bool, tokenizer: str) -> None:
         """`tokenizer` is BLEU's and means nothing here."""
@@ -20,7 +21,8 @@ class ExactMatch:
         )
         counts = {"lines_right": right, "lines": len(hypotheses)}
         made = signature(references, self.lowercase)
-        return Score(self.name, 100 * right / len(hypotheses), made, counts, True, f"({right}/{len(hypotheses)} lines)")
+        detail = f"({right}/{len(hypotheses)} lines)"
+        return Score(self.name, 100 * right / len(hypotheses), made, counts, self.higher_is_better, detail)
 
 
 class TokenAccuracy:
@@ -32,6 +34,7 @@ class TokenAccuracy:
     """
 
     name = "TokenAccuracy"
+    higher_is_better = True
 
     def __init__(self, lowercase: bool, tokenizer: str) -> None:
         """`tokenizer` is BLEU's and means nothing here."""
@@ -48,7 +51,7 @@ class TokenAccuracy:
         value = 100 * right / places if places else 100.0
         made = signature(references, self.lowercase, tok="space")
         counts = {"tokens_right": right, "tokens": places}
-        return Score(self.name, value, made, counts, True, f"({right}/{places} tokens)")
+        return Score(self.name, value, made, counts, self.higher_is_better, f"({right}/{places} tokens)")
 
     @staticmethod
     def _places(tokens: list[str], reference: list[str]) -> tuple[int, int]:

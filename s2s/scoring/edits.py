@@ -52,6 +52,7 @@ class ErrorRate:
     """An error rate over the units that `units` makes of a line. The base of the four below."""
 
     name: str
+    higher_is_better = False
     tokenizer = "space"
 
     def __init__(self, lowercase: bool, tokenizer: str) -> None:
@@ -74,7 +75,9 @@ class ErrorRate:
             lines = (self.units(normalise(choice, self.lowercase)) for choice in dict.fromkeys(choices))
             corpus.add(min((edits(line, units) for line in lines), key=lambda line: line.total))
         made = signature(references, self.lowercase, tok=self.tokenizer, norm="no")
-        return Score(self.name, self.value(corpus), made, dataclasses.asdict(corpus), False, str(corpus))
+        return Score(
+            self.name, self.value(corpus), made, dataclasses.asdict(corpus), self.higher_is_better, str(corpus)
+        )
 
 
 class WordErrorRate(ErrorRate):

@@ -37,6 +37,7 @@ class Metric(Protocol):
     """Scores a corpus. Made once for each set of options; `score` can be called many times."""
 
     name: str
+    higher_is_better: bool
 
     def score(self, hypotheses: Lines, references: References) -> Score:
         """Score `hypotheses` against `references`, one list of lines for each reference."""

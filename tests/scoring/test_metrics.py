@@ -92,6 +92,13 @@ def test_lowercase_changes_the_value_and_the_signature():
     assert "case:lc" in ter.signature
 
 
+def test_error_rates_are_better_lower_and_the_others_higher():
+    lower = {name for name in scoring.METRICS if not scoring.higher_is_better(name)}
+    assert lower == {"ter", "wer", "cer", "per", "ser"}
+    for name in scoring.METRICS:
+        assert scoring.score(name, ["a b c d"], [["a b c d"]]).higher_is_better == scoring.higher_is_better(name)
+
+
 def test_bleu_tokenizer_is_in_the_signature():
     assert "tok:char" in scoring.score("bleu", ["a b c d"], [["a b c d"]], tokenizer="char").signature
 
