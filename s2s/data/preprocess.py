@@ -27,7 +27,7 @@ from s2s.config.schema import group, option
 from s2s.data.corpus import Chunk, Corpus
 from s2s.data.store import SIDES, TEXT, RaggedWriter, Store, StoreWriter, check_free, token_type
 from s2s.errors import Failure, UserError
-from s2s.text.tokenizer import Tokenizer, load_tokenizer
+from s2s.text.tokenizer import LearningError, Tokenizer, load_tokenizer
 from s2s.text.vocabulary import UNK
 
 TOKENIZER = "sentencepiece"  # the default
@@ -128,15 +128,19 @@ def _tokenizers(config: PreprocessConfig, train: list[Corpus]) -> tuple[Tokenize
     if config.tokenizer_from is not None:
         return _reused(config)
 
-    def learn(choice: Any, *sides: str) -> Tokenizer:
-        with _progress(f"learn {' '.join(sides)}", train) as bar:
-            return registry.find("tokenizer", choice.type).learn(choice, _text(train, sides, bar), config.seed)
+    def learn(key: str, *sides: str) -> Tokenizer:
+        choice = getattr(config, key)
+        try:
+            with _progress(f"learn {' and '.join(sides)}", train) as bar:
+                return registry.find("tokenizer", choice.type).learn(choice, _text(train, sides, bar), config.seed)
+        except LearningError as error:
+            raise UserError(f"{key} ({' and '.join(sides)}): {error}") from error
 
-    if config.source_tokenizer is None and config.target_tokenizer is None and config.tokenizer.joint:
-        tokenizer = learn(config.tokenizer, *SIDES)
+    own = {side: f"{side}_tokenizer" for side in SIDES if getattr(config, f"{side}_tokenizer") is not None}
+    if config.tokenizer.joint and not own:
+        tokenizer = learn("tokenizer", *SIDES)
         return tokenizer, tokenizer
-    source = learn(config.source_tokenizer or config.tokenizer, "source")
-    return source, learn(config.target_tokenizer or config.tokenizer, "target")
+    return tuple(learn(own.get(side, "tokenizer"), side) for side in SIDES)
 
 
 def _reused(config: PreprocessConfig) -> tuple[Tokenizer, Tokenizer]:

@@ -18,7 +18,7 @@ import sentencepiece
 
 from s2s.config.schema import option
 from s2s.errors import Failure, UserError
-from s2s.text.tokenizer import Tokenizer, TokenizerConfig, normalise
+from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig, normalise
 from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
 
 
@@ -117,7 +117,7 @@ def _train(config: SentencePieceConfig, lines: list[str]) -> bytes:
     SentencePiece cannot be interrupted, but a process can be killed: the learning is done in one of its own.
 
     Raises:
-        UserError: the vocabulary's size does not suit the text; the message says which would.
+        LearningError: the vocabulary's size does not suit the text; the message says which would.
     """
     context = get_context("fork" if sys.platform == "linux" else "spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -127,15 +127,13 @@ def _train(config: SentencePieceConfig, lines: list[str]) -> bytes:
     try:
         model, error = receiver.recv()
     except EOFError as error:
-        raise Failure(
-            "learning the tokenizer died; perhaps for lack of memory: lower tokenizer.sample_lines"
-        ) from error
+        raise Failure("learning the tokenizer died; perhaps for lack of memory: lower sample_lines") from error
     finally:
         process.kill()
         process.join()
         receiver.close()
     if error:
-        raise UserError(_explain(error, config))
+        raise LearningError(_explain(error, config))
     return model
 
 
@@ -170,13 +168,11 @@ def _train_and_send(sender: Connection, config: SentencePieceConfig, lines: list
 def _explain(error: str, config: SentencePieceConfig) -> str:
     """SentencePiece's complaint in terms of our keys."""
     if match := re.search(r"value <= (\d+)", error):
-        most = f"the most that can be learned from this text is tokenizer.vocab_size={match[1]}"
-        return f"tokenizer.vocab_size={config.vocab_size} is too large: {most}"
+        most = f"the most that can be learned from this text is vocab_size={match[1]}"
+        return f"vocab_size={config.vocab_size} is too large: {most}"
     if match := re.search(r"required_chars. \d+ vs (\d+)", error):
-        least = f"the characters of this text need at least tokenizer.vocab_size={match[1]}"
-        return (
-            f"tokenizer.vocab_size={config.vocab_size} is too small: {least} (or a lower tokenizer.character_coverage)"
-        )
+        least = f"the characters of this text need at least vocab_size={match[1]}"
+        return f"vocab_size={config.vocab_size} is too small: {least} (or a lower character_coverage)"
     if "sentences_.empty()" in error:
         return "SentencePiece finds nothing to learn from: the training text has only empty lines"
     return f"SentencePiece could not learn from the training text: {' '.join(error.split())}"

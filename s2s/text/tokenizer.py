@@ -16,6 +16,10 @@ from s2s.errors import UserError
 from s2s.text.vocabulary import EOS, UNK, Vocabulary
 
 
+class LearningError(UserError):
+    """A text from which no tokenizer can be learned with the chosen settings."""
+
+
 @dataclasses.dataclass
 class TokenizerConfig:
     """What all tokenizers have in common."""
@@ -52,7 +56,8 @@ class Tokenizer(ABC):
             seed: Of the sample, where a tokenizer learns from a sample.
 
         Raises:
-            UserError: nothing can be learned from this text with these settings.
+            LearningError: nothing can be learned from this text with these settings.
+            UserError: a file that the config names is missing or wrong.
         """
 
     @abstractmethod

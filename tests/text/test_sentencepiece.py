@@ -30,7 +30,7 @@ def test_the_vocabulary_has_the_size_asked_for(lines, algorithm):
 
 @pytest.mark.parametrize("algorithm", ["unigram", "bpe"])
 def test_too_large_a_vocabulary_names_the_largest_possible_which_then_works(lines, algorithm):
-    with pytest.raises(UserError, match=r"tokenizer.vocab_size=90000 is too large.*=\d+$") as error:
+    with pytest.raises(UserError, match=r"vocab_size=90000 is too large.*=\d+$") as error:
         SentencePieceTokenizer.learn(Config(vocab_size=90000, algorithm=algorithm), [lines])
     largest = int(str(error.value).rsplit("=", 1)[1])
     tokenizer = SentencePieceTokenizer.learn(Config(vocab_size=largest, algorithm=algorithm), [lines])
@@ -38,7 +38,7 @@ def test_too_large_a_vocabulary_names_the_largest_possible_which_then_works(line
 
 
 def test_too_small_a_vocabulary_names_the_smallest_possible(lines):
-    with pytest.raises(UserError, match=r"tokenizer.vocab_size=6 is too small: .* at least tokenizer.vocab_size=13 "):
+    with pytest.raises(UserError, match=r"vocab_size=6 is too small: .* at least vocab_size=13 "):
         SentencePieceTokenizer.learn(Config(vocab_size=6), [lines])
 
 
