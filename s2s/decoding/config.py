@@ -34,7 +34,7 @@ class DecodeConfig:
     top_k: int = option(0, "sampling: only from the k most probable tokens; 0: all", at_least=0)
     top_p: float = option(1.0, "sampling: only from the most probable tokens that together reach p", at_least=0)
     batch_tokens: int = option(
-        12000, "budget of a batch: sentences x hypotheses a sentence x longest source (EOS included)", at_least=1
+        6000, "budget of a batch: sentences x hypotheses a sentence x longest source (EOS included)", at_least=1
     )
     buffer: int = option(4096, "lines read ahead, sorted by length and decoded together", at_least=1)
     precision: str = option("fp32", "of the matrix products: fp32, or bf16 under autocast", ("fp32", "bf16"))

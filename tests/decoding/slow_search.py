@@ -1,0 +1,117 @@
+"""Slow, obvious references for decoding: one sentence, Python lists, the whole prefix decoded anew for each token."""
+
+import itertools
+import math
+
+import torch
+
+from s2s.data.batch import Source
+from s2s.models.transformer import Transformer
+from s2s.text.vocabulary import BOS, EOS, PAD, UNK
+
+
+def tiny_model(seed, vocabulary=9, positions="sinusoidal", kv_heads=None, scale=1.6):
+    """A random Transformer in float64; its weights are enlarged so that its opinions differ."""
+    torch.manual_seed(seed)
+    config = Transformer.Config(positions=positions)
+    for stack in (config.encoder, config.decoder):
+        stack.layers, stack.width, stack.heads, stack.kv_heads, stack.ffn_width = 2, 16, 2, kv_heads, 32
+    model = Transformer(config, vocabulary, vocabulary, True).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+        model.output.weight[EOS] *= 1.5
+    return model
+
+
+def collate(sources, device="cpu"):
+    """Right-padded source ids with EOS, as a task makes them."""
+    lengths = [len(source) + 1 for source in sources]
+    ids = [[*source, EOS] + [PAD] * (max(lengths) - len(source) - 1) for source in sources]
+    return (Source(torch.tensor(ids, device=device), torch.tensor(lengths, device=device)),)
+
+
+def next_log_probabilities(models, source, prefixes):
+    """[prefixes, V] lists: log of the mean probability of each next token; the prefixes are of one length."""
+    total = 0
+    for model in models:
+        with torch.no_grad():
+            sources = collate([source] * len(prefixes))
+            output = model.decode(model.encode(sources), torch.tensor([[BOS, *prefix] for prefix in prefixes]))
+            total = total + output.logits()[:, -1].softmax(dim=-1)
+    return (total / len(models)).log().tolist()
+
+
+def normalised(log_probability, tokens, config):
+    """The score of a hypothesis of so many tokens, EOS not among them."""
+    length = tokens + 1
+    if config.length_normalization == "gnmt":
+        return log_probability / ((5 + length) / 6) ** config.length_penalty
+    return log_probability / length**config.length_penalty
+
+
+def bounds(source, prefix, config):
+    """Least and greatest length."""
+    most = max(math.floor(config.max_length_a * len(source)) + config.max_length_b, len(prefix))
+    least = math.floor(config.min_length_a * len(source)) + config.min_length_b
+    return min(max(least, len(prefix)), most), most
+
+
+def allowed(token, length, least, most, prefix, config):
+    """Whether a token may follow `length` tokens."""
+    if length < len(prefix):
+        return token == prefix[length]
+    if length == most:
+        return token == EOS
+    if token == EOS:
+        return length >= least
+    return token not in (PAD, BOS) and (token != UNK or config.allow_unknown)
+
+
+def beam_search(models, source, config, prefix=()):
+    """List of (ids, score, log-probabilities of each token and EOS), the best first."""
+    K = config.beam_size
+    least, most = bounds(source, prefix, config)
+    live, finished = [([], 0.0, [])], []
+    for length in range(most + 1):
+        rated = next_log_probabilities(models, source, [ids for ids, _, _ in live])
+        candidates = [
+            (total + row[token], ids, token, [*values, row[token]])
+            for (ids, total, values), row in zip(live, rated, strict=True)
+            for token in range(len(row))
+            if allowed(token, length, least, most, prefix, config)
+        ]
+        candidates.sort(key=lambda candidate: -candidate[0])
+        live = []
+        for rank, (total, ids, token, values) in enumerate(candidates):
+            if token != EOS and len(live) < K:
+                live.append(([*ids, token], total, values))
+            if token == EOS and rank < K:
+                finished.append((ids, normalised(total, length, config), values))
+        if config.stopping == "first_finished" and len(finished) >= K:
+            finished = finished[:K]
+            break
+        if not live:
+            break
+    return sorted(finished, key=lambda hypothesis: -hypothesis[1])[: config.n_best]
+
+
+def every_hypothesis(models, source, config, prefix=()):
+    """All that the limits allow, as `beam_search` returns them, the best first: brute force."""
+    least, most = bounds(source, prefix, config)
+    V = models[0].target_vocabulary_size
+    found = []
+    for length in range(least, most + 1):
+        for ids in itertools.product([token for token in range(V) if token != EOS], repeat=length):
+            path = [*ids, EOS]
+            if all(allowed(token, place, least, most, prefix, config) for place, token in enumerate(path)):
+                values = score(models, source, list(ids))
+                found.append((list(ids), normalised(sum(values), length, config), values))
+    return sorted(found, key=lambda hypothesis: -hypothesis[1])
+
+
+def score(models, source, ids):
+    """Log-probability of each token of a target and of EOS."""
+    path = [*ids, EOS]
+    rated = [next_log_probabilities(models, source, [path[:place]])[0] for place in range(len(path))]
+    return [row[token] for row, token in zip(rated, path, strict=True)]
