@@ -407,5 +407,5 @@ def _progress(title: str, corpora: list[Corpus]) -> Iterator[Callable[[int], Any
         monitor_interval = 0  # no thread of its own: this process forks
 
     total = sum(corpus.size for corpus in corpora)
-    with Bar(desc=title, total=total, unit="B", unit_scale=True, leave=False) as bar:
+    with Bar(desc=title, total=total, unit="B", unit_scale=True, mininterval=0, leave=False) as bar:
         yield bar.update
