@@ -57,3 +57,7 @@ def _aligned(rows: list[tuple[str, ...]], right) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+if __name__ == "__main__":
+    main()

@@ -67,3 +67,7 @@ def _same_file(output: str, path: str) -> bool:
 def main() -> None:
     """The console script."""
     command.run("s2s-score", ScoreConfig, score, ABOUT)
+
+
+if __name__ == "__main__":
+    main()

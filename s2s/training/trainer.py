@@ -274,7 +274,8 @@ class Trainer:
             except torch.OutOfMemoryError as error:
                 source, target = batch.sources[0].ids.size(1), batch.target.size(1)
                 raise Failure(
-                    f"update {update}: a batch of {len(batch.ids)} sentences x {source} source x {target} target tokens does not fit into memory; lower data.batch_tokens "
+                    f"update {update}: a batch of {len(batch.ids)} sentences x {source} source x {target} "
+                    "target tokens does not fit into memory; lower data.batch_tokens "
                     f"(now {self.config.data.batch_tokens}) and raise train.accumulate to make up for it"
                 ) from error
             loss, nll = loss + result.sum.detach(), nll + result.metrics["nll"]
