@@ -1,0 +1,131 @@
+"""What is to be decoded, a window at a time: lines of files or of standard input, or a split of a store."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from s2s.data.corpus import LineReader, decode_lines
+from s2s.data.store import Split
+from s2s.errors import UserError
+
+STANDARD_INPUT = "standard input"
+PARALLEL = "line N of one belongs to line N of the other"
+
+Ids = list[int]
+Encode = Callable[[list[str]], list[Ids]]
+
+
+@dataclass
+class Window:
+    """Some consecutive sentences, as token ids without EOS; `companions` are target prefixes, or targets to score."""
+
+    sources: list[Ids]
+    companions: list[Ids] | None
+
+
+def line_windows(path: str | None, size: int) -> Iterator[list[str]]:
+    """Lines of a file, plain or compressed, or of standard input (`path` None), up to `size` at a time.
+
+    Raises:
+        UserError: invalid UTF-8, with the line's number; a folder; a damaged compressed file.
+        OSError: no such file.
+    """
+    number = 1
+    if path is None:
+        name, take, close = STANDARD_INPUT, lambda: list(islice(sys.stdin.buffer, size)), lambda: None
+    else:
+        reader = _open(path)
+        name, take, close = path, lambda: reader.take(size), reader.close
+    try:
+        while lines := take():
+            yield decode_lines(b"".join(lines), name, number)
+            number += len(lines)
+    finally:
+        close()
+
+
+def count_lines(path: str) -> int:
+    """Lines of a file, plain or compressed; raises as `line_windows`, except for UTF-8."""
+    with closing(_open(path)) as reader:
+        return reader.count()
+
+
+def _open(path: str) -> LineReader:
+    if Path(path).is_dir():
+        raise UserError(f"{path}: is a folder; a file of lines is needed")
+    return LineReader(Path(path))
+
+
+def from_lines(
+    source: str | None, companion: str | None, size: int, encode: Encode, encode_target: Encode
+) -> Iterator[Window]:
+    """Sentences of a file or of standard input.
+
+    Args:
+        source: A file; None is standard input.
+        companion: A file with a target (prefix) for each line, or None.
+        size: Lines a window.
+        encode: Source lines to ids.
+        encode_target: Target lines to ids.
+
+    Raises:
+        UserError: as `line_windows`; files of different line counts (seen before the first window, but for standard
+            input).
+    """
+    if source and companion:
+        _check_counts(source, count_lines(source), companion, count_lines(companion))
+    read = 0
+    others = iter(()) if companion is None else _one_by_one(line_windows(companion, size))
+    for lines in line_windows(source, size):
+        read += len(lines)
+        companions = None
+        if companion:
+            taken = list(islice(others, len(lines)))
+            if len(taken) < len(lines):
+                count = read - len(lines) + len(taken)
+                raise UserError(f"{companion} has {count} lines and {STANDARD_INPUT} has more; {PARALLEL}")
+            companions = encode_target(taken)
+        yield Window(encode(lines), companions)
+    if companion:
+        _check_counts(source or STANDARD_INPUT, read, companion, read + sum(1 for _ in others))
+
+
+def from_split(split: Split, companion: str | None, score: bool, size: int, encode_target: Encode) -> Iterator[Window]:
+    """Sentences of a split.
+
+    Args:
+        split: The split.
+        companion: A file with a target (prefix) for each sentence, or None.
+        score: Without a file, the split's own targets are the companions.
+        size: Sentences a window.
+        encode_target: Target lines to ids.
+
+    Raises:
+        UserError: as `from_lines`.
+    """
+    if companion:
+        _check_counts(f"split '{split.name}'", len(split), companion, count_lines(companion))
+        others = line_windows(companion, size)
+    for start in range(0, len(split), size):
+        numbers = range(start, min(start + size, len(split)))
+        companions = None
+        if companion:
+            companions = encode_target(next(others))
+        elif score:
+            companions = [split.target(i).tolist() for i in numbers]
+        yield Window([split.source(i).tolist() for i in numbers], companions)
+
+
+def _one_by_one(windows: Iterator[list[str]]) -> Iterator[str]:
+    for window in windows:
+        yield from window
+
+
+def _check_counts(one: str, count: int, other: str, others: int) -> None:
+    if count != others:
+        raise UserError(
+            f"{one} has {count} lines and {other} has {others}; line N of one belongs to line N of the other"
+        )

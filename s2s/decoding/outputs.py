@@ -1,0 +1,91 @@
+"""Hypotheses as lines: plain text, tab-separated with scores, or JSON; to standard output, or to a file at once."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from s2s.decoding.hypothesis import Hypothesis
+from s2s.errors import UserError
+
+# index: number of the sentence in the input, from 0; a list of the sentence's hypotheses; returns whole lines
+Format = Callable[[int, list[Hypothesis]], str]
+
+LINE_BREAKS = str.maketrans("\r\n", "  ")
+BREAKS = str.maketrans("\t\r\n", "   ")
+
+
+def formatter(name: str, detokenize: Callable[[list[int]], str], symbols: list[str], score: bool = False) -> Format:
+    """How the hypotheses of a sentence are printed.
+
+    Args:
+        name: `text`: the best one, a line (its score, where given targets are scored); `tsv`: a line for each, with
+            the columns index, score, text; `json`: an object a line for each, with tokens (EOS among them) and their
+            log-probabilities. A line break in a hypothesis, and a tab in `tsv`, becomes a space.
+        detokenize: Ids to text.
+        symbols: The target vocabulary.
+        score: Given targets are scored.
+    """
+
+    def text(index: int, hypotheses: list[Hypothesis]) -> str:
+        best = hypotheses[0]
+        return f"{best.score:.6f}\n" if score else f"{detokenize(best.ids).translate(LINE_BREAKS)}\n"
+
+    def tsv(index: int, hypotheses: list[Hypothesis]) -> str:
+        return "".join(f"{index}\t{h.score:.6f}\t{detokenize(h.ids).translate(BREAKS)}\n" for h in hypotheses)
+
+    def as_json(index: int, hypotheses: list[Hypothesis]) -> str:
+        lines = []
+        for rank, hypothesis in enumerate(hypotheses):
+            tokens = [symbols[i] for i in hypothesis.ids]
+            content = {
+                "index": index,
+                "rank": rank,
+                "hypothesis": detokenize(hypothesis.ids),
+                "score": hypothesis.score,
+                "log_probability": hypothesis.log_probability,
+                # The hypothesis of an empty source was not asked of any model, not even its EOS.
+                "tokens": [*tokens, "</s>"] if hypothesis.token_log_probabilities else tokens,
+                "token_log_probabilities": hypothesis.token_log_probabilities,
+                "truncated": hypothesis.truncated,
+            }
+            lines.append(json.dumps(content, ensure_ascii=False) + "\n")
+        return "".join(lines)
+
+    return {"text": text, "tsv": tsv, "json": as_json}[name]
+
+
+@contextmanager
+def opened(path: str | None) -> Iterator[BinaryIO]:
+    """A file that appears, or replaces the one that is there, only when it is complete; None is standard output.
+
+    What is no ordinary file (a pipe, /dev/null) is written to as it is.
+
+    Raises:
+        UserError: the path is a folder.
+        OSError: it cannot be written; nothing is left behind then.
+    """
+    if path is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise UserError(f"output={path}: is a folder; a file name is needed")
+    if target.exists() and not target.is_file():
+        with target.open("wb") as file:
+            yield file
+        return
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,180 @@
+"""s2s-generate: a checkpoint and sentences in, hypotheses out, in the order of the input."""
+
+import dataclasses
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from s2s.config import command
+from s2s.config.schema import option
+from s2s.decoding.config import DecodeConfig
+from s2s.errors import UserError
+
+ABOUT = """Translate (or score given targets) with one model or an ensemble.
+From a store: s2s-generate checkpoint=RUN store=STORE split=test output=hyp.en
+From a file:  s2s-generate checkpoint=RUN input=test.de output=hyp.en
+In a pipe:    cat test.de | s2s-generate checkpoint=RUN > hyp.en"""
+
+
+@dataclasses.dataclass
+class GenerateCommand:
+    """Schema of s2s-generate."""
+
+    checkpoint: list[str] = option(
+        [], "a run (its best checkpoint, else its last), a checkpoint's folder, or a list of them for an ensemble"
+    )
+    input: str | None = option(None, "file of source lines, plain, .gz, .xz or .zst; null: standard input, or store")
+    store: str | None = option(None, "store whose split is decoded")
+    split: str = option("test", "split of the store")
+    output: str | None = option(None, "file to write, replaced when complete; null: standard output")
+    format: str = option(
+        "text",
+        "text: a line for each input line; tsv: index (from 0), score, text; json: tokens and log-probabilities too",
+        ("text", "tsv", "json"),
+    )
+    mode: str = option("translate", "translate, or score given targets by teacher forcing", ("translate", "score"))
+    target: str | None = option(None, "mode=score: file of targets; null: those of the store's split")
+    prefix: str | None = option(None, "file of target prefixes, a line each, that the hypotheses must start with")
+    device: str = option("auto", "auto: a GPU where there is one", ("auto", "cpu", "cuda"))
+    seed: int = option(1, "of sampling", at_least=0)
+    decode: DecodeConfig = option(DecodeConfig, "search")
+
+
+def _generate(config: GenerateCommand) -> None:
+    _check(config)
+    from s2s.decoding.generator import Generator
+    from s2s.decoding.outputs import formatter, opened
+
+    models, task = _load(config)
+    windows, total = _windows(config, task)
+    generator = Generator(models, config.decode, task.collate_sources, config.seed)
+    score = config.mode == "score"
+    write = formatter(config.format, task.detokenize, task.target_tokenizer.vocabulary.symbols, score)
+    with _Progress(total) as progress, opened(config.output) as output:
+        first = 0
+        for window in windows:
+            if score:
+                results = ([h] for h in generator.score(window.sources, window.companions, progress.advance))
+            else:
+                results = generator.generate(window.sources, window.companions, progress.advance, first)
+            for index, hypotheses in enumerate(results, first):
+                progress.count(hypotheses[0])
+                output.write(write(index, hypotheses).encode())
+            output.flush()
+            first += len(window.sources)
+    progress.report()
+
+
+def _check(config: GenerateCommand) -> None:
+    """What concerns several keys. Raises UserError."""
+    if not config.checkpoint:
+        raise UserError("checkpoint= is missing; s2s-generate checkpoint=RUN, with store=, input= or standard input")
+    if config.input and config.store:
+        raise UserError("input= and store=: one of them says what to decode")
+    if config.mode == "score":
+        if config.prefix:
+            raise UserError("prefix= is for mode=translate; a given target has its own beginning")
+        if not config.target and not config.store:
+            raise UserError("mode=score needs target=FILE (or store=, whose own target side is scored then)")
+    elif config.target:
+        raise UserError("target= is for mode=score; with mode=translate, prefix= gives the beginnings of hypotheses")
+    elif config.decode.n_best > 1 and config.format == "text":
+        raise UserError(f"decode.n_best={config.decode.n_best} needs format=tsv or format=json: "
+                        "in format=text each output line belongs to one input line")  # fmt: skip
+    for key in ("input", "prefix", "target"):
+        path = getattr(config, key)
+        if path and not os.path.exists(path):
+            raise UserError(f"{key}={path}: no such file")
+        if path and config.output and os.path.isfile(config.output) and os.path.samefile(path, config.output):
+            raise UserError(f"output={config.output}: is also {key}, and would be overwritten")
+    config.decode.check()
+
+
+def _load(config: GenerateCommand) -> tuple[list, Any]:
+    """Models on their device, and the task. Raises UserError for checkpoints that do not fit each other."""
+    from s2s.training.checkpoint import load_model
+    from s2s.training.run import choose_device
+
+    device = choose_device(config.device)
+    loaded = [load_model(path, device) for path in config.checkpoint]
+    task = loaded[0][1]
+    for path, (_, other, _) in zip(config.checkpoint, loaded, strict=True):
+        for side in ("source", "target"):
+            mine, its = (getattr(t, f"{side}_tokenizer").vocabulary for t in (task, other))
+            if mine.digest != its.digest:
+                raise UserError(f"checkpoint={path}: its {side} vocabulary of {len(its)} symbols is not that of "
+                                f"{config.checkpoint[0]}, of {len(mine)}; an ensemble needs the same")  # fmt: skip
+    return [model for model, _, _ in loaded], task
+
+
+def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
+    """Windows of sentences, and how many sentences there are, if that is known."""
+    from s2s.decoding.inputs import count_lines, from_lines, from_split
+
+    companion, size = config.prefix or config.target, config.decode.buffer
+    if config.store:
+        from s2s.data.store import Store
+
+        store = Store(config.store)
+        if difference := task.fits(store):
+            raise UserError(f"checkpoint={config.checkpoint[0]} does not fit store={config.store}: {difference}")
+        split = store.split(config.split)
+        return from_split(split, companion, config.mode == "score", size, task.encode_target), len(split)
+    if config.input is None and sys.stdin.isatty():
+        print("reading lines from the terminal; Ctrl-D ends", file=sys.stderr)
+        size = 1
+    total = count_lines(config.input) if config.input and sys.stderr.isatty() else None
+    return from_lines(config.input, companion, size, task.encode, task.encode_target), total
+
+
+class _Progress:
+    """A bar on a terminal, and the final line.
+
+    Args:
+        total: Sentences, if known.
+    """
+
+    def __init__(self, total: int | None):
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=total, unit=" sentences", dynamic_ncols=True, disable=not sys.stderr.isatty())
+        self.sentences = self.tokens = self.truncated = 0
+        self.start = time.perf_counter()
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+    def advance(self, sentences: int) -> None:
+        """So many more sentences are decoded."""
+        self.bar.update(sentences)
+
+    def count(self, best) -> None:
+        """Count the best hypothesis of a sentence."""
+        self.sentences += 1
+        self.tokens += len(best.ids)
+        self.truncated += best.truncated
+
+    def report(self) -> None:
+        """The final line."""
+        seconds = time.perf_counter() - self.start
+        rate = self.sentences / seconds
+        line = f"{self.sentences:,} sentences, {self.tokens:,} tokens, {seconds:.1f} s, {rate:,.1f} sentences/s"
+        if self.truncated:
+            line += f"; {self.truncated:,} ended by the maximum length (decode.max_length_a, decode.max_length_b)"
+        print(line, file=sys.stderr)
+
+
+def main() -> None:
+    # A polite kill cleans up like an interrupt.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    command.run("s2s-generate", GenerateCommand, _generate, ABOUT)
+
+
+if __name__ == "__main__":
+    main()

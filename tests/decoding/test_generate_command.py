@@ -1,0 +1,252 @@
+"""s2s-generate by its command line: inputs, outputs, formats, and one clear line for each mistake."""
+
+import gzip
+import io
+import json
+import re
+import shutil
+import sys
+
+import pytest
+
+from tests.conftest import _call, write_corpus
+
+SMALL = ["model=transformer_tiny", "model.encoder.layers=1", "model.decoder.layers=1", "model.encoder.width=32",
+         "model.decoder.width=32", "model.encoder.ffn_width=64", "model.decoder.ffn_width=64", "device=cpu",
+         "train.samples=0", "train.max_updates=60", "data.batch_tokens=400", "optim.lr=3e-3",
+         "optim.warmup_updates=10"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(store, tmp_path_factory):
+    """Two barely trained runs on the store."""
+    folders = []
+    for seed in (1, 2):
+        folders.append(tmp_path_factory.mktemp("runs") / f"run{seed}")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            assert (
+                _call(monkeypatch, "s2s_cli.train", f"store={store}", f"run={folders[-1]}", f"seed={seed}", *SMALL) == 0
+            )
+    return folders
+
+
+@pytest.fixture
+def generate(s2s, capsys, monkeypatch):
+    """generate(words, stdin=bytes) -> exit code, standard output, standard error."""
+
+    def call(*words, stdin: bytes = b""):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = s2s("generate", *words, "device=cpu")
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def lines(store):
+    return (store.parent / "test.src").read_text().splitlines()
+
+
+def test_store_file_and_pipe_give_the_same_lines_in_order(generate, runs, store, lines, tmp_path):
+    output, packed = tmp_path / "hyp", tmp_path / "test.src.gz"
+    packed.write_bytes(gzip.compress((store.parent / "test.src").read_bytes()))
+    code, printed, error = generate(f"checkpoint={runs[0]}", f"store={store}", "split=test", f"output={output}")
+    assert (code, printed) == (0, "")
+    assert re.fullmatch(r"10 sentences, \d+ tokens, [\d.]+ s, [\d.,]+ sentences/s(; .*)?\n", error)
+    text = output.read_text()
+    assert text.count("\n") == 10
+    assert generate(f"checkpoint={runs[0]}", f"input={packed}")[:2] == (0, text)
+    stdin = (store.parent / "test.src").read_bytes()
+    for buffer in (1, 3, 4096):
+        assert generate(f"checkpoint={runs[0]}", f"decode.buffer={buffer}", stdin=stdin)[:2] == (0, text)
+
+
+def test_empty_lines_stay_empty_and_a_last_line_needs_no_line_feed(generate, runs):
+    code, printed, _ = generate(f"checkpoint={runs[0]}", stdin=b"\na b c\n\n   \r\nd e")
+    rows = printed.split("\n")
+    assert code == 0
+    assert [bool(row) for row in rows] == [False, True, False, False, True, False]
+    assert generate(f"checkpoint={runs[0]}", stdin=b"")[:2] == (0, "")
+
+
+def test_formats_agree_and_json_holds_tokens_with_log_probabilities(generate, runs, lines):
+    stdin = "\n".join([*lines, ""]).encode()
+    common = f"checkpoint={runs[0]}", "decode.n_best=3"
+    plain = generate(common[0], stdin=stdin)[1].splitlines()
+    tsv = [row.split("\t") for row in generate(*common, "format=tsv", stdin=stdin)[1].splitlines()]
+    objects = [json.loads(row) for row in generate(*common, "format=json", stdin=stdin)[1].splitlines()]
+    assert len(tsv) == len(objects) == 30
+    assert [row[2] for row in tsv[::3]] == plain
+    assert [(int(row[0]), row[2]) for row in tsv] == [(o["index"], o["hypothesis"]) for o in objects]
+    for row, o in zip(tsv, objects, strict=True):
+        assert float(row[1]) == pytest.approx(o["score"], abs=1e-6)
+        assert o["tokens"] == [*o["hypothesis"].split(), "</s>"]
+        assert sum(o["token_log_probabilities"]) == pytest.approx(o["log_probability"])
+        assert o["score"] == pytest.approx(o["log_probability"] / len(o["tokens"]), rel=1e-5)
+    assert [o["rank"] for o in objects] == [0, 1, 2] * 10
+
+
+def test_scoring_the_output_gives_the_scores_of_the_search(generate, runs, store, tmp_path):
+    output = tmp_path / "hyp.tsv"
+    common = f"checkpoint=[{runs[0]},{runs[1]}]", f"store={store}"
+    assert generate(*common, "format=tsv", f"output={output}")[0] == 0
+    _, scores, texts = zip(*(row.split("\t") for row in output.read_text().splitlines()), strict=True)
+    target = tmp_path / "hyp"
+    target.write_text("".join(f"{text}\n" for text in texts))
+    for source in (f"store={store}", f"input={store.parent}/test.src"):
+        code, printed, _ = generate(common[0], source, "mode=score", f"target={target}")
+        assert code == 0
+        assert list(map(float, printed.splitlines())) == pytest.approx(list(map(float, scores)), abs=1e-5)
+    # Without a file the store's own targets are scored.
+    printed = generate(*common, "mode=score", "format=json")[1]
+    own = [" ".join(json.loads(row)["tokens"][:-1]) for row in printed.splitlines()]
+    assert own == (store.parent / "test.tgt").read_text().splitlines()
+
+
+def test_hypotheses_start_with_their_prefixes(generate, runs, store, lines, tmp_path):
+    prefix = tmp_path / "prefix"
+    prefix.write_text("".join(["a b\n", "\n", "j\n"] + ["c d e\n"] * 7))
+    for source, stdin in ((f"store={store}", b""), (f"input={store.parent}/test.src", b""),
+                          ("decode.buffer=3", "\n".join([*lines, ""]).encode())):  # fmt: skip
+        code, printed, _ = generate(f"checkpoint={runs[0]}", source, f"prefix={prefix}", stdin=stdin)
+        assert code == 0
+        for line, start in zip(printed.splitlines(), prefix.read_text().splitlines(), strict=True):
+            assert f"{line} ".startswith(start)
+
+
+def test_an_ensemble_is_not_its_first_model(generate, runs, lines):
+    stdin = "\n".join([*lines, ""]).encode()
+    words = "format=tsv", "decode.beam_size=2"
+    one, two, both, same = (
+        generate(f"checkpoint={names}", *words, stdin=stdin)[1]
+        for names in (runs[0], runs[1], f"[{runs[0]},{runs[1]}]", f"[{runs[0]},{runs[0]}]")
+    )
+    assert len({one, two, both}) == 3
+    assert [row.split("\t")[2] for row in same.splitlines()] == [row.split("\t")[2] for row in one.splitlines()]
+
+
+def test_samples_depend_on_the_seed_and_not_on_the_buffer(generate, runs, lines):
+    stdin = "\n".join([*lines, ""]).encode()
+    words = f"checkpoint={runs[0]}", "decode.search=sample", "decode.n_best=2", "format=tsv"
+    first = generate(*words, stdin=stdin)[1]
+    texts = [row.split("\t")[2] for row in first.splitlines()]
+    again = generate(*words, "decode.buffer=3", stdin=stdin)[1]
+    assert [row.split("\t")[2] for row in again.splitlines()] == texts
+    other = generate(*words, "seed=2", stdin=stdin)[1]
+    assert [row.split("\t")[2] for row in other.splitlines()] != texts
+
+
+def test_the_end_by_the_maximum_length_is_reported(generate, runs):
+    words = f"checkpoint={runs[0]}", "decode.max_length_a=0", "decode.max_length_b=1"
+    assert "; 2 ended by the maximum length" in generate(*words, stdin=b"a b c d\ne f g h\n")[2]
+
+
+def test_a_line_break_in_a_hypothesis_does_not_break_the_lines():
+    from s2s.decoding.hypothesis import Hypothesis
+    from s2s.decoding.outputs import formatter
+
+    hypotheses = [Hypothesis([4, 5], -1.0, -3.0, [-1.0, -1.0, -1.0])]
+    for name, expected in (("text", "a b c\td\n"), ("tsv", "7\t-1.000000\ta b c d\n")):
+        assert formatter(name, lambda ids: "a\nb\rc\td", list("abcdef"))(7, hypotheses) == expected
+
+
+def fails(result, *parts):
+    """Exit code 2, nothing on standard output, one line that says what was wrong."""
+    code, printed, error = result
+    assert (code, printed) == (2, "")
+    assert error.startswith("s2s-generate: error: ")
+    assert error.count("\n") == 1
+    for part in parts:
+        assert str(part) in error
+
+
+def test_mistakes_in_the_words(generate, runs, store, tmp_path):
+    checkpoint = f"checkpoint={runs[0]}"
+    fails(generate(), "checkpoint= is missing")
+    fails(generate(checkpoint, "decode.n_best=2"), "decode.n_best=2", "format=tsv or format=json")
+    fails(generate(checkpoint, "decode.n_best=9", "format=tsv"), "at most decode.beam_size=5")
+    fails(generate(checkpoint, "decode.beam=2"), "did you mean 'decode.beam_size'?")
+    fails(generate(checkpoint, f"store={store}", "input=x"), "input= and store=")
+    fails(generate(checkpoint, "input=absent"), "input=absent: no such file")
+    fails(generate(checkpoint, "mode=score"), "mode=score needs target=FILE")
+    fails(generate(checkpoint, f"target={runs[0]}"), "target= is for mode=score")
+    fails(generate(checkpoint, "mode=score", f"store={store}", "prefix=x"), "prefix= is for mode=translate")
+    fails(generate(checkpoint, f"store={store}", "split=test7"), "no split 'test7'", "train, valid, test")
+    fails(generate(checkpoint, f"store={store}", f"output={tmp_path}"), f"output={tmp_path}: is a folder")
+    fails(generate(checkpoint, f"input={tmp_path}"), "is a folder")
+    fails(generate(checkpoint, f"store={tmp_path}"), "not a store")
+
+
+def test_an_input_is_never_overwritten(generate, runs, tmp_path):
+    text = tmp_path / "text"
+    text.write_text("a b\n")
+    fails(generate(f"checkpoint={runs[0]}", f"input={text}", f"output={text}"), "is also input")
+    assert text.read_text() == "a b\n"
+
+
+def test_invalid_utf8_is_named_with_its_line_and_leaves_no_output(generate, runs, tmp_path):
+    text, output = tmp_path / "text", tmp_path / "hyp"
+    text.write_bytes(b"a b\nc\nd \xff e\nf\n")
+    for buffer in (1, 100):
+        words = f"checkpoint={runs[0]}", f"decode.buffer={buffer}"
+        fails(generate(*words, f"input={text}", f"output={output}"), f"{text}:3", "0xff")
+        fails(generate(*words, f"output={output}", stdin=text.read_bytes()), "standard input:3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text"]
+
+
+def test_an_output_file_is_replaced_only_when_complete(generate, runs, tmp_path):
+    text, output = tmp_path / "text", tmp_path / "hyp"
+    output.write_text("old\n")
+    text.write_bytes(b"a b\n\xff\n")
+    fails(generate(f"checkpoint={runs[0]}", f"input={text}", f"output={output}"))
+    assert output.read_text() == "old\n"
+    text.write_bytes(b"\n")
+    assert generate(f"checkpoint={runs[0]}", f"input={text}", f"output={output}")[0] == 0
+    assert output.read_text() == "\n"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("count", "named"), [(9, "has 9"), (11, "has 11")])
+@pytest.mark.parametrize("role", ["prefix", "target"])
+def test_a_prefix_or_target_file_of_another_line_count(generate, runs, store, lines, tmp_path, role, count, named):
+    companion = tmp_path / "companion"
+    companion.write_text("a\n" * count)
+    words = [f"checkpoint={runs[0]}", f"{role}={companion}"] + ["mode=score"] * (role == "target")
+    fails(generate(*words, f"store={store}"), "split 'test' has 10 lines", named)
+    fails(generate(*words, f"input={store.parent}/test.src"), "test.src has 10 lines", named)
+    output = tmp_path / "hyp"  # of a pipe the count is known only at its end
+    stdin = "\n".join([*lines, ""]).encode()
+    fails(generate(*words, f"output={output}", "decode.buffer=4", stdin=stdin), "standard input has", companion)
+    assert not output.exists()
+
+
+def test_a_checkpoint_that_does_not_fit_the_store_or_its_companions(generate, runs, s2s, store, tmp_path):
+    write_corpus(tmp_path, {"train": 50, "valid": 5, "test": 5})
+    for side in ("src", "tgt"):
+        path = tmp_path / f"train.{side}"
+        path.write_text(path.read_text().replace("a", "z y"))
+    other = tmp_path / "store"
+    assert s2s("preprocess", "source=src", "target=tgt", f"train={tmp_path}/train", f"valid={tmp_path}/valid",
+               f"test={tmp_path}/test", "tokenizer=words", f"store={other}", "workers=1") == 0  # fmt: skip
+    run = tmp_path / "run"
+    assert s2s("train", f"store={other}", f"run={run}", *SMALL, "train.max_updates=2") == 0
+    generate("checkpoint=x")  # what the two commands printed is read away
+    fails(
+        generate(f"checkpoint={runs[0]}", f"store={other}"),
+        "does not fit store=",
+        "vocabulary of 14 symbols against 15",
+    )
+    fails(
+        generate(f"checkpoint=[{runs[0]},{run}]", f"store={store}"), f"checkpoint={run}", "an ensemble needs the same"
+    )
+
+
+def test_a_checkpoint_that_is_missing_or_damaged(generate, runs, tmp_path):
+    fails(generate("checkpoint=nowhere"), "checkpoint=nowhere: no such folder")
+    fails(generate(f"checkpoint={tmp_path}"), "neither a checkpoint nor a run")
+    copy = tmp_path / "copy"
+    shutil.copytree(runs[0] / "last", copy)
+    assert generate(f"checkpoint={copy}", stdin=b"a b\n")[0] == 0  # complete in itself
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    fails(generate(f"checkpoint={copy}", stdin=b"a b\n"), weights, "damaged")
