@@ -20,7 +20,7 @@ def test_reversing_is_learned_to_the_last_token_through_all_four_commands(tmp_pa
     assert s2s("score", f"hypothesis={output}", f"reference={tmp_path}/test.tgt", "metrics=[exact_match,wer]",
                "format=json") == 0  # fmt: skip
     scores = json.loads(capsys.readouterr().out)
-    assert [score["value"] for score in scores["scores"]] == [100.0, 0.0]
+    assert {name: score["value"] for name, score in scores.items()} == {"exact_match": 100.0, "wer": 0.0}
     # Without the store, and from a file, the lines are the same.
     again = tmp_path / "again.tgt"
     assert s2s("generate", f"checkpoint={run}", f"input={tmp_path}/test.src", f"output={again}", "device=cpu") == 0
