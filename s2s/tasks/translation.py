@@ -82,11 +82,11 @@ class TranslationTask:
 
     def encode(self, lines: list[str]) -> list[list[int]]:
         """Source ids of raw lines, no EOS."""
-        return [self.source_tokenizer.encode(line) for line in lines]
+        return [ids.tolist() for ids in self.source_tokenizer.encode_lines(lines)]
 
     def encode_target(self, lines: list[str]) -> list[list[int]]:
         """Target ids of raw lines, no BOS, no EOS."""
-        return [self.target_tokenizer.encode(line) for line in lines]
+        return [ids.tolist() for ids in self.target_tokenizer.encode_lines(lines)]
 
     def detokenize(self, ids: list[int]) -> str:
         """Target ids as text."""

@@ -1,0 +1,55 @@
+"""The README's commands run as they stand, on a made-up corpus and with a model small enough for a test."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import write_corpus
+
+README = Path(__file__).parents[1] / "README.md"
+
+# What makes a command fit for a test; the words of the README stay as they are but for these sizes.
+SMALLER = {
+    "tokenizer.vocab_size=8000": "tokenizer.vocab_size=24",
+    "train.max_updates=4000": "train.max_updates=6 train.valid_updates=3 data.batch_tokens=300 model.encoder.layers=1 "
+    "model.decoder.layers=1 model.encoder.width=16 model.decoder.width=16",
+}
+
+
+def commands() -> list[str]:
+    """The commands of the README's sh blocks, lines that are continued joined."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def test_every_command_of_the_readme_works(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    write_corpus(tmp_path / "corpus", {"train": 200, "val": 10, "test2016": 12})
+    for path in list((tmp_path / "corpus").iterdir()):
+        path.rename(path.with_suffix({".src": ".de", ".tgt": ".en"}[path.suffix]))
+    # The installed commands of this interpreter come first.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    seen = set()
+    for line in commands():
+        for large, small in SMALLER.items():
+            line = line.replace(large, small)
+        done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], cwd=tmp_path, capture_output=True, text=True,
+                              env={**os.environ, "PATH": path}, timeout=120)  # fmt: skip
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        seen |= set(re.findall(r"s2s-\w+", line))
+    assert seen >= {"s2s-preprocess", "s2s-train", "s2s-generate", "s2s-score", "s2s-average"}
+    for name in ("hyp.en", "output.en", "ensemble.en", "sample.en", "scores.txt"):
+        assert len((tmp_path / name).read_text().splitlines()) == 12, name
+
+
+def test_presets_and_keys_named_in_the_readme_exist():
+    from s2s.config import compose, schema
+    from s2s_cli.train import TrainCommand
+
+    words = [("model", "transformer_tiny")]
+    known = {leaf.key for leaf in schema.leaves(compose.compose(TrainCommand, words))}
+    named = set(re.findall(r"`((?:train|data|optim|model)\.[a-z_.]+)[`=]", README.read_text(encoding="utf-8")))
+    assert len(named) > 8
+    assert named - {"model.my_option"} <= known
