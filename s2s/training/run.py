@@ -1,6 +1,7 @@
 """A run from its config: the folder, what will be done, training, and the last words."""
 
 import fcntl
+import json
 import shlex
 import shutil
 import signal
@@ -22,6 +23,7 @@ from s2s.training.log import RunLog
 from s2s.training.trainer import Trainer
 from s2s.training.validation import Validator
 
+MARK = "run.json"  # the file that a run's folder is known by
 # A resumed run may change anything but what its weights, its data position or its random numbers depend on.
 FIXED = ("task", "model", "criterion", "seed", "data")
 
@@ -58,7 +60,7 @@ def train(config) -> None:
                                   config.data.batch_tokens, options.samples)  # fmt: skip
         elif config.train.valid_metrics != ["loss"] or config.train.patience:
             raise UserError(f"{config.store}: no valid split for train.valid_metrics or train.patience")
-        trainer = Trainer(config, task, model, criterion, iterator, validator, _saved_config(config, store))
+        trainer = Trainer(config, task, model, criterion, iterator, validator, _origin(store))
         if resumed:
             trainer.resume(resumed)
         log = RunLog(run, config.train.max_updates, trainer.progress.update)
@@ -83,8 +85,9 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _saved_config(config, store: Store) -> str:
-    return compose.to_yaml(config) + OmegaConf.to_yaml({"store_digest": store.digest, "s2s_version": __version__})
+def _origin(store: Store) -> dict[str, str]:
+    """What made a run, beside its config."""
+    return {"store_digest": store.digest, "s2s": __version__, "torch": torch.__version__}
 
 
 def _open_folder(run: Path, config, store: Store) -> Path | None:
@@ -93,29 +96,36 @@ def _open_folder(run: Path, config, store: Store) -> Path | None:
     Raises:
         UserError: the folder holds something else, or a run with other data or another model.
     """
-    saved = run / "config.yaml"
     if run.exists() and not run.is_dir():
         raise UserError(f"run={run}: is a file")
     if run.exists() and any(run.iterdir()):
-        if not saved.is_file():
+        if not (run / MARK).is_file():
             raise UserError(f"run={run}: the folder holds something that is not a run; choose another one")
         if config.overwrite:
             with _lock(run):
                 pass  # not under the feet of a living run
             shutil.rmtree(run)
         else:
-            return _resume_from(run, saved, config, store)
+            return _resume_from(run, config, store)
     run.mkdir(parents=True, exist_ok=True)
-    saved.write_text(_saved_config(config, store), encoding="utf-8")
+    _write_origin(run, config, store)
     return None
 
 
-def _resume_from(run: Path, saved: Path, config, store: Store) -> Path | None:
+def _write_origin(run: Path, config, store: Store) -> None:
+    """RUN/config.yaml and RUN/run.json; the latter, written last, marks the folder as a run."""
+    for name, text in (("config.yaml", compose.to_yaml(config)), (MARK, json.dumps(_origin(store), indent=1))):
+        fresh = run / f".{name}"
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(run / name)
+
+
+def _resume_from(run: Path, config, store: Store) -> Path | None:
     def report(text: str) -> None:
         print(text, file=sys.stderr)
 
-    before = OmegaConf.to_container(OmegaConf.load(saved))
-    if before.pop("store_digest") != store.digest:
+    before = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    if json.loads((run / MARK).read_text(encoding="utf-8"))["store_digest"] != store.digest:
         raise UserError(f"run={run}: was trained on other data than store={config.store}; choose another run folder")
     now, then = (_flat(c) for c in (OmegaConf.to_container(OmegaConf.create(compose.to_yaml(config))), before))
     changed = {key: (then.get(key), value) for key, value in now.items() if then.get(key) != value}
@@ -131,7 +141,7 @@ def _resume_from(run: Path, saved: Path, config, store: Store) -> Path | None:
     folder = checkpoint.newest_whole(run, report)
     if folder is None and checkpoint.steps(run):
         raise UserError(f"run={run}: every checkpoint in it is damaged; overwrite=true starts over")
-    saved.write_text(_saved_config(config, store), encoding="utf-8")
+    _write_origin(run, config, store)
     return folder
 
 

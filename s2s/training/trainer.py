@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from s2s import registry
+from s2s import registry, scoring
+from s2s.config.compose import to_yaml
 from s2s.config.schema import option
 from s2s.data.batch import Batch
 from s2s.data.iterator import BatchIterator
@@ -26,7 +27,7 @@ from s2s.training.interrupt import Interrupt
 from s2s.training.log import RunLog
 from s2s.training.validation import Validation, Validator, higher_is_better
 
-METRICS = ("loss", "bleu", "chrf", "chrf++", "ter", "wer", "cer", "per", "exact_match", "token_accuracy")
+METRICS = ("loss", *scoring.METRICS)
 GIVE_UP_AFTER = 10  # updates in a row with a non-finite gradient
 
 
@@ -102,13 +103,13 @@ class Trainer:
         criterion: Called as criterion(model, batch) -> Loss.
         iterator: The training batches.
         validator: Validates, or None without a valid split.
-        saved_config: The resolved config as YAML, saved with each checkpoint.
+        origin: What made the run (data hash, versions), saved with each checkpoint.
     """
 
     def __init__(self, config, task, model, criterion, iterator: BatchIterator, validator: Validator | None,
-                 saved_config: str):  # fmt: skip
+                 origin: dict[str, str]):  # fmt: skip
         self.config, self.task, self.model, self.criterion = config, task, model, criterion
-        self.iterator, self.validator, self.saved_config = iterator, validator, saved_config
+        self.iterator, self.validator, self.origin = iterator, validator, origin
         self.run, self.options = Path(config.run), config.train
         self.device = next(model.parameters()).device
         bf16 = self.options.precision == "bf16" or (self.options.precision == "auto" and self.device.type == "cuda")
@@ -131,12 +132,13 @@ class Trainer:
         if self.ema:
             training |= {f"raw.{name}": p for name, p in weights.items()}
             weights = self.ema.average
-        state = {"progress": dataclasses.asdict(self.progress), "iterator": self.iterator.state_dict()}
+        progress, position = dataclasses.asdict(self.progress), self.iterator.state_dict()
+        state = {"progress": progress, "iterator": position, "origin": self.origin}
         folder = self.run / "checkpoints" / f"step_{self.progress.update:08d}"
         checkpoint.write(
             folder,
             {"model.safetensors": weights, "training.safetensors": training},
-            {"state.json": json.dumps(state, indent=1), "config.yaml": self.saved_config},
+            {"state.json": json.dumps(state, indent=1), "config.yaml": to_yaml(self.config)},
             self.task,
         )
         checkpoint.link(self.run, "last", folder)

@@ -87,6 +87,7 @@ def test_the_folder_of_another_run_is_never_taken(store, trained, tmp_path, s2s,
     assert "seed is 1 there and 2 here" in one_error_line(capsys)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious/thesis.txt").write_text("ten years of work")
+    (tmp_path / "precious/config.yaml").write_text("of: another program")
     for overwrite in ("false", "true"):
         assert s2s("train", *words(store, tmp_path / "precious", f"overwrite={overwrite}")) == 2
         assert "holds something that is not a run" in one_error_line(capsys)
@@ -213,3 +214,26 @@ def test_missing_words_and_splits_are_named(store, tmp_path, s2s, capsys):
     assert s2s("train", *words(tmp_path / "nothing", tmp_path / "run")) == 2
     assert "no such store" in one_error_line(capsys)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_run_says_what_made_it_and_its_config_makes_it_again(store, trained, tmp_path, s2s):
+    from s2s.data.store import Store
+
+    origin = json.loads((trained / "run.json").read_text())
+    assert origin["store_digest"] == Store(store).digest
+    assert set(origin) == {"store_digest", "s2s", "torch"}
+    again = tmp_path / "again"
+    assert s2s("train", "--config", trained / "config.yaml", f"run={again}") == 0
+    first, second = (load_file(run / "last/model.safetensors") for run in (trained, again))
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+def test_a_multirun_trains_each_value_in_a_folder_of_its_own(store, tmp_path, spawn):
+    run = tmp_path / "sweep"
+    process = spawn("train", "--multirun", *words(store, run, "train.max_updates=2", "seed=3,4"), cwd=tmp_path)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    for job, seed in ((0, 3), (1, 4)):
+        assert f"seed: {seed}\n" in (run / str(job) / "config.yaml").read_text()
+        assert (run / str(job) / "last/model.safetensors").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
