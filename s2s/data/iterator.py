@@ -30,10 +30,12 @@ class BatchIterator:
         budget: Tokens a batch (padded length of the longer side).
         seed: Of the order.
         workers: Threads that put batches together ahead of time; 0: none, on demand. The batches are the same.
+        pin_memory: Put them into page-locked memory, from which copies to a GPU are asynchronous.
     """
 
-    def __init__(self, dataset: Dataset, budget: int, seed: int, workers: int = 1):
+    def __init__(self, dataset: Dataset, budget: int, seed: int, workers: int = 1, pin_memory: bool = False):
         self.dataset, self.budget, self.seed, self.workers = dataset, budget, seed, workers
+        self.pin_memory = pin_memory
         self.epoch, self.position = 1, 0
         self._plan: tuple[int, Plan] | None = None
 
@@ -57,10 +59,14 @@ class BatchIterator:
         """The batches from the position to the end of the epoch; the position moves with each batch handed out, and
         at the end it is the start of the next epoch."""
         batches = self.plan.batches
-        for batch in prefetch(self.dataset.collate, batches[self.position :], self.workers):
+        for batch in prefetch(self._collate, batches[self.position :], self.workers):
             self.position += 1
             yield batch
         self.epoch, self.position = self.epoch + 1, 0
+
+    def _collate(self, examples: np.ndarray) -> Batch:
+        batch = self.dataset.collate(examples)
+        return batch.pin_memory() if self.pin_memory else batch
 
 
 def prefetch(collate: Callable[[np.ndarray], Batch], batches: list[np.ndarray], workers: int) -> Iterator[Batch]:

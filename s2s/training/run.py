@@ -52,7 +52,8 @@ def train(config) -> None:
         criterion = task.criterion(config.criterion)
         dataset = task.dataset(store.split("train"))
         _check_lengths(config, store, dataset)
-        iterator = BatchIterator(dataset, config.data.batch_tokens, config.seed, config.workers)
+        pin = device.type == "cuda"
+        iterator = BatchIterator(dataset, config.data.batch_tokens, config.seed, config.workers, pin)
         validator = None
         if "valid" in store.splits:
             options = config.train
