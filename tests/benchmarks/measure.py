@@ -1,0 +1,96 @@
+"""Speeds of two ways of doing the same work, taken in turn, and the rows that a benchmark reports."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+
+Work = Callable[[int], int]  # does the work of a round and returns how much it was, in the unit of the figure
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of a report.
+
+    Attributes:
+        case: What was measured under which settings.
+        figure: The figure and its unit.
+        ours: Of s2s.
+        reference: Of what it is measured beside; None where there is nothing.
+        ratio: Ours over the reference's, the median over the rounds; None where a ratio says nothing.
+        ratio_range: The lowest and the highest ratio of a round.
+    """
+
+    case: str
+    figure: str
+    ours: float
+    reference: float | None = None
+    ratio: float | None = None
+    ratio_range: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass
+class Paired:
+    """Speeds of both sides in each round, in units of work a second."""
+
+    ours: list[float]
+    reference: list[float]
+
+    def row(self, case: str, figure: str, scale: float = 1.0) -> Row:
+        """The medians; `scale` turns the unit of work into the figure's."""
+        ratios = [a / b for a, b in zip(self.ours, self.reference, strict=True)]
+        ours, reference = (scale * statistics.median(speeds) for speeds in (self.ours, self.reference))
+        return Row(case, figure, ours, reference, statistics.median(ratios), (min(ratios), max(ratios)))
+
+
+def paired(ours: Work, reference: Work, rounds: int, synchronize: Callable[[], None] = lambda: None) -> Paired:
+    """Measure A B A B ..., after an unmeasured round of each, so that what else the machine does hits both alike.
+
+    Args:
+        ours, reference: The work of round 0, 1 ...
+        rounds: How many are measured.
+        synchronize: Waits for the device.
+    """
+
+    def speed(work: Work, number: int) -> float:
+        synchronize()
+        began = time.perf_counter()
+        amount = work(number)
+        synchronize()
+        return amount / (time.perf_counter() - began)
+
+    for work in (ours, reference):
+        speed(work, 0)
+    speeds = [(speed(ours, number), speed(reference, number)) for number in range(rounds)]
+    return Paired(*map(list, zip(*speeds, strict=True)))
+
+
+def table(rows: list[Row]) -> str:
+    """Rows for people."""
+    head = ("case", "figure", "s2s", "reference", "ratio", "range")
+    cells = [head] + [
+        (
+            row.case,
+            row.figure,
+            _number(row.ours),
+            _number(row.reference),
+            "" if row.ratio is None else f"{row.ratio:.2f}",
+            "" if row.ratio_range is None else "{:.2f}-{:.2f}".format(*row.ratio_range),
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
+
+
+def _number(value: float | None) -> str:
+    """Four significant digits are more than a time has."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

@@ -1,0 +1,40 @@
+"""`make bench` runs through, and says what it measured on what; no time is looked at."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+RUN = Path(__file__).with_name("run.py")
+NAMES = ("preprocess", "training", "decoding")
+
+
+def test_quick_benchmarks_write_their_figures(tmp_path):
+    done = subprocess.run(
+        [sys.executable, RUN, "--quick", "--device=cpu", f"--results={tmp_path}"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    reports = {
+        name: json.loads((tmp_path / f"{name}-cpu.json").read_text()) for name in ("preprocess", "training", "decoding")
+    }
+    for name, report in reports.items():
+        assert {"benchmark", "date", "device", "versions", "text", "quick", "reference", "rows"} == set(report)
+        assert {"type", "name", "cores", "threads"} == set(report["device"])
+        assert {"s2s", "python", "torch"} <= set(report["versions"])
+        assert report["benchmark"] == name
+        assert report["text"] == "made-up text"
+        assert f"{name}: " in done.stdout
+        for row in report["rows"]:
+            assert set(row) == {"case", "figure", "ours", "reference", "ratio", "ratio_range"}
+            assert row["figure"] in done.stdout
+    figures = {name: {row["figure"] for row in report["rows"]} for name, report in reports.items()}
+    assert figures["preprocess"] == {"lines/s", "tokens/s"}
+    assert {"target tokens/s", "source padding, %", "target padding, %"} <= figures["training"]
+    assert figures["decoding"] == {"sentences/s", "tokens/s", "same hypotheses, %"}
+
+
+def test_unknown_name_is_refused():
+    done = subprocess.run([sys.executable, RUN, "speling"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "speling" in done.stderr
+    assert "preprocess" in done.stderr
