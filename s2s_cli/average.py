@@ -30,7 +30,7 @@ def _average(config: AverageCommand) -> None:
             "checkpoint=RUN with last=N or best=N (or a list of checkpoints), and output=FOLDER, are needed"
         )
     output = Path(config.output)
-    if output.exists() and not (config.overwrite and (output / "manifest.json").is_file()):
+    if output.exists() and not (config.overwrite and (output / "model.safetensors").is_file()):
         raise UserError(f"output={output}: exists; overwrite=true replaces a checkpoint")
     if config.last or config.best:
         if len(config.checkpoint) != 1 or (config.last and config.best):
