@@ -32,7 +32,7 @@ PRODUCTS = {f"aten::{name}" for name in ("mm", "mm_", "addmm", "addmm_", "bmm", 
 
 def run(corpus: Corpus, device: str, quick: bool) -> list[Row]:
     """Measure in fp32, and in bf16 where the device computes in it."""
-    rounds, batches = (1, 2) if quick else (5, 5 if device == "cpu" else 20)
+    rounds, batches = (1, 2) if quick else (5, 3 if device == "cpu" else 20)
     rows = []
     for precision in ("fp32", "bf16") if has_bf16(device) else ("fp32",):
         rows += _measure(corpus, device, precision, quick, rounds, batches)
