@@ -72,6 +72,8 @@ def prepare(schema: type, overrides: list[Override], sweep: bool = False) -> lis
     chosen = {name: field.metadata["preset"] for name, field in groups.items()}
     chosen |= {key: value for key, value in overrides if key in groups}
     store = ConfigStore.instance()
+    for name in set(store.repo) - {"hydra", "_dummy_empty_config_.yaml"}:
+        del store.repo[name]  # of another command composed in this process: hydra's store is global
     example = schema()
     for name, presets in chosen.items():
         kind = groups[name].metadata["group"]

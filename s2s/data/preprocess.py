@@ -349,6 +349,8 @@ def percentile(counts: dict[int, int], share: float) -> int:
 
 # Processes
 
+STOP = {signal.SIGINT, signal.SIGTERM}
+
 
 @contextmanager
 def _pool(workers: int) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
@@ -358,7 +360,13 @@ def _pool(workers: int) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
         return
     # Forking is instant and this process has no threads yet; elsewhere than on Linux it is not safe.
     context = get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    # Python drops an exception that is raised while it forks, and with it the wish to stop; so signals wait till after.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+    try:
+        pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+        pool.submit(int).result()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
     try:
         yield partial(_map_in_order, pool, 2 * workers + 2)
     except BrokenProcessPool as error:
@@ -382,6 +390,7 @@ def _start_worker() -> None:
     """The parent decides when a worker ends: at an interrupt it cleans up, and if it is killed the workers go too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
 
     def watch() -> None:
         connection.wait([parent_process().sentinel])

@@ -446,7 +446,7 @@ def test_an_interrupt_leaves_nothing_half_written(data, workers, number, code):
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == code
     assert "Traceback" not in err
     assert_nothing_written(data)
@@ -463,7 +463,7 @@ def alive(group: int) -> bool:
 def test_workers_end_when_the_command_is_killed(data):
     process = stalled(data, 2)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     deadline = time.monotonic() + 10
     while alive(process.pid):
         assert time.monotonic() < deadline
