@@ -39,6 +39,7 @@ $(VENV)/bin/python:
 
 # torch first and alone: should its constraint not fit this interpreter, the message is about torch and nothing else.
 $(VENV)/.installed-%: setup.cfg pyproject.toml $(filter-out /dev/null,$(CONSTRAINTS)) | $(VENV)/bin/python
+	@echo "installing torch and the other packages into $(VENV); the first time this downloads some hundred megabytes"
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[$*]'
 	touch $@

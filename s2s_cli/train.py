@@ -1,6 +1,8 @@
 """s2s-train: a store in, a run folder with checkpoints out."""
 
 import dataclasses
+import signal
+import sys
 from typing import Any
 
 from s2s.config import command
@@ -40,7 +42,9 @@ class TrainCommand:
 def _train(config: TrainCommand) -> None:
     from s2s.training.run import train
 
-    train(config)
+    # SIGTERM is how schedulers pre-empt, and a saved checkpoint is all that they want: exit code 0.
+    if train(config) == signal.SIGINT:
+        sys.exit(130)
 
 
 def main() -> None:

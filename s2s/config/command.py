@@ -14,7 +14,7 @@ from s2s.errors import Failure, UserError
 def run(name: str, schema: type, main: Callable[[Any], None], about: str, multirun: bool = False) -> None:
     """Run a command: read `sys.argv`, compose the config, call `main(config)`, exit.
 
-    Exit codes: 0 success, 1 failure, 2 bad usage or input, 130 interrupted.
+    Exit codes: 0 success, 1 failure, 2 bad usage or input or a file that cannot be written, 130 interrupted.
 
     Args:
         name: The command's name.
@@ -41,7 +41,8 @@ def run(name: str, schema: type, main: Callable[[Any], None], about: str, multir
         if error.errno is None:
             raise
         hint = " (the disk is full; free some space and run the same command again)" * (error.errno == errno.ENOSPC)
-        print(f"{name}: error: {error.filename or ''}: {error.strerror}{hint}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{name}: error: {where}{error.strerror}{hint}", file=sys.stderr)
         code = 2
     if code:
         sys.exit(code)

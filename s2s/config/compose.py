@@ -211,4 +211,7 @@ def _one_line(error: BaseException) -> str:
     text = str(cause).strip().split("\n")
     key = next((line.split(":", 1)[1].strip() for line in text if line.strip().startswith("full_key:")), "")
     first = text[0].strip()
+    kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+    if wrong := re.match(r"Value (.*) of type .* could not be converted to (\w+)", first):
+        first = f"{wrong[1]} is not {kinds.get(wrong[2], wrong[2])}"
     return f"{key}: {first}" if key and key not in first else first

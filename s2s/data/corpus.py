@@ -5,6 +5,7 @@ import io
 import lzma
 import os
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -217,11 +218,14 @@ class _ZstdFile(io.RawIOBase):
 
 
 def decode_lines(block: bytes, path: str, first_line: int) -> list[str]:
-    """Whole lines of a file as text, without line feeds and without one carriage return before each.
+    """Whole lines of a file as text, without line feeds, without one carriage return before each, and without a byte
+    order mark at the file's start.
 
     Raises:
         UserError: invalid UTF-8, with file and line.
     """
+    if first_line == 1:
+        block = block.removeprefix(BOM_UTF8)
     try:
         text = block.decode()
     except UnicodeDecodeError as error:

@@ -65,7 +65,7 @@ def opened(path: str | None) -> Iterator[BinaryIO]:
     What is no ordinary file (a pipe, /dev/null) is written to as it is.
 
     Raises:
-        UserError: the path is a folder.
+        UserError: the path is a folder, or its folder is not there.
         OSError: it cannot be written; nothing is left behind then.
     """
     if path is None:
@@ -75,6 +75,8 @@ def opened(path: str | None) -> Iterator[BinaryIO]:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise UserError(f"output={path}: is a folder; a file name is needed")
+    if not target.parent.is_dir():
+        raise UserError(f"output={path}: there is no folder {Path(path).parent}")
     if target.exists() and not target.is_file():
         with target.open("wb") as file:
             yield file

@@ -28,8 +28,11 @@ MARK = "run.json"  # the file that a run's folder is known by
 FIXED = ("task", "model", "criterion", "seed", "data")
 
 
-def train(config) -> None:
+def train(config) -> int | None:
     """Run `s2s-train`: start a run, or go on with it when its folder holds one.
+
+    Returns:
+        The signal that interrupted the run after it had saved a checkpoint, or None.
 
     Raises:
         UserError: missing keys, a store or a run folder that does not fit.
@@ -73,8 +76,7 @@ def train(config) -> None:
             _last_words(log, trainer, interrupted)
         finally:
             log.close()
-    if interrupted == signal.SIGINT:
-        raise KeyboardInterrupt
+    return interrupted
 
 
 def choose_device(name: str) -> torch.device:
@@ -132,7 +134,8 @@ def _resume_from(run: Path, config, store: Store) -> Path | None:
     changed = {key: (then.get(key), value) for key, value in now.items() if then.get(key) != value}
     fixed = [key for key in changed if key.split(".")[0] in FIXED or key in ("train.ema", "train.accumulate")]
     if fixed:
-        detail = ", ".join(f"{key} is {changed[key][0]} there and {changed[key][1]} here" for key in fixed)
+        detail = ", ".join(f"{key} is {changed[key][0]} there and {changed[key][1]} here" for key in fixed[:3])
+        detail += f" and {len(fixed) - 3} more" if len(fixed) > 3 else ""
         raise UserError(
             f"run={run}: holds a run with other settings ({detail}); choose another folder or overwrite=true"
         )

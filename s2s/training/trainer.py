@@ -378,7 +378,8 @@ class Trainer:
         log.line(f"valid at update {update} | {numbers} | {seconds:.1f} s{' | best so far' if better else ''}")
         for name, signature in found.signatures.items():
             log.line(f"  {name} signature: {signature}")
-        for source, reference, hypothesis in found.samples:
+        for sample in found.samples:
+            source, reference, hypothesis = (text if len(text) <= 300 else f"{text[:300]} ..." for text in sample)
             log.line(f"  source:     {source}\n  reference:  {reference}\n  hypothesis: {hypothesis}")
         log.metrics("valid", update, {**found.values, "seconds_validating": seconds, "signatures": found.signatures})
         self.interval.started += seconds  # validation is not training speed

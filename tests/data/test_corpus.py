@@ -79,6 +79,12 @@ def test_unicode_separators_and_form_feeds_do_not_shift_lines(tmp_path):
     assert pairs(find(tmp_path)) == [("a\u2028b", "1"), ("c\x0cd\x85e", "2"), ("f\rg", "3")]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, small_chunks):
+    write(tmp_path, "c.de", ["\ufeffeins", "\ufeffzwei", *SOURCE])
+    write(tmp_path, "c.en", ["\ufeffone", "two", *TARGET])
+    assert pairs(find(tmp_path))[:2] == [("eins", "one"), ("\ufeffzwei", "two")]
+
+
 def test_a_last_line_without_line_feed_counts(tmp_path):
     (tmp_path / "c.de").write_bytes(b"a\nb")
     (tmp_path / "c.en").write_bytes(b"1\n2\n")

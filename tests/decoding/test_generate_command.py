@@ -244,6 +244,7 @@ def test_a_checkpoint_that_does_not_fit_the_store_or_its_companions(generate, ru
 def test_a_checkpoint_that_is_missing_or_damaged(generate, runs, tmp_path):
     fails(generate("checkpoint=nowhere"), "checkpoint=nowhere: no such folder")
     fails(generate(f"checkpoint={tmp_path}"), "neither a checkpoint nor a run")
+    fails(generate(f"checkpoint={runs[0]}", f"output={tmp_path}/no/hyp", stdin=b"a b\n"), "there is no folder")
     copy = tmp_path / "copy"
     shutil.copytree(runs[0] / "last", copy)
     assert generate(f"checkpoint={copy}", stdin=b"a b\n")[0] == 0  # complete in itself
