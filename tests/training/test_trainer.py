@@ -237,3 +237,30 @@ def test_a_multirun_trains_each_value_in_a_folder_of_its_own(store, tmp_path, sp
         assert f"seed: {seed}\n" in (run / str(job) / "config.yaml").read_text()
         assert (run / str(job) / "last/model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
+
+
+def test_bf16_trains_like_fp32(store, tmp_path, s2s):
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        run = tmp_path / precision
+        assert s2s("train", *words(store, run, f"train.precision={precision}", "model.dropout=0")) == 0
+        losses[precision] = json.loads((run / "last/state.json").read_text())["progress"]["last_metrics"]["loss"]
+        weights = load_file(run / "last/model.safetensors")
+        assert all(weight.dtype == torch.float32 for weight in weights.values())
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["bf16"] != losses["fp32"]
+
+
+def test_max_epochs_ends_the_run_with_a_validated_checkpoint(store, tmp_path, s2s):
+    run = tmp_path / "run"
+    assert s2s("train", *words(store, run, "train.max_epochs=2", "train.max_updates=1000")) == 0
+    state = json.loads((run / "last/state.json").read_text())
+    assert state["iterator"] == {"epoch": 3, "position": 0}
+    assert state["progress"]["last_metrics"]["update"] == state["progress"]["update"] < 40
+
+
+def test_checkpoints_by_the_clock(store, tmp_path, s2s):
+    run = tmp_path / "run"
+    options = ["train.max_updates=5", "train.checkpoint_minutes=1e-9", "train.keep_last=9"]
+    assert s2s("train", *words(store, run, *options)) == 0
+    assert len(checkpoint.steps(run)) == 5
