@@ -404,6 +404,11 @@ def start(folder: Path, *words: str, **options) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
+def heed_interrupts():
+    """As in a foreground shell: what a shell starts in the background, tests perhaps, ignores Ctrl-C from birth."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def limit_files_to_100_kb():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
@@ -428,7 +433,8 @@ def stalled(data: Path, workers: int) -> subprocess.Popen:
     """The command in the middle of writing: its second corpus is a named pipe that nobody fills."""
     os.mkfifo(data / "slow.de")
     os.mkfifo(data / "slow.en")
-    process = start(data, "train=train,slow", "tokenizer=bytes", f"workers={workers}", start_new_session=True)
+    process = start(data, "train=train,slow", "tokenizer=bytes", f"workers={workers}", start_new_session=True,
+                    preexec_fn=heed_interrupts)  # fmt: skip
     deadline = time.monotonic() + 30
     while not partial_folder(data):
         assert time.monotonic() < deadline
