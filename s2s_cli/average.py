@@ -1,7 +1,6 @@
 """s2s-average: the mean of several checkpoints' weights as a new checkpoint."""
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
@@ -23,7 +22,7 @@ class AverageCommand:
 
 def _average(config: AverageCommand) -> None:
     from s2s.training import checkpoint
-    from s2s.training.average import average_checkpoints
+    from s2s.training.average import average_checkpoints, choose
 
     if not config.checkpoint or not config.output:
         raise UserError(
@@ -35,7 +34,7 @@ def _average(config: AverageCommand) -> None:
     if config.last or config.best:
         if len(config.checkpoint) != 1 or (config.last and config.best):
             raise UserError("last=N or best=N, one of them, chooses from one run: checkpoint=RUN")
-        folders = _choose(Path(config.checkpoint[0]), config.last, config.best)
+        folders = choose(Path(config.checkpoint[0]), config.last, config.best)
     else:
         folders = [checkpoint.resolve(path) for path in config.checkpoint]
     average_checkpoints(folders, output)
@@ -43,31 +42,8 @@ def _average(config: AverageCommand) -> None:
     print(f"averaged {len(folders)}: {', '.join(folder.name for folder in folders)}", file=sys.stderr)
 
 
-def _choose(run: Path, last: int | None, best: int | None) -> list[Path]:
-    """The newest or the best checkpoints of a run. Raises UserError when there are not so many."""
-    from omegaconf import OmegaConf
-
-    from s2s.training import checkpoint
-    from s2s.training.validation import higher_is_better
-
-    folders = checkpoint.steps(run)
-    if best and folders:
-        options = OmegaConf.load(folders[-1] / "config.yaml").train
-        metric = options.best_metric or options.valid_metrics[-1]
-        scored = []
-        for folder in folders:
-            progress = json.loads((folder / "state.json").read_text(encoding="utf-8"))["progress"]
-            if progress["last_metrics"].get("update") == progress["update"]:
-                scored.append((progress["last_metrics"][metric], folder))
-        folders = [folder for _, folder in sorted(scored, reverse=higher_is_better(metric))][:best]
-    wanted = last or best
-    if len(folders) < wanted:
-        raise UserError(f"checkpoint={run}: {len(folders)} checkpoints to choose from, not {wanted}; "
-                        "train.keep_last and train.keep_best say how many a run keeps")  # fmt: skip
-    return folders[:wanted] if best else folders[-wanted:]
-
-
 def main() -> None:
+    """Run the command."""
     command.run("s2s-average", AverageCommand, _average, "Average the weights of several checkpoints into a new one.")
 
 

@@ -171,6 +171,7 @@ class _Progress:
 
 
 def main() -> None:
+    """Run the command."""
     # A polite kill cleans up like an interrupt.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     command.run("s2s-generate", GenerateCommand, _generate, ABOUT)

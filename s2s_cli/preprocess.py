@@ -12,12 +12,14 @@ ABOUT = "Learns tokenizers on raw parallel text and writes a binarised store for
 
 
 def main() -> None:
+    """Run the command."""
     # A polite kill cleans up like an interrupt.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     command.run("s2s-preprocess", PreprocessConfig, run, ABOUT)
 
 
 def run(config: PreprocessConfig) -> None:
+    """Make the store and print its report."""
     report = preprocess(config)
     print(json.dumps(report, indent=2, ensure_ascii=False) if config.format == "json" else table(report))
 

@@ -48,6 +48,7 @@ def _train(config: TrainCommand) -> None:
 
 
 def main() -> None:
+    """Run the command."""
     command.run(
         "s2s-train",
         TrainCommand,

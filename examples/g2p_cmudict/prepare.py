@@ -66,6 +66,7 @@ def write_lines(path: Path, lines: list[str]) -> None:
 
 
 def main() -> None:
+    """Read the command line and write the files."""
     folders = [word for word in sys.argv[1:] if word != "--stress"]
     if len(folders) != 1 or folders[0].startswith("-"):
         sys.exit(__doc__.split("\n\n")[1])

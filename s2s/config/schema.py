@@ -13,7 +13,8 @@ from typing import Any, get_args, get_origin
 from s2s.errors import UserError
 
 
-def option(default: Any, help: str, choices: tuple = (), at_least: float | None = None, below: float | None = None):
+def option(default: Any, help: str, choices: tuple = (), at_least: float | None = None, below: float | None = None,
+           at_most: float | None = None):  # fmt: skip
     """A field of a config dataclass.
 
     Args:
@@ -22,8 +23,9 @@ def option(default: Any, help: str, choices: tuple = (), at_least: float | None 
         choices: The allowed values (of each element, for a list); empty: any.
         at_least: Smallest allowed number.
         below: The number must stay under this bound.
+        at_most: Largest allowed number.
     """
-    metadata = {"help": help, "choices": choices, "at_least": at_least, "below": below}
+    metadata = {"help": help, "choices": choices, "at_least": at_least, "below": below, "at_most": at_most}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     if isinstance(default, type):  # a nested config dataclass
@@ -98,10 +100,13 @@ def check(config: Any) -> None:
         for value in leaf.default if isinstance(leaf.default, list) else [leaf.default]:
             if value is None:
                 continue
-            choices, low, high = (leaf.metadata.get(name) for name in ("choices", "at_least", "below"))
+            bounds = ("choices", "at_least", "below", "at_most")
+            choices, low, high, most = (leaf.metadata.get(name) for name in bounds)
             if choices and value not in choices:
                 raise UserError(f"{leaf.key}={value}: choose one of {', '.join(map(str, choices))}")
             if low is not None and not value >= low:
                 raise UserError(f"{leaf.key}={value}: must be at least {low}")
             if high is not None and not value < high:
                 raise UserError(f"{leaf.key}={value}: must be below {high}")
+            if most is not None and not value <= most:
+                raise UserError(f"{leaf.key}={value}: must be at most {most}")

@@ -55,8 +55,8 @@ def _by_length(source: np.ndarray, target: np.ndarray, rng: np.random.Generator 
     """Example numbers by target length, then by source length, rising and falling in turn so that a batch that spans
     two target lengths does not span all source lengths.
 
-    Source lengths are blurred by up to one token: on Multi30k two thirds of the pairs of examples in a batch part in
-    the next epoch, for 3% more source padding; without it nearly none would.
+    Source lengths are blurred by up to one token, for a little more source padding: without it, nearly the same
+    examples would share a batch in every epoch.
     """
     blurred = source if rng is None else source + rng.uniform(-1, 1, len(source))
     return np.lexsort((np.where(target % 2, -blurred, blurred), target))

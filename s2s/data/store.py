@@ -66,12 +66,6 @@ class Store:
         return self.manifest["target_language"]
 
     @property
-    def shared_vocabulary(self) -> bool:
-        """Whether both sides have the same symbols."""
-        source, target = (self.manifest["vocabularies"][side]["digest"] for side in SIDES)
-        return source == target
-
-    @property
     def splits(self) -> list[str]:
         """Names of the splits: of train, valid, test, test1 ... those that there are."""
         return list(self.manifest["splits"])
@@ -167,7 +161,7 @@ class Split:
 
 
 class Ragged:
-    """Rows of different lengths in one file, their offsets in another; mapped on first use, cheap to send to a worker.
+    """Rows of different lengths in one file, their offsets in another; mapped on first use.
 
     Args:
         path: The file of values; `path.offsets` lies beside it.
@@ -177,9 +171,6 @@ class Ragged:
 
     def __init__(self, path: Path, dtype: np.dtype, rows: int):
         self.path, self.dtype, self.rows = path, dtype, rows
-
-    def __reduce__(self):
-        return Ragged, (self.path, self.dtype, self.rows)
 
     def __len__(self) -> int:
         return self.rows
@@ -242,8 +233,7 @@ class StoreWriter:
         """Write the tokenizer of a side."""
         tokenizer.save(self.folder, side)
         for path in self.folder.glob(f"{side}.*"):
-            with open(path, "rb+") as file:
-                os.fsync(file.fileno())
+            flush(path)
             self._files[path.name] = {"size": path.stat().st_size, "sha256": file_hash(path)}
 
     def column(self, name: str, dtype: np.dtype) -> "RaggedWriter":
@@ -265,15 +255,14 @@ class StoreWriter:
         self._open = []
         manifest = {"format": FORMAT, **facts, "files": dict(sorted(self._files.items()))}
         manifest["digest"] = digest(manifest)
-        with open(self.folder / MANIFEST, "w", encoding="utf-8") as file:
-            file.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(self.folder)
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        (self.folder / MANIFEST).write_text(text, encoding="utf-8")
+        flush(self.folder / MANIFEST)
+        flush(self.folder)
         if (self.path / MANIFEST).is_file():  # `check_free` has seen to it that this one may go
             os.rename(self.path, self._replaced)
         os.rename(self.folder, self.path)
-        _sync_folder(self.path.parent)
+        flush(self.path.parent)
         return manifest
 
 
@@ -405,12 +394,9 @@ def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
     return np.memmap(path, dtype, "r").view(np.ndarray)
 
 
-def _sync_folder(path: Path) -> None:
-    """Make new names in a folder survive a power cut, where the system can."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
+def flush(path: Path) -> None:
+    """Make a file's content, or a folder's names, survive a power cut, where the system can."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:

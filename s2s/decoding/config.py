@@ -32,7 +32,9 @@ class DecodeConfig:
     allow_unknown: bool = option(False, "whether the unknown symbol may be generated")
     temperature: float = option(1.0, "sampling: logits are divided by it", at_least=0.01)
     top_k: int = option(0, "sampling: only from the k most probable tokens; 0: all", at_least=0)
-    top_p: float = option(1.0, "sampling: only from the most probable tokens that together reach p", at_least=0)
+    top_p: float = option(
+        1.0, "sampling: only from the most probable tokens that together reach p", at_least=0, at_most=1
+    )
     batch_tokens: int = option(
         6000, "budget of a batch: sentences x hypotheses a sentence x longest source (EOS included)", at_least=1
     )
@@ -40,11 +42,9 @@ class DecodeConfig:
     precision: str = option("fp32", "of the matrix products: fp32, or bf16 under autocast", ("fp32", "bf16"))
 
     def check(self) -> None:
-        """Check what concerns several keys. Raises UserError."""
+        """Check what concerns two keys. Raises UserError."""
         if self.search == "beam" and self.n_best > self.beam_size:
             raise UserError(f"decode.n_best={self.n_best}: must be at most decode.beam_size={self.beam_size}")
-        if self.top_p > 1:
-            raise UserError(f"decode.top_p={self.top_p}: must be at most 1")
 
     @property
     def rows(self) -> int:

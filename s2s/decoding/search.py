@@ -32,7 +32,6 @@ from s2s.text.vocabulary import BOS
 # Steps between two looks at which sentences are done: each look makes the host wait for the device.
 POLL_STEPS = {"cpu": 1, "cuda": 8}
 # Finished sentences leave when they are at least this share of the active ones, because leaving copies the others.
-# Measured (3+3 layers, d256, V 8,000, beam 5, one core): 42 sentences/s at 0, 51 at 0.1 and 0.2, 49 at 0.4, 26 at 1.
 RELEASE_SHARE = 0.1
 
 

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from s2s.errors import UserError
 from s2s.training import checkpoint
+from s2s.training.validation import higher_is_better
 
 
 class ExponentialMovingAverage:
@@ -38,6 +40,24 @@ class ExponentialMovingAverage:
             average = self.average[name].clone()
             self.average[name].copy_(parameter)
             parameter.copy_(average)
+
+
+def choose(run: Path, last: int | None, best: int | None) -> list[Path]:
+    """The newest `last` or the best `best` checkpoints of a run. Raises UserError when there are not so many."""
+    folders = checkpoint.steps(run)
+    if best and folders:
+        options = OmegaConf.load(folders[-1] / "config.yaml").train
+        metric = options.best_metric or options.valid_metrics[-1]
+        values = {folder: checkpoint.validated(folder, metric) for folder in folders}
+        scored = [folder for folder in folders if values[folder] is not None]
+        folders = sorted(scored, key=values.get, reverse=higher_is_better(metric))
+    wanted = last or best
+    if len(folders) < wanted:
+        raise UserError(
+            f"checkpoint={run}: {len(folders)} checkpoints to choose from, not {wanted}; "
+            "train.keep_last and train.keep_best say how many a run keeps"
+        )
+    return folders[:wanted] if best else folders[-wanted:]
 
 
 def average_checkpoints(folders: list[Path], output: Path) -> None:

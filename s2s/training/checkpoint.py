@@ -10,9 +10,7 @@ RUN/checkpoints/step_00004000/
 RUN/last, RUN/best           links to the checkpoints of these names
 """
 
-import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 
 from s2s import __version__, registry
 from s2s.config import compose
+from s2s.data.store import file_hash, flush
 from s2s.errors import UserError
 
 FORMAT = 1
@@ -55,36 +54,19 @@ def write(folder: Path, tensors: dict[str, dict[str, Tensor]], texts: dict[str, 
             (partial / name).write_text(text, encoding="utf-8")
         task.save(partial)
         files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(partial.iterdir())
+            path.name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in sorted(partial.iterdir())
         }
         manifest = {"format": FORMAT, "s2s": __version__, "files": files}
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for path in [*partial.iterdir(), partial]:
-            _flush(path)
+            flush(path)
         if folder.exists():
             remove(folder)
         partial.rename(folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def verify(folder: Path) -> None:
@@ -100,7 +82,7 @@ def verify(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path}: missing; the checkpoint is damaged")
-        if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+        if path.stat().st_size != entry["bytes"] or file_hash(path) != entry["sha256"]:
             raise UserError(f"{path}: its content is not what was saved; the checkpoint is damaged")
 
 
@@ -118,6 +100,13 @@ def newest_whole(run: Path, report) -> Path | None:
         except UserError as error:
             report(f"warning: {error}; trying the one before")
     return None
+
+
+def validated(folder: Path, metric: str) -> float | None:
+    """The value of a metric, if the checkpoint was saved at a validation that had it."""
+    progress = json.loads((folder / "state.json").read_text(encoding="utf-8"))["progress"]
+    metrics = progress["last_metrics"]
+    return metrics.get(metric) if metrics.get("update") == progress["update"] else None
 
 
 def link(run: Path, name: str, folder: Path) -> None:

@@ -152,10 +152,7 @@ class Trainer:
         sign = -1 if higher_is_better(self.best_metric) else 1
 
         def score(folder: Path) -> float:
-            progress = json.loads((folder / "state.json").read_text(encoding="utf-8"))["progress"]
-            metrics = progress["last_metrics"]
-            # Only a checkpoint saved at its validation has that validation's value.
-            value = metrics.get(self.best_metric) if metrics.get("update") == progress["update"] else None
+            value = checkpoint.validated(folder, self.best_metric)
             return math.inf if value is None or not math.isfinite(value) else sign * value
 
         ranked = sorted(folders, key=score)

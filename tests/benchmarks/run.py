@@ -22,7 +22,8 @@ from measure import table
 from s2s import __version__
 
 # In this order: s2s-preprocess forks its workers, which a process without PyTorch's threads does best.
-NAMES = ("preprocess", "training", "decoding")
+NAMES = ("start", "preprocess", "training", "decoding")
+ON_CPU = ("start", "preprocess")  # without PyTorch
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("torch", "sentencepiece", "numpy")
 
@@ -47,8 +48,8 @@ def main() -> None:
 def measure(name: str, corpus: Corpus, options: argparse.Namespace, results: Path | None) -> None:
     """Run one benchmark, print its table, write its file."""
     module = importlib.import_module(name)
-    device = "cpu" if name == "preprocess" else _choose(options.device)
-    facts = _device_facts(device, torch=name != "preprocess")
+    device = "cpu" if name in ON_CPU else _choose(options.device)
+    facts = _device_facts(device, torch=name not in ON_CPU)
     print(f"{name}: {module.__doc__.splitlines()[0]}", flush=True)
     print(f"{facts['name']}, {facts['threads']} threads; {corpus.name}; reference: {module.REFERENCE}", flush=True)
     rows = module.run(corpus, device, options.quick)

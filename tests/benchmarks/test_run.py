@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 RUN = Path(__file__).with_name("run.py")
-NAMES = ("preprocess", "training", "decoding")
+NAMES = ("start", "preprocess", "training", "decoding")
 
 
 def test_quick_benchmarks_write_their_figures(tmp_path):
@@ -14,9 +14,7 @@ def test_quick_benchmarks_write_their_figures(tmp_path):
         [sys.executable, RUN, "--quick", "--device=cpu", f"--results={tmp_path}"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    reports = {
-        name: json.loads((tmp_path / f"{name}-cpu.json").read_text()) for name in ("preprocess", "training", "decoding")
-    }
+    reports = {name: json.loads((tmp_path / f"{name}-cpu.json").read_text()) for name in NAMES}
     for name, report in reports.items():
         assert {"benchmark", "date", "device", "versions", "text", "quick", "reference", "rows"} == set(report)
         assert {"type", "name", "cores", "threads"} == set(report["device"])
@@ -28,6 +26,7 @@ def test_quick_benchmarks_write_their_figures(tmp_path):
             assert set(row) == {"case", "figure", "ours", "reference", "ratio", "ratio_range"}
             assert row["figure"] in done.stdout
     figures = {name: {row["figure"] for row in report["rows"]} for name, report in reports.items()}
+    assert figures["start"] == {"seconds"}
     assert figures["preprocess"] == {"lines/s", "tokens/s"}
     assert {"target tokens/s", "source padding, %", "target padding, %"} <= figures["training"]
     assert figures["decoding"] == {"sentences/s", "tokens/s", "same hypotheses, %"}

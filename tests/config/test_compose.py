@@ -50,6 +50,7 @@ def test_the_last_of_equal_keys_counts():
         ("optim.lr=fast", "optim.lr: 'fast' is not a number"),
         ("train.max_updates=0", "train.max_updates=0: must be at least 1"),
         ("model.dropout=1.5", "model.dropout=1.5: must be below 1"),
+        ("decode.top_p=1.5", "decode.top_p=1.5: must be at most 1"),
         ("model.norm=middle", "model.norm=middle: choose one of pre, post"),
         ("train.valid_metrics=[loss,blue]", "train.valid_metrics=blue: choose one of"),
         ("train=3", "train is a section: set one of its keys, such as train.max_updates"),

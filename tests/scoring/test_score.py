@@ -9,25 +9,18 @@ import sys
 import pytest
 
 from s2s import __version__
-from s2s_cli import score as cli
 
 HYPOTHESIS = "The cat sat on the mat .\nIt was raining.\nsame line here too\n"
 REFERENCE = "The cat is sitting on the mat.\nIt rained.\nsame line here too\n"
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(s2s, monkeypatch, capsys):
     """Runs the command in this process; returns (exit code, standard output, standard error)."""
 
     def run(*words, stdin=b""):
-        monkeypatch.setattr(sys, "argv", ["s2s-score", *map(str, words)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit:
-            code = exit.code
-        return code, *capsys.readouterr()
+        return s2s("score", *words), *capsys.readouterr()
 
     return run
 
