@@ -15,6 +15,16 @@ def test_reversing_is_learned_to_the_last_token_through_all_four_commands(tmp_pa
                "model.dropout=0", "criterion.label_smoothing=0", "optim.lr=3e-3", "optim.warmup_updates=100",
                "optim.schedule=cosine", "data.batch_tokens=512", "train.max_updates=700", "train.valid_updates=350",
                "train.valid_metrics=[loss,exact_match]", "decode.beam_size=1", "device=cpu") == 0  # fmt: skip
+    said = capsys.readouterr().err  # what it is going to do, and samples after each validation
+    for part in (
+        "parameters (embeddings and output",
+        "vocabulary: ",
+        "updates an epoch; padding ",
+        "cpu with ",
+        "fp32",
+    ):
+        assert part in said
+    assert said.count("  hypothesis: ") == 2 * 3
     assert s2s("generate", f"checkpoint={run}", f"store={store}", "split=test", f"output={output}", "device=cpu") == 0
     capsys.readouterr()
     assert s2s("score", f"hypothesis={output}", f"reference={tmp_path}/test.tgt", "metrics=[exact_match,wer]",
