@@ -10,7 +10,6 @@ from s2s.decoding.choice import _hash, draw, uniform
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.limits import Limits
-from s2s.errors import UserError
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 V = 11
@@ -125,11 +124,6 @@ def test_the_hash_is_splitmix64():
     state = torch.tensor([1234567])
     found = [int(_hash(state, step)) % 2**64 for step in range(3)]
     assert found == [6457827717110365317, 3203168211198807973, 9817491932198370423]
-
-
-def test_top_p_over_one_is_a_users_mistake(model):
-    with pytest.raises(UserError, match=r"decode.top_p=1.5"):
-        Generator([model], DecodeConfig(top_p=1.5), collate)
 
 
 def test_limits_of_a_batch():
