@@ -1,20 +1,46 @@
 """What the model sees: a dataclass of tensors on one device. Lengths are the truth; no mask is made from pad ids."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class Packing(NamedTuple):
+    """Where the examples of packed rows lie: several examples share a row and do not see each other.
+
+    Attributes:
+        segments: [B, T] int64, number of the example within its row, from 0; padding repeats the row's last one, so
+            that no query is left without a key.
+        positions: [B, T] int64, position within the example, from 0.
+    """
+
+    segments: Tensor
+    positions: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Packing":
+        """`function` of every tensor."""
+        return Packing(*map(function, self))
+
+
 class Source(NamedTuple):
-    """One source of a batch: right-padded token ids [B, S] int64 and their lengths [B] int64 (EOS included)."""
+    """One source of a batch: right-padded token ids [B, S] int64 and their lengths [B] int64 (EOS included).
+
+    With `packing`, a row holds several examples, and its length is that of all of them.
+    """
 
     ids: Tensor
     lengths: Tensor
+    packing: Packing | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Source":
+        """`function` of every tensor."""
+        return Source(function(self.ids), function(self.lengths), self.packing and self.packing.map(function))
 
     def to(self, device: torch.device | str) -> "Source":
-        return Source(self.ids.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 class Counts(NamedTuple):
@@ -39,6 +65,8 @@ class Batch:
         target_lengths: [B] int64.
         tags: [B] int64 or None: language, corpus or task of each example.
         counts: Host-side sizes.
+        target_packing: Of `decoder_input` and `target`, where rows hold several examples: segment k of a target row
+            belongs to segment k of the source row. `ids` then has more entries than there are rows.
     """
 
     ids: Tensor
@@ -48,27 +76,23 @@ class Batch:
     target_lengths: Tensor
     counts: Counts
     tags: Tensor | None = None
+    target_packing: Packing | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        return dataclasses.replace(
-            self,
-            sources=tuple(source.to(device) for source in self.sources),
-            decoder_input=move(self.decoder_input),
-            target=move(self.target),
-            target_lengths=move(self.target_lengths),
-            tags=None if self.tags is None else move(self.tags),
-        )
+        """The same batch on a device; `ids` and `counts` stay on the host."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, so that copies to a GPU are asynchronous."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         return dataclasses.replace(
             self,
-            sources=tuple(Source(s.ids.pin_memory(), s.lengths.pin_memory()) for s in self.sources),
-            decoder_input=self.decoder_input.pin_memory(),
-            target=self.target.pin_memory(),
-            target_lengths=self.target_lengths.pin_memory(),
-            tags=None if self.tags is None else self.tags.pin_memory(),
+            sources=tuple(source.map(function) for source in self.sources),
+            decoder_input=function(self.decoder_input),
+            target=function(self.target),
+            target_lengths=function(self.target_lengths),
+            tags=None if self.tags is None else function(self.tags),
+            target_packing=self.target_packing and self.target_packing.map(function),
         )
