@@ -59,6 +59,7 @@ class PreprocessConfig:
     tokenizer_from: str | None = option(None, "a store whose tokenizers and vocabularies are used instead")
     filter: FilterConfig = option(FilterConfig, "")
     keep_text: bool = option(False, "keep the raw text of the training split too")
+    shard_pairs: int = option(10_000_000, "pairs of a shard; a full one is closed and the next begun", at_least=1)
     workers: int | None = option(None, "processes; null: one for each core", at_least=1)
     seed: int = option(1, "of the sample of lines that a tokenizer learns from")
     format: str = option("text", "of the report", choices=("text", "json"))
@@ -80,7 +81,7 @@ def preprocess(config: PreprocessConfig) -> dict[str, Any]:
     check_free(config.store, config.overwrite)
     tokenizers = _tokenizers(config, splits.get("train", []))
     workers = config.workers or _cores()
-    with StoreWriter(config.store, config.overwrite) as writer, _pool(workers) as submit:
+    with StoreWriter(config.store, config.overwrite, config.shard_pairs) as writer, _pool(workers) as submit:
         for side, tokenizer in zip(SIDES, tokenizers, strict=True):
             writer.add_tokenizer(tokenizer, side)
         facts = {
@@ -274,10 +275,9 @@ def _write_split(
     task = Task(writer.folder, config.filter if name == "train" else None, name != "train" or config.keep_text)
     columns = {}
     for side, tokenizer in zip(SIDES, tokenizers, strict=True):
-        texts = writer.column(f"{name}.{side}.text", TEXT) if task.text else None
-        columns[side] = _SideWriter(
-            writer.column(f"{name}.{side}.tokens", token_type(len(tokenizer.vocabulary))), texts
-        )
+        tokens = writer.column(name, f"{side}.tokens", token_type(len(tokenizer.vocabulary)))
+        texts = writer.column(name, f"{side}.text", TEXT) if task.text else None
+        columns[side] = _SideWriter(tokens, texts)
     read, dropped, counts = 0, Counter(), []
     with _progress(name, corpora) as bar:
         for corpus in corpora:
@@ -297,6 +297,7 @@ def _write_split(
         raise UserError(f"{', '.join(str(c.source) for c in corpora)}: all {read} pairs are filtered away: {rules}")
     return {
         "pairs": kept,
+        "shards": tokens.shards,  # those of all columns: each holds every pair
         "read": read,
         "dropped": dict(dropped),
         "corpora": counts,

@@ -2,11 +2,12 @@
 
     manifest.json               what is inside, how it was made, size and SHA-256 of every file
     source.* target.*           the tokenizers, as `Tokenizer.save` writes them
-    SPLIT.SIDE.tokens           ids of all examples, one after the other, in the smallest unsigned type that fits
-    SPLIT.SIDE.tokens.offsets   int64 [examples + 1]: example i lies at offsets[i]:offsets[i + 1]
-    SPLIT.SIDE.text             the raw lines (validation and test splits), with offsets in bytes beside them
+    SPLIT-SHARD.SIDE.tokens     ids of a shard's examples, one after the other, in the smallest unsigned type that fits
+    SPLIT-SHARD.SIDE.text       their raw lines, line feeds included, where they are kept (validation and test splits)
+    *.offsets                   beside each of these, where each example begins (see `s2s.data.ragged`)
 
-All numbers are little-endian. A store is written beside its place and renamed when it is complete.
+SHARD is 00000, 00001 ...; the examples of a split are numbered through its shards. A store is written beside its place
+and renamed when it is complete.
 """
 
 import errno
@@ -15,19 +16,18 @@ import json
 import os
 import shutil
 import time
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from s2s.data.ragged import OFFSET, Ragged, RaggedWriter, offsets_path
 from s2s.errors import UserError
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 SIDES = ("source", "target")
-OFFSET = np.dtype("<i8")
 TEXT = np.dtype("u1")
 
 
@@ -51,6 +51,8 @@ class Store:
                 self._check_hash(name, facts["sha256"])
         if digest(self.manifest) != self.digest:
             raise UserError(f"{self.path / MANIFEST}: the digest does not fit the content; make the store again")
+        for name in self.splits:
+            self._check_shards(name)
 
     @property
     def digest(self) -> str:
@@ -72,28 +74,44 @@ class Store:
 
     def split(self, name: str) -> "Split":
         """A split by name. Raises UserError naming those that there are."""
-        if name not in self.manifest["splits"]:
+        if name not in self.splits:
             raise UserError(f"{self.path}: no split '{name}'; there is {', '.join(self.splits)}")
-        return Split(self.path, name, self.manifest["splits"][name])
+        return Split(name, [self])
 
     def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
         """The tokenizers of source and target; the same object twice if they are the same."""
-        source = load_tokenizer(self.path, "source")
-        if all(self._hash_of("source", name) == self._hash_of("target", name) for name in self._tokenizer_files()):
-            return source, source
-        return source, load_tokenizer(self.path, "target")
+        source, hashes = load_tokenizer(self.path, "source"), self.tokenizer_hashes()
+        return source, source if hashes["source"] == hashes["target"] else load_tokenizer(self.path, "target")
+
+    def tokenizer_hashes(self) -> dict[str, dict[str, str]]:
+        """SHA-256 of the files of each side's tokenizer, by what follows the side in their names."""
+        return {
+            side: {
+                name.removeprefix(f"{side}."): facts["sha256"]
+                for name, facts in self.manifest["files"].items()
+                if name.startswith(f"{side}.")
+            }
+            for side in SIDES
+        }
 
     def verify(self) -> None:
         """Read everything and compare with the manifest's hashes. Raises UserError naming a file that differs."""
         for name, facts in self.manifest["files"].items():
             self._check_hash(name, facts["sha256"])
 
-    def _tokenizer_files(self) -> set[str]:
-        """What follows the side in the names of the tokenizers' files."""
-        return {name.partition(".")[2] for name in self.manifest["files"] if name.partition(".")[0] in SIDES}
-
-    def _hash_of(self, side: str, name: str) -> str | None:
-        return self.manifest["files"].get(f"{side}.{name}", {}).get("sha256")
+    def _check_shards(self, split: str) -> None:
+        """See whether the shards are those of the manifest's counts."""
+        facts, sizes = self.manifest["splits"][split], self.manifest["files"]
+        columns = [f"{side}.{column}" for side in SIDES for column in ("tokens", "text")[: 1 + facts["text"]]]
+        fits = facts["pairs"] == sum(facts["shards"]) == sum(corpus["kept"] for corpus in facts["corpora"])
+        for shard, pairs in enumerate(facts["shards"]):
+            for column in columns:
+                values = Path(shard_file(split, shard, column))
+                offsets = sizes.get(offsets_path(values).name, {}).get("size")
+                fits &= values.name in sizes and offsets == (pairs + 1) * OFFSET.itemsize
+        if not fits:
+            raise UserError(f"{self.path / MANIFEST}: split '{split}': its counts do not fit its files; "
+                            "make the store again")  # fmt: skip
 
     def _check_size(self, name: str, size: int) -> None:
         path = self.path / name
@@ -109,91 +127,201 @@ class Store:
             raise UserError(f"{path}: changed: its SHA-256 is not the manifest's; make the store again")
 
 
-class Split:
-    """One split of a store: token ids of each side, without EOS, and the raw lines where they were kept."""
+class Stores:
+    """Several stores as one: a split is the splits of that name of those stores that have it, one after the other.
 
-    def __init__(self, folder: Path, name: str, facts: dict[str, Any]):
-        self.name, self.facts = name, facts
+    Args:
+        paths: Their folders, at least one.
+
+    Raises:
+        UserError: what `Store` raises, or stores whose tokenizers differ.
+    """
+
+    def __init__(self, paths: list[str | Path]):
+        self.stores = [Store(path) for path in paths]
+        first, *others = self.stores
+        for store in others:
+            if store.tokenizer_hashes() != first.tokenizer_hashes():
+                raise UserError(
+                    f"{store.path}: its tokenizers are not those of {first.path}; stores that are read as one need the "
+                    f"same: make it with tokenizer_from={first.path}"
+                )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 that identifies the data: of one store its own, of several that of their digests in their order."""
+        digests = [store.digest for store in self.stores]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    @property
+    def source_language(self) -> str:
+        """The source language; of several all of them, with commas."""
+        return ",".join(dict.fromkeys(store.source_language for store in self.stores))
+
+    @property
+    def target_language(self) -> str:
+        """The target language; of several all of them, with commas."""
+        return ",".join(dict.fromkeys(store.target_language for store in self.stores))
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of all splits, in the order in which the stores have them."""
+        return list(dict.fromkeys(name for store in self.stores for name in store.splits))
+
+    def split(self, name: str) -> "Split":
+        """A split by name. Raises UserError naming those that there are."""
+        having = [store for store in self.stores if name in store.splits]
+        if not having:
+            places = ", ".join(str(store.path) for store in self.stores)
+            raise UserError(f"{places}: no split '{name}'; there is {', '.join(self.splits)}")
+        return Split(name, having)
+
+    def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
+        """The tokenizers of source and target; the same object twice if they are the same."""
+        return self.stores[0].tokenizers()
+
+    def verify(self) -> None:
+        """Read everything and compare with the manifests' hashes. Raises UserError naming a file that differs."""
+        for store in self.stores:
+            store.verify()
+
+
+class CorpusRange(NamedTuple):
+    """Where the examples of a corpus lie in a split: first ... last - 1. None is left of one that is filtered away."""
+
+    name: str
+    first: int
+    last: int
+    source_language: str
+    target_language: str
+
+
+class Split:
+    """One split of one or more stores: token ids of each side, without EOS, and the raw lines where they were kept.
+
+    Args:
+        name: Of the split.
+        stores: Stores that have it.
+    """
+
+    def __init__(self, name: str, stores: list[Store]):
+        self.name = name
+        self._stores = [(store, store.manifest["splits"][name]) for store in stores]
+        kind = np.dtype(self._stores[0][1]["source"]["type"]), np.dtype(self._stores[0][1]["target"]["type"])
         self._tokens = {
-            side: Ragged(folder / f"{name}.{side}.tokens", np.dtype(facts[side]["type"]), facts["pairs"])
-            for side in SIDES
+            side: Ragged(self._shards(f"{side}.tokens"), dtype) for side, dtype in zip(SIDES, kind, strict=True)
         }
-        self._texts = {side: Ragged(folder / f"{name}.{side}.text", TEXT, facts["pairs"]) for side in SIDES}
+        self._texts = {side: Ragged(self._shards(f"{side}.text"), TEXT) for side in SIDES}
 
     def __len__(self) -> int:
-        return self.facts["pairs"]
+        return len(self._tokens["source"])
+
+    def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Source and target tokens of each of the examples first ... last - 1, without EOS, int32 [last - first] both.
+
+        They are read now, and nothing of them is kept.
+
+        Raises:
+            IndexError: examples that are not there.
+            UserError: a file that cannot be read or is damaged, by name; this holds for all that is read here.
+        """
+        return self._tokens["source"].lengths(first, last), self._tokens["target"].lengths(first, last)
 
     @property
     def source_lengths(self) -> np.ndarray:
         """Source tokens of each example, without EOS, int64 [examples]."""
-        return self._tokens["source"].lengths
+        return self._tokens["source"].lengths(0, len(self)).astype(np.int64)
 
     @property
     def target_lengths(self) -> np.ndarray:
         """Target tokens of each example, without EOS, int64 [examples]."""
-        return self._tokens["target"].lengths
+        return self._tokens["target"].lengths(0, len(self)).astype(np.int64)
+
+    @property
+    def longest(self) -> tuple[int, int]:
+        """Tokens of the longest source and of the longest target, without EOS, from the manifest."""
+        return tuple(max(facts[side]["lengths"]["max"] for _, facts in self._stores) for side in SIDES)
+
+    @property
+    def corpora(self) -> list[CorpusRange]:
+        """Where the examples of each corpus lie; together they are the whole split, in its order."""
+        ranges, first = [], 0
+        for store, facts in self._stores:
+            for corpus in facts["corpora"]:
+                last = first + corpus["kept"]
+                ranges.append(CorpusRange(corpus["name"], first, last, store.source_language, store.target_language))
+                first = last
+        return ranges
+
+    def gather(self, side: str, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of examples of any numbers in any order, without EOS.
+
+        Args:
+            side: "source" or "target".
+            examples: Their numbers, integers [B].
+
+        Returns:
+            ids: Of all these examples, one after the other, int64 [sum of lengths].
+            lengths: Of each example, int64 [B].
+
+        Raises:
+            IndexError: an example that is not there.
+        """
+        ids, lengths = self._tokens[side].gather(examples)
+        return ids.astype(np.int64), lengths
+
+    def texts(self, side: str, examples: np.ndarray) -> list[str]:
+        """Raw lines of examples of any numbers in any order, as they were in the corpus.
+
+        Raises:
+            IndexError: an example that is not there.
+            UserError: the split has no raw text.
+        """
+        self._need_text()
+        text, _ = self._texts[side].gather(examples)
+        return text.tobytes().decode().split("\n")[:-1]
 
     def source(self, index: int) -> np.ndarray:
         """Source ids of an example, int64 [its length], without EOS."""
-        return self._tokens["source"][index].astype(np.int64)
+        return self.gather("source", [index])[0]
 
     def target(self, index: int) -> np.ndarray:
         """Target ids of an example, int64 [its length], without EOS."""
-        return self._tokens["target"][index].astype(np.int64)
+        return self.gather("target", [index])[0]
 
     @property
     def has_text(self) -> bool:
         """Whether the raw lines were kept."""
-        return self.facts["text"]
+        return all(facts["text"] for _, facts in self._stores)
 
     def source_text(self) -> list[str]:
         """All raw source lines, as they were in the corpus. Raises UserError if they were not kept."""
-        return self._text("source")
+        return self._all_text("source")
 
     def target_text(self) -> list[str]:
         """All raw target lines, as they were in the corpus. Raises UserError if they were not kept."""
-        return self._text("target")
+        return self._all_text("target")
 
-    def _text(self, side: str) -> list[str]:
-        if not self.has_text:
-            raise UserError(f"split '{self.name}' has no raw text; make the store with keep_text=true")
-        return self._texts[side].values.tobytes().decode().split("\n")[:-1]
+    def _all_text(self, side: str) -> list[str]:
+        self._need_text()
+        return [
+            line for path, _ in self._shards(f"{side}.text") for line in path.read_bytes().decode().split("\n")[:-1]
+        ]
 
+    def _need_text(self) -> None:
+        for store, facts in self._stores:
+            if not facts["text"]:
+                raise UserError(
+                    f"{store.path}: split '{self.name}' has no raw text; make the store with keep_text=true"
+                )
 
-class Ragged:
-    """Rows of different lengths in one file, their offsets in another; mapped on first use.
-
-    Args:
-        path: The file of values; `path.offsets` lies beside it.
-        dtype: Of the values.
-        rows: Number of rows.
-    """
-
-    def __init__(self, path: Path, dtype: np.dtype, rows: int):
-        self.path, self.dtype, self.rows = path, dtype, rows
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        if not 0 <= index < self.rows:
-            raise IndexError(f"row {index} of {self.rows}")
-        return self.values[self.offsets[index] : self.offsets[index + 1]]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Values of each row, int64 [rows]."""
-        return np.diff(self.offsets)
-
-    @cached_property
-    def values(self) -> np.ndarray:
-        """All rows, one after the other."""
-        return _mapped(self.path, self.dtype)
-
-    @cached_property
-    def offsets(self) -> np.ndarray:
-        """Where rows begin and end in `values`, int64 [rows + 1]."""
-        return _mapped(offsets_path(self.path), OFFSET)
+    def _shards(self, column: str) -> list[tuple[Path, int]]:
+        """The file of values and the number of rows of each shard of a column."""
+        return [
+            (store.path / shard_file(self.name, shard, column), pairs)
+            for store, facts in self._stores
+            for shard, pairs in enumerate(facts["shards"])
+        ]
 
 
 class StoreWriter:
@@ -202,12 +330,14 @@ class StoreWriter:
     Args:
         path: Where the store will be.
         overwrite: Replace the store that is there.
+        shard_pairs: Examples of a shard.
 
     Raises:
         UserError: the place is taken.
     """
 
-    def __init__(self, path: str | Path, overwrite: bool):
+    def __init__(self, path: str | Path, overwrite: bool, shard_pairs: int = 10_000_000):
+        self.shard_pairs = shard_pairs
         self.path = Path(os.path.realpath(path))
         check_free(path, overwrite)
         self.folder = self.path.with_name(f"{self.path.name}.partial-{os.getpid()}-{time.time_ns():x}")
@@ -236,9 +366,11 @@ class StoreWriter:
             flush(path)
             self._files[path.name] = {"size": path.stat().st_size, "sha256": file_hash(path)}
 
-    def column(self, name: str, dtype: np.dtype) -> "RaggedWriter":
-        """A new ragged file of the store, to be closed before `commit`."""
-        self._open.append(RaggedWriter(self.folder / name, dtype))
+    def column(self, split: str, name: str, dtype: np.dtype) -> RaggedWriter:
+        """A new column of a split: `SIDE.tokens` or `SIDE.text`."""
+        self._open.append(
+            RaggedWriter(lambda shard: self.folder / shard_file(split, shard, name), dtype, self.shard_pairs)
+        )
         return self._open[-1]
 
     def commit(self, facts: dict[str, Any]) -> dict[str, Any]:
@@ -266,59 +398,6 @@ class StoreWriter:
         return manifest
 
 
-class RaggedWriter:
-    """Appends rows to a file of values and a file of offsets, and hashes both on the way."""
-
-    def __init__(self, path: Path, dtype: np.dtype):
-        self.dtype = dtype.newbyteorder("<")
-        self._end = 0
-        self._values = _HashedFile(path)
-        self._offsets = _HashedFile(offsets_path(path))
-        self._offsets.write(np.zeros(1, OFFSET))
-
-    def append(self, values: np.ndarray, lengths: np.ndarray) -> None:
-        """Append rows: all their values [sum of lengths], and how many each has [rows]."""
-        self._values.write(np.ascontiguousarray(values, self.dtype))
-        ends = np.cumsum(lengths, dtype=OFFSET) + self._end
-        self._offsets.write(ends)
-        if len(ends):
-            self._end = int(ends[-1])
-
-    def close(self) -> dict[str, dict[str, Any]]:
-        """Flush to the disk; returns size and SHA-256 of each file by name."""
-        return self._values.close() | self._offsets.close()
-
-    def abandon(self) -> None:
-        self._values.abandon()
-        self._offsets.abandon()
-
-
-class _HashedFile:
-    """A new file whose write errors name it."""
-
-    def __init__(self, path: Path):
-        self.path, self._size, self._sha = path, 0, hashlib.sha256()
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 (chunks are large; closed below)
-
-    def write(self, array: np.ndarray) -> None:
-        view = memoryview(array).cast("B") if array.size else memoryview(b"")
-        self._sha.update(view)
-        self._size += len(view)
-        try:
-            while view:  # an unbuffered file may take only a part
-                view = view[self._file.write(view) :]
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
-
-    def close(self) -> dict[str, dict[str, Any]]:
-        os.fsync(self._file.fileno())
-        self._file.close()
-        return {self.path.name: {"size": self._size, "sha256": self._sha.hexdigest()}}
-
-    def abandon(self) -> None:
-        self._file.close()
-
-
 def check_free(path: str | Path, overwrite: bool) -> None:
     """See whether a store may be written to a place.
 
@@ -339,9 +418,9 @@ def token_type(symbols: int) -> np.dtype:
     return np.min_scalar_type(symbols - 1).newbyteorder("<")
 
 
-def offsets_path(path: Path) -> Path:
-    """The file of offsets of a file of values."""
-    return path.with_name(f"{path.name}.offsets")
+def shard_file(split: str, shard: int, column: str) -> str:
+    """The name of a shard's file of values; `column` is `SIDE.tokens` or `SIDE.text`."""
+    return f"{split}-{shard:05d}.{column}"
 
 
 def file_hash(path: Path) -> str:
@@ -385,13 +464,6 @@ def _is_store(path: Path) -> bool:
         return _describes_store(json.loads((path / MANIFEST).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return False
-
-
-def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
-    """A file as a read-only array that is read when touched."""
-    if path.stat().st_size == 0:  # cannot be mapped
-        return np.empty(0, dtype)
-    return np.memmap(path, dtype, "r").view(np.ndarray)
 
 
 def flush(path: Path) -> None:

@@ -419,7 +419,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(data, workers):
     process = start(data, "train=big", "tokenizer=bytes", f"workers={workers}", preexec_fn=limit_files_to_100_kb)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
-    assert "train.source.tokens: File too large" in err
+    assert "train-00000.source.tokens: File too large" in err
     assert err.count("\n") == 1
     assert_nothing_written(data)
 

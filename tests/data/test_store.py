@@ -1,13 +1,17 @@
 """The store: what goes in comes out, opening reads nothing, damage is named, nothing half-written stays."""
 
+import builtins
+import io
 import json
 import os
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from s2s.data.store import MANIFEST, OFFSET, Store, StoreWriter, digest, token_type
+from s2s.data import ragged
+from s2s.data.ragged import OFFSET
+from s2s.data.store import MANIFEST, Store, Stores, StoreWriter, digest, token_type
 from s2s.errors import UserError
 from s2s.text.words import WordTokenizer
 
@@ -23,25 +27,30 @@ def words(symbols="a b c d"):
     return WordTokenizer.learn(WordTokenizer.Config(), [[symbols]])
 
 
-def write(path, overwrite=False, fail=None, source=SOURCE, tokenizer=None):
+def write(path, overwrite=False, fail=None, source=SOURCE, target=TARGET, tokenizer=None, shard=2, split="valid",
+          languages=("de", "en")):  # fmt: skip
     tokenizer = tokenizer or words()
-    with StoreWriter(path, overwrite) as writer:
+    with StoreWriter(path, overwrite, shard) as writer:
         writer.add_tokenizer(tokenizer, "source")
         writer.add_tokenizer(tokenizer, "target")
-        for side, rows in (("source", source), ("target", TARGET)):
-            tokens = writer.column(f"valid.{side}.tokens", token_type(8))
-            tokens.append(*flat(rows[:2]))
-            tokens.append(*flat(rows[2:]))
+        for side, rows in (("source", source), ("target", target)):
+            tokens = writer.column(split, f"{side}.tokens", token_type(8))
+            tokens.append(*flat(rows[:1]))
+            tokens.append(*flat(rows[1:]))
             text = "".join(f"{' '.join(map(str, row))}\n" for row in rows).encode()
-            column = writer.column(f"valid.{side}.text", np.dtype("u1"))
+            column = writer.column(split, f"{side}.text", np.dtype("u1"))
             column.append(np.frombuffer(text, "u1"), np.array([len(line) + 1 for line in text.split(b"\n")[:-1]]))
         if fail:
             raise fail
-        side = {"type": token_type(8).str}
-        facts = {"task": "translation", "source_language": "de", "target_language": "en"}
+        sides = {
+            side: {"type": token_type(8).str, "lengths": {"max": max(map(len, rows))}}
+            for side, rows in (("source", source), ("target", target))
+        }
+        facts = {"task": "translation", "source_language": languages[0], "target_language": languages[1]}
         vocabulary = {"size": 8, "digest": tokenizer.vocabulary.digest}
         facts["vocabularies"] = {"source": vocabulary, "target": vocabulary}
-        facts["splits"] = {"valid": {"pairs": 3, "text": True, "source": side, "target": side}}
+        counts = {"pairs": len(source), "shards": tokens.shards, "corpora": [{"name": "c", "kept": len(source)}]}
+        facts["splits"] = {split: {**counts, "text": True, **sides}}
         return writer.commit(facts)
 
 
@@ -94,13 +103,21 @@ def test_an_unknown_split_is_an_error_that_names_the_known_ones(tmp_path):
 
 def test_text_that_was_not_kept_is_an_error_that_says_how_to_keep_it(tmp_path):
     write(tmp_path / "s")
-    split = Store(tmp_path / "s").split("valid")
-    split.facts["text"] = False
-    with pytest.raises(UserError, match="keep_text=true"):
-        split.source_text()
+    store = Store(tmp_path / "s")
+    store.manifest["splits"]["valid"]["text"] = False
+    split = store.split("valid")
+    assert not split.has_text
+    for read in (split.source_text, lambda: split.texts("source", [0])):
+        with pytest.raises(UserError, match="keep_text=true"):
+            read()
 
 
-FILES = ["valid.source.tokens", "valid.target.tokens.offsets", "valid.source.text", "source.vocabulary.txt"]
+FILES = [
+    "valid-00000.source.tokens",
+    "valid-00001.target.tokens.offsets",
+    "valid-00000.source.text",
+    "source.vocabulary.txt",
+]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -131,9 +148,9 @@ def test_a_changed_tokenizer_is_named_at_opening(tmp_path, name):
 
 def test_changed_tokens_are_named_by_verify(tmp_path):
     write(tmp_path / "s")
-    flip_first_byte(tmp_path / "s" / "valid.source.tokens")
+    flip_first_byte(tmp_path / "s" / "valid-00000.source.tokens")
     store = Store(tmp_path / "s")
-    with pytest.raises(UserError, match=r"valid.source.tokens: changed"):
+    with pytest.raises(UserError, match=r"valid-00000.source.tokens: changed"):
         store.verify()
 
 
@@ -157,7 +174,7 @@ def test_a_newer_format_and_a_wrong_digest_are_refused(tmp_path):
     with pytest.raises(UserError, match="digest does not fit"):
         Store(tmp_path / "s")
     change_manifest(tmp_path / "s", format=99)
-    with pytest.raises(UserError, match="store format 99, this version reads 1"):
+    with pytest.raises(UserError, match="store format 99, this version reads 2"):
         Store(tmp_path / "s")
 
 
@@ -234,22 +251,73 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path):
     Store(tmp_path / "far")
 
 
-def test_opening_a_store_of_a_billion_pairs_takes_milliseconds(tmp_path):
-    pairs = 10**9
-    write(tmp_path / "s")
-    manifest = json.loads((tmp_path / "s" / MANIFEST).read_text())
+BILLION = 10**9
+SHARD = 10**7
+TOKENS = 30  # of each side of each pair
+
+
+@pytest.fixture
+def billion(tmp_path):
+    """A store that claims a billion pairs: sparse files, with offsets where the tests will look."""
+    manifest = write(tmp_path / "s", split="train")
+    files = {name: facts for name, facts in manifest["files"].items() if not name.startswith("train-")}
+    shards = [SHARD] * (BILLION // SHARD)
     for side in ("source", "target"):
-        for name, size in ((f"valid.{side}.tokens", 30 * pairs), (f"valid.{side}.tokens.offsets", 8 * (pairs + 1))):
-            with open(tmp_path / "s" / name, "wb") as file:
-                file.truncate(size)  # sparse: no block on the disk
-            manifest["files"][name]["size"] = size
-    manifest["splits"]["valid"]["pairs"] = pairs
-    with open(tmp_path / "s" / "valid.source.tokens.offsets", "rb+") as file:
-        file.seek(8 * (pairs - 1))
-        file.write(np.array([30 * pairs - 5, 30 * pairs], OFFSET).tobytes())
-    change_manifest(tmp_path / "s", **manifest | {"digest": digest(manifest)})
-    began = time.perf_counter()
-    split = Store(tmp_path / "s").split("valid")
-    assert len(split) == pairs
-    assert split.source(pairs - 1).tolist() == [0] * 5
-    assert time.perf_counter() - began < 1  # milliseconds; a second even on a machine that is busy
+        for shard in range(len(shards)):
+            name = f"train-{shard:05d}.{side}.tokens"
+            for file, size in ((name, TOKENS * SHARD), (f"{name}.offsets", 8 * (SHARD + 1))):
+                with open(tmp_path / "s" / file, "wb") as sparse:
+                    sparse.truncate(size)  # no block on the disk
+                files[file] = {"size": size, "sha256": ""}
+        for shard, last in ((50, SHARD), (51, 1000)):  # the last thousand pairs of a shard, the first of the next
+            numbers = np.arange(last - 1000, last + 1)
+            with open(tmp_path / "s" / f"train-{shard:05d}.{side}.tokens.offsets", "rb+") as file:
+                file.seek(8 * numbers[0])
+                file.write((TOKENS * numbers).astype(OFFSET).tobytes())
+    counts = {"pairs": BILLION, "shards": shards, "text": False, "corpora": [{"name": "c", "kept": BILLION}]}
+    manifest["splits"]["train"] |= counts
+    for path in (tmp_path / "s").glob("*.text*"):
+        path.unlink()
+    change_manifest(tmp_path / "s", **manifest | {"files": files, "digest": digest(manifest | {"files": files})})
+    return tmp_path / "s"
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Names of the files that are opened."""
+    names = []
+    for module in (builtins, io):
+
+        def recorded(path, *arguments, original=module.open, **options):
+            names.append(Path(path).name)
+            return original(path, *arguments, **options)
+
+        monkeypatch.setattr(module, "open", recorded)
+    return names
+
+
+def test_opening_a_store_of_a_billion_pairs_reads_its_manifest_and_tokenizers_only(billion, opened):
+    store = Stores([billion, billion])
+    split = store.split("train")
+    assert len(split) == 2 * BILLION
+    assert split.longest == (3, 4)
+    assert split.corpora[1][:3] == ("c", BILLION, 2 * BILLION)
+    store.tokenizers()
+    assert MANIFEST in opened
+    assert [name for name in opened if "tokens" in name] == []
+
+
+def test_a_range_in_the_middle_of_a_billion_pairs_is_read_alone(billion, opened, monkeypatch):
+    split = Store(billion).split("train")
+    read = []
+    original = ragged._read
+    monkeypatch.setattr(ragged, "_read", lambda *where: read.append(where[2:]) or original(*where))
+    first = 51 * SHARD
+    for lengths in split.lengths(first - 1000, first + 500):
+        assert lengths.dtype == np.int32
+        assert lengths.tolist() == [TOKENS] * 1500
+    assert read == [(SHARD - 1000, 1001), (0, 501)] * 2
+    ids, lengths = split.gather("source", [first - 1, first, first - 1000])
+    assert (lengths.tolist(), ids.tolist()) == ([TOKENS] * 3, [0] * 3 * TOKENS)
+    shards = {name.partition(".")[0] for name in opened if "tokens" in name}
+    assert shards == {"train-00050", "train-00051"}

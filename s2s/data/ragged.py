@@ -1,0 +1,250 @@
+"""Rows of different lengths in files: all values one after the other, and beside them where each row begins.
+
+    PATH                values of one shard, row after row
+    PATH.offsets        int64 [rows + 1]: row i lies at offsets[i]:offsets[i + 1]
+
+A long column is cut into shards, each a pair of such files; its rows are numbered through. All numbers are
+little-endian.
+"""
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2s.errors import UserError
+
+OFFSET = np.dtype("<i8")
+# Mappings are dropped after so many rows or files. What was touched once counts as this process's memory till then (up
+# to 2 MiB a row, where the page cache has huge pages), and every mapped file holds a descriptor.
+MAPPED_ROWS = 512
+MAPPED_FILES = 128
+
+
+class Ragged:
+    """The rows of a column, read when asked for.
+
+    Args:
+        shards: The file of values and the number of rows of each shard.
+        dtype: Of the values.
+    """
+
+    def __init__(self, shards: list[tuple[Path, int]], dtype: np.dtype):
+        self.dtype = dtype
+        self._paths = [path for path, _ in shards]
+        self._starts = np.cumsum([0, *(rows for _, rows in shards)])  # [shards + 1]: number of each shard's first row
+        self._mapped: dict[Path, tuple[mmap.mmap, np.ndarray]] = {}
+        self._gathered = 0  # rows since `_mapped` was empty
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_mapped": {}}  # another process maps for itself
+
+    def lengths(self, first: int, last: int) -> np.ndarray:
+        """Values of each of the rows first ... last - 1, int32 [last - first].
+
+        Reads them from the disk, shard by shard: memory is that of the result and of one shard's range.
+
+        Raises:
+            IndexError: rows that are not there.
+            UserError: a file that cannot be read or is damaged, by name.
+        """
+        if not 0 <= first <= last <= len(self):
+            raise IndexError(f"rows {first} to {last} of {len(self)}")
+        lengths, done = np.empty(last - first, np.int32), first
+        for shard, path in enumerate(self._paths):
+            start, end = int(self._starts[shard]), min(last, int(self._starts[shard + 1]))
+            if done < end:
+                found = np.diff(_read(offsets_path(path), OFFSET, done - start, end - done + 1))
+                if found.min() < 0:
+                    raise _damaged(offsets_path(path))
+                lengths[done - first : end - first] = found
+                done = end
+        return lengths
+
+    def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of any numbers in any order.
+
+        Args:
+            rows: Their numbers, integers [R].
+
+        Returns:
+            values: Of all these rows, one after the other, `dtype` [sum of lengths].
+            lengths: Of each row, int64 [R].
+
+        Raises:
+            IndexError: a row that is not there.
+            UserError: a file that cannot be read or is damaged, by name.
+        """
+        rows = np.asarray(rows, np.int64)
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+        if self._gathered > MAPPED_ROWS:
+            self._mapped, self._gathered = {}, 0
+        self._gathered += len(rows)
+        shard_of = np.searchsorted(self._starts, rows, side="right") - 1
+        order = np.argsort(shard_of, kind="stable")
+        shards, firsts = np.unique(shard_of[order], return_index=True)
+        lengths, pieces = np.empty(len(rows), np.int64), [np.empty(0, self.dtype)]
+        for shard, group in zip(shards.tolist(), np.split(order, firsts[1:]), strict=False):
+            piece, lengths[group] = self._gather_from(shard, rows[group] - self._starts[shard])
+            pieces.append(piece)
+        if len(shards) == 1:
+            return pieces[1], lengths
+        begins = np.empty(len(rows), np.int64)  # of each row among the pieces, which are in the order of the shards
+        begins[order] = np.cumsum(lengths[order]) - lengths[order]
+        return np.concatenate(pieces)[_spans(begins, lengths)], lengths
+
+    def _gather_from(self, shard: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`gather` for the rows of one shard, numbered within it."""
+        path = self._paths[shard]
+        offsets, values = self._map(offsets_path(path), OFFSET), self._map(path, self.dtype)
+        if len(offsets) != self._starts[shard + 1] - self._starts[shard] + 1:
+            raise _damaged(offsets_path(path))
+        begins, ends = offsets[rows], offsets[rows + 1]
+        if (ends < begins).any() or begins.min() < 0:
+            raise _damaged(offsets_path(path))
+        if ends.max() > len(values):
+            raise _damaged(path)
+        return values[_spans(begins, ends - begins)], ends - begins
+
+    def _map(self, path: Path, dtype: np.dtype) -> np.ndarray:
+        """A file as a read-only array whose pages are read when touched."""
+        if path not in self._mapped:
+            if len(self._mapped) >= MAPPED_FILES:
+                self._mapped = {}
+            self._mapped[path] = _mapping(path, dtype)
+        memory, array = self._mapped[path]
+        if memory is not None and memory.size() < len(memory):  # to touch what is gone would kill the process
+            raise _damaged(path)
+        return array
+
+
+def _spans(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Indices of several stretches: begins[0], begins[0] + 1, ..., begins[1], ...; int64 [sum of lengths]."""
+    return np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+
+
+def _mapping(path: Path, dtype: np.dtype) -> tuple[mmap.mmap | None, np.ndarray]:
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:  # cannot be mapped
+                return None, np.empty(0, dtype)
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return memory, np.frombuffer(memory, dtype, len(memory) // dtype.itemsize)
+
+
+def _read(path: Path, dtype: np.dtype, first: int, count: int) -> np.ndarray:
+    """`count` numbers of a file, from number `first` on. Raises UserError naming a file that does not hold them."""
+    numbers = np.empty(count, dtype)
+    try:
+        with open(path, "rb") as file:
+            file.seek(first * dtype.itemsize)
+            size = file.readinto(memoryview(numbers).cast("B"))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if size < numbers.nbytes:
+        raise _damaged(path)
+    return numbers
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path}: truncated or changed since the store was made; make the store again")
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: this file of the store cannot be read: {error.strerror}")
+
+
+class RaggedWriter:
+    """Appends rows to a column, and hashes its files on the way.
+
+    Args:
+        path: The file of values of a shard, by the shard's number.
+        dtype: Of the values.
+        shard_rows: Rows of a shard; one that is full is flushed to the disk and closed.
+    """
+
+    def __init__(self, path: Callable[[int], Path], dtype: np.dtype, shard_rows: int):
+        self.dtype = dtype.newbyteorder("<")
+        self.shards: list[int] = []  # rows of each shard so far
+        self._path, self._shard_rows = path, shard_rows
+        self._open: tuple[_HashedFile, _HashedFile] | None = None  # values and offsets of the last shard
+        self._end = 0
+        self._files: dict[str, dict[str, Any]] = {}
+
+    def append(self, values: np.ndarray, lengths: np.ndarray) -> None:
+        """Append rows: all their values [sum of lengths], and how many each has [rows]."""
+        while len(lengths):
+            if self._open is None:
+                self._begin()
+            rows = min(len(lengths), self._shard_rows - self.shards[-1])
+            ends = np.cumsum(lengths[:rows], dtype=OFFSET)
+            self._open[0].write(np.ascontiguousarray(values[: ends[-1]], self.dtype))
+            self._open[1].write(ends + self._end)
+            values, lengths = values[ends[-1] :], lengths[rows:]
+            self._end += int(ends[-1])
+            self.shards[-1] += rows
+            if self.shards[-1] == self._shard_rows:
+                self._finish()
+
+    def close(self) -> dict[str, dict[str, Any]]:
+        """Flush to the disk; returns size and SHA-256 of each file by name."""
+        if self._open is not None:
+            self._finish()
+        return self._files
+
+    def abandon(self) -> None:
+        for file in self._open or ():
+            file.abandon()
+
+    def _begin(self) -> None:
+        path = self._path(len(self.shards))
+        self._open = _HashedFile(path), _HashedFile(offsets_path(path))
+        self._open[1].write(np.zeros(1, OFFSET))
+        self._end = 0
+        self.shards.append(0)
+
+    def _finish(self) -> None:
+        for file in self._open:
+            self._files |= file.close()
+        self._open = None
+
+
+class _HashedFile:
+    """A new file whose write errors name it."""
+
+    def __init__(self, path: Path):
+        self.path, self._size, self._sha = path, 0, hashlib.sha256()
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 (chunks are large; closed below)
+
+    def write(self, array: np.ndarray) -> None:
+        view = memoryview(array).cast("B") if array.size else memoryview(b"")
+        self._sha.update(view)
+        self._size += len(view)
+        try:
+            while view:  # an unbuffered file may take only a part
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def close(self) -> dict[str, dict[str, Any]]:
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return {self.path.name: {"size": self._size, "sha256": self._sha.hexdigest()}}
+
+    def abandon(self) -> None:
+        self._file.close()
+
+
+def offsets_path(path: Path) -> Path:
+    """The file of offsets of a file of values."""
+    return path.with_name(f"{path.name}.offsets")
