@@ -54,7 +54,8 @@ class CrossEntropy:
 
     def __call__(self, model: EncoderDecoder, batch: Batch) -> Loss:
         """Run the model on a batch; returns the Loss."""
-        output = model.decode(model.encode(batch.sources, batch.tags), batch.decoder_input)
+        memory = model.encode(batch.sources, batch.tags)
+        output = model.decode(memory, batch.decoder_input, batch.target_packing)
         real = torch.arange(batch.target.size(1), device=batch.target.device) < batch.target_lengths[:, None]
         states, target = output.states[real], batch.target[real]
         if torch.is_autocast_enabled(states.device.type):

@@ -5,7 +5,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from s2s.data.batch import Source
+from s2s.data.batch import Packing, Source
+from s2s.nn.attention import segment_mask
 
 
 @dataclasses.dataclass
@@ -16,17 +17,29 @@ class Memory:
         states: Layer states that were asked for, each [B, S, D]; the last one is the top.
         lengths: [B] int64, real positions of each row; a front-end may have changed them.
         mask: Bool [B, 1, 1, S], true at real positions.
+        segments: [B, S] int64, which example of its row each position belongs to, where rows are packed; else None.
         auxiliary: Further outputs by name (CTC logits, gate rates).
     """
 
     states: list[Tensor]
     lengths: Tensor
     mask: Tensor
+    segments: Tensor | None = None
     auxiliary: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     @property
     def top(self) -> Tensor:
         return self.states[-1]
+
+    def visible(self, packing: Packing | None = None) -> Tensor:
+        """What a decoder may see: bool [B, 1, 1, S]; of packed target rows [B, 1, T, S], each example its own source.
+
+        Raises:
+            ValueError: packed rows on one side only.
+        """
+        if (packing is None) != (self.segments is None):
+            raise ValueError("source and target rows must both be packed, or neither")
+        return self.mask if packing is None else self.mask & segment_mask(packing.segments, self.segments)
 
 
 @dataclasses.dataclass
@@ -69,7 +82,7 @@ class EncoderDecoder(Protocol):
 
     def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory: ...
 
-    def decode(self, memory: Memory, decoder_input: Tensor) -> DecoderOutput: ...
+    def decode(self, memory: Memory, decoder_input: Tensor, packing: Packing | None = None) -> DecoderOutput: ...
 
     def start(self, memory: Memory, rows: int, max_length: int) -> DecoderState: ...
 

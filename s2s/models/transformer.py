@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from s2s.config.schema import option
-from s2s.data.batch import Source
+from s2s.data.batch import Packing, Source
 from s2s.errors import UserError
 from s2s.models.model import DecoderOutput, Memory
-from s2s.nn.attention import CrossAttention, SelfAttention, length_mask
+from s2s.nn.attention import CrossAttention, SelfAttention, length_mask, segment_mask
 from s2s.nn.dropout import dropout
 from s2s.nn.feedforward import ACTIVATIONS, FeedForward
 from s2s.nn.positions import PositionEmbedding
@@ -69,9 +69,9 @@ class Embedding(nn.Module):
         self.scale = width**0.5
         self.dropout = config.dropout if config.embedding_dropout is None else config.embedding_dropout
 
-    def forward(self, ids: Tensor, start: int = 0) -> Tensor:
-        """ids: [B, T] int64 at positions start ... Returns [B, T, D]."""
-        x = self.positions(self.tokens(ids) * self.scale, start)
+    def forward(self, ids: Tensor, start: int = 0, positions: Tensor | None = None) -> Tensor:
+        """ids: [B, T] int64 at positions start ..., or at `positions` [B, T]. Returns [B, T, D]."""
+        x = self.positions(self.tokens(ids) * self.scale, start, positions)
         return dropout(x, self.dropout, self.training)
 
 
@@ -98,14 +98,15 @@ class Layer(nn.Module):
         return x if self.pre_norm else norm(x)
 
     def encode(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x: [B, S, D]; mask: bool [B, 1, 1, S]."""
+        """x: [B, S, D]; mask: bool [B, 1, 1 or S, S], true at the keys of each query."""
         x = self._block(x, self.attention_norm, self.attention, mask)
         return self._block(x, self.feedforward_norm, self.feedforward)
 
-    def decode(self, x: Tensor, memory: Memory) -> Tensor:
-        """x: [B, T, D], all target positions at once."""
-        x = self._block(x, self.attention_norm, self.attention)
-        x = self._block(x, self.cross_norm, self.cross, self.cross.project(memory.top), memory.mask)
+    def decode(self, x: Tensor, mask: Tensor | None, memory: Tensor, memory_mask: Tensor) -> Tensor:
+        """x: [B, T, D], all target positions at once; mask: bool [B, 1, T, T], None: causal; memory: [B, S, D];
+        memory_mask: bool [B, 1, 1 or T, S]."""
+        x = self._block(x, self.attention_norm, self.attention, mask)
+        x = self._block(x, self.cross_norm, self.cross, self.cross.project(memory), memory_mask)
         return self._block(x, self.feedforward_norm, self.feedforward)
 
     def step(self, x: Tensor, cache: Tensor, position: int, key_value: Tensor, mask: Tensor) -> Tensor:
@@ -201,17 +202,22 @@ class Transformer(nn.Module):
     def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory:
         """The encoder over one source. Returns the top states [B, S, D]; padded positions hold no meaning."""
         (source,) = sources
-        mask = length_mask(source.lengths, source.ids.size(1))
-        x = self.encoder_embedding(source.ids)
+        segments, positions = source.packing or (None, None)
+        real = length_mask(source.lengths, source.ids.size(1))
+        mask = real if segments is None else real & segment_mask(segments, segments)
+        x = self.encoder_embedding(source.ids, positions=positions)
         for layer in self.encoder:
             x = layer.encode(x, mask)
-        return Memory([self.encoder_norm(x)], source.lengths, mask)
+        return Memory([self.encoder_norm(x)], source.lengths, real, segments)
 
-    def decode(self, memory: Memory, decoder_input: Tensor) -> DecoderOutput:
-        """Teacher forcing. decoder_input: [B, T] int64, BOS first, right padded."""
-        x = self.decoder_embedding(decoder_input)
+    def decode(self, memory: Memory, decoder_input: Tensor, packing: Packing | None = None) -> DecoderOutput:
+        """Teacher forcing. decoder_input: [B, T] int64, BOS first, right padded; packed rows with their packing."""
+        segments, positions = packing or (None, None)
+        mask = None if segments is None else segment_mask(segments, segments).tril()
+        memory_mask = memory.visible(packing)
+        x = self.decoder_embedding(decoder_input, positions=positions)
         for layer in self.decoder:
-            x = layer.decode(x, memory)
+            x = layer.decode(x, mask, memory.top, memory_mask)
         return DecoderOutput(self.decoder_norm(x), self.output.weight, self.output.bias)
 
     def start(self, memory: Memory, rows: int, max_length: int) -> TransformerState:
@@ -220,7 +226,7 @@ class Transformer(nn.Module):
         _, B, G, _, d = key_values[0].shape
         size = min(32, max_length)
         cache = key_values[0].new_empty(len(self.decoder), 2, B * rows, G, size, d)
-        return TransformerState(cache, key_values, memory.mask, rows, max_length)
+        return TransformerState(cache, key_values, memory.visible(), rows, max_length)
 
     def step(self, tokens: Tensor, state: TransformerState) -> Tensor:
         """Advance every row by one token. tokens: [R] int64. Returns logits [R, V]."""

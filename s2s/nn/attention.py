@@ -40,7 +40,7 @@ class SelfAttention(nn.Module):
         heads: H; divides D.
         kv_heads: G; divides H.
         dropout: Probability of dropping an attention weight.
-        causal: Position t sees positions up to t only.
+        causal: Position t sees positions up to t only, unless a mask says otherwise.
         rotary: Rotate queries and keys by their positions.
     """
 
@@ -59,10 +59,12 @@ class SelfAttention(nn.Module):
         return (rotate(q, start), rotate(k, start), v) if self.rotary else (q, k, v)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: [B, T, D]; mask: bool [B, 1, 1, T], true where a key may be seen (None with causal attention over
-        right-padded rows, where no real position sees a padded one). Returns [B, T, D]."""
+        """x: [B, T, D]; mask: bool [B, 1, 1 or T, T], true where a key may be seen, in place of causal attention
+        (None with causal attention over right-padded rows, where no real position sees a padded one).
+        Returns [B, T, D]."""
         q, k, v = self._project(x, 0)
-        attended = attend(q, k, v, mask, self.dropout if self.training else 0.0, self.causal)
+        causal = self.causal and mask is None
+        attended = attend(q, k, v, mask, self.dropout if self.training else 0.0, causal)
         return self.output(_merge(attended))
 
     def step(self, x: Tensor, cache: Tensor, position: int) -> Tensor:
@@ -105,7 +107,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, key_value: Tensor, mask: Tensor) -> Tensor:
         """x: [B, T, D] (in a decoder step T is K, the rows of a sentence); key_value: [2, B, G, S, d];
-        mask: bool [B, 1, 1, S], true at real positions. Returns [B, T, D]."""
+        mask: bool [B, 1, 1 or T, S], true where a position may be seen. Returns [B, T, D]."""
         q = _heads(self.query(x), self.heads)
         mask = mask.expand(-1, -1, x.size(1), -1)
         attended = attend(q, key_value[0], key_value[1], mask, self.dropout if self.training else 0.0)
@@ -115,3 +117,8 @@ class CrossAttention(nn.Module):
 def length_mask(lengths: Tensor, size: int) -> Tensor:
     """Bool [B, 1, 1, size], true at positions below each row's length; lengths: [B]."""
     return (torch.arange(size, device=lengths.device) < lengths[:, None])[:, None, None]
+
+
+def segment_mask(queries: Tensor, keys: Tensor) -> Tensor:
+    """Bool [B, 1, T, S], true where query and key are of one segment; queries: [B, T], keys: [B, S] segment numbers."""
+    return (queries[:, :, None] == keys[:, None])[:, None]

@@ -41,8 +41,16 @@ class PositionEmbedding(nn.Module):
         elif kind == "sinusoidal":
             self.register_buffer("table", sinusoidal(torch.arange(512), width), persistent=False)
 
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """x: [B, T, D] token embeddings of positions start ... start + T - 1; the same shape comes back.
+    def forward(self, x: Tensor, start: int = 0, positions: Tensor | None = None) -> Tensor:
+        """Add the embedding of each token's position.
+
+        Args:
+            x: [B, T, D] token embeddings.
+            start: Position of the first token of every row; the others follow.
+            positions: [B, T] int64, less than T, in place of start, start + 1 ...: of rows that hold several examples.
+
+        Returns:
+            [B, T, D]
 
         Raises:
             UserError: a sequence longer than the learned table.
@@ -51,17 +59,24 @@ class PositionEmbedding(nn.Module):
             return x
         end = start + x.size(1)
         if self.kind == "learned":
-            if end > len(self.weight):
-                raise UserError(f"a sequence of {end} tokens is over model.max_positions={len(self.weight)}")
-            return x + self.weight[start:end]
-        if end > len(self.table):
-            size = 1 << (end - 1).bit_length()
-            self.table = sinusoidal(torch.arange(size, device=x.device), self.width).to(self.table.dtype)
-        return x + self.table[start:end].to(x.dtype)
+            table = self.weight
+            if end > len(table) and positions is not None:  # a long row perhaps of short examples
+                end = int(positions.max()) + 1
+            if end > len(table):
+                raise UserError(f"a sequence of {end} tokens is over model.max_positions={len(table)}")
+        else:
+            if end > len(self.table):
+                size = 1 << (end - 1).bit_length()
+                self.table = sinusoidal(torch.arange(size, device=x.device), self.width).to(self.table.dtype)
+            table = self.table
+        added = table[start:end] if positions is None else nn.functional.embedding(positions, table)
+        return x + added.to(x.dtype)
 
 
 def rotate(x: Tensor, start: int = 0) -> Tensor:
     """Rotary position embedding (Su et al. 2021), half-split form: feature j turns together with feature j + d/2.
+
+    Attention sees only how far a query and a key are apart, so rows of several examples need no other positions.
 
     Args:
         x: [B, H, T, d] queries or keys of positions start ... start + T - 1.

@@ -1,0 +1,100 @@
+"""Several examples in a row give the losses and gradients of the same examples in rows of their own."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
+from s2s.data.batch import Batch, Counts, Packing, Source
+from s2s.errors import UserError
+from s2s.models.transformer import StackConfig, Transformer, TransformerConfig
+
+LENGTH = st.integers(1, 7)
+ROWS = st.lists(st.lists(st.tuples(LENGTH, LENGTH), min_size=1, max_size=4), min_size=1, max_size=4)
+
+
+def model_of(positions: str = "sinusoidal", norm: str = "pre", kv_heads: int | None = None, **changes) -> Transformer:
+    torch.manual_seed(0)
+    stack = StackConfig(2, 32, 4, kv_heads, 48)
+    return Transformer(TransformerConfig(encoder=stack, decoder=stack, positions=positions, norm=norm, dropout=0.0,
+                                         **changes), 20, 23)  # fmt: skip
+
+
+def right_padded(rows: list[Tensor], last: bool = False) -> Tensor:
+    """[B, T]; padding is 9, a real token's number, or `last`: each row's last value."""
+    size = max(map(len, rows))
+    return torch.stack([torch.cat([row, (row[-1:] if last else row.new_tensor([9])).expand(size - len(row))])
+                        for row in rows])  # fmt: skip
+
+
+def batches(rows: list[list[tuple[int, int]]], seed: int = 0) -> tuple[Batch, Batch]:
+    """The same random examples, of the (source, target) lengths in `rows`: packed so, and in rows of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    examples = [[[torch.randint(4, 20, (length,), generator=generator) for length in (source, target, target)]
+                 for source, target in row] for row in rows]  # fmt: skip
+
+    def side(rows: list[list[list[Tensor]]], part: int) -> tuple[Tensor, Tensor, Packing]:
+        segments = [torch.cat([torch.full_like(e[part], k) for k, e in enumerate(row)]) for row in rows]
+        positions = [torch.cat([torch.arange(len(e[part])) for e in row]) for row in rows]
+        ids = [torch.cat([e[part] for e in row]) for row in rows]
+        packing = Packing(right_padded(segments, last=True), right_padded(positions, last=True))
+        return right_padded(ids), torch.tensor([len(row) for row in ids]), packing
+
+    def batch(rows: list[list[list[Tensor]]], packed: bool) -> Batch:
+        (source, lengths, packing), (inputs, target_lengths, target_packing), (target, *_) = (
+            side(rows, part) for part in range(3)
+        )
+        count = int(target_lengths.sum())
+        return Batch(torch.arange(sum(map(len, rows))), (Source(source, lengths, packing if packed else None),),
+                     inputs, target, target_lengths, Counts(0, 0, count, 0, 0), None,
+                     target_packing if packed else None)  # fmt: skip
+
+    return batch(examples, True), batch([[example] for row in examples for example in row], False)
+
+
+def results(model: Transformer, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    """Loss of every target token, in the order of examples, and the gradients of their mean by the criterion."""
+    model.zero_grad()
+    output = model.decode(model.encode(batch.sources), batch.decoder_input, batch.target_packing)
+    assert output.states.isfinite().all()
+    losses = torch.nn.functional.cross_entropy(output.logits().transpose(1, 2), batch.target, reduction="none")
+    real = torch.arange(batch.target.size(1)) < batch.target_lengths[:, None]
+    loss = CrossEntropy(CrossEntropyConfig(label_smoothing=0.0))(model, batch)
+    torch.testing.assert_close(loss.sum, losses[real].sum(), rtol=1e-5, atol=1e-5)
+    (loss.sum / loss.count).backward()
+    return losses[real].detach(), [parameter.grad for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("kv_heads", [None, 2])
+def test_packed_rows_give_the_losses_and_gradients_of_rows_of_their_own(positions, norm, kv_heads):
+    model = model_of(positions, norm, kv_heads)
+
+    @settings(max_examples=15, deadline=None)
+    @given(rows=ROWS, seed=st.integers(0, 99))
+    def check(rows, seed):
+        packed, alone = (results(model, batch) for batch in batches(rows, seed))
+        torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-5)
+
+    check()
+
+
+def test_learned_positions_count_within_an_example():
+    model = model_of("learned", max_positions=7)
+    packed, alone = batches([[(7, 7), (7, 7)]])
+    torch.testing.assert_close(results(model, packed), results(model, alone), rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match=r"8 tokens is over model.max_positions=7"):
+        model.encode(batches([[(3, 3), (8, 3)]])[0].sources)
+
+
+def test_rows_must_be_packed_on_both_sides():
+    model = model_of()
+    packed, alone = batches([[(3, 3)]])
+    for sources, packing in ((packed.sources, None), (alone.sources, packed.target_packing)):
+        with pytest.raises(ValueError, match="both be packed"):
+            model.decode(model.encode(sources), packed.decoder_input, packing)
+    with pytest.raises(ValueError, match="both be packed"):
+        model.start(model.encode(packed.sources), 1, 5)
