@@ -279,7 +279,7 @@ class Split:
         """
         self._need_text()
         text, _ = self._texts[side].gather(examples)
-        return text.tobytes().decode().split("\n")[:-1]
+        return _lines(text.tobytes(), len(examples), f"{self._stores[0][0].path}: the {side} text of '{self.name}'")
 
     def source(self, index: int) -> np.ndarray:
         """Source ids of an example, int64 [its length], without EOS."""
@@ -304,9 +304,7 @@ class Split:
 
     def _all_text(self, side: str) -> list[str]:
         self._need_text()
-        return [
-            line for path, _ in self._shards(f"{side}.text") for line in path.read_bytes().decode().split("\n")[:-1]
-        ]
+        return [line for path, count in self._shards(f"{side}.text") for line in _lines(path.read_bytes(), count, path)]
 
     def _need_text(self) -> None:
         for store, facts in self._stores:
@@ -411,6 +409,16 @@ def check_free(path: str | Path, overwrite: bool) -> None:
         raise UserError(f"store={path}: this holds something that is not a store; choose another place")
     if not overwrite:
         raise UserError(f"store={path}: there is a store already; overwrite=true replaces it")
+
+
+def _lines(text: bytes, count: int, where: str | Path) -> list[str]:
+    try:
+        lines = text.decode().split("\n")[:-1]
+    except UnicodeDecodeError:
+        lines = []
+    if len(lines) != count:
+        raise UserError(f"{where}: changed since the store was made; make the store again")
+    return lines
 
 
 def token_type(symbols: int) -> np.dtype:

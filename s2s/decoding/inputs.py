@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from s2s.data.corpus import LineReader, decode_lines
 from s2s.data.store import Split
 from s2s.errors import UserError
@@ -109,14 +111,19 @@ def from_split(split: Split, companion: str | None, score: bool, size: int, enco
     if companion:
         _check_counts(f"split '{split.name}'", len(split), companion, count_lines(companion))
         others = line_windows(companion, size)
+
+    def ids(side: str) -> list[Ids]:
+        flat, lengths = split.gather(side, numbers)
+        return [row.tolist() for row in np.split(flat, np.cumsum(lengths[:-1]))]
+
     for start in range(0, len(split), size):
-        numbers = range(start, min(start + size, len(split)))
+        numbers = np.arange(start, min(start + size, len(split)))
         companions = None
         if companion:
             companions = encode_target(next(others))
         elif score:
-            companions = [split.target(i).tolist() for i in numbers]
-        yield Window([split.source(i).tolist() for i in numbers], companions)
+            companions = ids("target")
+        yield Window(ids("source"), companions)
 
 
 def _one_by_one(windows: Iterator[list[str]]) -> Iterator[str]:

@@ -1,16 +1,21 @@
 """The store: what goes in comes out, opening reads nothing, damage is named, nothing half-written stays."""
 
 import builtins
+import hashlib
 import io
 import json
 import os
+import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from s2s.data import ragged
-from s2s.data.ragged import OFFSET
+from s2s.data.ragged import OFFSET, offsets_path
 from s2s.data.store import MANIFEST, Store, Stores, StoreWriter, digest, token_type
 from s2s.errors import UserError
 from s2s.text.words import WordTokenizer
@@ -20,7 +25,7 @@ TARGET = [[5], [4, 4, 4, 4], [6, 5]]
 
 
 def flat(rows):
-    return np.concatenate([np.array(row, np.int32) for row in rows]), np.array([len(row) for row in rows])
+    return np.array([token for row in rows for token in row], np.int32), np.array([len(row) for row in rows], int)
 
 
 def words(symbols="a b c d"):
@@ -69,6 +74,40 @@ def test_what_was_written_is_read(tmp_path):
     store.verify()
 
 
+def made_up(rng, pairs):
+    return [rng.integers(4, 8, rng.integers(0, 6)).tolist() for _ in range(pairs)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 12)), min_size=1, max_size=3),
+)
+def test_any_examples_of_any_shards_of_any_stores_are_those_that_were_written(tmp_path_factory, seed, sizes):
+    folder, rng = tmp_path_factory.mktemp("stores"), np.random.default_rng(seed)
+    rows = {"source": [], "target": []}
+    for number, (shard, pairs) in enumerate(sizes):
+        source, target = made_up(rng, pairs), made_up(rng, pairs)
+        rows["source"] += source
+        rows["target"] += target
+        write(folder / str(number), source=source, target=target, shard=shard)
+    split = Stores([folder / str(number) for number in range(len(sizes))]).split("valid")
+    assert len(split) == len(rows["source"])
+    examples = rng.integers(0, len(split), rng.integers(0, 30))
+    first, last = sorted(rng.integers(0, len(split) + 1, 2))
+    lengths = dict(zip(rows, split.lengths(first, last), strict=True))
+    for side, expected in rows.items():
+        ids, counts = split.gather(side, examples)
+        assert ids.tolist() == [token for i in examples for token in expected[i]]
+        assert counts.tolist() == [len(expected[i]) for i in examples]
+        assert ids.dtype == counts.dtype == np.int64
+        assert split.texts(side, examples) == [" ".join(map(str, expected[i])) for i in examples]
+        assert lengths[side].tolist() == [len(row) for row in expected[first:last]]
+    assert split.target_text() == [" ".join(map(str, row)) for row in rows["target"]]
+    assert split.longest == tuple(max(map(len, side)) for side in rows.values())
+    assert [last - first for _, first, last, *_ in split.corpora] == [pairs for _, pairs in sizes]
+
+
 def test_a_shared_tokenizer_is_one_object(tmp_path):
     write(tmp_path / "s")
     source, target = Store(tmp_path / "s").tokenizers()
@@ -78,9 +117,13 @@ def test_a_shared_tokenizer_is_one_object(tmp_path):
 
 def test_an_example_outside_the_split_is_an_error(tmp_path):
     write(tmp_path / "s")
+    split = Store(tmp_path / "s").split("valid")
     for index in (3, -1):
         with pytest.raises(IndexError):
-            Store(tmp_path / "s").split("valid").source(index)
+            split.source(index)
+    for first, last in ((-1, 2), (0, 4), (2, 1)):
+        with pytest.raises(IndexError):
+            split.lengths(first, last)
 
 
 @pytest.mark.parametrize(("symbols", "dtype"), [(5, "|u1"), (256, "|u1"), (257, "<u2"), (65536, "<u2"), (65537, "<u4")])
@@ -132,6 +175,75 @@ def test_a_truncated_or_missing_file_is_named_at_opening(tmp_path, name):
         Store(tmp_path / "s")
 
 
+def test_what_is_damaged_after_opening_is_named_when_it_is_read(tmp_path):
+    path = tmp_path / "s" / "valid-00000.source.tokens"
+    for damaged, damage in (
+        (path, lambda file: file.write_bytes(file.read_bytes()[:-1])),
+        (path, lambda file: file.write_bytes(b"")),
+        (path, lambda file: file.unlink()),
+        (path, lambda file: file.unlink() or file.mkdir()),
+        (offsets_path(path), lambda file: file.write_bytes(file.read_bytes()[:-8])),
+        (offsets_path(path), lambda file: file.write_bytes(np.array([0, 3, 2], OFFSET).tobytes())),
+        (offsets_path(path), lambda file: file.unlink()),
+    ):
+        shutil.rmtree(tmp_path / "s", ignore_errors=True)
+        write(tmp_path / "s")
+        split, used = (Store(tmp_path / "s").split("valid") for _ in range(2))
+        used.source(2)
+        used.target(0)
+        damage(damaged)
+        reads = [lambda split=split: split.gather("source", [2, 0, 1])]
+        if damaged == offsets_path(path):
+            reads.append(lambda split=split: split.lengths(1, 3))
+        for read in reads:
+            with pytest.raises(UserError, match=f"^{damaged}: "):
+                read()
+        assert used.source(2).tolist() == SOURCE[2]  # of another shard
+
+
+def test_a_file_that_shrinks_while_it_is_mapped_is_an_error_not_a_crash(tmp_path):
+    write(tmp_path / "s")
+    split = Store(tmp_path / "s").split("valid")
+    split.source(0)
+    os.truncate(tmp_path / "s" / "valid-00000.source.tokens", 0)
+    with pytest.raises(UserError, match=r"valid-00000.source.tokens: truncated"):
+        split.source(0)
+
+
+def test_text_that_is_damaged_is_an_error(tmp_path):
+    write(tmp_path / "s")
+    (tmp_path / "s" / "valid-00000.target.text").write_bytes(b"5\n\xff 4 4 4\n")
+    split = Store(tmp_path / "s").split("valid")
+    with pytest.raises(UserError, match=r"valid-00000.target.text: changed"):
+        split.target_text()
+    with pytest.raises(UserError, match=r"/s: the target text of 'valid': changed"):
+        split.texts("target", [1])
+
+
+def test_mappings_are_dropped_so_that_what_was_read_does_not_pile_up(tmp_path, monkeypatch):
+    write(tmp_path / "s", source=SOURCE * 100, target=TARGET * 100, shard=3)
+    monkeypatch.setattr(ragged, "MAPPED_FILES", 10)
+    split = Store(tmp_path / "s").split("valid")
+    descriptors, order = len(os.listdir("/proc/self/fd")), np.random.default_rng(0).permutation(300)
+    ids, _ = split.gather("source", order)
+    assert ids.tolist() == [token for i in order for token in SOURCE[i % 3]]
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 10
+    monkeypatch.setattr(ragged, "MAPPED_ROWS", 20)
+    mapped = []
+    original = ragged._mapping
+    monkeypatch.setattr(ragged, "_mapping", lambda *file: mapped.append(file) or original(*file))
+    for _ in range(21):
+        split.gather("target", [0, 1])
+    assert len(mapped) == 2 * 2  # the two files once, and again after so many rows
+
+
+def test_a_split_travels_to_another_process_without_its_mappings(tmp_path):
+    write(tmp_path / "s")
+    split = Store(tmp_path / "s").split("valid")
+    split.source(0)
+    assert pickle.loads(pickle.dumps(split)).source(2).tolist() == SOURCE[2]
+
+
 def flip_first_byte(path):
     data = bytearray(path.read_bytes())
     data[0] ^= 1
@@ -176,6 +288,60 @@ def test_a_newer_format_and_a_wrong_digest_are_refused(tmp_path):
     change_manifest(tmp_path / "s", format=99)
     with pytest.raises(UserError, match="store format 99, this version reads 2"):
         Store(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "change", [{"pairs": 4}, {"shards": [3]}, {"shards": [1, 2]}, {"shards": [2, 1, 0]}, {"corpora": []}]
+)
+def test_counts_that_do_not_fit_the_files_are_an_error_at_opening(tmp_path, change):
+    splits = write(tmp_path / "s")["splits"]
+    change_manifest(tmp_path / "s", splits={"valid": splits["valid"] | change})
+    with pytest.raises(UserError, match="split 'valid': its counts do not fit its files"):
+        Store(tmp_path / "s")
+
+
+def test_several_stores_have_the_splits_the_languages_and_a_digest_of_all(tmp_path):
+    digests = [
+        write(tmp_path / "a", split="train")["digest"],
+        write(tmp_path / "b")["digest"],
+        write(tmp_path / "c", split="train", languages=("fr", "en"))["digest"],
+    ]
+    stores = Stores([tmp_path / name for name in "abc"])
+    assert stores.splits == ["train", "valid"]
+    assert (stores.source_language, stores.target_language) == ("de,fr", "en")
+    assert (len(stores.split("train")), len(stores.split("valid"))) == (6, 3)
+    assert stores.split("train").corpora == [("c", 0, 3, "de", "en"), ("c", 3, 6, "fr", "en")]
+    assert stores.digest == hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    assert Stores([tmp_path / "a"]).digest == digests[0]
+    assert Stores([tmp_path / "b", tmp_path / "a"]).digest != Stores([tmp_path / "a", tmp_path / "b"]).digest
+    assert stores.tokenizers()[0].encode("d a") == words().encode("d a")
+    with pytest.raises(UserError, match=f"{tmp_path}/a, .*/c: no split 'test'; there is train, valid"):
+        stores.split("test")
+    flip_first_byte(tmp_path / "c" / "train-00001.source.tokens")
+    with pytest.raises(UserError, match=r"c/train-00001.source.tokens: changed"):
+        stores.verify()
+
+
+def test_stores_of_different_tokenizers_are_not_one(tmp_path):
+    write(tmp_path / "a")
+    write(tmp_path / "b", tokenizer=words("a b c e"))
+    with pytest.raises(UserError, match=f"{tmp_path}/b: .*not those of {tmp_path}/a; .*tokenizer_from={tmp_path}/a"):
+        Stores([tmp_path / "a", tmp_path / "b"])
+
+
+def test_a_shard_is_closed_and_flushed_when_it_is_full(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    with StoreWriter(tmp_path / "s", False, 2) as writer:
+        column = writer.column("train", "source.tokens", token_type(8))
+        for count in (1, 2, 5):  # within a shard, over its end, over two ends
+            column.append(np.arange(count), np.ones(count, int))
+        assert [Path(path).name for path in flushed] == [
+            f"train-{shard:05d}.source.tokens{ending}" for shard in range(4) for ending in ("", ".offsets")
+        ]
+        assert column.shards == [2, 2, 2, 2]
+        names = {path.name for path in writer.folder.iterdir()}
+        assert len(names) == 8  # no shard is begun before it has a row
 
 
 def test_a_folder_that_is_no_store_is_an_error(tmp_path):
