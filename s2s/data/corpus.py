@@ -1,9 +1,13 @@
-"""Raw parallel text as a stream: two files of aligned lines, or one of tab-separated columns; plain or compressed."""
+"""Raw parallel text as a stream: two files of aligned lines, or one of tab-separated columns; plain or compressed.
+
+A file may be a named pipe, and tab-separated columns may come from standard input; these can be read once.
+"""
 
 import gzip
 import io
 import lzma
 import os
+import sys
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
@@ -18,6 +22,7 @@ import zstandard
 from s2s.errors import UserError
 
 ENDINGS = ("", ".gz", ".xz", ".zst")
+STANDARD_INPUT = Path("standard input")  # what messages call it; known by identity, for a file may have this name too
 CHUNK_BYTES = 1 << 18  # of one side: some thousand lines, enough to make a worker's call cheap
 BLOCK_BYTES = 1 << 20
 ZSTD_FEED_BYTES = 1 << 13  # compressed bytes at a time, so that extreme compression cannot fill the memory
@@ -27,8 +32,8 @@ ZSTD_FEED_BYTES = 1 << 13  # compressed bytes at a time, so that extreme compres
 class Chunk:
     """Some consecutive pairs as they lie in the files, not yet decoded.
 
-    `target` is None for a TSV file, whose rows are in `source`. `read` is what was read of the source file, as it is
-    on disk, in bytes since the last chunk.
+    `target` is None for a TSV file, whose rows are in `source`. `read` is what was read of the source file since the
+    last chunk, in bytes as they are on disk; of a pipe, in bytes of text.
     """
 
     source_path: str
@@ -58,7 +63,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A parallel corpus on disk; `target` is None for a TSV file. `name` is what the user called it."""
+    """A parallel corpus; `target` is None for a TSV file. `name` is what the user called it."""
 
     name: str
     source: Path
@@ -66,17 +71,22 @@ class Corpus:
 
     @classmethod
     def find(cls, name: str, source: str, target: str) -> "Corpus":
-        """The corpus that a user means by a prefix (`PREFIX.de` and `PREFIX.en`) or a TSV file.
+        """The corpus that a user means by a prefix (`PREFIX.de` and `PREFIX.en`), a TSV file, or `-`.
 
         Args:
-            name: A prefix or a TSV file; each file may be compressed.
+            name: A prefix or a TSV file, each file perhaps compressed; or the name of a pipe, such as bash's `<(...)`,
+                or `-` for standard input, which are TSV.
             source: Ending of the source side, its language.
             target: Ending of the target side.
 
         Raises:
             UserError: a side that is not there.
         """
-        if name.endswith(tuple(f".tsv{ending}" for ending in ENDINGS)):
+        if name == "-":
+            if sys.stdin is None:
+                raise UserError(f"-: {STANDARD_INPUT} is closed")
+            return cls(name, STANDARD_INPUT, None)
+        if name.endswith(tuple(f".tsv{ending}" for ending in ENDINGS)) or _is_pipe(Path(name)):
             if not _readable(Path(name)):
                 raise UserError(f"{name}: no such file")
             return cls(name, Path(name), None)
@@ -89,9 +99,14 @@ class Corpus:
         return cls(name, *sides)
 
     @property
-    def size(self) -> int:
-        """Bytes of the source file (or the TSV file) on disk, the measure of `Chunk.read`."""
-        return self.source.stat().st_size
+    def is_stream(self) -> bool:
+        """Whether it comes through a pipe or from standard input, and so can be read once."""
+        return any(path is STANDARD_INPUT or _is_pipe(path) for path in (self.source, self.target) if path)
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the source file (or the TSV file) on disk, the measure of `Chunk.read`; None of a stream."""
+        return None if self.is_stream else self.source.stat().st_size
 
     def chunks(self) -> Iterator[Chunk]:
         """All pairs in order, a few thousand at a time; holds one chunk in memory.
@@ -113,14 +128,14 @@ class Corpus:
             others = None if target is None else target.take(len(lines))
             if others is not None and len(others) < len(lines):
                 raise self._unequal(source, target)
-            position = source.position()
+            text, position = b"".join(lines), source.position()
             yield Chunk(
                 str(self.source),
                 None if target is None else str(self.target),
                 first,
-                b"".join(lines),
+                text,
                 None if others is None else b"".join(others),
-                position - read,
+                len(text) if position is None else position - read,
             )
             read = position
         if target is not None and target.take(1):
@@ -145,7 +160,8 @@ class LineReader:
 
     def __init__(self, path: Path):
         self.path, self.line = path, 0
-        self._raw = open(path, "rb", buffering=0)  # noqa: SIM115 (closed by `close`)
+        place = 0 if path is STANDARD_INPUT else path
+        self._raw = open(place, "rb", buffering=0, closefd=place != 0)  # noqa: SIM115 (closed by `close`)
         self._lines = io.BufferedReader(_decompressed(self._raw, path.suffix), BLOCK_BYTES)
 
     def read(self, size: int) -> list[bytes]:
@@ -168,9 +184,9 @@ class LineReader:
             self.line += sum(1 for _ in self._lines)
         return self.line
 
-    def position(self) -> int:
-        """Bytes read of the file on disk."""
-        return self._raw.tell() if self._raw.seekable() else 0
+    def position(self) -> int | None:
+        """Bytes read of the file on disk; None of a pipe."""
+        return self._raw.tell() if self._raw.seekable() else None
 
     def close(self) -> None:
         self._lines.close()
@@ -250,3 +266,8 @@ def _decompressed(raw: BinaryIO, ending: str):
 
 def _readable(path: Path) -> bool:
     return path.exists() and not os.path.isdir(path)
+
+
+def _is_pipe(path: Path) -> bool:
+    """Whether a path leads to something that is read once: a named pipe, a process substitution, a terminal."""
+    return _readable(path) and not path.is_file()

@@ -48,7 +48,7 @@ class PreprocessConfig:
 
     source: str = option("source", "source language: the ending of the source files")
     target: str = option("target", "target language: the ending of the target files")
-    train: list[str] = option([], "training corpora: prefixes (PREFIX.de and PREFIX.en) or TSV files")
+    train: list[str] = option([], "training corpora: prefixes (PREFIX.de and PREFIX.en), TSV files, - (TSV on stdin)")
     valid: list[str] = option([], "validation corpora, joined into one split")
     test: list[str] = option([], "test corpora: splits test, test1, test2 ...")
     store: str | None = option(None, "folder to write")
@@ -114,6 +114,8 @@ def _find_corpora(config: PreprocessConfig) -> dict[str, list[Corpus]]:
     if not any(names.values()):
         raise UserError("no corpus: train=PREFIX reads PREFIX.SOURCE and PREFIX.TARGET")
     find = partial(Corpus.find, source=config.source, target=config.target)
+    if sum(name == "-" for of_split in names.values() for name in of_split) > 1:
+        raise UserError("train, valid, test: only one of them can be -, for standard input can be read once")
     return {split: [find(name) for name in of_split] for split, of_split in names.items() if of_split}
 
 
@@ -159,6 +161,12 @@ def _text(corpora: list[Corpus], sides: tuple[str, ...], bar: Callable[[int], An
     """Lines of the given sides of all corpora, some at a time; tells `bar` the bytes read."""
     if not corpora:
         raise UserError("train is needed: a tokenizer learns from the training text (or tokenizer_from=STORE)")
+    for corpus in corpora:
+        if corpus.is_stream:
+            raise UserError(
+                f"train={corpus.name}: a pipe can be read once, so no tokenizer can be learned from it; give one: "
+                "tokenizer_from=STORE, tokenizer.model=FILE, tokenizer.vocabulary=FILE or tokenizer=bytes"
+            )
     for corpus in corpora:
         for chunk in corpus.chunks():
             lines = dict(zip(SIDES, chunk.lines(), strict=True))
@@ -416,6 +424,7 @@ def _progress(title: str, corpora: list[Corpus]) -> Iterator[Callable[[int], Any
     class Bar(tqdm):
         monitor_interval = 0  # no thread of its own: this process forks
 
-    total = sum(corpus.size for corpus in corpora)
+    sizes = [corpus.size for corpus in corpora]
+    total = None if None in sizes else sum(sizes)
     with Bar(desc=title, total=total, unit="B", unit_scale=True, mininterval=0, leave=False) as bar:
         yield bar.update

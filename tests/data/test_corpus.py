@@ -2,7 +2,10 @@
 
 import gzip
 import lzma
+import os
 import re
+import sys
+import threading
 
 import pytest
 import zstandard
@@ -98,6 +101,60 @@ def test_chunks_cover_the_file_and_say_how_much_of_it_was_read(tmp_path, small_c
     assert len(chunks) > 5
     assert sum(chunk.read for chunk in chunks) == find(tmp_path).size
     assert [chunk.first_line for chunk in chunks[:2]] == [1, 1 + chunks[0].source.count(b"\n")]
+
+
+def feed(path, data: bytes) -> None:
+    """Fill a named pipe, as another process would."""
+    os.mkfifo(path)
+    threading.Thread(target=path.write_bytes, args=(data,), daemon=True).start()
+
+
+@pytest.mark.parametrize("ending", PACK)
+def test_named_pipes_give_the_same_pairs(tmp_path, small_chunks, ending):
+    for side, lines in (("de", SOURCE), ("en", TARGET)):
+        feed(tmp_path / f"c.{side}{ending}", PACK[ending]("".join(f"{line}\n" for line in lines).encode()))
+    corpus = find(tmp_path)
+    assert corpus.is_stream
+    assert corpus.size is None
+    assert pairs(corpus) == list(zip(SOURCE, TARGET, strict=True))
+
+
+TSV = "".join(f"{s}\t{t}\n" for s, t in zip(SOURCE, TARGET, strict=True)).encode()
+
+
+@pytest.mark.parametrize("name", ["c.tsv", "63"])
+def test_a_pipe_of_any_name_is_tsv(tmp_path, small_chunks, name):
+    feed(tmp_path / name, TSV)
+    chunks = list(find(tmp_path, name).chunks())
+    assert [pair for chunk in chunks for pair in zip(*chunk.lines(), strict=True)] == list(
+        zip(SOURCE, TARGET, strict=True)
+    )
+    assert sum(chunk.read for chunk in chunks) == len(TSV)
+
+
+def test_one_side_may_be_a_file_and_the_other_a_pipe(tmp_path):
+    write(tmp_path, "c.de", SOURCE)
+    feed(tmp_path / "c.en", "".join(f"{line}\n" for line in TARGET).encode())
+    corpus = find(tmp_path)
+    assert corpus.is_stream
+    assert pairs(corpus) == list(zip(SOURCE, TARGET, strict=True))
+    write(tmp_path, "d.de", SOURCE)
+    write(tmp_path, "d.en", TARGET)
+    assert not find(tmp_path, "d").is_stream
+
+
+@pytest.mark.parametrize(("source", "target"), [(50, 20), (20, 50)])
+def test_unequal_pipes_are_an_error_with_both_counts(tmp_path, small_chunks, source, target):
+    for side, lines in (("de", SOURCE[:source]), ("en", TARGET[:target])):
+        feed(tmp_path / f"c.{side}", "".join(f"{line}\n" for line in lines).encode())
+    with pytest.raises(UserError, match=f"c.de has {source}, .*c.en has {target}$"):
+        pairs(find(tmp_path))
+
+
+def test_standard_input_that_is_closed_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UserError, match="standard input is closed"):
+        Corpus.find("-", "de", "en")
 
 
 @pytest.mark.parametrize(("source", "target"), [(50, 49), (49, 50), (50, 3), (3, 50), (0, 1), (1, 0)])

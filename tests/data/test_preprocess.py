@@ -104,6 +104,30 @@ def test_files_are_the_same_whatever_the_number_of_workers(run, monkeypatch, kin
     assert files("out1") == files("out2") == files("out3")
 
 
+def test_shards_are_the_same_whatever_the_number_of_workers_and_hold_what_one_shard_holds(run, monkeypatch):
+    words = (SMALL, "filter.max_ratio=2", "keep_text=true")
+    assert run(*SPLITS, *words, "store=out0")[0] == 0
+    for workers, chunk in ((1, 500), (2, 500), (3, 900)):
+        monkeypatch.setattr(corpus, "CHUNK_BYTES", chunk)
+        assert run(*SPLITS, *words, f"workers={workers}", f"store=out{workers}", "shard_pairs=150")[0] == 0
+    assert files("out1") == files("out2") == files("out3")
+    one, many = Store("out0"), Store("out1")
+    many.verify()
+    for name in one.splits:
+        pairs = len(one.split(name))
+        assert many.manifest["splits"][name]["shards"] == [150] * (pairs // 150) + [pairs % 150] * (pairs % 150 > 0)
+        for side in ("source", "target"):
+            expected, found = (store.split(name).gather(side, np.arange(pairs)) for store in (one, many))
+            assert [part.tolist() for part in expected] == [part.tolist() for part in found]
+        assert one.split(name).source_text() == many.split(name).source_text()
+    assert len(many.manifest["splits"]["train"]["shards"]) > 2
+
+
+def test_examples_are_known_by_their_corpus(run):
+    assert run("train=train,valid", SMALL)[0] == 0
+    assert Store("out").split("train").corpora == [("train", 0, 600, "de", "en"), ("valid", 600, 620, "de", "en")]
+
+
 def test_chunk_borders_do_not_show_in_the_store(run, monkeypatch):
     run(*SPLITS, SMALL, "store=out1")
     monkeypatch.setattr(corpus, "CHUNK_BYTES", 100)
@@ -281,6 +305,86 @@ def test_raw_text_is_kept_raw_and_tokens_are_normalised(run, data):
     assert source.decode(split.source(0)) == "ä häuser"
 
 
+# Streams
+
+
+def tsv(data: Path, name: str) -> str:
+    pairs = zip(*((data / f"{name}.{side}").read_text().split("\n")[:-1] for side in ("de", "en")), strict=True)
+    return "".join("\t".join(pair) + "\n" for pair in pairs)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_standard_input_gives_the_store_that_a_file_gives(run, data, workers):
+    write(data, "train.tsv", tsv(data, "train").split("\n")[:-1])
+    assert run("train=train.tsv", "valid=valid", "tokenizer=bytes", "store=expected")[0] == 0
+    process = start(data, "train=-", "valid=valid", "tokenizer=bytes", f"workers={workers}", stdin=subprocess.PIPE)
+    _, err = process.communicate(tsv(data, "train"), timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert Store("out").digest == Store("expected").digest
+    assert Store("out").split("train").corpora[0].name == "-"
+
+
+def test_process_substitution_and_named_pipes_give_the_store_that_files_give(run, data):
+    run("train=train", SMALL, "store=first")
+    assert run(*SPLITS, "tokenizer_from=first", "store=expected")[0] == 0
+    write(data, "train.tsv", tsv(data, "train").split("\n")[:-1])
+    script = (
+        "mkfifo pipe.de pipe.en; cat valid.de > pipe.de & cat valid.en > pipe.en & "
+        f"{sys.executable} -m s2s_cli.preprocess source=de target=en store=out tokenizer_from=first "
+        "train=<(cat train.tsv) valid=pipe test=<(paste test.de test.en)"
+    )
+    done = subprocess.run(["bash", "-c", script], cwd=data, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Store("out").digest == Store("expected").digest
+
+
+@pytest.mark.parametrize("tokenizer", ["sentencepiece", "characters", "words"])
+@pytest.mark.parametrize("train", ["-", "train,-", "pipe"])
+def test_a_tokenizer_cannot_learn_from_a_stream_and_nothing_of_it_is_read(run, data, train, tokenizer):
+    os.mkfifo(data / "pipe")  # to open it would be to wait for ever
+    code, out, err = run(f"train={train}", f"tokenizer={tokenizer}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    name = train.rpartition(",")[2]
+    assert f"train={name}: a pipe can be read once" in err
+    for remedy in ("tokenizer_from=STORE", "tokenizer.model=FILE", "tokenizer.vocabulary=FILE", "tokenizer=bytes"):
+        assert remedy in err
+    assert_nothing_written(data)
+
+
+def test_a_given_vocabulary_or_model_takes_a_stream(run, data):
+    write(data, "words", sorted({word for line in tsv(data, "train").split("\n") for word in line.split()}))
+    run("train=train", SMALL, "store=first")
+    for choice in (["tokenizer=words", "tokenizer.vocabulary=words"], ["tokenizer.model=first/source.spm.model"]):
+        process = start(data, "train=-", *choice, "overwrite=true", stdin=subprocess.PIPE)
+        out, err = process.communicate(tsv(data, "train"), timeout=60)
+        assert (process.returncode, err) == (0, "")
+        assert "600" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\tb\nc\n", "standard input:2: a row needs two columns"),
+        ("", "standard input:1: empty corpus"),
+        ("a\tb\n\udcff\n", "standard input:2: invalid UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bad_stream_is_one_line_and_leaves_nothing(data, text, message, workers):
+    process = start(data, "train=-", "tokenizer=bytes", f"workers={workers}", stdin=subprocess.PIPE,
+                    errors="surrogateescape")  # fmt: skip
+    out, err = process.communicate(text, timeout=60)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert_nothing_written(data)
+
+
+def test_standard_input_is_not_for_two_splits(run, data):
+    code, _, err = run("train=-", "test=test,-", "tokenizer=bytes")
+    assert (code, "only one of them can be -" in err) == (2, True)
+    assert_nothing_written(data)
+
+
 # Bad input
 
 
@@ -434,13 +538,17 @@ def stalled(data: Path, workers: int) -> subprocess.Popen:
     os.mkfifo(data / "slow.en")
     process = start(data, "train=train,slow", "tokenizer=bytes", f"workers={workers}", start_new_session=True,
                     preexec_fn=heed_interrupts)  # fmt: skip
+    wait_for_writing(data, process)
+    return process
+
+
+def wait_for_writing(data: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 30
     while not partial_folder(data):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
     time.sleep(0.3)
-    return process
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -454,6 +562,21 @@ def test_an_interrupt_leaves_nothing_half_written(data, workers, number, code):
     _, err = process.communicate(timeout=120)
     assert process.returncode == code
     assert "Traceback" not in err
+    assert_nothing_written(data)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("fed", ["", "a\tb\n" * 200_000])  # in the first read, or in the middle of writing
+def test_an_interrupt_while_standard_input_is_awaited_leaves_nothing(data, workers, fed):
+    process = start(data, "train=-", "tokenizer=bytes", f"workers={workers}", start_new_session=True,
+                    stdin=subprocess.PIPE, preexec_fn=heed_interrupts)  # fmt: skip
+    process.stdin.write(fed)
+    process.stdin.flush()
+    wait_for_writing(data, process)
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=120)  # the writer of the pipe still holds it open
+    assert process.returncode == 130
+    assert process.communicate()[1] == "s2s-preprocess: interrupted\n"
     assert_nothing_written(data)
 
 
