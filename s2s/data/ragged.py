@@ -116,11 +116,12 @@ class Ragged:
 
     def _map(self, path: Path, dtype: np.dtype) -> np.ndarray:
         """A file as a read-only array whose pages are read when touched."""
-        if path not in self._mapped:
+        found = self._mapped.get(path)
+        if found is None:
             if len(self._mapped) >= MAPPED_FILES:
                 self._mapped = {}
-            self._mapped[path] = _mapping(path, dtype)
-        memory, array = self._mapped[path]
+            found = self._mapped[path] = _mapping(path, dtype)
+        memory, array = found  # kept by this call, whatever other threads drop
         if memory is not None and memory.size() < len(memory):  # to touch what is gone would kill the process
             raise _damaged(path)
         return array

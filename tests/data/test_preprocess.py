@@ -89,6 +89,7 @@ def test_the_store_holds_what_the_corpus_held(run, data):
             text = (data / f"{name}.{side}").read_text().split("\n")[:-1]
             assert [tokenizer.decode(ids(i)) for i in range(len(split))] == text
             assert lengths.tolist() == [len(tokenizer.encode(line)) for line in text]
+        assert split.longest == (split.source_lengths.max(), split.target_lengths.max())
     assert store.split("test").source_text() == (data / "test.de").read_text().split("\n")[:-1]
     assert not store.split("train").has_text
     assert "600" in out

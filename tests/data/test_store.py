@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +237,25 @@ def test_mappings_are_dropped_so_that_what_was_read_does_not_pile_up(tmp_path, m
     for _ in range(21):
         split.gather("target", [0, 1])
     assert len(mapped) == 2 * 2  # the two files once, and again after so many rows
+
+
+def test_threads_may_read_at_the_same_time(tmp_path, monkeypatch):
+    write(tmp_path / "s", source=SOURCE * 10, target=TARGET * 10, shard=7)
+    monkeypatch.setattr(ragged, "MAPPED_ROWS", 3)
+    monkeypatch.setattr(ragged, "MAPPED_FILES", 2)
+    split = Store(tmp_path / "s").split("valid")
+
+    def read(number: int) -> list[int]:
+        return split.gather("source", [number % 30, (number * 7) % 30])[0].tolist()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(read, range(1000)))
+    finally:
+        sys.setswitchinterval(before)
+    assert found == [SOURCE[n % 30 % 3] + SOURCE[n * 7 % 30 % 3] for n in range(1000)]
 
 
 def test_a_split_travels_to_another_process_without_its_mappings(tmp_path):
