@@ -7,24 +7,16 @@ from typing import Any
 
 from s2s.config import command
 from s2s.config.schema import group, option
+from s2s.data.iterator import DataConfig
 from s2s.decoding.config import DecodeConfig
 from s2s.training.trainer import TrainConfig
-
-
-@dataclasses.dataclass
-class DataConfig:
-    """Options of the batches."""
-
-    batch_tokens: int = option(
-        4096, "budget of a batch: sentences x the longer side's longest, padding included", at_least=1
-    )
 
 
 @dataclasses.dataclass
 class TrainCommand:
     """Schema of s2s-train."""
 
-    store: str | None = option(None, "folder written by s2s-preprocess")
+    store: list[str] = option([], "folders written by s2s-preprocess; several, with the same tokenizers, are one")
     run: str | None = option(None, "folder of the run; one that holds an unfinished run is resumed")
     seed: int = option(1, "of the initial weights, dropout and the order of the data", at_least=0)
     workers: int = option(1, "threads that prepare batches ahead of time; the batches do not depend on it", at_least=0)
@@ -34,7 +26,7 @@ class TrainCommand:
     model: Any = group("model", "transformer_base", "architecture and its size")
     criterion: Any = group("criterion", "cross_entropy", "what is minimised")
     optim: Any = group("optim", "adam", "optimizer and learning-rate schedule")
-    data: DataConfig = option(DataConfig, "batches")
+    data: DataConfig = option(DataConfig, "the training data and its batches")
     train: TrainConfig = option(TrainConfig, "the training loop")
     decode: DecodeConfig = option(DecodeConfig, "decoding in validation, the same as s2s-generate's")
 

@@ -155,6 +155,8 @@ def quote(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return "[" + ",".join(map(quote, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{quote(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str):
         # Hydra reads a backslash as an escape only in front of a quote.
         return "'" + re.sub(r"(\\*)'", r"\1\1\\'", value) + "'" if not value.startswith("${") else value

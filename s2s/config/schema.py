@@ -100,6 +100,9 @@ def check(config: Any) -> None:
         for value in leaf.default if isinstance(leaf.default, list) else [leaf.default]:
             if value is None:
                 continue
+            if dataclasses.is_dataclass(value):
+                check(value)
+                continue
             bounds = ("choices", "at_least", "below", "at_most")
             choices, low, high, most = (leaf.metadata.get(name) for name in bounds)
             if choices and value not in choices:

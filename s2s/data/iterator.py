@@ -1,84 +1,285 @@
-"""Endless batches for training, with a position that is exact at every batch."""
+"""Endless batches for training, with a position that is exact at every batch and found again without replaying data."""
 
 import collections
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from s2s.config.schema import option
 from s2s.data.batch import Batch
-from s2s.data.plan import Plan, token_budget
+from s2s.data.epoch import quotas, window, window_count
+from s2s.data.plan import Plan, PlanConfig, kept_together, plan
+from s2s.data.store import CorpusRange
+from s2s.data.transforms import TransformConfig
+from s2s.errors import UserError
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+@dataclasses.dataclass
+class StageConfig:
+    """A stage of a curriculum: what is other than in `data` for some epochs; null: as there."""
+
+    epochs: int = option(1, "how many epochs it lasts; the last stage lasts to the end", at_least=1)
+    weights: list[float] | None = option(None, "as data.weights")
+    temperature: float | None = option(None, "as data.temperature", at_least=1)
+    max_length: int | None = option(None, "as data.max_length", at_least=1)
+    word_dropout: float | None = option(None, "as data.word_dropout", at_least=0, below=1)
+    character_noise: float | None = option(None, "as data.character_noise", at_least=0, below=1)
+
+
+@dataclasses.dataclass
+class DataConfig(TransformConfig, PlanConfig):
+    """Options of the training data: `data.*` of s2s-train."""
+
+    pool: int = option(
+        1 << 20,
+        "examples that are planned together, the memory's bound: fewer mix more freely and pad more",
+        at_least=1,
+    )
+    group: int | None = option(
+        None,
+        "batches in a row of like lengths, one for each of so many processes; null: as many as there are",
+        at_least=1,
+    )
+    max_length: int | None = option(None, "leave out, and count, examples with a longer side, in tokens", at_least=1)
+    weights: list[float] = option(
+        [], "of each training corpus in the mixture; empty: by size and temperature", at_least=0
+    )
+    temperature: float = option(
+        1.0, "a corpus counts by size^(1/temperature); 1: every example once an epoch", at_least=1
+    )
+    homogeneous: str = option("none", "a batch holds examples of one of these only", ("none", "corpus", "language"))
+    stages: list[StageConfig] = option([], "a curriculum, such as [{epochs:2,max_length:20},{word_dropout:0.1}]")
+    verify: bool = option(True, "read the whole store before training and check its hashes")
+
+
+class Draw(NamedTuple):
+    """What the random numbers of an example's transforms depend on, beside its number."""
+
+    config: TransformConfig
+    seed: int
+    epoch: int
 
 
 class Dataset(Protocol):
-    """Pairs with known lengths (EOS included) that can be put together to a batch."""
+    """Pairs with known lengths (EOS included) that can be put together to a batch.
 
-    source_lengths: np.ndarray
-    target_lengths: np.ndarray
+    Attributes:
+        corpora: Where the examples of each corpus lie; together they are all examples.
+        source_unit: What source lengths count: "tokens" or "frames".
+    """
+
+    corpora: list[CorpusRange]
+    source_unit: str
 
     def __len__(self) -> int: ...
 
-    def collate(self, examples: np.ndarray) -> Batch: ...
+    def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Source and target lengths of the examples first ... last - 1."""
+
+    def collate(self, examples: np.ndarray, rows: np.ndarray | None, draw: Draw | None) -> Batch:
+        """A batch of these examples, with `rows` of them to each row; without `draw` as they are."""
+
+
+class Window(NamedTuple):
+    """A planned part of an epoch: the plan's numbers are places in `examples`."""
+
+    examples: np.ndarray
+    plan: Plan
+    left_out: int
 
 
 class BatchIterator:
-    """Batches of epoch after epoch; the plan of an epoch depends on (seed, epoch) alone.
+    """Batches of epoch after epoch; those of an epoch depend on (seed, epoch) and the config alone.
 
     Args:
         dataset: The examples.
-        budget: Tokens a batch (padded length of the longer side).
-        seed: Of the order.
+        config: How batches are made.
+        seed: Of the order and of the transforms.
         workers: Threads that put batches together ahead of time; 0: none, on demand. The batches are the same.
         pin_memory: Put them into page-locked memory, from which copies to a GPU are asynchronous.
+        rank: Which of `ranks` processes this is. All know all plans, and take the batches of a group one each; so the
+            union over the ranks is the epoch of one process.
+        ranks: How many processes there are.
+
+    Raises:
+        UserError: weights that do not fit the corpora, costs that do not fit the data.
     """
 
-    def __init__(self, dataset: Dataset, budget: int, seed: int, workers: int = 1, pin_memory: bool = False):
-        self.dataset, self.budget, self.seed, self.workers = dataset, budget, seed, workers
-        self.pin_memory = pin_memory
-        self.epoch, self.position = 1, 0
-        self._plan: tuple[int, Plan] | None = None
+    def __init__(self, dataset: Dataset, config: DataConfig, seed: int, workers: int = 1, pin_memory: bool = False,
+                 rank: int = 0, ranks: int = 1):  # fmt: skip
+        self.dataset, self.config, self.seed, self.workers = dataset, config, seed, workers
+        self.pin_memory, self.rank, self.ranks = pin_memory, rank, ranks
+        self.epoch, self.window, self.position = 1, 0, 0
+        self.group = self._group = config.group or ranks
+        self._sizes = [corpus.last - corpus.first for corpus in dataset.corpora]
+        self._planned: tuple[tuple[int, int, int], Window] | None = None
+        self._check()
 
-    @property
-    def plan(self) -> Plan:
-        """The current epoch's plan."""
-        if self._plan is None or self._plan[0] != self.epoch:
-            rng = np.random.default_rng([self.seed, self.epoch])
-            lengths = self.dataset.source_lengths, self.dataset.target_lengths
-            self._plan = (self.epoch, token_budget(*lengths, self.budget, rng))
-        return self._plan[1]
+    # --- the position --------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict:
-        """The position: the next batch is number `position` (from 0) of `epoch` (from 1)."""
-        return {"epoch": self.epoch, "position": self.position}
+        """The position: batch `position` (from 0) of `window` (from 0) of `epoch` (from 1) is next, where batches are
+        counted over all ranks and planned in groups of `group`."""
+        return {"epoch": self.epoch, "window": self.window, "position": self.position, "group": self.group}
 
     def load_state_dict(self, state: dict) -> None:
-        self.epoch, self.position = state["epoch"], state["position"]
+        """Go to a position, also one of another number of ranks: its epoch is finished in the groups of then."""
+        self.epoch, self.window, self.position = state["epoch"], state["window"], state["position"]
+        self.group = state["group"]
 
-    def rest_of_epoch(self) -> Iterator[Batch]:
+    # --- what there is -------------------------------------------------------------------------------------------
+
+    def stage(self, epoch: int) -> DataConfig:
+        """The config of an epoch."""
+        return next(config for last, config in self._stages() if last is None or epoch <= last)
+
+    @property
+    def windows(self) -> int:
+        """Windows of this epoch."""
+        return window_count(self.visited, self.config.pool)
+
+    @property
+    def visited(self) -> list[int]:
+        """How many examples of each corpus this epoch visits."""
+        return self._visited(self.stage(self.epoch))
+
+    def kept_together(self) -> float:
+        """Share of the pairs of examples that share a batch of this window and will do so in the next epoch too."""
+        number = min(self.window, self.windows - 1)
+        again = self._plan(self.epoch, number, self.group, again=True)
+        return kept_together(self.current.plan, again.plan) / self.windows
+
+    @property
+    def current(self) -> Window:
+        """The window at the position."""
+        key = (self.epoch, min(self.window, self.windows - 1), self.group)
+        if self._planned is None or self._planned[0] != key:
+            self._planned = (key, self._plan(*key))
+        return self._planned[1]
+
+    # --- the batches ---------------------------------------------------------------------------------------------
+
+    def rest_of_epoch(self) -> Iterator[Batch | None]:
         """The batches from the position to the end of the epoch; the position moves with each batch handed out, and
-        at the end it is the start of the next epoch."""
-        batches = self.plan.batches
-        for batch in prefetch(self._collate, batches[self.position :], self.workers):
-            self.position += 1
-            yield batch
-        self.epoch, self.position = self.epoch + 1, 0
+        at the end it is the start of the next epoch. All ranks hand out equally many; a rank for which there is no
+        example left (at an epoch's end, where it has fewer than ranks) hands out None."""
+        config = self.stage(self.epoch)
+        draw = Draw(config, self.seed, self.epoch)
 
-    def _collate(self, examples: np.ndarray) -> Batch:
-        batch = self.dataset.collate(examples)
-        return batch.pin_memory() if self.pin_memory else batch
+        def collate(place: tuple[int, int, Window]) -> tuple[int, int, Batch | None]:
+            number, first, planned = place
+            mine = first + self.rank
+            if mine >= len(planned.plan.batches) or not len(planned.plan.batches[mine]):
+                return number, first, None
+            rows = planned.plan.rows and planned.plan.rows[mine]
+            batch = self.dataset.collate(planned.examples[planned.plan.batches[mine]], rows, draw)
+            return number, first, batch.pin_memory() if self.pin_memory else batch
+
+        for number, first, batch in prefetch(collate, self._places(), self.workers):
+            self.window, self.position = number, first + self.ranks
+            if batch is not None or self.ranks > 1:
+                yield batch
+        self.epoch, self.window, self.position, self.group = self.epoch + 1, 0, 0, self._group
+
+    def _places(self) -> Iterator[tuple[int, int, Window]]:
+        """Window and first batch of each step from the position on. The next window is planned in the meantime."""
+        epoch, group, count, start = self.epoch, self.group, self.windows, self.position
+        with ThreadPoolExecutor(1) as planner:
+            planned = self.current
+            for number in range(self.window, count):
+                following = planner.submit(self._plan, epoch, number + 1, group) if number + 1 < count else None
+                for first in range(start, len(planned.plan.batches), self.ranks):
+                    yield number, first, planned
+                start = 0
+                if following:
+                    planned = following.result()
+                    self._planned = ((epoch, number + 1, group), planned)
+
+    def _plan(self, epoch: int, number: int, group: int, again: bool = False) -> Window:
+        """A window of an epoch, planned in groups; `again`: with other random numbers."""
+        config = self.stage(epoch)
+        ranges = window(self._sizes, self._begin(epoch), self._visited(config), config.pool, number, self.seed)
+        examples, lengths, corpora = [], [], []
+        for corpus, (facts, parts) in enumerate(zip(self.dataset.corpora, ranges, strict=True)):
+            for start, stop in parts:
+                examples.append(np.arange(facts.first + start, facts.first + stop))
+                lengths.append(self.dataset.lengths(facts.first + start, facts.first + stop))
+                corpora.append(np.full(stop - start, corpus))
+        everything = np.concatenate(examples)
+        source, target = (np.concatenate(side) for side in zip(*lengths, strict=True))
+        tags = self._tags(config, np.concatenate(corpora))
+        if config.max_length is not None:
+            keep = np.maximum(source, target) <= config.max_length
+            everything, source, target = everything[keep], source[keep], target[keep]
+            tags = tags if tags is None else tags[keep]
+        rng = np.random.default_rng([self.seed, epoch, number, again])
+        batches = plan(source, target, config, rng, group, tags)
+        return Window(everything, batches, sum(map(len, examples)) - len(everything))
+
+    def _tags(self, config: DataConfig, corpora: np.ndarray) -> np.ndarray | None:
+        """What keeps examples apart, from the corpus of each."""
+        if config.homogeneous == "none":
+            return None
+        if config.homogeneous == "corpus":
+            return corpora
+        languages = [(corpus.source_language, corpus.target_language) for corpus in self.dataset.corpora]
+        return np.array([languages.index(pair) for pair in languages])[corpora]
+
+    def _stages(self) -> list[tuple[int | None, DataConfig]]:
+        """The last epoch (None: no last one) and the config of each stage."""
+        stages, last = [], 0
+        for stage in self.config.stages:
+            last += stage.epochs
+            other = {key: value for key, value in vars(stage).items() if key != "epochs" and value is not None}
+            stages.append((last, dataclasses.replace(self.config, **other)))
+        return [*stages[:-1], (None, stages[-1][1] if stages else self.config)]
+
+    def _visited(self, config: DataConfig) -> list[int]:
+        return quotas(self._sizes, config.weights or None, config.temperature)
+
+    def _begin(self, epoch: int) -> list[int]:
+        """Examples of each corpus that the epochs before this one visit."""
+        begin, before = np.zeros(len(self._sizes), np.int64), 0
+        for last, config in self._stages():
+            until = epoch - 1 if last is None else min(last, epoch - 1)
+            if until > before:
+                begin += (until - before) * np.array(self._visited(config), np.int64)
+                before = until
+        return begin.tolist()
+
+    def _check(self) -> None:
+        names = [corpus.name for corpus in self.dataset.corpora]
+        for _, config in self._stages():
+            if config.weights and len(config.weights) != len(names):
+                raise UserError(
+                    f"data.weights={config.weights}: one for each of the {len(names)} training corpora is needed: "
+                    + ", ".join(names)
+                )
+            if config.weights and (min(config.weights) < 0 or not sum(config.weights)):
+                raise UserError(f"data.weights={config.weights}: no weight may be negative, and one must be above 0")
+            if config.weights and config.temperature != 1:
+                raise UserError("data.weights and data.temperature exclude each other: choose one of them")
+        if self.config.cost == "frames" and self.dataset.source_unit != "frames":
+            raise UserError("data.cost=frames counts frames of audio, and the source is text: data.cost=source")
+        if len(self.config.buckets) not in ((0, 2) if self.config.batching == "bucket_2d" else (0, 1)):
+            raise UserError(f"data.buckets={self.config.buckets}: bucket_1d needs one number, bucket_2d two")
 
 
-def prefetch(collate: Callable[[np.ndarray], Batch], batches: list[np.ndarray], workers: int) -> Iterator[Batch]:
-    """Collate batches in order, some ahead of their turn in threads."""
+def prefetch(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Results in the order of the items, some ahead of their turn in threads."""
     if not workers:
-        yield from map(collate, batches)
+        yield from map(work, items)
         return
     with ThreadPoolExecutor(workers) as pool:
-        rest, waiting = iter(batches), collections.deque()
+        waiting: collections.deque = collections.deque()
         try:
-            for examples in rest:
-                waiting.append(pool.submit(collate, examples))
+            for item in items:
+                waiting.append(pool.submit(work, item))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:

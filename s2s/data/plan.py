@@ -1,76 +1,340 @@
 """Which examples share a batch: pure functions from arrays of lengths to lists of example numbers. No tensors here.
 
-A batch's cost is what the device computes: its number of sentences times its longest side, padding included. Examples
-are sorted by length, so that a batch holds equal lengths, a little blurred so that its members change from epoch to
-epoch; the batches are then shuffled.
+A strategy is an order of the examples; one cut turns any order into batches. A batch's cost is what the device
+computes: its number of sentences times the cost of its longest sides, padding included.
+
+    token_budget  by target length, then source length, so that a batch holds equal lengths
+    bucket_1d     buckets of like cost, in random order within; a batch is sized by its bucket's edge
+    bucket_2d     buckets of like source and target lengths (Canary, 2503.05931), in random order within
+    packed        several examples to a row, first-fit decreasing; the rows are then cut as in token_budget
 """
 
 import dataclasses
+from bisect import bisect_right
+from collections.abc import Callable
 
 import numpy as np
+
+from s2s.config.schema import option
+
+STRATEGIES = ("token_budget", "bucket_1d", "bucket_2d", "packed")
+COSTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "max": np.maximum,
+    "sum": np.add,
+    "product": np.multiply,
+    "source": lambda source, target: source,
+    "target": lambda source, target: target,
+    "frames": lambda source, target: source,  # the source's unit, where it is audio
+}
+
+
+@dataclasses.dataclass
+class PlanConfig:
+    """Options of a plan."""
+
+    batching: str = option("token_budget", "which examples share a batch", STRATEGIES)
+    batch_tokens: int = option(
+        4096, "budget of a batch: sentences x the cost of its longest sides, padding included", at_least=1
+    )
+    batch_sentences: int | None = option(None, "most sentences (packed: rows) of a batch; null: any", at_least=1)
+    batch_multiple: int = option(1, "batches have a multiple of so many sentences, where they have so many", at_least=1)
+    cost: str = option("max", "what a sentence costs, of its source and target length", tuple(COSTS))
+    quadratic: float | None = option(
+        None, "Q: a length L counts as L + L^2/Q, for attention's share; null: as L", at_least=1
+    )
+    buckets: list[int] = option(
+        [], "buckets of bucket_1d [N] or of bucket_2d [source, target]; empty: about four batches each", at_least=1
+    )
+    row_tokens: int | None = option(
+        None, "packed: room of a row, doubled where a longer example opens it; null: 128, or 1/64 of the budget",
+        at_least=1,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass
 class Plan:
-    """The batches of one epoch.
+    """The batches of one epoch, or of one window of it.
 
     Attributes:
-        batches: Arrays of example numbers, int64.
-        source_padding: Padded share of all source positions, 0 to 1.
-        target_padding: The same for the target side.
+        batches: Arrays of example numbers, int64. Empty where there are too few examples for every member of a group.
+        rows: Packed: the number of examples in each row of each batch; else None.
+        source: Real source tokens, and the padded positions beside them.
+        target: The same for the target side.
         oversized: Examples that are over the budget alone; each has a batch to itself.
+        empty: Examples of which a side has length zero.
     """
 
     batches: list[np.ndarray]
-    source_padding: float
-    target_padding: float
+    rows: list[np.ndarray] | None
+    source: tuple[int, int]
+    target: tuple[int, int]
     oversized: int
+    empty: int
+
+    @property
+    def source_padding(self) -> float:
+        """Padded share of all source positions, 0 to 1."""
+        return self.source[1] / max(1, sum(self.source))
+
+    @property
+    def target_padding(self) -> float:
+        """Padded share of all target positions, 0 to 1."""
+        return self.target[1] / max(1, sum(self.target))
 
 
-def token_budget(source: np.ndarray, target: np.ndarray, budget: int, rng: np.random.Generator | None) -> Plan:
-    """Batches whose padded longer side fits a budget of tokens.
+def plan(
+    source: np.ndarray,
+    target: np.ndarray,
+    config: PlanConfig,
+    rng: np.random.Generator | None,
+    group: int = 1,
+    tags: np.ndarray | None = None,
+) -> Plan:
+    """Batches that hold every example exactly once.
 
     Args:
-        source: [n] source lengths in tokens, what the model sees (EOS included).
+        source: [n] source lengths, what the model sees (EOS included).
         target: [n] target lengths.
-        budget: Largest number of sentences x longest side.
+        config: Strategy, cost and budget.
         rng: Source of the epoch's randomness; None: by length, in order (validation).
+        group: The batches come in groups of so many, of like lengths and equally many sentences (but for one), so that
+            ranks that take one each do not wait for each other. The number of batches is a multiple of it.
+        tags: [n] integers: all examples of a group have one tag.
 
-    Returns:
-        A plan holding every example exactly once.
+    Raises:
+        ValueError: a negative length.
     """
     source, target = np.asarray(source, np.int64), np.asarray(target, np.int64)
-    order = _by_length(source, target, rng)
-    # A first batch of random size moves all the cuts, so that the same neighbours do not share a batch in every epoch.
-    first = budget if rng is None else int(rng.integers(1, budget + 1))
-    batches = _cut(np.maximum(source, target)[order], order, budget, first)
+    if len(source) and min(source.min(), target.min()) < 0:
+        raise ValueError("a length is negative")
+    groups: list[list[tuple[np.ndarray, np.ndarray]]] = []  # of (examples, number of examples in each row)
+    for examples in [np.arange(len(source))] if tags is None else [np.flatnonzero(tags == t) for t in np.unique(tags)]:
+        if not len(examples):
+            continue
+        sizes = np.ones(len(examples), np.int64)
+        if config.batching == "packed":
+            examples, sizes = _pack(examples, source[examples], target[examples], config, rng)
+        ends = np.cumsum(sizes)
+        lengths = (np.add.reduceat(side[examples], ends - sizes) for side in (source, target))
+        for runs in _groups(*lengths, config, rng, group):
+            groups.append([(_rows(examples, ends, sizes, rows), sizes[rows]) for rows in runs])
     if rng is not None:
-        rng.shuffle(batches)
-    padded = [sum(len(batch) * int(side[batch].max()) for batch in batches) for side in (source, target)]
-    shares = [1 - float(side.sum()) / max(1, size) for side, size in zip((source, target), padded, strict=True)]
-    return Plan(batches, *shares, oversized=int((np.maximum(source, target) > budget).sum()))
+        groups = [groups[i] for i in rng.permutation(len(groups))]
+    batches = [batch for members in groups for batch in members]
+    padding = [sum(_padding(side, *batch) for batch in batches) for side in (source, target)]
+    return Plan(
+        [examples for examples, _ in batches],
+        [sizes for _, sizes in batches] if config.batching == "packed" else None,
+        (int(source.sum()), padding[0]),
+        (int(target.sum()), padding[1]),
+        int((batch_cost(config, source, target) > config.batch_tokens).sum()),
+        int((np.minimum(source, target) == 0).sum()),
+    )
 
 
-def _by_length(source: np.ndarray, target: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-    """Example numbers by target length, then by source length, rising and falling in turn so that a batch that spans
-    two target lengths does not span all source lengths.
-
-    Source lengths are blurred by up to one token, for a little more source padding: without it, nearly the same
-    examples would share a batch in every epoch.
-    """
-    blurred = source if rng is None else source + rng.uniform(-1, 1, len(source))
-    return np.lexsort((np.where(target % 2, -blurred, blurred), target))
+def batch_cost(config: PlanConfig, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """What one sentence of these lengths costs, in tokens (`product`: in pairs of them); arrays or numbers."""
+    if config.quadratic is not None:
+        source, target = source + source**2 / config.quadratic, target + target**2 / config.quadratic
+    return COSTS[config.cost](source, target)
 
 
-def _cut(lengths: np.ndarray, order: np.ndarray, budget: int, first: int) -> list[np.ndarray]:
-    """Cut the ordered examples into runs, each as long as its count x its longest length stays within the budget
+def kept_together(before: Plan, after: Plan) -> float:
+    """Share of the pairs of examples that share a batch in one plan and do so in another too, 0 to 1: what a shuffle
+    leaves as it was."""
+
+    def batch_of(plan: Plan) -> np.ndarray:
+        numbers = np.repeat(np.arange(len(plan.batches)), [len(batch) for batch in plan.batches])
+        return numbers[np.argsort(np.concatenate(plan.batches))]
+
+    first, second = batch_of(before), batch_of(after)
+    _, both = np.unique(first * len(after.batches) + second, return_counts=True)
+    _, own = np.unique(first, return_counts=True)
+    return float((both * (both - 1)).sum() / max(1, (own * (own - 1)).sum()))
+
+
+def _rows(examples: np.ndarray, ends: np.ndarray, sizes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The examples of some rows."""
+    if len(ends) == len(examples):
+        return examples[rows]
+    places = np.arange(sizes[rows].sum()) + np.repeat(ends[rows] - np.cumsum(sizes[rows]), sizes[rows])
+    return examples[places]
+
+
+def _padding(lengths: np.ndarray, examples: np.ndarray, sizes: np.ndarray) -> int:
+    """Padded positions of one side of a batch."""
+    if not len(examples):
+        return 0
+    rows = np.add.reduceat(lengths[examples], np.cumsum(sizes) - sizes)
+    return int(len(rows) * rows.max() - rows.sum())
+
+
+def _groups(source: np.ndarray, target: np.ndarray, config: PlanConfig, rng, group: int) -> list[list[np.ndarray]]:
+    """Row numbers of the batches of each group, from lengths [rows]."""
+    order, *bounds = ORDERS[config.batching](source, target, config, rng, group)
+    # A first batch of random size moves all the cuts, so that the same neighbours do not share a batch in every epoch.
+    first = config.batch_tokens if rng is None else int(rng.integers(1, config.batch_tokens + 1))
+    sizes = _cut(bounds[0][order], bounds[1][order], config, first, group)
+    runs = np.split(order, np.cumsum(sizes)[:-1])
+    return [[run[member::group] for member in range(group)] for run in runs]
+
+
+def _cut(source: np.ndarray, target: np.ndarray, config: PlanConfig, first: int, group: int) -> list[int]:
+    """Sizes of consecutive runs of rows, each of which dealt out to `group` batches keeps them within the budget
     (within `first` for the first run)."""
-    batches, start = [], 0
-    while start < len(order):
-        limit = budget if start else first
-        window = np.maximum.accumulate(lengths[start : start + limit])
-        fits = np.arange(1, len(window) + 1) * window <= limit  # true, then false: the cost only rises
-        size = max(1, int(fits.sum()))
-        batches.append(order[start : start + size])
-        start += size
-    return batches
+    sizes: list[int] = []
+    start, window = 0, 64
+    while start < len(source):
+        budget = config.batch_tokens if start else first
+        end = start + window
+        longest = [np.maximum.accumulate(side[start:end]) for side in (source, target)]
+        most = np.maximum(1, budget // np.maximum(1, batch_cost(config, *longest))).astype(np.int64)
+        most = np.minimum(most, config.batch_sentences or most)
+        most = np.where(most >= config.batch_multiple, most - most % config.batch_multiple, most)
+        fits = np.arange(1, len(most) + 1) <= group * most  # true, then false: the cost only rises
+        size = int(fits.sum())
+        if size == window and end < len(source):
+            window *= 2
+            continue
+        sizes.append(size)
+        start, window = start + size, max(64, 2 * size)
+    if len(sizes) > 1 and sizes[-1] < group <= sizes[-1] + sizes[-2] - group:
+        sizes[-2:] = [sizes[-2] + sizes[-1] - group, group]  # so that no batch of the last group is empty
+    return sizes
+
+
+# Orders: row numbers [rows], and the source and the target length that each row counts with
+
+
+def _by_length(source: np.ndarray, target: np.ndarray, config: PlanConfig, rng, group: int):
+    """By target length, then by source length, rising and falling in turn so that a batch that spans two target lengths
+    does not span all source lengths. (Where the source alone makes the cost, the other way round.) Ties at random.
+
+    With many more lengths than batches, strips of like target lengths take their place: nearly all of the padding would
+    otherwise be the source's. Where a batch spans several source lengths, these are blurred by up to a quarter of that,
+    for a little more padding: with few ties, nearly the same examples would share a batch in every epoch.
+    """
+    major, minor = (source, target) if config.cost in ("source", "frames") else (target, source)
+    if rng is None:
+        return np.lexsort((np.where(major % 2, -minor, minor), major)), source, target
+    batches = max(1, batch_cost(config, source, target).sum() / config.batch_tokens / group)
+    strip = major
+    if len(np.unique(major)) > 5 * batches**0.5:
+        strip = _equal_cost(major, batch_cost(config, source, target), max(1, round(2 * batches**0.5)))
+    spanned = len(np.unique(strip * (minor.max() + 1) + minor)) / batches
+    blurred = minor + rng.uniform(-1, 1, len(minor)) * max(0, spanned - 1) / 4
+    ties = rng.permutation(len(major))
+    order = ties[np.lexsort((np.where(strip % 2, -blurred, blurred)[ties], strip[ties]))]
+    return order, source, target
+
+
+def _by_cost(source: np.ndarray, target: np.ndarray, config: PlanConfig, rng, group: int):
+    """Buckets of like cost."""
+    cost = batch_cost(config, source, target)
+    number = config.buckets[0] if config.buckets else _few(cost, config, group)
+    bucket = _equal_cost(cost, cost, number)
+    return _by_bucket(bucket, source, target, rng)
+
+
+def _by_both(source: np.ndarray, target: np.ndarray, config: PlanConfig, rng, group: int):
+    """Buckets of like target lengths, each divided into buckets of like source lengths, to and fro."""
+    cost = batch_cost(config, source, target)
+    side = max(1, round(_few(cost, config, group) ** 0.5))
+    across, down = config.buckets if config.buckets else (side, side)
+    bucket = _equal_cost(target, cost, down)
+    for number in np.unique(bucket):
+        members = np.flatnonzero(bucket == number)
+        within = _equal_cost(source[members], cost[members], across)
+        bucket[members] = number * across + (across - 1 - within if number % 2 else within)
+    return _by_bucket(bucket, source, target, rng)
+
+
+ORDERS = {"token_budget": _by_length, "bucket_1d": _by_cost, "bucket_2d": _by_both, "packed": _by_length}
+
+
+def _by_bucket(bucket: np.ndarray, source: np.ndarray, target: np.ndarray, rng):
+    """By bucket, at random within; every row counts with its bucket's longest, so that a bucket has one batch size."""
+    bucket = np.unique(bucket, return_inverse=True)[1]
+    order = np.argsort(bucket, kind="stable") if rng is None else np.lexsort((rng.random(len(bucket)), bucket))
+    starts = np.searchsorted(bucket[order], np.arange(bucket.max() + 1))
+    longest = (np.maximum.reduceat(side[order], starts)[bucket] for side in (source, target))
+    return order, *longest
+
+
+def _few(cost: np.ndarray, config: PlanConfig, group: int) -> int:
+    """How many buckets of about four batches each there are."""
+    return max(1, round(cost.sum() / config.batch_tokens / group / 4))
+
+
+def _equal_cost(lengths: np.ndarray, cost: np.ndarray, number: int) -> np.ndarray:
+    """At most `number` buckets [n] by length, of about equal total cost; the same length is in the same bucket."""
+    order = np.argsort(lengths, kind="stable")
+    total = np.cumsum(cost[order])
+    edges = np.searchsorted(total, total[-1] * np.arange(1, number) / number)
+    return np.searchsorted(np.unique(lengths[order][edges]), lengths)
+
+
+def _pack(examples: np.ndarray, source: np.ndarray, target: np.ndarray, config: PlanConfig, rng):
+    """First-fit decreasing in two dimensions, a row at a time: the longest example left opens a row, then always the
+    longest target that fits goes in, with the source that is nearest to the row's proportion of the sides.
+
+    Args:
+        examples: [n] their numbers; `source` and `target` are their lengths.
+
+    Returns:
+        The examples in the order of the rows, and the number in each row.
+    """
+    width = _row_width(source, target, config)
+    order = np.arange(len(source)) if rng is None else rng.permutation(len(source))
+    order = order[np.lexsort((source[order], target[order]))]
+    values, starts = np.unique(target[order], return_index=True)
+    # For each target length, rising: source lengths, rising, and the examples that have them.
+    sources = [part.tolist() for part in np.split(source[order], starts[1:])]
+    numbers = [part.tolist() for part in np.split(examples[order], starts[1:])]
+    targets, packed, sizes = values.tolist(), [], []
+
+    def take(place: int, number: int) -> tuple[int, int]:
+        packed.append(numbers[place].pop(number))
+        taken = sources[place].pop(number), targets[place]
+        if not sources[place]:
+            del sources[place], numbers[place], targets[place]
+        return taken
+
+    while targets:
+        before = len(packed)
+        opening = take(-1, -1)
+        room = [most - length for most, length in zip(_room(width, opening, config), opening, strict=True)]
+        place = bisect_right(targets, room[1]) - 1
+        while place >= 0 and room[1] > 0:
+            lengths = sources[place]
+            wanted = room[0] * targets[place] / room[1]
+            number = bisect_right(lengths, wanted)
+            if number and (number == len(lengths) or wanted - lengths[number - 1] <= lengths[number] - wanted):
+                number -= 1
+            if lengths[number] > room[0]:
+                place -= 1
+                continue
+            taken = take(place, number)
+            room = [most - length for most, length in zip(room, taken, strict=True)]
+            place = min(place, bisect_right(targets, room[1]) - 1)
+        sizes.append(len(packed) - before)
+    return np.array(packed, np.int64), np.array(sizes, np.int64)
+
+
+def _row_width(source: np.ndarray, target: np.ndarray, config: PlanConfig) -> tuple[int, int]:
+    """Room of a row for source and target tokens, in the proportion of the two in the data; a row fits the budget."""
+    longer = max(1, source.sum(), target.sum())
+    width = config.row_tokens or max(128, config.batch_tokens // 64)
+    while True:
+        sides = tuple(int(np.ceil(width * side.sum() / longer)) for side in (source, target))
+        if width == 1 or batch_cost(config, *sides) <= config.batch_tokens:
+            return sides
+        width = max(1, width // 2)
+
+
+def _room(width: tuple[int, int], opening: tuple[int, int], config: PlanConfig) -> tuple[int, int]:
+    """Room of the row that an example opens: the usual one, doubled until the example fits, or just the example's."""
+    room = width
+    while room[0] < opening[0] or room[1] < opening[1]:
+        room = 2 * max(1, room[0]), 2 * max(1, room[1])
+    return room if batch_cost(config, *room) <= config.batch_tokens else opening

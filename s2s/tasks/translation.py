@@ -1,6 +1,7 @@
 """Text to text: one source, one target, a vocabulary for each or one for both."""
 
 import dataclasses
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 
 from s2s import registry
 from s2s.config.schema import option
-from s2s.data.batch import Batch, Counts, Source
-from s2s.data.store import Split, Store
+from s2s.data.batch import Batch, Counts, Packing, Source
+from s2s.data.iterator import Draw
+from s2s.data.store import Split, Store, Stores
+from s2s.data.transforms import TargetTransform, masked, noisy, seeds
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 from s2s.text.vocabulary import BOS, EOS, PAD
 
@@ -27,23 +30,26 @@ class TranslationTask:
     Args:
         source_tokenizer: Of the source side.
         target_tokenizer: Of the target side; the same object where both sides share it.
+        target_transform: The order in which the model writes a target, of TARGET_TRANSFORMS.
     """
 
     Config = TranslationConfig
 
-    def __init__(self, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer):
+    def __init__(self, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer, target_transform: str = "none"):
         self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
+        self.target_transform = TargetTransform(target_transform, target_tokenizer)
 
     @classmethod
-    def setup(cls, store: Store) -> "TranslationTask":
+    def setup(cls, store: Store | Stores, target_transform: str = "none") -> "TranslationTask":
         """The task of a store."""
-        return cls(*store.tokenizers())
+        return cls(*store.tokenizers(), target_transform)
 
     @classmethod
-    def load(cls, folder: Path) -> "TranslationTask":
+    def load(cls, folder: Path, target_transform: str = "none") -> "TranslationTask":
         """The task saved in a checkpoint's folder."""
         source, target = load_tokenizer(folder, "source"), load_tokenizer(folder, "target")
-        return cls(source, source if source.vocabulary.digest == target.vocabulary.digest else target)
+        same = source.vocabulary.digest == target.vocabulary.digest
+        return cls(source, source if same else target, target_transform)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizers into a checkpoint's folder."""
@@ -64,7 +70,7 @@ class TranslationTask:
         return None
 
     def dataset(self, split: Split) -> "PairDataset":
-        return PairDataset(split)
+        return PairDataset(split, self)
 
     def model(self, config) -> torch.nn.Module:
         """A model with fresh weights for this task's vocabularies; `config` is a model component's config."""
@@ -85,50 +91,135 @@ class TranslationTask:
         return [ids.tolist() for ids in self.source_tokenizer.encode_lines(lines)]
 
     def encode_target(self, lines: list[str]) -> list[list[int]]:
-        """Target ids of raw lines, no BOS, no EOS."""
-        return [ids.tolist() for ids in self.target_tokenizer.encode_lines(lines)]
+        """Target ids of raw lines in the order in which the model writes them, no BOS, no EOS."""
+        return [self.target_transform.apply(ids).tolist() for ids in self.target_tokenizer.encode_lines(lines)]
 
     def detokenize(self, ids: list[int]) -> str:
-        """Target ids as text."""
-        return self.target_tokenizer.decode(ids)
+        """Target ids, as the model writes them, as text."""
+        return self.target_tokenizer.decode(self.target_transform.undo(np.asarray(ids, np.int64)))
 
     def collate_sources(self, sources: list[list[int]], device: torch.device | str = "cpu") -> tuple[Source, ...]:
         """Source ids of several sentences (no EOS) as the model's input."""
-        ids, lengths = _pad([np.append(np.asarray(ids, np.int64), EOS) for ids in sources])
-        return (Source(ids, lengths).to(device),)
+        lengths = np.fromiter(map(len, sources), np.int64, len(sources))
+        flat = np.fromiter(chain.from_iterable(sources), np.int64, lengths.sum())
+        flat, lengths = _with(EOS, flat, lengths, after=True)
+        return (Source(_padded(flat, lengths), torch.from_numpy(lengths)).to(device),)
 
 
 class PairDataset:
-    """The examples of a split of a store. Lengths count the EOS that the model sees on both sides."""
+    """The examples of a split. Lengths count the EOS that the model sees on both sides.
 
-    def __init__(self, split: Split):
-        self.split = split
-        self.source_lengths = np.asarray(split.source_lengths) + 1
-        self.target_lengths = np.asarray(split.target_lengths) + 1
+    Args:
+        split: Of a store or of several.
+        task: It knows the tokenizers and the order of the targets.
+    """
+
+    source_unit = "tokens"
+
+    def __init__(self, split: Split, task: TranslationTask):
+        self.split, self.task = split, task
+        self.corpora = split.corpora
+        self._firsts = [corpus.first for corpus in self.corpora]
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def collate(self, examples: np.ndarray) -> Batch:
-        """The examples of these numbers as a batch."""
-        sources, source_lengths = _pad([np.append(self.split.source(i), EOS) for i in examples])
-        targets = [self.split.target(i) for i in examples]
-        target, target_lengths = _pad([np.append(ids, EOS) for ids in targets])
-        decoder_input, _ = _pad([np.insert(ids, 0, BOS) for ids in targets])
-        real = int(source_lengths.sum()), int(target_lengths.sum())
+    def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Source and target lengths of the examples first ... last - 1, int32."""
+        source, target = self.split.lengths(first, last)
+        return source + 1, target + 1
+
+    def collate(self, examples: np.ndarray, rows: np.ndarray | None = None, draw: Draw | None = None) -> Batch:
+        """A batch.
+
+        Args:
+            examples: Their numbers.
+            rows: How many of them each row holds; None: one.
+            draw: Of the transforms; without it the examples are as they are.
+        """
+        examples = np.asarray(examples, np.int64)
+        source, source_lengths = _with(EOS, *self._source(examples, draw), after=True)
+        target, target_lengths = self._target(examples, draw)
+        shown = target
+        if draw and draw.config.prev_output_mask:
+            random = seeds(draw.seed, draw.epoch, examples, "prev_output_mask")
+            shown = masked(target, target_lengths, random, draw.config.prev_output_mask)
+        decoder_input, _ = _with(BOS, shown, target_lengths, after=False)
+        target, target_lengths = _with(EOS, target, target_lengths, after=True)
+        source_rows, target_rows, packing = source_lengths, target_lengths, (None, None)
+        if rows is not None:
+            firsts = np.cumsum(rows) - rows
+            source_rows, target_rows = (np.add.reduceat(side, firsts) for side in (source_lengths, target_lengths))
+            packing = _packing(source_lengths, rows), _packing(target_lengths, rows)
+        ids, targets = _padded(source, source_rows), _padded(target, target_rows)
+        real = int(source_rows.sum()), int(target_rows.sum())
+        tags = np.searchsorted(self._firsts, examples, "right") - 1
         return Batch(
-            ids=torch.as_tensor(np.asarray(examples, np.int64)),
-            sources=(Source(sources, source_lengths),),
-            decoder_input=decoder_input,
-            target=target,
-            target_lengths=target_lengths,
-            counts=Counts(len(examples), *real, sources.numel() - real[0], target.numel() - real[1]),
+            ids=torch.from_numpy(examples),
+            sources=(Source(ids, torch.from_numpy(source_rows), packing[0]),),
+            decoder_input=_padded(decoder_input, target_rows),
+            target=targets,
+            target_lengths=torch.from_numpy(target_rows),
+            counts=Counts(len(examples), *real, ids.numel() - real[0], targets.numel() - real[1]),
+            tags=torch.from_numpy(tags) if len(self.corpora) > 1 else None,
+            target_packing=packing[1],
         )
 
+    def _source(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray]:
+        """Source ids of examples, one after the other, and the number of each."""
+        if draw is None:
+            return self.split.gather("source", examples)
+        noise, dropout = draw.config.character_noise, draw.config.word_dropout
+        ids, lengths = self._tokens("source", self.task.source_tokenizer, examples, draw, noise)
+        if dropout:
+            ids = masked(ids, lengths, seeds(draw.seed, draw.epoch, examples, "word_dropout"), dropout)
+        return ids, lengths
 
-def _pad(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-pad rows of ids: [B, longest] int64 and lengths [B] int64."""
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    padded = np.full((len(rows), lengths.max()), PAD, np.int64)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
-    return torch.from_numpy(padded), torch.from_numpy(lengths)
+    def _target(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray]:
+        """Target ids of examples in the model's order, one after the other, and the number of each."""
+        if draw is None:
+            ids, lengths = self.split.gather("target", examples)
+        else:
+            ids, lengths = self._tokens("target", self.task.target_tokenizer, examples, draw, 0.0)
+        transform = self.task.target_transform
+        if transform.kind != "none":
+            ids = np.concatenate([transform.apply(row) for row in np.split(ids, np.cumsum(lengths)[:-1])])
+        return ids, lengths
+
+    def _tokens(self, side: str, tokenizer: Tokenizer, examples: np.ndarray, draw: Draw, noise: float):
+        """Ids of examples and the number of each: tokenized anew where a tokenizer samples or the text is noisy."""
+        if not noise and not tokenizer.sampling:
+            return self.split.gather(side, examples)
+        lines = self.split.texts(side, examples)
+        if noise:
+            random = seeds(draw.seed, draw.epoch, examples, "character_noise")
+            lines = [noisy(line, seed, noise) for line, seed in zip(lines, random.tolist(), strict=True)]
+        if not tokenizer.sampling:
+            ids, lengths = tokenizer.encode_flat(lines)
+        else:
+            ids, lengths = tokenizer.sample(lines, seeds(draw.seed, draw.epoch, examples, f"sampling {side}"))
+        return ids.astype(np.int64), lengths.astype(np.int64)
+
+
+def _with(symbol: int, ids: np.ndarray, lengths: np.ndarray, after: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of rows one after the other, with a symbol before or after each, and the new lengths."""
+    ends = np.cumsum(lengths)
+    return np.insert(ids, ends if after else ends - lengths, symbol), lengths + 1
+
+
+def _padded(ids: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
+    """Rows one after the other as [B, longest] int64, padded at the right."""
+    padded = np.full((len(lengths), lengths.max()), PAD, np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = ids
+    return torch.from_numpy(padded)
+
+
+def _packing(lengths: np.ndarray, rows: np.ndarray) -> Packing:
+    """Where examples of these lengths lie, with `rows` of them to each row."""
+    ends = np.cumsum(rows)
+    totals = np.add.reduceat(lengths, ends - rows)
+    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    number = np.repeat(np.arange(len(lengths)) - np.repeat(ends - rows, rows), lengths)
+    segments = np.broadcast_to(rows[:, None] - 1, (len(rows), totals.max())).copy()
+    segments[np.arange(segments.shape[1]) < totals[:, None]] = number
+    return Packing(torch.from_numpy(segments), _padded(place, totals))

@@ -34,6 +34,9 @@ class ByteTokenizer(Tokenizer):
         ids = np.frombuffer(b"".join(encoded), np.uint8).astype(np.int32) + FIRST
         return ids, np.fromiter(map(len, encoded), np.int64, len(encoded))
 
+    def word_marks(self) -> tuple[np.ndarray | None, int | None]:
+        return None, FIRST + ord(" ")
+
     def _decode(self, ids: list[int]) -> str:
         """What is not UTF-8 (a model can emit anything) becomes the replacement character U+FFFD."""
         return b"".join(bytes((i - FIRST,)) if i >= FIRST else "\ufffd".encode() for i in ids).decode(errors="replace")

@@ -51,6 +51,9 @@ class CharacterTokenizer(Tokenizer):
     def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
         return self._ids[_code_points("".join(lines))], np.fromiter(map(len, lines), np.int64, len(lines))
 
+    def word_marks(self) -> tuple[np.ndarray | None, int | None]:
+        return None, int(self._ids[ord(" ")])
+
     def _decode(self, ids: list[int]) -> str:
         return "".join("\ufffd" if i == UNK else self.vocabulary.symbols[i] for i in ids)
 

@@ -51,6 +51,9 @@ class WordTokenizer(Tokenizer):
         ids = map(self._ids.get, chain.from_iterable(words), repeat(UNK))
         return np.fromiter(ids, np.int32, lengths.sum()), lengths
 
+    def word_marks(self) -> tuple[np.ndarray | None, int | None]:
+        return np.ones(len(self.vocabulary), bool), None
+
     def _decode(self, ids: list[int]) -> str:
         return " ".join(self.vocabulary.symbols[i] for i in ids)
 

@@ -184,7 +184,7 @@ def load_model(path: str, device: torch.device | str = "cpu") -> tuple:
     verify(folder)
     where = f"{folder / 'config.yaml'}"
     config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    task = registry.find("task", config["task"]["type"]).load(folder)
+    task = registry.find("task", config["task"]["type"]).load(folder, config["data"]["target_transform"])
     kind = registry.find("model", config["model"]["type"])
     model = task.model(compose.load(kind.Config, config["model"], where))
     load_weights(model, load_tensors(folder / "model.safetensors"), folder / "model.safetensors")

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from s2s import __version__
 from s2s.config import compose
 from s2s.data.iterator import BatchIterator
-from s2s.data.store import Store
+from s2s.data.store import Stores
 from s2s.errors import UserError
 from s2s.registry import find
 from s2s.training import checkpoint
@@ -42,28 +42,29 @@ def train(config) -> int | None:
         raise UserError("store=FOLDER and run=FOLDER are needed")
     if config.train.best_metric and config.train.best_metric not in config.train.valid_metrics:
         raise UserError(f"train.best_metric={config.train.best_metric} is not in train.valid_metrics")
-    store, run = Store(config.store), Path(config.run)
-    store.verify()
-    task = find("task", config.task.type).setup(store)
+    store, run = Stores(config.store), Path(config.run)
+    if config.data.verify:
+        store.verify()
+    task = find("task", config.task.type).setup(store, config.data.target_transform)
     device = choose_device(config.device)
     if "train" not in store.splits:
-        raise UserError(f"{config.store}: no train split; it holds {', '.join(store.splits)}")
+        raise UserError(f"{', '.join(config.store)}: no train split; there is {', '.join(store.splits)}")
     torch.manual_seed(config.seed)
     model = task.model(config.model).to(device)  # before the folder is touched: a bad config leaves nothing behind
     resumed = _open_folder(run, config, store)
     with _lock(run):
         criterion = task.criterion(config.criterion)
         dataset = task.dataset(store.split("train"))
-        _check_lengths(config, store, dataset)
+        _check_data(config, task, dataset)
         pin = device.type == "cuda"
-        iterator = BatchIterator(dataset, config.data.batch_tokens, config.seed, config.workers, pin)
+        iterator = BatchIterator(dataset, config.data, config.seed, config.workers, pin)
         validator = None
         if "valid" in store.splits:
             options = config.train
             validator = Validator(task, store.split("valid"), criterion, options.valid_metrics, config.decode,
                                   config.data.batch_tokens, options.samples)  # fmt: skip
         elif config.train.valid_metrics != ["loss"] or config.train.patience:
-            raise UserError(f"{config.store}: no valid split for train.valid_metrics or train.patience")
+            raise UserError(f"{', '.join(config.store)}: no valid split for train.valid_metrics or train.patience")
         trainer = Trainer(config, task, model, criterion, iterator, validator, _origin(store))
         if resumed:
             trainer.resume(resumed)
@@ -88,12 +89,12 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _origin(store: Store) -> dict[str, str]:
+def _origin(store: Stores) -> dict[str, str]:
     """What made a run, beside its config."""
     return {"store_digest": store.digest, "s2s": __version__, "torch": torch.__version__}
 
 
-def _open_folder(run: Path, config, store: Store) -> Path | None:
+def _open_folder(run: Path, config, store: Stores) -> Path | None:
     """Make the run's folder, or find the checkpoint to go on from.
 
     Raises:
@@ -115,7 +116,7 @@ def _open_folder(run: Path, config, store: Store) -> Path | None:
     return None
 
 
-def _write_origin(run: Path, config, store: Store) -> None:
+def _write_origin(run: Path, config, store: Stores) -> None:
     """RUN/config.yaml and RUN/run.json; the latter, written last, marks the folder as a run."""
     for name, text in (("config.yaml", compose.to_yaml(config)), (MARK, json.dumps(_origin(store), indent=1))):
         fresh = run / f".{name}"
@@ -123,7 +124,7 @@ def _write_origin(run: Path, config, store: Store) -> None:
         fresh.replace(run / name)
 
 
-def _resume_from(run: Path, config, store: Store) -> Path | None:
+def _resume_from(run: Path, config, store: Stores) -> Path | None:
     def report(text: str) -> None:
         print(text, file=sys.stderr)
 
@@ -133,6 +134,7 @@ def _resume_from(run: Path, config, store: Store) -> Path | None:
     now, then = (_flat(c) for c in (OmegaConf.to_container(OmegaConf.create(compose.to_yaml(config))), before))
     changed = {key: (then.get(key), value) for key, value in now.items() if then.get(key) != value}
     fixed = [key for key in changed if key.split(".")[0] in FIXED or key in ("train.ema", "train.accumulate")]
+    fixed = [key for key in fixed if key != "data.verify"]
     if fixed:
         detail = ", ".join(f"{key} is {changed[key][0]} there and {changed[key][1]} here" for key in fixed[:3])
         detail += f" and {len(fixed) - 3} more" if len(fixed) > 3 else ""
@@ -173,34 +175,37 @@ class _lock:
         self.file.close()
 
 
-def _check_lengths(config, store: Store, dataset) -> None:
-    """Learned positions end somewhere: say so before training, not in the middle."""
+def _check_data(config, task, dataset) -> None:
+    """What can be known of the data before training is said now, not in the middle."""
+    where = ", ".join(config.store)
     if not len(dataset):
-        raise UserError(f"{config.store}: the train split is empty")
+        raise UserError(f"{where}: the train split is empty")
+    longest = max(dataset.split.longest) + 1
     limit = getattr(config.model, "max_positions", None)
-    longest = max(int(dataset.source_lengths.max()), int(dataset.target_lengths.max()))
     if getattr(config.model, "positions", None) == "learned" and longest > limit:
-        raise UserError(f"model.max_positions={limit}: {config.store} holds a line of {longest} tokens")
+        raise UserError(f"model.max_positions={limit}: {where} holds a line of {longest} tokens")
+    samples = task.source_tokenizer.sampling or task.target_tokenizer.sampling
+    noise = config.data.character_noise or any(stage.character_noise for stage in config.data.stages)
+    if (samples or noise) and not dataset.split.has_text:
+        wish = "tokenizer.sampling" if samples else "data.character_noise"
+        raise UserError(f"{where}: {wish} needs the raw text of the train split; make the store with keep_text=true")
 
 
-def _announce(log: RunLog, trainer: Trainer, store: Store, resumed: Path | None) -> None:
+def _announce(log: RunLog, trainer: Trainer, store: Stores, resumed: Path | None) -> None:
     """What is going to be done."""
-    config, task, plan = trainer.config, trainer.task, trainer.iterator.plan
+    config, task, iterator = trainer.config, trainer.task, trainer.iterator
     parts = trainer.model.parts()
     sizes = ", ".join(f"{name} {count:,}" for name, count in parts.items())
     source, target = (len(t.vocabulary) for t in (task.source_tokenizer, task.target_tokenizer))
     shared = "shared" if task.shared_vocabulary else f"{source:,} source and"
-    updates = -(-len(plan.batches) // config.train.accumulate)
     log.line(f"s2s {__version__}, torch {torch.__version__}, {_device_name(trainer.device)}, {trainer.precision}")
     log.line(f"model: {config.model.type}, {sum(parts.values()):,} parameters ({sizes})")
     log.line(f"vocabulary: {shared} {target:,} {'' if task.shared_vocabulary else 'target '}symbols")
-    log.line(
-        f"data: {len(trainer.iterator.dataset):,} pairs of {store.source_language}-{store.target_language}; "
-        f"{len(plan.batches):,} batches of at most {config.data.batch_tokens:,} tokens, {updates:,} updates an epoch; "
-        f"padding {plan.source_padding:.1%} source, {plan.target_padding:.1%} target"
-    )
-    if plan.oversized:
-        log.line(f"note: {plan.oversized:,} pairs are longer than data.batch_tokens; each is a batch of its own")
+    log.line(f"data: {len(iterator.dataset):,} pairs of {store.source_language}-{store.target_language}")
+    if len(iterator.dataset.corpora) > 1:
+        visited = zip(iterator.dataset.corpora, iterator.visited, strict=True)
+        log.line("an epoch visits " + ", ".join(f"{count:,} of {corpus.name}" for corpus, count in visited))
+    _announce_plan(log, config, iterator)
     limit = f"{config.train.max_updates:,} updates" + (
         f" or {config.train.max_epochs} epochs" if config.train.max_epochs else ""
     )
@@ -209,6 +214,29 @@ def _announce(log: RunLog, trainer: Trainer, store: Store, resumed: Path | None)
         log.line("note: the store has no valid split; nothing is validated")
     if resumed:
         log.line(f"resuming from {resumed.name}, update {trainer.progress.update:,}")
+
+
+def _announce_plan(log: RunLog, config, iterator: BatchIterator) -> None:
+    """The batches of the first window, and how much of them the next epoch will leave together."""
+    window, windows = iterator.current, iterator.windows
+    plan = window.plan
+    batches = len(plan.batches) * windows
+    updates = -(-batches // config.train.accumulate)
+    about = "about " if windows > 1 else ""
+    log.line(
+        f"batches: {config.data.batching} of at most {config.data.batch_tokens:,} tokens; {about}{batches:,} batches, "
+        f"{updates:,} updates an epoch; padding {plan.source_padding:.1%} source, {plan.target_padding:.1%} target; "
+        f"{iterator.kept_together():.0%} of the pairs of examples that share a batch do so in the next epoch"
+        + (f"; planned in {windows:,} windows of {len(window.examples):,} examples" if windows > 1 else "")
+    )
+    of = " of the first window" if windows > 1 else ""
+    if plan.oversized:
+        log.line(f"note: {plan.oversized:,} pairs{of} are over data.batch_tokens; each is a batch of its own")
+    if plan.empty:
+        log.line(f"note: {plan.empty:,} pairs{of} have a side of no tokens")
+    if window.left_out:
+        longest = iterator.stage(iterator.epoch).max_length
+        log.line(f"note: {window.left_out:,} pairs{of} are left out by max_length={longest}")
 
 
 def _device_name(device: torch.device) -> str:

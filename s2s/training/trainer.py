@@ -66,6 +66,7 @@ class Progress:
         bad_validations: Validations since then.
         seconds: Training time so far.
         last_metrics: Values of the last validation, with its update.
+        epoch: Sums over the epoch's batches so far, for its summary.
     """
 
     update: int = 0
@@ -75,21 +76,23 @@ class Progress:
     bad_validations: int = 0
     seconds: float = 0.0
     last_metrics: dict = dataclasses.field(default_factory=dict)
+    epoch: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
 class Interval:
-    """Sums since the last report."""
+    """Sums since the last report, and a list of what each step had."""
 
     loss: float = 0.0
     nll: float = 0.0
     source: int = 0
     target: int = 0
-    padding: int = 0
     norm: float = 0.0
     updates: int = 0
     skipped: int = 0
-    waited: float = 0.0
+    source_padding: list[float] = dataclasses.field(default_factory=list)
+    target_padding: list[float] = dataclasses.field(default_factory=list)
+    waited: list[float] = dataclasses.field(default_factory=list)
     started: float = dataclasses.field(default_factory=time.perf_counter)
 
 
@@ -214,6 +217,8 @@ class Trainer:
                         return interrupt.signal
                     if self.finished():
                         break
+                else:
+                    self._report_epoch(log)
             if saved != self.progress.update or not checkpoint.steps(self.run):  # an end by max_epochs
                 self._validate(log)
                 self.save(log)
@@ -238,17 +243,29 @@ class Trainer:
         """The batches of each update, to the end of the epoch; waiting time is counted."""
         group: list[Batch] = []
         batches = self.iterator.rest_of_epoch()
+        waited = 0.0
         while True:
             started = time.perf_counter()
             batch = next(batches, None)
-            self.interval.waited += time.perf_counter() - started
+            waited += time.perf_counter() - started
             if batch is not None:
                 group.append(batch)
             if group and (batch is None or len(group) == self.options.accumulate):
+                self._count(group, waited)
                 yield group
-                group = []
+                group, waited = [], 0.0
             if batch is None:
                 return
+
+    def _count(self, batches: list[Batch], waited: float) -> None:
+        """Note what a step computes, and what of it is padding."""
+        sums = {key: sum(getattr(batch.counts, key) for batch in batches) for key in batches[0].counts._fields}
+        for side in ("source", "target"):
+            padding = sums[f"{side}_padding"]
+            getattr(self.interval, f"{side}_padding").append(padding / (padding + sums[side]))
+        self.interval.waited.append(waited)
+        for key, value in {**sums, "batches": len(batches), "waited": waited}.items():
+            self.progress.epoch[key] = self.progress.epoch.get(key, 0) + value
 
     def _autocast(self):
         if self.precision == "fp32":
@@ -293,7 +310,6 @@ class Trainer:
         for batch in batches:
             interval.source += batch.counts.source
             interval.target += batch.counts.target
-            interval.padding += batch.counts.source_padding + batch.counts.target_padding
 
     def learning_rate(self, update: int) -> float:
         """The learning rate of an update."""
@@ -332,8 +348,9 @@ class Trainer:
             "gradient_norm": i.norm / max(1, i.updates),
             "source_tokens_per_second": i.source / seconds,
             "target_tokens_per_second": i.target / seconds,
-            "padding": i.padding / max(1, i.padding + i.source + i.target),
-            "seconds_waiting": i.waited,
+            "source_padding": sum(i.source_padding) / len(i.source_padding),
+            "target_padding": sum(i.target_padding) / len(i.target_padding),
+            "seconds_waiting": sum(i.waited),
             "skipped": self.progress.skipped,
             "seconds": self.progress.seconds,
         }
@@ -344,11 +361,29 @@ class Trainer:
             f" | loss {values['loss']:.3f} nats, ppl {values['perplexity']:.2f}"
             f" | lr {values['lr']:.2e} | gradient {values['gradient_norm']:.2f}"
             f" | {values['source_tokens_per_second']:.0f}+{values['target_tokens_per_second']:.0f} tokens/s"
-            f" | padding {values['padding']:.1%} | waiting {i.waited:.1f} s | {_duration(left)} to update"
+            f" | padding {values['source_padding']:.1%}+{values['target_padding']:.1%}"
+            f" | waiting {sum(i.waited):.1f} s, at most {max(i.waited):.2f} | {_duration(left)} to update"
             f" {self.options.max_updates}{skipped}"
         )
-        log.metrics("train", update, values)
+        steps = {"source_padding": i.source_padding, "target_padding": i.target_padding, "seconds_waiting": i.waited}
+        log.metrics("train", update, {**values, "steps": {k: [round(x, 5) for x in v] for k, v in steps.items()}})
         self.interval = Interval()
+
+    def _report_epoch(self, log: RunLog) -> None:
+        """The summary of an epoch that is over."""
+        e, epoch = self.progress.epoch, self.iterator.epoch - 1
+        self.progress.epoch = {}
+        if not e:
+            return
+        padding = {side: e[f"{side}_padding"] / (e[side] + e[f"{side}_padding"]) for side in ("source", "target")}
+        batching = self.config.data.batching
+        log.line(
+            f"epoch {epoch} is over | {batching}: {e['sentences']:,} pairs in {e['batches']:,} batches"
+            f" | {e['source']:,}+{e['target']:,} tokens | padding {padding['source']:.1%} source,"
+            f" {padding['target']:.1%} target | waited {e['waited']:.1f} s"
+        )
+        values = {**e, "source_padding": padding["source"], "target_padding": padding["target"]}
+        log.metrics("epoch", self.progress.update, {"epoch": epoch, "batching": batching, **values})
 
     def _validate(self, log: RunLog) -> None:
         if self.validator is None:

@@ -7,7 +7,7 @@ import torch
 
 from s2s import scoring
 from s2s.data.iterator import prefetch
-from s2s.data.plan import token_budget
+from s2s.data.plan import PlanConfig, plan
 
 
 @dataclasses.dataclass
@@ -44,9 +44,8 @@ class Validator:
         self.dataset = task.dataset(split)
         self.metrics = [name for name in metrics if name != "loss"]
         self.shown = samples
-        self.batches = token_budget(
-            self.dataset.source_lengths, self.dataset.target_lengths, batch_tokens, None
-        ).batches
+        lengths = self.dataset.lengths(0, len(self.dataset))
+        self.batches = plan(*lengths, PlanConfig(batch_tokens=batch_tokens), None).batches
         self.sources, self.references = split.source_text(), split.target_text()
         self.source_ids = [split.source(i).tolist() for i in range(len(split))]
 

@@ -1,24 +1,44 @@
-"""The position of the iterator is exact at every batch, and workers change nothing."""
+"""The position of the iterator is exact at every batch; workers and ranks change nothing."""
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from s2s.data.iterator import BatchIterator
+from s2s.data.iterator import BatchIterator, DataConfig, StageConfig
+from s2s.data.plan import STRATEGIES
+from s2s.data.store import CorpusRange
+from s2s.errors import UserError
 
 
 class Numbers:
-    """A dataset whose batches are the example numbers themselves."""
+    """A dataset whose batches are the example numbers themselves, with the epoch that they are drawn for."""
 
-    source_lengths = np.random.default_rng(0).integers(1, 20, 200)
-    target_lengths = np.random.default_rng(1).integers(1, 20, 200)
+    source_unit = "tokens"
+
+    def __init__(self, size=200, corpora=((0, 150, "de"), (150, 200, "fr"))):
+        rng = np.random.default_rng(0)
+        self.sides = rng.integers(1, 20, (2, size))
+        self.corpora = [
+            CorpusRange(f"{language}-{first}", first, last, language, "en") for first, last, language in corpora
+        ]
 
     def __len__(self):
-        return 200
+        return self.sides.shape[1]
 
-    def collate(self, examples):
-        return tuple(examples.tolist())
+    def lengths(self, first, last):
+        return self.sides[0, first:last], self.sides[1, first:last]
+
+    def collate(self, examples, rows, draw):
+        return (tuple(examples.tolist()), None if rows is None else tuple(rows.tolist()), draw.epoch)
+
+
+def make(workers=0, dataset=None, **options):
+    ranks = {key: options.pop(key) for key in ("rank", "ranks") if key in options}
+    return BatchIterator(dataset or Numbers(), DataConfig(**{"batch_tokens": 100, **options}), 7, workers, **ranks)
 
 
 def endless(iterator):
@@ -27,29 +47,125 @@ def endless(iterator):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_state_restored_at_any_batch_continues_identically(workers):
-    whole = list(itertools.islice(endless(BatchIterator(Numbers(), 100, 7, workers=0)), 70))
+@pytest.mark.parametrize(
+    "options", [{}, {"pool": 60}, {"batching": "packed", "pool": 90}, {"weights": [1, 1]}], ids=str
+)
+def test_state_restored_at_any_batch_continues_identically(workers, options):
+    whole = list(itertools.islice(endless(make(**options)), 90))
     for stop in (0, 1, 13, 29, 30, 31, 60):
-        first = BatchIterator(Numbers(), 100, 7, workers)
+        first = make(workers, **options)
         start = list(itertools.islice(endless(first), stop))
-        second = BatchIterator(Numbers(), 100, 7, workers)
+        second = make(workers, **options)
         second.load_state_dict(first.state_dict())
-        assert start + list(itertools.islice(endless(second), 70 - stop)) == whole
+        assert start + list(itertools.islice(endless(second), 90 - stop)) == whole
 
 
-def test_an_epoch_holds_every_example_once_and_epochs_differ():
-    iterator = BatchIterator(Numbers(), 100, 7)
+@given(
+    st.sampled_from(STRATEGIES), st.integers(1, 6), st.integers(0, 2**31), st.sampled_from([17, 60, 1000]),
+    st.integers(1, 150), st.sampled_from(["none", "corpus", "language"]),
+)  # fmt: skip
+@settings(max_examples=40)
+def test_the_union_over_ranks_is_the_epoch_and_all_have_as_many_steps(batching, ranks, seed, pool, budget, homogeneous):
+    config = DataConfig(batching=batching, batch_tokens=budget, pool=pool, homogeneous=homogeneous)
+    iterators = [BatchIterator(Numbers(), config, seed, 0, rank=rank, ranks=ranks) for rank in range(ranks)]
+    steps = [list(iterator.rest_of_epoch()) for iterator in iterators]
+    assert len({len(own) for own in steps}) == 1
+    assert Counter(i for own in steps for batch in own if batch for i in batch[0]) == {i: 1 for i in range(200)}
+    one = BatchIterator(Numbers(), DataConfig(**{**vars(config), "group": ranks}), seed, 0)
+    together = [batch for step in zip(*steps, strict=True) for batch in step if batch]
+    assert together == list(one.rest_of_epoch())
+    assert len({str(iterator.state_dict()) for iterator in iterators}) == 1
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 12))
+@settings(max_examples=40)
+def test_another_number_of_ranks_finishes_the_epoch_exactly(before, after, steps):
+    first = [make(rank=rank, ranks=before, pool=60) for rank in range(before)]
+    seen = [batch for iterator in first for batch in itertools.islice(iterator.rest_of_epoch(), steps)]
+    second = [make(rank=rank, ranks=after, pool=60) for rank in range(after)]
+    for iterator in second:
+        iterator.load_state_dict(first[0].state_dict())
+    rest = [list(iterator.rest_of_epoch()) for iterator in second]
+    assert len(set(map(len, rest))) == 1
+    if first[0].epoch == 1:
+        everything = Counter(i for batch in [*seen, *itertools.chain(*rest)] if batch for i in batch[0])
+        assert everything == {i: 1 for i in range(200)}
+    assert all(iterator.group == after for iterator in second)
+
+
+def test_epochs_differ_and_count_up():
+    iterator = make()
     first, second = list(iterator.rest_of_epoch()), list(iterator.rest_of_epoch())
-    assert iterator.state_dict() == {"epoch": 3, "position": 0}
-    for epoch in (first, second):
-        assert sorted(i for batch in epoch for i in batch) == list(range(200))
-    assert first != second
+    assert iterator.state_dict() == {"epoch": 3, "window": 0, "position": 0, "group": 1}
+    assert {batch[2] for batch in first} == {1} and {batch[2] for batch in second} == {2}
+    assert {frozenset(batch[0]) for batch in first} != {frozenset(batch[0]) for batch in second}
+
+
+def test_resuming_reads_no_more_than_its_window():
+    class Counting(Numbers):
+        read = 0
+
+        def lengths(self, first, last):
+            self.read += last - first
+            return super().lengths(first, last)
+
+    dataset = Counting(2000, ((0, 2000, "de"),))
+    iterator = make(dataset=dataset, pool=100)
+    iterator.load_state_dict({"epoch": 9, "window": 15, "position": 3, "group": 1})
+    next(iterator.rest_of_epoch())
+    assert dataset.read <= 2 * 101  # its own window, and the next one ahead of its turn
+
+
+def test_weights_repeat_a_corpus_evenly():
+    iterator = make(weights=[1, 3])
+    counts = Counter(i for _ in range(2) for batch in iterator.rest_of_epoch() for i in batch[0])
+    assert sum(counts[i] for i in range(150)) == 100 and sum(counts[i] for i in range(150, 200)) == 300
+    assert {counts[i] for i in range(150, 200)} == {6}
+    assert {counts[i] for i in range(150)} == {0, 1}
+
+
+def test_stages_follow_each_other():
+    stages = [StageConfig(2, max_length=8), StageConfig(1, weights=[0, 1]), StageConfig()]
+    iterator = make(stages=stages)
+    visited = [Counter(i for batch in iterator.rest_of_epoch() for i in batch[0]) for _ in range(4)]
+    short = {i for i in range(200) if iterator.dataset.sides[:, i].max() <= 8}
+    assert set(visited[0]) == set(visited[1]) == short
+    assert set(visited[2]) == set(range(150, 200))
+    assert visited[3] == {i: 1 for i in range(200)}
+    assert make(stages=stages).current.left_out == 200 - len(short)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"weights": [1]}, "one for each of the 2 training corpora"),
+        ({"weights": [0, 0]}, "must be above 0"),
+        ({"weights": [1, 1], "temperature": 2}, "exclude each other"),
+        ({"cost": "frames"}, "data.cost=source"),
+        ({"batching": "bucket_2d", "buckets": [3]}, "bucket_2d two"),
+        ({"stages": [StageConfig(weights=[1, 2, 3])]}, "one for each of the 2"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_an_error(options, message):
+    with pytest.raises(UserError, match=message):
+        make(**options)
 
 
 def test_an_error_in_a_worker_reaches_the_caller():
     class Broken(Numbers):
-        def collate(self, examples):
+        def collate(self, examples, rows, draw):
             raise OSError("unreadable")
 
     with pytest.raises(OSError, match="unreadable"):
-        next(BatchIterator(Broken(), 100, 7, workers=2).rest_of_epoch())
+        next(make(2, Broken()).rest_of_epoch())
+
+
+def test_an_error_in_planning_ahead_reaches_the_caller():
+    class Broken(Numbers):
+        def lengths(self, first, last):
+            if first > 100:
+                raise OSError("unreadable")
+            return super().lengths(first, last)
+
+    with pytest.raises(OSError, match="unreadable"):
+        list(make(1, Broken(), pool=30).rest_of_epoch())
