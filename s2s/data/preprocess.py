@@ -280,7 +280,10 @@ def _write_split(
     submit: Callable,
 ) -> dict[str, Any]:
     """Encode and write a split; returns its entry in the manifest."""
-    task = Task(writer.folder, config.filter if name == "train" else None, name != "train" or config.keep_text)
+    sampled = any(tokenizer.sampling for tokenizer in tokenizers)  # training tokenizes anew
+    task = Task(
+        writer.folder, config.filter if name == "train" else None, name != "train" or config.keep_text or sampled
+    )
     columns = {}
     for side, tokenizer in zip(SIDES, tokenizers, strict=True):
         tokens = writer.column(name, f"{side}.tokens", token_type(len(tokenizer.vocabulary)))

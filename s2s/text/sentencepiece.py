@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterable
+from functools import cached_property
 from itertools import chain
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -18,6 +19,7 @@ import sentencepiece
 
 from s2s.config.schema import option
 from s2s.errors import Failure, UserError
+from s2s.text.sampling import Sampler, sampler
 from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig, normalise
 from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
 
@@ -29,10 +31,13 @@ class SentencePieceConfig(TokenizerConfig):
     type: str = option("sentencepiece", "component")
     algorithm: str = option("unigram", "what is learned", choices=("unigram", "bpe"))
     vocab_size: int = option(8000, "pieces, the 4 special symbols included", at_least=5)
-    character_coverage: float = option(1.0, "share of the characters that get a piece", at_least=0.9, at_most=1)
+    character_coverage: float = option(1.0, "share of the characters that get a piece", at_least=0.98, at_most=1)
     byte_fallback: bool = option(False, "spell what has no piece in 256 byte pieces, so that nothing is unknown")
     sample_lines: int = option(1_000_000, "most lines to learn from; of more a fixed random sample", at_least=1)
     model: str | None = option(None, "a SentencePiece model file to use instead of learning one")
+    sampling: float = option(
+        0.0, "random pieces in training; unigram: exponent of probabilities, bpe: dropout", at_least=0, at_most=1
+    )
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -61,7 +66,10 @@ class SentencePieceTokenizer(Tokenizer):
         cls, config: SentencePieceConfig, chunks: Iterable[list[str]] = (), seed: int = 1
     ) -> "SentencePieceTokenizer":
         if config.model is not None:
-            return cls(config, _read_model(Path(config.model)))
+            model = _read_model(Path(config.model))
+            if config.sampling:
+                _check_sampling(model, config)
+            return cls(config, model)
         lines = sample(chunks, config.sample_lines, seed)
         return cls(config, _train(config, normalise(lines, config.normalization, config.lowercase)))
 
@@ -73,6 +81,20 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _decode(self, ids: list[int]) -> str:
         return self._processor.decode(ids if self._same else self._theirs[ids].tolist())
+
+    @property
+    def sampling(self) -> float:
+        return self.config.sampling
+
+    def sample(self, lines: list[str], seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not self.sampling:
+            return super().sample(lines, seeds)
+        ids, lengths = self._sampler.sample(self._processor.normalize(self.normalise(lines)), seeds)
+        return ids if self._same else self._ours[ids], lengths
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        return sampler(self.model, self.sampling)
 
     def save(self, folder: Path, name: str) -> None:
         super().save(folder, name)
@@ -190,6 +212,14 @@ def _read_model(path: Path) -> bytes:
     except RuntimeError as error:
         raise UserError(f"{path}: not a SentencePiece model: {' '.join(str(error).split())}") from error
     return model
+
+
+def _check_sampling(model: bytes, config: SentencePieceConfig) -> None:
+    """Raise UserError for a given model that has nothing to sample, and now, not in training."""
+    try:
+        sampler(model, config.sampling)
+    except UserError as error:
+        raise UserError(f"{config.model}: {error}") from error
 
 
 def _layout(processor: sentencepiece.SentencePieceProcessor) -> tuple[list[str], np.ndarray]:

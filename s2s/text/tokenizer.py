@@ -68,6 +68,10 @@ class Tokenizer(ABC):
     def _decode(self, ids: list[int]) -> str:
         """The text of ids, none of them PAD, BOS or EOS."""
 
+    def word_marks(self) -> tuple[np.ndarray | None, int | None]:
+        """How words show in ids: which symbols begin one, booleans [vocabulary], or else the symbol between two."""
+        return np.array([symbol.startswith("\u2581") for symbol in self.vocabulary.symbols]), None
+
     def normalise(self, lines: list[str]) -> list[str]:
         """Lines as the tokenizer sees them: normalised and lower-cased as configured."""
         return normalise(lines, self.config.normalization, self.config.lowercase)
@@ -80,6 +84,22 @@ class Tokenizer(ABC):
             lengths: Integers [number of lines], tokens of each line.
         """
         return self._encode(self.normalise(lines))
+
+    @property
+    def sampling(self) -> float:
+        """How strongly `sample` departs from `encode_flat`, in the algorithm's own measure; 0: not at all."""
+        return 0.0
+
+    def sample(self, lines: list[str], seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `encode_flat`, with a random segmentation of each line where the tokenizer has `sampling`.
+
+        A line's ids depend on the line and its seed only: they are the same in any thread, batch and order.
+
+        Args:
+            lines: Raw lines.
+            seeds: uint64 [lines].
+        """
+        return self.encode_flat(lines)
 
     def encode_lines(self, lines: list[str]) -> list[np.ndarray]:
         """Ids of each line, without BOS and EOS, as integer arrays. One call for many lines is the fast way."""

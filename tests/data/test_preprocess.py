@@ -296,6 +296,15 @@ def test_text_of_the_training_split_is_kept_when_asked_for(run, data):
     assert Store("out").split("train").target_text() == (data / "train.en").read_text().split("\n")[:-1]
 
 
+def test_text_of_the_training_split_is_kept_for_a_tokenizer_that_samples(run, data):
+    for algorithm in ("unigram", "bpe"):
+        words = (SMALL, "tokenizer.sampling=0.1", f"tokenizer.algorithm={algorithm}", "overwrite=true")
+        assert run("train=train", *words)[0] == 0
+        store = Store("out")
+        assert [tokenizer.sampling for tokenizer in store.tokenizers()] == [0.1, 0.1]
+        assert store.split("train").source_text() == (data / "train.de").read_text().split("\n")[:-1]
+
+
 def test_raw_text_is_kept_raw_and_tokens_are_normalised(run, data):
     write(data, "valid.de", ["A\u0308 HÄUSER\r", "ﬁ"])
     write(data, "valid.en", ["x", "y"])
@@ -446,6 +455,8 @@ def test_a_bad_validation_or_test_corpus_is_one_line_and_leaves_nothing(run, dat
         (["tokenizer.vocab_size=9"], "tokenizer (source and target): vocab_size=9 is too small"),
         (["tokenizer=wrods"], "tokenizer=wrods: no such preset; did you mean 'words'?"),
         (["tokenizer.vocab_sise=70"], "unknown key 'tokenizer.vocab_sise'; did you mean 'tokenizer.vocab_size'?"),
+        (["tokenizer=words", "tokenizer.sampling=0.1"], "unknown key 'tokenizer.sampling'"),
+        (["tokenizer.sampling=1.5"], "tokenizer.sampling=1.5: must be at most 1"),
         (["tokenizer.model=nowhere"], "nowhere: no such SentencePiece model file"),
         (["tokenizer=words", "tokenizer.vocabulary=nowhere"], "nowhere: no such vocabulary file"),
         (["tokenizer_from=nowhere"], "nowhere: no such store"),
