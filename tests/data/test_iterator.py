@@ -97,7 +97,8 @@ def test_epochs_differ_and_count_up():
     iterator = make()
     first, second = list(iterator.rest_of_epoch()), list(iterator.rest_of_epoch())
     assert iterator.state_dict() == {"epoch": 3, "window": 0, "position": 0, "group": 1}
-    assert {batch[2] for batch in first} == {1} and {batch[2] for batch in second} == {2}
+    assert {batch[2] for batch in first} == {1}
+    assert {batch[2] for batch in second} == {2}
     assert {frozenset(batch[0]) for batch in first} != {frozenset(batch[0]) for batch in second}
 
 
@@ -119,7 +120,8 @@ def test_resuming_reads_no_more_than_its_window():
 def test_weights_repeat_a_corpus_evenly():
     iterator = make(weights=[1, 3])
     counts = Counter(i for _ in range(2) for batch in iterator.rest_of_epoch() for i in batch[0])
-    assert sum(counts[i] for i in range(150)) == 100 and sum(counts[i] for i in range(150, 200)) == 300
+    assert sum(counts[i] for i in range(150)) == 100
+    assert sum(counts[i] for i in range(150, 200)) == 300
     assert {counts[i] for i in range(150, 200)} == {6}
     assert {counts[i] for i in range(150)} == {0, 1}
 
@@ -136,7 +138,7 @@ def test_stages_follow_each_other():
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"weights": [1]}, "one for each of the 2 training corpora"),
         ({"weights": [0, 0]}, "must be above 0"),

@@ -45,7 +45,8 @@ def test_seed_epoch_example_and_purpose_all_matter():
 
 def test_uniform_is_uniform_and_masking_has_its_probability():
     numbers = uniform(seeds(1, 1, np.arange(2000), "x"), np.full(2000, 50))
-    assert 0 <= numbers.min() and numbers.max() < 1
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
     assert np.allclose(np.histogram(numbers, 10, (0, 1))[0] / 100_000, 0.1, atol=0.005)
     assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.01
     ids = np.full(100_000, 9)
@@ -64,7 +65,8 @@ def test_character_noise_edits_at_its_rate_and_leaves_white_space():
 
     edits = Levenshtein.distance(line, noised)
     assert 0.07 * len(line) < edits < 0.16 * len(line)  # a swap is two edits
-    assert noisy("", 1, 0.5) == "" and noisy("  ", 1, 0.9) == "  "
+    assert noisy("", 1, 0.5) == ""
+    assert noisy("  ", 1, 0.9) == "  "
 
 
 def tokenizers():
