@@ -11,10 +11,14 @@ from tests.conftest import write_corpus
 README = Path(__file__).parents[1] / "README.md"
 
 # What makes a command fit for a test; the words of the README stay as they are but for these sizes.
+TINY = (
+    "train.max_updates=6 train.valid_updates=3 data.batch_tokens=300 model.encoder.layers=1 model.decoder.layers=1 "
+    "model.encoder.width=16 model.decoder.width=16"
+)
 SMALLER = {
     "tokenizer.vocab_size=8000": "tokenizer.vocab_size=24",
-    "train.max_updates=4000": "train.max_updates=6 train.valid_updates=3 data.batch_tokens=300 model.encoder.layers=1 "
-    "model.decoder.layers=1 model.encoder.width=16 model.decoder.width=16",
+    "train.max_updates=4000": TINY,
+    "train.max_updates=2000": TINY,
 }
 
 

@@ -28,6 +28,7 @@ class StageConfig:
     temperature: float | None = option(None, "as data.temperature", at_least=1)
     max_length: int | None = option(None, "as data.max_length", at_least=1)
     word_dropout: float | None = option(None, "as data.word_dropout", at_least=0, below=1)
+    prev_output_mask: float | None = option(None, "as data.prev_output_mask", at_least=0, below=1)
     character_noise: float | None = option(None, "as data.character_noise", at_least=0, below=1)
 
 
