@@ -102,6 +102,9 @@ def _load(config: GenerateCommand) -> tuple[list, Any]:
     loaded = [load_model(path, device) for path in config.checkpoint]
     task = loaded[0][1]
     for path, (_, other, _) in zip(config.checkpoint, loaded, strict=True):
+        if other.target_transform.kind != task.target_transform.kind:
+            raise UserError(f"checkpoint={path}: was trained with data.target_transform={other.target_transform.kind}, "
+                            f"{config.checkpoint[0]} with {task.target_transform.kind}")  # fmt: skip
         for side in ("source", "target"):
             mine, its = (getattr(t, f"{side}_tokenizer").vocabulary for t in (task, other))
             if mine.digest != its.digest:
@@ -122,7 +125,10 @@ def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
         if difference := task.fits(store):
             raise UserError(f"checkpoint={config.checkpoint[0]} does not fit store={config.store}: {difference}")
         split = store.split(config.split)
-        return from_split(split, companion, config.mode == "score", size, task.encode_target), len(split)
+        windows = from_split(
+            split, companion, config.mode == "score", size, task.encode_target, task.target_transform.apply
+        )
+        return windows, len(split)
     if config.input is None and sys.stdin.isatty():
         print("reading lines from the terminal; Ctrl-D ends", file=sys.stderr)
         size = 1

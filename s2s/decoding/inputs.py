@@ -95,7 +95,14 @@ def from_lines(
         _check_counts(source or STANDARD_INPUT, read, companion, read + sum(1 for _ in others))
 
 
-def from_split(split: Split, companion: str | None, score: bool, size: int, encode_target: Encode) -> Iterator[Window]:
+def from_split(
+    split: Split,
+    companion: str | None,
+    score: bool,
+    size: int,
+    encode_target: Encode,
+    transform: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[Window]:
     """Sentences of a split.
 
     Args:
@@ -103,7 +110,8 @@ def from_split(split: Split, companion: str | None, score: bool, size: int, enco
         companion: A file with a target (prefix) for each sentence, or None.
         score: Without a file, the split's own targets are the companions.
         size: Sentences a window.
-        encode_target: Target lines to ids.
+        encode_target: Target lines to ids, in the order in which the model writes them.
+        transform: Puts the split's own target ids into that order.
 
     Raises:
         UserError: as `from_lines`.
@@ -112,9 +120,9 @@ def from_split(split: Split, companion: str | None, score: bool, size: int, enco
         _check_counts(f"split '{split.name}'", len(split), companion, count_lines(companion))
         others = line_windows(companion, size)
 
-    def ids(side: str) -> list[Ids]:
+    def rows(side: str) -> list[np.ndarray]:
         flat, lengths = split.gather(side, numbers)
-        return [row.tolist() for row in np.split(flat, np.cumsum(lengths[:-1]))]
+        return np.split(flat, np.cumsum(lengths[:-1]))
 
     for start in range(0, len(split), size):
         numbers = np.arange(start, min(start + size, len(split)))
@@ -122,8 +130,8 @@ def from_split(split: Split, companion: str | None, score: bool, size: int, enco
         if companion:
             companions = encode_target(next(others))
         elif score:
-            companions = ids("target")
-        yield Window(ids("source"), companions)
+            companions = [transform(row).tolist() for row in rows("target")]
+        yield Window([row.tolist() for row in rows("source")], companions)
 
 
 def _one_by_one(windows: Iterator[list[str]]) -> Iterator[str]:

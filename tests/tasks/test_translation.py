@@ -211,3 +211,9 @@ def test_a_model_that_writes_in_another_order_is_read_in_the_right_one(store, tm
     assert np.isclose(exact, 100 * np.mean([h == r for h, r in zip(hypotheses, references, strict=True)]))
     if kind == "reverse":
         assert exact > 50
+    # The split's targets and the same lines of a file are scored in the same order.
+    (tmp_path / "references").write_text("".join(f"{line}\n" for line in references))
+    for source, scores in ((f"target={tmp_path}/references", "a"), ("mode=score", "b")):
+        words = [f"checkpoint={run}", f"store={store}", "split=valid", "mode=score", source]
+        assert s2s("generate", *dict.fromkeys(words), f"output={tmp_path}/{scores}") == 0
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
