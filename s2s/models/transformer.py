@@ -1,7 +1,7 @@
 """The Transformer encoder-decoder (Vaswani et al. 2017), pre-norm by default, complete in this file.
 
 Shapes: B sentences, S source positions, T target positions, K rows a sentence, R = B*K, D model width, V vocabulary,
-N layers, G key/value heads, d head width.
+P real tokens of all rows, N layers, G key/value heads, d head width.
 """
 
 import dataclasses
@@ -17,6 +17,9 @@ from s2s.nn.attention import CrossAttention, SelfAttention, length_mask, segment
 from s2s.nn.dropout import dropout
 from s2s.nn.feedforward import ACTIVATIONS, FeedForward
 from s2s.nn.positions import PositionEmbedding
+from s2s.nn.unpad import RealTokens
+
+UNPAD_FROM = 0.03  # share of padding from which a CPU is faster without it (tests/benchmarks/unpad.py)
 
 
 @dataclasses.dataclass
@@ -31,11 +34,22 @@ class StackConfig:
 
 
 @dataclasses.dataclass
+class EncoderConfig(StackConfig):
+    """Size of the encoder, and how it computes."""
+
+    unpad: bool | None = option(
+        None,
+        f"compute on real tokens only; null: on a CPU, where over {UNPAD_FROM:.0%} of a batch is padding (no GPU was "
+        "measured)",
+    )
+
+
+@dataclasses.dataclass
 class TransformerConfig:
     """Options of the Transformer."""
 
     type: str = option("transformer", "component")
-    encoder: StackConfig = option(StackConfig, "encoder")
+    encoder: EncoderConfig = option(EncoderConfig, "encoder")
     decoder: StackConfig = option(StackConfig, "decoder")
     norm: str = option("pre", "normalise before each block (stable) or after it (the original)", ("pre", "post"))
     positions: str = option("sinusoidal", "position information", ("sinusoidal", "learned", "rotary"))
@@ -97,9 +111,9 @@ class Layer(nn.Module):
         x = x + dropout(y, self.dropout, self.training)
         return x if self.pre_norm else norm(x)
 
-    def encode(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x: [B, S, D]; mask: bool [B, 1, 1 or S, S], true at the keys of each query."""
-        x = self._block(x, self.attention_norm, self.attention, mask)
+    def encode(self, x: Tensor, mask: Tensor, real: RealTokens | None = None) -> Tensor:
+        """x: [B, S, D], or with `real` [P, D]; mask: bool [B, 1, 1 or S, S], true at the keys of each query."""
+        x = self._block(x, self.attention_norm, self.attention, mask, real)
         return self._block(x, self.feedforward_norm, self.feedforward)
 
     def decode(self, x: Tensor, mask: Tensor | None, memory: Tensor, memory_mask: Tensor) -> Tensor:
@@ -203,12 +217,21 @@ class Transformer(nn.Module):
         """The encoder over one source. Returns the top states [B, S, D]; padded positions hold no meaning."""
         (source,) = sources
         segments, positions = source.packing or (None, None)
-        real = length_mask(source.lengths, source.ids.size(1))
-        mask = real if segments is None else real & segment_mask(segments, segments)
+        keys = length_mask(source.lengths, source.ids.size(1))
+        mask = keys if segments is None else keys & segment_mask(segments, segments)
+        real = RealTokens(keys[:, 0, 0]) if self._unpads(source) else None
         x = self.encoder_embedding(source.ids, positions=positions)
+        x = x if real is None else real.unpad(x)
         for layer in self.encoder:
-            x = layer.encode(x, mask)
-        return Memory([self.encoder_norm(x)], source.lengths, real, segments)
+            x = layer.encode(x, mask, real)
+        x = self.encoder_norm(x)
+        return Memory([x if real is None else real.pad(x)], source.lengths, keys, segments)
+
+    def _unpads(self, source: Source) -> bool:
+        """Whether the encoder computes on real tokens only."""
+        if self.config.encoder.unpad is not None:
+            return self.config.encoder.unpad
+        return source.ids.device.type == "cpu" and int(source.lengths.sum()) < (1 - UNPAD_FROM) * source.ids.numel()
 
     def decode(self, memory: Memory, decoder_input: Tensor, packing: Packing | None = None) -> DecoderOutput:
         """Teacher forcing. decoder_input: [B, T] int64, BOS first, right padded; packed rows with their packing."""

@@ -1,7 +1,7 @@
 """Multi-head attention for whole sequences and for one decoder step, with grouped key/value heads.
 
-Shapes: B sentences, S source positions, T target positions, K rows a sentence, R = B*K rows, D model width,
-H query heads, G key/value heads (G divides H; G = 1 is multi-query attention), d = D/H head width.
+Shapes: B sentences, S source positions, T target positions, P real tokens of all rows, K rows a sentence, R = B*K rows,
+D model width, H query heads, G key/value heads (G divides H; G = 1 is multi-query attention), d = D/H head width.
 """
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from s2s.nn.positions import rotate
+from s2s.nn.unpad import RealTokens
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
@@ -53,19 +54,28 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, sum(self.sizes))
         self.output = nn.Linear(width, width)
 
-    def _project(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.qkv(x).split(self.sizes, dim=-1)
+    def _split(self, qkv: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = qkv.split(self.sizes, dim=-1)
         q, k, v = _heads(q, self.heads), _heads(k, self.kv_heads), _heads(v, self.kv_heads)
         return (rotate(q, start), rotate(k, start), v) if self.rotary else (q, k, v)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: [B, T, D]; mask: bool [B, 1, 1 or T, T], true where a key may be seen, in place of causal attention
-        (None with causal attention over right-padded rows, where no real position sees a padded one).
-        Returns [B, T, D]."""
-        q, k, v = self._project(x, 0)
+    def forward(self, x: Tensor, mask: Tensor | None = None, real: RealTokens | None = None) -> Tensor:
+        """Whole sequences.
+
+        Args:
+            x: [B, T, D], or with `real` [P, D].
+            mask: Bool [B, 1, 1 or T, T], true where a key may be seen, in place of causal attention. None with causal
+                attention over right-padded rows, where no real position sees a padded one.
+            real: Where the tokens of x lie in their rows, if x is without padding.
+
+        Returns:
+            As x.
+        """
+        qkv = self.qkv(x)
+        q, k, v = self._split(qkv if real is None else real.pad(qkv), 0)
         causal = self.causal and mask is None
-        attended = attend(q, k, v, mask, self.dropout if self.training else 0.0, causal)
-        return self.output(_merge(attended))
+        attended = _merge(attend(q, k, v, mask, self.dropout if self.training else 0.0, causal))
+        return self.output(attended if real is None else real.unpad(attended))
 
     def step(self, x: Tensor, cache: Tensor, position: int) -> Tensor:
         """One position of every row.
@@ -77,7 +87,7 @@ class SelfAttention(nn.Module):
         Returns:
             [R, 1, D]
         """
-        q, k, v = self._project(x, position)
+        q, k, v = self._split(self.qkv(x), position)
         cache[0, :, :, position] = k[:, :, 0]
         cache[1, :, :, position] = v[:, :, 0]
         seen = cache[:, :, :, : position + 1]

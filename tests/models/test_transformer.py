@@ -6,12 +6,12 @@ from torch import nn
 
 from s2s.data.batch import Source
 from s2s.errors import UserError
-from s2s.models.transformer import StackConfig, Transformer, TransformerConfig
+from s2s.models.transformer import EncoderConfig, StackConfig, Transformer, TransformerConfig
 from s2s.nn.positions import sinusoidal
 
 
 def config(**changes) -> TransformerConfig:
-    sizes = {"encoder": StackConfig(2, 32, 4, None, 64), "decoder": StackConfig(3, 32, 4, None, 64)}
+    sizes = {"encoder": EncoderConfig(2, 32, 4, None, 64), "decoder": StackConfig(3, 32, 4, None, 64)}
     return TransformerConfig(**{**sizes, "dropout": 0.0, **changes})
 
 
@@ -194,7 +194,7 @@ def test_tied_embeddings_are_one_matrix(tie, shared, matrices):
     [
         ({"tie_embeddings": "all"}, "a vocabulary of its own"),
         (
-            {"encoder": StackConfig(1, 30, 4, None, 8)},
+            {"encoder": EncoderConfig(1, 30, 4, None, 8)},
             "model.encoder.width=30 is not a multiple of model.encoder.heads=4",
         ),
         ({"decoder": StackConfig(1, 32, 4, 3, 8)}, "model.decoder.kv_heads=3 does not divide"),
@@ -212,7 +212,7 @@ def test_learned_positions_end_with_a_clear_error():
 
 
 def test_depth_and_width_may_differ_on_each_side():
-    model = model_of(encoder=StackConfig(4, 48, 6, None, 96), decoder=StackConfig(1, 16, 2, 1, 32))
+    model = model_of(encoder=EncoderConfig(4, 48, 6, None, 96), decoder=StackConfig(1, 16, 2, 1, 32))
     logits = model.decode(model.encode((ragged(20, [7, 3]),)), ragged(23, [4, 4]).ids).logits()
     assert logits.shape == (2, 4, 23)
     assert len(model.encoder) == 4

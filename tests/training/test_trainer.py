@@ -28,13 +28,13 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(store, tmp_path, s2s
     """Two batches in one update move the weights as their union would: one sum, divided once by all tokens."""
     from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
     from s2s.data.store import Store
-    from s2s.models.transformer import StackConfig, TransformerConfig
+    from s2s.models.transformer import EncoderConfig, TransformerConfig
     from s2s.tasks.translation import TranslationTask
 
     data = Store(store)
     task = TranslationTask.setup(data)
     torch.manual_seed(0)
-    stack = StackConfig(1, 16, 2, None, 32)
+    stack = EncoderConfig(1, 16, 2, None, 32)
     model = task.model(TransformerConfig(encoder=stack, decoder=stack, dropout=0.0)).double()
     dataset, criterion = task.dataset(data.split("train")), CrossEntropy(CrossEntropyConfig())
     whole = criterion(model, dataset.collate(range(30)))

@@ -1,4 +1,4 @@
-"""Several examples in a row give the losses and gradients of the same examples in rows of their own."""
+"""Rows that are packed, padded or without padding give the same losses and gradients."""
 
 import pytest
 import torch
@@ -9,15 +9,16 @@ from torch import Tensor
 from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
 from s2s.data.batch import Batch, Counts, Packing, Source
 from s2s.errors import UserError
-from s2s.models.transformer import StackConfig, Transformer, TransformerConfig
+from s2s.models.transformer import EncoderConfig, Transformer, TransformerConfig
 
 LENGTH = st.integers(1, 7)
 ROWS = st.lists(st.lists(st.tuples(LENGTH, LENGTH), min_size=1, max_size=4), min_size=1, max_size=4)
 
 
-def model_of(positions: str = "sinusoidal", norm: str = "pre", kv_heads: int | None = None, **changes) -> Transformer:
+def model_of(positions: str = "sinusoidal", norm: str = "pre", kv_heads: int | None = None,
+             unpad: bool | None = False, **changes) -> Transformer:  # fmt: skip
     torch.manual_seed(0)
-    stack = StackConfig(2, 32, 4, kv_heads, 48)
+    stack = EncoderConfig(2, 32, 4, kv_heads, 48, unpad)
     return Transformer(TransformerConfig(encoder=stack, decoder=stack, positions=positions, norm=norm, dropout=0.0,
                                          **changes), 20, 23)  # fmt: skip
 
@@ -80,6 +81,40 @@ def test_packed_rows_give_the_losses_and_gradients_of_rows_of_their_own(position
         torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-5)
 
     check()
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("kv_heads", [None, 2])
+def test_an_encoder_without_padding_gives_the_losses_and_gradients_of_one_with_it(positions, norm, kv_heads):
+    padded, unpadded = (model_of(positions, norm, kv_heads, unpad) for unpad in (False, True))
+
+    @settings(max_examples=15, deadline=None)
+    @given(rows=ROWS, seed=st.integers(0, 99))
+    def check(rows, seed):
+        for batch in batches(rows, seed):
+            torch.testing.assert_close(results(unpadded, batch), results(padded, batch), rtol=1e-5, atol=1e-5)
+
+    check()
+
+
+@pytest.mark.parametrize(("unpad", "rows", "unpads"), [
+    (True, [(9, 3), (5, 3), (1, 3)], True),
+    (False, [(9, 3), (5, 3), (1, 3)], False),
+    (None, [(9, 3), (5, 3), (1, 3)], True),
+    (None, [(9, 3), (9, 3), (9, 3)], False),
+    (None, [(40, 3), (39, 3), (40, 3)], False),  # padding so little that it costs less than to be rid of it
+])  # fmt: skip
+def test_which_tokens_the_encoder_layers_compute(unpad, rows, unpads):
+    model = model_of(unpad=unpad)
+    (source,) = batches([[row] for row in rows])[1].sources
+    shapes = set()
+    for module in [*model.encoder.modules(), model.encoder_norm]:
+        if isinstance(module, torch.nn.Linear | torch.nn.LayerNorm):
+            module.register_forward_hook(lambda module, inputs, output: shapes.add(output.shape[:-1]))
+    memory = model.encode((source,))
+    assert shapes == {(int(source.lengths.sum()),) if unpads else source.ids.shape}
+    assert memory.top.shape == (*source.ids.shape, 32)
 
 
 def test_learned_positions_count_within_an_example():
