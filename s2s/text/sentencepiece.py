@@ -6,6 +6,7 @@ import math
 import random
 import re
 import signal
+import struct
 import sys
 from collections.abc import Iterable
 from functools import cached_property
@@ -46,14 +47,16 @@ class SentencePieceTokenizer(Tokenizer):
     Args:
         config: Its config.
         model: A serialised SentencePiece model with any layout of its ids; ours put the special symbols first.
+
+    Raises:
+        ValueError: not a serialised model.
     """
 
     Config = SentencePieceConfig
 
     def __init__(self, config: SentencePieceConfig, model: bytes):
         self.model = model
-        self._processor = sentencepiece.SentencePieceProcessor()
-        self._processor.LoadFromSerializedProto(model)
+        self._processor = _processor(model)
         symbols, self._ours = _layout(self._processor)
         self._theirs = np.zeros(len(symbols), np.int32)  # our id -> the model's
         self._theirs[self._ours] = np.arange(len(self._ours))
@@ -66,17 +69,21 @@ class SentencePieceTokenizer(Tokenizer):
         cls, config: SentencePieceConfig, chunks: Iterable[list[str]] = (), seed: int = 1
     ) -> "SentencePieceTokenizer":
         if config.model is not None:
-            model = _read_model(Path(config.model))
+            tokenizer = cls._read(config, Path(config.model))
             if config.sampling:
-                _check_sampling(model, config)
-            return cls(config, model)
+                try:
+                    sampler(tokenizer.model, config.sampling)
+                except UserError as error:  # now, not in training
+                    raise UserError(f"{config.model}: {error}") from error
+            return tokenizer
         lines = sample(chunks, config.sample_lines, seed)
         return cls(config, _train(config, normalise(lines, config.normalization, config.lowercase)))
 
     def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
         rows = self._processor.encode(lines, out_type=int, num_threads=1)
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        ids = np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())
+        # The fastest way from Python's integers to an array.
+        ids = np.frombuffer(struct.pack(f"{lengths.sum()}i", *chain.from_iterable(rows)), np.int32)
         return ids if self._same else self._ours[ids], lengths
 
     def _decode(self, ids: list[int]) -> str:
@@ -102,7 +109,17 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def _load(cls, config: SentencePieceConfig, folder: Path, name: str) -> "SentencePieceTokenizer":
-        return cls(config, _read_model(folder / f"{name}.spm.model"))
+        return cls._read(config, folder / f"{name}.spm.model")
+
+    @classmethod
+    def _read(cls, config: SentencePieceConfig, path: Path) -> "SentencePieceTokenizer":
+        """The tokenizer of a model file."""
+        if not path.is_file():
+            raise UserError(f"{path}: no such SentencePiece model file")
+        try:
+            return cls(config, path.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{path}: not a SentencePiece model: {error}") from error
 
 
 def sample(chunks: Iterable[list[str]], size: int, seed: int) -> list[str]:
@@ -200,31 +217,22 @@ def _explain(error: str, config: SentencePieceConfig) -> str:
     return f"SentencePiece could not learn from the training text: {' '.join(error.split())}"
 
 
-def _read_model(path: Path) -> bytes:
-    """A model file's content, known to be one."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such SentencePiece model file")
-    model = path.read_bytes()
+def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
+    """What encodes by a serialised model. Raises ValueError if it is none."""
+    processor = sentencepiece.SentencePieceProcessor()
     try:
         if not model:
             raise RuntimeError("the file is empty")
-        sentencepiece.SentencePieceProcessor().LoadFromSerializedProto(model)
+        processor.LoadFromSerializedProto(model)
     except RuntimeError as error:
-        raise UserError(f"{path}: not a SentencePiece model: {' '.join(str(error).split())}") from error
-    return model
-
-
-def _check_sampling(model: bytes, config: SentencePieceConfig) -> None:
-    """Raise UserError for a given model that has nothing to sample, and now, not in training."""
-    try:
-        sampler(model, config.sampling)
-    except UserError as error:
-        raise UserError(f"{config.model}: {error}") from error
+        raise ValueError(" ".join(str(error).split())) from error
+    return processor
 
 
 def _layout(processor: sentencepiece.SentencePieceProcessor) -> tuple[list[str], np.ndarray]:
     """Our symbols for a model's pieces, and the table from its ids to ours, int32 [pieces]."""
-    pieces = [processor.id_to_piece(i).replace("\n", "\u2424") for i in range(processor.get_piece_size())]
+    pieces = processor.id_to_piece(list(range(processor.get_piece_size())))
+    pieces = [piece.replace("\n", "\u2424") for piece in pieces]
     special = {name: index for index, name in enumerate(SPECIALS)}
     special_ids = (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id())
     special_ids = {theirs: ours for ours, theirs in enumerate(special_ids) if theirs >= 0}
