@@ -19,7 +19,7 @@ from s2s.nn.feedforward import ACTIVATIONS, FeedForward
 from s2s.nn.positions import PositionEmbedding
 from s2s.nn.unpad import RealTokens
 
-UNPAD_FROM = 0.03  # share of padding from which a CPU is faster without it (tests/benchmarks/unpad.py)
+UNPAD_FROM = 0.04  # share of padding from which a CPU is faster without it (tests/benchmarks/unpad.py)
 
 
 @dataclasses.dataclass

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 RUN = Path(__file__).with_name("run.py")
-NAMES = ("start", "preprocess", "training", "decoding")
+NAMES = ("start", "preprocess", "training", "unpad", "decoding")
 
 
 def test_quick_benchmarks_write_their_figures(tmp_path):
@@ -29,6 +29,7 @@ def test_quick_benchmarks_write_their_figures(tmp_path):
     assert figures["start"] == {"seconds"}
     assert figures["preprocess"] == {"lines/s", "tokens/s"}
     assert {"target tokens/s", "source padding, %", "target padding, %"} <= figures["training"]
+    assert figures["unpad"] == {"real tokens/s"}
     assert figures["decoding"] == {"sentences/s", "tokens/s", "same hypotheses, %"}
 
 
