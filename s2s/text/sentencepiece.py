@@ -1,9 +1,8 @@
 """SentencePiece (Kudo and Richardson 2018): unigram or byte-pair pieces, learned here or given as a model file."""
 
 import dataclasses
+import heapq
 import io
-import math
-import random
 import re
 import signal
 import struct
@@ -13,6 +12,7 @@ from functools import cached_property
 from itertools import chain
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,9 @@ class SentencePieceConfig(TokenizerConfig):
     character_coverage: float = option(1.0, "share of the characters that get a piece", at_least=0.98, at_most=1)
     byte_fallback: bool = option(False, "spell what has no piece in 256 byte pieces, so that nothing is unknown")
     sample_lines: int = option(1_000_000, "most lines to learn from; of more a fixed random sample", at_least=1)
+    sample_characters: int = option(
+        30_000_000, "most characters to learn from, as sample_lines; each takes some 25 bytes of memory", at_least=1
+    )
     model: str | None = option(None, "a SentencePiece model file to use instead of learning one")
     sampling: float = option(
         0.0, "random pieces in training; unigram: exponent of probabilities, bpe: dropout", at_least=0, at_most=1
@@ -76,8 +79,9 @@ class SentencePieceTokenizer(Tokenizer):
                 except UserError as error:  # now, not in training
                     raise UserError(f"{config.model}: {error}") from error
             return tokenizer
-        lines = sample(chunks, config.sample_lines, seed)
-        return cls(config, _train(config, normalise(lines, config.normalization, config.lowercase)))
+        lines = sample(chunks, config.sample_lines, config.sample_characters, seed)
+        lines = normalise(lines, config.normalization, config.lowercase)
+        return cls(config, _train(config, "\n".join(lines).encode()))
 
     def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
         rows = self._processor.encode(lines, out_type=int, num_threads=1)
@@ -122,51 +126,45 @@ class SentencePieceTokenizer(Tokenizer):
             raise UserError(f"{path}: not a SentencePiece model: {error}") from error
 
 
-def sample(chunks: Iterable[list[str]], size: int, seed: int) -> list[str]:
-    """A uniform random sample of lines, or all of them in their order if there are no more than `size`.
+def sample(chunks: Iterable[list[str]], most_lines: int, most_characters: int, seed: int) -> list[str]:
+    """A uniform random sample of lines, or all of them if they are within both limits; in their order.
 
-    Reservoir sampling that leaps over the lines it does not take (Li 1994, "Algorithm L"): O(size) memory.
+    Every line draws a number, and those of the lowest numbers are kept, as many as the limits allow.
     """
-    rng = random.Random(seed)
-    taken: list[str] = []
-    seen, weight, following = 0, 1.0, -1
+    rng = np.random.default_rng(seed)
+    kept: list[tuple[float, int, str]] = []  # a heap, the highest number first: (-number, place in the text, line)
+    seen, characters, limit = 0, 0, 1.0
     for lines in chunks:
-        rest = lines[: size - len(taken)] if len(taken) < size else []
-        taken += rest
-        if len(taken) == size:
-            if following < 0:
-                following = size - 1
-                weight, following = _leap(rng, size, weight, following)
-            while following < seen + len(lines):
-                taken[rng.randrange(size)] = lines[following - seen]
-                weight, following = _leap(rng, size, weight, following)
+        numbers = rng.random(len(lines))
+        for i in np.flatnonzero(numbers < limit).tolist():
+            heapq.heappush(kept, (-numbers[i], seen + i, lines[i]))
+            characters += len(lines[i])
+            while len(kept) > most_lines or characters > most_characters:
+                number, _, line = heapq.heappop(kept)
+                limit, characters = -number, characters - len(line)
         seen += len(lines)
-    return taken
+    kept.sort(key=itemgetter(1))
+    return [line for *_, line in kept]
 
 
-def _leap(rng: random.Random, size: int, weight: float, position: int) -> tuple[float, int]:
-    """The next weight and the next line to take after `position`."""
-    weight *= math.exp(math.log(1.0 - rng.random()) / size)
-    return weight, position + 1 + math.floor(math.log(1.0 - rng.random()) / math.log1p(-weight))
+def _train(config: SentencePieceConfig, text: bytes) -> bytes:
+    """A serialised model learned from lines of UTF-8.
 
-
-def _train(config: SentencePieceConfig, lines: list[str]) -> bytes:
-    """A serialised model learned from lines.
-
-    SentencePiece cannot be interrupted, but a process can be killed: the learning is done in one of its own.
+    SentencePiece cannot be interrupted, but a process can be killed: the learning is done in one of its own. That one
+    would copy a list of lines by counting references to them; it does not copy one block of bytes.
 
     Raises:
         LearningError: the vocabulary's size does not suit the text; the message says which would.
     """
     context = get_context("fork" if sys.platform == "linux" else "spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_train_and_send, args=(sender, config, lines), daemon=True)
+    process = context.Process(target=_train_and_send, args=(sender, config, text), daemon=True)
     process.start()
     sender.close()
     try:
         model, error = receiver.recv()
     except EOFError as error:
-        raise Failure("learning the tokenizer died; perhaps for lack of memory: lower sample_lines") from error
+        raise Failure("learning the tokenizer died; perhaps for lack of memory: lower sample_characters") from error
     finally:
         process.kill()
         process.join()
@@ -176,14 +174,14 @@ def _train(config: SentencePieceConfig, lines: list[str]) -> bytes:
     return model
 
 
-def _train_and_send(sender: Connection, config: SentencePieceConfig, lines: list[str]) -> None:
+def _train_and_send(sender: Connection, config: SentencePieceConfig, text: bytes) -> None:
     """Send the serialised model and an empty message, or SentencePiece's complaint."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     model, complaint = io.BytesIO(), ""
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=io.BytesIO(text),
             model_writer=model,
             model_type=config.algorithm,
             vocab_size=config.vocab_size,

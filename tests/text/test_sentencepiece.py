@@ -91,24 +91,32 @@ def chunks(total: int, size: int) -> list[list[str]]:
 
 
 def test_a_small_text_is_sampled_whole_and_in_order():
-    assert sample(chunks(10, 3), 10, seed=1) == [str(i) for i in range(10)]
+    assert sample(chunks(10, 3), 10, 10, seed=1) == [str(i) for i in range(10)]
 
 
-@pytest.mark.parametrize("size", [1, 4, 7])
-def test_a_sample_is_uniform_distinct_and_does_not_depend_on_chunks(size):
-    counts = Counter()
+@pytest.mark.parametrize(("lines", "characters"), [(1, 99), (4, 99), (99, 7), (5, 5)])
+def test_a_sample_is_uniform_distinct_in_order_and_does_not_depend_on_chunks(lines, characters):
+    counts, size = Counter(), min(lines, characters)
     for seed in range(3000):
-        drawn = sample(chunks(30, 7), size, seed)
+        drawn = sample([[chr(65 + int(line)) for line in chunk] for chunk in chunks(30, 7)], lines, characters, seed)
         assert len(set(drawn)) == size
-        assert drawn == sample(chunks(30, 30), size, seed)
+        assert drawn == sorted(drawn) == sample([[chr(65 + i) for i in range(30)]], lines, characters, seed)
         counts.update(drawn)
     expected = 3000 * size / 30
     assert len(counts) == 30
     assert max(abs(count - expected) for count in counts.values()) < 5 * expected**0.5
 
 
-def test_learning_reads_a_sample_of_a_large_text(lines):
-    config = Config(vocab_size=40, sample_lines=60)
+def test_a_sample_keeps_within_its_characters_whatever_the_lines():
+    rng = random.Random(1)
+    lines = ["x" * rng.choice((0, 1, 50, 400)) for _ in range(2000)]
+    drawn = [sample([lines], 10**9, 5000, seed) for seed in range(20)]
+    assert all(4000 < sum(map(len, one)) <= 5000 for one in drawn)
+
+
+@pytest.mark.parametrize("limit", [{"sample_lines": 60}, {"sample_characters": 2500}])
+def test_learning_reads_a_sample_of_a_large_text(lines, limit):
+    config = Config(vocab_size=40, **limit)
     first = SentencePieceTokenizer.learn(config, iter([lines[:250], lines[250:]]), seed=1)
     again = SentencePieceTokenizer.learn(config, iter([lines]), seed=1)
     other = SentencePieceTokenizer.learn(config, iter([lines]), seed=2)
