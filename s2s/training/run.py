@@ -1,5 +1,6 @@
 """A run from its config: the folder, what will be done, training, and the last words."""
 
+import contextlib
 import fcntl
 import json
 import shlex
@@ -19,13 +20,16 @@ from s2s.data.store import Stores
 from s2s.errors import UserError
 from s2s.registry import find
 from s2s.training import checkpoint
+from s2s.training.calibrate import calibrate
 from s2s.training.log import RunLog
 from s2s.training.trainer import Trainer
 from s2s.training.validation import Validator
 
 MARK = "run.json"  # the file that a run's folder is known by
+CONFIG = "config.yaml"  # there once the run's settings are known, those that are calibrated too
 # A resumed run may change anything but what its weights, its data position or its random numbers depend on.
 FIXED = ("task", "model", "criterion", "seed", "data")
+FIXED_KEYS = ("train.ema", "train.accumulate", "train.calibrate")
 
 
 def train(config) -> int | None:
@@ -49,35 +53,41 @@ def train(config) -> int | None:
     device = choose_device(config.device)
     if "train" not in store.splits:
         raise UserError(f"{', '.join(config.store)}: no train split; there is {', '.join(store.splits)}")
-    torch.manual_seed(config.seed)
-    model = task.model(config.model).to(device)  # before the folder is touched: a bad config leaves nothing behind
+    if "valid" not in store.splits and (config.train.valid_metrics != ["loss"] or config.train.patience):
+        raise UserError(f"{', '.join(config.store)}: no valid split for train.valid_metrics or train.patience")
+    model = _fresh_model(config, task, device)  # before the folder is touched: a bad config leaves nothing behind
     resumed = _open_folder(run, config, store)
-    with _lock(run):
+    done = int(resumed.name.removeprefix("step_")) if resumed else 0
+    with _lock(run), contextlib.closing(RunLog(run, config.train.max_updates, done)) as log:
         criterion = task.criterion(config.criterion)
         dataset = task.dataset(store.split("train"))
         _check_data(config, task, dataset)
+        if config.train.calibrate and not (run / CONFIG).is_file():
+            config.data.batch_tokens = calibrate(config, task, dataset, model, log.line)
+            _write(run / CONFIG, compose.to_yaml(config))
+            model = _fresh_model(config, task, device)  # it and the random state are as if nothing had been tried
         pin = device.type == "cuda"
         iterator = BatchIterator(dataset, config.data, config.seed, config.workers, pin)
         validator = None
         if "valid" in store.splits:
             options = config.train
             validator = Validator(task, store.split("valid"), criterion, options.valid_metrics, config.decode,
-                                  config.data.batch_tokens, options.samples)  # fmt: skip
-        elif config.train.valid_metrics != ["loss"] or config.train.patience:
-            raise UserError(f"{', '.join(config.store)}: no valid split for train.valid_metrics or train.patience")
+                                  config.data, options.samples)  # fmt: skip
         trainer = Trainer(config, task, model, criterion, iterator, validator, _origin(store))
         if resumed:
             trainer.resume(resumed)
-        log = RunLog(run, config.train.max_updates, trainer.progress.update)
-        try:
-            _announce(log, trainer, store, resumed)
-            versions = {"s2s": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()}
-            log.metrics("resume" if resumed else "start", trainer.progress.update, versions)
-            interrupted = trainer.train(log)
-            _last_words(log, trainer, interrupted)
-        finally:
-            log.close()
+        _announce(log, trainer, store, resumed)
+        versions = {"s2s": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()}
+        log.metrics("resume" if resumed else "start", trainer.progress.update, versions)
+        interrupted = trainer.train(log)
+        _last_words(log, trainer, interrupted)
     return interrupted
+
+
+def _fresh_model(config, task, device: torch.device) -> torch.nn.Module:
+    """The model that a run starts with; it depends on the seed alone."""
+    torch.manual_seed(config.seed)
+    return task.model(config.model).to(device)
 
 
 def choose_device(name: str) -> torch.device:
@@ -109,31 +119,37 @@ def _open_folder(run: Path, config, store: Stores) -> Path | None:
             with _lock(run):
                 pass  # not under the feet of a living run
             shutil.rmtree(run)
-        else:
+        elif (run / CONFIG).is_file() or checkpoint.steps(run):  # else it was stopped while it calibrated
             return _resume_from(run, config, store)
     run.mkdir(parents=True, exist_ok=True)
-    _write_origin(run, config, store)
+    if not config.train.calibrate:
+        _write(run / CONFIG, compose.to_yaml(config))
+    _write(run / MARK, json.dumps(_origin(store), indent=1))
     return None
 
 
-def _write_origin(run: Path, config, store: Stores) -> None:
-    """RUN/config.yaml and RUN/run.json; the latter, written last, marks the folder as a run."""
-    for name, text in (("config.yaml", compose.to_yaml(config)), (MARK, json.dumps(_origin(store), indent=1))):
-        fresh = run / f".{name}"
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(run / name)
+def _write(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    fresh = file.with_name(f".{file.name}")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(file)
 
 
 def _resume_from(run: Path, config, store: Stores) -> Path | None:
+    """The checkpoint to go on from, None where there is none yet; a calibrated budget comes back into the config."""
+
     def report(text: str) -> None:
         print(text, file=sys.stderr)
 
-    before = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    before = OmegaConf.to_container(OmegaConf.load(run / CONFIG))
     if json.loads((run / MARK).read_text(encoding="utf-8"))["store_digest"] != store.digest:
         raise UserError(f"run={run}: was trained on other data than store={config.store}; choose another run folder")
+    if config.train.calibrate and before["train"].get("calibrate"):
+        config.data.batch_tokens = before["data"]["batch_tokens"]
+        report(f"note: data.batch_tokens={config.data.batch_tokens}, as calibrated when the run started")
     now, then = (_flat(c) for c in (OmegaConf.to_container(OmegaConf.create(compose.to_yaml(config))), before))
     changed = {key: (then.get(key), value) for key, value in now.items() if then.get(key) != value}
-    fixed = [key for key in changed if key.split(".")[0] in FIXED or key in ("train.ema", "train.accumulate")]
+    fixed = [key for key in changed if key.split(".")[0] in FIXED or key in FIXED_KEYS]
     fixed = [key for key in fixed if key != "data.verify"]
     if fixed:
         detail = ", ".join(f"{key} is {changed[key][0]} there and {changed[key][1]} here" for key in fixed[:3])
@@ -147,7 +163,8 @@ def _resume_from(run: Path, config, store: Stores) -> Path | None:
     folder = checkpoint.newest_whole(run, report)
     if folder is None and checkpoint.steps(run):
         raise UserError(f"run={run}: every checkpoint in it is damaged; overwrite=true starts over")
-    _write_origin(run, config, store)
+    _write(run / CONFIG, compose.to_yaml(config))
+    _write(run / MARK, json.dumps(_origin(store), indent=1))
     return folder
 
 

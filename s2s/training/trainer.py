@@ -37,6 +37,9 @@ class TrainConfig:
 
     max_updates: int = option(100_000, "stop after this many updates", at_least=1)
     max_epochs: int | None = option(None, "stop after this many epochs; null: no limit", at_least=1)
+    calibrate: bool = option(
+        False, "find data.batch_tokens first: the largest that fits on a GPU, the fastest on a CPU; needs minutes"
+    )
     accumulate: int = option(1, "batches whose gradients make one update", at_least=1)
     clip_norm: float = option(1.0, "largest norm of the gradient; larger ones are scaled down; 0: no limit", at_least=0)
     precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", ("auto", "fp32", "bf16"))

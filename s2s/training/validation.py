@@ -35,17 +35,17 @@ class Validator:
         criterion: The training criterion.
         metrics: `loss` and names that s2s.scoring knows.
         decode: Decode config for the decoded metrics.
-        batch_tokens: Budget of a batch.
+        data: The budget of a batch, and what a sentence costs.
         samples: How many sentences to show.
     """
 
-    def __init__(self, task, split, criterion, metrics: list[str], decode, batch_tokens: int, samples: int):
+    def __init__(self, task, split, criterion, metrics: list[str], decode, data: PlanConfig, samples: int):
         self.task, self.criterion, self.decode = task, criterion, decode
         self.dataset = task.dataset(split)
         self.metrics = [name for name in metrics if name != "loss"]
         self.shown = samples
         lengths = self.dataset.lengths(0, len(self.dataset))
-        self.batches = plan(*lengths, PlanConfig(batch_tokens=batch_tokens), None).batches
+        self.batches = plan(*lengths, dataclasses.replace(data, batching="token_budget"), None).batches
         self.sources, self.references = split.source_text(), split.target_text()
         self.source_ids = [split.source(i).tolist() for i in range(len(split))]
 
