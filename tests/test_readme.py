@@ -43,7 +43,7 @@ def test_every_command_of_the_readme_works(tmp_path):
                               env={**os.environ, "PATH": path}, timeout=120)  # fmt: skip
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         seen |= set(re.findall(r"s2s-\w+", line))
-    assert seen >= {"s2s-preprocess", "s2s-train", "s2s-generate", "s2s-score", "s2s-average"}
+    assert seen >= {"s2s-preprocess", "s2s-train", "s2s-generate", "s2s-score", "s2s-average", "s2s-export"}
     for name in ("hyp.en", "output.en", "ensemble.en", "sample.en", "scores.txt"):
         assert len((tmp_path / name).read_text().splitlines()) == 12, name
 

@@ -12,6 +12,8 @@ RUN/last, RUN/best           links to the checkpoints of these names
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -28,6 +30,33 @@ from s2s.errors import UserError
 FORMAT = 1
 
 
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder that appears, or replaces the one that is there, only when it is complete and on disk.
+
+    Args:
+        folder: Its parent is made.
+
+    Yields:
+        An empty folder beside it, to write to; on any error nothing of it is left.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        yield partial
+        for path in [*partial.iterdir(), partial]:
+            flush(path)
+        if folder.exists():
+            remove(folder)
+        partial.rename(folder)
+        flush(folder.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
 def write(folder: Path, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str], task) -> None:
     """Write a checkpoint beside its place, flush it to disk, and rename it into place.
 
@@ -40,11 +69,7 @@ def write(folder: Path, tensors: dict[str, dict[str, Tensor]], texts: dict[str, 
     Raises:
         OSError: the disk is full, say; nothing is left behind then.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".partial-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
+    with whole(folder) as partial:
         for name, content in tensors.items():
             try:
                 save_file({key: value.detach().cpu().contiguous() for key, value in content.items()}, partial / name)
@@ -58,15 +83,6 @@ def write(folder: Path, tensors: dict[str, dict[str, Tensor]], texts: dict[str, 
         }
         manifest = {"format": FORMAT, "s2s": __version__, "files": files}
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        for path in [*partial.iterdir(), partial]:
-            flush(path)
-        if folder.exists():
-            remove(folder)
-        partial.rename(folder)
-        flush(folder.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def verify(folder: Path) -> None:

@@ -1,0 +1,136 @@
+"""A Transformer as a model folder of CTranslate2, written with that library's own specification classes.
+
+The folder has the weights (model.bin, config.json) and the vocabularies, and beside them our tokenizers (source.*,
+target.*), which `s2s.text.tokenizer.load_tokenizer` reads. CTranslate2 takes and gives symbols, without EOS:
+
+    translator.translate_batch([[vocabulary.symbols[i] for i in tokenizer.encode(line)]], beam_size=5)
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from s2s.errors import UserError
+from s2s.models.transformer import Embedding, Layer, StackConfig, Transformer
+from s2s.nn.positions import sinusoidal
+from s2s.text.vocabulary import SPECIALS
+from s2s.training.checkpoint import whole
+
+POSITIONS = 4096  # of the sinusoidal table, which CTranslate2 cannot make longer
+ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "swiglu": "SWISH"}
+
+
+def write(model: nn.Module, task, folder: Path) -> None:
+    """Write a model's folder; it appears, or replaces the one that is there, when it is complete.
+
+    Args:
+        model: Of `task`.
+        task: Owns the tokenizers, which are saved too.
+        folder: Where to.
+
+    Raises:
+        UserError: CTranslate2 is not installed, or cannot compute what the model does; all reasons are named.
+        OSError: the disk is full, say; nothing is left behind then.
+    """
+    spec = specification(model, task)
+    with whole(folder) as partial:
+        spec.save(str(partial))
+        task.save(partial)
+
+
+def specification(model: nn.Module, task):
+    """The model as a `ctranslate2.specs.TransformerSpec`, validated. Raises UserError as `write`."""
+    try:
+        from ctranslate2 import specs
+    except ImportError as error:
+        raise UserError("format=ctranslate2 needs the package ctranslate2: pip install 's2s[export]'") from error
+    _check(model, task)
+    config = model.config
+    options = {
+        "pre_norm": config.norm == "pre",
+        "activation": specs.common_spec.Activation[ACTIVATIONS[config.activation]],
+        "ffn_glu": config.activation == "swiglu",
+    }
+    if config.positions == "rotary":
+        options |= {"rotary_dim": 0, "rotary_interleave": False}  # all of a head, in halves
+    encoder = specs.TransformerEncoderSpec(**_size(config.encoder), **options)
+    decoder = specs.TransformerDecoderSpec(**_size(config.decoder), **options)
+    _embedding(encoder, encoder.embeddings[0], model.encoder_embedding)
+    _embedding(decoder, decoder.embeddings, model.decoder_embedding)
+    for to, layer in zip(encoder.layer, model.encoder, strict=True):
+        _layer(to, layer)
+    for to, layer in zip(decoder.layer, model.decoder, strict=True):
+        _layer(to, layer)
+        _linears(to.attention.linear, layer.cross.query, layer.cross.key_value, layer.cross.output)
+        _norm(to.attention.layer_norm, layer.cross_norm)
+    if config.norm == "pre":
+        _norm(encoder.layer_norm, model.encoder_norm)
+        _norm(decoder.layer_norm, model.decoder_norm)
+    _linears([decoder.projection], model.output)
+    spec = specs.TransformerSpec(encoder, decoder)
+    spec.register_source_vocabulary(task.source_tokenizer.vocabulary.symbols)
+    spec.register_target_vocabulary(task.target_tokenizer.vocabulary.symbols)
+    _, spec.config.unk_token, spec.config.bos_token, spec.config.eos_token = SPECIALS
+    spec.config.decoder_start_token, spec.config.add_source_eos = spec.config.bos_token, True
+    spec.config.layer_norm_epsilon = model.decoder[0].attention_norm.eps
+    spec.validate()
+    spec.optimize()
+    return spec
+
+
+def _check(model: nn.Module, task) -> None:
+    """Raises UserError naming all that CTranslate2 does not have."""
+    missing = []
+    if not isinstance(model, Transformer):
+        missing.append(f"model of type {type(model).__name__}")
+    if task.target_transform.kind != "none":
+        missing.append(f"data.target_transform={task.target_transform.kind}, which decoding would have to undo")
+    if missing:
+        raise UserError(f"CTranslate2 has no {', and no '.join(missing)}")
+
+
+def _size(stack: StackConfig) -> dict:
+    grouped = stack.kv_heads not in (None, stack.heads)
+    return {"num_layers": stack.layers, "num_heads": stack.heads, "num_heads_kv": stack.kv_heads if grouped else None}
+
+
+def _embedding(side, to, embedding: Embedding) -> None:
+    """`side`: the encoder's or decoder's specification; `to`: that of its token embeddings."""
+    to.weight, side.scale_embeddings = _array(embedding.tokens.weight), True
+    positions = embedding.positions
+    if positions.kind == "sinusoidal":
+        side.position_encodings.encodings = _array(sinusoidal(torch.arange(POSITIONS), positions.width))
+    elif positions.kind == "learned":
+        side.position_encodings.encodings = _array(positions.weight)
+
+
+def _layer(to, layer: Layer) -> None:
+    """What an encoder and a decoder layer have in common."""
+    _linears(to.self_attention.linear, layer.attention.qkv, layer.attention.output)
+    _norm(to.self_attention.layer_norm, layer.attention_norm)
+    block = layer.feedforward
+    if block.activation == "swiglu":
+        gate, value = to.ffn.linear_0, to.ffn.linear_0_noact
+        gate.weight, value.weight = map(_array, block.inner.weight.chunk(2))
+        gate.bias, value.bias = map(_array, block.inner.bias.chunk(2))
+    else:
+        _linears([to.ffn.linear_0], block.inner)
+    _linears([to.ffn.linear_1], block.outer)
+    _norm(to.ffn.layer_norm, layer.feedforward_norm)
+
+
+def _linears(to: list, *layers: nn.Linear) -> None:
+    for one, layer in zip(to, layers, strict=True):
+        one.weight = _array(layer.weight)
+        if layer.bias is not None:
+            one.bias = _array(layer.bias)
+
+
+def _norm(to, norm: nn.LayerNorm) -> None:
+    to.gamma, to.beta = _array(norm.weight), _array(norm.bias)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().contiguous().numpy()

@@ -1,0 +1,51 @@
+"""s2s-export: a checkpoint as another toolkit's model."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from s2s.config import command
+from s2s.config.schema import option
+from s2s.errors import UserError
+
+ABOUT = """Write a checkpoint as another toolkit's model, with the tokenizers beside it.
+Example: s2s-export checkpoint=RUN format=ctranslate2 output=FOLDER"""
+
+
+@dataclasses.dataclass
+class ExportCommand:
+    """Schema of s2s-export."""
+
+    checkpoint: str | None = option(None, "a run (its best checkpoint, else its last), or a checkpoint's folder")
+    format: str = option("ctranslate2", "the toolkit that is to read the model", ("ctranslate2",))
+    output: str | None = option(None, "folder to write, which appears when it is complete")
+    overwrite: bool = option(False, "replace an exported model that is there")
+
+
+def _export(config: ExportCommand) -> None:
+    if not config.checkpoint or not config.output:
+        raise UserError("checkpoint=RUN and output=FOLDER are needed")
+    output = Path(config.output)
+    if output.exists() or output.is_symlink():
+        exported = all((output / name).is_file() for name in ("model.bin", "config.json", "source.tokenizer.json"))
+        if not exported or output.is_symlink():
+            raise UserError(f"output={output}: exists and is no exported model; choose another folder")
+        if not config.overwrite:
+            raise UserError(f"output={output}: exists; overwrite=true replaces an exported model")
+    from s2s.interop import ctranslate2
+    from s2s.training.checkpoint import load_model
+
+    model, task, _ = load_model(config.checkpoint)
+    ctranslate2.write(model, task, output)
+    size = sum(path.stat().st_size for path in output.iterdir())
+    print(output)
+    print(f"{config.format}: {size / 1e6:,.1f} MB", file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command."""
+    command.run("s2s-export", ExportCommand, _export, ABOUT)
+
+
+if __name__ == "__main__":
+    main()
