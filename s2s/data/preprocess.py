@@ -26,10 +26,10 @@ import numpy as np
 from s2s import __version__, registry
 from s2s.config.schema import group, option
 from s2s.data.corpus import Chunk, Corpus
+from s2s.data.report import Premium, SideCounts, bar_width, premium_sums, table, unknown_tokens
 from s2s.data.store import SIDES, TEXT, RaggedWriter, Store, StoreWriter, check_free, token_type
 from s2s.errors import Failure, UserError
 from s2s.text.tokenizer import LearningError, Tokenizer, load_tokenizer
-from s2s.text.vocabulary import UNK
 
 TOKENIZER = "sentencepiece"  # the default
 
@@ -88,24 +88,43 @@ def preprocess(config: PreprocessConfig) -> dict[str, Any]:
         facts = {
             name: _write_split(name, corpora, config, tokenizers, writer, submit) for name, corpora in splits.items()
         }
+        report = {
+            "source_language": config.source,
+            "target_language": config.target,
+            "vocabularies": _by_side(tokenizers, lambda t: {"size": len(t.vocabulary), "digest": t.vocabulary.digest}),
+            "splits": facts,
+        }
+        complaint = _write_report(report, writer.folder)
         manifest = writer.commit(
             {
                 "s2s": __version__,
                 "task": "translation",
-                "source_language": config.source,
-                "target_language": config.target,
                 "seed": config.seed,
                 "filter": dataclasses.asdict(config.filter),
                 "tokenizers": _by_side(tokenizers, lambda tokenizer: dataclasses.asdict(tokenizer.config)),
-                "vocabularies": _by_side(
-                    tokenizers, lambda t: {"size": len(t.vocabulary), "digest": t.vocabulary.digest}
-                ),
-                "splits": facts,
+                **report,
             }
         )
-    keys = ("digest", "source_language", "target_language", "vocabularies", "splits")
-    report = {"store": config.store} | {key: manifest[key] for key in keys}
-    return report | {"seconds": round(time.perf_counter() - began, 2)}
+    if complaint:
+        raise Failure(f"{config.store}: the store is complete, but its report.png could not be drawn: {complaint}")
+    seconds = round(time.perf_counter() - began, 2)
+    return {"store": config.store, "digest": manifest["digest"], **report, "seconds": seconds}
+
+
+def _write_report(report: dict[str, Any], folder: Path) -> str:
+    """Write the report into a store's folder as text and picture.
+
+    Returns:
+        Why there is no picture, if there is none: hours of work are not lost for it.
+    """
+    (folder / "report.txt").write_text(f"{table(report)}\n", encoding="utf-8")
+    try:
+        from s2s.data.picture import draw  # here, for only who makes a store needs Pillow
+
+        draw(report, folder / "report.png")
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _find_corpora(config: PreprocessConfig) -> dict[str, list[Corpus]]:
@@ -209,9 +228,10 @@ class Side:
 
 @dataclasses.dataclass
 class Encoded:
-    """A chunk when it comes back: sides of the kept pairs, and counts of pairs."""
+    """A chunk when it comes back: sides of the kept pairs, and counts of pairs; `premium` as `premium_sums`."""
 
     sides: dict[str, Side]
+    premium: np.ndarray
     pairs: int
     dropped: dict[str, int]
     read: int
@@ -231,22 +251,22 @@ def encode(task: Task, chunk: Chunk) -> Encoded:
     keep, dropped = np.ones(len(lines["source"]), bool), {}
     if task.filter is not None:
         keep, dropped = select(lengths["source"], lengths["target"], task.filter)
-    sides = {}
+    sides, unknown = {}, {}
     for side, tokenizer in zip(SIDES, tokenizers, strict=True):
-        kept, kept_ids, kept_lengths = lines[side], ids[side], lengths[side]
         if not keep.all():
-            kept = [line for line, keeps in zip(kept, keep.tolist(), strict=True) if keeps]
-            kept_ids, kept_lengths = kept_ids[np.repeat(keep, kept_lengths)], kept_lengths[keep]
-        text = [f"{line}\n".encode() for line in kept] if task.text else []
+            lines[side] = [line for line, keeps in zip(lines[side], keep.tolist(), strict=True) if keeps]
+            ids[side], lengths[side] = ids[side][np.repeat(keep, lengths[side])], lengths[side][keep]
+        unknown[side] = unknown_tokens(ids[side], lengths[side])
+        raw = [f"{line}\n".encode() for line in lines[side]] if task.text else []
         sides[side] = Side(
-            kept_ids.astype(token_type(len(tokenizer.vocabulary))),
-            kept_lengths.astype(np.int32),
-            int(np.count_nonzero(kept_ids == UNK)),
-            sum(map(len, kept)),
-            b"".join(text),
-            np.fromiter(map(len, text), np.int64, len(text)),
+            ids[side].astype(token_type(len(tokenizer.vocabulary))),
+            lengths[side].astype(np.int32),
+            int(unknown[side].sum()),
+            sum(map(len, lines[side])),
+            b"".join(raw),
+            np.fromiter(map(len, raw), np.int64, len(raw)),
         )
-    return Encoded(sides, len(keep), dropped, chunk.read)
+    return Encoded(sides, premium_sums(lengths, unknown), len(keep), dropped, chunk.read)
 
 
 def select(source: np.ndarray, target: np.ndarray, rules: FilterConfig) -> tuple[np.ndarray, dict[str, int]]:
@@ -302,13 +322,14 @@ def _write_split(
         tokens = writer.column(name, f"{side}.tokens", token_type(len(tokenizer.vocabulary)))
         texts = writer.column(name, f"{side}.text", TEXT) if task.text else None
         columns[side] = _SideWriter(tokens, texts)
-    read, dropped, counts = 0, Counter(), []
+    read, dropped, counts, premium = 0, Counter(), [], Premium()
     with _progress(name, corpora) as bar:
         for corpus in corpora:
             corpus_read = corpus_kept = 0
             for encoded in submit(partial(encode, task), corpus.chunks()):
                 for side in SIDES:
                     columns[side].append(encoded.sides[side])
+                premium.add(encoded.premium)
                 corpus_read += encoded.pairs
                 corpus_kept += len(encoded.sides["source"].lengths)
                 dropped.update(encoded.dropped)
@@ -326,7 +347,8 @@ def _write_split(
         "dropped": dict(dropped),
         "corpora": counts,
         "text": task.text,
-        **{side: columns[side].facts() for side in SIDES},
+        "premium": premium.facts(),
+        **{side: columns[side].facts(bar_width(column.counts for column in columns.values())) for side in SIDES},
     }
 
 
@@ -335,41 +357,16 @@ class _SideWriter:
 
     def __init__(self, tokens: RaggedWriter, text: RaggedWriter | None):
         self._tokens, self._text = tokens, text
-        self._lengths: Counter[int] = Counter()
-        self._unknown = self._characters = 0
+        self.counts = SideCounts()
 
     def append(self, side: Side) -> None:
         self._tokens.append(side.ids, side.lengths)
         if self._text is not None:
             self._text.append(np.frombuffer(side.text, TEXT), side.text_lengths)
-        self._lengths.update(dict(zip(*(a.tolist() for a in np.unique(side.lengths, return_counts=True)), strict=True)))
-        self._unknown += side.unknown
-        self._characters += side.characters
+        self.counts.add(side.lengths, side.unknown, side.characters)
 
-    def facts(self) -> dict[str, Any]:
-        tokens = sum(length * count for length, count in self._lengths.items())
-        return {
-            "type": self._tokens.dtype.str,
-            "tokens": tokens,
-            "unknown": self._unknown,
-            "characters": self._characters,
-            "unknown_rate": round(self._unknown / max(tokens, 1), 6),
-            "characters_per_token": round(self._characters / max(tokens, 1), 3),
-            "lengths": {name: percentile(self._lengths, share) for name, share in PERCENTILES.items()},
-        }
-
-
-PERCENTILES = {"50%": 0.5, "90%": 0.9, "99%": 0.99, "max": 1.0}
-
-
-def percentile(counts: dict[int, int], share: float) -> int:
-    """The smallest value such that at least `share` of all are not above it (nearest rank), from counts by value."""
-    total, seen = sum(counts.values()), 0
-    for value in sorted(counts):
-        seen += counts[value]
-        if seen >= share * total:
-            return value
-    return 0
+    def facts(self, bar: int) -> dict[str, Any]:
+        return {"type": self._tokens.dtype.str, **self.counts.facts(bar)}
 
 
 # Processes

@@ -5,6 +5,7 @@
     SPLIT-SHARD.SIDE.tokens     ids of a shard's examples, one after the other, in the smallest unsigned type that fits
     SPLIT-SHARD.SIDE.text       their raw lines, line feeds included, where they are kept (validation and test splits)
     *.offsets                   beside each of these, where each example begins (see `s2s.data.ragged`)
+    report.txt report.png       what the text is like: for people, no part of the content
 
 SHARD is 00000, 00001 ...; the examples of a split are numbered through its shards. A store is written beside its place
 and renamed when it is complete.

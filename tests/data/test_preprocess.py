@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from s2s.data import corpus
-from s2s.data.preprocess import FilterConfig, percentile, select
+from s2s.data.preprocess import FilterConfig, select
 from s2s.data.store import Store
 from s2s.errors import Failure
 
@@ -210,12 +211,6 @@ def test_selection_equals_the_slow_obvious_one(pairs, low, high, ratio):
     assert sum(dropped.values()) + keep.sum() == len(pairs)
 
 
-@given(st.lists(st.integers(0, 50), min_size=1), st.sampled_from([0.5, 0.9, 0.99, 1.0]))
-def test_percentiles_are_nearest_ranks(values, share):
-    counts = {value: values.count(value) for value in values}
-    assert percentile(counts, share) == np.percentile(values, 100 * share, method="inverted_cdf")
-
-
 def test_the_report_counts_tokens_unknowns_and_characters(run, data):
     write(data, "train.de", ["a a b", "b a"])
     write(data, "train.en", ["x", "x y"])
@@ -226,8 +221,12 @@ def test_the_report_counts_tokens_unknowns_and_characters(run, data):
     report = json.loads(out)
     assert report["splits"]["train"]["source"] == {
         "type": "|u1", "tokens": 5, "unknown": 0, "characters": 8, "unknown_rate": 0.0, "characters_per_token": 1.6,
-        "lengths": {"50%": 2, "90%": 3, "99%": 3, "max": 3},
+        "lengths": {"50%": 2, "90%": 3, "99%": 3, "max": 3}, "histogram": {"tokens": 1, "lines": [0, 0, 1, 1]},
     }  # fmt: skip
+    assert report["splits"]["train"]["premium"] == {
+        "target_over_source": round((1 / 3 + 1) / 2, 4), "source_over_target": 2.0, "pairs": 2,
+    }  # fmt: skip
+    assert report["splits"]["valid"]["premium"]["pairs"] == 0  # too much of it is unknown
     assert report["splits"]["valid"]["source"]["unknown_rate"] == 0.666667
     assert report["vocabularies"]["source"]["size"] == 6
     assert report["seconds"] >= 0
@@ -243,6 +242,32 @@ def test_the_table_names_what_was_dropped_and_why(run, data):
     assert ["train", "3", "1", "1", "by", "min_length,", "1", "by", "max_length"] in rows
     assert ["valid", "20", "20", "0"] in rows
     assert ["train", "de", "2", "0.00%", "1.50", "2", "2", "2", "2"] in rows
+
+
+def test_the_report_lies_in_the_store_as_text_and_picture_but_is_no_part_of_its_content(run, data):
+    code, out, err = run(*SPLITS, SMALL, "filter.max_length=20")
+    assert (code, err) == (0, "")
+    head, _, rest = out.partition("\n")
+    assert head.startswith("out: de to en, ")
+    assert (data / "out" / "report.txt").read_text() == rest
+    assert not {"report.txt", "report.png"} & set(Store("out").manifest["files"])
+    with Image.open(data / "out" / "report.png") as image:
+        assert image.size[0] > 1000
+    for name in ("report.txt", "report.png"):
+        (data / "out" / name).unlink()
+    Store("out").verify()
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_and_costs_no_store(run, data, monkeypatch):
+    def fail(*_):
+        raise OSError("no colours")
+
+    monkeypatch.setattr("s2s.data.picture.draw", fail)
+    code, _, err = run("train=train", SMALL)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "out: the store is complete, but its report.png could not be drawn: OSError: no colours" in err
+    Store("out").verify()
+    assert (data / "out" / "report.txt").is_file()
 
 
 def test_sides_can_have_tokenizers_of_their_own(run):
@@ -611,7 +636,7 @@ def test_workers_end_when_the_command_is_killed(data):
 
 
 def test_starting_imports_no_torch():
-    code = "import sys, s2s_cli.preprocess; print({'torch', 'hydra', 'tqdm'} & set(sys.modules))"
+    code = "import sys, s2s_cli.preprocess; print({'torch', 'hydra', 'tqdm', 'PIL'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
