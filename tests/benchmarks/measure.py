@@ -1,9 +1,9 @@
-"""Speeds of two ways of doing the same work, taken in turn, and the rows that a benchmark reports."""
+"""Speeds of several ways of doing the same work, taken in turn, and the rows that a benchmark reports."""
 
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Work = Callable[[int], int]  # does the work of a round and returns how much it was, in the unit of the figure
 
@@ -44,10 +44,18 @@ class Paired:
 
 
 def paired(ours: Work, reference: Work, rounds: int, synchronize: Callable[[], None] = lambda: None) -> Paired:
-    """Measure A B A B ..., after an unmeasured round of each, so that what else the machine does hits both alike.
+    """Measure A B A B ..., as `interleaved` does."""
+    return Paired(*interleaved([ours, reference], rounds, synchronize))
+
+
+def interleaved(
+    works: Sequence[Work], rounds: int, synchronize: Callable[[], None] = lambda: None
+) -> list[list[float]]:
+    """Speeds of each work in each round, measured A B C A B C ... after an unmeasured round of each, so that what else
+    the machine does hits all alike.
 
     Args:
-        ours, reference: The work of round 0, 1 ...
+        works: The work of round 0, 1 ...
         rounds: How many are measured.
         synchronize: Waits for the device.
     """
@@ -59,33 +67,43 @@ def paired(ours: Work, reference: Work, rounds: int, synchronize: Callable[[], N
         synchronize()
         return amount / (time.perf_counter() - began)
 
-    for work in (ours, reference):
+    for work in works:
         speed(work, 0)
-    speeds = [(speed(ours, number), speed(reference, number)) for number in range(rounds)]
-    return Paired(*map(list, zip(*speeds, strict=True)))
+    speeds = [[speed(work, number) for work in works] for number in range(rounds)]
+    return list(map(list, zip(*speeds, strict=True)))
 
 
 def table(rows: list[Row]) -> str:
-    """Rows for people."""
-    head = ("case", "figure", "s2s", "reference", "ratio", "range")
-    cells = [head] + [
-        (
+    """Rows for people. Where nothing has a reference, each case is one line, with a column for each of its figures."""
+    if all(row.reference is None for row in rows):
+        figures = list(dict.fromkeys(row.figure for row in rows))
+        found = {(row.case, row.figure): _number(row.ours) for row in rows}
+        cases = dict.fromkeys(row.case for row in rows)
+        lines = [[case, *(found.get((case, figure), "") for figure in figures)] for case in cases]
+        return _aligned([["case", *figures], *lines], 1)
+    lines = [
+        [
             row.case,
             row.figure,
             _number(row.ours),
             _number(row.reference),
             "" if row.ratio is None else f"{row.ratio:.2f}",
             "" if row.ratio_range is None else "{:.2f}-{:.2f}".format(*row.ratio_range),
-        )
+        ]
         for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return _aligned([["case", "figure", "s2s", "reference", "ratio", "range"], *lines], 2)
+
+
+def _aligned(lines: list[list[str]], left: int) -> str:
+    """Cells in columns, the first `left` of them aligned at the left."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
+            cell.ljust(width) if column < left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
-        for line in cells
+        for line in lines
     )
 
 

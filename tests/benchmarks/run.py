@@ -22,8 +22,8 @@ from measure import table
 from s2s import __version__
 
 # In this order: s2s-preprocess forks its workers, which a process without PyTorch's threads does best.
-NAMES = ("start", "preprocess", "training", "unpad", "decoding")
-ON_CPU = ("start", "preprocess")  # without PyTorch
+NAMES = ("start", "preprocess", "padding", "planning", "training", "batching", "unpad", "decoding")
+ON_CPU = ("start", "preprocess", "padding", "planning")  # without PyTorch
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("torch", "sentencepiece", "numpy")
 
@@ -65,12 +65,14 @@ def measure(name: str, corpus: Corpus, options: argparse.Namespace, results: Pat
         "text": corpus.name,
         "quick": options.quick,
         "reference": module.REFERENCE,
-        "rows": [dataclasses.asdict(row) for row in rows],
+        "rows": [],
     }
+    lines = ",\n".join(f"    {json.dumps(dataclasses.asdict(row))}" for row in rows)  # a line each: some are hundreds
+    text = json.dumps(report, indent=2).replace('"rows": []', f'"rows": [\n{lines}\n  ]')
     results.mkdir(parents=True, exist_ok=True)
     slug = "cpu" if device == "cpu" else re.sub(r"[^a-z0-9]+", "-", facts["name"].lower()).strip("-")
     path = results / f"{name}-{slug}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _choose(device: str) -> str:

@@ -5,8 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from tests.benchmarks.plain_batches import sorted_then_cut
+
 RUN = Path(__file__).with_name("run.py")
-NAMES = ("start", "preprocess", "training", "unpad", "decoding")
+NAMES = ("start", "preprocess", "padding", "planning", "training", "batching", "unpad", "decoding")
 
 
 def test_quick_benchmarks_write_their_figures(tmp_path):
@@ -28,7 +32,14 @@ def test_quick_benchmarks_write_their_figures(tmp_path):
     figures = {name: {row["figure"] for row in report["rows"]} for name, report in reports.items()}
     assert figures["start"] == {"seconds"}
     assert figures["preprocess"] == {"lines/s", "tokens/s"}
+    assert figures["padding"] == {
+        "batches", "source padding, %", "target padding, %", "padding, %", "kept together, %"
+    }  # fmt: skip
+    assert figures["planning"] == {
+        "an epoch, seconds", "pairs/s", "peak memory, MB", "first batch, seconds", "resuming, seconds"
+    }  # fmt: skip
     assert {"target tokens/s", "source padding, %", "target padding, %"} <= figures["training"]
+    assert figures["batching"] == {"target tokens/s", "target tokens a batch", "padding, %"}
     assert figures["unpad"] == {"real tokens/s"}
     assert figures["decoding"] == {"sentences/s", "tokens/s", "same hypotheses, %"}
 
@@ -38,3 +49,14 @@ def test_unknown_name_is_refused():
     assert done.returncode == 2
     assert "speling" in done.stderr
     assert "preprocess" in done.stderr
+
+
+def test_fairseqs_batches_hold_every_example_once_within_the_budget():
+    rng = np.random.default_rng(1)
+    source, target = rng.integers(1, 40, (2, 3000))
+    plan = sorted_then_cut(source, target, 2000, rng)
+    assert sorted(np.concatenate(plan.batches)) == list(range(3000))
+    costs = [len(batch) * max(source[batch].max(), target[batch].max()) for batch in plan.batches]
+    assert max(costs) <= 2000
+    assert np.mean(costs) > 1600  # cutting to multiples of 8 takes the rest
+    assert sum(len(batch) % 8 > 0 and len(batch) > 8 for batch in plan.batches) <= 1  # the last one

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from corpus import Corpus
 from measure import Row, paired
+from plain_batches import sorted_then_cut
 from plain_transformer import PlainTransformer
 from torch.profiler import ProfilerActivity, profile
 
@@ -47,7 +48,8 @@ def has_bf16(device: str) -> bool:
     return flags.is_file() and "bf16" in flags.read_text(encoding="utf-8")
 
 
-def _measure(corpus: Corpus, device: str, precision: str, quick: bool, rounds: int, batches: int) -> list[Row]:
+def build(corpus: Corpus, device: str, precision: str, quick: bool) -> tuple[Trainer, PairDataset]:
+    """The trainer of the small model on the training split, ready for updates."""
     config = compose(
         TrainCommand,
         [
@@ -61,21 +63,26 @@ def _measure(corpus: Corpus, device: str, precision: str, quick: bool, rounds: i
     task = TranslationTask.setup(store)
     dataset = task.dataset(store.split("train"))
     torch.manual_seed(config.seed)
-    model = task.model(config.model).to(device)
-    plain = PlainTransformer(model).to(device)
+    model = task.model(config.model).to(device).train()
     criterion = task.criterion(config.criterion)
-    check(model, plain, criterion, dataset.collate(range(8)).to(device))
-    iterator = BatchIterator(dataset, config.data.batch_tokens, config.seed)
-    trainer = Trainer(config, task, model.train(), criterion, iterator, None, "")
+    trainer = Trainer(config, task, model, criterion, BatchIterator(dataset, config.data, config.seed), None, "")
     trainer.interval = Interval()
-    update = plain_update(plain.train(), config, device, precision)
-    plan = iterator.plan
-    plain_batches = sorted_batches(
-        dataset.source_lengths, dataset.target_lengths, config.data.batch_tokens, config.seed
-    )
+    return trainer, dataset
+
+
+def _measure(corpus: Corpus, device: str, precision: str, quick: bool, rounds: int, batches: int) -> list[Row]:
+    trainer, dataset = build(corpus, device, precision, quick)
+    plain = PlainTransformer(trainer.model).to(device)
+    check(trainer.model, plain, trainer.criterion, dataset.collate(np.arange(8)).to(device))
+    trainer.model.train()
+    update = plain_update(plain.train(), trainer.config, device, precision)
+    window = trainer.iterator.current
+    budget, rng = trainer.config.data.batch_tokens, np.random.default_rng(trainer.config.seed)
+    lengths = dataset.lengths(0, len(dataset))
+    plain_plan = sorted_then_cut(*lengths, budget, rng)
 
     def work(update: Callable[[Batch], None], plan: list) -> Callable[[int], int]:
-        plan = sorted(plan, key=lambda examples: dataset.target_lengths[examples].mean())
+        plan = sorted(plan, key=lambda examples: lengths[1][examples].mean())
 
         def one_round(number: int) -> int:
             tokens = 0
@@ -87,15 +94,16 @@ def _measure(corpus: Corpus, device: str, precision: str, quick: bool, rounds: i
 
         return one_round
 
-    ours, reference = work(lambda batch: trainer._update([batch]), plan.batches), work(update, plain_batches)
+    planned = [window.examples[places] for places in window.plan.batches]
+    ours, reference = work(lambda batch: trainer._update([batch]), planned), work(update, plain_plan.batches)
     speeds = paired(ours, reference, rounds, torch.cuda.synchronize if device == "cuda" else lambda: None)
     rows = [speeds.row(precision, "target tokens/s")]
     shares = [100 * product_share(lambda one=one: one(0), device) for one in (ours, reference)]
     rows.append(Row(precision, "time in matrix products, attention's apart, %", *shares))
     if precision == "fp32":
-        padding = zip((plan.source_padding, plan.target_padding), padding_shares(dataset, plain_batches), strict=True)
-        for side, both in zip(("source", "target"), padding, strict=True):
-            rows.append(Row("batches of an epoch", f"{side} padding, %", *(100 * share for share in both)))
+        for side in ("source", "target"):
+            both = [100 * getattr(plan, f"{side}_padding") for plan in (window.plan, plain_plan)]
+            rows.append(Row("batches of an epoch", f"{side} padding, %", *both))
     return rows
 
 
@@ -139,31 +147,6 @@ def plain_update(model: PlainTransformer, config, device: str, precision: str) -
         optimizer.step()
 
     return update
-
-
-def sorted_batches(source: np.ndarray, target: np.ndarray, budget: int, seed: int, multiple: int = 8) -> list[list]:
-    """fairseq's batches: examples by source and then target length, as many as the budget holds (sentences x the
-    longer side's longest), cut to a multiple where there are so many."""
-    order = np.random.default_rng(seed).permutation(len(source))
-    order = order[np.lexsort((target[order], source[order]))]
-    longer = np.maximum(source, target)
-    batches, batch = [], []
-    for example in order.tolist():
-        batch.append(example)
-        if len(batch) * max(longer[i] for i in batch) > budget and len(batch) > 1:
-            size = max(multiple * ((len(batch) - 1) // multiple), (len(batch) - 1) % multiple)
-            batches.append(batch[:size])
-            batch = batch[size:]
-    return [*batches, batch]
-
-
-def padding_shares(dataset: PairDataset, batches: list) -> tuple[float, float]:
-    """Padded share of all source positions and of all target positions."""
-    shares = []
-    for lengths in (dataset.source_lengths, dataset.target_lengths):
-        padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-        shares.append(1 - float(lengths.sum()) / padded)
-    return shares[0], shares[1]
 
 
 def spread(items: Sequence, count: int, number: int, rounds: int) -> list:
