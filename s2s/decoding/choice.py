@@ -11,6 +11,7 @@ from torch import Tensor
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.limits import Limits
+from s2s.nn.slots import kept
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 NEVER = float("-inf")
@@ -52,11 +53,11 @@ class Beam:
         scores[:, 1:] = NEVER
         return scores
 
-    def __call__(self, step: int, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> Choice:
+    def __call__(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> Choice:
         """logits: [R, V], changed here; normalizer: [R, 1]; scores: [B, K]."""
         B, K = scores.shape
         end = (logits[:, EOS, None] - normalizer).view(B, K)
-        early, late, forced = limits.early(step), limits.late(step), limits.forced(step)
+        early, late, forced = limits.early(), limits.late(), limits.forced()
         if forced is not None:
             forced_value = _pick(logits, normalizer, forced[1].expand(B, K))
         logits.index_fill_(1, self.forbidden, NEVER)
@@ -84,7 +85,10 @@ class Beam:
             torch.where(end_scores >= worst, end_scores, NEVER),
         )
 
-    def release(self, keep: Tensor) -> None:
+    def admit(self, slots: Tensor, numbers: list[int]) -> None:
+        """Nothing is kept for a sentence."""
+
+    def release(self, keep: Tensor, slots: int) -> None:
         """Nothing is kept for a sentence."""
 
 
@@ -97,30 +101,27 @@ class Sampling:
     depend on its batch, and a near tie cannot swap two tokens.
     """
 
-    def __init__(self, config: DecodeConfig, sentences: Tensor, seed: int):
-        """sentences: [B] int64, number of each sentence in the input."""
-        device = sentences.device
-        self.config = config
+    def __init__(self, config: DecodeConfig, slots: int, device: torch.device | str, seed: int):
+        self.config, self.seed = config, seed
         self.forbidden = torch.tensor([PAD, BOS] if config.allow_unknown else [PAD, UNK, BOS], device=device)
-        samples = torch.arange(config.n_best, device=device)
-        start = _hash(torch.zeros_like(sentences), seed)
-        self.keys = _hash(_hash(start, sentences)[:, None].expand(-1, config.n_best), samples)  # [B, K]
+        self.samples = torch.arange(config.n_best, device=device)
+        self.keys = self.samples.expand(slots, -1).clone()  # [B, K]
 
     def first_scores(self, scores: Tensor) -> Tensor:
         """Every row counts. scores: [B, K] zeros."""
         return scores
 
-    def __call__(self, step: int, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> Choice:
+    def __call__(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> Choice:
         """logits: [R, V], changed here; normalizer: [R, 1]; scores: [B, K]."""
         B, K = scores.shape
-        early, late, forced = limits.early(step), limits.late(step), limits.forced(step)
+        early, late, forced = limits.early(), limits.late(), limits.forced()
         if forced is not None:
             forced_value = _pick(logits, normalizer, forced[1].expand(B, K))
         logits.index_fill_(1, self.forbidden, NEVER)
         if early is not None:
             end = logits[:, EOS].view(B, K)  # a view: the logits themselves change
             end.masked_fill_(early, NEVER)
-        tokens = draw(self._filter(logits / self.config.temperature), uniform(_hash(self.keys, step)).flatten())
+        tokens = draw(self._filter(logits / self.config.temperature), uniform(_hash(self.keys, limits.done)).flatten())
         tokens = tokens.view(B, K)
         if late is not None:
             tokens = tokens.masked_fill(late, EOS)
@@ -147,9 +148,15 @@ class Sampling:
             logits = logits.masked_fill(probabilities < falling.gather(1, needed - 1), NEVER)
         return logits
 
-    def release(self, keep: Tensor) -> None:
-        """Keep these sentences, drop the others; keep: [B'] int64."""
-        self.keys = self.keys[keep]
+    def admit(self, slots: Tensor, numbers: list[int]) -> None:
+        """Sentences of these numbers in the input take these slots."""
+        sentences = torch.tensor(numbers, device=slots.device)
+        start = _hash(_hash(torch.zeros_like(sentences), self.seed), sentences)
+        self.keys[slots] = _hash(start[:, None].expand(-1, len(self.samples)), self.samples)
+
+    def release(self, keep: Tensor, slots: int) -> None:
+        """Keep these slots as the first of `slots` ones."""
+        self.keys = kept(self.keys, keep, slots)
 
 
 def _pick(logits: Tensor, normalizer: Tensor, tokens: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ class DecodeConfig:
     batch_tokens: int = option(
         6000, "budget of a batch: sentences x hypotheses a sentence x longest source (EOS included)", at_least=1
     )
+    slots: int | None = option(
+        None, "sentences decoded side by side; null: as many as batch_tokens allows for their length", at_least=1
+    )
     buffer: int = option(4096, "lines read ahead, sorted by length and decoded together", at_least=1)
     precision: str = option("fp32", "of the matrix products: fp32, or bf16 under autocast", ("fp32", "bf16"))
 

@@ -6,12 +6,11 @@ from contextlib import AbstractContextManager
 import torch
 
 from s2s.data.batch import Source
-from s2s.decoding.choice import Beam, Sampling
 from s2s.decoding.config import DecodeConfig
+from s2s.decoding.engine import Engine, Sentence
 from s2s.decoding.hypothesis import Hypothesis
-from s2s.decoding.limits import Limits, divisor
+from s2s.decoding.limits import divisor
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
-from s2s.decoding.search import search
 from s2s.models.model import EncoderDecoder
 from s2s.text.vocabulary import BOS, EOS
 
@@ -36,9 +35,10 @@ class Generator:
 
     def __init__(self, models: list[EncoderDecoder], config: DecodeConfig, collate: Collate, seed: int = 1):
         config.check()
-        self.config, self.collate, self.seed = config, collate, seed
+        self.config, self.collate = config, collate
         self.scorer = ModelScorer(models[0]) if len(models) == 1 else EnsembleScorer(models)
         self.device = next(models[0].parameters()).device
+        self.engine = Engine(self.scorer, config, collate, self.device, seed)
 
     def generate(
         self,
@@ -59,20 +59,14 @@ class Generator:
             Up to n_best hypotheses of each sentence, in the order of `sources`.
         """
         prefixes = prefixes or [[] for _ in sources]
-
-        def decode(batch: list[int]) -> list[list[Hypothesis]]:
-            chosen = [sources[i] for i in batch]
-            limits = Limits.make(self.config, list(map(len, chosen)), [prefixes[i] for i in batch], self.device)
-            numbers = torch.tensor(batch, device=self.device) + first
-            sampling = self.config.search == "sample"
-            choose = Sampling(self.config, numbers, self.seed) if sampling else Beam(self.config, self.device)
-            with self._autocast():
-                return search(self.scorer, self.collate(chosen, self.device), limits, self.config, choose)
-
-        todo = [i for i, source in enumerate(sources) if len(source)]
-        batches = plan([len(sources[i]) + 1 for i in todo], self.config.rows, self.config.batch_tokens)
+        sentences = [Sentence(i, *pair) for i, pair in enumerate(zip(sources, prefixes, strict=True)) if len(pair[0])]
+        sentences.sort(key=lambda sentence: -len(sentence.source))
         empty = {i: [Hypothesis.empty()] for i, source in enumerate(sources) if not len(source)}
-        yield from _in_order(len(sources), ([todo[j] for j in batch] for batch in batches), decode, empty, progress)
+        results = self.engine.run(sentences, first)
+        try:
+            yield from self._in_order(len(sources), results, empty, progress)
+        finally:
+            results.close()
 
     def score(
         self, sources: list[Ids], targets: list[Ids], progress: Callable[[int], None] | None = None
@@ -96,7 +90,9 @@ class Generator:
         lengths = [max(map(len, pairs[i])) + 1 for i in todo]
         batches = plan(lengths, self.config.rows, self.config.batch_tokens)
         empty = {i: Hypothesis.empty() for i, pair in enumerate(pairs) if not any(map(len, pair))}
-        yield from _in_order(len(pairs), ([todo[j] for j in batch] for batch in batches), rate, empty, progress)
+        chosen = ([todo[j] for j in batch] for batch in batches)
+        results = (list(zip(batch, rate(batch), strict=True)) for batch in chosen)
+        yield from self._in_order(len(pairs), results, empty, progress)
 
     @torch.inference_mode()
     def _score(self, sources: list[Ids], targets: list[Ids]) -> list[Hypothesis]:
@@ -116,6 +112,19 @@ class Generator:
             score = sum(each) / divisor(self.config, len(each))
             hypotheses.append(Hypothesis(list(map(int, ids)), score, sum(each), each))
         return hypotheses
+
+    def _in_order(self, total: int, results: Iterator, ready: dict, progress: Callable[[int], None] | None) -> Iterator:
+        """Results that come as lists of (index, result), and those that are ready, in the order of their indices."""
+        if progress and ready:
+            progress(len(ready))
+        for index in range(total):
+            while index not in ready:
+                with self._autocast():
+                    some = next(results)
+                ready.update(some)
+                if progress:
+                    progress(len(some))
+            yield ready.pop(index)
 
     def _autocast(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
@@ -140,19 +149,3 @@ def plan(lengths: list[int], rows: int, budget: int) -> list[list[int]]:
             size = max(1, budget // (rows * lengths[i]))
         batches[-1].append(i)
     return batches
-
-
-def _in_order(total: int, batches, work: Callable, ready: dict, progress: Callable[[int], None] | None) -> Iterator:
-    """Results of `work(batch)`, and those that are ready without work, in the order of their indices."""
-    if progress and ready:
-        progress(len(ready))
-    following = 0
-    while following < total:
-        if following in ready:
-            yield ready.pop(following)
-            following += 1
-            continue
-        batch = next(batches)
-        ready.update(zip(batch, work(batch), strict=True))
-        if progress:
-            progress(len(batch))

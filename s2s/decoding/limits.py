@@ -1,91 +1,104 @@
 """What a hypothesis may look like: least and greatest length, the tokens it must start with; and how length is scored.
 
-Shapes: B sentences, P the longest forced prefix. Lengths are in tokens and do not count EOS, unless it is said.
+Shapes: B slots, P the longest forced prefix. Lengths are in tokens and do not count EOS, unless it is said.
 """
 
-from dataclasses import dataclass
-
+import numpy as np
 import torch
 from torch import Tensor
 
 from s2s.decoding.config import DecodeConfig
+from s2s.nn.slots import kept
 
 
-@dataclass
 class Limits:
-    """Limits of each sentence of a batch.
+    """Limits of the sentence in each slot, and how far it is. A free slot has none.
+
+    Args:
+        config: Decode options.
+        slots: B.
+        sentences: All that will come.
+        device: Where the tensors are.
 
     Attributes:
-        shortest: [B] int64; EOS is impossible before this length.
+        done: [B, 1] int64, steps done.
         longest: [B] int64; at this length EOS is forced, and its log-probability counts.
-        prefix: [B, P] int64, right padded.
-        prefix_lengths: [B] int64.
-        steps: Steps after which every hypothesis of the batch has ended.
-        free_from: First step at which no sentence has a forced token or a forbidden EOS.
-        forced_from: First step at which some sentence may be at its greatest length.
+        steps: Steps after which every hypothesis of every sentence has ended.
+        host_longest: [B], the same as `longest` on the host.
     """
 
-    shortest: Tensor
-    longest: Tensor
-    prefix: Tensor
-    prefix_lengths: Tensor
-    steps: int
-    free_from: int
-    forced_from: int
+    def __init__(self, config: DecodeConfig, slots: int, sentences: list, device: torch.device | str):
+        self.config = config
+        self.steps = max(self._bounds(sentence)[1] for sentence in sentences) + 1
+        width = max(len(sentence.prefix) for sentence in sentences)
+        self.done = torch.zeros(slots, 1, dtype=torch.int64, device=device)
+        self.shortest = torch.zeros_like(self.done[:, 0])
+        self.longest = torch.full_like(self.shortest, self.steps)
+        self.prefix = torch.zeros(slots, width, dtype=torch.int64, device=device)
+        self.prefix_lengths = torch.zeros_like(self.shortest)
+        # The same on the host, so that what holds nowhere costs nothing.
+        self.host = np.zeros((4, slots), np.int64)  # done, shortest, longest, prefix length
+        self.host[2] = self.steps
 
-    @classmethod
-    def make(
-        cls, config: DecodeConfig, source_lengths: list[int], prefixes: list[list[int]], device: torch.device | str
-    ) -> "Limits":
-        """Limits of a batch: a * source length + b, rounded down. A prefix is never cut: it raises the greatest
-        length to its own, and where least and greatest contradict each other the greatest counts.
+    def _bounds(self, sentence) -> tuple[int, int]:
+        """Least and greatest length: a * source length + b, rounded down. A prefix is never cut: it raises the greatest
+        length to its own, and where least and greatest contradict each other the greatest counts."""
+        c, source, prefix = self.config, len(sentence.source), len(sentence.prefix)
+        longest = max(int(c.max_length_a * source) + c.max_length_b, prefix)
+        return min(max(int(c.min_length_a * source) + c.min_length_b, prefix), longest), longest
 
-        Args:
-            source_lengths: Source tokens of each sentence, without EOS.
-            prefixes: Forced first target tokens of each sentence, perhaps none.
-        """
-        longest = [
-            max(int(config.max_length_a * length) + config.max_length_b, len(prefix))
-            for length, prefix in zip(source_lengths, prefixes, strict=True)
-        ]
-        shortest = [
-            min(max(int(config.min_length_a * length) + config.min_length_b, len(prefix)), most)
-            for length, prefix, most in zip(source_lengths, prefixes, longest, strict=True)
-        ]
-        width = max(map(len, prefixes))
-        padded = [prefix + [0] * (width - len(prefix)) for prefix in prefixes]
+    @property
+    def host_longest(self) -> np.ndarray:
+        return self.host[2]
 
-        def tensor(values: list) -> Tensor:
-            return torch.tensor(values, dtype=torch.int64, device=device)
+    def admit(self, slots: Tensor, mine: np.ndarray, sentences: list) -> None:
+        """Sentences take these slots; `mine` is `slots` on the host."""
+        bounds = np.array([self._bounds(sentence) for sentence in sentences]).T
+        lengths = [len(sentence.prefix) for sentence in sentences]
+        self.host[:, mine] = np.stack([np.zeros_like(bounds[0]), *bounds, lengths])
+        values = torch.from_numpy(self.host[:, mine]).to(slots.device)
+        self.done[slots] = 0
+        self.shortest[slots], self.longest[slots], self.prefix_lengths[slots] = values[1], values[2], values[3]
+        if width := self.prefix.size(1):
+            rows = [sentence.prefix + [0] * (width - len(sentence.prefix)) for sentence in sentences]
+            self.prefix[slots] = torch.tensor(rows, device=slots.device)
 
-        return cls(
-            tensor(shortest),
-            tensor(longest),
-            tensor(padded).view(len(prefixes), width),
-            tensor([len(prefix) for prefix in prefixes]),
-            steps=max(longest) + 1,
-            free_from=max(shortest),
-            forced_from=min(longest),
-        )
+    def free(self, slots: Tensor, mine: np.ndarray) -> None:
+        """These slots are free."""
+        self.host[:, mine] = np.array([0, 0, self.steps, 0])[:, None]
+        self.shortest[slots], self.longest[slots], self.prefix_lengths[slots] = 0, self.steps, 0
 
-    def early(self, step: int) -> Tensor | None:
+    def release(self, keep: Tensor, mine: np.ndarray, slots: int) -> None:
+        """Keep these slots as the first of `slots` ones."""
+        names = ("done", "shortest", "longest", "prefix", "prefix_lengths")
+        for name in names:
+            setattr(self, name, kept(getattr(self, name), keep, slots))
+        self.longest[len(mine) :] = self.steps
+        free = np.array([0, 0, self.steps, 0])[:, None].repeat(slots - len(mine), 1)
+        self.host = np.append(self.host[:, mine], free, axis=1)
+
+    def advance(self) -> None:
+        """A step is done."""
+        self.done += 1
+        self.host[0] += 1
+
+    def early(self) -> Tensor | None:
         """Bool [B, 1], true where EOS is impossible at this step; None: nowhere."""
-        return (self.shortest > step)[:, None] if step < self.free_from else None
+        done, shortest, _, _ = self.host
+        return self.shortest[:, None] > self.done if (shortest > done).any() else None
 
-    def late(self, step: int) -> Tensor | None:
+    def late(self) -> Tensor | None:
         """Bool [B, 1], true where only EOS is possible at this step; None: nowhere."""
-        return (self.longest <= step)[:, None] if step >= self.forced_from else None
+        done, _, longest, _ = self.host
+        return self.longest[:, None] <= self.done if (longest <= done).any() else None
 
-    def forced(self, step: int) -> tuple[Tensor, Tensor] | None:
+    def forced(self) -> tuple[Tensor, Tensor] | None:
         """Bool [B, 1], true where the prefix decides this step, and its token [B, 1] int64; None: nowhere."""
-        if step >= self.prefix.size(1):
+        done, _, _, lengths = self.host
+        if not (lengths > done).any():
             return None
-        return (self.prefix_lengths > step)[:, None], self.prefix[:, step, None]
-
-    def release(self, keep: Tensor) -> None:
-        """Keep these sentences, drop the others; keep: [B'] int64."""
-        self.shortest, self.longest = self.shortest[keep], self.longest[keep]
-        self.prefix, self.prefix_lengths = self.prefix[keep], self.prefix_lengths[keep]
+        token = self.prefix.gather(1, self.done.clamp(max=self.prefix.size(1) - 1))
+        return self.prefix_lengths[:, None] > self.done, token
 
 
 def divisor(config: DecodeConfig, length: int | Tensor) -> float | Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from s2s.data.batch import Source
 from s2s.errors import UserError
-from s2s.models.model import EncoderDecoder
+from s2s.models.model import DecoderState, EncoderDecoder
 
 
 class ModelScorer:
@@ -23,9 +23,15 @@ class ModelScorer:
     def __init__(self, model: EncoderDecoder):
         self.model, self.state = model, None
 
-    def start(self, sources: tuple[Source, ...], rows: int, max_length: int) -> None:
-        """Encode a batch; `rows` rows of each sentence will take at most `max_length` steps."""
-        self.state = self.model.start(self.model.encode(sources), rows, max_length)
+    def prepare(self, sources: tuple[Source, ...], rows: int) -> DecoderState:
+        """Encode sentences, to be admitted later with `rows` rows each."""
+        return self.model.start(self.model.encode(sources), rows)
+
+    def admit(self, slots: Tensor, prepared: DecoderState, which: Tensor, size: int) -> None:
+        """Sentences `which` of prepared ones take these slots, of `size` in all."""
+        if self.state is None:
+            self.state = prepared.empty(size)
+        self.state.admit(slots, prepared, which)
 
     def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Advance every row by one token.
@@ -51,9 +57,13 @@ class ModelScorer:
         """Row r goes on from row parents[r]; parents: [R] int64."""
         self.state.reorder(parents)
 
-    def release(self, keep: Tensor) -> None:
-        """Keep these sentences, drop the others; keep: [B'] int64."""
-        self.state.release(keep)
+    def release(self, keep: Tensor, slots: int) -> None:
+        """Keep these slots as the first of `slots` ones; keep: [B'] int64."""
+        self.state.release(keep, slots)
+
+    def close(self) -> None:
+        """Forget all sentences."""
+        self.state = None
 
     @property
     def nbytes(self) -> int:
@@ -76,9 +86,12 @@ class EnsembleScorer:
             raise UserError(f"an ensemble needs models of one target vocabulary; theirs have {sizes} symbols")
         self.scorers = [ModelScorer(model) for model in models]
 
-    def start(self, sources: tuple[Source, ...], rows: int, max_length: int) -> None:
-        for scorer in self.scorers:
-            scorer.start(sources, rows, max_length)
+    def prepare(self, sources: tuple[Source, ...], rows: int) -> list[DecoderState]:
+        return [scorer.prepare(sources, rows) for scorer in self.scorers]
+
+    def admit(self, slots: Tensor, prepared: list[DecoderState], which: Tensor, size: int) -> None:
+        for scorer, state in zip(self.scorers, prepared, strict=True):
+            scorer.admit(slots, state, which, size)
 
     def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """As ModelScorer.step; the logits are log-probabilities and the normaliser is 0."""
@@ -93,9 +106,13 @@ class EnsembleScorer:
         for scorer in self.scorers:
             scorer.reorder(parents)
 
-    def release(self, keep: Tensor) -> None:
+    def release(self, keep: Tensor, slots: int) -> None:
         for scorer in self.scorers:
-            scorer.release(keep)
+            scorer.release(keep, slots)
+
+    def close(self) -> None:
+        for scorer in self.scorers:
+            scorer.close()
 
     @property
     def nbytes(self) -> int:

@@ -62,13 +62,23 @@ class DecoderOutput:
 
 
 class DecoderState(Protocol):
-    """State of B sentences x K rows, opaque to the search; row b*K + k is row k of sentence b."""
+    """State of B sentences x K rows, opaque to the search; row b*K + k is row k of sentence b.
+
+    A sentence can take the place of another: each has its own position.
+    """
+
+    def empty(self, slots: int) -> "DecoderState":
+        """A state of the same kind with places for so many sentences, all of them free."""
 
     def reorder(self, parents: Tensor) -> None:
         """Row r goes on from row parents[r] of the same sentence; parents: [R] int64."""
 
-    def release(self, keep: Tensor) -> None:
-        """Keep these sentences with all their rows, drop the others; keep: [B'] int64, ascending."""
+    def admit(self, slots: Tensor, other: "DecoderState", which: Tensor) -> None:
+        """Sentences `which` of a state that is fresh from `start` take these places; both [n] int64."""
+
+    def release(self, keep: Tensor, slots: int) -> None:
+        """Keep these sentences with all their rows as the first of `slots` ones, the other places are free; keep: [B']
+        int64, ascending."""
 
     @property
     def nbytes(self) -> int:
@@ -84,6 +94,6 @@ class EncoderDecoder(Protocol):
 
     def decode(self, memory: Memory, decoder_input: Tensor, packing: Packing | None = None) -> DecoderOutput: ...
 
-    def start(self, memory: Memory, rows: int, max_length: int) -> DecoderState: ...
+    def start(self, memory: Memory, rows: int) -> DecoderState: ...
 
     def step(self, tokens: Tensor, state: DecoderState) -> Tensor: ...

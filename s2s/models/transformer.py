@@ -6,6 +6,7 @@ P real tokens of all rows, N layers, G key/value heads, d head width.
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,10 +14,11 @@ from s2s.config.schema import option
 from s2s.data.batch import Packing, Source
 from s2s.errors import UserError
 from s2s.models.model import DecoderOutput, Memory
-from s2s.nn.attention import CrossAttention, SelfAttention, length_mask, segment_mask
+from s2s.nn.attention import CrossAttention, SelfAttention, attend, length_mask, segment_mask
 from s2s.nn.dropout import dropout
 from s2s.nn.feedforward import ACTIVATIONS, FeedForward
 from s2s.nn.positions import PositionEmbedding
+from s2s.nn.slots import kept
 from s2s.nn.unpad import RealTokens
 
 UNPAD_FROM = 0.04  # share of padding from which a CPU is faster without it (tests/benchmarks/unpad.py)
@@ -83,9 +85,9 @@ class Embedding(nn.Module):
         self.scale = width**0.5
         self.dropout = config.dropout if config.embedding_dropout is None else config.embedding_dropout
 
-    def forward(self, ids: Tensor, start: int = 0, positions: Tensor | None = None) -> Tensor:
-        """ids: [B, T] int64 at positions start ..., or at `positions` [B, T]. Returns [B, T, D]."""
-        x = self.positions(self.tokens(ids) * self.scale, start, positions)
+    def forward(self, ids: Tensor, positions: Tensor | None = None, length: int | None = None) -> Tensor:
+        """ids: [B, T] int64 at positions 0 ..., or at `positions` [B, T], all less than `length`. Returns [B, T, D]."""
+        x = self.positions(self.tokens(ids) * self.scale, positions, length)
         return dropout(x, self.dropout, self.training)
 
 
@@ -123,58 +125,111 @@ class Layer(nn.Module):
         x = self._block(x, self.cross_norm, self.cross, self.cross.project(memory), memory_mask)
         return self._block(x, self.feedforward_norm, self.feedforward)
 
-    def step(self, x: Tensor, cache: Tensor, position: int, key_value: Tensor, mask: Tensor) -> Tensor:
-        """x: [B, K, D], the states of one position; cache: [2, R, G, L, d]; key_value: [2, B, G, S, d]."""
-        B, K, D = x.shape
-
-        def attend(y: Tensor) -> Tensor:
-            return self.attention.step(y.reshape(B * K, 1, D), cache, position).view(B, K, D)
-
-        x = self._block(x, self.attention_norm, attend)
-        x = self._block(x, self.cross_norm, self.cross, key_value, mask)
+    def step(self, x: Tensor, state: "TransformerState", n: int) -> Tensor:
+        """x: [B, K, D], the states of one position of every row; this is layer n."""
+        x = self._block(x, self.attention_norm, self.attention.step, state, n)
+        x = self._block(x, self.cross_norm, self.cross.step, state, n)
         return self._block(x, self.feedforward_norm, self.feedforward)
 
 
 class TransformerState:
     """Keys and values of a Transformer decoder: its own for each row, cross-attention's for each sentence.
 
-    Attributes:
-        cache: [N, 2, R, G, L, d], preallocated, L doubling when needed.
-        key_values: N tensors [2, B, G, S, d].
-        mask: Bool [B, 1, 1, S].
+    Every sentence has its own position, so that one can take the place of another.
+
+    Args:
+        key_values: [N, 2, B, G, S, d] of cross-attention.
+        mask: Bool [B, 1, 1, S], true at real source positions.
         rows: K.
-        position: Number of positions done.
+
+    Attributes:
+        cache: [N, 2, R, G, L, d], own keys and values; L doubles when needed, from 32.
+        steps: [B] positions done of each sentence, on the host.
+        positions: [B, 1] the same on the device.
     """
 
-    def __init__(self, cache: Tensor, key_values: list[Tensor], mask: Tensor, rows: int, max_length: int):
-        self.cache, self.key_values, self.mask = cache, key_values, mask
-        self.rows, self.max_length, self.position = rows, max_length, 0
+    def __init__(self, key_values: Tensor, mask: Tensor, rows: int):
+        self.key_values, self.mask, self.rows = key_values, mask, rows
+        self.cache = key_values.new_empty(0)  # made when the first step is taken
+        self.steps = np.zeros(mask.size(0), np.int64)
+        self.positions = torch.zeros(mask.size(0), 1, dtype=torch.int64, device=mask.device)
 
-    def grow(self) -> None:
-        """Make room for one more position."""
+    def empty(self, slots: int) -> "TransformerState":
+        """A state like this one with places for so many sentences, all of them free."""
+        state = TransformerState(self.key_values[:, :, :0], self.mask[:0], self.rows)
+        state.release(torch.arange(0, device=self.mask.device), slots)
+        return state
+
+    def begin(self) -> None:
+        """Make room for one more position of every row."""
+        self.length = int(self.steps.max()) + 1
+        N, _, B, G, _, d = self.key_values.shape
+        if not self.cache.numel():  # zeros: what is not seen counts nothing only if it is finite
+            self.cache = self.key_values.new_zeros(N, 2, B * self.rows, G, 32, d)
         size = self.cache.size(4)
-        if self.position == size:
-            larger = max(self.position + 1, min(2 * size, self.max_length))
-            cache = self.cache.new_empty(*self.cache.shape[:4], larger, self.cache.size(5))
+        if self.length > size:
+            cache = self.cache.new_zeros(*self.cache.shape[:4], max(self.length, 2 * size), d)
             cache[:, :, :, :, :size] = self.cache
             self.cache = cache
+        # With all sentences at one position, that is where to write, and everything before it is seen.
+        self.place, self.seen = self.length - 1, None
+        if self.steps.min() < self.place:
+            positions = self.positions.repeat_interleave(self.rows, 0)  # [R, 1]
+            self.place = positions[:, :, None, None].expand(-1, G, 1, d)
+            self.seen = (torch.arange(self.length, device=positions.device) <= positions)[:, None, None]
+
+    def attend(self, n: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Layer n's attention to a row's own positions, this one included: q [R, H, 1, d], k and v [R, G, 1, d]."""
+        keys, values = self.cache[n, 0], self.cache[n, 1]
+        if self.seen is None:
+            keys[:, :, self.place], values[:, :, self.place] = k[:, :, 0], v[:, :, 0]
+        else:
+            keys.scatter_(2, self.place, k.to(keys.dtype))
+            values.scatter_(2, self.place, v.to(values.dtype))
+        return attend(q, keys[:, :, : self.length], values[:, :, : self.length], self.seen)
+
+    def cross(self, n: int, q: Tensor) -> Tensor:
+        """Layer n's attention to the source: q [B, H, K, d]."""
+        mask = self.mask.expand(-1, -1, q.size(2), -1)
+        return attend(q, self.key_values[n, 0], self.key_values[n, 1], mask)
+
+    def advance(self) -> None:
+        """A position is done."""
+        self.steps += 1
+        self.positions += 1
 
     def reorder(self, parents: Tensor) -> None:
         """Row r goes on from row parents[r]; one gather over all layers."""
-        used = self.cache[:, :, :, :, : self.position]
+        used = self.cache[:, :, :, :, : self.length]
         used.copy_(used.index_select(2, parents))
 
-    def release(self, keep: Tensor) -> None:
-        """Keep these sentences, drop the others."""
+    def admit(self, slots: Tensor, other: "TransformerState", which: Tensor) -> None:
+        """Sentences `which` of another state, fresh from `Transformer.start`, take these places."""
+        size, wanted = self.key_values.size(4), other.key_values.size(4)
+        if wanted > size:
+            self.key_values = nn.functional.pad(self.key_values, (0, 0, 0, wanted - size))
+            self.mask = nn.functional.pad(self.mask, (0, wanted - size))
+        self.key_values[:, :, :, :, :wanted].index_copy_(2, slots, other.key_values.index_select(2, which))
+        self.mask[slots] = nn.functional.pad(other.mask[which], (0, self.mask.size(3) - wanted))
+        self.steps[slots.cpu().numpy()] = 0
+        self.positions[slots] = 0
+
+    def release(self, keep: Tensor, slots: int) -> None:
+        """Keep these sentences as the first of `slots` ones; the other places are free."""
         first = keep[:, None] * self.rows
         rows = (first + torch.arange(self.rows, device=keep.device)).flatten()
-        self.cache = self.cache.index_select(2, rows)
-        self.key_values = [key_value.index_select(1, keep) for key_value in self.key_values]
-        self.mask = self.mask.index_select(0, keep)
+        if self.cache.numel():
+            self.cache = kept(self.cache, rows, slots * self.rows, 2)
+        self.key_values, self.mask = kept(self.key_values, keep, slots, 2), kept(self.mask, keep, slots)
+        self.mask[len(keep) :, :, :, 0] = True  # a free place sees something, whatever it is
+        steps = self.steps[keep.cpu().numpy()]
+        self.steps = np.append(steps, np.zeros(slots - len(steps), np.int64))
+        self.positions = kept(self.positions, keep, slots)
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (self.cache, *self.key_values, self.mask))
+        """Bytes held."""
+        return sum(tensor.nbytes for tensor in (self.cache, self.key_values, self.mask))
 
 
 class Transformer(nn.Module):
@@ -243,21 +298,19 @@ class Transformer(nn.Module):
             x = layer.decode(x, mask, memory.top, memory_mask)
         return DecoderOutput(self.decoder_norm(x), self.output.weight, self.output.bias)
 
-    def start(self, memory: Memory, rows: int, max_length: int) -> TransformerState:
-        """State for decoding `rows` rows of each sentence for at most `max_length` steps."""
-        key_values = [layer.cross.project(memory.top).contiguous() for layer in self.decoder]
-        _, B, G, _, d = key_values[0].shape
-        size = min(32, max_length)
-        cache = key_values[0].new_empty(len(self.decoder), 2, B * rows, G, size, d)
-        return TransformerState(cache, key_values, memory.visible(), rows, max_length)
+    def start(self, memory: Memory, rows: int) -> TransformerState:
+        """State for decoding `rows` rows of each sentence."""
+        key_values = torch.stack([layer.cross.project(memory.top) for layer in self.decoder])
+        return TransformerState(key_values, memory.visible(), rows)
 
     def step(self, tokens: Tensor, state: TransformerState) -> Tensor:
         """Advance every row by one token. tokens: [R] int64. Returns logits [R, V]."""
-        state.grow()
-        x = self.decoder_embedding(tokens.view(-1, 1), state.position).view(-1, state.rows, self.config.decoder.width)
+        state.begin()
+        positions = state.positions.expand(-1, state.rows)
+        x = self.decoder_embedding(tokens.view(-1, state.rows), positions=positions, length=state.length)
         for n, layer in enumerate(self.decoder):
-            x = layer.step(x, state.cache[n], state.position, state.key_values[n], state.mask)
-        state.position += 1
+            x = layer.step(x, state, n)
+        state.advance()
         return self.output(self.decoder_norm(x)).flatten(0, 1)
 
     def parts(self) -> dict[str, int]:

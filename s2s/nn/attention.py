@@ -54,10 +54,10 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, sum(self.sizes))
         self.output = nn.Linear(width, width)
 
-    def _split(self, qkv: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, qkv: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = qkv.split(self.sizes, dim=-1)
         q, k, v = _heads(q, self.heads), _heads(k, self.kv_heads), _heads(v, self.kv_heads)
-        return (rotate(q, start), rotate(k, start), v) if self.rotary else (q, k, v)
+        return (rotate(q, positions), rotate(k, positions), v) if self.rotary else (q, k, v)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, real: RealTokens | None = None) -> Tensor:
         """Whole sequences.
@@ -72,27 +72,17 @@ class SelfAttention(nn.Module):
             As x.
         """
         qkv = self.qkv(x)
-        q, k, v = self._split(qkv if real is None else real.pad(qkv), 0)
+        q, k, v = self._split(qkv if real is None else real.pad(qkv))
         causal = self.causal and mask is None
         attended = _merge(attend(q, k, v, mask, self.dropout if self.training else 0.0, causal))
         return self.output(attended if real is None else real.unpad(attended))
 
-    def step(self, x: Tensor, cache: Tensor, position: int) -> Tensor:
-        """One position of every row.
-
-        Args:
-            x: [R, 1, D] states at `position`.
-            cache: [2, R, G, L, d] keys and values, L > position; `position` is written here.
-
-        Returns:
-            [R, 1, D]
-        """
-        q, k, v = self._split(self.qkv(x), position)
-        cache[0, :, :, position] = k[:, :, 0]
-        cache[1, :, :, position] = v[:, :, 0]
-        seen = cache[:, :, :, : position + 1]
-        attended = attend(q, seen[0], seen[1], None)
-        return self.output(_merge(attended))
+    def step(self, x: Tensor, state, n: int) -> Tensor:
+        """One position of every row: x [B, K, D], with the keys and values that `state` holds of layer n, to which this
+        position's are added. Returns [B, K, D]."""
+        rows = self.qkv(x).flatten(0, 1)[:, None]
+        q, k, v = self._split(rows, state.positions.repeat_interleave(x.size(1), 0) if self.rotary else None)
+        return self.output(_merge(state.attend(n, q, k, v)).view(x.shape))
 
 
 class CrossAttention(nn.Module):
@@ -116,12 +106,17 @@ class CrossAttention(nn.Module):
         return self.key_value(memory).unflatten(-1, (2, self.kv_heads, -1)).permute(2, 0, 3, 1, 4)
 
     def forward(self, x: Tensor, key_value: Tensor, mask: Tensor) -> Tensor:
-        """x: [B, T, D] (in a decoder step T is K, the rows of a sentence); key_value: [2, B, G, S, d];
-        mask: bool [B, 1, 1 or T, S], true where a position may be seen. Returns [B, T, D]."""
+        """x: [B, T, D]; key_value: [2, B, G, S, d]; mask: bool [B, 1, 1 or T, S], true where a position may be seen.
+        Returns [B, T, D]."""
         q = _heads(self.query(x), self.heads)
         mask = mask.expand(-1, -1, x.size(1), -1)
         attended = attend(q, key_value[0], key_value[1], mask, self.dropout if self.training else 0.0)
         return self.output(_merge(attended))
+
+    def step(self, x: Tensor, state, n: int) -> Tensor:
+        """One position of every row: x [B, K, D], with the keys and values of the source that `state` holds of layer n,
+        once for all K rows of a sentence. Returns [B, K, D]."""
+        return self.output(_merge(state.cross(n, _heads(self.query(x), self.heads))))
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:

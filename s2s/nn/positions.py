@@ -41,13 +41,13 @@ class PositionEmbedding(nn.Module):
         elif kind == "sinusoidal":
             self.register_buffer("table", sinusoidal(torch.arange(512), width), persistent=False)
 
-    def forward(self, x: Tensor, start: int = 0, positions: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor | None = None, length: int | None = None) -> Tensor:
         """Add the embedding of each token's position.
 
         Args:
             x: [B, T, D] token embeddings.
-            start: Position of the first token of every row; the others follow.
-            positions: [B, T] int64, less than T, in place of start, start + 1 ...: of rows that hold several examples.
+            positions: [B, T] int64, in place of 0, 1 ... of every row.
+            length: All positions are less than this; T if it is not given.
 
         Returns:
             [B, T, D]
@@ -57,7 +57,7 @@ class PositionEmbedding(nn.Module):
         """
         if self.kind == "rotary":
             return x
-        end = start + x.size(1)
+        end = x.size(1) if length is None else length
         if self.kind == "learned":
             table = self.weight
             if end > len(table) and positions is not None:  # a long row perhaps of short examples
@@ -69,21 +69,24 @@ class PositionEmbedding(nn.Module):
                 size = 1 << (end - 1).bit_length()
                 self.table = sinusoidal(torch.arange(size, device=x.device), self.width).to(self.table.dtype)
             table = self.table
-        added = table[start:end] if positions is None else nn.functional.embedding(positions, table)
+        added = table[:end] if positions is None else nn.functional.embedding(positions, table)
         return x + added.to(x.dtype)
 
 
-def rotate(x: Tensor, start: int = 0) -> Tensor:
+def rotate(x: Tensor, positions: Tensor | None = None) -> Tensor:
     """Rotary position embedding (Su et al. 2021), half-split form: feature j turns together with feature j + d/2.
 
     Attention sees only how far a query and a key are apart, so rows of several examples need no other positions.
 
     Args:
-        x: [B, H, T, d] queries or keys of positions start ... start + T - 1.
+        x: [B, H, T, d] queries or keys.
+        positions: [B, T] int64; None: 0, 1 ...
     """
     half = x.size(-1) // 2
     frequencies = torch.exp(torch.arange(half, device=x.device) * (-math.log(10000.0) / half))
-    angles = torch.arange(start, start + x.size(2), device=x.device)[:, None] * frequencies
+    if positions is None:
+        positions = torch.arange(x.size(2), device=x.device)[None]
+    angles = positions[:, None, :, None] * frequencies
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     left, right = x[..., :half], x[..., half:]
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_search import beam_search, collate, every_hypothesis, next_log_probabilities, normalised, tiny_model
 
-from s2s.decoding import search
+from s2s.decoding import engine
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator, plan
 from s2s.errors import Failure, UserError
@@ -109,13 +109,27 @@ def test_a_sentence_has_the_same_result_alone_in_any_batch_and_in_any_order(beam
             assert_same(shuffled[i], expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"stopping": "best_possible"}, {"search": "sample"}], ids=str)
+def test_slots_and_refilling_change_nothing(options, monkeypatch):
+    """One sentence at a time, few slots that are refilled, as many slots as sentences, slots that grow in number."""
+    config = DecodeConfig(n_best=3, max_length_a=1, max_length_b=6, **options)
+    sources = ragged(40, longest=20)
+    prefixes = [source[: i % 3] for i, source in enumerate(sources)]
+    results = []
+    for slots, share in ((1, 0.1), (2, 0.1), (3, 0.5), (7, 0.01), (100, 0.1), (None, 0.1)):
+        monkeypatch.setattr(engine, "REFILL_SHARE", share)
+        generator = Generator([model(2, V)], replace(config, slots=slots, batch_tokens=200), collate)
+        results.append([[(h.ids, round(h.score, 9)) for h in n] for n in generator.generate(sources, prefixes)])
+    assert all(result == results[0] for result in results)
+
+
 def test_finished_sentences_leave_whenever_they_finish(monkeypatch):
     config = DecodeConfig(n_best=5, max_length_a=1, max_length_b=4)
     sources = ragged(30)
     results = []
-    for share, poll in ((0.0, 1), (0.1, 1), (1.0, 1), (0.3, 3), (0.1, 1000)):
-        monkeypatch.setattr(search, "RELEASE_SHARE", share)
-        monkeypatch.setitem(search.POLL_STEPS, "cpu", poll)
+    for share, poll in ((0.0, 1), (0.1, 1), (1.0, 1), (0.3, 3), (0.1, 20)):
+        monkeypatch.setattr(engine, "REFILL_SHARE", share)
+        monkeypatch.setitem(engine.POLL_STEPS, "cpu", poll)
         results.append([[h.ids for h in n_best] for n_best in generate([model(2, V)], config, sources)])
     assert all(result == results[0] for result in results)
 

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from slow_search import collate, next_log_probabilities, tiny_model
 
 from s2s.decoding.choice import _hash, draw, uniform
 from s2s.decoding.config import DecodeConfig
+from s2s.decoding.engine import Sentence
 from s2s.decoding.generator import Generator
 from s2s.decoding.limits import Limits
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
@@ -126,10 +128,23 @@ def test_the_hash_is_splitmix64():
     assert found == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
-def test_limits_of_a_batch():
+def test_limits_of_slots():
     config = DecodeConfig(min_length_a=0.5, min_length_b=1, max_length_a=1.5, max_length_b=2)
-    limits = Limits.make(config, [3, 10], [[5, 6], []], "cpu")
-    assert limits.shortest.tolist() == [2, 6]
-    assert limits.longest.tolist() == [6, 17]
-    assert limits.prefix.tolist() == [[5, 6], [0, 0]]
-    assert (limits.steps, limits.free_from, limits.forced_from) == (18, 6, 6)
+    sentences = [Sentence(0, [9] * 3, [5, 6]), Sentence(1, [9] * 10, [])]
+    limits = Limits(config, 3, sentences, "cpu")
+    assert (limits.steps, limits.early(), limits.late(), limits.forced()) == (18, None, None, None)
+    limits.admit(torch.tensor([2, 0]), np.array([2, 0]), sentences)
+    assert limits.shortest.tolist() == [6, 0, 2]
+    assert limits.longest.tolist() == [17, 18, 6]
+    forced, token = limits.forced()
+    assert forced.squeeze(1).tolist() == [False, False, True]
+    assert int(token[2]) == 5
+    for _ in range(6):
+        limits.advance()
+    assert limits.forced() is None
+    assert limits.early() is None
+    assert limits.late().squeeze(1).tolist() == [False, False, True]
+    limits.free(torch.tensor([2]), np.array([2]))
+    limits.release(torch.tensor([0]), np.array([0]), 2)
+    assert limits.late() is None
+    assert limits.longest.tolist() == [17, 18]

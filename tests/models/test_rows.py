@@ -132,4 +132,4 @@ def test_rows_must_be_packed_on_both_sides():
         with pytest.raises(ValueError, match="both be packed"):
             model.decode(model.encode(sources), packed.decoder_input, packing)
     with pytest.raises(ValueError, match="both be packed"):
-        model.start(model.encode(packed.sources), 1, 5)
+        model.start(model.encode(packed.sources), 1)

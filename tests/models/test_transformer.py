@@ -128,7 +128,7 @@ def test_steps_equal_whole_sequences_through_reorder_and_growth(positions, kv_he
     with torch.inference_mode():
         memory = model.encode((source,))
         expected = model.decode(memory, target.ids).logits()
-        state = model.start(memory, 2, 40)
+        state = model.start(memory, 2)
         size = state.nbytes
         for t in range(40):
             logits = model.step(target.ids[:, t].repeat_interleave(2), state)
@@ -143,13 +143,52 @@ def test_release_keeps_the_other_sentences_as_they_were():
     with torch.inference_mode():
         memory = model.encode((source,))
         expected = model.decode(memory, target.ids).logits()
-        state = model.start(memory, 3, 9)
+        state = model.start(memory, 3)
         for t in range(4):
             model.step(target.ids[:, t].repeat_interleave(3), state)
-        state.release(torch.tensor([0, 2]))
+        state.release(torch.tensor([0, 2]), 2)
         for t in range(4, 9):
             logits = model.step(target.ids[[0, 2], t].repeat_interleave(3), state)
             torch.testing.assert_close(logits.view(2, 3, -1)[:, 2], expected[[0, 2], t], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+def test_a_sentence_takes_the_place_of_another_at_any_position(positions):
+    """Places are freed, added and refilled with sentences of any length; each goes on by its own position."""
+    model = model_of(positions=positions).double()
+    source, target = ragged(20, [7, 3, 5]), ragged(23, [50, 50, 50])
+    longer, more = ragged(20, [2, 9]), ragged(23, [50, 50])
+    with torch.inference_mode():
+        expected = [*model.decode(model.encode((source,)), target.ids).logits(),
+                    *model.decode(model.encode((longer,)), more.ids).logits()]  # fmt: skip
+        tokens = [*target.ids, *more.ids]
+        first, second = model.start(model.encode((source,)), 2), model.start(model.encode((longer,)), 2)
+        state = first.empty(3)
+        state.admit(torch.tensor([2, 0, 1]), first, torch.tensor([0, 1, 2]))
+        places, done = [1, 2, 0], [0] * 5  # which sentence is where, and how far each is
+
+        def steps(count):
+            for _ in range(count):
+                now = torch.stack([tokens[i][done[i]] for i in places]).repeat_interleave(2)
+                logits = model.step(now, state).view(len(places), 2, -1)
+                for place, i in enumerate(places):
+                    torch.testing.assert_close(logits[place, 1], expected[i][done[i]], rtol=0, atol=1e-10)
+                    done[i] += 1
+                state.reorder(torch.arange(2 * len(places)).view(-1, 2).flip(1).flatten())
+
+        steps(5)
+        state.admit(torch.tensor([1]), second, torch.tensor([1]))  # 2 leaves, 4 is longer than all before
+        places = [1, 4, 0]
+        steps(33)
+        state.release(torch.tensor([1, 2]), 4)
+        state.admit(torch.tensor([3, 2]), second, torch.tensor([0, 1]))
+        places, done[4] = [4, 0, 4, 3], 0
+        state.steps[0], state.positions[0] = 0, 0
+        state.admit(torch.tensor([0]), second, torch.tensor([1]))
+        done[4] = 0
+        places = [0, 3]
+        state.release(torch.tensor([1, 3]), 2)
+        steps(12)
 
 
 def test_padding_value_and_amount_never_matter():

@@ -1,0 +1,369 @@
+"""The decoding engine: slots for sentences, each advanced by one token a step, and refilled as soon as they are free.
+
+A slot holds a sentence with all its rows. When the sentence is done its hypotheses are read, and the slot takes the
+next encoded sentence, so that a long sentence does not hold a batch of finished ones. Every slot has its own step.
+Beam search (greedy is beam_size=1) and sampling are choices around one loop, which has no Python loop over rows: what
+happened is kept as back-pointers and read when a sentence is done.
+
+When a sentence is done (`decode.stopping`):
+
+- `first_finished`: beam_size hypotheses have finished, the first ones to do so (fairseq's rule).
+- `best_possible`: the n_best finished hypotheses of the highest scores cannot be beaten by any live one. A live one's
+  log-probability c <= 0 can only fall, so its score is at most c / d with d the largest divisor of the length
+  normalisation among the lengths that it can still reach. The result is that of `exhaustive`.
+- `exhaustive`: every live hypothesis has reached the maximum length.
+
+In all of them a sentence is done when no hypothesis is live, and EOS is forced at the maximum length.
+
+Memory: slots x rows hypotheses of the models' states, as many slots as `decode.batch_tokens` allows for the sentences
+at hand; as many sentences again are encoded ahead.
+
+Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, n n_best, T steps that are remembered.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2s.data.batch import Source
+from s2s.decoding.choice import NEVER, Beam, Choice, Sampling
+from s2s.decoding.config import DecodeConfig
+from s2s.decoding.hypothesis import Hypothesis
+from s2s.decoding.limits import Limits, divisor
+from s2s.decoding.scorers import EnsembleScorer, ModelScorer
+from s2s.errors import Failure
+from s2s.nn.slots import kept
+from s2s.text.vocabulary import BOS
+
+# Steps between two looks at which sentences are done: each look makes the host wait for the device.
+POLL_STEPS = {"cpu": 1, "cuda": 8}
+# Free slots are refilled, or given up, when they are at least this share of all: both have a price of their own.
+REFILL_SHARE = 1 / 16
+# Slots are added when at least so many more fit, because shorter sentences have come.
+GROW = 1.5
+
+Ids = list[int]
+Collate = Callable[[list[Ids], torch.device], tuple[Source, ...]]
+
+
+class Sentence(NamedTuple):
+    """What is to be decoded: its number, source ids without EOS, forced first target tokens."""
+
+    number: int
+    source: Ids
+    prefix: Ids
+
+
+class Finished:
+    """The finished hypotheses of each slot, at most K.
+
+    Attributes:
+        scores: [B, K] normalised, -inf where there is none.
+        ends: [B, K] int64, step * K + row: where the hypothesis took its EOS.
+        values: [B, K] log-probability of that EOS.
+    """
+
+    def __init__(self, config: DecodeConfig, slots: int, like: Tensor):
+        self.config = config
+        self.first = config.search == "sample" or config.stopping == "first_finished"
+        self.scores = like.new_full((slots, config.rows), NEVER)
+        self.ends = torch.zeros_like(self.scores, dtype=torch.int64)
+        self.values = torch.zeros_like(self.scores)
+        self.rows = torch.arange(config.rows, device=like.device)
+
+    def add(self, steps: Tensor, choice: Choice) -> None:
+        """Take in what ended in this step: where the K places are not enough the first ones stay (`first_finished`),
+        or the best ones. steps: [B, 1] int64."""
+        new = choice.end_scores / divisor(self.config, (steps + 1).to(self.scores.dtype))
+        old = self.scores
+        if self.first:
+            old = old.masked_fill(old > NEVER, float("inf"))
+        place = torch.cat([old, new], dim=1).topk(self.scores.size(1), dim=1).indices
+        self.scores = torch.cat([self.scores, new], dim=1).gather(1, place)
+        self.ends = torch.cat([self.ends, steps * self.scores.size(1) + self.rows], dim=1).gather(1, place)
+        self.values = torch.cat([self.values, choice.end_log_probabilities], dim=1).gather(1, place)
+
+    def done(self, steps: Tensor, longest: Tensor, live: Tensor) -> Tensor:
+        """Bool [B], which sentences need no further step.
+
+        Args:
+            steps: [B, 1] int64, steps done.
+            longest: [B] int64, the most tokens of a hypothesis.
+            live: [B, K] scores of the live rows.
+        """
+        best = live.amax(dim=1)
+        over = best == NEVER
+        if self.first:
+            return over | (self.scores[:, -1] > NEVER)
+        if self.config.stopping == "best_possible":
+            reach = torch.maximum(longest, steps[:, 0]).to(best.dtype) + 1
+            most = torch.maximum(divisor(self.config, reach), divisor(self.config, steps[:, 0].to(best.dtype) + 1))
+            return over | (best / most <= self.scores[:, self.config.n_best - 1])
+        return over
+
+    def admit(self, slots: Tensor) -> None:
+        """Nothing has finished in these slots."""
+        self.scores[slots] = NEVER
+
+    def release(self, keep: Tensor, slots: int) -> None:
+        """Keep these slots as the first of `slots` ones."""
+        self.scores, self.ends, self.values = (kept(x, keep, slots) for x in (self.scores, self.ends, self.values))
+
+    def best(self, slots: Tensor) -> tuple[np.ndarray, ...]:
+        """Scores, ends and EOS log-probabilities of some slots, each [slots, n]: the best first, or samples in the
+        order of their numbers."""
+        scores, ends, values = self.scores[slots], self.ends[slots], self.values[slots]
+        key = -(ends % scores.size(1)) if self.config.search == "sample" else scores
+        order = key.sort(dim=1, descending=True, stable=True).indices[:, : self.config.n_best]
+        return tuple(tensor.gather(1, order).cpu().numpy() for tensor in (scores, ends, values))
+
+
+class Trellis:
+    """Back-pointers of the last T steps: tokens, parents and log-probabilities of all rows, by the engine's clock."""
+
+    def __init__(self, slots: int, rows: int, steps: int, like: Tensor):
+        shape = (steps, slots, rows)
+        self.tokens = torch.zeros(shape, dtype=torch.int64, device=like.device)
+        self.parents = torch.zeros_like(self.tokens)
+        self.values = like.new_zeros(shape)
+        self.own = torch.arange(rows, device=like.device)
+
+    def add(self, clock: int, choice: Choice) -> None:
+        """Remember a step."""
+        place = clock % len(self.tokens)
+        self.tokens[place] = choice.tokens
+        self.parents[place] = self.own if choice.parents is None else choice.parents
+        self.values[place] = choice.log_probabilities
+
+    def release(self, keep: Tensor, slots: int) -> None:
+        """Keep these slots as the first of `slots` ones."""
+        self.tokens, self.parents, self.values = (
+            kept(x, keep, slots, 1) for x in (self.tokens, self.parents, self.values)
+        )
+
+    def paths(self, slots: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Follow the back-pointers.
+
+        Args:
+            slots: [s] numbers of slots.
+            starts: [s] clock of each sentence's first step.
+            ends: [s, n] own step * K + row.
+
+        Returns:
+            Token ids and their log-probabilities, each [s, n, length], and lengths [s, n].
+        """
+        where = torch.from_numpy(slots).to(self.tokens.device)
+        tokens, parents, values = (x[:, where].cpu().numpy() for x in (self.tokens, self.parents, self.values))
+        lengths, row = np.divmod(ends, tokens.shape[2])
+        most = int(lengths.max(initial=0))
+        ids, log_probabilities = np.zeros((*ends.shape, most), np.int64), np.zeros((*ends.shape, most), values.dtype)
+        number = np.arange(len(slots))[:, None]
+        for step in reversed(range(most)):
+            live = lengths > step
+            at = ((starts + step) % len(tokens))[:, None], number, row
+            ids[:, :, step], log_probabilities[:, :, step] = tokens[at], values[at]
+            row = np.where(live, parents[at], row)
+        return ids, log_probabilities, lengths
+
+
+class Engine:
+    """Decodes sentences as they come, in slots.
+
+    Args:
+        scorer: Rates the next token.
+        config: Decode options.
+        collate: Makes source ids the models' input.
+        device: Of the models.
+        seed: Of sampling.
+    """
+
+    def __init__(self, scorer: ModelScorer | EnsembleScorer, config: DecodeConfig, collate: Collate,
+                 device: torch.device, seed: int):  # fmt: skip
+        self.scorer, self.config, self.collate, self.device, self.seed = scorer, config, collate, device, seed
+
+    def prepare(self, sources: list[Ids]):
+        """The models' states of encoded sentences."""
+        return self.scorer.prepare(self.collate(sources, self.device), self.config.rows)
+
+    @torch.inference_mode()
+    def run(self, sentences: list[Sentence], first: int = 0) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
+        """Decode; best in falling order of source length, which is the order in which memory is asked for.
+
+        Args:
+            sentences: What to decode, each with a source of at least one token.
+            first: What is added to their numbers for the sake of samples, which depend on them.
+
+        Yields:
+            Now and then, some numbers of sentences that are done, with up to n_best hypotheses of each (fewer only if
+            fewer exist), the best first; samples by number.
+
+        Raises:
+            Failure: a sentence without any hypothesis of finite score: the model's output is not finite.
+        """
+        self.scorer.close()
+        waiting = _Waiting(sentences, self)
+        run: _Run | None = None
+        while True:
+            if waiting and (run is None or run.wants(waiting)):
+                run = run or _Run(self, waiting, first)
+                run.refill(waiting)
+            if run is None or not run.busy:
+                return
+            run.step()
+            if run.clock % POLL_STEPS[self.device.type] == 0 and (results := run.collect()):
+                yield results
+                if not waiting:
+                    run.shrink()
+
+
+class _Waiting:
+    """Sentences that wait for a slot, some of them encoded."""
+
+    def __init__(self, sentences: list[Sentence], engine: Engine):
+        self.sentences, self.engine, self.taken = sentences, engine, 0
+        self.encoded, self.first, self.until = None, 0, 0  # the models' states of sentences first ... until - 1
+
+    def __bool__(self) -> bool:
+        return self.taken < len(self.sentences)
+
+    @property
+    def room(self) -> int:
+        """Slots that memory allows for the sentences that come now."""
+        config = self.engine.config
+        if config.slots is not None:
+            return config.slots
+        length = len(self.sentences[self.taken].source) + 1
+        return max(1, config.batch_tokens // (config.rows * length))
+
+    def take(self, most: int):
+        """Up to `most` sentences that are encoded together: they, their states, and their places in these."""
+        if self.taken == self.until:
+            self.first, self.until = self.taken, min(self.taken + self.room, len(self.sentences))
+            sources = [sentence.source for sentence in self.sentences[self.first : self.until]]
+            self.encoded = self.engine.prepare(sources)
+        last = min(self.taken + most, self.until)
+        places = torch.arange(self.taken - self.first, last - self.first, device=self.engine.device)
+        taken = self.sentences[self.taken : last]
+        self.taken = last
+        return taken, self.encoded, places
+
+
+class _Run:
+    """The slots, from the first sentence to the last."""
+
+    def __init__(self, engine: Engine, waiting: _Waiting, first: int):
+        self.first = first
+        self.engine, self.config, self.scorer = engine, engine.config, engine.scorer
+        config, device = engine.config, engine.device
+        B = self.slots = min(waiting.room, len(waiting.sentences))
+        self.numbers = np.full(B, -1)  # of the sentence in each slot; -1: free
+        self.starts = np.zeros(B, np.int64)  # clock of its first step
+        self.clock = 0
+        self.limits = Limits(config, B, waiting.sentences, device)
+        sampling = config.search == "sample"
+        self.choose = Sampling(config, B, device, engine.seed) if sampling else Beam(config, device)
+        self.tokens = torch.full((B, config.rows), BOS, device=device)
+        self.scores = self.finished = self.trellis = None  # in the type of the first logits
+
+    @property
+    def busy(self) -> bool:
+        return bool((self.numbers >= 0).any())
+
+    def wants(self, waiting: _Waiting) -> bool:
+        """Whether it is time to take in waiting sentences."""
+        free = int((self.numbers < 0).sum())
+        return free >= max(1, REFILL_SHARE * self.slots) or self._room(waiting) >= GROW * self.slots
+
+    def _room(self, waiting: _Waiting) -> int:
+        """How many slots there could and need be."""
+        return min(waiting.room, int((self.numbers >= 0).sum()) + len(waiting.sentences) - waiting.taken)
+
+    def refill(self, waiting: _Waiting) -> None:
+        """Give free slots to waiting sentences; where memory has come to allow many more slots, add them."""
+        if (room := self._room(waiting)) >= GROW * self.slots:
+            self._resize(room)
+        while waiting and (free := np.flatnonzero(self.numbers < 0)).size:
+            sentences, states, places = waiting.take(free.size)
+            mine = free[: len(sentences)]
+            slots = torch.from_numpy(mine).to(self.engine.device)
+            self.scorer.admit(slots, states, places, self.slots)
+            self.limits.admit(slots, mine, sentences)
+            self.choose.admit(slots, [self.first + sentence.number for sentence in sentences])
+            self.tokens[slots] = BOS
+            if self.scores is not None:
+                self.scores[slots] = self.choose.first_scores(torch.zeros_like(self.scores[slots]))
+                self.finished.admit(slots)
+            self.numbers[mine] = [sentence.number for sentence in sentences]
+            self.starts[mine] = self.clock
+
+    def step(self) -> None:
+        """Advance every slot by one token."""
+        logits, normalizer = self.scorer.step(self.tokens.flatten())
+        if self.scores is None:
+            like = normalizer
+            self.scores = like.new_full(self.tokens.shape, NEVER)
+            taken = torch.from_numpy(np.flatnonzero(self.numbers >= 0)).to(like.device)
+            self.scores[taken] = self.choose.first_scores(torch.zeros_like(self.scores[taken]))
+            self.finished = Finished(self.config, self.slots, like)
+            self.trellis = Trellis(*self.tokens.shape, self.limits.steps + max(POLL_STEPS.values()), like)
+        choice = self.choose(logits, normalizer, self.scores, self.limits)
+        self.trellis.add(self.clock, choice)
+        self.finished.add(self.limits.done, choice)
+        self.tokens, self.scores = choice.tokens, choice.scores
+        if choice.parents is not None:
+            first = torch.arange(0, self.tokens.numel(), self.config.rows, device=self.tokens.device)[:, None]
+            self.scorer.reorder((first + choice.parents).flatten())
+        self.limits.advance()
+        self.clock += 1
+
+    def collect(self) -> list[tuple[int, list[Hypothesis]]]:
+        """The sentences that are done leave their slots."""
+        done = self.finished.done(self.limits.done, self.limits.longest, self.scores).cpu().numpy()
+        done |= self.limits.host[0] > self.limits.host_longest  # scores that are not finite are not done otherwise
+        slots = np.flatnonzero(done & (self.numbers >= 0))
+        if not slots.size:
+            return []
+        where = torch.from_numpy(slots).to(self.engine.device)
+        scores, ends, end_values = self.finished.best(where)
+        if not np.isfinite(scores[:, 0]).all():
+            raise Failure("decoding found no hypothesis of finite probability: the model's output is not finite")
+        ids, values, lengths = self.trellis.paths(slots, self.starts[slots], ends)
+        longest = self.limits.host_longest[slots]
+        results = []
+        for i, number in enumerate(self.numbers[slots].tolist()):
+            n_best = []
+            for n in np.flatnonzero(np.isfinite(scores[i])):
+                length = lengths[i, n]
+                each = [*values[i, n, :length].tolist(), float(end_values[i, n])]
+                path = ids[i, n, :length].tolist()
+                truncated = bool(length >= longest[i])
+                n_best.append(Hypothesis(path, float(scores[i, n]), float(sum(each)), each, truncated))
+            results.append((number, n_best))
+        self.numbers[slots] = -1
+        self.scores[where] = NEVER
+        self.limits.free(where, slots)
+        return results
+
+    def shrink(self) -> None:
+        """Give up free slots, when no sentence waits for one."""
+        busy = int((self.numbers >= 0).sum())
+        if busy and self.slots - busy >= REFILL_SHARE * self.slots:
+            self._resize(busy)
+
+    def _resize(self, slots: int) -> None:
+        """Keep the slots in use as the first of `slots` ones."""
+        mine = np.flatnonzero(self.numbers >= 0)
+        keep = torch.from_numpy(mine).to(self.engine.device)
+        self.scorer.release(keep, slots)
+        self.limits.release(keep, mine, slots)
+        self.choose.release(keep, slots)
+        self.finished.release(keep, slots)
+        self.trellis.release(keep, slots)
+        self.tokens, self.scores = kept(self.tokens, keep, slots), kept(self.scores, keep, slots)
+        self.scores[len(mine) :] = NEVER
+        self.numbers = np.append(self.numbers[mine], np.full(slots - len(mine), -1))
+        self.starts = np.append(self.starts[mine], np.zeros(slots - len(mine), np.int64))
+        self.slots = slots
