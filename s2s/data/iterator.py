@@ -215,7 +215,11 @@ class BatchIterator:
         source, target = (np.concatenate(side) for side in zip(*lengths, strict=True))
         tags = self._tags(config, np.concatenate(corpora))
         if config.max_length is not None:
-            keep = np.maximum(source, target) <= config.max_length
+            longer = np.maximum(source, target)
+            keep = longer <= config.max_length
+            if not keep.any() and self.windows == 1:
+                shortest = f"the shortest one has {longer.min()} tokens"
+                raise UserError(f"data.max_length={config.max_length} leaves out every pair: {shortest}")
             everything, source, target = everything[keep], source[keep], target[keep]
             tags = tags if tags is None else tags[keep]
         rng = np.random.default_rng([self.seed, epoch, number, again])

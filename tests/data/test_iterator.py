@@ -153,6 +153,15 @@ def test_what_does_not_fit_the_data_is_an_error(options, message):
         make(**options)
 
 
+def test_a_length_that_leaves_nothing_is_an_error():
+    class Long(Numbers):
+        def lengths(self, first, last):
+            return super().lengths(first, last)[0] + 40, super().lengths(first, last)[1]
+
+    with pytest.raises(UserError, match=r"data.max_length=40 leaves out every pair: the shortest one has 41 tokens"):
+        list(make(dataset=Long(), max_length=40).rest_of_epoch())
+
+
 def test_an_error_in_a_worker_reaches_the_caller():
     class Broken(Numbers):
         def collate(self, examples, rows, draw):
