@@ -42,7 +42,11 @@ class DecodeConfig:
         None, "sentences decoded side by side; null: as many as batch_tokens allows for their length", at_least=1
     )
     buffer: int = option(4096, "lines read ahead, sorted by length and decoded together", at_least=1)
-    precision: str = option("fp32", "of the matrix products: fp32, or bf16 under autocast", ("fp32", "bf16"))
+    dtype: str = option(
+        "fp32",
+        "type of the weights: fp32; on a CPU int8 (fastest) or bf16 (with AVX512-BF16 or AMX); on a GPU bf16 or fp16",
+        ("fp32", "bf16", "fp16", "int8"),
+    )
 
     def check(self) -> None:
         """Check what concerns two keys. Raises UserError."""

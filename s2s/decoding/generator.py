@@ -1,7 +1,6 @@
 """From sentences in any order of length to hypotheses in the order of the input: batches are planned here."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 
 import torch
 
@@ -10,6 +9,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.engine import Engine, Sentence
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.limits import divisor
+from s2s.decoding.packed import packed
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
 from s2s.models.model import EncoderDecoder
 from s2s.text.vocabulary import BOS, EOS
@@ -30,12 +30,14 @@ class Generator:
         seed: Of sampling.
 
     Raises:
-        UserError: options that contradict each other, or models of different target vocabularies.
+        UserError: options that contradict each other, a decode.dtype that is not for the models' device, or models of
+            different target vocabularies.
     """
 
     def __init__(self, models: list[EncoderDecoder], config: DecodeConfig, collate: Collate, seed: int = 1):
         config.check()
         self.config, self.collate = config, collate
+        models = [packed(model, config.dtype) for model in models]
         self.scorer = ModelScorer(models[0]) if len(models) == 1 else EnsembleScorer(models)
         self.device = next(models[0].parameters()).device
         self.engine = Engine(self.scorer, config, collate, self.device, seed)
@@ -102,10 +104,9 @@ class Generator:
         for row, ids in zip(target, targets, strict=True):
             row[: len(ids)] = torch.as_tensor(ids)
         decoder_input = torch.cat([torch.full((len(targets), 1), BOS), target[:, :-1]], dim=1)
-        with self._autocast():
-            values = self.scorer.score(
-                self.collate(sources, self.device), decoder_input.to(self.device), target.to(self.device)
-            ).tolist()
+        values = self.scorer.score(
+            self.collate(sources, self.device), decoder_input.to(self.device), target.to(self.device)
+        ).tolist()
         hypotheses = []
         for ids, row in zip(targets, values, strict=True):
             each = row[: len(ids) + 1]
@@ -119,15 +120,11 @@ class Generator:
             progress(len(ready))
         for index in range(total):
             while index not in ready:
-                with self._autocast():
-                    some = next(results)
+                some = next(results)
                 ready.update(some)
                 if progress:
                     progress(len(some))
             yield ready.pop(index)
-
-    def _autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
 
 def plan(lengths: list[int], rows: int, budget: int) -> list[list[int]]:

@@ -106,7 +106,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, relu: bool = False):
         super().__init__()
         weight, self.bias = linear.weight.detach(), _detached(linear.bias)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
         self.relu = relu
         self.few = PLAIN_BELOW // linear.out_features  # numbers of x, R * K
         self.plain = weight if linear.in_features <= self.few else None
@@ -116,7 +116,7 @@ class PackedLinear(nn.Module):
         if x.numel() <= self.few:
             y = nn.functional.linear(x, self.plain, self.bias)
             return y.relu_() if self.relu else y
-        return _pointwise(x, self.weight, self.bias, self.relu)
+        return _pointwise(x, self.packed, self.bias, self.relu)
 
 
 class BFloat16Linear(nn.Module):
@@ -124,13 +124,13 @@ class BFloat16Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear, relu: bool = False):
         super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().bfloat16(), PACKED_ROWS)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().bfloat16(), PACKED_ROWS)
         self.bias = None if linear.bias is None else linear.bias.detach().bfloat16()
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] -> [..., N]"""
-        return _pointwise(x.bfloat16(), self.weight, self.bias, self.relu).float()
+        return _pointwise(x.bfloat16(), self.packed, self.bias, self.relu).float()
 
 
 class Int8Linear(nn.Module):

@@ -48,17 +48,25 @@ class DecoderOutput:
 
     Attributes:
         states: [B, T, D].
-        weight: [V, D] output matrix.
-        bias: [V] or None.
+        output: The linear map to logits, D to V; of a model packed for decoding it has no weights to see.
     """
 
     states: Tensor
-    weight: Tensor
-    bias: Tensor | None
+    output: nn.Module
+
+    @property
+    def weight(self) -> Tensor:
+        """[V, D]"""
+        return self.output.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """[V]"""
+        return self.output.bias
 
     def logits(self) -> Tensor:
         """[B, T, V]"""
-        return nn.functional.linear(self.states, self.weight, self.bias)
+        return self.output(self.states)
 
 
 class DecoderState(Protocol):

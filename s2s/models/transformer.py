@@ -296,7 +296,7 @@ class Transformer(nn.Module):
         x = self.decoder_embedding(decoder_input, positions=positions)
         for layer in self.decoder:
             x = layer.decode(x, mask, memory.top, memory_mask)
-        return DecoderOutput(self.decoder_norm(x), self.output.weight, self.output.bias)
+        return DecoderOutput(self.decoder_norm(x), self.output)
 
     def start(self, memory: Memory, rows: int) -> TransformerState:
         """State for decoding `rows` rows of each sentence."""
