@@ -43,10 +43,10 @@ class PlanConfig:
         None, "Q: a length L counts as L + L^2/Q, for attention's share; null: as L", at_least=1
     )
     buckets: list[int] = option(
-        [], "buckets of bucket_1d [N] or of bucket_2d [source, target]; empty: about four batches each", at_least=1
+        [], "buckets of bucket_1d [N] or of bucket_2d [source, target]; empty: about two batches each", at_least=1
     )
     row_tokens: int | None = option(
-        None, "packed: room of a row, doubled where a longer example opens it; null: 128, or 1/64 of the budget",
+        None, "packed: room of a row, doubled where a longer example opens it; null: 64, or 1/128 of the budget",
         at_least=1,
     )  # fmt: skip
 
@@ -262,8 +262,8 @@ def _by_bucket(bucket: np.ndarray, source: np.ndarray, target: np.ndarray, rng):
 
 
 def _few(cost: np.ndarray, config: PlanConfig, group: int) -> int:
-    """How many buckets of about four batches each there are."""
-    return max(1, round(cost.sum() / config.batch_tokens / group / 4))
+    """How many buckets of about two batches each there are."""
+    return max(1, round(cost.sum() / config.batch_tokens / group / 2))
 
 
 def _equal_cost(lengths: np.ndarray, cost: np.ndarray, number: int) -> np.ndarray:
@@ -287,17 +287,23 @@ def _pack(examples: np.ndarray, source: np.ndarray, target: np.ndarray, config: 
     width = _row_width(source, target, config)
     order = np.arange(len(source)) if rng is None else rng.permutation(len(source))
     order = order[np.lexsort((source[order], target[order]))]
-    values, starts = np.unique(target[order], return_index=True)
-    # For each target length, rising: source lengths, rising, and the examples that have them.
-    sources = [part.tolist() for part in np.split(source[order], starts[1:])]
-    numbers = [part.tolist() for part in np.split(examples[order], starts[1:])]
+    source, target = source[order], target[order]
+    # For each target length, rising: the source lengths, rising, and the examples of each.
+    alike = np.flatnonzero(np.diff(source, prepend=-1) | np.diff(target, prepend=-1))
+    stacks = [part.tolist() for part in np.split(examples[order], alike[1:])]
+    values, starts = np.unique(target[alike], return_index=True)
+    sources = [part.tolist() for part in np.split(source[alike], starts[1:])]
+    numbers = [stacks[first:last] for first, last in zip(starts, [*starts[1:], len(alike)], strict=True)]
     targets, packed, sizes = values.tolist(), [], []
 
     def take(place: int, number: int) -> tuple[int, int]:
-        packed.append(numbers[place].pop(number))
-        taken = sources[place].pop(number), targets[place]
-        if not sources[place]:
-            del sources[place], numbers[place], targets[place]
+        stack = numbers[place][number]
+        packed.append(stack.pop())
+        taken = sources[place][number], targets[place]
+        if not stack:
+            del sources[place][number], numbers[place][number]
+            if not sources[place]:
+                del sources[place], numbers[place], targets[place]
         return taken
 
     while targets:
@@ -324,7 +330,7 @@ def _pack(examples: np.ndarray, source: np.ndarray, target: np.ndarray, config: 
 def _row_width(source: np.ndarray, target: np.ndarray, config: PlanConfig) -> tuple[int, int]:
     """Room of a row for source and target tokens, in the proportion of the two in the data; a row fits the budget."""
     longer = max(1, source.sum(), target.sum())
-    width = config.row_tokens or max(128, config.batch_tokens // 64)
+    width = config.row_tokens or max(64, config.batch_tokens // 128)
     while True:
         sides = tuple(int(np.ceil(width * side.sum() / longer)) for side in (source, target))
         if width == 1 or batch_cost(config, *sides) <= config.batch_tokens:
