@@ -9,8 +9,9 @@ class RealTokens:
     Linear maps, norms, dropout and feed-forward blocks then compute on real tokens only (ByteTransformer, Zhai et al.
     2023); attention runs over the rows again, for which queries, keys and values are padded in every layer. On a CPU
     that was faster than PyTorch's jagged tensors and, with two threads, than a call for each sentence
-    (tests/benchmarks/unpad.py); flex attention cannot be trained there (PyTorch 2.13). Nothing here is particular to a device, but no GPU has been
-    measured: there, `torch.nn.attention.varlen` (PyTorch 2.10) would spare the attention its padding too.
+    (tests/benchmarks/unpad.py); flex attention cannot be trained there (PyTorch 2.13). Nothing here is particular to a
+    device, but no GPU has been measured: there, `torch.nn.attention.varlen` (PyTorch 2.10) would spare the attention
+    its padding too.
 
     Args:
         real: Bool [B, S], true at real tokens. Counting them waits for the device.
