@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -13,11 +13,13 @@ from s2s.text.vocabulary import UNK
 values = st.lists(st.integers(0, 50), min_size=1)
 
 
+@settings(deadline=None)
 @given(values, st.sampled_from([0.5, 0.9, 0.99, 1.0]))
 def test_percentiles_are_nearest_ranks(values, share):
     assert percentile(np.bincount(values), share) == np.percentile(values, 100 * share, method="inverted_cdf")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 500), min_size=1), st.lists(st.integers(0, 9), min_size=1), st.integers(1, 9))
 def test_a_histogram_has_every_line_in_its_bar(source, target, chunk):
     sides = SideCounts(), SideCounts()
@@ -46,6 +48,7 @@ def flat(lines: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([i for line in lines for i in line], int), np.array(list(map(len, lines)), int)
 
 
+@settings(deadline=None)
 @given(lines)
 def test_unknown_tokens_are_counted_by_line(lines):
     assert unknown_tokens(*flat(lines)).tolist() == [line.count(UNK) for line in lines]
@@ -54,6 +57,7 @@ def test_unknown_tokens_are_counted_by_line(lines):
 pairs = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(0, 3), st.integers(0, 3)), max_size=20)
 
 
+@settings(deadline=None)
 @given(pairs, st.integers(1, 20))
 def test_the_premium_is_the_mean_ratio_of_the_pairs_that_count_however_they_are_chunked(pairs, chunk):
     premium = Premium()
