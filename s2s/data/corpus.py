@@ -44,21 +44,26 @@ class Chunk:
     read: int
 
     def lines(self) -> tuple[list[str], list[str]]:
-        """Source lines and target lines.
+        """Source lines and target lines. Raises what `texts` raises."""
+        source, target = self.texts()
+        return source.split("\n"), target.split("\n")
+
+    def texts(self) -> tuple[str, str]:
+        """The lines of the source and those of the target, with line feeds between them.
 
         Raises:
             UserError: invalid UTF-8 or a row without two columns; the message starts with file and line.
         """
-        source = decode_lines(self.source, self.source_path, self.first_line)
+        source = _decoded(self.source, self.source_path, self.first_line)
         if self.target is not None:
-            return source, decode_lines(self.target, self.target_path, self.first_line)
-        rows = [row.split("\t") for row in source]
+            return source, _decoded(self.target, self.target_path, self.first_line)
+        rows = [row.split("\t") for row in source.split("\n")]
         for number, row in enumerate(rows, self.first_line):
             if len(row) != 2:
                 raise UserError(
                     f"{self.source_path}:{number}: a row needs two columns, source TAB target; it has {len(row)}"
                 )
-        return [row[0] for row in rows], [row[1] for row in rows]
+        return "\n".join(row[0] for row in rows), "\n".join(row[1] for row in rows)
 
 
 @dataclass(frozen=True)
@@ -240,6 +245,11 @@ def decode_lines(block: bytes, path: str, first_line: int) -> list[str]:
     Raises:
         UserError: invalid UTF-8, with file and line.
     """
+    return _decoded(block, path, first_line).split("\n")
+
+
+def _decoded(block: bytes, path: str, first_line: int) -> str:
+    """As `decode_lines`, with line feeds between the lines."""
     if first_line == 1:
         block = block.removeprefix(BOM_UTF8)
     try:
@@ -249,8 +259,8 @@ def decode_lines(block: bytes, path: str, first_line: int) -> list[str]:
         column = error.start - block.rfind(b"\n", 0, error.start)
         what = f"invalid UTF-8: byte 0x{block[error.start]:02x} at byte {column} of the line"
         raise UserError(f"{path}:{line}: {what}; convert the file to UTF-8") from error
-    lines = text.removesuffix("\n").split("\n")
-    return [line.removesuffix("\r") for line in lines] if "\r" in text else lines
+    text = text.removesuffix("\n")
+    return text.replace("\r\n", "\n").removesuffix("\r") if "\r" in text else text
 
 
 def _decompressed(raw: BinaryIO, ending: str):

@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from itertools import compress
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -241,32 +242,34 @@ def encode(task: Task, chunk: Chunk) -> Encoded:
     """Decode, tokenize and filter one chunk.
 
     Raises:
-        UserError: what `Chunk.lines` raises.
+        UserError: what `Chunk.texts` raises.
     """
     tokenizers = _loaded(task.folder, task.joint)
-    lines = dict(zip(SIDES, chunk.lines(), strict=True))
-    ids, lengths = {}, {}
+    texts, ids, lengths = dict(zip(SIDES, chunk.texts(), strict=True)), {}, {}
     for side, tokenizer in zip(SIDES, tokenizers, strict=True):
-        ids[side], lengths[side] = tokenizer.encode_flat(lines[side])
-    keep, dropped = np.ones(len(lines["source"]), bool), {}
+        ids[side], lengths[side] = tokenizer.encode_text(texts[side])
+    pairs, dropped = len(lengths["source"]), {}
     if task.filter is not None:
         keep, dropped = select(lengths["source"], lengths["target"], task.filter)
+        if not keep.all():
+            for side in SIDES:
+                texts[side] = "\n".join(compress(texts[side].split("\n"), keep.tolist()))
+                ids[side], lengths[side] = ids[side][np.repeat(keep, lengths[side])], lengths[side][keep]
+    kept = len(lengths["source"])
     sides, unknown = {}, {}
     for side, tokenizer in zip(SIDES, tokenizers, strict=True):
-        if not keep.all():
-            lines[side] = [line for line, keeps in zip(lines[side], keep.tolist(), strict=True) if keeps]
-            ids[side], lengths[side] = ids[side][np.repeat(keep, lengths[side])], lengths[side][keep]
         unknown[side] = unknown_tokens(ids[side], lengths[side])
-        raw = [f"{line}\n".encode() for line in lines[side]] if task.text else []
+        raw = f"{texts[side]}\n".encode() if task.text and kept else b""
+        ends = np.flatnonzero(np.frombuffer(raw, TEXT) == ord("\n")) + 1
         sides[side] = Side(
             ids[side].astype(token_type(len(tokenizer.vocabulary))),
             lengths[side].astype(np.int32),
             int(unknown[side].sum()),
-            sum(map(len, lines[side])),
-            b"".join(raw),
-            np.fromiter(map(len, raw), np.int64, len(raw)),
+            len(texts[side]) - max(0, kept - 1),
+            raw,
+            np.diff(ends, prepend=0),
         )
-    return Encoded(sides, premium_sums(lengths, unknown), len(keep), dropped, chunk.read)
+    return Encoded(sides, premium_sums(lengths, unknown), pairs, dropped, chunk.read)
 
 
 def select(source: np.ndarray, target: np.ndarray, rules: FilterConfig) -> tuple[np.ndarray, dict[str, int]]:

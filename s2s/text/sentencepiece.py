@@ -83,7 +83,11 @@ class SentencePieceTokenizer(Tokenizer):
         lines = normalise(lines, config.normalization, config.lowercase)
         return cls(config, _train(config, "\n".join(lines).encode()))
 
-    def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode_text(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        # In UTF-8, which SentencePiece would make of each line by itself.
+        return self._encode(self._normalised(text).encode().split(b"\n"))
+
+    def _encode(self, lines: list[str] | list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         rows = self._processor.encode(lines, out_type=int, num_threads=1)
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         # The fastest way from Python's integers to an array.

@@ -108,7 +108,10 @@ def test_sentencepiece_with_byte_fallback_gives_any_text_back_but_for_extra_spac
 @pytest.mark.parametrize("kind", [*TYPES, "fallback"])
 def test_a_batch_of_lines_equals_its_lines_one_by_one(tokenizers, kind, lines):
     tokenizer = tokenizers[kind]
-    assert [ids.tolist() for ids in tokenizer.encode_lines(lines)] == [tokenizer.encode(line) for line in lines]
+    one_by_one = [tokenizer.encode(line) for line in lines]
+    assert [ids.tolist() for ids in tokenizer.encode_lines(lines)] == one_by_one
+    ids, lengths = tokenizer.encode_text("\n".join(lines or [""]))
+    assert [row.tolist() for row in np.split(ids, np.cumsum(lengths)[:-1])] == (one_by_one or [[]])
 
 
 @pytest.mark.parametrize("kind", TYPES)
