@@ -35,7 +35,7 @@ def run(corpus: Corpus, device: str, quick: bool) -> list[Row]:
     for language in (corpus.source, corpus.target):
         with open(f"{corpus.prefix}.{language}", encoding="utf-8", newline="\n") as file:
             lines += [line.rstrip("\n") for line in file]
-    rows = _encoding(corpus, lines, 1 if quick else COPIES, 1 if quick else 9) + _sampling(lines, quick)
+    rows = _encoding(corpus, lines, 1 if quick else COPIES, 1 if quick else 5) + _sampling(lines, quick)
     return rows if quick else rows + _memory(corpus)
 
 
