@@ -7,12 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 
 def pytest_configure():
     # Two threads a test process only make small models slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # How long an example takes says how busy the machine is.
+    settings.register_profile("default", deadline=None)
+    settings.load_profile("default")
 
 
 def _call(monkeypatch, module: str, *words: str) -> int:

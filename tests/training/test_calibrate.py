@@ -254,7 +254,7 @@ def test_a_pair_that_does_not_fit_alone_is_named(tries, memory):
 
 
 def test_pairs_that_are_all_left_out_are_an_error(tries):
-    with pytest.raises(UserError, match=r"data\.max_length leaves out every training pair"):
+    with pytest.raises(UserError, match=r"data\.max_length=1 leaves out every pair"):
         tries("data.max_length=1")
 
 
