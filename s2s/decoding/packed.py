@@ -62,7 +62,7 @@ def packed(model: nn.Module, dtype: str) -> nn.Module:
     if dtype == "fp32" and not _has_onednn():
         print("decode.dtype=fp32: without oneDNN in this PyTorch, weights are used as they are", file=sys.stderr)
         return model
-    linear = {"fp32": PackedLinear, "bf16": BFloat16Linear, "int8": Int8Linear}[dtype]
+    linear = LINEAR[dtype]
     for module in model.modules():
         if isinstance(module, FeedForward) and module.activation == "relu":
             memo[id(module)] = nn.Sequential(linear(module.inner, relu=True), linear(module.outer))
@@ -169,6 +169,9 @@ class Int8Linear(nn.Module):
         return torch.ops.onednn.qlinear_pointwise(
             x, self.step, self.zero, self.onednn, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
+
+
+LINEAR = {"fp32": PackedLinear, "bf16": BFloat16Linear, "int8": Int8Linear}  # on a CPU
 
 
 def _detached(bias: Tensor | None) -> Tensor | None:

@@ -22,7 +22,7 @@ from measure import table
 from s2s import __version__
 
 # In this order: s2s-preprocess forks its workers, which a process without PyTorch's threads does best.
-NAMES = ("start", "preprocess", "padding", "planning", "training", "batching", "unpad", "decoding")
+NAMES = ("start", "preprocess", "padding", "planning", "training", "batching", "unpad", "decoding", "quantization")
 ON_CPU = ("start", "preprocess", "padding", "planning")  # without PyTorch
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("torch", "sentencepiece", "numpy")

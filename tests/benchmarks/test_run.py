@@ -10,7 +10,7 @@ import numpy as np
 from tests.benchmarks.plain_batches import sorted_then_cut
 
 RUN = Path(__file__).with_name("run.py")
-NAMES = ("start", "preprocess", "padding", "planning", "training", "batching", "unpad", "decoding")
+NAMES = ("start", "preprocess", "padding", "planning", "training", "batching", "unpad", "decoding", "quantization")
 
 
 def test_quick_benchmarks_write_their_figures(tmp_path):
@@ -41,6 +41,7 @@ def test_quick_benchmarks_write_their_figures(tmp_path):
     assert {"target tokens/s", "source padding, %", "target padding, %"} <= figures["training"]
     assert figures["batching"] == {"target tokens/s", "target tokens a batch", "padding, %"}
     assert figures["unpad"] == {"real tokens/s"}
+    assert {"GFLOP/s", "sentences/s", "the reference's hypotheses, %"} <= figures["quantization"]
     assert figures["decoding"] == {"sentences/s", "tokens/s", "same hypotheses, %"}
 
 
