@@ -17,6 +17,7 @@ from s2s import __version__
 from s2s.config import compose
 from s2s.data.iterator import BatchIterator
 from s2s.data.store import Stores
+from s2s.decoding import packed
 from s2s.errors import UserError
 from s2s.registry import find
 from s2s.training import checkpoint
@@ -51,6 +52,7 @@ def train(config) -> int | None:
         store.verify()
     task = find("task", config.task.type).setup(store, config.data.target_transform)
     device = choose_device(config.device)
+    packed.check(config.decode.dtype, device.type)  # validation decodes
     if "train" not in store.splits:
         raise UserError(f"{', '.join(config.store)}: no train split; there is {', '.join(store.splits)}")
     if "valid" not in store.splits and (config.train.valid_metrics != ["loss"] or config.train.patience):

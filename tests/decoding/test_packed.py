@@ -265,3 +265,9 @@ def test_weights_that_cannot_be_packed_are_used_as_they_are_and_a_line_says_so(m
     model = model_of()
     assert packed(model, "fp32") is model
     assert "decode.dtype=fp32: without oneDNN" in capsys.readouterr().err
+
+
+def test_training_that_could_not_be_validated_is_refused_before_it_starts(s2s, store, tmp_path, capsys):
+    assert s2s("train", f"store={store}", f"run={tmp_path}/run", "device=cpu", "decode.dtype=fp16") == 2
+    assert "decode.dtype=fp16 is for a GPU" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
