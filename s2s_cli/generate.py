@@ -45,12 +45,11 @@ class GenerateCommand:
 
 def _generate(config: GenerateCommand) -> None:
     _check(config)
-    from s2s.decoding.generator import Generator
     from s2s.decoding.outputs import formatter, opened
 
     models, task = _load(config)
     windows, total = _windows(config, task)
-    generator = Generator(models, config.decode, task.collate_sources, config.seed)
+    generator = task.generator(models, config.decode, config.seed)
     score = config.mode == "score"
     write = formatter(config.format, task.detokenize, task.target_tokenizer.vocabulary.symbols, score)
     with _Progress(total) as progress, opened(config.output) as output:

@@ -30,6 +30,10 @@ class DecodeConfig:
         ("first_finished", "best_possible", "exhaustive"),
     )
     allow_unknown: bool = option(False, "whether the unknown symbol may be generated")
+    no_repeat_ngram: int = option(0, "no hypothesis holds the same n tokens twice; 0: any may", at_least=0)
+    forbidden: str | None = option(
+        None, "file of words or phrases, one a line, whose tokens no hypothesis holds one after the other"
+    )
     temperature: float = option(1.0, "sampling: logits are divided by it", at_least=0.01)
     top_k: int = option(0, "sampling: only from the k most probable tokens; 0: all", at_least=0)
     top_p: float = option(

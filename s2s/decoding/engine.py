@@ -33,6 +33,7 @@ from s2s.decoding.choice import NEVER, Beam, Choice, Sampling
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.limits import Limits, divisor
+from s2s.decoding.rules import Rule, Rules
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
 from s2s.errors import Failure
 from s2s.nn.slots import kept
@@ -178,11 +179,13 @@ class Engine:
         collate: Makes source ids the models' input.
         device: Of the models.
         seed: Of sampling.
+        rules: What hypotheses may hold.
     """
 
     def __init__(self, scorer: ModelScorer | EnsembleScorer, config: DecodeConfig, collate: Collate,
-                 device: torch.device, seed: int):  # fmt: skip
+                 device: torch.device, seed: int, rules: list[Rule]):  # fmt: skip
         self.scorer, self.config, self.collate, self.device, self.seed = scorer, config, collate, device, seed
+        self.rules = rules
 
     def prepare(self, sources: list[Ids]):
         """The models' states of encoded sentences."""
@@ -265,6 +268,7 @@ class _Run:
         self.limits = Limits(config, B, waiting.sentences, device)
         sampling = config.search == "sample"
         self.choose = Sampling(config, B, device, engine.seed) if sampling else Beam(config, device)
+        self.rules = Rules(engine.rules, config, B, device) if engine.rules else None
         self.tokens = torch.full((B, config.rows), BOS, device=device)
         self.scores = self.finished = self.trellis = None  # in the type of the first logits
 
@@ -292,6 +296,8 @@ class _Run:
             self.scorer.admit(slots, states, places, self.slots)
             self.limits.admit(slots, mine, sentences)
             self.choose.admit(slots, [self.first + sentence.number for sentence in sentences])
+            if self.rules:
+                self.rules.admit(slots)
             self.tokens[slots] = BOS
             if self.scores is not None:
                 self.scores[slots] = self.choose.first_scores(torch.zeros_like(self.scores[slots]))
@@ -309,7 +315,11 @@ class _Run:
             self.scores[taken] = self.choose.first_scores(torch.zeros_like(self.scores[taken]))
             self.finished = Finished(self.config, self.slots, like)
             self.trellis = Trellis(*self.tokens.shape, self.limits.steps + max(POLL_STEPS.values()), like)
+        if self.rules:
+            self.rules(logits, self.limits)
         choice = self.choose(logits, normalizer, self.scores, self.limits)
+        if self.rules:
+            self.rules.advance(choice, self.limits)
         self.trellis.add(self.clock, choice)
         self.finished.add(self.limits.done, choice)
         self.tokens, self.scores = choice.tokens, choice.scores
@@ -360,6 +370,8 @@ class _Run:
         self.scorer.release(keep, slots)
         self.limits.release(keep, mine, slots)
         self.choose.release(keep, slots)
+        if self.rules:
+            self.rules.release(keep, slots)
         self.finished.release(keep, slots)
         self.trellis.release(keep, slots)
         self.tokens, self.scores = kept(self.tokens, keep, slots), kept(self.scores, keep, slots)

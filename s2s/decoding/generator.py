@@ -10,6 +10,7 @@ from s2s.decoding.engine import Engine, Sentence
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.limits import divisor
 from s2s.decoding.packed import packed
+from s2s.decoding.rules import rules_of
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
 from s2s.models.model import EncoderDecoder
 from s2s.text.vocabulary import BOS, EOS
@@ -28,19 +29,24 @@ class Generator:
         config: Decode options.
         collate: Makes source ids (no EOS) the models' input: a task's `collate_sources`.
         seed: Of sampling.
+        forbidden: Token ids of each phrase of decode.forbidden.
+        pack: As `packed`, which makes the models fit for `decode.dtype`; for many Generators, one that remembers.
 
     Raises:
         UserError: options that contradict each other, a decode.dtype that is not for the models' device, or models of
             different target vocabularies.
     """
 
-    def __init__(self, models: list[EncoderDecoder], config: DecodeConfig, collate: Collate, seed: int = 1):
+    def __init__(self, models: list[EncoderDecoder], config: DecodeConfig, collate: Collate, seed: int = 1,
+                 *, forbidden: list[Ids] | None = None,
+                 pack: Callable[[EncoderDecoder, str], EncoderDecoder] = packed):  # fmt: skip
         config.check()
         self.config, self.collate = config, collate
-        models = [packed(model, config.dtype) for model in models]
+        models = [pack(model, config.dtype) for model in models]
         self.scorer = ModelScorer(models[0]) if len(models) == 1 else EnsembleScorer(models)
         self.device = next(models[0].parameters()).device
-        self.engine = Engine(self.scorer, config, collate, self.device, seed)
+        rules = rules_of(config, forbidden or [], self.device)
+        self.engine = Engine(self.scorer, config, collate, self.device, seed, rules)
 
     def generate(
         self,

@@ -55,6 +55,20 @@ def count_lines(path: str) -> int:
         return reader.count()
 
 
+def read_phrases(key: str, path: str | None, encode: Encode) -> list[Ids]:
+    """Token ids of the lines of a file that a key names; none without a file. Empty lines count nothing.
+
+    Raises:
+        UserError: as `line_windows`; no such file.
+    """
+    if path is None:
+        return []
+    if not Path(path).exists():
+        raise UserError(f"{key}={path}: no such file")
+    lines = [line for window in line_windows(path, 4096) for line in window]
+    return [ids for ids in encode(lines) if ids]
+
+
 def _open(path: str) -> LineReader:
     if Path(path).is_dir():
         raise UserError(f"{path}: is a folder; a file of lines is needed")

@@ -25,6 +25,7 @@ class Limits:
         longest: [B] int64; at this length EOS is forced, and its log-probability counts.
         steps: Steps after which every hypothesis of every sentence has ended.
         host_longest: [B], the same as `longest` on the host.
+        stuck: Bool [B, K], rows that may end at this step because they cannot go on; None: there are no such rows.
     """
 
     def __init__(self, config: DecodeConfig, slots: int, sentences: list, device: torch.device | str):
@@ -39,6 +40,7 @@ class Limits:
         # The same on the host, so that what holds nowhere costs nothing.
         self.host = np.zeros((4, slots), np.int64)  # done, shortest, longest, prefix length
         self.host[2] = self.steps
+        self.stuck: Tensor | None = None
 
     def _bounds(self, sentence) -> tuple[int, int]:
         """Least and greatest length: a * source length + b, rounded down. A prefix is never cut: it raises the greatest
@@ -83,9 +85,12 @@ class Limits:
         self.host[0] += 1
 
     def early(self) -> Tensor | None:
-        """Bool [B, 1], true where EOS is impossible at this step; None: nowhere."""
+        """Bool [B, 1] or [B, K], true where EOS is impossible at this step; None: nowhere."""
         done, shortest, _, _ = self.host
-        return self.shortest[:, None] > self.done if (shortest > done).any() else None
+        if not (shortest > done).any():
+            return None
+        early = self.shortest[:, None] > self.done
+        return early if self.stuck is None else early & ~self.stuck
 
     def late(self) -> Tensor | None:
         """Bool [B, 1], true where only EOS is possible at this step; None: nowhere."""

@@ -14,7 +14,7 @@ from s2s.data.iterator import Draw
 from s2s.data.store import Split, Store, Stores
 from s2s.data.transforms import TargetTransform, masked, noisy, seeds
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
-from s2s.text.vocabulary import BOS, EOS, PAD
+from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 
 @dataclasses.dataclass
@@ -80,11 +80,19 @@ class TranslationTask:
     def criterion(self, config):
         return registry.find("criterion", config.type)(config)
 
-    def generator(self, models: list[torch.nn.Module], config):
-        """A Generator for one model or an ensemble; `config` is a DecodeConfig."""
-        from s2s.decoding.generator import Generator  # a task is below decoding; only its composition is here
+    def generator(self, models: list[torch.nn.Module], config, seed: int = 1, **options):
+        """A Generator for one model or an ensemble; `config` is a DecodeConfig, `options` are the Generator's own.
 
-        return Generator(models, config, self.collate_sources)
+        Raises:
+            UserError: as Generator; files that the config names and that are not as they should be.
+        """
+        from s2s.decoding.generator import Generator  # a task is below decoding; only its composition is here
+        from s2s.decoding.inputs import read_phrases
+
+        forbidden = read_phrases("decode.forbidden", config.forbidden, self.encode_target)
+        # A phrase with a symbol that the vocabulary lacks is in no hypothesis.
+        forbidden = [phrase for phrase in forbidden if UNK not in phrase]
+        return Generator(models, config, self.collate_sources, seed, forbidden=forbidden, **options)
 
     def encode(self, lines: list[str]) -> list[list[int]]:
         """Source ids of raw lines, no EOS."""

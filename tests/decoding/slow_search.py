@@ -68,7 +68,34 @@ def allowed(token, length, least, most, prefix, config):
     return token not in (PAD, BOS) and (token != UNK or config.allow_unknown)
 
 
-def beam_search(models, source, config, prefix=()):
+def holds(ids, phrase):
+    """Whether a sequence holds another one in one piece."""
+    return any(list(ids[i : i + len(phrase)]) == list(phrase) for i in range(len(ids) - len(phrase) + 1))
+
+
+def ruled_out(ids, token, config, forbidden):
+    """Whether the rules of no_repeat_ngram and forbidden keep a token from following."""
+    if token == EOS:
+        return False
+    path, n = [*ids, token], config.no_repeat_ngram
+    grams = [tuple(path[i : i + n]) for i in range(len(path) - n + 1)]
+    return (n > 0 and len(grams) > 0 and grams[-1] in grams[:-1]) or any(path[-len(p) :] == p for p in forbidden)
+
+
+def choices(ids, row, least, most, prefix, config, forbidden=()):
+    """Tokens that may follow. A hypothesis that the rules leave nothing may end."""
+    length, V = len(ids), len(row)
+    if length < len(prefix):
+        return [prefix[length]]
+    tokens = [
+        token
+        for token in range(V)
+        if allowed(token, length, least, most, prefix, config) and not ruled_out(ids, token, config, forbidden)
+    ]
+    return tokens or [EOS]
+
+
+def beam_search(models, source, config, prefix=(), forbidden=()):
     """List of (ids, score, log-probabilities of each token and EOS), the best first."""
     K = config.beam_size
     least, most = bounds(source, prefix, config)
@@ -78,8 +105,7 @@ def beam_search(models, source, config, prefix=()):
         candidates = [
             (total + row[token], ids, token, [*values, row[token]])
             for (ids, total, values), row in zip(live, rated, strict=True)
-            for token in range(len(row))
-            if allowed(token, length, least, most, prefix, config)
+            for token in choices(ids, row, least, most, prefix, config, forbidden)
         ]
         candidates.sort(key=lambda candidate: -candidate[0])
         live = []

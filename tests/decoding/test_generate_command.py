@@ -136,6 +136,20 @@ def test_samples_depend_on_the_seed_and_not_on_the_buffer(generate, runs, lines)
     assert [row.split("\t")[2] for row in other.splitlines()] != texts
 
 
+def test_forbidden_words_come_from_a_file(generate, runs, lines, tmp_path):
+    stdin = "\n".join([*lines, ""]).encode()
+    checkpoint = f"checkpoint={runs[0]}"
+    words = generate(checkpoint, stdin=stdin)[1].split()
+    most = max(words, key=words.count)
+    file = tmp_path / "forbidden"
+    file.write_text(f"{most}\n\nnever-seen\n")
+    code, printed, _ = generate(checkpoint, f"decode.forbidden={file}", stdin=stdin)
+    assert code == 0
+    assert most not in printed.split()
+    assert len(printed.splitlines()) == 10
+    fails(generate(checkpoint, "decode.forbidden=absent"), "decode.forbidden=absent: no such file")
+
+
 def test_the_end_by_the_maximum_length_is_reported(generate, runs):
     words = f"checkpoint={runs[0]}", "decode.max_length_a=0", "decode.max_length_b=1"
     assert "; 2 ended by the maximum length" in generate(*words, stdin=b"a b c d\ne f g h\n")[2]
