@@ -1,3 +1,13 @@
 """s2s: a command-line sequence-to-sequence toolkit. Raw corpora in, trained encoder-decoder models out."""
 
 __version__ = "0.1.0"
+
+
+def load(checkpoint, device: str = "auto", dtype: str = "fp32"):
+    """A trained model as a `Translator`: `s2s.load("runs/m30k").translate(lines, beam_size=5)`.
+
+    As `s2s.decoding.translator.load`, which says what the arguments are; PyTorch is imported only now.
+    """
+    from s2s.decoding.translator import load
+
+    return load(checkpoint, device, dtype)

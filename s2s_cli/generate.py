@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from s2s.config import command
 from s2s.config.schema import option
@@ -46,24 +45,18 @@ class GenerateCommand:
 def _generate(config: GenerateCommand) -> None:
     _check(config)
     from s2s.decoding.outputs import formatter, opened
+    from s2s.decoding.translator import load
 
-    models, task = _load(config)
-    windows, total = _windows(config, task)
-    generator = task.generator(models, config.decode, config.seed)
+    translator = load(config.checkpoint, config.device, config.decode.dtype)
+    windows, total = _windows(config, translator.task)
     score = config.mode == "score"
-    write = formatter(config.format, task.detokenize, task.target_tokenizer.vocabulary.symbols, score)
+    write = formatter(config.format, score)
     with _Progress(total) as progress, opened(config.output) as output:
-        first = 0
-        for window in windows:
-            if score:
-                results = ([h] for h in generator.score(window.sources, window.companions, progress.advance))
-            else:
-                results = generator.generate(window.sources, window.companions, progress.advance, first)
-            for index, hypotheses in enumerate(results, first):
-                progress.count(hypotheses[0])
-                output.write(write(index, hypotheses).encode())
-            output.flush()
-            first += len(window.sources)
+        results = translator.decode(windows, config.decode, config.seed, score, progress.advance)
+        for index, n_best in enumerate(results):
+            progress.count(n_best[0])
+            output.write(write(index, n_best).encode())
+            output.flush()  # whoever reads a pipe need not wait for more
     progress.report()
 
 
@@ -90,26 +83,6 @@ def _check(config: GenerateCommand) -> None:
         if path and config.output and os.path.isfile(config.output) and os.path.samefile(path, config.output):
             raise UserError(f"output={config.output}: is also {key}, and would be overwritten")
     config.decode.check()
-
-
-def _load(config: GenerateCommand) -> tuple[list, Any]:
-    """Models on their device, and the task. Raises UserError for checkpoints that do not fit each other."""
-    from s2s.training.checkpoint import load_model
-    from s2s.training.run import choose_device
-
-    device = choose_device(config.device)
-    loaded = [load_model(path, device) for path in config.checkpoint]
-    task = loaded[0][1]
-    for path, (_, other, _) in zip(config.checkpoint, loaded, strict=True):
-        if other.target_transform.kind != task.target_transform.kind:
-            raise UserError(f"checkpoint={path}: was trained with data.target_transform={other.target_transform.kind}, "
-                            f"{config.checkpoint[0]} with {task.target_transform.kind}")  # fmt: skip
-        for side in ("source", "target"):
-            mine, its = (getattr(t, f"{side}_tokenizer").vocabulary for t in (task, other))
-            if mine.digest != its.digest:
-                raise UserError(f"checkpoint={path}: its {side} vocabulary of {len(its)} symbols is not that of "
-                                f"{config.checkpoint[0]}, of {len(mine)}; an ensemble needs the same")  # fmt: skip
-    return [model for model, _, _ in loaded], task
 
 
 def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
@@ -146,7 +119,7 @@ class _Progress:
         from tqdm import tqdm
 
         self.bar = tqdm(total=total, unit=" sentences", dynamic_ncols=True, disable=not sys.stderr.isatty())
-        self.sentences = self.tokens = self.truncated = 0
+        self.sentences = self.tokens = self.truncated = self.cut = 0
         self.start = time.perf_counter()
 
     def __enter__(self) -> "_Progress":
@@ -164,6 +137,7 @@ class _Progress:
         self.sentences += 1
         self.tokens += len(best.ids)
         self.truncated += best.truncated
+        self.cut += best.source_truncated
 
     def report(self) -> None:
         """The final line."""
@@ -172,6 +146,8 @@ class _Progress:
         line = f"{self.sentences:,} sentences, {self.tokens:,} tokens, {seconds:.1f} s, {rate:,.1f} sentences/s"
         if self.truncated:
             line += f"; {self.truncated:,} ended by the maximum length (decode.max_length_a, decode.max_length_b)"
+        if self.cut:
+            line += f"; {self.cut:,} input lines were too long for the model and cut to model.max_positions"
         print(line, file=sys.stderr)
 
 

@@ -265,7 +265,7 @@ class _Run:
         self.numbers = np.full(B, -1)  # of the sentence in each slot; -1: free
         self.starts = np.zeros(B, np.int64)  # clock of its first step
         self.clock = 0
-        self.limits = Limits(config, B, waiting.sentences, device)
+        self.limits = Limits(config, B, waiting.sentences, device, engine.scorer.max_length)
         sampling = config.search == "sample"
         self.choose = Sampling(config, B, device, engine.seed) if sampling else Beam(config, device)
         self.rules = Rules(engine.rules, config, B, device) if engine.rules else None

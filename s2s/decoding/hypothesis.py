@@ -25,3 +25,18 @@ class Hypothesis:
     def empty(cls) -> "Hypothesis":
         """The translation of an empty source, which no model has seen."""
         return cls([], 0.0, 0.0, [])
+
+
+@dataclass(kw_only=True)
+class Translation(Hypothesis):
+    """A hypothesis as text.
+
+    Attributes:
+        text: Detokenized.
+        tokens: The symbols of `ids`, and then the end's, `</s>`.
+        source_truncated: Whether the source was cut to the most that the model can take.
+    """
+
+    text: str
+    tokens: list[str]
+    source_truncated: bool = False

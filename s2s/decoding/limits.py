@@ -19,6 +19,7 @@ class Limits:
         slots: B.
         sentences: All that will come.
         device: Where the tensors are.
+        most: As `EncoderDecoder.max_length`: no hypothesis is longer, EOS counted, whatever the options say.
 
     Attributes:
         done: [B, 1] int64, steps done.
@@ -28,8 +29,9 @@ class Limits:
         stuck: Bool [B, K], rows that may end at this step because they cannot go on; None: there are no such rows.
     """
 
-    def __init__(self, config: DecodeConfig, slots: int, sentences: list, device: torch.device | str):
-        self.config = config
+    def __init__(self, config: DecodeConfig, slots: int, sentences: list, device: torch.device | str,
+                 most: int | None = None):  # fmt: skip
+        self.config, self.most = config, most
         self.steps = max(self._bounds(sentence)[1] for sentence in sentences) + 1
         width = max(len(sentence.prefix) for sentence in sentences)
         self.done = torch.zeros(slots, 1, dtype=torch.int64, device=device)
@@ -46,7 +48,8 @@ class Limits:
         """Least and greatest length: a * source length + b, rounded down. A prefix is never cut: it raises the greatest
         length to its own, and where least and greatest contradict each other the greatest counts."""
         c, source, prefix = self.config, len(sentence.source), len(sentence.prefix)
-        longest = max(int(c.max_length_a * source) + c.max_length_b, prefix)
+        longest = int(c.max_length_a * source) + c.max_length_b
+        longest = max(longest if self.most is None else min(longest, self.most - 1), prefix)
         return min(max(int(c.min_length_a * source) + c.min_length_b, prefix), longest), longest
 
     @property

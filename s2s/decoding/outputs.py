@@ -8,49 +8,46 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from s2s.decoding.hypothesis import Hypothesis
+from s2s.decoding.hypothesis import Translation
 from s2s.errors import UserError
 
-# index: number of the sentence in the input, from 0; a list of the sentence's hypotheses; returns whole lines
-Format = Callable[[int, list[Hypothesis]], str]
+# index: number of the sentence in the input, from 0; its translations, the best first; returns whole lines
+Format = Callable[[int, list[Translation]], str]
 
 LINE_BREAKS = str.maketrans("\r\n", "  ")
 BREAKS = str.maketrans("\t\r\n", "   ")
 
 
-def formatter(name: str, detokenize: Callable[[list[int]], str], symbols: list[str], score: bool = False) -> Format:
+def formatter(name: str, score: bool = False) -> Format:
     """How the hypotheses of a sentence are printed.
 
     Args:
         name: `text`: the best one, a line (its score, where given targets are scored); `tsv`: a line for each, with
             the columns index, score, text; `json`: an object a line for each, with tokens (EOS among them) and their
             log-probabilities. A line break in a hypothesis, and a tab in `tsv`, becomes a space.
-        detokenize: Ids to text.
-        symbols: The target vocabulary.
         score: Given targets are scored.
     """
 
-    def text(index: int, hypotheses: list[Hypothesis]) -> str:
-        best = hypotheses[0]
-        return f"{best.score:.6f}\n" if score else f"{detokenize(best.ids).translate(LINE_BREAKS)}\n"
+    def text(index: int, n_best: list[Translation]) -> str:
+        best = n_best[0]
+        return f"{best.score:.6f}\n" if score else f"{best.text.translate(LINE_BREAKS)}\n"
 
-    def tsv(index: int, hypotheses: list[Hypothesis]) -> str:
-        return "".join(f"{index}\t{h.score:.6f}\t{detokenize(h.ids).translate(BREAKS)}\n" for h in hypotheses)
+    def tsv(index: int, n_best: list[Translation]) -> str:
+        return "".join(f"{index}\t{one.score:.6f}\t{one.text.translate(BREAKS)}\n" for one in n_best)
 
-    def as_json(index: int, hypotheses: list[Hypothesis]) -> str:
+    def as_json(index: int, n_best: list[Translation]) -> str:
         lines = []
-        for rank, hypothesis in enumerate(hypotheses):
-            tokens = [symbols[i] for i in hypothesis.ids]
+        for rank, one in enumerate(n_best):
             content = {
                 "index": index,
                 "rank": rank,
-                "hypothesis": detokenize(hypothesis.ids),
-                "score": hypothesis.score,
-                "log_probability": hypothesis.log_probability,
-                # The hypothesis of an empty source was not asked of any model, not even its EOS.
-                "tokens": [*tokens, "</s>"] if hypothesis.token_log_probabilities else tokens,
-                "token_log_probabilities": hypothesis.token_log_probabilities,
-                "truncated": hypothesis.truncated,
+                "hypothesis": one.text,
+                "score": one.score,
+                "log_probability": one.log_probability,
+                "tokens": one.tokens,
+                "token_log_probabilities": one.token_log_probabilities,
+                "truncated": one.truncated,
+                "source_truncated": one.source_truncated,
             }
             lines.append(json.dumps(content, ensure_ascii=False) + "\n")
         return "".join(lines)

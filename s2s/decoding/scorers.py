@@ -22,6 +22,7 @@ class ModelScorer:
 
     def __init__(self, model: EncoderDecoder):
         self.model, self.state = model, None
+        self.max_length = model.max_length
 
     def prepare(self, sources: tuple[Source, ...], rows: int) -> DecoderState:
         """Encode sentences, to be admitted later with `rows` rows each."""
@@ -85,6 +86,7 @@ class EnsembleScorer:
         if len(set(sizes)) > 1:
             raise UserError(f"an ensemble needs models of one target vocabulary; theirs have {sizes} symbols")
         self.scorers = [ModelScorer(model) for model in models]
+        self.max_length = min((m.max_length for m in models if m.max_length is not None), default=None)
 
     def prepare(self, sources: tuple[Source, ...], rows: int) -> list[DecoderState]:
         return [scorer.prepare(sources, rows) for scorer in self.scorers]

@@ -94,9 +94,10 @@ class DecoderState(Protocol):
 
 
 class EncoderDecoder(Protocol):
-    """The three calls of a model, and the size of what it predicts."""
+    """The three calls of a model, the size of what it predicts, and how long a sequence may be."""
 
     target_vocabulary_size: int
+    max_length: int | None  # tokens of a source or target at most, EOS among them; None: any number
 
     def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory: ...
 

@@ -250,6 +250,7 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig, source_size: int, target_size: int, shared_vocabulary: bool = False):
         super().__init__()
         self.config, self.target_vocabulary_size = config, target_size
+        self.max_length = config.max_positions if config.positions == "learned" else None
         encoder, decoder = config.encoder, config.decoder
         for side, stack in (("encoder", encoder), ("decoder", decoder)):
             _check(f"model.{side}", stack, config.positions)

@@ -65,10 +65,11 @@ class PositionEmbedding(nn.Module):
             if end > len(table):
                 raise UserError(f"a sequence of {end} tokens is over model.max_positions={len(table)}")
         else:
-            if end > len(self.table):
-                size = 1 << (end - 1).bit_length()
-                self.table = sinusoidal(torch.arange(size, device=x.device), self.width).to(self.table.dtype)
             table = self.table
+            if end > len(table):
+                size = 1 << (end - 1).bit_length()
+                table = sinusoidal(torch.arange(size, device=x.device), self.width).to(table.dtype)
+                self.table = table  # another thread may put its own here, even a shorter one
         added = table[:end] if positions is None else nn.functional.embedding(positions, table)
         return x + added.to(x.dtype)
 

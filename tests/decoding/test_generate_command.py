@@ -156,12 +156,12 @@ def test_the_end_by_the_maximum_length_is_reported(generate, runs):
 
 
 def test_a_line_break_in_a_hypothesis_does_not_break_the_lines():
-    from s2s.decoding.hypothesis import Hypothesis
+    from s2s.decoding.hypothesis import Translation
     from s2s.decoding.outputs import formatter
 
-    hypotheses = [Hypothesis([4, 5], -1.0, -3.0, [-1.0, -1.0, -1.0])]
+    n_best = [Translation([4, 5], -1.0, -3.0, [-1.0, -1.0, -1.0], text="a\nb\rc\td", tokens=["e", "f", "</s>"])]
     for name, expected in (("text", "a b c\td\n"), ("tsv", "7\t-1.000000\ta b c d\n")):
-        assert formatter(name, lambda ids: "a\nb\rc\td", list("abcdef"))(7, hypotheses) == expected
+        assert formatter(name)(7, n_best) == expected
 
 
 def fails(result, *parts):

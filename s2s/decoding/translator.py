@@ -1,0 +1,207 @@
+"""Checkpoints as a translator: lines in, translations out, in order. The commands are shells on it."""
+
+import dataclasses
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice, zip_longest
+from pathlib import Path
+
+from torch import nn
+
+from s2s import registry
+from s2s.config import compose, schema
+from s2s.decoding.config import DecodeConfig
+from s2s.decoding.generator import Generator
+from s2s.decoding.hypothesis import Hypothesis, Translation
+from s2s.decoding.inputs import Window
+from s2s.decoding.packed import packed
+from s2s.errors import UserError
+from s2s.training.checkpoint import load_model
+from s2s.training.run import choose_device
+
+
+def load(checkpoint: str | Path | list[str | Path], device: str = "auto", dtype: str = "fp32") -> "Translator":
+    """Load a checkpoint, or several as an ensemble, once for any number of calls.
+
+    Args:
+        checkpoint: A run (its best checkpoint, else its last), a checkpoint's folder, or a list of them.
+        device: `auto` (a GPU where there is one), `cpu` or `cuda`.
+        dtype: As `decode.dtype`, of calls that do not say another.
+
+    Raises:
+        UserError: a checkpoint that is missing or damaged, checkpoints that do not fit each other, or a type that is
+            not for the device.
+    """
+    paths = [checkpoint] if isinstance(checkpoint, str | Path) else list(checkpoint)
+    if not paths:
+        raise UserError("checkpoint=: at least one is needed")
+    on = choose_device(device)
+    loaded = [load_model(str(path), on) for path in paths]
+    task = loaded[0][1]
+    for path, (_, other, _) in zip(paths, loaded, strict=True):
+        if other.target_transform.kind != task.target_transform.kind:
+            raise UserError(f"checkpoint={path}: was trained with data.target_transform={other.target_transform.kind}, "
+                            f"{paths[0]} with {task.target_transform.kind}")  # fmt: skip
+        for side in ("source", "target"):
+            mine, its = (getattr(t, f"{side}_tokenizer").vocabulary for t in (task, other))
+            if mine.digest != its.digest:
+                raise UserError(f"checkpoint={path}: its {side} vocabulary of {len(its)} symbols is not that of "
+                                f"{paths[0]}, of {len(mine)}; an ensemble needs the same")  # fmt: skip
+    return Translator([model for model, _, _ in loaded], task, dtype)
+
+
+class Translator:
+    """Translates lines; any number of threads may use it at once.
+
+    Models are shared and never changed. What a search remembers belongs to its call.
+
+    Args:
+        models: One or an ensemble, in evaluation mode, on one device.
+        task: Their task.
+        dtype: As `decode.dtype`, of calls that do not say another.
+    """
+
+    def __init__(self, models: list[nn.Module], task, dtype: str = "fp32"):
+        self.models, self.task, self.dtype = models, task, dtype
+        self.symbols = task.target_tokenizer.vocabulary.symbols
+        limits = [model.max_length for model in models if model.max_length is not None]
+        self.max_length = min(limits, default=None)
+        self._lock = threading.Lock()
+        self._packed: dict[tuple[int, str], nn.Module] = {}
+        for model in models:
+            self._pack(model, dtype)  # now, not in the first call
+
+    def translate(
+        self,
+        lines: Iterable[str],
+        beam_size: int = 5,
+        *,
+        hypotheses: bool = False,
+        prefixes: Iterable[str] | None = None,
+        seed: int = 1,
+        **options,
+    ) -> Iterator:
+        """Translate lines as they come, `buffer` of them at a time.
+
+        A line of more tokens than the model has positions for is cut to what it can take, with a warning.
+
+        Args:
+            lines: Source lines; may be a generator, or an open file.
+            beam_size: As `decode.beam_size`.
+            hypotheses: Whether to yield up to n_best Translations of each line, in place of the text of the best.
+            prefixes: What the translation of each line must start with.
+            seed: Of sampling.
+            options: Other keys of `decode`.
+
+        Returns:
+            An iterator in the order of the lines: a text for each, or a list of Translations.
+
+        Raises:
+            UserError: unknown options, options that contradict each other; and later, on the way, more or fewer
+                prefixes than lines.
+        """
+        if isinstance(lines, str):
+            raise UserError("translate() takes lines, such as a list of them, not one text")
+        config = self.config(beam_size=beam_size, **options)
+        if config.n_best > 1 and not hypotheses:
+            raise UserError(f"n_best={config.n_best} needs hypotheses=True: one text belongs to one line")
+        results = self.decode(self._windows(lines, prefixes, config.buffer), config, seed)
+        return self._warned(results, hypotheses)
+
+    def config(self, **options) -> DecodeConfig:
+        """Decode options by name, checked. Raises UserError."""
+        known = [field.name for field in dataclasses.fields(DecodeConfig)]
+        for name in options.keys() - set(known):
+            raise UserError(f"unknown option '{name}'; {registry.nearest(name, known)}")
+        config = compose.load(DecodeConfig, {"dtype": self.dtype, **options}, "decode")
+        schema.check(config)
+        config.check()
+        return config
+
+    def decode(
+        self,
+        windows: Iterable[Window],
+        config: DecodeConfig,
+        seed: int = 1,
+        score: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Iterator[list[Translation]]:
+        """Decode windows of sentences, or score their given targets.
+
+        Args:
+            windows: Of source ids; a source that is too long for the model is cut.
+            config: Decode options.
+            seed: Of sampling.
+            score: The windows' companions are targets, not prefixes.
+            progress: Called with the number of sentences decoded since the last call.
+
+        Yields:
+            Up to n_best translations of each sentence, in order.
+
+        Raises:
+            UserError: options that contradict each other; a target or prefix too long for the model.
+        """
+        generator = self.generator(config, seed)
+        return self._decode(generator, windows, score, progress)
+
+    def generator(self, config: DecodeConfig, seed: int = 1) -> Generator:
+        """A Generator on the shared models, for one thread."""
+        return self.task.generator(self.models, config, seed, pack=self._pack)
+
+    def _decode(self, generator: Generator, windows: Iterable[Window], score: bool, progress) -> Iterator:
+        first = 0
+        for window in windows:
+            sources, companions = window.sources, window.companions
+            cut = set()
+            if (most := self.max_length) is not None:
+                for index, ids in enumerate(companions or []):
+                    if len(ids) >= most:
+                        raise UserError(f"line {first + index + 1}: {'target' if score else 'prefix'} of {len(ids)} "
+                                        f"tokens; with EOS, model.max_positions={most} is the most")  # fmt: skip
+                cut = {i for i, ids in enumerate(sources) if len(ids) >= most}
+                sources = [ids[: most - 1] for ids in sources] if cut else sources
+            if score:
+                results = ([one] for one in generator.score(sources, companions, progress))
+            else:
+                results = generator.generate(sources, companions, progress, first)
+            for index, n_best in enumerate(results):
+                yield [self._translation(hypothesis, index in cut) for hypothesis in n_best]
+            first += len(sources)
+
+    def _translation(self, hypothesis: Hypothesis, cut: bool) -> Translation:
+        # The hypothesis of an empty source was not asked of any model, not even its EOS.
+        end = ["</s>"] if hypothesis.token_log_probabilities else []
+        return Translation(
+            **vars(hypothesis),
+            text=self.task.detokenize(hypothesis.ids),
+            tokens=[self.symbols[i] for i in hypothesis.ids] + end,
+            source_truncated=cut,
+        )
+
+    def _windows(self, lines: Iterable[str], prefixes: Iterable[str] | None, size: int) -> Iterator[Window]:
+        pairs = ((line, "") for line in lines) if prefixes is None else _pairs(lines, prefixes)
+        while window := list(islice(pairs, size)):
+            sources, starts = ([line.rstrip("\r\n") for line in side] for side in zip(*window, strict=True))
+            yield Window(self.task.encode(sources), None if prefixes is None else self.task.encode_target(starts))
+
+    def _warned(self, results: Iterator[list[Translation]], hypotheses: bool) -> Iterator:
+        for number, n_best in enumerate(results, 1):
+            if n_best[0].source_truncated:
+                warnings.warn(f"line {number} was cut to {self.max_length} tokens, model.max_positions", stacklevel=2)
+            yield n_best if hypotheses else n_best[0].text
+
+    def _pack(self, model: nn.Module, dtype: str) -> nn.Module:
+        """`packed`, once for each model and type."""
+        with self._lock:
+            key = id(model), dtype
+            if key not in self._packed:
+                self._packed[key] = packed(model, dtype)
+            return self._packed[key]
+
+
+def _pairs(lines: Iterable[str], prefixes: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for pair in zip_longest(lines, prefixes):
+        if None in pair:
+            raise UserError("prefixes: there must be as many as lines")
+        yield pair
