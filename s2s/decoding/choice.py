@@ -93,8 +93,9 @@ class Beam:
 
 
 class Sampling:
-    """Sampling: K independent draws a sentence from softmax(logits / temperature), cut to the k most probable tokens
-    and then to the most probable ones that together reach p (of what top-k has left).
+    """Sampling: K independent draws a sentence from softmax(logits / temperature), cut to the k most probable tokens,
+    then to the most probable ones that together reach p (of what top-k has left), then to those of at least epsilon
+    (of what is left; Hewitt et al. 2022).
 
     The draw of a token is the inverse of the cumulative distribution, in the vocabulary's order, at a number that
     depends on nothing but (seed, number of the sentence, number of the sample, step). So a sentence's samples do not
@@ -135,8 +136,8 @@ class Sampling:
         return Choice(tokens, None, values, scores.masked_fill(ended, NEVER), values, end_scores)
 
     def _filter(self, logits: Tensor) -> Tensor:
-        """Set the logits outside top-k and top-p to -inf."""
-        top_k, top_p = self.config.top_k, self.config.top_p
+        """Set the logits outside top-k, top-p and epsilon to -inf."""
+        top_k, top_p, epsilon = self.config.top_k, self.config.top_p, self.config.epsilon
         if 0 < top_k < logits.size(1):
             least = logits.topk(top_k, dim=1).values[:, -1:]
             logits = logits.masked_fill(logits < least, NEVER)
@@ -146,6 +147,10 @@ class Sampling:
             before = falling.cumsum(dim=1) - falling  # the mass of all more probable tokens
             needed = (before < top_p).sum(dim=1, keepdim=True).clamp(min=1)
             logits = logits.masked_fill(probabilities < falling.gather(1, needed - 1), NEVER)
+        if epsilon > 0:
+            probabilities = logits.double().softmax(dim=1)
+            least = probabilities.amax(dim=1, keepdim=True).clamp(max=epsilon)  # the most probable token always stays
+            logits = logits.masked_fill(probabilities < least, NEVER)
         return logits
 
     def admit(self, slots: Tensor, numbers: list[int]) -> None:

@@ -19,6 +19,7 @@ class DecodeConfig:
     length_normalization: str = option(
         "power", "power: score / length^alpha; gnmt: score / ((5 + length) / 6)^alpha", ("power", "gnmt")
     )
+    word_reward: float = option(0.0, "added to a hypothesis's score for each of its tokens; negative: a penalty")
     min_length_a: float = option(0.0, "no hypothesis is shorter than a * source length + b: a", at_least=0)
     min_length_b: int = option(1, "no hypothesis is shorter than a * source length + b: b", at_least=0)
     max_length_a: float = option(2.0, "a hypothesis is ended at a * source length + b tokens: a", at_least=0)
@@ -39,6 +40,15 @@ class DecodeConfig:
     top_p: float = option(
         1.0, "sampling: only from the most probable tokens that together reach p", at_least=0, at_most=1
     )
+    epsilon: float = option(
+        0.0, "sampling: only tokens of at least this probability among those that are left", at_least=0, below=1
+    )
+    ensemble: str = option(
+        "linear",
+        "several models: average of their probabilities, or of their log-probabilities (normalised again)",
+        ("linear", "log_linear"),
+    )
+    ensemble_weights: list[float] = option([], "weight of each model in that average; empty: all the same")
     batch_tokens: int = option(
         6000, "budget of a batch: sentences x hypotheses a sentence x longest source (EOS included)", at_least=1
     )

@@ -10,7 +10,8 @@ When a sentence is done (`decode.stopping`):
 - `first_finished`: beam_size hypotheses have finished, the first ones to do so (fairseq's rule).
 - `best_possible`: the n_best finished hypotheses of the highest scores cannot be beaten by any live one. A live one's
   log-probability c <= 0 can only fall, so its score is at most c / d with d the largest divisor of the length
-  normalisation among the lengths that it can still reach. The result is that of `exhaustive`.
+  normalisation among the lengths that it can still reach, and with the largest word reward among them. The result is
+  that of `exhaustive`.
 - `exhaustive`: every live hypothesis has reached the maximum length.
 
 In all of them a sentence is done when no hypothesis is live, and EOS is forced at the maximum length.
@@ -32,7 +33,7 @@ from s2s.data.batch import Source
 from s2s.decoding.choice import NEVER, Beam, Choice, Sampling
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import Hypothesis
-from s2s.decoding.limits import Limits, divisor
+from s2s.decoding.limits import Limits, divisor, normalised
 from s2s.decoding.rules import Rule, Rules
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
 from s2s.errors import Failure
@@ -78,7 +79,7 @@ class Finished:
     def add(self, steps: Tensor, choice: Choice) -> None:
         """Take in what ended in this step: where the K places are not enough the first ones stay (`first_finished`),
         or the best ones. steps: [B, 1] int64."""
-        new = choice.end_scores / divisor(self.config, (steps + 1).to(self.scores.dtype))
+        new = normalised(self.config, choice.end_scores, (steps + 1).to(self.scores.dtype))
         old = self.scores
         if self.first:
             old = old.masked_fill(old > NEVER, float("inf"))
@@ -102,7 +103,10 @@ class Finished:
         if self.config.stopping == "best_possible":
             reach = torch.maximum(longest, steps[:, 0]).to(best.dtype) + 1
             most = torch.maximum(divisor(self.config, reach), divisor(self.config, steps[:, 0].to(best.dtype) + 1))
-            return over | (best / most <= self.scores[:, self.config.n_best - 1])
+            bound = best / most
+            if reward := self.config.word_reward:
+                bound = bound + torch.maximum(reward * steps[:, 0], reward * (reach - 1))
+            return over | (bound <= self.scores[:, self.config.n_best - 1])
         return over
 
     def admit(self, slots: Tensor) -> None:

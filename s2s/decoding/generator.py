@@ -8,7 +8,7 @@ from s2s.data.batch import Source
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.engine import Engine, Sentence
 from s2s.decoding.hypothesis import Hypothesis
-from s2s.decoding.limits import divisor
+from s2s.decoding.limits import normalised
 from s2s.decoding.packed import packed
 from s2s.decoding.rules import rules_of
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
@@ -25,7 +25,7 @@ class Generator:
     The hypotheses of a sentence do not depend on which others are decoded with it, beyond the rounding of sums.
 
     Args:
-        models: One, or several whose probabilities are averaged; in evaluation mode, on one device.
+        models: One, or several whose opinions are averaged; in evaluation mode, on one device.
         config: Decode options.
         collate: Makes source ids (no EOS) the models' input: a task's `collate_sources`.
         seed: Of sampling.
@@ -43,7 +43,10 @@ class Generator:
         config.check()
         self.config, self.collate = config, collate
         models = [pack(model, config.dtype) for model in models]
-        self.scorer = ModelScorer(models[0]) if len(models) == 1 else EnsembleScorer(models)
+        if len(models) == 1 and not config.ensemble_weights:
+            self.scorer = ModelScorer(models[0])
+        else:
+            self.scorer = EnsembleScorer(models, config.ensemble, config.ensemble_weights)
         self.device = next(models[0].parameters()).device
         rules = rules_of(config, forbidden or [], self.device)
         self.engine = Engine(self.scorer, config, collate, self.device, seed, rules)
@@ -116,7 +119,7 @@ class Generator:
         hypotheses = []
         for ids, row in zip(targets, values, strict=True):
             each = row[: len(ids) + 1]
-            score = sum(each) / divisor(self.config, len(each))
+            score = normalised(self.config, sum(each), len(each))
             hypotheses.append(Hypothesis(list(map(int, ids)), score, sum(each), each))
         return hypotheses
 

@@ -109,6 +109,13 @@ class Limits:
         return self.prefix_lengths[:, None] > self.done, token
 
 
+def normalised(config: DecodeConfig, log_probability: float | Tensor, length: int | Tensor) -> float | Tensor:
+    """The score of a finished hypothesis: log-probability / divisor, and `word_reward` for each token but EOS; `length`
+    is in tokens and COUNTS EOS."""
+    score = log_probability / divisor(config, length)
+    return score + config.word_reward * (length - 1) if config.word_reward else score
+
+
 def divisor(config: DecodeConfig, length: int | Tensor) -> float | Tensor:
     """What a log-probability is divided by to make a score; `length` is in tokens and COUNTS EOS.
 

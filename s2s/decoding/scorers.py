@@ -50,9 +50,17 @@ class ModelScorer:
 
     def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
         """Log-probabilities [B, T] of given targets by teacher forcing; decoder_input and target: [B, T] int64."""
-        logits = self.model.decode(self.model.encode(sources), decoder_input).logits()
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = self._logits(sources, decoder_input)
         return (logits.gather(2, target[:, :, None]) - _log_normalizer(logits)).squeeze(2)
+
+    def log_probabilities(self, sources: tuple[Source, ...], decoder_input: Tensor) -> Tensor:
+        """Of every token after given targets, [B, T, V]; decoder_input: [B, T] int64."""
+        logits = self._logits(sources, decoder_input)
+        return logits - _log_normalizer(logits)
+
+    def _logits(self, sources: tuple[Source, ...], decoder_input: Tensor) -> Tensor:
+        logits = self.model.decode(self.model.encode(sources), decoder_input).logits()
+        return logits if logits.dtype == torch.float64 else logits.float()
 
     def reorder(self, parents: Tensor) -> None:
         """Row r goes on from row parents[r]; parents: [R] int64."""
@@ -72,19 +80,28 @@ class ModelScorer:
 
 
 class EnsembleScorer:
-    """The average of the probabilities of several models, each with its own state.
+    """The weighted average of the probabilities of several models, each with its own state.
+
+    `linear`: sum of w p. `log_linear`: the product of p^w, normalised again. The weights w are made to sum to 1.
 
     Args:
         models: In evaluation mode, all of one target vocabulary.
+        kind: `linear` or `log_linear`.
+        weights: Of each model; empty: all the same.
 
     Raises:
-        UserError: vocabularies of different sizes.
+        UserError: vocabularies of different sizes, weights that are not one positive number for each model.
     """
 
-    def __init__(self, models: list[EncoderDecoder]):
+    def __init__(self, models: list[EncoderDecoder], kind: str = "linear", weights: list[float] = ()):
         sizes = [model.target_vocabulary_size for model in models]
         if len(set(sizes)) > 1:
             raise UserError(f"an ensemble needs models of one target vocabulary; theirs have {sizes} symbols")
+        weights = list(weights) or [1.0] * len(models)
+        if len(weights) != len(models) or not min(weights) > 0:
+            raise UserError(f"decode.ensemble_weights={weights}: one positive number is needed for each of "
+                            f"{len(models)} models")  # fmt: skip
+        self.kind, self.weights = kind, [weight / sum(weights) for weight in weights]
         self.scorers = [ModelScorer(model) for model in models]
         self.max_length = min((m.max_length for m in models if m.max_length is not None), default=None)
 
@@ -98,11 +115,19 @@ class EnsembleScorer:
     def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """As ModelScorer.step; the logits are log-probabilities and the normaliser is 0."""
         parts = (scorer.step(tokens) for scorer in self.scorers)
-        mean = _log_mean([logits - normalizer for logits, normalizer in parts])
+        mean = self._mean([logits - normalizer for logits, normalizer in parts])
         return mean, mean.new_zeros(len(mean), 1)
 
+    def _mean(self, log_probabilities: list[Tensor]) -> Tensor:
+        """Logarithm of the average of distributions over the last dimension."""
+        if self.kind == "log_linear":
+            return sum(w * x for w, x in zip(self.weights, log_probabilities, strict=True)).log_softmax(dim=-1)
+        parts = [x + math.log(w) for w, x in zip(self.weights, log_probabilities, strict=True)]
+        return torch.stack(parts).logsumexp(dim=0)
+
     def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
-        return _log_mean([scorer.score(sources, decoder_input, target) for scorer in self.scorers])
+        mean = self._mean([scorer.log_probabilities(sources, decoder_input) for scorer in self.scorers])
+        return mean.gather(2, target[:, :, None]).squeeze(2)
 
     def reorder(self, parents: Tensor) -> None:
         for scorer in self.scorers:
@@ -127,8 +152,3 @@ def _log_normalizer(logits: Tensor) -> Tensor:
     PyTorch's softmax is one fused pass, its logsumexp several.
     """
     return logits.amax(dim=-1, keepdim=True) - logits.softmax(dim=-1).amax(dim=-1, keepdim=True).log()
-
-
-def _log_mean(log_probabilities: list[Tensor]) -> Tensor:
-    """Logarithm of the mean of probabilities."""
-    return torch.stack(log_probabilities).logsumexp(dim=0) - math.log(len(log_probabilities))

@@ -31,23 +31,25 @@ def collate(sources, device="cpu"):
     return (Source(torch.tensor(ids, device=device), torch.tensor(lengths, device=device)),)
 
 
-def next_log_probabilities(models, source, prefixes):
+def next_log_probabilities(models, source, prefixes, weights=None, log_linear=False):
     """[prefixes, V] lists: log of the mean probability of each next token; the prefixes are of one length."""
     total = 0
-    for model in models:
+    for model, weight in zip(models, weights or [1] * len(models), strict=True):
         with torch.no_grad():
             sources = collate([source] * len(prefixes))
             output = model.decode(model.encode(sources), torch.tensor([[BOS, *prefix] for prefix in prefixes]))
-            total = total + output.logits()[:, -1].softmax(dim=-1)
-    return (total / len(models)).log().tolist()
+            probabilities = output.logits()[:, -1].softmax(dim=-1)
+            total = total + weight * (probabilities.log() if log_linear else probabilities)
+    total = total / sum(weights or [1] * len(models))
+    return (total.softmax(dim=-1) if log_linear else total).log().tolist()
 
 
 def normalised(log_probability, tokens, config):
     """The score of a hypothesis of so many tokens, EOS not among them."""
-    length = tokens + 1
+    length, reward = tokens + 1, config.word_reward * tokens
     if config.length_normalization == "gnmt":
-        return log_probability / ((5 + length) / 6) ** config.length_penalty
-    return log_probability / length**config.length_penalty
+        return log_probability / ((5 + length) / 6) ** config.length_penalty + reward
+    return log_probability / length**config.length_penalty + reward
 
 
 def bounds(source, prefix, config):
@@ -101,7 +103,9 @@ def beam_search(models, source, config, prefix=(), forbidden=()):
     least, most = bounds(source, prefix, config)
     live, finished = [([], 0.0, [])], []
     for length in range(most + 1):
-        rated = next_log_probabilities(models, source, [ids for ids, _, _ in live])
+        prefixes = [ids for ids, _, _ in live]
+        log_linear = config.ensemble == "log_linear"
+        rated = next_log_probabilities(models, source, prefixes, config.ensemble_weights, log_linear)
         candidates = [
             (total + row[token], ids, token, [*values, row[token]])
             for (ids, total, values), row in zip(live, rated, strict=True)

@@ -12,6 +12,7 @@ from slow_search import beam_search, collate, every_hypothesis, next_log_probabi
 from s2s.decoding import engine
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator, plan
+from s2s.decoding.scorers import EnsembleScorer
 from s2s.errors import Failure, UserError
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
@@ -41,6 +42,7 @@ def configs(draw):
         n_best=draw(st.integers(1, beam_size)),
         length_penalty=draw(st.sampled_from([-0.5, 0.0, 0.6, 1.0, 2.0])),
         length_normalization=draw(st.sampled_from(["power", "gnmt"])),
+        word_reward=draw(st.sampled_from([0.0, 0.4, -0.3, 2.0])),
         min_length_a=draw(st.sampled_from([0.0, 0.5])),
         min_length_b=draw(st.integers(0, 3)),
         max_length_a=draw(st.sampled_from([0.0, 1.0, 1.3])),
@@ -71,6 +73,14 @@ def test_beam_search_agrees_with_the_slow_reference_for_other_models(kind):
     sources = [[4, 5, 6], [8], [7, 7, 4, 5, 6]]
     for n_best, source in zip(generate(models, config, sources), sources, strict=True):
         assert_same(n_best, beam_search(models, source, config))
+
+
+def test_a_word_reward_makes_hypotheses_longer():
+    lengths = []
+    for reward in (-3.0, 0.0, 3.0):
+        config = DecodeConfig(word_reward=reward, stopping="best_possible", max_length_a=0, max_length_b=8)
+        lengths.append(sum(len(n_best[0].ids) for n_best in generate([model(2, V)], config, ragged(20))))
+    assert lengths[0] < lengths[1] < lengths[2]
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.7, 1.5])
@@ -239,6 +249,31 @@ def test_an_ensemble_averages_probabilities():
     sources = [[4, 5], [8, 7, 6]]
     for n_best, source in zip(generate(models, config, sources), sources, strict=True):
         assert_same(n_best, beam_search(models, source, config))
+
+
+@pytest.mark.parametrize("kind", ["linear", "log_linear"])
+@pytest.mark.parametrize("weights", [[], [3.0, 1.0, 0.5]])
+def test_an_ensemble_is_a_weighted_average_of_either_kind(kind, weights):
+    models = [model(2, V), model(3, V), model(4, V)]
+    config = DecodeConfig(n_best=4, max_length_a=1, max_length_b=3, ensemble=kind, ensemble_weights=weights)
+    sources = [[4, 5], [8, 7, 6]]
+    generator = Generator(models, config, collate)
+    for n_best, source in zip(generator.generate(sources), sources, strict=True):
+        assert_same(n_best, beam_search(models, source, config))
+        scored = list(generator.score([source] * 4, [h.ids for h in n_best]))
+        assert_same(scored, [(h.ids, h.score, h.token_log_probabilities) for h in n_best])
+
+
+def test_the_average_of_log_probabilities_is_normalised():
+    scorer = EnsembleScorer([model(2, V), model(3, V)], "log_linear", [1.0, 2.0])
+    values = scorer.score(collate([[4, 5]] * V), torch.full((V, 1), BOS), torch.arange(V)[:, None])
+    assert values.exp().sum().item() == pytest.approx(1)
+
+
+def test_ensemble_weights_are_one_positive_number_for_each_model():
+    for weights in ([1.0], [1.0, 0.0], [1.0, -1.0], [1.0, 2.0, 3.0]):
+        with pytest.raises(UserError, match=r"decode.ensemble_weights=.*each of 2 models"):
+            Generator([model(0, V)] * 2, DecodeConfig(ensemble_weights=weights), collate)
 
 
 def test_an_ensemble_of_different_vocabularies_is_a_users_mistake():

@@ -26,8 +26,8 @@ def generate(model, config, sources, seed=1, **options):
     return list(Generator([model], config, collate, seed).generate(sources, **options))
 
 
-def filtered(row, temperature=1.0, top_k=0, top_p=1.0):
-    """Probabilities of the first token by the definition: mask, temperature, top-k, then top-p, renormalised."""
+def filtered(row, temperature=1.0, top_k=0, top_p=1.0, epsilon=0.0):
+    """Probabilities of the first token by the definition: mask, temperature, top-k, top-p, epsilon, renormalised."""
     order = sorted((t for t in range(V) if t not in (PAD, UNK, BOS, EOS)), key=lambda t: -row[t])
     order = order[: top_k or None]
     weights = {t: torch.tensor(row[t] / temperature).exp().item() for t in order}
@@ -36,12 +36,15 @@ def filtered(row, temperature=1.0, top_k=0, top_p=1.0):
         if mass < top_p or not kept:
             kept.append(t)
         mass += weights[t] / total
+    total = sum(weights[k] for k in kept)
+    kept = [t for t in kept if weights[t] / total >= epsilon] or kept[:1]
     return {t: weights[t] / sum(weights[k] for k in kept) for t in kept}
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"temperature": 0.5}, {"temperature": 2.0}, {"top_k": 3}, {"top_p": 0.6},
-                {"top_k": 5, "top_p": 0.8, "temperature": 1.5}, {"top_k": 1}, {"top_p": 0.0}]
+                {"top_k": 5, "top_p": 0.8, "temperature": 1.5}, {"top_k": 1}, {"top_p": 0.0},
+                {"epsilon": 0.1}, {"epsilon": 0.99}, {"top_p": 0.9, "epsilon": 0.15, "temperature": 2.0}]
 )  # fmt: skip
 def test_the_first_token_follows_the_filtered_softmax(model, options):
     n = 4000
