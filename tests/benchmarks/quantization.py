@@ -7,11 +7,9 @@ The reference is the same model with PyTorch's own linear maps in fp32.
 - Decoding with random weights, small (3+3 layers, d256, 8,000 symbols) and base (6+6, d512, 32,000), so many
   sentences side by side; hypotheses have 0.9 x source + 1 tokens, so that all do the same work.
 - Decoding the validation text with a trained model: BLEU, and how many hypotheses are those of the reference. The
-  model is small and trained here for some minutes, unless the environment names another
-  (S2S_BENCHMARK_CHECKPOINT=runs/m30k).
+  model is small and trained here for some minutes, unless --checkpoint=runs/m30k names another.
 """
 
-import os
 import time
 from functools import partial
 
@@ -35,7 +33,6 @@ from s2s.training.run import train
 from s2s_cli.train import TrainCommand
 
 REFERENCE = "the same model, plain linear maps in fp32"
-CHECKPOINT = "S2S_BENCHMARK_CHECKPOINT"
 SHAPES = ((512, 512), (512, 2048), (2048, 512), (512, 32000))  # inputs x outputs
 ROWS = (1, 5, 40, 320)
 MODELS = (("transformer_small", 8000), ("transformer_base", 32000))
@@ -43,11 +40,11 @@ SENTENCES = {1: 8, 8: 24, 64: 96}  # decoded in a round, by how many at a time
 FORCED = {"min_length_a": 0.9, "max_length_a": 0.9, "min_length_b": 1, "max_length_b": 1}
 
 
-def run(corpus: Corpus, device: str, quick: bool) -> list[Row]:
+def run(corpus: Corpus, device: str, quick: bool, checkpoint: str | None = None) -> list[Row]:
     """Linear maps (on a CPU), speed of the search, quality."""
     types = [dtype for dtype in ("fp32", "bf16", "fp16", "int8") if _computes(dtype, device)]
     rows = _products(types, quick) if device == "cpu" else []
-    return rows + _speeds(corpus, types, device, quick) + _quality(corpus, types, device, quick)
+    return rows + _speeds(corpus, types, device, quick) + _quality(corpus, types, device, quick, checkpoint)
 
 
 def _computes(dtype: str, device: str) -> bool:
@@ -130,11 +127,10 @@ def _decode(generator: Generator, sources: list[list[int]], number: int) -> int:
     return len(list(generator.generate(sources)))
 
 
-def _quality(corpus: Corpus, types: list[str], device: str, quick: bool) -> list[Row]:
+def _quality(corpus: Corpus, types: list[str], device: str, quick: bool, checkpoint: str | None) -> list[Row]:
     """BLEU of the validation text."""
-    checkpoint = os.environ.get(CHECKPOINT)
     name = "a model trained for minutes" if checkpoint is None else "the checkpoint"
-    model, task, _ = load_model(checkpoint or _trained(corpus, device, quick), device)
+    model, task, _ = load_model(checkpoint or trained_briefly(corpus, device, quick), device)
     valid = Store(corpus.store).split("valid")
     count = 20 if quick else len(valid)
     sources, references = task.encode(valid.source_text()[:count]), valid.target_text()[:count]
@@ -157,7 +153,7 @@ def _quality(corpus: Corpus, types: list[str], device: str, quick: bool) -> list
     return rows
 
 
-def _trained(corpus: Corpus, device: str, quick: bool) -> str:
+def trained_briefly(corpus: Corpus, device: str, quick: bool) -> str:
     """The folder of a run of 2+2 layers, d128, some minutes long."""
     run = corpus.store.with_name("run")
     options = {

@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import datetime
 import importlib
+import inspect
 import json
 import os
 import platform
@@ -25,34 +26,46 @@ from s2s import __version__
 NAMES = ("start", "preprocess", "padding", "planning", "training", "batching", "unpad", "decoding", "quantization")
 ON_CPU = ("start", "preprocess", "padding", "planning")  # without PyTorch
 RESULTS = Path(__file__).with_name("results")
-PACKAGES = ("torch", "sentencepiece", "numpy")
+PACKAGES = ("torch", "sentencepiece", "numpy", "ctranslate2", "transformers")
+KEYS = {
+    "checkpoint": "a run, trained on the text that is measured on; decoding, quantization",
+    "cases": "patterns, with commas between, of the cases; decoding",
+    "contenders": "patterns of what is measured side by side; decoding",
+    "rounds": "how often each is measured; decoding",
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all of them by default")
+    for key, text in KEYS.items():
+        parser.add_argument(f"--{key}", help=text)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--quick", action="store_true", help="seconds, to see that all works: the figures mean nothing")
-    parser.add_argument("--results", type=Path, help=f"folder of the JSON files; {RESULTS.name}/ here, none if --quick")
+    parser.add_argument(
+        "--results", type=Path, help=f"folder of the JSON files; {RESULTS.name}/ here, none if --quick or a part"
+    )
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    results = options.results or (None if options.quick else RESULTS)
+    keys = {key: value for key in KEYS if (value := getattr(options, key)) is not None}
+    results = options.results or (None if options.quick or set(keys) - {"checkpoint"} else RESULTS)
     with tempfile.TemporaryDirectory() as folder:
         corpus = prepare(Path(folder), options.quick)
         for name in NAMES:
             if name in options.names or not options.names:
-                measure(name, corpus, options, results)
+                measure(name, corpus, options, results, keys)
 
 
-def measure(name: str, corpus: Corpus, options: argparse.Namespace, results: Path | None) -> None:
-    """Run one benchmark, print its table, write its file."""
+def measure(name: str, corpus: Corpus, options: argparse.Namespace, results: Path | None, keys: dict[str, str]) -> None:
+    """Run one benchmark with those of the keys that it has, print its table, write its file."""
     module = importlib.import_module(name)
     device = "cpu" if name in ON_CPU else _choose(options.device)
     facts = _device_facts(device, torch=name not in ON_CPU)
     print(f"{name}: {module.__doc__.splitlines()[0]}", flush=True)
     print(f"{facts['name']}, {facts['threads']} threads; {corpus.name}; reference: {module.REFERENCE}", flush=True)
-    rows = module.run(corpus, device, options.quick)
+    mine = {key: value for key, value in keys.items() if key in inspect.signature(module.run).parameters}
+    rows = module.run(corpus, device, options.quick, **mine)
     print(table(rows), end="\n\n", flush=True)
     if results is None:
         return

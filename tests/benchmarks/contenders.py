@@ -1,0 +1,216 @@
+"""Ways to decode the same sentences with the same weights, which `decoding.py` measures side by side.
+
+Each is made for a setting, which costs what it costs, and then decodes jobs.
+"""
+
+import dataclasses
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from plain_search import plain_search
+from plain_transformer import PlainTransformer
+from torch import nn
+
+from s2s.decoding.config import DecodeConfig
+from s2s.decoding.generator import Generator
+from s2s.interop import ctranslate2 as export
+from s2s.models.transformer import Transformer
+from s2s.nn.positions import sinusoidal
+from s2s.tasks.translation import TranslationTask
+from s2s.text.vocabulary import BOS, EOS, PAD
+
+Ids = list[int]
+POSITIONS = 1024  # of the tables of others
+
+
+@dataclasses.dataclass
+class Job:
+    """Sentences that are handed over at once.
+
+    Attributes:
+        sources: Ids of each, without EOS, in falling order of length.
+        length: Tokens of every hypothesis, its last one counted; None: the model decides.
+    """
+
+    sources: list[Ids]
+    length: int | None = None
+
+
+@dataclasses.dataclass
+class Setting:
+    """What is decoded with, and how.
+
+    Attributes:
+        batch: Sentences side by side.
+    """
+
+    model: Transformer
+    task: TranslationTask
+    device: str
+    beam_size: int
+    batch: int
+
+
+Decode = Callable[[list[Job]], list[Ids]]  # the best hypothesis of each sentence, without EOS
+
+
+class Ours:
+    """s2s, with as many slots as the batch has sentences; where lengths are free, freed slots are refilled.
+
+    Args:
+        setting: What is decoded with.
+        options: Of DecodeConfig.
+    """
+
+    def __init__(self, setting: Setting, **options):
+        self.config = DecodeConfig(beam_size=setting.beam_size, slots=setting.batch, **options)
+        self.generator = Generator([setting.model], self.config, setting.task.collate_sources)
+
+    def __call__(self, jobs: list[Job]) -> list[Ids]:
+        found = []
+        for job in jobs:
+            bounds = (2.0, 1, 50) if job.length is None else (0.0, job.length - 1, job.length - 1)
+            self.config.max_length_a, self.config.min_length_b, self.config.max_length_b = bounds
+            found += [n_best[0].ids for n_best in self.generator.generate(job.sources)]
+        return found
+
+
+def fairseq(setting: Setting) -> Decode:
+    """The reference in this folder."""
+    plain = PlainTransformer(setting.model).to(setting.device).eval()
+
+    def decode(jobs: list[Job]) -> list[Ids]:
+        found = []
+        for batch, length in _batches(jobs, setting.batch):
+            bounds = [(1, 2 * len(ids) + 50) if length is None else (length - 1, length - 1) for ids in batch]
+            source = setting.task.collate_sources(batch, setting.device)[0].ids
+            found += [ids for ids, _ in plain_search(plain, source, bounds, setting.beam_size)]
+        return found
+
+    return decode
+
+
+def ctranslate2(setting: Setting, compute_type: str) -> Decode:
+    """CTranslate2 by its own means: it sorts and batches, and a finished sentence leaves its batch."""
+    from ctranslate2 import Translator
+
+    with tempfile.TemporaryDirectory() as folder:
+        export.write(setting.model, setting.task, Path(folder) / "model")
+        translator = Translator(f"{folder}/model", setting.device, compute_type=compute_type, inter_threads=1,
+                                intra_threads=torch.get_num_threads())  # fmt: skip
+    source, target = setting.task.source_tokenizer.vocabulary, setting.task.target_tokenizer.vocabulary
+
+    def decode(jobs: list[Job]) -> list[Ids]:
+        found = []
+        for job in jobs:
+            bounds = {} if job.length is None else {f"{m}_decoding_length": job.length for m in ("min", "max")}
+            inputs = [[source.symbols[i] for i in ids] for ids in job.sources]
+            results = translator.translate_batch(
+                inputs, beam_size=setting.beam_size, max_batch_size=setting.batch, max_input_length=0, **bounds
+            )
+            found += [[target.index(symbol) for symbol in result.hypotheses[0]] for result in results]
+        return found
+
+    return decode
+
+
+def huggingface(setting: Setting, dtype: torch.dtype = torch.float32) -> Decode:
+    """`generate` of Hugging Face's M2M100, which is the same Transformer."""
+    model = m2m100(setting.model).to(setting.device, dtype)
+    options = {"num_beams": setting.beam_size, "do_sample": False, "early_stopping": True, "length_penalty": 1.0}
+
+    @torch.no_grad()
+    def decode(jobs: list[Job]) -> list[Ids]:
+        found = []
+        for batch, length in _batches(jobs, setting.batch):
+            source = setting.task.collate_sources(batch, setting.device)[0].ids
+            least, most = (1, 2 * source.size(1) + 50) if length is None else (length, length)
+            output = model.generate(source, attention_mask=source.ne(PAD).long(), min_new_tokens=least,
+                                    max_new_tokens=most, **options)  # fmt: skip
+            found += [_before_end(row) for row in output[:, 1:].tolist()]
+        return found
+
+    return decode
+
+
+def _batches(jobs: list[Job], size: int):
+    """Batches of sentences, each with its length."""
+    for job in jobs:
+        for first in range(0, len(job.sources), size):
+            yield job.sources[first : first + size], job.length
+
+
+def _before_end(ids: Ids) -> Ids:
+    return ids[: ids.index(EOS)] if EOS in ids else ids
+
+
+def m2m100(ours: Transformer) -> nn.Module:
+    """One of ours as Hugging Face's class; the config is that of the presets."""
+    from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGeneration
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    encoder, decoder, symbols = ours.config.encoder, ours.config.decoder, ours.target_vocabulary_size
+    config = M2M100Config(
+        vocab_size=symbols, max_position_embeddings=POSITIONS, d_model=decoder.width,
+        encoder_layers=encoder.layers, encoder_ffn_dim=encoder.ffn_width, encoder_attention_heads=encoder.heads,
+        decoder_layers=decoder.layers, decoder_ffn_dim=decoder.ffn_width, decoder_attention_heads=decoder.heads,
+        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, decoder_start_token_id=BOS,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = M2M100ForConditionalGeneration(config).eval().requires_grad_(False)
+    theirs.generation_config = GenerationConfig(
+        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, decoder_start_token_id=BOS
+    )
+    theirs.model.shared.weight.copy_(ours.output.weight.detach())
+    for to, layers, norm in ((theirs.model.encoder, ours.encoder, ours.encoder_norm),
+                             (theirs.model.decoder, ours.decoder, ours.decoder_norm)):  # fmt: skip
+        to.embed_positions.weights[1 : POSITIONS + 1] = sinusoidal(torch.arange(POSITIONS), decoder.width)
+        _copy(to.layer_norm, norm)
+        for one, layer in zip(to.layers, layers, strict=True):
+            attention = one.self_attn
+            _copy((attention.q_proj, attention.k_proj, attention.v_proj), layer.attention.qkv)
+            _copy(attention.out_proj, layer.attention.output)
+            _copy(one.self_attn_layer_norm, layer.attention_norm)
+            _copy(one.fc1, layer.feedforward.inner)
+            _copy(one.fc2, layer.feedforward.outer)
+            _copy(one.final_layer_norm, layer.feedforward_norm)
+            if hasattr(layer, "cross"):
+                attention = one.encoder_attn
+                _copy(attention.q_proj, layer.cross.query)
+                _copy((attention.k_proj, attention.v_proj), layer.cross.key_value)
+                _copy(attention.out_proj, layer.cross.output)
+                _copy(one.encoder_attn_layer_norm, layer.cross_norm)
+    return theirs
+
+
+def _copy(to: nn.Module | tuple[nn.Module, ...], ours: nn.Module) -> None:
+    """Weights and biases; of a fused map to its parts."""
+    parts = to if isinstance(to, tuple) else (to,)
+    for name in ("weight", "bias"):
+        for part, share in zip(parts, getattr(ours, name).detach().chunk(len(parts)), strict=True):
+            getattr(part, name).copy_(share)
+
+
+def all_contenders(device: str) -> dict[str, Callable[[Setting], Decode]]:
+    """All of them by name. Those that share what follows the dash compute in one type."""
+    types = {"cpu": {"fp32": "float32", "int8": "int8"}, "cuda": {"fp32": "float32", "fp16": "float16"}}[device]
+    found: dict[str, Callable[[Setting], Decode]] = {}
+    backends = {"s2s": {}}
+    if "backend" in {field.name for field in dataclasses.fields(DecodeConfig)}:
+        backends["s2s eager"] = {"backend": "eager"}
+    for name, options in backends.items():
+        found |= {f"{name}-{dtype}": partial(Ours, dtype=dtype, **options) for dtype in types}
+        if device == "cuda":
+            found[f"{name}-bf16"] = partial(Ours, dtype="bf16", **options)
+    found |= {f"ctranslate2-{dtype}": partial(ctranslate2, compute_type=theirs) for dtype, theirs in types.items()}
+    found["fairseq's scheme-fp32"] = fairseq
+    found["huggingface-fp32"] = huggingface
+    if device == "cuda":
+        found["huggingface-bf16"] = partial(huggingface, dtype=torch.bfloat16)
+    return found
