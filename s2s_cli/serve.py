@@ -1,0 +1,102 @@
+"""s2s-serve: translation over HTTP."""
+
+import dataclasses
+import signal
+import socket
+import sys
+
+from s2s.config import command
+from s2s.config.schema import option
+from s2s.decoding.config import DecodeConfig
+from s2s.errors import UserError
+
+ABOUT = """Translate over HTTP. Requests that wait are decoded together.
+Example: s2s-serve checkpoint=RUN port=8000
+         curl localhost:8000/translate -d '{"lines": ["ein Haus"], "beam_size": 3}'"""
+
+# Keys of decode that cost little, whatever their value. What a server computes with, and its files, are its own.
+OPTIONS = ["search", "beam_size", "n_best", "length_penalty", "length_normalization", "word_reward", "temperature",
+           "top_k", "top_p", "epsilon", "no_repeat_ngram", "allow_unknown"]  # fmt: skip
+COSTLY = ["stopping", "min_length_a", "min_length_b", "max_length_a", "max_length_b"]
+
+
+@dataclasses.dataclass
+class ServeCommand:
+    """Schema of s2s-serve."""
+
+    checkpoint: list[str] = option(
+        [], "a run (its best checkpoint, else its last), a checkpoint's folder, or a list of them for an ensemble"
+    )
+    host: str = option("127.0.0.1", "address to listen at; 0.0.0.0: of all networks, for everyone who can reach it")
+    port: int = option(8000, "port to listen at; 0: any free one", at_least=0, at_most=65535)
+    device: str = option("auto", "auto: a GPU where there is one", ("auto", "cpu", "cuda"))
+    batch_lines: int = option(256, "lines decoded together at most, but for a longer request", at_least=1)
+    batch_wait: float = option(0.005, "seconds to wait for more requests before decoding", at_least=0)
+    max_body_bytes: int = option(1_000_000, "a longer request is refused (413)", at_least=1)
+    max_lines: int = option(1000, "a request of more lines is refused (413)", at_least=1)
+    max_line_characters: int = option(5000, "a request with a longer line is refused (413)", at_least=1)
+    max_waiting_lines: int = option(10_000, "while so many lines wait, requests are refused (429)", at_least=1)
+    max_beam_size: int = option(20, "a request of a greater beam_size or n_best is refused (400)", at_least=1)
+    options: list[str] = option(OPTIONS, "keys of decode that a request may set", tuple(OPTIONS + COSTLY))
+    decode: DecodeConfig = option(DecodeConfig, "search, where a request does not say otherwise")
+
+
+def _serve(config: ServeCommand) -> None:
+    _check(config)
+    try:
+        import uvicorn
+
+        from s2s.serving.http import Bounds, Service
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise UserError(f"{error.name} is not installed: pip install 's2s[serve]'") from error
+    from s2s.decoding.translator import load
+    from s2s.serving.batcher import Batcher
+
+    listener = _listener(config.host, config.port)
+    translator = load(config.checkpoint, config.device, config.decode.dtype)
+    batcher = Batcher(translator, config.batch_lines, config.batch_wait, config.max_waiting_lines)
+    bounds = Bounds(config.max_body_bytes, config.max_lines, config.max_line_characters, config.max_beam_size,
+                    config.options)  # fmt: skip
+    service = Service(batcher, config.decode, bounds)
+    server = uvicorn.Server(uvicorn.Config(service.application(), log_level="warning", lifespan="off"))
+    # The server ends at a SIGTERM when all is answered, and raises it again for whoever listened before.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    host, port = listener.getsockname()[:2]
+    print(f"listening at http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
+    try:
+        server.run(sockets=[listener])
+    finally:
+        batcher.close()
+    counts = batcher.counts
+    print(f"{counts.lines:,} lines, {counts.tokens:,} tokens, {counts.batches:,} batches, {counts.seconds:.1f} s",
+          file=sys.stderr)  # fmt: skip
+
+
+def _check(config: ServeCommand) -> None:
+    """What concerns several keys. Raises UserError."""
+    if not config.checkpoint:
+        raise UserError("checkpoint= is missing; s2s-serve checkpoint=RUN port=8000")
+    config.decode.check()
+    if config.decode.n_best > 1:
+        raise UserError(f"decode.n_best={config.decode.n_best}: a request asks for more than one itself, by n_best")
+    if config.decode.rows > config.max_beam_size:
+        raise UserError(f"decode.beam_size={config.decode.beam_size}: is over max_beam_size={config.max_beam_size}")
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UserError where there can be none."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UserError(f"host={host} port={port}: cannot listen there: {error.strerror}") from error
+
+
+def main() -> None:
+    """Run the command."""
+    command.run("s2s-serve", ServeCommand, _serve, ABOUT)
+
+
+if __name__ == "__main__":
+    main()
