@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 
 import torch
 
@@ -124,6 +125,43 @@ def beam_search(models, source, config, prefix=(), forbidden=()):
         if not live:
             break
     return sorted(finished, key=lambda hypothesis: -hypothesis[1])[: config.n_best]
+
+
+def diverse_beam_search(models, source, config, prefix=(), forbidden=()):
+    """As `beam_search`, in groups that choose one after another."""
+    k = config.beam_size // config.diverse_groups
+    least, most = bounds(source, prefix, config)
+    live = [[([], 0.0, [])] for _ in range(config.diverse_groups)]
+    finished = [[] for _ in live]
+    for length in range(most + 1):
+        counts = Counter()
+        for g, rows in enumerate(live):
+            rated = next_log_probabilities(models, source, [ids for ids, _, _ in rows]) if rows else []
+            candidates = [
+                (total + row[token] - config.diverse_strength * counts[token], total + row[token], ids, token, values)
+                for (ids, total, values), row in zip(rows, rated, strict=True)
+                for token in choices(ids, row, least, most, prefix, config, forbidden)
+            ]
+            candidates.sort(key=lambda candidate: -candidate[0])
+            live[g], chosen, ended = [], Counter(), []
+            for rank, (_, total, ids, token, values) in enumerate(candidates):
+                values = [*values, total - sum(values)]
+                if token != EOS and len(live[g]) < k:
+                    live[g].append(([*ids, token], total, values))
+                    chosen[token] += 1
+                if token == EOS and rank < k:
+                    ended.append((ids, normalised(total, length, config), values))
+                    chosen[EOS] += 1
+            finished[g] += sorted(ended, key=lambda hypothesis: -hypothesis[1])
+            counts += chosen
+        if config.stopping == "first_finished":
+            finished = [group[:k] for group in finished]
+            if all(len(group) == k or not rows for group, rows in zip(finished, live, strict=True)):
+                break
+        if not any(live):
+            break
+    best = [hypothesis for group in finished for hypothesis in sorted(group, key=lambda h: -h[1])[:k]]
+    return sorted(best, key=lambda hypothesis: -hypothesis[1])[: config.n_best]
 
 
 def every_hypothesis(models, source, config, prefix=()):

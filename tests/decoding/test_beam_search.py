@@ -290,7 +290,7 @@ def test_a_model_that_is_not_finite_is_a_failure():
     broken = tiny_model(0, V)
     with torch.no_grad():
         broken.output.weight.fill_(float("nan"))
-    for search_kind in ("beam", "sample"):
+    for search_kind in ("beam", "sample", "stochastic_beam"):
         with pytest.raises(Failure, match="not finite"):
             generate([broken], DecodeConfig(search=search_kind), [[4, 5]])
 

@@ -59,7 +59,7 @@ def test_masks_agree_with_the_slow_reference(config, seed, pairs, forbidden):
         assert_same(n_best, beam_search(models, source, config, prefix, forbidden))
 
 
-@pytest.mark.parametrize("search", ["beam", "sample"])
+@pytest.mark.parametrize("search", ["beam", "sample", "stochastic_beam"])
 def test_no_ngram_comes_twice_and_no_forbidden_phrase_at_all(search):
     config = DecodeConfig(search=search, n_best=5, no_repeat_ngram=2, max_length_a=0, max_length_b=14, min_length_b=6)
     sources, forbidden = [[4, 5], [6, 6, 7], [7]] * 3, [[5], [6, 4], [7, 7, 4]]
@@ -75,7 +75,7 @@ def test_no_ngram_comes_twice_and_no_forbidden_phrase_at_all(search):
     assert seen[1] != [[h.ids for h in n] for n in generate([model(2, V)], config, sources)]
 
 
-@pytest.mark.parametrize("search", ["beam", "sample"])
+@pytest.mark.parametrize("search", ["beam", "sample", "stochastic_beam"])
 def test_a_hypothesis_that_cannot_go_on_ends_below_the_minimum_length(search):
     config = DecodeConfig(search=search, n_best=3, no_repeat_ngram=1, min_length_b=30, max_length_b=40)
     for hypothesis in generate([model(1, V)], config, [[4, 5]])[0]:

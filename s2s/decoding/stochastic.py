@@ -1,0 +1,74 @@
+"""Stochastic beam search: samples without replacement.
+
+Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from s2s.decoding.choice import NEVER, Choice, Sampling, _hash, uniform
+from s2s.decoding.config import DecodeConfig
+from s2s.decoding.limits import Limits
+from s2s.nn.slots import kept
+from s2s.text.vocabulary import EOS
+
+
+class StochasticBeam(Sampling):
+    """Stochastic beam search (Kool et al. 2019, algorithm 1): K samples without replacement from what Sampling samples
+    with replacement, in the order in which they would be drawn.
+
+    Every hypothesis has a perturbed log-probability, its own plus Gumbel noise; the K largest of all are the sample. A
+    row carries the largest one among all that continue it (the score of a Choice here), and the noise of its children
+    is conditioned on that. So a child is never over its parent, and K live rows are enough. The noise depends on
+    nothing but (seed, number of the sentence, tokens of the hypothesis).
+    """
+
+    def __init__(self, config: DecodeConfig, slots: int, device: torch.device | str, seed: int):
+        super().__init__(config, slots, device, seed)
+        self.keys = torch.zeros(slots, config.rows, dtype=torch.int64, device=device)
+        self.totals = torch.zeros(slots, config.rows, dtype=torch.float64, device=device)  # log-probabilities of rows
+
+    def first_scores(self, scores: Tensor) -> Tensor:
+        """Only the first row counts, and any number is as good as its perturbed one. scores: [B, K] zeros."""
+        scores[:, 1:] = NEVER
+        return scores
+
+    def __call__(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> Choice:
+        """logits: [R, V]; normalizer: [R, 1]; scores: [B, K], perturbed."""
+        (B, K), V = scores.shape, logits.size(1)
+        every = torch.arange(V, device=logits.device)
+        x = logits.index_fill(1, self.forbidden, NEVER).view(B, K, V)
+        early, late, forced = limits.early(), limits.late(), limits.forced()
+        if early is not None:
+            x[:, :, EOS] = x[:, :, EOS].masked_fill(early, NEVER)
+        if late is not None:
+            x = x.masked_fill(late[:, :, None] & (every != EOS), NEVER)
+        if forced is not None:  # it may be a token that is never chosen freely
+            mask, token = forced[0][:, :, None], forced[1][:, :, None]
+            x = torch.where(mask, torch.where(every == token, 0.0, NEVER), x)
+        log_probabilities = self._filter(x.flatten(0, 1) / self.config.temperature).double().log_softmax(dim=1)
+        totals = self.totals[:, :, None] + log_probabilities.view(B, K, V)
+        keys = _hash(self.keys[:, :, None], every)
+        noisy = totals - (-uniform(keys).log()).log()
+        most = scores[:, :, None].double()
+        v = most - noisy + (-(noisy - noisy.amax(dim=2, keepdim=True)).exp()).log1p()
+        perturbed = most - v.clamp(min=0) - (-v.abs()).exp().log1p()  # appendix B.3: the maximum becomes `most`
+        perturbed = torch.where((most > NEVER) & (noisy > NEVER), perturbed, NEVER)
+        ended = perturbed[:, :, EOS].clone()
+        perturbed[:, :, EOS] = NEVER
+        best, place = perturbed.flatten(1).topk(K, dim=1)
+        parents = place.div(V, rounding_mode="floor")
+        self.totals, self.keys = totals.flatten(1).gather(1, place), keys.flatten(1).gather(1, place)
+        values = logits.view(B, K * V).gather(1, place) - normalizer.view(B, K).gather(1, parents)
+        return Choice(place % V, parents, values, best, (logits[:, EOS, None] - normalizer).view(B, K), ended)
+
+    def admit(self, slots: Tensor, numbers: list[int]) -> None:
+        """Sentences of these numbers in the input take these slots."""
+        sentences = torch.tensor(numbers, device=slots.device)
+        self.keys[slots] = _hash(_hash(torch.zeros_like(sentences), self.seed), sentences)[:, None]
+        self.totals[slots] = 0
+
+    def release(self, keep: Tensor, slots: int) -> None:
+        """Keep these slots as the first of `slots` ones."""
+        super().release(keep, slots)
+        self.totals = kept(self.totals, keep, slots)
