@@ -45,6 +45,7 @@ class Beam:
     """
 
     def __init__(self, config: DecodeConfig, device: torch.device | str):
+        self.config = config
         forbidden = [PAD, BOS, EOS] if config.allow_unknown else [PAD, UNK, BOS, EOS]
         self.forbidden = torch.tensor(forbidden, device=device)  # EOS is looked at by itself
 

@@ -1,15 +1,18 @@
 """From sentences in any order of length to hypotheses in the order of the input: batches are planned here."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from s2s.data.batch import Source
+from s2s.decoding.alignment import Attention, coverage
+from s2s.decoding.backend import prepare
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.engine import Engine, Sentence
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.limits import normalised
-from s2s.decoding.packed import packed
 from s2s.decoding.rules import rules_of
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
 from s2s.models.model import EncoderDecoder
@@ -30,7 +33,8 @@ class Generator:
         collate: Makes source ids (no EOS) the models' input: a task's `collate_sources`.
         seed: Of sampling.
         forbidden: Token ids of each phrase of decode.forbidden.
-        pack: As `packed`, which makes the models fit for `decode.dtype`; for many Generators, one that remembers.
+        alignment: Whether hypotheses are given their alignments.
+        pack: As `prepare`, which makes the models fit for decoding; for many Generators, one that remembers.
 
     Raises:
         UserError: options that contradict each other, a decode.dtype that is not for the models' device, or models of
@@ -38,18 +42,21 @@ class Generator:
     """
 
     def __init__(self, models: list[EncoderDecoder], config: DecodeConfig, collate: Collate, seed: int = 1,
-                 *, forbidden: list[Ids] | None = None,
-                 pack: Callable[[EncoderDecoder, str], EncoderDecoder] = packed):  # fmt: skip
+                 *, forbidden: list[Ids] | None = None, alignment: bool = False,
+                 pack: Callable[[EncoderDecoder, str, str], EncoderDecoder] = prepare):  # fmt: skip
         config.check()
-        self.config, self.collate = config, collate
-        models = [pack(model, config.dtype) for model in models]
+        self.config, self.collate, self.alignment = config, collate, alignment
+        models = [pack(model, config.dtype, config.backend) for model in models]
         if len(models) == 1 and not config.ensemble_weights:
             self.scorer = ModelScorer(models[0])
         else:
             self.scorer = EnsembleScorer(models, config.ensemble, config.ensemble_weights)
         self.device = next(models[0].parameters()).device
         rules = rules_of(config, forbidden or [], self.device)
-        self.engine = Engine(self.scorer, config, collate, self.device, seed, rules)
+        self.attention = Attention(models, config) if alignment or config.coverage_penalty else None
+        # Coverage ranks all that a search has found.
+        search = replace(config, n_best=config.beam_size) if config.coverage_penalty else config
+        self.engine = Engine(self.scorer, search, collate, self.device, seed, rules)
 
     def generate(
         self,
@@ -72,8 +79,8 @@ class Generator:
         prefixes = prefixes or [[] for _ in sources]
         sentences = [Sentence(i, *pair) for i, pair in enumerate(zip(sources, prefixes, strict=True)) if len(pair[0])]
         sentences.sort(key=lambda sentence: -len(sentence.source))
-        empty = {i: [Hypothesis.empty()] for i, source in enumerate(sources) if not len(source)}
-        results = self.engine.run(sentences, first)
+        empty = {i: [self._empty()] for i, source in enumerate(sources) if not len(source)}
+        results = self._attended(self.engine.run(sentences, first), sources)
         try:
             yield from self._in_order(len(sources), results, empty, progress)
         finally:
@@ -100,28 +107,61 @@ class Generator:
         todo = [i for i, pair in enumerate(pairs) if any(map(len, pair))]
         lengths = [max(map(len, pairs[i])) + 1 for i in todo]
         batches = plan(lengths, self.config.rows, self.config.batch_tokens)
-        empty = {i: Hypothesis.empty() for i, pair in enumerate(pairs) if not any(map(len, pair))}
+        empty = {i: [self._empty()] for i, pair in enumerate(pairs) if not any(map(len, pair))}
         chosen = ([todo[j] for j in batch] for batch in batches)
-        results = (list(zip(batch, rate(batch), strict=True)) for batch in chosen)
-        yield from self._in_order(len(pairs), results, empty, progress)
+        results = ([(i, [one]) for i, one in zip(batch, rate(batch), strict=True)] for batch in chosen)
+        for (hypothesis,) in self._in_order(len(pairs), self._attended(results, sources), empty, progress):
+            yield hypothesis
 
     @torch.inference_mode()
     def _score(self, sources: list[Ids], targets: list[Ids]) -> list[Hypothesis]:
         """One batch of `score`."""
-        T = max(map(len, targets)) + 1
-        target = torch.full((len(targets), T), EOS)
-        for row, ids in zip(target, targets, strict=True):
-            row[: len(ids)] = torch.as_tensor(ids)
-        decoder_input = torch.cat([torch.full((len(targets), 1), BOS), target[:, :-1]], dim=1)
-        values = self.scorer.score(
-            self.collate(sources, self.device), decoder_input.to(self.device), target.to(self.device)
-        ).tolist()
+        decoder_input, target = _forced(targets, self.device)
+        values = self.scorer.score(self.collate(sources, self.device), decoder_input, target).tolist()
         hypotheses = []
         for ids, row in zip(targets, values, strict=True):
             each = row[: len(ids) + 1]
             score = normalised(self.config, sum(each), len(each))
             hypotheses.append(Hypothesis(list(map(int, ids)), score, sum(each), each))
         return hypotheses
+
+    def _empty(self) -> Hypothesis:
+        """Of an empty source."""
+        return replace(Hypothesis.empty(), alignment=[] if self.alignment else None)
+
+    def _attended(self, results: Iterator, sources: list[Ids]) -> Iterator:
+        """Lists of (index, hypotheses), with what attention adds to them: alignments, and ranks by coverage."""
+        if self.attention is None:
+            yield from results
+            return
+        waiting: list[tuple[int, list[Hypothesis]]] = []
+        tokens = 0
+        for some in results:
+            waiting += some
+            tokens += sum(len(one.ids) + 1 for _, found in some for one in found)
+            if tokens >= self.config.batch_tokens:
+                yield self._attend(waiting, sources)
+                waiting, tokens = [], 0
+        if waiting:
+            yield self._attend(waiting, sources)
+
+    def _attend(self, results: list[tuple[int, list[Hypothesis]]], sources: list[Ids]):
+        """Some of `_attended`, which are changed here."""
+        pairs = [(sources[index], one) for index, found in results for one in found]
+        lengths = [max(len(source), len(one.ids)) + 1 for source, one in pairs]
+        for batch in plan(lengths, 1, self.config.batch_tokens):
+            some = [pairs[i] for i in batch]
+            decoder_input, _ = _forced([one.ids for _, one in some], self.device)
+            weights = self.attention(self.collate([source for source, _ in some], self.device), decoder_input)
+            for (source, one), mine in zip(some, weights, strict=True):
+                mine = mine[: len(one.ids) + 1, : len(source) + 1]
+                if self.alignment:
+                    one.alignment = mine.argmax(axis=1).tolist()
+                if self.config.coverage_penalty:
+                    one.score += self.config.coverage_penalty * coverage(mine[:, : len(source)])
+        if not self.config.coverage_penalty:
+            return results
+        return [(i, sorted(found, key=lambda one: -one.score)[: self.config.n_best]) for i, found in results]
 
     def _in_order(self, total: int, results: Iterator, ready: dict, progress: Callable[[int], None] | None) -> Iterator:
         """Results that come as lists of (index, result), and those that are ready, in the order of their indices."""
@@ -134,6 +174,16 @@ class Generator:
                 if progress:
                     progress(len(some))
             yield ready.pop(index)
+
+
+def _forced(targets: list[Ids], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Targets for teacher forcing: the decoder's input, BOS first, and what it is to predict, padded with EOS. Both
+    [B, T] int64."""
+    target = torch.full((len(targets), max(map(len, targets)) + 1), EOS)
+    for row, ids in zip(target, targets, strict=True):
+        row[: len(ids)] = torch.as_tensor(ids)
+    decoder_input = torch.cat([torch.full((len(targets), 1), BOS), target[:, :-1]], dim=1)
+    return decoder_input.to(device), target.to(device)
 
 
 def plan(lengths: list[int], rows: int, budget: int) -> list[list[int]]:

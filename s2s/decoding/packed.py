@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from s2s.errors import UserError
+from s2s.native.library import call
 from s2s.nn.feedforward import FeedForward
 
 # Which kernel is faster was measured by shape and rows (AVX512-VNNI, one and two threads); these rules are as good as a
@@ -141,7 +142,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear, relu: bool = False):
         super().__init__()
-        self.bias, self.relu = _detached(linear.bias), relu
+        self.bias, self.relu, self.native = _detached(linear.bias), relu, False
         self.vnni = _cpu("vnni")
         self.step, self.zero = (1 / 127, 128) if self.vnni else (1 / 63, 64)  # of inputs in -1 ... 1
         weight = linear.weight.detach()
@@ -153,10 +154,22 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] -> [..., N]"""
+        if self.native:
+            return self._native(x)
         scale = x.abs().amax(-1, keepdim=True)  # 0 makes NaN of zeros, an integer of NaN, and zeros of it at the end
         y = self._product(x / scale)
         y = y.mul_(scale) if self.bias is None else torch.addcmul(self.bias, y, scale)
         return y.relu_() if self.relu else y
+
+    def _native(self, x: Tensor) -> Tensor:
+        """As `forward`, with compiled kernels: one pass before the product and one after it."""
+        inputs, outputs = x.size(-1), len(self.scales)
+        rows = x.numel() // inputs
+        unit, scale = torch.empty_like(x), x.new_empty(rows)
+        call("scale_rows", x, unit, scale, rows, inputs)
+        y = self._product(unit)
+        call("scale_bias", y, scale, 0 if self.bias is None else self.bias, rows, outputs, int(self.relu))
+        return y
 
     def _product(self, x: Tensor) -> Tensor:
         """Of numbers in -1 ... 1; both kernels round them alike."""

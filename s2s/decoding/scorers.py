@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from s2s.data.batch import Source
+from s2s.decoding.backend import is_native
 from s2s.errors import UserError
 from s2s.models.model import DecoderState, EncoderDecoder
 
@@ -22,6 +23,7 @@ class ModelScorer:
 
     def __init__(self, model: EncoderDecoder):
         self.model, self.state = model, None
+        self.native = is_native(model)
         self.max_length = model.max_length
 
     def prepare(self, sources: tuple[Source, ...], rows: int) -> DecoderState:
@@ -34,11 +36,12 @@ class ModelScorer:
             self.state = prepared.empty(size)
         self.state.admit(slots, prepared, which)
 
-    def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, tokens: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor | None]:
         """Advance every row by one token.
 
         Args:
             tokens: [R] int64.
+            normalize: Whether the log-normaliser is wanted.
 
         Returns:
             Logits [R, V], the caller's to change, in fp32 (fp64 for an fp64 model), and their log-normaliser [R, 1]:
@@ -46,7 +49,7 @@ class ModelScorer:
         """
         logits = self.model.step(tokens, self.state)
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        return logits, _log_normalizer(logits)
+        return logits, _log_normalizer(logits) if normalize else None
 
     def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
         """Log-probabilities [B, T] of given targets by teacher forcing; decoder_input and target: [B, T] int64."""
@@ -103,6 +106,7 @@ class EnsembleScorer:
                             f"{len(models)} models")  # fmt: skip
         self.kind, self.weights = kind, [weight / sum(weights) for weight in weights]
         self.scorers = [ModelScorer(model) for model in models]
+        self.native = False  # the average is not one of the kernels
         self.max_length = min((m.max_length for m in models if m.max_length is not None), default=None)
 
     def prepare(self, sources: tuple[Source, ...], rows: int) -> list[DecoderState]:
@@ -112,7 +116,7 @@ class EnsembleScorer:
         for scorer, state in zip(self.scorers, prepared, strict=True):
             scorer.admit(slots, state, which, size)
 
-    def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, tokens: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
         """As ModelScorer.step; the logits are log-probabilities and the normaliser is 0."""
         parts = (scorer.step(tokens) for scorer in self.scorers)
         mean = self._mean([logits - normalizer for logits, normalizer in parts])

@@ -11,11 +11,11 @@ from torch import nn
 
 from s2s import registry
 from s2s.config import compose, schema
+from s2s.decoding.backend import prepare
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.hypothesis import Hypothesis, Translation
 from s2s.decoding.inputs import Window
-from s2s.decoding.packed import packed
 from s2s.errors import UserError
 from s2s.training.checkpoint import load_model
 from s2s.training.run import choose_device
@@ -68,9 +68,9 @@ class Translator:
         limits = [model.max_length for model in models if model.max_length is not None]
         self.max_length = min(limits, default=None)
         self._lock = threading.Lock()
-        self._packed: dict[tuple[int, str], nn.Module] = {}
+        self._packed: dict[tuple[int, str, str], nn.Module] = {}
         for model in models:
-            self._pack(model, dtype)  # now, not in the first call
+            self._pack(model, dtype, DecodeConfig().backend)  # now, not in the first call
 
     def translate(
         self,
@@ -79,6 +79,7 @@ class Translator:
         *,
         hypotheses: bool = False,
         prefixes: Iterable[str] | None = None,
+        alignment: bool = False,
         seed: int = 1,
         **options,
     ) -> Iterator:
@@ -91,6 +92,7 @@ class Translator:
             beam_size: As `decode.beam_size`.
             hypotheses: Whether to yield up to n_best Translations of each line, in place of the text of the best.
             prefixes: What the translation of each line must start with.
+            alignment: Whether Translations are given their alignments.
             seed: Of sampling.
             options: Other keys of `decode`.
 
@@ -106,7 +108,9 @@ class Translator:
         config = self.config(beam_size=beam_size, **options)
         if config.n_best > 1 and not hypotheses:
             raise UserError(f"n_best={config.n_best} needs hypotheses=True: one text belongs to one line")
-        results = self.decode(self._windows(lines, prefixes, config.buffer), config, seed)
+        if alignment and not hypotheses:
+            raise UserError("alignment=True needs hypotheses=True: a text has none")
+        results = self.decode(self._windows(lines, prefixes, config.buffer), config, seed, alignment=alignment)
         return self._warned(results, hypotheses)
 
     def config(self, **options) -> DecodeConfig:
@@ -125,6 +129,7 @@ class Translator:
         config: DecodeConfig,
         seed: int = 1,
         score: bool = False,
+        alignment: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Iterator[list[Translation]]:
         """Decode windows of sentences, or score their given targets.
@@ -134,6 +139,7 @@ class Translator:
             config: Decode options.
             seed: Of sampling.
             score: The windows' companions are targets, not prefixes.
+            alignment: Whether to find alignments.
             progress: Called with the number of sentences decoded since the last call.
 
         Yields:
@@ -142,12 +148,8 @@ class Translator:
         Raises:
             UserError: options that contradict each other; a target or prefix too long for the model.
         """
-        generator = self.generator(config, seed)
+        generator = self.task.generator(self.models, config, seed, alignment=alignment, pack=self._pack)
         return self._decode(generator, windows, score, progress)
-
-    def generator(self, config: DecodeConfig, seed: int = 1) -> Generator:
-        """A Generator on the shared models, for one thread."""
-        return self.task.generator(self.models, config, seed, pack=self._pack)
 
     def _decode(self, generator: Generator, windows: Iterable[Window], score: bool, progress) -> Iterator:
         first = 0
@@ -166,16 +168,18 @@ class Translator:
             else:
                 results = generator.generate(sources, companions, progress, first)
             for index, n_best in enumerate(results):
-                yield [self._translation(hypothesis, index in cut) for hypothesis in n_best]
+                yield [self._translation(hypothesis, sources[index], index in cut) for hypothesis in n_best]
             first += len(sources)
 
-    def _translation(self, hypothesis: Hypothesis, cut: bool) -> Translation:
+    def _translation(self, hypothesis: Hypothesis, source: list[int], cut: bool) -> Translation:
         # The hypothesis of an empty source was not asked of any model, not even its EOS.
+        symbols = self.task.source_tokenizer.vocabulary.symbols
         end = ["</s>"] if hypothesis.token_log_probabilities else []
         return Translation(
             **vars(hypothesis),
             text=self.task.detokenize(hypothesis.ids),
             tokens=[self.symbols[i] for i in hypothesis.ids] + end,
+            source_tokens=None if hypothesis.alignment is None else [*(symbols[i] for i in source), "</s>"],
             source_truncated=cut,
         )
 
@@ -191,12 +195,12 @@ class Translator:
                 warnings.warn(f"line {number} was cut to {self.max_length} tokens, model.max_positions", stacklevel=2)
             yield n_best if hypotheses else n_best[0].text
 
-    def _pack(self, model: nn.Module, dtype: str) -> nn.Module:
-        """`packed`, once for each model and type."""
+    def _pack(self, model: nn.Module, dtype: str, backend: str) -> nn.Module:
+        """`prepare`, once for each model and way of decoding."""
         with self._lock:
-            key = id(model), dtype
+            key = id(model), dtype, backend
             if key not in self._packed:
-                self._packed[key] = packed(model, dtype)
+                self._packed[key] = prepare(model, dtype, backend)
             return self._packed[key]
 
 

@@ -94,14 +94,17 @@ class DecoderState(Protocol):
 
 
 class EncoderDecoder(Protocol):
-    """The three calls of a model, the size of what it predicts, and how long a sequence may be."""
+    """The calls of a model, the size of what it predicts, and how long a sequence may be."""
 
     target_vocabulary_size: int
     max_length: int | None  # tokens of a source or target at most, EOS among them; None: any number
+    attention_shape: tuple[int, int]  # layers and heads of `cross_attention`, whose layers count from 0
 
     def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory: ...
 
     def decode(self, memory: Memory, decoder_input: Tensor, packing: Packing | None = None) -> DecoderOutput: ...
+
+    def cross_attention(self, memory: Memory, decoder_input: Tensor, layer: int) -> Tensor: ...
 
     def start(self, memory: Memory, rows: int) -> DecoderState: ...
 

@@ -14,7 +14,7 @@ from s2s.config.schema import option
 from s2s.data.batch import Packing, Source
 from s2s.errors import UserError
 from s2s.models.model import DecoderOutput, Memory
-from s2s.nn.attention import CrossAttention, SelfAttention, attend, length_mask, segment_mask
+from s2s.nn.attention import CrossAttention, SelfAttention, attend, heads_of, length_mask, merged, segment_mask
 from s2s.nn.dropout import dropout
 from s2s.nn.feedforward import ACTIVATIONS, FeedForward
 from s2s.nn.positions import PositionEmbedding
@@ -125,6 +125,12 @@ class Layer(nn.Module):
         x = self._block(x, self.cross_norm, self.cross, self.cross.project(memory), memory_mask)
         return self._block(x, self.feedforward_norm, self.feedforward)
 
+    def cross_attention(self, x: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
+        """As `decode` as far as cross-attention, of which these are the weights: fp32 [B, H, T, S]."""
+        x = self._block(x, self.attention_norm, self.attention, None)
+        x = self.cross_norm(x) if self.pre_norm else x
+        return self.cross.weights(x, self.cross.project(memory), memory_mask)
+
     def step(self, x: Tensor, state: "TransformerState", n: int) -> Tensor:
         """x: [B, K, D], the states of one position of every row; this is layer n."""
         x = self._block(x, self.attention_norm, self.attention.step, state, n)
@@ -156,7 +162,7 @@ class TransformerState:
 
     def empty(self, slots: int) -> "TransformerState":
         """A state like this one with places for so many sentences, all of them free."""
-        state = TransformerState(self.key_values[:, :, :0], self.mask[:0], self.rows)
+        state = type(self)(self.key_values[:, :, :0], self.mask[:0], self.rows)
         state.release(torch.arange(0, device=self.mask.device), slots)
         return state
 
@@ -178,20 +184,25 @@ class TransformerState:
             self.place = positions[:, :, None, None].expand(-1, G, 1, d)
             self.seen = (torch.arange(self.length, device=positions.device) <= positions)[:, None, None]
 
-    def attend(self, n: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Layer n's attention to a row's own positions, this one included: q [R, H, 1, d], k and v [R, G, 1, d]."""
+    def attend(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
+        """Layer n's attention to a row's own positions, this one included: qkv [B, K, (H + 2G) * d], from which
+        `attention` splits queries, keys and values. Returns [B, K, H * d]."""
+        positions = self.positions.repeat_interleave(self.rows, 0) if attention.rotary else None
+        q, k, v = attention.split(qkv.flatten(0, 1)[:, None], positions)
         keys, values = self.cache[n, 0], self.cache[n, 1]
         if self.seen is None:
             keys[:, :, self.place], values[:, :, self.place] = k[:, :, 0], v[:, :, 0]
         else:
             keys.scatter_(2, self.place, k.to(keys.dtype))
             values.scatter_(2, self.place, v.to(values.dtype))
-        return attend(q, keys[:, :, : self.length], values[:, :, : self.length], self.seen)
+        y = attend(q, keys[:, :, : self.length], values[:, :, : self.length], self.seen)
+        return merged(y).view(-1, self.rows, y.size(1) * y.size(3))
 
-    def cross(self, n: int, q: Tensor) -> Tensor:
-        """Layer n's attention to the source: q [B, H, K, d]."""
+    def cross(self, n: int, query: Tensor, heads: int) -> Tensor:
+        """Layer n's attention to the source: query [B, K, H * d]. Returns [B, K, H * d]."""
+        q = heads_of(query, heads)
         mask = self.mask.expand(-1, -1, q.size(2), -1)
-        return attend(q, self.key_values[n, 0], self.key_values[n, 1], mask)
+        return merged(attend(q, self.key_values[n, 0], self.key_values[n, 1], mask))
 
     def advance(self) -> None:
         """A position is done."""
@@ -246,6 +257,7 @@ class Transformer(nn.Module):
     """
 
     Config = TransformerConfig
+    State = TransformerState
 
     def __init__(self, config: TransformerConfig, source_size: int, target_size: int, shared_vocabulary: bool = False):
         super().__init__()
@@ -299,10 +311,22 @@ class Transformer(nn.Module):
             x = layer.decode(x, mask, memory.top, memory_mask)
         return DecoderOutput(self.decoder_norm(x), self.output)
 
+    @property
+    def attention_shape(self) -> tuple[int, int]:
+        """Decoder layers, and heads of each."""
+        return self.config.decoder.layers, self.config.decoder.heads
+
+    def cross_attention(self, memory: Memory, decoder_input: Tensor, layer: int) -> Tensor:
+        """Cross-attention's weights under teacher forcing, fp32 [B, H, T, S], of a decoder layer, counted from 0."""
+        x, mask = self.decoder_embedding(decoder_input), memory.visible()
+        for below in self.decoder[:layer]:
+            x = below.decode(x, None, memory.top, mask)
+        return self.decoder[layer].cross_attention(x, memory.top, mask)
+
     def start(self, memory: Memory, rows: int) -> TransformerState:
         """State for decoding `rows` rows of each sentence."""
         key_values = torch.stack([layer.cross.project(memory.top) for layer in self.decoder])
-        return TransformerState(key_values, memory.visible(), rows)
+        return self.State(key_values, memory.visible(), rows)
 
     def step(self, tokens: Tensor, state: TransformerState) -> Tensor:
         """Advance every row by one token. tokens: [R] int64. Returns logits [R, V]."""

@@ -12,12 +12,12 @@ from s2s.nn.positions import rotate
 from s2s.nn.unpad import RealTokens
 
 
-def _heads(x: Tensor, heads: int) -> Tensor:
+def heads_of(x: Tensor, heads: int) -> Tensor:
     """[B, T, H*d] -> [B, H, T, d]"""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _merge(x: Tensor) -> Tensor:
+def merged(x: Tensor) -> Tensor:
     """[B, H, T, d] -> [B, T, H*d]"""
     return x.transpose(1, 2).flatten(2)
 
@@ -54,9 +54,11 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, sum(self.sizes))
         self.output = nn.Linear(width, width)
 
-    def _split(self, qkv: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def split(self, qkv: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, H, T, d], keys and values [B, G, T, d] of what the fused product gives, [B, T, (H + 2G) * d];
+        positions: [B, T], for rotary ones; None: 0 ..."""
         q, k, v = qkv.split(self.sizes, dim=-1)
-        q, k, v = _heads(q, self.heads), _heads(k, self.kv_heads), _heads(v, self.kv_heads)
+        q, k, v = heads_of(q, self.heads), heads_of(k, self.kv_heads), heads_of(v, self.kv_heads)
         return (rotate(q, positions), rotate(k, positions), v) if self.rotary else (q, k, v)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, real: RealTokens | None = None) -> Tensor:
@@ -72,17 +74,15 @@ class SelfAttention(nn.Module):
             As x.
         """
         qkv = self.qkv(x)
-        q, k, v = self._split(qkv if real is None else real.pad(qkv))
+        q, k, v = self.split(qkv if real is None else real.pad(qkv))
         causal = self.causal and mask is None
-        attended = _merge(attend(q, k, v, mask, self.dropout if self.training else 0.0, causal))
+        attended = merged(attend(q, k, v, mask, self.dropout if self.training else 0.0, causal))
         return self.output(attended if real is None else real.unpad(attended))
 
     def step(self, x: Tensor, state, n: int) -> Tensor:
         """One position of every row: x [B, K, D], with the keys and values that `state` holds of layer n, to which this
         position's are added. Returns [B, K, D]."""
-        rows = self.qkv(x).flatten(0, 1)[:, None]
-        q, k, v = self._split(rows, state.positions.repeat_interleave(x.size(1), 0) if self.rotary else None)
-        return self.output(_merge(state.attend(n, q, k, v)).view(x.shape))
+        return self.output(state.attend(n, self.qkv(x), self))
 
 
 class CrossAttention(nn.Module):
@@ -108,15 +108,22 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, key_value: Tensor, mask: Tensor) -> Tensor:
         """x: [B, T, D]; key_value: [2, B, G, S, d]; mask: bool [B, 1, 1 or T, S], true where a position may be seen.
         Returns [B, T, D]."""
-        q = _heads(self.query(x), self.heads)
+        q = heads_of(self.query(x), self.heads)
         mask = mask.expand(-1, -1, x.size(1), -1)
         attended = attend(q, key_value[0], key_value[1], mask, self.dropout if self.training else 0.0)
-        return self.output(_merge(attended))
+        return self.output(merged(attended))
+
+    def weights(self, x: Tensor, key_value: Tensor, mask: Tensor) -> Tensor:
+        """What `forward` attends to, of the same arguments: fp32 [B, H, T, S]."""
+        keys = key_value[0]  # [B, G, S, d]
+        q = self.query(x).unflatten(-1, (self.kv_heads, -1, keys.size(-1)))  # [B, T, G, H/G, d]
+        scores = torch.einsum("btghd,bgsd->bghts", q, keys).flatten(1, 2).float() / keys.size(-1) ** 0.5
+        return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
 
     def step(self, x: Tensor, state, n: int) -> Tensor:
         """One position of every row: x [B, K, D], with the keys and values of the source that `state` holds of layer n,
         once for all K rows of a sentence. Returns [B, K, D]."""
-        return self.output(_merge(state.cross(n, _heads(self.query(x), self.heads))))
+        return self.output(state.cross(n, self.query(x), self.heads))
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:

@@ -90,6 +90,9 @@ def test_hypotheses_hold_text_tokens_and_scores(translator, lines):
             assert one.tokens == [*one.text.split(), "</s>"]
             assert one.score == pytest.approx(sum(one.token_log_probabilities) / len(one.tokens), rel=1e-5)
     assert [(one.text, one.tokens) for (one,) in translator.translate([""], hypotheses=True)] == [("", [])]
+    (aligned,) = next(translator.translate(lines[:1], hypotheses=True, alignment=True))
+    assert (aligned.text, len(aligned.alignment)) == (n_best[0][0].text, len(aligned.tokens))
+    assert aligned.source_tokens == [*lines[0].split(), "</s>"]
 
 
 def test_prefixes(translator, lines):
@@ -131,11 +134,11 @@ def test_two_translations_may_be_read_in_turn(translator, lines):
 def test_weights_are_packed_once_for_each_type(run, lines, monkeypatch):
     calls = []
 
-    def counted(model, dtype):
+    def counted(model, dtype, backend):
         calls.append(dtype)
         return model
 
-    monkeypatch.setattr(translators, "packed", counted)
+    monkeypatch.setattr(translators, "prepare", counted)
     translator = s2s.load(run, device="cpu", dtype="int8")
     assert calls == ["int8"]
     for options in ({}, {"dtype": "fp32"}, {}, {"dtype": "fp32", "beam_size": 2}):
@@ -150,6 +153,7 @@ def test_weights_are_packed_once_for_each_type(run, lines, monkeypatch):
         ({"beam_size": 0}, "beam_size=0: must be at least 1"),
         ({"beam_size": "many"}, "beam_size: 'many' is not a whole number"),
         ({"n_best": 2}, "hypotheses=True"),
+        ({"alignment": True}, "hypotheses=True"),
         ({"n_best": 9, "hypotheses": True}, "at most decode.beam_size=5"),
         ({"dtype": "fp16"}, "for a GPU"),
     ],

@@ -1,0 +1,44 @@
+"""What computes a decoder step: `decode.backend` and `decode.dtype` of a model."""
+
+import functools
+import sys
+
+from s2s.decoding.native import NativeState, native
+from s2s.decoding.packed import packed
+from s2s.errors import UserError
+from s2s.models.model import EncoderDecoder
+from s2s.native.library import Unavailable
+
+
+def prepare(model: EncoderDecoder, dtype: str, backend: str) -> EncoderDecoder:
+    """A light copy of a model for decoding, which any number of threads may use at once.
+
+    Args:
+        model: In evaluation mode; it is untouched and can be trained on.
+        dtype: `decode.dtype`.
+        backend: `decode.backend`.
+
+    Raises:
+        UserError: the device does not compute in this type, or there is no such backend for this model here.
+    """
+    light = packed(model, dtype)
+    if backend == "eager" or (backend == "auto" and next(model.parameters()).device.type != "cpu"):
+        return light
+    try:
+        return native(light)
+    except Unavailable as reason:
+        if backend == "native":
+            raise UserError(f"decode.backend=native: {reason}") from reason
+        _report(str(reason))
+        return light
+
+
+def is_native(model: EncoderDecoder) -> bool:
+    """Whether a prepared model decodes with the compiled kernels."""
+    return getattr(model, "State", None) is NativeState
+
+
+@functools.lru_cache(maxsize=8)
+def _report(reason: str) -> None:
+    """Once for each reason."""
+    print(f"decode.backend=auto: decoding is slower, without compiled kernels: {reason}", file=sys.stderr)

@@ -1,0 +1,96 @@
+"""Compiles kernels.cpp for this machine when it is first needed, keeps the result for later runs, and calls it.
+
+The result is in the user's cache folder ($S2S_CACHE, else $XDG_CACHE_HOME/s2s, else ~/.cache/s2s) under a name that
+says which source, compiler and processor it is of. It is written beside its place and renamed, so that several
+processes may come at once.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+COMPILERS = ("c++", "g++", "clang++")
+# Neither -ffast-math nor -ffinite-math-only: minus infinity and NaN mean something here.
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+
+
+class Unavailable(Exception):
+    """There are no kernels on this machine; the message says why."""
+
+
+@functools.lru_cache(maxsize=1)
+def library() -> ctypes.CDLL:
+    """The compiled kernels. Raises Unavailable."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
+    if compiler is None:
+        raise Unavailable(f"no C++ compiler was found ({', '.join(COMPILERS)}, or the one that $CXX names)")
+    try:
+        version = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Unavailable(f"the C++ compiler {compiler} does not run: {error}") from error
+    key = "\n".join([SOURCE.read_text(encoding="utf-8"), compiler, version, *FLAGS, _processor()])
+    path = _folder() / f"kernels-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        _compile(compiler, path)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise Unavailable(f"the compiled kernels cannot be loaded: {error}") from error
+
+
+def _processor() -> str:
+    """What the kernels are compiled for: a home folder may be seen by several machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine() + platform.processor()
+    return platform.machine() + next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+
+
+def _folder() -> Path:
+    """The cache folder, which is made. Raises Unavailable."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(os.environ.get("S2S_CACHE") or Path(base) / "s2s")
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise Unavailable(f"the cache folder {folder} cannot be made: {error}") from error
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        raise Unavailable(f"the cache folder {folder} is another user's, whose code is not run; $S2S_CACHE names one")
+    return folder
+
+
+def _compile(compiler: str, path: Path) -> None:
+    """Raises Unavailable."""
+    print(f"compiling the decoder's kernels, once for this machine ({path})", file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        command = [*compiler.split(), *FLAGS, str(SOURCE), "-o", str(partial)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise Unavailable(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+        partial.replace(path)
+
+
+@functools.cache
+def kernel(name: str, arguments: int) -> Callable[..., None]:
+    """A function of the library. Its arguments are pointers and whole numbers, all of 64 bits. Raises Unavailable."""
+    function = getattr(library(), name)
+    function.argtypes, function.restype = [ctypes.c_int64] * arguments, None
+    return function
+
+
+def call(name: str, *arguments: Tensor | int) -> None:
+    """Call a kernel: contiguous tensors on the CPU as pointers, and whole numbers (0 for no tensor)."""
+    kernel(name, len(arguments))(*[a if type(a) is int else a.data_ptr() for a in arguments])

@@ -1,0 +1,237 @@
+"""The compiled kernels are held to PyTorch's operators: state, choice, linear maps and whole searches."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from slow_search import collate, tiny_model
+from torch import nn
+
+from s2s.decoding import backend
+from s2s.decoding.choice import NEVER, Beam
+from s2s.decoding.config import DecodeConfig
+from s2s.decoding.generator import Generator
+from s2s.decoding.limits import Limits
+from s2s.decoding.native import NativeBeam, NativeState
+from s2s.decoding.packed import Int8Linear
+from s2s.errors import Failure, UserError
+from s2s.models.transformer import TransformerState
+from s2s.native import library
+from s2s.nn.attention import SelfAttention, length_mask
+
+V = 40
+
+
+def model(seed: int, **options):
+    return tiny_model(seed, V, **options).float()
+
+
+@st.composite
+def situations(draw):
+    """Logits, scores and limits of some slots in the middle of a search."""
+    slots, rows, size = draw(st.integers(1, 4)), draw(st.integers(1, 6)), draw(st.sampled_from([5, 9, 40, 300]))
+    random = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    scores = -10 * torch.rand(slots, rows, generator=random)
+    scores[torch.rand(slots, rows, generator=random) < draw(st.sampled_from([0, 0.3, 1]))] = NEVER
+    logits = 5 * torch.randn(slots * rows, size, generator=random)
+    number = st.integers(0, 4)
+    sentences = [SimpleNamespace(source=[4] * draw(number), prefix=draw(st.lists(st.integers(4, size - 1), max_size=2)))
+                 for _ in range(slots)]  # fmt: skip
+    config = DecodeConfig(allow_unknown=draw(st.booleans()), min_length_a=0.5, max_length_a=1,
+                          min_length_b=draw(number), max_length_b=draw(number))  # fmt: skip
+    limits = Limits(config, slots, sentences, "cpu")
+    limits.admit(torch.arange(slots), np.arange(slots), sentences)
+    done = torch.tensor([draw(number) for _ in range(slots)])
+    limits.done[:, 0], limits.host[0] = done, done
+    return config, limits, logits, scores
+
+
+@given(situations())
+@settings(max_examples=200)
+def test_the_choice_of_a_step(situation):
+    config, limits, logits, scores = situation
+    normalizer = logits.logsumexp(1, keepdim=True)
+    expected = Beam(config, "cpu")(logits.clone(), normalizer, scores, limits)
+    found = NativeBeam(config, "cpu")(logits, None, scores, limits)
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=0)
+    live = expected.scores > NEVER
+    assert torch.equal(found.tokens[live], expected.tokens[live])
+    torch.testing.assert_close(found.log_probabilities[live], expected.log_probabilities[live], atol=1e-5, rtol=0)
+    if expected.parents is not None:
+        assert torch.equal(found.parents[live], expected.parents[live])
+    torch.testing.assert_close(found.end_scores, expected.end_scores, atol=1e-5, rtol=0)
+    ended = expected.end_scores > NEVER
+    torch.testing.assert_close(
+        found.end_log_probabilities[ended], expected.end_log_probabilities[ended], atol=1e-5, rtol=0
+    )
+
+
+@st.composite
+def histories(draw):
+    """What happens to a state: sentences come and go, and rows go on from each other."""
+    slots, rows = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    one = st.one_of(
+        st.just(("step",)),
+        st.just(("step",)),
+        st.tuples(st.just("admit"), st.integers(0, slots - 1)),
+        st.tuples(st.just("release"), st.integers(1, slots)),
+    )
+    return slots, rows, draw(st.lists(one, min_size=1, max_size=40)), draw(st.integers(0, 1000))
+
+
+@given(histories(), st.sampled_from([(4, 4), (4, 2), (2, 1)]), st.booleans())
+@settings(max_examples=60)
+def test_a_state_whose_sentences_come_and_go(history, heads, rotary):
+    (slots, rows, events, seed), (H, G), d, layers = history, heads, 6, 2
+    random = torch.Generator().manual_seed(seed)
+    attention = SelfAttention(H * d, H, G, 0.0, True, rotary)
+
+    def fresh(kind, numbers):
+        lengths = torch.randint(1, 6, (3,), generator=numbers)
+        lengths[0] = 6
+        return kind(torch.randn(layers, 2, 3, G, 6, d, generator=numbers), length_mask(lengths, 6), rows)
+
+    def both(call):
+        """The same for both states, with the same random numbers."""
+        number = int(torch.randint(1 << 30, (), generator=random))
+        return [call(state, torch.Generator().manual_seed(number)) for state in states]
+
+    states = [TransformerState, NativeState]
+    states = [state.empty(slots) for state in both(fresh)]
+    for state in states:  # every slot has a sentence
+        for slot in range(slots):
+            state.admit(
+                torch.tensor([slot]), fresh(type(state), torch.Generator().manual_seed(slot)), torch.tensor([1])
+            )
+
+    def step(state, numbers):
+        state.begin()
+        B, found = len(state.steps), []
+        for n in range(layers):
+            found.append(state.attend(n, torch.randn(B, rows, (H + 2 * G) * d, generator=numbers), attention))
+            found.append(state.cross(n, torch.randn(B, rows, H * d, generator=numbers), H))
+        state.advance()
+        parents = torch.randint(rows, (B, rows), generator=numbers)
+        state.reorder((parents + rows * torch.arange(B)[:, None]).flatten())
+        return torch.stack(found)
+
+    def admit(slot):
+        def call(state, numbers):
+            state.admit(torch.tensor([slot]), fresh(type(state), numbers), torch.tensor([2]))
+
+        return call
+
+    for name, *argument in events:
+        size = len(states[0].steps)
+        if name == "step":
+            torch.testing.assert_close(*both(step), atol=1e-5, rtol=1e-5)
+        elif name == "admit":
+            both(admit(argument[0] % size))
+        else:
+            keep = torch.randperm(size, generator=random)[: argument[0]].sort().values
+            both(lambda state, numbers, keep=keep: state.release(keep, len(keep)))
+
+
+def found(config, sources, seed, prefixes=None, **options):
+    return list(Generator([model(seed, **options)], config, collate).generate(sources, prefixes))
+
+
+sentences = st.lists(st.lists(st.integers(4, V - 1), min_size=1, max_size=9), min_size=1, max_size=12)
+
+
+@given(sentences, st.integers(0, 5), st.integers(1, 5), st.sampled_from([None, 1, 3]),
+       st.sampled_from(["first_finished", "best_possible"]),
+       st.sampled_from([{}, {"positions": "rotary"}, {"kv_heads": 1}]))  # fmt: skip
+@settings(max_examples=40)
+def test_a_search_with_and_without_kernels(sources, seed, beam_size, slots, stopping, kind):
+    prefixes = [source[: len(source) % 3] for source in sources]
+    results = {}
+    for name in ("eager", "native"):
+        config = DecodeConfig(backend=name, beam_size=beam_size, n_best=beam_size, slots=slots, stopping=stopping,
+                              max_length_b=6, max_length_a=0.5)  # fmt: skip
+        results[name] = found(config, sources, seed, prefixes, **kind)
+    for mine, expected in zip(results["native"], results["eager"], strict=True):
+        assert [h.ids for h in mine] == [h.ids for h in expected]
+        for one, other in zip(mine, expected, strict=True):
+            assert one.score == pytest.approx(other.score, abs=1e-5)
+            assert one.token_log_probabilities == pytest.approx(other.token_log_probabilities, abs=1e-4)
+
+
+@pytest.mark.parametrize("search", [{"beam_size": 3}, {"search": "sample", "n_best": 3}])
+def test_a_sentence_has_the_same_result_alone_and_with_others(search):
+    numbers = torch.Generator().manual_seed(1)
+    sources = [torch.randint(4, V, (length,), generator=numbers).tolist() for length in (3, 9, 1, 5, 7, 2, 8)]
+    options = {"backend": "native", "max_length_b": 9, **search}
+    generator = Generator([model(1)], DecodeConfig(**options), collate)
+    alone = [next(generator.generate([source], first=i)) for i, source in enumerate(sources)]
+    for slots in (2, 7):
+        together = found(DecodeConfig(slots=slots, **options), sources, 1)
+        assert [[h.ids for h in n_best] for n_best in together] == [[h.ids for h in n_best] for n_best in alone]
+
+
+@pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="no int8 kernels here")
+@given(st.integers(1, 70), st.booleans(), st.booleans(), st.integers(0, 100))
+@settings(max_examples=40)
+def test_an_int8_map(rows, bias, relu, seed):
+    torch.manual_seed(seed)
+    eager, native = (Int8Linear(nn.Linear(24, 10, bias), relu) for _ in range(2))
+    native.__dict__ |= eager.__dict__
+    native.native = True
+    x = torch.randn(rows, 24) * 10 ** torch.randn(rows, 1)
+    x[torch.rand(rows) < 0.2] = 0
+    torch.testing.assert_close(native(x), eager(x), atol=1e-5, rtol=0.02)
+    x[0, 3] = float("nan")
+    assert native(x)[0].isnan().all()
+
+
+def test_output_that_is_not_finite_is_an_error():
+    broken = model(1)
+    with torch.no_grad():
+        broken.decoder[0].feedforward.outer.bias.fill_(float("nan"))
+    with pytest.raises(Failure, match="not finite"):
+        list(Generator([broken], DecodeConfig(backend="native"), collate).generate([[4, 5]]))
+
+
+def test_without_a_compiler(monkeypatch, capsys, tmp_path):
+    backend._report.cache_clear()
+    monkeypatch.setattr(library, "library", library.library.__wrapped__)
+    monkeypatch.setattr("s2s.decoding.native.library", library.library)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"decode.backend=native: the C\+\+ compiler no-such-compiler does not run"):
+        Generator([model(1)], DecodeConfig(backend="native"), collate)
+    for _ in range(2):
+        assert Generator([model(1)], DecodeConfig(), collate).engine.scorer.native is False
+    assert capsys.readouterr().err.count("decode.backend=auto: decoding is slower") == 1
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(UserError, match="does not run"):
+        Generator([model(1)], DecodeConfig(backend="native"), collate)
+
+
+COMPILE = "from s2s.native.library import library; print(library()._name)"
+
+
+def test_the_kernels_are_compiled_once_by_however_many_processes(tmp_path):
+    command = [sys.executable, "-c", COMPILE]
+    environment = {**os.environ, "S2S_CACHE": str(tmp_path / "cache")}
+    options = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, **options) for _ in range(2)]
+    names = {process.communicate()[0].strip() for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(names) == 1
+    assert [str(path) for path in (tmp_path / "cache").iterdir()] == list(names)  # and nothing beside it
+    again = subprocess.run(command, **{**options, "stdout": None})
+    assert "compiling" not in again.stderr
+
+
+@pytest.mark.parametrize("kind", ["fp64", "another"])
+def test_what_the_kernels_are_not_for(kind):
+    one = tiny_model(1, V) if kind == "fp64" else SimpleNamespace(parameters=lambda: iter([torch.zeros(1)]))
+    expected = "float64" if kind == "fp64" else "a SimpleNamespace"
+    with pytest.raises(library.Unavailable, match=expected):
+        backend.native(one)
