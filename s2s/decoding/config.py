@@ -10,9 +10,19 @@ from s2s.errors import UserError
 class DecodeConfig:
     """How hypotheses are searched for. A length is in tokens and does not count EOS, unless it is said."""
 
-    search: str = option("beam", "beam search (greedy with beam_size=1), or sampling", ("beam", "sample"))
-    beam_size: int = option(5, "hypotheses kept alive for each sentence in beam search", at_least=1)
+    search: str = option(
+        "beam",
+        "beam search (greedy with beam_size=1), sampling, or stochastic beam search: sampling without replacement",
+        ("beam", "sample", "stochastic_beam"),
+    )
+    beam_size: int = option(5, "hypotheses kept alive for each sentence in either beam search", at_least=1)
     n_best: int = option(1, "hypotheses returned for each sentence; in sampling, how many are drawn", at_least=1)
+    diverse_groups: int = option(
+        1, "beam search in so many groups of equal size, each kept away from what the earlier ones choose", at_least=1
+    )
+    diverse_strength: float = option(
+        0.5, "taken off a token's log-probability for each earlier group's row that chose it at the step", at_least=0
+    )
     length_penalty: float = option(
         1.0, "alpha of the length normalisation: 0 is none, larger prefers longer hypotheses (length counts EOS)"
     )
@@ -80,13 +90,18 @@ class DecodeConfig:
 
     def check(self) -> None:
         """Check what concerns two keys. Raises UserError."""
-        if self.coverage_penalty and self.search == "sample":
+        if self.coverage_penalty and self.search != "beam":
             raise UserError(f"decode.coverage_penalty={self.coverage_penalty}: ranks what a beam search has found; "
                             "samples have no ranks")  # fmt: skip
-        if self.search == "beam" and self.n_best > self.beam_size:
+        if self.search != "sample" and self.n_best > self.beam_size:
             raise UserError(f"decode.n_best={self.n_best}: must be at most decode.beam_size={self.beam_size}")
+        if self.diverse_groups > 1 and self.search != "beam":
+            raise UserError(f"decode.diverse_groups={self.diverse_groups}: is for decode.search=beam")
+        if self.beam_size % self.diverse_groups and self.search == "beam":
+            raise UserError(f"decode.diverse_groups={self.diverse_groups}: must divide "
+                            f"decode.beam_size={self.beam_size}")  # fmt: skip
 
     @property
     def rows(self) -> int:
         """K: hypotheses that are decoded side by side for each sentence."""
-        return self.beam_size if self.search == "beam" else self.n_best
+        return self.n_best if self.search == "sample" else self.beam_size

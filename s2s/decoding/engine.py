@@ -14,7 +14,8 @@ When a sentence is done (`decode.stopping`):
   that of `exhaustive`.
 - `exhaustive`: every live hypothesis has reached the maximum length.
 
-In all of them a sentence is done when no hypothesis is live, and EOS is forced at the maximum length.
+In all of them a sentence is done when no hypothesis is live, and EOS is forced at the maximum length. In diverse beam
+search, `first_finished` waits for every group. Stochastic beam search is done when no live row can enter the n_best.
 
 Memory: slots x rows hypotheses of the models' states, as many slots as `decode.batch_tokens` allows for the sentences
 at hand; as many sentences again are encoded ahead.
@@ -32,11 +33,13 @@ from torch import Tensor
 from s2s.data.batch import Source
 from s2s.decoding.choice import NEVER, Beam, Choice, Sampling
 from s2s.decoding.config import DecodeConfig
+from s2s.decoding.diverse import DiverseBeam
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.limits import Limits, divisor, normalised
 from s2s.decoding.native import NativeBeam
 from s2s.decoding.rules import Rule, Rules
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
+from s2s.decoding.stochastic import StochasticBeam
 from s2s.errors import Failure
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import BOS
@@ -61,17 +64,19 @@ class Sentence(NamedTuple):
 
 
 class Finished:
-    """The finished hypotheses of each slot, at most K.
+    """The finished hypotheses of each slot, at most K; in diverse beam search as many of each group as it has rows.
 
     Attributes:
-        scores: [B, K] normalised, -inf where there is none.
+        scores: [B, K] normalised, or in stochastic beam search perturbed; -inf where there is none.
         ends: [B, K] int64, step * K + row: where the hypothesis took its EOS.
         values: [B, K] log-probability of that EOS.
     """
 
     def __init__(self, config: DecodeConfig, slots: int, like: Tensor):
         self.config = config
-        self.first = config.search == "sample" or config.stopping == "first_finished"
+        self.perturbed = config.search == "stochastic_beam"
+        self.first = config.search == "sample" or (config.stopping == "first_finished" and not self.perturbed)
+        self.group = config.rows // config.diverse_groups  # its size
         self.scores = like.new_full((slots, config.rows), NEVER)
         self.ends = torch.zeros_like(self.scores, dtype=torch.int64)
         self.values = torch.zeros_like(self.scores)
@@ -80,14 +85,23 @@ class Finished:
     def add(self, steps: Tensor, choice: Choice) -> None:
         """Take in what ended in this step: where the K places are not enough the first ones stay (`first_finished`),
         or the best ones. steps: [B, 1] int64."""
-        new = normalised(self.config, choice.end_scores, (steps + 1).to(self.scores.dtype))
+        new = choice.end_scores
+        if not self.perturbed:
+            new = normalised(self.config, new, (steps + 1).to(self.scores.dtype))
         old = self.scores
         if self.first:
             old = old.masked_fill(old > NEVER, float("inf"))
-        place = torch.cat([old, new], dim=1).topk(self.scores.size(1), dim=1).indices
-        self.scores = torch.cat([self.scores, new], dim=1).gather(1, place)
-        self.ends = torch.cat([self.ends, steps * self.scores.size(1) + self.rows], dim=1).gather(1, place)
-        self.values = torch.cat([self.values, choice.end_log_probabilities], dim=1).gather(1, place)
+        place = self._both(old, new).topk(self.group, dim=1).indices
+
+        def chosen(old: Tensor, new: Tensor) -> Tensor:
+            return self._both(old, new).gather(1, place).view(new.shape)
+
+        self.ends = chosen(self.ends, steps * self.scores.size(1) + self.rows)
+        self.scores, self.values = chosen(self.scores, new), chosen(self.values, choice.end_log_probabilities)
+
+    def _both(self, old: Tensor, new: Tensor) -> Tensor:
+        """Two of [B, K] as [B * groups, 2 * size of a group]."""
+        return torch.cat([old.view(-1, self.group), new.view(-1, self.group)], dim=1)
 
     def done(self, steps: Tensor, longest: Tensor, live: Tensor) -> Tensor:
         """Bool [B], which sentences need no further step.
@@ -100,14 +114,19 @@ class Finished:
         best = live.amax(dim=1)
         over = best == NEVER
         if self.first:
-            return over | (self.scores[:, -1] > NEVER)
+            groups = len(live), -1, self.group
+            full = self.scores.view(groups)[:, :, -1] > NEVER
+            return (full | (live.view(groups).amax(dim=2) == NEVER)).all(dim=1)
+        least = self.scores.sort(dim=1, descending=True).values[:, self.config.n_best - 1]
+        if self.perturbed:
+            return over | (best <= least)
         if self.config.stopping == "best_possible":
             reach = torch.maximum(longest, steps[:, 0]).to(best.dtype) + 1
             most = torch.maximum(divisor(self.config, reach), divisor(self.config, steps[:, 0].to(best.dtype) + 1))
             bound = best / most
             if reward := self.config.word_reward:
                 bound = bound + torch.maximum(reward * steps[:, 0], reward * (reach - 1))
-            return over | (bound <= self.scores[:, self.config.n_best - 1])
+            return over | (bound <= least)
         return over
 
     def admit(self, slots: Tensor) -> None:
@@ -119,8 +138,8 @@ class Finished:
         self.scores, self.ends, self.values = (kept(x, keep, slots) for x in (self.scores, self.ends, self.values))
 
     def best(self, slots: Tensor) -> tuple[np.ndarray, ...]:
-        """Scores, ends and EOS log-probabilities of some slots, each [slots, n]: the best first, or samples in the
-        order of their numbers."""
+        """Scores, ends and EOS log-probabilities of some slots, each [slots, n]: the best first; samples in the
+        order of their numbers, or (without replacement) in the order of their draws."""
         scores, ends, values = self.scores[slots], self.ends[slots], self.values[slots]
         key = -(ends % scores.size(1)) if self.config.search == "sample" else scores
         order = key.sort(dim=1, descending=True, stable=True).indices[:, : self.config.n_best]
@@ -271,11 +290,15 @@ class _Run:
         self.starts = np.zeros(B, np.int64)  # clock of its first step
         self.clock = 0
         self.limits = Limits(config, B, waiting.sentences, device, engine.scorer.max_length)
-        self.fused = config.search == "beam" and not engine.rules and engine.scorer.native
-        if config.search == "sample":
-            self.choose = Sampling(config, B, device, engine.seed)
-        else:
+        plain = config.search == "beam" and config.diverse_groups == 1
+        self.fused = plain and not engine.rules and engine.scorer.native
+        if plain:
             self.choose = NativeBeam(config, device) if self.fused else Beam(config, device)
+        elif config.search == "beam":
+            self.choose = DiverseBeam(config, device)
+        else:
+            search = Sampling if config.search == "sample" else StochasticBeam
+            self.choose = search(config, B, device, engine.seed)
         self.rules = Rules(engine.rules, config, B, device) if engine.rules else None
         self.tokens = torch.full((B, config.rows), BOS, device=device)
         self.scores = self.finished = self.trellis = None  # in the type of the first logits
@@ -349,7 +372,7 @@ class _Run:
         if not np.isfinite(scores[:, 0]).all():
             raise Failure("decoding found no hypothesis of finite probability: the model's output is not finite")
         ids, values, lengths = self.trellis.paths(slots, self.starts[slots], ends)
-        longest = self.limits.host_longest[slots]
+        config, longest = self.config, self.limits.host_longest[slots]
         results = []
         for i, number in enumerate(self.numbers[slots].tolist()):
             n_best = []
@@ -357,8 +380,11 @@ class _Run:
                 length = lengths[i, n]
                 each = [*values[i, n, :length].tolist(), float(end_values[i, n])]
                 path = ids[i, n, :length].tolist()
+                total, score = float(sum(each)), float(scores[i, n])
+                if config.search == "stochastic_beam":
+                    score = normalised(config, total, len(each))
                 truncated = bool(length >= longest[i])
-                n_best.append(Hypothesis(path, float(scores[i, n]), float(sum(each)), each, truncated))
+                n_best.append(Hypothesis(path, score, total, each, truncated))
             results.append((number, n_best))
         self.numbers[slots] = -1
         self.scores[where] = NEVER
