@@ -36,6 +36,9 @@ class GenerateCommand:
     )
     mode: str = option("translate", "translate, or score given targets by teacher forcing", ("translate", "score"))
     target: str | None = option(None, "mode=score: file of targets; null: those of the store's split")
+    alignment: bool = option(
+        False, "format=json and tsv: for each target token, EOS too, the source position that it looks at most, from 0"
+    )
     prefix: str | None = option(None, "file of target prefixes, a line each, that the hypotheses must start with")
     device: str = option("auto", "auto: a GPU where there is one", ("auto", "cpu", "cuda"))
     seed: int = option(1, "of sampling", at_least=0)
@@ -52,7 +55,7 @@ def _generate(config: GenerateCommand) -> None:
     score = config.mode == "score"
     write = formatter(config.format, score)
     with _Progress(total) as progress, opened(config.output) as output:
-        results = translator.decode(windows, config.decode, config.seed, score, progress.advance)
+        results = translator.decode(windows, config.decode, config.seed, score, config.alignment, progress.advance)
         for index, n_best in enumerate(results):
             progress.count(n_best[0])
             output.write(write(index, n_best).encode())
@@ -76,6 +79,8 @@ def _check(config: GenerateCommand) -> None:
     elif config.decode.n_best > 1 and config.format == "text":
         raise UserError(f"decode.n_best={config.decode.n_best} needs format=tsv or format=json: "
                         "in format=text each output line belongs to one input line")  # fmt: skip
+    if config.alignment and config.format == "text":
+        raise UserError("alignment=true needs format=json or format=tsv")
     for key in ("input", "prefix", "target"):
         path = getattr(config, key)
         if path and not os.path.exists(path):

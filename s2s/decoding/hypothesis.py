@@ -13,6 +13,8 @@ class Hypothesis:
         log_probability: Sum of `token_log_probabilities`; nats.
         token_log_probabilities: One for each token, then that of EOS; nats, of the unfiltered model.
         truncated: Whether the maximum length ended it.
+        alignment: For each token, and then for EOS, the source position of the greatest attention, from 0 (EOS of the
+            source is the last one); None: was not asked for.
     """
 
     ids: list[int]
@@ -20,6 +22,7 @@ class Hypothesis:
     log_probability: float
     token_log_probabilities: list[float]
     truncated: bool = False
+    alignment: list[int] | None = None
 
     @classmethod
     def empty(cls) -> "Hypothesis":
@@ -34,9 +37,11 @@ class Translation(Hypothesis):
     Attributes:
         text: Detokenized.
         tokens: The symbols of `ids`, and then the end's, `</s>`.
+        source_tokens: The same of the source, where an alignment was asked for.
         source_truncated: Whether the source was cut to the most that the model can take.
     """
 
     text: str
     tokens: list[str]
+    source_tokens: list[str] | None = None
     source_truncated: bool = False

@@ -23,8 +23,9 @@ def formatter(name: str, score: bool = False) -> Format:
 
     Args:
         name: `text`: the best one, a line (its score, where given targets are scored); `tsv`: a line for each, with
-            the columns index, score, text; `json`: an object a line for each, with tokens (EOS among them) and their
-            log-probabilities. A line break in a hypothesis, and a tab in `tsv`, becomes a space.
+            the columns index, score, text, and the alignment where there is one, as pairs source-target from 0;
+            `json`: an object a line for each, with tokens (EOS among them) and their log-probabilities. A line break in
+            a hypothesis, and a tab in `tsv`, becomes a space.
         score: Given targets are scored.
     """
 
@@ -33,7 +34,9 @@ def formatter(name: str, score: bool = False) -> Format:
         return f"{best.score:.6f}\n" if score else f"{best.text.translate(LINE_BREAKS)}\n"
 
     def tsv(index: int, n_best: list[Translation]) -> str:
-        return "".join(f"{index}\t{one.score:.6f}\t{one.text.translate(BREAKS)}\n" for one in n_best)
+        return "".join(
+            f"{index}\t{one.score:.6f}\t{one.text.translate(BREAKS)}{_pairs(one.alignment)}\n" for one in n_best
+        )
 
     def as_json(index: int, n_best: list[Translation]) -> str:
         lines = []
@@ -49,10 +52,17 @@ def formatter(name: str, score: bool = False) -> Format:
                 "truncated": one.truncated,
                 "source_truncated": one.source_truncated,
             }
+            if one.alignment is not None:
+                content |= {"alignment": one.alignment, "source_tokens": one.source_tokens}
             lines.append(json.dumps(content, ensure_ascii=False) + "\n")
         return "".join(lines)
 
     return {"text": text, "tsv": tsv, "json": as_json}[name]
+
+
+def _pairs(alignment: list[int] | None) -> str:
+    """A column of an alignment, if there is one."""
+    return "" if alignment is None else "\t" + " ".join(f"{i}-{j}" for j, i in enumerate(alignment))
 
 
 @contextmanager
