@@ -4,7 +4,7 @@ import functools
 import sys
 
 from s2s.decoding.native import NativeState, native
-from s2s.decoding.packed import packed
+from s2s.decoding.packed import check, packed
 from s2s.errors import UserError
 from s2s.models.model import EncoderDecoder
 from s2s.native.library import Unavailable
@@ -21,16 +21,16 @@ def prepare(model: EncoderDecoder, dtype: str, backend: str) -> EncoderDecoder:
     Raises:
         UserError: the device does not compute in this type, or there is no such backend for this model here.
     """
-    light = packed(model, dtype)
-    if backend == "eager" or (backend == "auto" and next(model.parameters()).device.type != "cpu"):
-        return light
-    try:
-        return native(light)
-    except Unavailable as reason:
-        if backend == "native":
-            raise UserError(f"decode.backend=native: {reason}") from reason
-        _report(str(reason))
-        return light
+    device = next(model.parameters()).device.type
+    check(dtype, device)
+    if backend == "native" or (backend == "auto" and device == "cpu"):
+        try:
+            return native(model, dtype)
+        except Unavailable as reason:
+            if backend == "native":
+                raise UserError(f"decode.backend=native: {reason}") from reason
+            _report(str(reason))
+    return packed(model, dtype)
 
 
 def is_native(model: EncoderDecoder) -> bool:

@@ -1,39 +1,136 @@
-"""`decode.backend=native`: what lies between a step's matrix products in compiled kernels, for a CPU in fp32.
+"""`decode.backend=native`: the decoder's step is one call of a compiled kernel, and the beam's choice another, on a CPU.
 
-The same verbs and the same results, to rounding, as the classes in PyTorch operators from which these derive.
+The same verbs and the same results, to rounding, as the classes in PyTorch operators. Linear maps are of the kernels'
+own layout in fp32 or int8 (as `Int8Linear`: a scale for each output and for each row), in the encoder too. A row's
+numbers do not depend in any bit on the other rows.
 
 Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, N layers, G key/value heads, L places, d head width.
 """
 
-import copy
+import ctypes
+from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from s2s.decoding.choice import Beam, Choice
 from s2s.decoding.limits import Limits
-from s2s.decoding.packed import Int8Linear
+from s2s.decoding.packed import packed
 from s2s.models.model import EncoderDecoder
-from s2s.models.transformer import Transformer, TransformerState
+from s2s.models.transformer import Layer, Transformer, TransformerState
 from s2s.native.library import Unavailable, call, library
-from s2s.nn.attention import SelfAttention, merged
+from s2s.nn.feedforward import ACTIVATIONS
+from s2s.nn.positions import turns
 from s2s.nn.slots import kept
 
+PANEL = 32  # outputs of a linear map whose weights lie together
 
-def native(model: EncoderDecoder) -> EncoderDecoder:
-    """A light copy of a model, packed already, that decodes with the kernels. Raises Unavailable."""
+
+def native(model: EncoderDecoder, dtype: str) -> EncoderDecoder:
+    """A light copy of a model that decodes with the kernels. Raises Unavailable."""
     if not isinstance(model, Transformer):
         raise Unavailable(f"there are none for a {type(model).__name__}")
     parameter = next(model.parameters())
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
         raise Unavailable(f"they are for a CPU and fp32, not for {parameter.device.type} and {parameter.dtype}")
+    if dtype not in ("fp32", "int8"):
+        raise Unavailable(f"they compute in fp32 and int8, not in {dtype}")
     library()
-    model = copy.copy(model)
-    model.State = NativeState
-    for module in model.modules():
-        if isinstance(module, Int8Linear):
-            module.native = True
-    return model
+    light = packed(model, dtype, partial(NativeLinear, int8=dtype == "int8"))
+    light.State, light.step = NativeState, Step(light)
+    return light
+
+
+class NativeLinear(nn.Module):
+    """x @ weight.T + bias, perhaps with ReLU after it.
+
+    Args:
+        linear: Has the weights.
+        relu: With ReLU.
+        int8: Weights and inputs rounded to 8 bits, with a scale for each output and for each row.
+
+    Attributes:
+        map: The kernels' `Map`: addresses of weights, bias, scales and sums, and the numbers of outputs and inputs.
+    """
+
+    def __init__(self, linear: nn.Linear, relu: bool = False, *, int8: bool):
+        super().__init__()
+        weight, self.relu = linear.weight.detach(), relu
+        self.again = partial(NativeLinear, relu=relu, int8=int8)  # the same of other weights
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.outputs, inputs = weight.shape
+        self.scales = self.sums = None
+        group, kind = 1, torch.float32
+        if int8:
+            self.scales = weight.abs().amax(1).clamp(min=1e-30) / 127
+            weight = (weight / self.scales[:, None]).round()
+            self.sums = weight.sum(1).int()
+            group, kind = 4, torch.int8
+        panels, groups = -(-self.outputs // PANEL), -(-inputs // group)
+        padded = torch.zeros(panels * PANEL, groups * group, dtype=kind)
+        padded[: self.outputs, :inputs] = weight
+        self.weights = padded.view(panels, PANEL, groups, group).transpose(1, 2).contiguous()
+        parts = (self.weights, self.bias, self.scales, self.sums)
+        self.map = torch.tensor([0 if part is None else part.data_ptr() for part in parts] + [self.outputs, inputs])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., I] -> [..., O]"""
+        x = x.contiguous()
+        y = x.new_empty(*x.shape[:-1], self.outputs)
+        call("linear_map", self.map, x, y, y.numel() // self.outputs, int(self.relu))
+        return y
+
+
+class Step:
+    """`Transformer.step` of a model whose linear maps are native.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: Transformer):
+        stack = model.config.decoder
+        self.width, self.head, self.size = stack.width, stack.width // stack.heads, model.target_vocabulary_size
+        self.positions = model.decoder_embedding.positions
+        self.kept = [model.decoder, model.decoder_norm, model.output, model.decoder_embedding]  # addresses are theirs
+        numbers = [stack.layers, stack.width, stack.heads, stack.kv_heads or stack.heads, self.head,
+                   int(model.config.norm == "pre"), ACTIVATIONS.index(model.config.activation),
+                   model.decoder_embedding.tokens.weight.data_ptr()]  # fmt: skip
+        numbers += [*_norm(model.decoder_norm), *model.output.map.tolist()]
+        self.decoder = torch.tensor(numbers + [number for layer in model.decoder for number in _layer(layer)])
+
+    def __call__(self, tokens: Tensor, state: "NativeState", output: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """As `Transformer.step`."""
+        state.begin()
+        if self.positions.kind == "rotary":
+            tables = 0, torch.cat(turns(torch.arange(state.history.size(2)), self.head), dim=1)
+        else:
+            tables = self.positions.table_of(state.length), 0
+        place = state.place(*tables)
+        if output is None:
+            logits = torch.empty(len(tokens), self.size)
+            call("decoder_step", self.decoder, ctypes.addressof(place), tokens, logits, 0)
+        else:
+            top = torch.empty(len(tokens) // state.rows, state.rows, self.width)
+            call("decoder_step", self.decoder, ctypes.addressof(place), tokens, 0, top)
+            logits = output(top).flatten(0, 1)
+        state.advance()
+        return logits
+
+
+def _norm(norm: nn.Module) -> list[int]:
+    """The kernels' `Norm`."""
+    return [norm.weight.data_ptr(), norm.bias.data_ptr()] if isinstance(norm, nn.LayerNorm) else [0, 0]
+
+
+def _layer(layer: Layer) -> list[int]:
+    """The kernels' `Layer`."""
+    block = layer.feedforward  # with ReLU, two packed maps
+    inner, outer = block if isinstance(block, nn.Sequential) else (block.inner, block.outer)
+    norms = layer.attention_norm, layer.cross_norm, layer.feedforward_norm
+    maps = layer.attention.qkv, layer.attention.output, layer.cross.query, layer.cross.output, inner, outer
+    return [n for norm in norms for n in _norm(norm)] + [n for each in maps for n in each.map.tolist()]
 
 
 class NativeState(TransformerState):
@@ -41,7 +138,7 @@ class NativeState(TransformerState):
 
     Attributes:
         cache: [N, 2, B, G, L, K, d], own keys and values, where each row has put them.
-        history: [B, K, L] int32, the row of the same sentence that had each position of a row's hypothesis.
+        history: [B, K, L] int32, the row of the same sentence that has each position of a row's hypothesis.
         lengths: [B] int64, real source positions.
     """
 
@@ -56,9 +153,9 @@ class NativeState(TransformerState):
     def begin(self) -> None:
         """Make room for one more position of every row."""
         self.length = int(self.steps.max()) + 1
-        N, _, B, G, _, d = self.key_values.shape
         size = self.history.size(2)
         if self.length > size:
+            N, _, B, G, _, d = self.key_values.shape
             new = max(self.length, 2 * size, 32)
             cache = self.key_values.new_empty(N, 2, B, G, new, self.rows, d)
             history = torch.arange(self.rows, dtype=torch.int32)[:, None].repeat(B, 1, new)
@@ -66,28 +163,11 @@ class NativeState(TransformerState):
                 cache[:, :, :, :, :size], history[:, :, :size] = self.cache, self.history
             self.cache, self.history = cache, history
 
-    def attend(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
-        """As TransformerState.attend."""
-        H, G = attention.heads, attention.kv_heads
-        if attention.rotary:
-            split = attention.split(qkv.flatten(0, 1)[:, None], self.positions.repeat_interleave(self.rows, 0))
-            qkv = torch.cat([merged(part) for part in split], dim=2).view(qkv.shape)
-        B, K, width = qkv.shape
-        d = width // (H + 2 * G)
-        out = qkv.new_empty(B, K, H * d)
-        keys, values = self.cache[n]
-        call("self_attention", qkv, keys, values, self.history, self.positions, out,
-             B, K, H, G, d, self.history.size(2), self.length)  # fmt: skip
-        return out
-
-    def cross(self, n: int, query: Tensor, heads: int) -> Tensor:
-        """As TransformerState.cross."""
-        B, K, _ = query.shape
-        _, _, _, G, S, d = self.key_values.shape
-        keys, values = self.key_values[n]
-        out = torch.empty_like(query)
-        call("cross_attention", query, keys, values, self.lengths, out, B, K, heads, G, d, S)
-        return out
+    def place(self, added: Tensor | int, turned: Tensor | int) -> ctypes.Array:
+        """The kernels' `State`; added, turned: tables of positions, or 0."""
+        parts = (self.cache, self.history, self.key_values, self.lengths, self.positions, added, turned)
+        numbers = [part if type(part) is int else part.data_ptr() for part in parts]
+        return (ctypes.c_int64 * 11)(*self.history.shape, self.key_values.size(4), *numbers)
 
     def reorder(self, parents: Tensor) -> None:
         """Row r goes on from row parents[r]."""
@@ -115,8 +195,8 @@ class NativeBeam(Beam):
     def __call__(self, logits: Tensor, normalizer: None, scores: Tensor, limits: Limits) -> Choice:
         """logits: [R, V], unchanged; normalizer: is found here; scores: [B, K]."""
         B, K = scores.shape
-        tokens = torch.empty(2, B, K, dtype=torch.int64)
-        values = torch.empty(4, B, K)
-        call("beam", logits, scores, limits.host.ctypes.data, limits.prefix, *tokens, *values,
+        tokens, parents = torch.empty(2, B, K, dtype=torch.int64)
+        values = torch.empty(4, B, K).unbind()
+        call("beam", logits, scores, limits.host.ctypes.data, limits.prefix, tokens, parents, *values,
              B, K, logits.size(1), limits.prefix.size(1), int(self.config.allow_unknown))  # fmt: skip
-        return Choice(tokens[0], None if K == 1 else tokens[1], values[0], values[1], values[2], values[3])
+        return Choice(tokens, None if K == 1 else parents, *values)

@@ -14,13 +14,13 @@ import copy
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from s2s.errors import UserError
-from s2s.native.library import call
 from s2s.nn.feedforward import FeedForward
 
 # Which kernel is faster was measured by shape and rows (AVX512-VNNI, one and two threads); these rules are as good as a
@@ -32,7 +32,7 @@ FBGEMM_ROWS = 64  # int8: fbgemm up to so many rows, oneDNN above
 _engine = threading.Lock()  # held while the process's quantisation engine is another than it was
 
 
-def packed(model: nn.Module, dtype: str) -> nn.Module:
+def packed(model: nn.Module, dtype: str, linear: Callable[..., nn.Module] | None = None) -> nn.Module:
     """A light copy of a model for inference, which any number of threads may use at once.
 
     Weights that are not packed are shared with the model, which is untouched and can be trained on; pack it anew then.
@@ -41,6 +41,7 @@ def packed(model: nn.Module, dtype: str) -> nn.Module:
     Args:
         model: In evaluation mode.
         dtype: `decode.dtype`: fp32, bf16, fp16 or int8.
+        linear: On a CPU, what makes packed linear maps of `nn.Linear`, with or without `relu=True`; None: PyTorch's.
 
     Returns:
         The copy, or the model itself where there is nothing to change: in fp32 on a GPU, and for a model in fp64.
@@ -60,10 +61,10 @@ def packed(model: nn.Module, dtype: str) -> nn.Module:
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
         memo |= {id(p): nn.Parameter(p.detach().to(kind), requires_grad=False) for p in parameters}
         return copy.deepcopy(model, memo)
-    if dtype == "fp32" and not _has_onednn():
+    if linear is None and dtype == "fp32" and not _has_onednn():
         print("decode.dtype=fp32: without oneDNN in this PyTorch, weights are used as they are", file=sys.stderr)
         return model
-    linear = LINEAR[dtype]
+    linear = linear or LINEAR[dtype]
     for module in model.modules():
         if isinstance(module, FeedForward) and module.activation == "relu":
             memo[id(module)] = nn.Sequential(linear(module.inner, relu=True), linear(module.outer))
@@ -142,7 +143,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear, relu: bool = False):
         super().__init__()
-        self.bias, self.relu, self.native = _detached(linear.bias), relu, False
+        self.bias, self.relu = _detached(linear.bias), relu
         self.vnni = _cpu("vnni")
         self.step, self.zero = (1 / 127, 128) if self.vnni else (1 / 63, 64)  # of inputs in -1 ... 1
         weight = linear.weight.detach()
@@ -154,22 +155,10 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] -> [..., N]"""
-        if self.native:
-            return self._native(x)
         scale = x.abs().amax(-1, keepdim=True)  # 0 makes NaN of zeros, an integer of NaN, and zeros of it at the end
         y = self._product(x / scale)
         y = y.mul_(scale) if self.bias is None else torch.addcmul(self.bias, y, scale)
         return y.relu_() if self.relu else y
-
-    def _native(self, x: Tensor) -> Tensor:
-        """As `forward`, with compiled kernels: one pass before the product and one after it."""
-        inputs, outputs = x.size(-1), len(self.scales)
-        rows = x.numel() // inputs
-        unit, scale = torch.empty_like(x), x.new_empty(rows)
-        call("scale_rows", x, unit, scale, rows, inputs)
-        y = self._product(unit)
-        call("scale_bias", y, scale, 0 if self.bias is None else self.bias, rows, outputs, int(self.relu))
-        return y
 
     def _product(self, x: Tensor) -> Tensor:
         """Of numbers in -1 ... 1; both kernels round them alike."""
@@ -185,6 +174,25 @@ class Int8Linear(nn.Module):
 
 
 LINEAR = {"fp32": PackedLinear, "bf16": BFloat16Linear, "int8": Int8Linear}  # on a CPU
+
+
+def rows_of(linear: nn.Module, whole: nn.Linear, outputs: Tensor) -> nn.Module:
+    """The map to some of the outputs only, packed as `linear` is.
+
+    Args:
+        linear: What `packed` has made of `whole`, or that itself.
+        whole: With its weights.
+        outputs: Int64 [N'].
+    """
+    kind = type(linear)
+    weights = linear if kind is nn.Linear else whole
+    part = nn.Linear(whole.in_features, len(outputs), whole.bias is not None, device="meta")
+    part.weight = nn.Parameter(weights.weight.detach()[outputs], requires_grad=False)
+    if whole.bias is not None:
+        part.bias = nn.Parameter(weights.bias.detach()[outputs], requires_grad=False)
+    if kind is nn.Linear:
+        return part
+    return linear.again(part) if hasattr(linear, "again") else kind(part, linear.relu)
 
 
 def _detached(bias: Tensor | None) -> Tensor | None:

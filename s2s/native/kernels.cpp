@@ -1,10 +1,11 @@
-// The parts of a decoder step between its matrix products, for a CPU. s2s/native/library.py compiles and loads this.
+// The step of a Transformer decoder, and one of beam search, for a CPU. s2s/native/library.py compiles and loads this.
 //
-// Each function has a twin in PyTorch operators that gives the same to rounding, in s2s/models/transformer.py and
-// s2s/decoding/. A row is computed in the same order whatever the other rows are.
+// The twins in PyTorch operators, which give the same to rounding, are Transformer.step (s2s/models/transformer.py) and
+// Beam (s2s/decoding/choice.py). A row's numbers do not depend, in any bit, on what other rows there are.
 //
-// Shapes: B slots (sentences), K rows a slot, R = B*K rows, H query heads, G key/value heads, d head width, L places of
-// a cache, S source positions, V vocabulary, N outputs. All arrays are contiguous; float is fp32.
+// Shapes: B slots (sentences), K rows a slot, R = B*K rows, D model width, H query heads, G key/value heads, d head
+// width, L places of a cache, S source positions, V vocabulary, I inputs and O outputs of a linear map. All arrays are
+// contiguous; float is fp32. All numbers that come from outside have 64 bits, as pointers do.
 
 #include <algorithm>
 #include <cmath>
@@ -13,13 +14,41 @@
 #include <functional>
 #include <limits>
 #include <vector>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
-constexpr int64_t PARALLEL = 1 << 15;  // multiplications from which a second thread is worth waking
-constexpr int64_t BLOCK = 64;          // logits whose maximum is looked at first
+constexpr int64_t PARALLEL = 1 << 15;    // multiplications from which a second thread is worth waking
+constexpr int64_t NEAR = 5 << 17;        // bytes of inputs that stay in a core's cache while weights stream by
+constexpr int64_t LANES = 16, PANEL = 32;  // outputs of a vector, and those whose weights lie together
+constexpr int64_t BLOCK = 64;            // logits whose maximum is looked at first
 constexpr int64_t UNK = 1, EOS = 3, SPECIALS = 4;
+constexpr float EPSILON = 1e-5f;  // of nn.LayerNorm
+
+// Rows whose sums fit in registers together, and the code of an int8 input of 0 and of 1.
+#if defined(__AVX512F__)
+constexpr int ROWS = 8;
+#else
+constexpr int ROWS = 3;
+#endif
+#if defined(__AVX512VNNI__)
+constexpr int ZERO = 128, ONE = 127;
+#else
+constexpr int ZERO = 64, ONE = 63;  // sums of two products have 16 bits
+#endif
+
+using Floats = float __attribute__((vector_size(64), aligned(4)));
+using Words = int32_t __attribute__((vector_size(64), aligned(4)));
+
+template <class Vector, class Number>
+inline Vector load(const Number* from) {
+    Vector to;
+    std::memcpy(&to, from, sizeof to);
+    return to;
+}
 
 // e^x for x <= 0, relative error below 2e-7 (Cephes' expf); a loop over it is vectorised.
 inline float exponential(float x) {
@@ -61,10 +90,158 @@ inline void add_scaled(float* sum, const float* x, float weight, int64_t size) {
     for (int64_t i = 0; i < size; ++i) sum[i] += weight * x[i];
 }
 
-float* scratch(int64_t size) {
-    thread_local std::vector<float> memory;
+// A thread's own memory, which is not given back.
+template <class Number, int which = 0>
+Number* scratch(int64_t size) {
+    thread_local std::vector<Number> memory;
     if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
     return memory.data();
+}
+
+// A linear map. Weights lie in panels of 32 outputs, the last filled up with zeros:
+//   fp32: [panels, I, 32]
+//   int8: [panels, I/4, 32, 4], I filled up to a multiple of 4; scales [O] of the outputs; sums [O] of their weights
+struct Map {
+    const void* weights;
+    const float* bias;  // [O] or null
+    const float* scales;  // null: fp32
+    const int32_t* sums;
+    int64_t O, I;
+};
+
+enum Mode { STORE, STORE_RELU, ADD };
+
+// The inputs of an int8 map: rows of codes, each row with its scale.
+struct Codes {
+    const uint8_t* codes;  // [R, width]
+    const float* scales;   // [R]
+    int64_t width;
+};
+
+template <int rows>
+inline void products(const float* x, int64_t I, const float* panel, Floats (&sums)[rows][2]) {
+    for (auto& sum : sums) sum[0] = sum[1] = Floats{};
+    for (int64_t i = 0; i < I; ++i) {
+        const Floats left = load<Floats>(panel + i * PANEL), right = load<Floats>(panel + i * PANEL + LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r) sums[r][0] += left * x[r * I + i], sums[r][1] += right * x[r * I + i];
+    }
+}
+
+// Each sum plus the products of four codes, the same for all lanes, with four weights.
+inline Words four(Words sum, int32_t codes, const int8_t* weights) {
+#if defined(__AVX512BW__)
+    const __m512i x = _mm512_set1_epi32(codes), w = _mm512_loadu_si512(weights);
+#if defined(__AVX512VNNI__)
+    return reinterpret_cast<Words>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), x, w));
+#else
+    const __m512i pairs = _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1));
+    return sum + reinterpret_cast<Words>(pairs);
+#endif
+#elif defined(__AVX2__)
+    const __m256i x = _mm256_set1_epi32(codes), ones = _mm256_set1_epi16(1);
+    __m256i pairs[2];
+    for (int half = 0; half < 2; ++half) {
+        const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights) + half);
+        pairs[half] = _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), ones);
+    }
+    return sum + load<Words>(pairs);
+#else
+    uint8_t x[4];
+    std::memcpy(x, &codes, sizeof x);
+    for (int64_t lane = 0; lane < LANES; ++lane)
+        for (int i = 0; i < 4; ++i) sum[lane] += x[i] * weights[lane * 4 + i];
+    return sum;
+#endif
+}
+
+template <int rows>
+inline void products(const uint8_t* x, int64_t width, const int8_t* panel, Words (&sums)[rows][2]) {
+    for (auto& sum : sums) sum[0] = sum[1] = Words{};
+    for (int64_t i = 0; i < width; i += 4) {
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r) {
+            int32_t codes;
+            std::memcpy(&codes, x + r * width + i, sizeof codes);
+            sums[r][0] = four(sums[r][0], codes, panel + i * PANEL);
+            sums[r][1] = four(sums[r][1], codes, panel + i * PANEL + LANES * 4);
+        }
+    }
+}
+
+inline void finish(float* y, const float* sums, const float* bias, int64_t size, Mode mode) {
+    for (int64_t o = 0; o < size; ++o) {
+        float value = sums[o] + (bias ? bias[o] : 0);
+        if (mode == STORE_RELU) value = value < 0 ? 0 : value;  // NaN stays
+        y[o] = mode == ADD ? y[o] + value : value;
+    }
+}
+
+// Some outputs of some rows: one panel.
+template <int rows>
+void piece(const Map& map, int64_t panel, const float* x, const Codes& codes, int64_t row, float* y, Mode mode) {
+    const int64_t first = panel * PANEL, size = std::min(PANEL, map.O - first);
+    alignas(64) float sums[rows][PANEL];
+    if (!map.scales) {
+        Floats found[rows][2];
+        products<rows>(x + row * map.I, map.I, static_cast<const float*>(map.weights) + first * map.I, found);
+        std::memcpy(sums, found, sizeof sums);
+    } else {
+        Words found[rows][2];
+        products<rows>(codes.codes + row * codes.width, codes.width,
+                       static_cast<const int8_t*>(map.weights) + first * codes.width, found);
+        alignas(64) int32_t whole[rows][PANEL];
+        std::memcpy(whole, found, sizeof whole);
+        for (int r = 0; r < rows; ++r)
+            for (int64_t o = 0; o < size; ++o)
+                sums[r][o] = (whole[r][o] - ZERO * map.sums[first + o]) * (map.scales[first + o] * codes.scales[row + r]);
+    }
+    const float* bias = map.bias ? map.bias + first : nullptr;
+    for (int r = 0; r < rows; ++r) {
+        float* out = y + (row + r) * map.O + first;
+        if (size == PANEL) finish(out, sums[r], bias, PANEL, mode);
+        else finish(out, sums[r], bias, size, mode);
+    }
+}
+
+template <int rows = ROWS>
+void last_piece(int64_t left, const Map& map, int64_t panel, const float* x, const Codes& codes, int64_t row, float* y,
+                Mode mode) {
+    if (left == rows) return piece<rows>(map, panel, x, codes, row, y, mode);
+    if constexpr (rows > 1) last_piece<rows - 1>(left, map, panel, x, codes, row, y, mode);
+}
+
+// y = x times the weights, for all threads of a team.  x [R, I]; y [R, O]
+void linear(const Map& map, const float* x, float* y, int64_t R, Mode mode, uint8_t* codes, float* scales) {
+    Codes rows{codes, scales, (map.I + 3) / 4 * 4};
+    if (map.scales) {
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < R; ++r) {
+            const float* row = x + r * map.I;
+            uint8_t* out = codes + r * rows.width;
+            float most = 0, finite = 0;
+#pragma omp simd reduction(max : most) reduction(+ : finite)
+            for (int64_t i = 0; i < map.I; ++i) most = std::max(most, std::fabs(row[i])), finite += row[i] * 0;
+            scales[r] = most / ONE + finite;  // NaN if the row is not finite
+            const float inverse = most > 0 ? ONE / most : 0;
+#pragma omp simd
+            for (int64_t i = 0; i < map.I; ++i)
+                out[i] = static_cast<uint8_t>(static_cast<int32_t>(std::nearbyint(row[i] * inverse)) + ZERO);
+            std::fill(out + map.I, out + rows.width, 0);
+        }
+    }
+    const int64_t panels = (map.O + PANEL - 1) / PANEL;
+    const int64_t bytes = map.scales ? rows.width : 4 * map.I;
+    const int64_t most = std::max<int64_t>(1, NEAR / bytes / ROWS) * ROWS, chunks = (R + most - 1) / most;
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        for (int64_t panel = 0; panel < panels; ++panel) {
+            const int64_t end = std::min(R, (chunk + 1) * most);
+            int64_t row = chunk * most;
+            for (; row + ROWS <= end; row += ROWS) piece<ROWS>(map, panel, x, rows, row, y, mode);
+            if (row < end) last_piece(end - row, map, panel, x, rows, row, y, mode);
+        }
+    }
 }
 
 // The best of what has come, in falling order; of equals the first.
@@ -85,58 +262,103 @@ struct Best {
     }
 };
 
-}  // namespace
+struct Norm {
+    const float *weight, *bias;  // [D], or null: nothing is normalised
+};
 
-extern "C" {
+// y = norm(x), for all threads of a team; y may be x.  x, y [R, D]
+void normalize(const Norm& norm, const float* x, float* y, int64_t R, int64_t D) {
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < R; ++r) {
+        const float* row = x + r * D;
+        float sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < D; ++i) sum += row[i];
+        const float mean = sum / D;
+#pragma omp simd reduction(+ : squares)
+        for (int64_t i = 0; i < D; ++i) squares += (row[i] - mean) * (row[i] - mean);
+        const float scale = 1 / std::sqrt(squares / D + EPSILON);
+#pragma omp simd
+        for (int64_t i = 0; i < D; ++i) y[r * D + i] = (row[i] - mean) * scale * norm.weight[i] + norm.bias[i];
+    }
+}
+
+enum Activation { RELU, GELU, SWIGLU };
+
+inline float sigmoid(float x) {
+    const float e = exponential(-std::fabs(x));
+    return (x < 0 ? e : 1.0f) / (1 + e);
+}
+
+// What comes between the maps of a feed-forward block, for all threads of a team: relu is in the first map already.
+// x [R, I], or of swiglu [R, 2I], with room for [R, I] after it. Returns where the result is: [R, I].
+float* activate(float* x, int64_t R, int64_t I, int64_t activation) {
+    float* y = activation == SWIGLU ? x + R * 2 * I : x;
+    if (activation == RELU) return y;
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < R; ++r) {
+        if (activation == GELU) {
+            for (int64_t i = r * I; i < (r + 1) * I; ++i) y[i] *= 0.5f * (1 + std::erf(y[i] * 0.70710678f));
+        } else {
+            const float *gate = x + r * 2 * I, *value = gate + I;
+#pragma omp simd
+            for (int64_t i = 0; i < I; ++i) y[r * I + i] = gate[i] * sigmoid(gate[i]) * value[i];
+        }
+    }
+    return y;
+}
+
+// Queries and keys turned by their positions: feature j together with feature j + d/2.
+//   qkv [B, K, (H + 2G) * d]; table [L, d]: cosines, then sines, of each position
+void rotate(float* qkv, const float* table, const int64_t* positions, int64_t B, int64_t K, int64_t H, int64_t G,
+            int64_t d) {
+    const int64_t half = d / 2;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < B * K; ++row) {
+        const float *cosines = table + positions[row / K] * d, *sines = cosines + half;
+        for (int64_t h = 0; h < H + G; ++h) {
+            float *left = qkv + (row * (H + 2 * G) + h) * d, *right = left + half;
+            for (int64_t j = 0; j < half; ++j) {
+                const float a = left[j], b = right[j];
+                left[j] = a * cosines[j] - b * sines[j], right[j] = b * cosines[j] + a * sines[j];
+            }
+        }
+    }
+}
 
 // Attention of each row to its own positions up to and with the current one, whose keys and values are put in place.
 //   qkv [B, K, (H + 2G) * d]; keys, values [B, G, L, K, d]; positions [B]; out [B, K, H * d]
-//   history [B, K, L]: the row of the slot that held each position of a row's hypothesis
+//   history [B, K, L]: the row of the slot that has each position of a row's hypothesis
 void self_attention(const float* qkv, float* keys, float* values, const int32_t* history, const int64_t* positions,
-                    float* out, int64_t B, int64_t K, int64_t H, int64_t G, int64_t d, int64_t L, int64_t longest) {
+                    float* out, int64_t B, int64_t K, int64_t H, int64_t G, int64_t d, int64_t L) {
     const int64_t heads = H / G, width = (H + 2 * G) * d;
     const float scale = 1 / std::sqrt(static_cast<float>(d));
-#pragma omp parallel for collapse(2) schedule(static) if (B * K * H * d * longest > PARALLEL)
+#pragma omp for collapse(2) schedule(static)
     for (int64_t b = 0; b < B; ++b) {
         for (int64_t g = 0; g < G; ++g) {
             const int64_t now = positions[b];
             float* my_keys = keys + (b * G + g) * L * K * d;
             float* my_values = values + (b * G + g) * L * K * d;
-            float* scores = scratch(now + 1);
+            float* scores = scratch<float, 1>(now + 1);
             for (int64_t k = 0; k < K; ++k) {
                 const float* row = qkv + (b * K + k) * width + (H + g) * d;
                 std::copy(row, row + d, my_keys + (now * K + k) * d);
                 std::copy(row + G * d, row + (G + 1) * d, my_values + (now * K + k) * d);
             }
             for (int64_t k = 0; k < K; ++k) {
-                const int32_t* held = history + (b * K + k) * L;
+                const int32_t* has = history + (b * K + k) * L;
                 for (int64_t h = g * heads; h < (g + 1) * heads; ++h) {
                     const float* query = qkv + (b * K + k) * width + h * d;
-                    float* mine = out + (b * K + k) * H * d + h * d;
-                    for (int64_t l = 0; l < now; ++l) scores[l] = scale * dot(query, my_keys + (l * K + held[l]) * d, d);
+                    float* mine = out + ((b * K + k) * H + h) * d;
+                    for (int64_t l = 0; l < now; ++l) scores[l] = scale * dot(query, my_keys + (l * K + has[l]) * d, d);
                     scores[now] = scale * dot(query, my_keys + (now * K + k) * d, d);
                     softmax(scores, now + 1);
                     std::fill(mine, mine + d, 0.0f);
-                    for (int64_t l = 0; l < now; ++l) add_scaled(mine, my_values + (l * K + held[l]) * d, scores[l], d);
+                    for (int64_t l = 0; l < now; ++l) add_scaled(mine, my_values + (l * K + has[l]) * d, scores[l], d);
                     add_scaled(mine, my_values + (now * K + k) * d, scores[now], d);
                 }
             }
         }
-    }
-}
-
-// Row r goes on from row parents[r] of the same slot: its history up to and with the last position becomes that row's.
-//   history [B, K, L]; positions [B], of the step that comes; parents [B, K], each b*K + k
-void reorder(int32_t* history, const int64_t* positions, const int64_t* parents, int64_t B, int64_t K, int64_t L) {
-    std::vector<int32_t> old;
-    for (int64_t b = 0; b < B; ++b) {
-        const int64_t *from = parents + b * K, seen = positions[b];
-        bool moved = false;
-        for (int64_t k = 0; k < K; ++k) moved |= from[k] != b * K + k;
-        if (!moved) continue;
-        int32_t* mine = history + b * K * L;
-        old.assign(mine, mine + K * L);
-        for (int64_t k = 0; k < K; ++k) std::copy_n(old.data() + (from[k] - b * K) * L, seen, mine + k * L);
     }
 }
 
@@ -146,17 +368,17 @@ void cross_attention(const float* queries, const float* keys, const float* value
                      int64_t B, int64_t K, int64_t H, int64_t G, int64_t d, int64_t S) {
     const int64_t heads = H / G;
     const float scale = 1 / std::sqrt(static_cast<float>(d));
-#pragma omp parallel for collapse(2) schedule(static) if (B * K * H * d * S > PARALLEL)
+#pragma omp for collapse(2) schedule(static)
     for (int64_t b = 0; b < B; ++b) {
         for (int64_t g = 0; g < G; ++g) {
             const int64_t length = lengths[b];
             const float* my_keys = keys + (b * G + g) * S * d;
             const float* my_values = values + (b * G + g) * S * d;
-            float* scores = scratch(length);
+            float* scores = scratch<float, 1>(length);
             for (int64_t k = 0; k < K; ++k) {
                 for (int64_t h = g * heads; h < (g + 1) * heads; ++h) {
-                    const float* query = queries + (b * K + k) * H * d + h * d;
-                    float* mine = out + (b * K + k) * H * d + h * d;
+                    const float* query = queries + ((b * K + k) * H + h) * d;
+                    float* mine = out + ((b * K + k) * H + h) * d;
                     for (int64_t s = 0; s < length; ++s) scores[s] = scale * dot(query, my_keys + s * d, d);
                     softmax(scores, length);
                     std::fill(mine, mine + d, 0.0f);
@@ -164,6 +386,138 @@ void cross_attention(const float* queries, const float* keys, const float* value
                 }
             }
         }
+    }
+}
+
+struct Layer {
+    Norm attention_norm, cross_norm, feedforward_norm;
+    Map qkv, output, query, cross_output, inner, outer;
+};
+
+struct Decoder {
+    int64_t layers, D, H, G, d, pre_norm, activation;
+    const float* embedding;  // [V, D]
+    Norm norm;               // of the top, or null
+    Map logits;
+    Layer layer[];
+};
+
+struct State {
+    int64_t B, K, L, S;
+    float* cache;              // [N, 2, B, G, L, K, d]
+    const int32_t* history;    // [B, K, L]
+    const float* key_values;   // [N, 2, B, G, S, d], of cross-attention
+    const int64_t* lengths;    // [B]
+    const int64_t* positions;  // [B]
+    const float* added;        // to embeddings, [L, D], or null
+    const float* turned;       // rotary positions, [L, d], or null
+};
+
+struct Buffers {
+    float *x, *normed, *qkv, *attended, *states;
+    uint8_t* codes;
+    float* scales;
+};
+
+Buffers buffers_for(const Decoder& decoder, int64_t R) {
+    const int64_t D = decoder.D, rows = decoder.H * decoder.d, qkv = rows + 2 * decoder.G * decoder.d;
+    int64_t inner = 0, most = std::max(D, rows);
+    for (int64_t n = 0; n < decoder.layers; ++n) {
+        inner = std::max(inner, decoder.layer[n].inner.O + decoder.layer[n].outer.I);
+        most = std::max(most, decoder.layer[n].outer.I);
+    }
+    float* x = scratch<float, 3>(R * (2 * D + qkv + rows + inner));
+    float *normed = x + R * D, *after = normed + R * D;
+    return {x, normed, after, after + R * qkv, after + R * (qkv + rows), scratch<uint8_t>(R * (most + 3)),
+            scratch<float, 2>(R)};
+}
+
+// One thread's part of `decoder_step`.
+void step_of_team(const Decoder& decoder, const State& state, const int64_t* tokens, float* logits, float* top,
+                  const Buffers& buffers) {
+    const int64_t D = decoder.D, H = decoder.H, G = decoder.G, d = decoder.d;
+    const int64_t B = state.B, K = state.K, L = state.L, S = state.S, R = B * K;
+    float* const x = buffers.x;
+    const auto map = [&](const Map& it, const float* from, float* to, Mode mode) {
+        linear(it, from, to, R, mode, buffers.codes, buffers.scales);
+    };
+    // What a block reads, and what becomes of its sum with that: pre-norm or post-norm.
+    const auto enter = [&](const Norm& norm) -> const float* {
+        if (decoder.pre_norm) normalize(norm, x, buffers.normed, R, D);
+        return decoder.pre_norm ? buffers.normed : x;
+    };
+    const auto leave = [&](const Norm& norm) {
+        if (!decoder.pre_norm) normalize(norm, x, x, R, D);
+    };
+    const float scale = std::sqrt(static_cast<float>(D));
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < R; ++r) {
+        const float* row = decoder.embedding + tokens[r] * D;
+        const float* place = state.added ? state.added + state.positions[r / K] * D : nullptr;
+        for (int64_t i = 0; i < D; ++i) x[r * D + i] = row[i] * scale + (place ? place[i] : 0);
+    }
+    for (int64_t n = 0; n < decoder.layers; ++n) {
+        const Layer& layer = decoder.layer[n];
+        float* own = state.cache + 2 * n * B * G * L * K * d;
+        const float* source = state.key_values + 2 * n * B * G * S * d;
+        map(layer.qkv, enter(layer.attention_norm), buffers.qkv, STORE);
+        if (state.turned) rotate(buffers.qkv, state.turned, state.positions, B, K, H, G, d);
+        self_attention(buffers.qkv, own, own + B * G * L * K * d, state.history, state.positions, buffers.attended, B,
+                       K, H, G, d, L);
+        map(layer.output, buffers.attended, x, ADD);
+        leave(layer.attention_norm);
+        map(layer.query, enter(layer.cross_norm), buffers.qkv, STORE);
+        cross_attention(buffers.qkv, source, source + B * G * S * d, state.lengths, buffers.attended, B, K, H, G, d, S);
+        map(layer.cross_output, buffers.attended, x, ADD);
+        leave(layer.cross_norm);
+        map(layer.inner, enter(layer.feedforward_norm), buffers.states, decoder.activation == RELU ? STORE_RELU : STORE);
+        map(layer.outer, activate(buffers.states, R, layer.outer.I, decoder.activation), x, ADD);
+        leave(layer.feedforward_norm);
+    }
+    float* last = top ? top : x;
+    if (decoder.norm.weight) {
+        normalize(decoder.norm, x, last, R, D);
+    } else if (top) {
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < R * D; ++i) top[i] = x[i];
+    }
+    if (!top) map(decoder.logits, last, logits, STORE);
+}
+
+}  // namespace
+
+extern "C" {
+
+// y = x times the weights plus the bias, perhaps with ReLU.  x [R, I]; y [R, O]
+void linear_map(const Map* map, const float* x, float* y, int64_t R, int64_t relu) {
+    uint8_t* codes = scratch<uint8_t>(map->scales ? R * (map->I + 3) : 0);
+    float* scales = scratch<float, 2>(R);
+#pragma omp parallel if (R * map->I * map->O > PARALLEL)
+    linear(*map, x, y, R, relu ? STORE_RELU : STORE, codes, scales);
+}
+
+// Every row advanced by one token.
+//   tokens [R]; logits [R, V] are written, or where `top` is not null the states under the map to them: [R, D]
+void decoder_step(const Decoder* decoder, const State* state, const int64_t* tokens, float* logits, float* top) {
+    const int64_t R = state->B * state->K;
+    int64_t work = decoder->logits.I * decoder->logits.O;
+    for (int64_t n = 0; n < decoder->layers; ++n) work += 4 * decoder->layer[n].inner.I * decoder->layer[n].inner.O;
+    const Buffers buffers = buffers_for(*decoder, R);
+#pragma omp parallel if (R * work > PARALLEL)
+    step_of_team(*decoder, *state, tokens, logits, top, buffers);
+}
+
+// Row r goes on from row parents[r] of the same slot: its history before the step that comes becomes that row's.
+//   history [B, K, L]; positions [B], of the step that comes; parents [B, K], each b*K + k
+void reorder(int32_t* history, const int64_t* positions, const int64_t* parents, int64_t B, int64_t K, int64_t L) {
+    for (int64_t b = 0; b < B; ++b) {
+        const int64_t *from = parents + b * K, seen = positions[b];
+        bool moved = false;
+        for (int64_t k = 0; k < K; ++k) moved |= from[k] != b * K + k;
+        if (!moved) continue;
+        int32_t *mine = history + b * K * L, *old = scratch<int32_t>(K * L);
+        std::copy_n(mine, K * L, old);
+        for (int64_t k = 0; k < K; ++k) std::copy_n(old + (from[k] - b * K) * L, seen, mine + k * L);
     }
 }
 
@@ -175,18 +529,18 @@ void beam(const float* logits, const float* scores, const int64_t* limits, const
           int64_t* parents, float* values, float* best, float* end, float* end_scores, int64_t B, int64_t K, int64_t V,
           int64_t P, int64_t allow_unknown) {
     const int64_t *done = limits, *shortest = limits + B, *longest = limits + 2 * B, *forced = limits + 3 * B;
-    std::vector<float> row_values(B * K * K);
-    std::vector<int64_t> row_tokens(B * K * K);
+    float* row_values = scratch<float, 4>(B * K * K);
+    int64_t* row_tokens = scratch<int64_t>(B * K * K);
 #pragma omp parallel for schedule(static) if (B * K * V > PARALLEL)
     for (int64_t row = 0; row < B * K; ++row) {
         const int64_t b = row / K;
-        Best mine{row_values.data() + row * K, row_tokens.data() + row * K, K};
+        Best mine{row_values + row * K, row_tokens + row * K, K};
         mine.clear();
         end[row] = NEVER;
         if (scores[row] == NEVER) continue;
         const float* x = logits + row * V;
         const int64_t blocks = (V + BLOCK - 1) / BLOCK;
-        float* highest = scratch(blocks);
+        float* highest = scratch<float, 1>(blocks);
         float most = NEVER;
         for (int64_t i = 0; i < blocks; ++i) {
             const int64_t first = i * BLOCK, last = std::min(V, first + BLOCK);
@@ -216,10 +570,10 @@ void beam(const float* logits, const float* scores, const int64_t* limits, const
         }
         for (int64_t k = 0; k < K; ++k) mine.values[k] -= normalizer;
     }
-    std::vector<float> all(2 * K);
-    std::vector<int64_t> places(2 * K);
+    int64_t* places = scratch<int64_t, 1>(K);
+    float* all = scratch<float, 1>(2 * K);
     for (int64_t b = 0; b < B; ++b) {
-        Best chosen{best + b * K, places.data(), K};
+        Best chosen{best + b * K, places, K};
         chosen.clear();
         for (int64_t i = 0; i < K * K; ++i) {
             const float total = scores[b * K + i / K] + row_values[b * K * K + i];
@@ -231,41 +585,11 @@ void beam(const float* logits, const float* scores, const int64_t* limits, const
             const float total = scores[row] + end[row];
             end_scores[row] = total > NEVER ? total : NEVER;  // NaN: never
         }
-        std::copy_n(best + b * K, K, all.data());
-        std::copy_n(end_scores + b * K, K, all.data() + K);
-        std::nth_element(all.begin(), all.begin() + K - 1, all.end(), std::greater<float>());
+        std::copy_n(best + b * K, K, all);
+        std::copy_n(end_scores + b * K, K, all + K);
+        std::nth_element(all, all + K - 1, all + 2 * K, std::greater<float>());
         for (int64_t k = 0; k < K; ++k)
             if (end_scores[b * K + k] < all[K - 1]) end_scores[b * K + k] = NEVER;
-    }
-}
-
-// Rows divided by their largest magnitude, which is what they are scaled by.
-//   x, y [R, K]; scales [R]; NaN where a row is not finite
-void scale_rows(const float* x, float* y, float* scales, int64_t R, int64_t K) {
-#pragma omp parallel for schedule(static) if (R * K > PARALLEL)
-    for (int64_t r = 0; r < R; ++r) {
-        float most = 0, finite = 0;
-#pragma omp simd reduction(max : most) reduction(+ : finite)
-        for (int64_t i = 0; i < K; ++i) most = std::max(most, std::fabs(x[r * K + i])), finite += x[r * K + i] * 0;
-        scales[r] = most + finite;
-        const float inverse = most > 0 ? 1 / most : 0;
-#pragma omp simd
-        for (int64_t i = 0; i < K; ++i) y[r * K + i] = x[r * K + i] * inverse;
-    }
-}
-
-// y = y * scale + bias, perhaps with ReLU, in place.  y [R, N]; scales [R]; bias [N] or null
-void scale_bias(float* y, const float* scales, const float* bias, int64_t R, int64_t N, int64_t relu) {
-    const float least = relu ? 0 : NEVER;
-#pragma omp parallel for schedule(static) if (R * N > PARALLEL)
-    for (int64_t r = 0; r < R; ++r) {
-        float* row = y + r * N;
-        const float scale = scales[r];
-#pragma omp simd
-        for (int64_t i = 0; i < N; ++i) {
-            const float value = row[i] * scale + (bias ? bias[i] : 0);
-            row[i] = value < least ? least : value;  // NaN stays
-        }
     }
 }
 }

@@ -58,20 +58,33 @@ class PositionEmbedding(nn.Module):
         if self.kind == "rotary":
             return x
         end = x.size(1) if length is None else length
-        if self.kind == "learned":
-            table = self.weight
-            if end > len(table) and positions is not None:  # a long row perhaps of short examples
-                end = int(positions.max()) + 1
-            if end > len(table):
-                raise UserError(f"a sequence of {end} tokens is over model.max_positions={len(table)}")
-        else:
-            table = self.table
-            if end > len(table):
-                size = 1 << (end - 1).bit_length()
-                table = sinusoidal(torch.arange(size, device=x.device), self.width).to(table.dtype)
-                self.table = table  # another thread may put its own here, even a shorter one
+        if self.kind == "learned" and end > len(self.weight) and positions is not None:
+            end = int(positions.max()) + 1  # a long row perhaps of short examples
+        table = self.table_of(end)
         added = table[:end] if positions is None else nn.functional.embedding(positions, table)
         return x + added.to(x.dtype)
+
+
+    def table_of(self, length: int) -> Tensor:
+        """The embeddings of at least so many positions, [T, D]. Raises UserError: over the learned ones."""
+        if self.kind == "learned":
+            if length > len(self.weight):
+                raise UserError(f"a sequence of {length} tokens is over model.max_positions={len(self.weight)}")
+            return self.weight
+        table = self.table
+        if length > len(table):
+            positions = torch.arange(1 << (length - 1).bit_length(), device=table.device)
+            table = sinusoidal(positions, self.width).to(table.dtype)
+            self.table = table  # another thread may put its own here, even a shorter one
+        return table
+
+
+def turns(positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary positions, each [..., d/2] fp32; positions: [...], width: d."""
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, device=positions.device) * (-math.log(10000.0) / half))
+    angles = positions[..., None] * frequencies
+    return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -83,11 +96,8 @@ def rotate(x: Tensor, positions: Tensor | None = None) -> Tensor:
         x: [B, H, T, d] queries or keys.
         positions: [B, T] int64; None: 0, 1 ...
     """
-    half = x.size(-1) // 2
-    frequencies = torch.exp(torch.arange(half, device=x.device) * (-math.log(10000.0) / half))
     if positions is None:
         positions = torch.arange(x.size(2), device=x.device)[None]
-    angles = positions[:, None, :, None] * frequencies
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    left, right = x[..., :half], x[..., half:]
+    cos, sin = (part.to(x.dtype) for part in turns(positions[:, None], x.size(-1)))
+    left, right = x.chunk(2, dim=-1)
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)

@@ -11,10 +11,10 @@ from s2s.models.transformer import Transformer
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 
-def tiny_model(seed, vocabulary=9, positions="sinusoidal", kv_heads=None, scale=1.6):
+def tiny_model(seed, vocabulary=9, positions="sinusoidal", kv_heads=None, scale=1.6, **options):
     """A random Transformer in float64; its weights are enlarged so that its opinions differ."""
     torch.manual_seed(seed)
-    config = Transformer.Config(positions=positions)
+    config = Transformer.Config(positions=positions, **options)
     for stack in (config.encoder, config.decoder):
         stack.layers, stack.width, stack.heads, stack.kv_heads, stack.ffn_width = 2, 16, 2, kv_heads, 32
     model = Transformer(config, vocabulary, vocabulary, True).double().eval()
@@ -111,6 +111,7 @@ def beam_search(models, source, config, prefix=(), forbidden=()):
             (total + row[token], ids, token, [*values, row[token]])
             for (ids, total, values), row in zip(live, rated, strict=True)
             for token in choices(ids, row, least, most, prefix, config, forbidden)
+            if row[token] > -math.inf
         ]
         candidates.sort(key=lambda candidate: -candidate[0])
         live = []

@@ -18,14 +18,13 @@ from s2s.decoding.choice import NEVER, Beam
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.limits import Limits
-from s2s.decoding.native import NativeBeam, NativeState
-from s2s.decoding.packed import Int8Linear
+from s2s.decoding.native import NativeBeam, NativeLinear, native
 from s2s.errors import Failure, UserError
-from s2s.models.transformer import TransformerState
 from s2s.native import library
-from s2s.nn.attention import SelfAttention, length_mask
 
 V = 40
+KINDS = [{}, {"positions": "rotary"}, {"positions": "learned"}, {"kv_heads": 1}, {"norm": "post"},
+         {"activation": "gelu"}, {"activation": "swiglu"}]  # fmt: skip
 
 
 def model(seed: int, **options):
@@ -85,57 +84,65 @@ def histories(draw):
     return slots, rows, draw(st.lists(one, min_size=1, max_size=40)), draw(st.integers(0, 1000))
 
 
-@given(histories(), st.sampled_from([(4, 4), (4, 2), (2, 1)]), st.booleans())
+@given(histories(), st.sampled_from(KINDS))
 @settings(max_examples=60)
-def test_a_state_whose_sentences_come_and_go(history, heads, rotary):
-    (slots, rows, events, seed), (H, G), d, layers = history, heads, 6, 2
+def test_a_state_whose_sentences_come_and_go(history, kind):
+    slots, rows, events, seed = history
     random = torch.Generator().manual_seed(seed)
-    attention = SelfAttention(H * d, H, G, 0.0, True, rotary)
+    eager = model(seed % 3, **kind)
+    models = [eager, native(eager, "fp32")]
 
-    def fresh(kind, numbers):
-        lengths = torch.randint(1, 6, (3,), generator=numbers)
-        lengths[0] = 6
-        return kind(torch.randn(layers, 2, 3, G, 6, d, generator=numbers), length_mask(lengths, 6), rows)
+    def fresh(model, number):
+        sources = torch.randint(4, V, (3, 6), generator=torch.Generator().manual_seed(number))
+        collated = collate([sources[0].tolist(), sources[1, : 1 + number % 5].tolist(), sources[2, :4].tolist()])
+        return model.start(model.encode(collated), rows)
 
-    def both(call):
-        """The same for both states, with the same random numbers."""
-        number = int(torch.randint(1 << 30, (), generator=random))
-        return [call(state, torch.Generator().manual_seed(number)) for state in states]
+    with torch.inference_mode():
+        states = [fresh(one, 0).empty(slots) for one in models]
+        for slot in range(slots):  # every slot has a sentence
+            for one, state in zip(models, states, strict=True):
+                state.admit(torch.tensor([slot]), fresh(one, slot), torch.tensor([1]))
+        for name, *argument in events:
+            size = len(states[0].steps)
+            if name == "step":
+                tokens = torch.randint(4, V, (size * rows,), generator=random)
+                parents = torch.randint(rows, (size, rows), generator=random) + rows * torch.arange(size)[:, None]
+                logits = [one.step(tokens, state) for one, state in zip(models, states, strict=True)]
+                torch.testing.assert_close(*logits, atol=2e-4, rtol=1e-4)
+                for state in states:
+                    state.reorder(parents.flatten())
+            elif name == "admit":
+                number = int(torch.randint(100, (), generator=random))
+                for one, state in zip(models, states, strict=True):
+                    state.admit(torch.tensor([argument[0] % size]), fresh(one, number), torch.tensor([2]))
+            else:
+                keep = torch.randperm(size, generator=random)[: argument[0]].sort().values
+                for state in states:
+                    state.release(keep, len(keep))
 
-    states = [TransformerState, NativeState]
-    states = [state.empty(slots) for state in both(fresh)]
-    for state in states:  # every slot has a sentence
-        for slot in range(slots):
-            state.admit(
-                torch.tensor([slot]), fresh(type(state), torch.Generator().manual_seed(slot)), torch.tensor([1])
-            )
 
-    def step(state, numbers):
-        state.begin()
-        B, found = len(state.steps), []
-        for n in range(layers):
-            found.append(state.attend(n, torch.randn(B, rows, (H + 2 * G) * d, generator=numbers), attention))
-            found.append(state.cross(n, torch.randn(B, rows, H * d, generator=numbers), H))
-        state.advance()
-        parents = torch.randint(rows, (B, rows), generator=numbers)
-        state.reorder((parents + rows * torch.arange(B)[:, None]).flatten())
-        return torch.stack(found)
-
-    def admit(slot):
-        def call(state, numbers):
-            state.admit(torch.tensor([slot]), fresh(type(state), numbers), torch.tensor([2]))
-
-        return call
-
-    for name, *argument in events:
-        size = len(states[0].steps)
-        if name == "step":
-            torch.testing.assert_close(*both(step), atol=1e-5, rtol=1e-5)
-        elif name == "admit":
-            both(admit(argument[0] % size))
-        else:
-            keep = torch.randperm(size, generator=random)[: argument[0]].sort().values
-            both(lambda state, numbers, keep=keep: state.release(keep, len(keep)))
+@given(st.integers(1, 20), st.integers(1, 90), st.integers(1, 70), st.booleans(), st.booleans(), st.booleans())
+@settings(max_examples=80)
+def test_a_linear_map(rows, inputs, outputs, bias, relu, int8):
+    torch.manual_seed(rows)
+    plain = nn.Linear(inputs, outputs, bias)
+    x = torch.randn(rows, inputs) * 10 ** torch.randn(rows, 1)
+    x[torch.rand(rows) < 0.2] = 0
+    found = NativeLinear(plain, relu, int8=int8)(x)
+    if not int8:
+        expected = plain(x)
+    else:  # exact sums of rounded weights and inputs
+        one = 127 if torch.cpu._is_vnni_supported() else 63
+        scales = plain.weight.abs().amax(1) / 127, x.abs().amax(1) / one
+        codes = (plain.weight / scales[0][:, None]).round().double(), (x / scales[1][:, None]).nan_to_num().round().double()
+        expected = (codes[1] @ codes[0].T).float() * scales[0] * scales[1][:, None] + (plain.bias if bias else 0)
+    expected = expected.relu() if relu else expected
+    # A code may be the next one where a number lies between two.
+    torch.testing.assert_close(found, expected.detach(), atol=1e-5 + 0.03 * int8 * float(x.abs().max()), rtol=1e-4)
+    alone = NativeLinear(plain, relu, int8=int8)
+    assert torch.equal(torch.cat([alone(row[None]) for row in x]), found)  # in every bit
+    x[0, -1] = float("nan")
+    assert alone(x)[0].isnan().all()
 
 
 def found(config, sources, seed, prefixes=None, **options):
@@ -147,7 +154,7 @@ sentences = st.lists(st.lists(st.integers(4, V - 1), min_size=1, max_size=9), mi
 
 @given(sentences, st.integers(0, 5), st.integers(1, 5), st.sampled_from([None, 1, 3]),
        st.sampled_from(["first_finished", "best_possible"]),
-       st.sampled_from([{}, {"positions": "rotary"}, {"kv_heads": 1}]))  # fmt: skip
+       st.sampled_from(KINDS))  # fmt: skip
 @settings(max_examples=40)
 def test_a_search_with_and_without_kernels(sources, seed, beam_size, slots, stopping, kind):
     prefixes = [source[: len(source) % 3] for source in sources]
@@ -172,22 +179,9 @@ def test_a_sentence_has_the_same_result_alone_and_with_others(search):
     alone = [next(generator.generate([source], first=i)) for i, source in enumerate(sources)]
     for slots in (2, 7):
         together = found(DecodeConfig(slots=slots, **options), sources, 1)
-        assert [[h.ids for h in n_best] for n_best in together] == [[h.ids for h in n_best] for n_best in alone]
-
-
-@pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="no int8 kernels here")
-@given(st.integers(1, 70), st.booleans(), st.booleans(), st.integers(0, 100))
-@settings(max_examples=40)
-def test_an_int8_map(rows, bias, relu, seed):
-    torch.manual_seed(seed)
-    eager, native = (Int8Linear(nn.Linear(24, 10, bias), relu) for _ in range(2))
-    native.__dict__ |= eager.__dict__
-    native.native = True
-    x = torch.randn(rows, 24) * 10 ** torch.randn(rows, 1)
-    x[torch.rand(rows) < 0.2] = 0
-    torch.testing.assert_close(native(x), eager(x), atol=1e-5, rtol=0.02)
-    x[0, 3] = float("nan")
-    assert native(x)[0].isnan().all()
+        for some, one in zip(together, alone, strict=True):
+            assert [h.ids for h in some] == [h.ids for h in one]
+            assert [h.score for h in some] == pytest.approx([h.score for h in one], abs=1e-5)
 
 
 def test_output_that_is_not_finite_is_an_error():
@@ -234,4 +228,4 @@ def test_what_the_kernels_are_not_for(kind):
     one = tiny_model(1, V) if kind == "fp64" else SimpleNamespace(parameters=lambda: iter([torch.zeros(1)]))
     expected = "float64" if kind == "fp64" else "a SimpleNamespace"
     with pytest.raises(library.Unavailable, match=expected):
-        backend.native(one)
+        native(one, "fp32")
