@@ -40,6 +40,9 @@ class GenerateCommand:
         False, "format=json and tsv: for each target token, EOS too, the source position that it looks at most, from 0"
     )
     prefix: str | None = option(None, "file of target prefixes, a line each, that the hypotheses must start with")
+    constraints: str | None = option(
+        None, "file of phrases, separated by tabs, for each input line, all of which the hypotheses must hold"
+    )
     device: str = option("auto", "auto: a GPU where there is one", ("auto", "cpu", "cuda"))
     seed: int = option(1, "of sampling", at_least=0)
     decode: DecodeConfig = option(DecodeConfig, "search")
@@ -47,11 +50,15 @@ class GenerateCommand:
 
 def _generate(config: GenerateCommand) -> None:
     _check(config)
+    from s2s.decoding.inputs import count_lines, with_constraints
     from s2s.decoding.outputs import formatter, opened
     from s2s.decoding.translator import load
 
     translator = load(config.checkpoint, config.device, config.decode.dtype)
     windows, total = _windows(config, translator.task)
+    if config.constraints:
+        count = count_lines(config.input) if config.input else total
+        windows = with_constraints(windows, config.constraints, count, translator.task.encode_target)
     score = config.mode == "score"
     write = formatter(config.format, score)
     with _Progress(total) as progress, opened(config.output) as output:
@@ -72,6 +79,8 @@ def _check(config: GenerateCommand) -> None:
     if config.mode == "score":
         if config.prefix:
             raise UserError("prefix= is for mode=translate; a given target has its own beginning")
+        if config.constraints:
+            raise UserError("constraints= is for mode=translate; a given target is as it is")
         if not config.target and not config.store:
             raise UserError("mode=score needs target=FILE (or store=, whose own target side is scored then)")
     elif config.target:
@@ -81,7 +90,7 @@ def _check(config: GenerateCommand) -> None:
                         "in format=text each output line belongs to one input line")  # fmt: skip
     if config.alignment and config.format == "text":
         raise UserError("alignment=true needs format=json or format=tsv")
-    for key in ("input", "prefix", "target"):
+    for key in ("input", "prefix", "target", "constraints"):
         path = getattr(config, key)
         if path and not os.path.exists(path):
             raise UserError(f"{key}={path}: no such file")
@@ -124,7 +133,7 @@ class _Progress:
         from tqdm import tqdm
 
         self.bar = tqdm(total=total, unit=" sentences", dynamic_ncols=True, disable=not sys.stderr.isatty())
-        self.sentences = self.tokens = self.truncated = self.cut = 0
+        self.sentences = self.tokens = self.truncated = self.cut = self.unmet = 0
         self.start = time.perf_counter()
 
     def __enter__(self) -> "_Progress":
@@ -143,6 +152,7 @@ class _Progress:
         self.tokens += len(best.ids)
         self.truncated += best.truncated
         self.cut += best.source_truncated
+        self.unmet += bool(best.unmet)
 
     def report(self) -> None:
         """The final line."""
@@ -151,6 +161,8 @@ class _Progress:
         line = f"{self.sentences:,} sentences, {self.tokens:,} tokens, {seconds:.1f} s, {rate:,.1f} sentences/s"
         if self.truncated:
             line += f"; {self.truncated:,} ended by the maximum length (decode.max_length_a, decode.max_length_b)"
+        if self.unmet:
+            line += f"; {self.unmet:,} without all of their constraints, which did not fit into the maximum length"
         if self.cut:
             line += f"; {self.cut:,} input lines were too long for the model and cut to model.max_positions"
         print(line, file=sys.stderr)

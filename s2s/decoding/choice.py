@@ -56,6 +56,22 @@ class Beam:
 
     def __call__(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> Choice:
         """logits: [R, V], changed here; normalizer: [R, 1]; scores: [B, K]."""
+        K = scores.size(1)
+        tokens, values, end = self._continuations(logits, normalizer, scores, limits)
+        best, place = (scores[:, :, None] + values).flatten(1).topk(K, dim=1)
+        end_scores = scores + end
+        worst = torch.cat([best, end_scores], dim=1).topk(K, dim=1).values[:, -1:]
+        return Choice(
+            tokens.flatten(1).gather(1, place),
+            None if K == 1 else place.div(tokens.size(2), rounding_mode="floor"),
+            values.flatten(1).gather(1, place),
+            best,
+            end,
+            torch.where(end_scores >= worst, end_scores, NEVER),
+        )
+
+    def _continuations(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> tuple[Tensor, ...]:
+        """Each row's best tokens and their log-probabilities, [B, K, up to K], -inf for none; and EOS's, [B, K]."""
         B, K = scores.shape
         end = (logits[:, EOS, None] - normalizer).view(B, K)
         early, late, forced = limits.early(), limits.late(), limits.forced()
@@ -74,17 +90,7 @@ class Beam:
             values = values.masked_fill(mask[:, :, None], NEVER)
             values[:, :, 0] = torch.where(mask, forced_value, values[:, :, 0])
             tokens[:, :, 0] = torch.where(mask, token, tokens[:, :, 0])
-        best, place = (scores[:, :, None] + values).flatten(1).topk(K, dim=1)
-        end_scores = scores + end
-        worst = torch.cat([best, end_scores], dim=1).topk(K, dim=1).values[:, -1:]
-        return Choice(
-            tokens.flatten(1).gather(1, place),
-            None if K == 1 else place.div(width, rounding_mode="floor"),
-            values.flatten(1).gather(1, place),
-            best,
-            end,
-            torch.where(end_scores >= worst, end_scores, NEVER),
-        )
+        return tokens, values, end
 
     def admit(self, slots: Tensor, numbers: list[int]) -> None:
         """Nothing is kept for a sentence."""

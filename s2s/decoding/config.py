@@ -45,6 +45,7 @@ class DecodeConfig:
     forbidden: str | None = option(
         None, "file of words or phrases, one a line, whose tokens no hypothesis holds one after the other"
     )
+    allowed: str | None = option(None, "file of outputs, one a line: nothing else is produced, whatever its length")
     temperature: float = option(1.0, "sampling: logits are divided by it", at_least=0.01)
     top_k: int = option(0, "sampling: only from the k most probable tokens; 0: all", at_least=0)
     top_p: float = option(
@@ -95,6 +96,9 @@ class DecodeConfig:
                             "samples have no ranks")  # fmt: skip
         if self.search != "sample" and self.n_best > self.beam_size:
             raise UserError(f"decode.n_best={self.n_best}: must be at most decode.beam_size={self.beam_size}")
+        if self.allowed and (self.no_repeat_ngram or self.forbidden):
+            raise UserError("decode.allowed: says what outputs there are; leave decode.no_repeat_ngram and "
+                            "decode.forbidden out")  # fmt: skip
         if self.diverse_groups > 1 and self.search != "beam":
             raise UserError(f"decode.diverse_groups={self.diverse_groups}: is for decode.search=beam")
         if self.beam_size % self.diverse_groups and self.search == "beam":

@@ -23,7 +23,7 @@ at hand; as many sentences again are encoded ahead.
 Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, n n_best, T steps that are remembered.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ from torch import Tensor
 from s2s.data.batch import Source
 from s2s.decoding.choice import NEVER, Beam, Choice, Sampling
 from s2s.decoding.config import DecodeConfig
+from s2s.decoding.constraints import ConstrainedBeam
 from s2s.decoding.diverse import DiverseBeam
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.limits import Limits, divisor, normalised
@@ -56,11 +57,12 @@ Collate = Callable[[list[Ids], torch.device], tuple[Source, ...]]
 
 
 class Sentence(NamedTuple):
-    """What is to be decoded: its number, source ids without EOS, forced first target tokens."""
+    """What is to be decoded: its number, source ids without EOS, forced first target tokens, phrases to hold."""
 
     number: int
     source: Ids
     prefix: Ids
+    constraints: Sequence[Ids] = ()
 
 
 class Finished:
@@ -290,10 +292,14 @@ class _Run:
         self.starts = np.zeros(B, np.int64)  # clock of its first step
         self.clock = 0
         self.limits = Limits(config, B, waiting.sentences, device, engine.scorer.max_length)
-        plain = config.search == "beam" and config.diverse_groups == 1
+        constraints = {first + sentence.number: sentence.constraints for sentence in waiting.sentences}
+        constrained = any(constraints.values())
+        plain = config.search == "beam" and config.diverse_groups == 1 and not constrained
         self.fused = plain and not engine.rules and engine.scorer.native
         if plain:
             self.choose = NativeBeam(config, device) if self.fused else Beam(config, device)
+        elif constrained:
+            self.choose = ConstrainedBeam(config, B, constraints, device)
         elif config.search == "beam":
             self.choose = DiverseBeam(config, device)
         else:

@@ -1,6 +1,6 @@
 """From sentences in any order of length to hypotheses in the order of the input: batches are planned here."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,11 +10,14 @@ from s2s.data.batch import Source
 from s2s.decoding.alignment import Attention, coverage
 from s2s.decoding.backend import prepare
 from s2s.decoding.config import DecodeConfig
+from s2s.decoding.constraints import lacking
 from s2s.decoding.engine import Engine, Sentence
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.limits import normalised
-from s2s.decoding.rules import rules_of
+from s2s.decoding.rules import Forbidden, NoRepeatedNgram, Rule
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
+from s2s.decoding.trie import AllowedOutputs
+from s2s.errors import UserError
 from s2s.models.model import EncoderDecoder
 from s2s.text.vocabulary import BOS, EOS
 
@@ -33,6 +36,7 @@ class Generator:
         collate: Makes source ids (no EOS) the models' input: a task's `collate_sources`.
         seed: Of sampling.
         forbidden: Token ids of each phrase of decode.forbidden.
+        allowed: Token ids of each output of decode.allowed.
         alignment: Whether hypotheses are given their alignments.
         pack: As `prepare`, which makes the models fit for decoding; for many Generators, one that remembers.
 
@@ -42,7 +46,7 @@ class Generator:
     """
 
     def __init__(self, models: list[EncoderDecoder], config: DecodeConfig, collate: Collate, seed: int = 1,
-                 *, forbidden: list[Ids] | None = None, alignment: bool = False,
+                 *, forbidden: Sequence[Ids] = (), allowed: Sequence[Ids] = (), alignment: bool = False,
                  pack: Callable[[EncoderDecoder, str, str], EncoderDecoder] = prepare):  # fmt: skip
         config.check()
         self.config, self.collate, self.alignment = config, collate, alignment
@@ -52,10 +56,23 @@ class Generator:
         else:
             self.scorer = EnsembleScorer(models, config.ensemble, config.ensemble_weights)
         self.device = next(models[0].parameters()).device
-        rules = rules_of(config, forbidden or [], self.device)
+        self.allowed = bool(allowed)
+        rules: list[Rule] = []
+        if config.no_repeat_ngram:
+            rules.append(NoRepeatedNgram(config.no_repeat_ngram))
+        if forbidden:
+            rules.append(Forbidden(forbidden, self.device))
+        if allowed:
+            rules.append(AllowedOutputs(allowed, self.device))
         self.attention = Attention(models, config) if alignment or config.coverage_penalty else None
         # Coverage ranks all that a search has found.
         search = replace(config, n_best=config.beam_size) if config.coverage_penalty else config
+        if allowed:  # their lengths are the limits
+            most = max(map(len, allowed))
+            if self.scorer.max_length is not None and most >= self.scorer.max_length:
+                raise UserError(f"decode.allowed: an output has {most} tokens; with EOS, "
+                                f"model.max_positions={self.scorer.max_length} is the most")  # fmt: skip
+            search = replace(search, min_length_a=0.0, min_length_b=0, max_length_a=0.0, max_length_b=most + 1)
         self.engine = Engine(self.scorer, search, collate, self.device, seed, rules)
 
     def generate(
@@ -64,6 +81,7 @@ class Generator:
         prefixes: list[Ids] | None = None,
         progress: Callable[[int], None] | None = None,
         first: int = 0,
+        constraints: list[list[Ids]] | None = None,
     ) -> Iterator[list[Hypothesis]]:
         """Decode. An empty source has one empty hypothesis of score 0, which no model has seen.
 
@@ -72,17 +90,29 @@ class Generator:
             prefixes: Tokens that each hypothesis must start with, perhaps none; they count in score and length.
             progress: Called with the number of sentences decoded since the last call.
             first: Number of the first sentence in the whole input, which the samples depend on.
+            constraints: Phrases that the hypotheses of each sentence must hold, each at least one token. A sentence
+                that cannot hold them all within its greatest length has the hypotheses that lack the fewest.
 
         Yields:
             Up to n_best hypotheses of each sentence, in the order of `sources`.
+
+        Raises:
+            UserError: constraints or a prefix beside options that they cannot be with.
         """
+        if constraints and (self.allowed or self.config.search != "beam" or self.config.diverse_groups > 1):
+            raise UserError("constraints= need decode.search=beam, without decode.diverse_groups and decode.allowed")
+        if self.allowed and any(map(len, prefixes or [])):
+            raise UserError("prefix= and decode.allowed: each says how outputs begin; leave one out")
         prefixes = prefixes or [[] for _ in sources]
-        sentences = [Sentence(i, *pair) for i, pair in enumerate(zip(sources, prefixes, strict=True)) if len(pair[0])]
+        phrases = constraints or [[] for _ in sources]
+        everything = enumerate(zip(sources, prefixes, phrases, strict=True))
+        sentences = [Sentence(i, *parts) for i, parts in everything if len(parts[0])]
         sentences.sort(key=lambda sentence: -len(sentence.source))
         empty = {i: [self._empty()] for i, source in enumerate(sources) if not len(source)}
         results = self._attended(self.engine.run(sentences, first), sources)
         try:
-            yield from self._in_order(len(sources), results, empty, progress)
+            for some, n_best in zip(phrases, self._in_order(len(sources), results, empty, progress), strict=True):
+                yield [replace(one, unmet=lacking(one.ids, some)) for one in n_best] if some else n_best
         finally:
             results.close()
 

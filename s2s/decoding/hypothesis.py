@@ -13,6 +13,7 @@ class Hypothesis:
         log_probability: Sum of `token_log_probabilities`; nats.
         token_log_probabilities: One for each token, then that of EOS; nats, of the unfiltered model.
         truncated: Whether the maximum length ended it.
+        unmet: How many of the sentence's constraints it does not hold.
         alignment: For each token, and then for EOS, the source position of the greatest attention, from 0 (EOS of the
             source is the last one); None: was not asked for.
     """
@@ -22,6 +23,7 @@ class Hypothesis:
     log_probability: float
     token_log_probabilities: list[float]
     truncated: bool = False
+    unmet: int = 0
     alignment: list[int] | None = None
 
     @classmethod

@@ -1,9 +1,9 @@
 """What is to be decoded, a window at a time: lines of files or of standard input, or a split of a store."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from s2s.data.corpus import LineReader, decode_lines
 from s2s.data.store import Split
 from s2s.errors import UserError
+from s2s.text.vocabulary import UNK
 
 STANDARD_INPUT = "standard input"
 PARALLEL = "line N of one belongs to line N of the other"
@@ -22,10 +23,12 @@ Encode = Callable[[list[str]], list[Ids]]
 
 @dataclass
 class Window:
-    """Some consecutive sentences, as token ids without EOS; `companions` are target prefixes, or targets to score."""
+    """Some consecutive sentences, as token ids without EOS; `companions` are target prefixes, or targets to score,
+    `constraints` the phrases that the hypotheses of each sentence must hold."""
 
     sources: list[Ids]
     companions: list[Ids] | None
+    constraints: list[list[Ids]] | None = None
 
 
 def line_windows(path: str | None, size: int) -> Iterator[list[str]]:
@@ -55,18 +58,68 @@ def count_lines(path: str) -> int:
         return reader.count()
 
 
-def read_phrases(key: str, path: str | None, encode: Encode) -> list[Ids]:
+def read_phrases(key: str, path: str | None, encode: Encode, needed: bool = False) -> list[Ids]:
     """Token ids of the lines of a file that a key names; none without a file. Empty lines count nothing.
 
+    Args:
+        key: Of the file.
+        path: The file.
+        encode: Target lines to ids.
+        needed: There must be a line, and every symbol must be in the vocabulary.
+
     Raises:
-        UserError: as `line_windows`; no such file.
+        UserError: as `line_windows`; no such file; what is needed is not there.
     """
     if path is None:
         return []
     if not Path(path).exists():
         raise UserError(f"{key}={path}: no such file")
     lines = [line for window in line_windows(path, 4096) for line in window]
-    return [ids for ids in encode(lines) if ids]
+    phrases = encode(lines)
+    if needed:
+        _check_known(phrases, lines, (f"{key}={path}, line {number}" for number in range(1, len(lines) + 1)))
+        if not any(phrases):
+            raise UserError(f"{key}={path}: has no line that is not empty")
+    return [ids for ids in phrases if ids]
+
+
+def with_constraints(windows: Iterable[Window], path: str, total: int | None, encode: Encode) -> Iterator[Window]:
+    """Windows with the phrases that each sentence's hypotheses must hold.
+
+    Args:
+        windows: Of sentences.
+        path: File with a line for each sentence: its phrases, separated by tabs, perhaps none.
+        total: Number of sentences, if it is known.
+        encode: Target phrases to ids.
+
+    Raises:
+        UserError: as `line_windows`; another number of lines (seen before the first window where `total` is known); a
+            phrase with a symbol that the vocabulary lacks.
+    """
+    count = count_lines(path)
+    if total is not None:
+        _check_counts("the input", total, path, count)
+    lines = _one_by_one(line_windows(path, 4096))
+    read = 0
+    for window in windows:
+        rows = [[p for p in line.split("\t") if p.strip()] for line in islice(lines, len(window.sources))]
+        if len(rows) < len(window.sources):
+            raise UserError(f"{path} has {count} lines and the input has more; {PARALLEL}")
+        flat = [phrase for row in rows for phrase in row]
+        ids = encode(flat) if flat else []
+        _check_known(ids, flat, (f"{path}, line {read + i}" for i, row in enumerate(rows, 1) for _ in row))
+        taken = iter(ids)
+        read += len(rows)
+        yield replace(window, constraints=[list(filter(len, islice(taken, len(row)))) for row in rows])
+    _check_counts("the input", read, path, count)
+
+
+def _check_known(ids: list[Ids], texts: list[str], places: Iterable[str]) -> None:
+    for one, text, place in zip(ids, texts, places, strict=True):
+        if UNK in one:
+            raise UserError(
+                f"{place}: {text!r} has a symbol that the target vocabulary lacks, so it cannot be produced"
+            )
 
 
 def _open(path: str) -> LineReader:

@@ -7,7 +7,6 @@ Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, W tokens that are re
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -19,11 +18,35 @@ from s2s.nn.slots import kept
 from s2s.text.vocabulary import EOS, PAD, UNK
 
 Ids = list[int]
-# (logits [R, V], changed in place; history [R, W] int64, right-aligned, PAD before the first token; limits)
-Rule = Callable[[Tensor, Tensor, Limits], None]
 
 
-class NoRepeatedNgram:
+class Rule:
+    """A mask on logits. What a rule knows of each row, beside the tokens so far, it keeps with these verbs."""
+
+    def __call__(self, logits: Tensor, history: Tensor, limits: Limits) -> None:
+        """Set logits to -inf.
+
+        Args:
+            logits: [R, V], changed in place.
+            history: [R, W] int64, the last tokens, right-aligned, PAD before the first one.
+            limits: Of length.
+        """
+        raise NotImplementedError
+
+    def start(self, slots: int, rows: int) -> None:
+        """A run begins with so many slots, all of them free."""
+
+    def advance(self, choice: Choice) -> None:
+        """A step is chosen."""
+
+    def admit(self, slots: Tensor) -> None:
+        """Other sentences take these slots."""
+
+    def release(self, keep: Tensor, slots: int) -> None:
+        """Keep these slots as the first of `slots` ones."""
+
+
+class NoRepeatedNgram(Rule):
     """No hypothesis holds the same n tokens twice.
 
     Args:
@@ -43,7 +66,7 @@ class NoRepeatedNgram:
         _forbid(logits, history[:, self.n - 1 :], same)
 
 
-class Forbidden:
+class Forbidden(Rule):
     """Some sequences of tokens are in no hypothesis.
 
     Args:
@@ -67,16 +90,6 @@ class Forbidden:
             _forbid(logits, phrases[:, -1].expand(len(history), -1), same)
 
 
-def rules_of(config: DecodeConfig, forbidden: list[Ids], device: torch.device | str) -> list[Rule]:
-    """The rules that a config asks for; `forbidden`: token ids of the phrases of decode.forbidden."""
-    rules: list[Rule] = []
-    if config.no_repeat_ngram:
-        rules.append(NoRepeatedNgram(config.no_repeat_ngram))
-    if forbidden:
-        rules.append(Forbidden(forbidden, device))
-    return rules
-
-
 class Rules:
     """All rules of a run, with the tokens of every row so far.
 
@@ -90,6 +103,8 @@ class Rules:
     def __init__(self, rules: list[Rule], config: DecodeConfig, slots: int, device: torch.device | str):
         self.rules, self.allow_unknown = rules, config.allow_unknown
         self.history = torch.zeros(slots, config.rows, 0, dtype=torch.int64, device=device)
+        for rule in rules:
+            rule.start(slots, config.rows)
 
     def __call__(self, logits: Tensor, limits: Limits) -> None:
         """Mask what the rules forbid at this step. logits: [R, V], changed here."""
@@ -116,14 +131,20 @@ class Rules:
             history = history.gather(1, choice.parents[:, :, None].expand_as(history))
         width = int(limits.host[0].max()) + 1
         self.history = torch.cat([history, choice.tokens[:, :, None]], dim=2)[:, :, -width:]
+        for rule in self.rules:
+            rule.advance(choice)
 
     def admit(self, slots: Tensor) -> None:
         """Other sentences take these slots."""
         self.history[slots] = PAD
+        for rule in self.rules:
+            rule.admit(slots)
 
     def release(self, keep: Tensor, slots: int) -> None:
         """Keep these slots as the first of `slots` ones."""
         self.history = kept(self.history, keep, slots)
+        for rule in self.rules:
+            rule.release(keep, slots)
 
 
 def _forbid(logits: Tensor, tokens: Tensor, where: Tensor) -> None:

@@ -166,7 +166,7 @@ class Translator:
             if score:
                 results = ([one] for one in generator.score(sources, companions, progress))
             else:
-                results = generator.generate(sources, companions, progress, first)
+                results = generator.generate(sources, companions, progress, first, window.constraints)
             for index, n_best in enumerate(results):
                 yield [self._translation(hypothesis, sources[index], index in cut) for hypothesis in n_best]
             first += len(sources)

@@ -92,7 +92,8 @@ class TranslationTask:
         forbidden = read_phrases("decode.forbidden", config.forbidden, self.encode_target)
         # A phrase with a symbol that the vocabulary lacks is in no hypothesis.
         forbidden = [phrase for phrase in forbidden if UNK not in phrase]
-        return Generator(models, config, self.collate_sources, seed, forbidden=forbidden, **options)
+        allowed = read_phrases("decode.allowed", config.allowed, self.encode_target, needed=True)
+        return Generator(models, config, self.collate_sources, seed, forbidden=forbidden, allowed=allowed, **options)
 
     def encode(self, lines: list[str]) -> list[list[int]]:
         """Source ids of raw lines, no EOS."""

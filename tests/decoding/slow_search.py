@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 
 import torch
 
@@ -85,8 +85,10 @@ def ruled_out(ids, token, config, forbidden):
     return (n > 0 and len(grams) > 0 and grams[-1] in grams[:-1]) or any(path[-len(p) :] == p for p in forbidden)
 
 
-def choices(ids, row, least, most, prefix, config, forbidden=()):
+def choices(ids, row, least, most, prefix, config, forbidden=(), outputs=()):
     """Tokens that may follow. A hypothesis that the rules leave nothing may end."""
+    if outputs:
+        return sorted({[*one, EOS][len(ids)] for one in outputs if list(one[: len(ids)]) == ids})
     length, V = len(ids), len(row)
     if length < len(prefix):
         return [prefix[length]]
@@ -98,10 +100,10 @@ def choices(ids, row, least, most, prefix, config, forbidden=()):
     return tokens or [EOS]
 
 
-def beam_search(models, source, config, prefix=(), forbidden=()):
+def beam_search(models, source, config, prefix=(), forbidden=(), outputs=()):
     """List of (ids, score, log-probabilities of each token and EOS), the best first."""
     K = config.beam_size
-    least, most = bounds(source, prefix, config)
+    least, most = (0, max(map(len, outputs))) if outputs else bounds(source, prefix, config)
     live, finished = [([], 0.0, [])], []
     for length in range(most + 1):
         prefixes = [ids for ids, _, _ in live]
@@ -110,7 +112,7 @@ def beam_search(models, source, config, prefix=(), forbidden=()):
         candidates = [
             (total + row[token], ids, token, [*values, row[token]])
             for (ids, total, values), row in zip(live, rated, strict=True)
-            for token in choices(ids, row, least, most, prefix, config, forbidden)
+            for token in choices(ids, row, least, most, prefix, config, forbidden, outputs)
             if row[token] > -math.inf
         ]
         candidates.sort(key=lambda candidate: -candidate[0])
@@ -123,6 +125,62 @@ def beam_search(models, source, config, prefix=(), forbidden=()):
         if config.stopping == "first_finished" and len(finished) >= K:
             finished = finished[:K]
             break
+        if not live:
+            break
+    return sorted(finished, key=lambda hypothesis: -hypothesis[1])[: config.n_best]
+
+
+def covered(ids, phrase):
+    """Tokens of a phrase that a sequence covers: all once it holds it, else the longest beginning that it ends with."""
+    if holds(ids, phrase):
+        return len(phrase)
+    return max(m for m in range(len(phrase)) if m <= len(ids) and ids[len(ids) - m :] == phrase[:m])
+
+
+def in_turns(candidates, bank):
+    """The best of every bank, the fullest bank first; then the second of every bank, and so on."""
+    banks = defaultdict(list)
+    for candidate in sorted(candidates, key=lambda candidate: -candidate[0]):
+        banks[bank(candidate)].append(candidate)
+    rounds = itertools.zip_longest(*(banks[key] for key in sorted(banks, reverse=True)))
+    return [candidate for turn in rounds for candidate in turn if candidate is not None]
+
+
+def constrained_beam_search(models, source, config, phrases, prefix=(), forbidden=()):
+    """As `beam_search`, by dynamic beam allocation."""
+    K = config.beam_size
+    least, most = bounds(source, prefix, config)
+    live, finished = [([], 0.0, [])], []
+
+    def lacks(ids):
+        return sum(not holds(ids, phrase) for phrase in phrases)
+
+    def bank(candidate):
+        _, ids, token, _ = candidate
+        return sum(covered(ids if token == EOS else [*ids, token], phrase) for phrase in phrases)
+
+    for length in range(most + 1):
+        rated = next_log_probabilities(models, source, [ids for ids, _, _ in live])
+        candidates, ends = [], []
+        for (ids, total, values), row in zip(live, rated, strict=True):
+            tokens = choices(ids, row, least, most, prefix, config, forbidden)
+            if EOS in tokens:
+                ends.append((total + row[EOS], ids, EOS, [*values, row[EOS]]))
+            best = sorted((token for token in tokens if token != EOS), key=lambda token: -row[token])
+            wanted = {phrase[covered(ids, phrase)] for phrase in phrases if not holds(ids, phrase)}
+            for token in {*best[:K], *(wanted & {*best})}:
+                candidates.append((total + row[token], ids, token, [*values, row[token]]))
+        whole = [end for end in ends if not lacks(end[1])]
+        counted = [end for end in in_turns(candidates + whole, bank)[:K] if end[2] == EOS]
+        if not candidates and not counted and not finished:
+            fewest = min(lacks(ids) for _, ids, _, _ in ends)
+            counted = [end for end in ends if lacks(end[1]) == fewest]
+        new = [(ids, normalised(total, length, config), values) for total, ids, _, values in counted]
+        finished += sorted(new, key=lambda hypothesis: -hypothesis[1])
+        if config.stopping == "first_finished" and len(finished) >= K:
+            finished = finished[:K]
+            break
+        live = [([*ids, token], total, values) for total, ids, token, values in in_turns(candidates, bank)[:K]]
         if not live:
             break
     return sorted(finished, key=lambda hypothesis: -hypothesis[1])[: config.n_best]

@@ -150,6 +150,47 @@ def test_forbidden_words_come_from_a_file(generate, runs, lines, tmp_path):
     fails(generate(checkpoint, "decode.forbidden=absent"), "decode.forbidden=absent: no such file")
 
 
+def test_outputs_come_from_a_list(generate, runs, store, lines, tmp_path):
+    stdin = "\n".join([*lines, ""]).encode()
+    file = tmp_path / "allowed"
+    file.write_text("a b c\n\nd e\nd e f\nj\n")
+    code, printed, _ = generate(f"checkpoint={runs[0]}", f"decode.allowed={file}", stdin=stdin)
+    assert code == 0
+    assert len(printed.splitlines()) == 10
+    assert set(printed.splitlines()) <= {"a b c", "d e", "d e f", "j"}
+    file.write_text("a b\na unheard\n")
+    fails(generate(f"checkpoint={runs[0]}", f"decode.allowed={file}"), f"{file}, line 2", "'a unheard'", "lacks")
+    file.write_text("\n")
+    fails(generate(f"checkpoint={runs[0]}", f"decode.allowed={file}"), f"{file}: has no line")
+
+
+def test_hypotheses_hold_their_constraints(generate, runs, store, lines, tmp_path):
+    file, source = tmp_path / "constraints", f"input={store.parent}/test.src"
+    phrases = [["j j", "a"], [], ["b"], ["c d e", "j"], *[["f"]] * 6]
+    file.write_text("".join("\t".join(row) + "\n" for row in phrases))
+    for words, stdin in ((("decode.buffer=3",), "\n".join([*lines, ""]).encode()), ((source,), b""),
+                         ((f"store={store}",), b"")):  # fmt: skip
+        code, printed, error = generate(f"checkpoint={runs[0]}", f"constraints={file}", *words, stdin=stdin)
+        assert code == 0
+        assert "constraints" not in error
+        for line, row in zip(printed.splitlines(), phrases, strict=True):
+            assert all(f" {phrase} " in f" {line} " for phrase in row)
+    words = f"checkpoint={runs[0]}", source, f"constraints={file}"
+    limits = "decode.max_length_a=0", "decode.max_length_b=1"
+    assert "; 2 without all of their constraints" in generate(*words, *limits)[2]
+    fails(generate(*words, "decode.search=sample"), "constraints= need decode.search=beam")
+    fails(generate(*words, "mode=score", f"target={file}"), "constraints= is for mode=translate")
+    file.write_text("a\n" * 8 + "a\tunheard\na\n")
+    fails(generate(*words), f"{file}, line 9", "'unheard'")
+    for count in (9, 11):
+        file.write_text("a\n" * count)
+        fails(generate(*words), f"{file} has {count}", "10 lines")
+        piped = generate(
+            *words[::2], "decode.buffer=4", f"output={tmp_path}/hyp", stdin="\n".join([*lines, ""]).encode()
+        )
+        fails(piped, f"{file} has {count}")
+
+
 def test_the_end_by_the_maximum_length_is_reported(generate, runs):
     words = f"checkpoint={runs[0]}", "decode.max_length_a=0", "decode.max_length_b=1"
     assert "; 2 ended by the maximum length" in generate(*words, stdin=b"a b c d\ne f g h\n")[2]

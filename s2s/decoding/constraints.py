@@ -1,0 +1,158 @@
+"""Positive constraints: phrases that a hypothesis must hold, by dynamic beam allocation.
+
+Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, J phrases of a sentence, n tokens of the longest phrase,
+C candidates of a sentence.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from s2s.decoding.choice import NEVER, Beam, Choice
+from s2s.decoding.config import DecodeConfig
+from s2s.decoding.limits import Limits
+from s2s.nn.slots import kept
+from s2s.text.vocabulary import PAD
+
+Ids = list[int]
+
+
+class ConstrainedBeam(Beam):
+    """Beam search whose rows are shared out among hypotheses that have met more and less of the constraints (Post and
+    Vilar 2018, in the vectorised manner of Hu et al. 2019).
+
+    A hypothesis covers of a phrase all its tokens once it holds it in one piece, before that the longest beginning of
+    the phrase with which the hypothesis ends; those that cover as many tokens are a bank. Candidates are the K best
+    continuations of each row and the next token of each phrase that it does not hold. They take turns: the best of
+    every bank, from the one that covers most, then the second of every bank, and so on; the K first live on.
+    A hypothesis may end only when it holds all phrases, and then an EOS counts if it is among the K first of all
+    candidates. A sentence that can have no such hypothesis ends with those that lack the fewest phrases. Without
+    phrases this is Beam.
+
+    Args:
+        config: Decode options.
+        slots: B.
+        constraints: Number of each sentence in the input -> token ids of its phrases, each at least one.
+        device: Of the models.
+    """
+
+    def __init__(self, config: DecodeConfig, slots: int, constraints: Mapping[int, list[Ids]], device):
+        super().__init__(config, device)
+        self.constraints = {number: list(dict.fromkeys(map(tuple, some))) for number, some in constraints.items()}
+        J = max(map(len, self.constraints.values()))
+        n = max(len(phrase) for some in self.constraints.values() for phrase in some)
+        self.phrases = torch.zeros(slots, J, n, dtype=torch.int64, device=device)  # PAD after the last token
+        self.lengths = torch.zeros(slots, J, dtype=torch.int64, device=device)  # 0: no phrase
+        self.history = torch.zeros(slots, config.rows, n, dtype=torch.int64, device=device)  # last tokens, or PAD
+        self.held = torch.zeros(slots, config.rows, J, dtype=torch.bool, device=device)  # which rows hold the phrase
+        self.ended = torch.zeros(slots, dtype=torch.bool, device=device)  # whether a whole hypothesis has finished
+        self.places = torch.arange(1, n + 1, device=device)
+
+    def admit(self, slots: Tensor, numbers: list[int]) -> None:
+        """Sentences of these numbers in the input take these slots."""
+        phrases = torch.zeros(len(numbers), *self.phrases.shape[1:], dtype=torch.int64)
+        lengths = torch.zeros(phrases.shape[:2], dtype=torch.int64)
+        for i, number in enumerate(numbers):
+            for j, phrase in enumerate(self.constraints.get(number, ())):
+                phrases[i, j, : len(phrase)], lengths[i, j] = torch.tensor(phrase), len(phrase)
+        self.phrases[slots], self.lengths[slots] = phrases.to(slots.device), lengths.to(slots.device)
+        self.history[slots], self.ended[slots] = PAD, False
+        self.held[slots] = (self.lengths[slots] == 0)[:, None]
+
+    def release(self, keep: Tensor, slots: int) -> None:
+        """Keep these slots as the first of `slots` ones."""
+        for name in ("phrases", "lengths", "history", "held", "ended"):
+            setattr(self, name, kept(getattr(self, name), keep, slots))
+
+    def __call__(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> Choice:
+        """As Beam; the scores are in no order."""
+        (B, K), J = scores.shape, self.lengths.size(1)
+        tokens, values, end = self._continuations(logits, normalizer, scores, limits)
+        W = tokens.size(2)
+        covered, held = self._covered(tokens)
+        banks = covered.sum(3).flatten(1)  # [B, K * W]
+        most = self.lengths.sum(1, keepdim=True)
+        totals = (scores[:, :, None] + values).flatten(1)
+        place = self._turns(totals, banks, most).topk(K, dim=1, largest=False).indices
+        best = totals.gather(1, place)
+
+        whole = self.held.all(2)
+        end_scores = (scores + end).masked_fill(~whole, NEVER)
+        every = torch.cat([totals, end_scores], dim=1)
+        turns = self._turns(every, torch.cat([banks, most.expand(B, K)], dim=1), most)
+        last = turns.topk(K, dim=1, largest=False).values[:, -1:]
+        counts = turns[:, K * W :] <= last
+        self.ended |= (counts & (end_scores > NEVER)).any(1)
+        # Nothing can go on, and nothing whole has ended: what is there ends as it is.
+        over = ((best == NEVER).all(1) & ~self.ended)[:, None]
+        partial = over & (scores > NEVER)
+        lacking = (~self.held).sum(2).masked_fill(~partial, J + 1)
+        partial &= lacking == lacking.amin(1, keepdim=True)
+        end_scores = torch.where(partial, scores + end, end_scores.masked_fill(~counts, NEVER))
+
+        parents, tokens = place.div(W, rounding_mode="floor"), tokens.flatten(1).gather(1, place)
+        self.held = held.flatten(1, 2).gather(1, place[:, :, None].expand(B, K, J))
+        history = self.history.gather(1, parents[:, :, None].expand_as(self.history))
+        self.history = torch.cat([history[:, :, 1:], tokens[:, :, None]], dim=2)
+        return Choice(tokens, parents, values.flatten(1).gather(1, place), best, end, end_scores)
+
+    def _continuations(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> tuple[Tensor, ...]:
+        """As Beam, with the next token of each phrase that a row does not hold: [B, K, W] each; and EOS's, [B, K]."""
+        B, K = scores.shape
+        tokens, values, end = super()._continuations(logits, normalizer, scores, limits)
+        progress = (self._begins() * (self.places - 1)).amax(3)  # [B, K, J]
+        wanted = self.phrases[:, None].expand(B, K, -1, -1).gather(3, progress[:, :, :, None]).squeeze(3)
+        wanted = wanted.masked_fill(self.held, PAD)  # which nobody may choose
+        gains = (logits.gather(1, wanted.flatten(0, 1)) - normalizer).view(wanted.shape)
+        for mask in (limits.late(), None if (forced := limits.forced()) is None else forced[0]):
+            if mask is not None:
+                gains = gains.masked_fill(mask[:, :, None], NEVER)
+        for j in range(wanted.size(2)):  # each token once
+            there = torch.cat([tokens, wanted[:, :, :j]], dim=2) == wanted[:, :, j : j + 1]
+            gains[:, :, j] = gains[:, :, j].masked_fill(there.any(2), NEVER)
+        return torch.cat([tokens, wanted], dim=2), torch.cat([values, gains], dim=2), end
+
+    def _covered(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of each phrase that rows cover after a token, and whether they hold the phrase: [B, K, W, J].
+
+        Args:
+            tokens: [B, K, W].
+        """
+        begins = self._begins()  # [B, K, J, n]: the row ends with the first 0 ... n-1 tokens
+        fits = begins[:, :, None] & (tokens[:, :, :, None, None] == self.phrases[:, None, None])
+        progress = (fits * self.places).amax(4)  # of the first 1 ... n tokens, the most
+        lengths = self.lengths[:, None, None]
+        held = self.held[:, :, None] | (progress == lengths)
+        return torch.where(held, lengths, progress), held
+
+    def _begins(self) -> Tensor:
+        """Bool [B, K, J, n]: whether a row ends with the first 0 ... n-1 tokens of a phrase."""
+        n = self.phrases.size(2)
+        same = [torch.ones_like(self.held)]
+        for m in range(1, n):
+            last = self.history[:, :, None, n - m :]  # [B, K, 1, m]
+            same.append((last == self.phrases[:, None, :, :m]).all(3))
+        return torch.stack(same, dim=3)
+
+    @staticmethod
+    def _turns(scores: Tensor, banks: Tensor, most: Tensor) -> Tensor:
+        """The turn of each candidate: its rank in its bank, then its bank from the fullest. Large for score -inf.
+
+        Args:
+            scores: [B, C].
+            banks: [B, C] int64.
+            most: [B, 1] int64, the fullest bank that there can be.
+        """
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        order = order.gather(1, banks.gather(1, order).argsort(dim=1, stable=True))
+        sorted_banks = banks.gather(1, order)
+        rank = torch.arange(scores.size(1), device=scores.device) - torch.searchsorted(sorted_banks, sorted_banks)
+        turns = rank * (most + 1) + most - sorted_banks
+        turns = torch.zeros_like(turns).scatter(1, order, turns)
+        return turns.masked_fill(scores == NEVER, torch.iinfo(torch.int64).max)
+
+
+def lacking(ids: Ids, phrases: list[Ids]) -> int:
+    """How many phrases a hypothesis does not hold in one piece."""
+    return sum(all(ids[i : i + len(p)] != list(p) for i in range(len(ids) - len(p) + 1)) for p in phrases)

@@ -1,0 +1,66 @@
+"""A list of allowed outputs as a trie: a search that can produce nothing else.
+
+Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, E edges of the trie.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2s.decoding.choice import NEVER, Choice
+from s2s.decoding.limits import Limits
+from s2s.decoding.rules import Rule
+from s2s.nn.slots import kept
+from s2s.text.vocabulary import EOS
+
+Ids = list[int]
+
+
+class AllowedOutputs(Rule):
+    """Every hypothesis is one of some outputs, whole.
+
+    Args:
+        outputs: Token ids of each, without EOS.
+        device: Of the models.
+    """
+
+    def __init__(self, outputs: list[Ids], device: torch.device | str):
+        edges: dict[tuple[int, int], int] = {}  # node, token -> node; 0 is the root
+        for output in outputs:
+            node = 0
+            for token in (*output, EOS):
+                node = edges.setdefault((node, token), len(edges) + 1)
+        pairs = np.array(list(edges))  # [E, 2]
+        keys = pairs[:, 0] << 32 | pairs[:, 1]
+        order = keys.argsort()
+        self.keys = torch.from_numpy(keys[order]).to(device)
+        self.tokens = torch.from_numpy(pairs[order, 1]).to(device)
+        self.children = torch.from_numpy(order + 1).to(device)  # edge number n was the n-th to be made
+        self.nowhere = len(edges) + 1
+        nodes = torch.arange(self.nowhere + 2, device=device)
+        self.firsts = torch.searchsorted(self.keys, nodes << 32)  # a node's edges are from its own to the next node's
+
+    def start(self, slots: int, rows: int) -> None:
+        self.nodes = torch.zeros(slots, rows, dtype=torch.int64, device=self.keys.device)
+
+    def __call__(self, logits: Tensor, history: Tensor, limits: Limits) -> None:
+        first = self.firsts[self.nodes.flatten()]
+        counts = self.firsts[self.nodes.flatten() + 1] - first
+        row = torch.arange(len(first), device=first.device).repeat_interleave(counts)
+        place = torch.arange(len(row), device=first.device) + (first - (counts.cumsum(0) - counts))[row]
+        tokens = self.tokens[place]
+        values = logits[row, tokens]
+        logits.fill_(NEVER)
+        logits[row, tokens] = values
+
+    def advance(self, choice: Choice) -> None:
+        nodes = self.nodes if choice.parents is None else self.nodes.gather(1, choice.parents)
+        keys = nodes << 32 | choice.tokens
+        place = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
+        self.nodes = torch.where(self.keys[place] == keys, self.children[place], self.nowhere)  # dead rows go anywhere
+
+    def admit(self, slots: Tensor) -> None:
+        self.nodes[slots] = 0
+
+    def release(self, keep: Tensor, slots: int) -> None:
+        self.nodes = kept(self.nodes, keep, slots)
