@@ -78,6 +78,10 @@ class DecodeConfig:
         "type of the weights: fp32; on a CPU int8 (fastest) or bf16 (with AVX512-BF16 or AMX); on a GPU bf16 or fp16",
         ("fp32", "bf16", "fp16", "int8"),
     )
+    shortlist: str | None = option(
+        None,
+        "file of s2s-shortlist: a hypothesis holds only likely translations of its source's symbols (not in scoring)",
+    )
 
     coverage_penalty: float = option(
         0.0,
@@ -99,6 +103,8 @@ class DecodeConfig:
         if self.allowed and (self.no_repeat_ngram or self.forbidden):
             raise UserError("decode.allowed: says what outputs there are; leave decode.no_repeat_ngram and "
                             "decode.forbidden out")  # fmt: skip
+        if self.shortlist and self.search == "stochastic_beam":
+            raise UserError("decode.shortlist is not for decode.search=stochastic_beam, whose noise belongs to symbols")
         if self.diverse_groups > 1 and self.search != "beam":
             raise UserError(f"decode.diverse_groups={self.diverse_groups}: is for decode.search=beam")
         if self.beam_size % self.diverse_groups and self.search == "beam":

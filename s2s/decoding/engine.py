@@ -40,6 +40,7 @@ from s2s.decoding.limits import Limits, divisor, normalised
 from s2s.decoding.native import NativeBeam
 from s2s.decoding.rules import Rule, Rules
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
+from s2s.decoding.shortlist import AHEAD, Candidates, Shortlist
 from s2s.decoding.stochastic import StochasticBeam
 from s2s.errors import Failure
 from s2s.nn.slots import kept
@@ -206,12 +207,13 @@ class Engine:
         device: Of the models.
         seed: Of sampling.
         rules: What hypotheses may hold.
+        shortlist: Which symbols a sentence may become; None: all.
     """
 
     def __init__(self, scorer: ModelScorer | EnsembleScorer, config: DecodeConfig, collate: Collate,
-                 device: torch.device, seed: int, rules: list[Rule]):  # fmt: skip
+                 device: torch.device, seed: int, rules: list[Rule], shortlist: Shortlist | None = None):  # fmt: skip
         self.scorer, self.config, self.collate, self.device, self.seed = scorer, config, collate, device, seed
-        self.rules = rules
+        self.rules, self.shortlist = rules, shortlist
 
     def prepare(self, sources: list[Ids]):
         """The models' states of encoded sentences."""
@@ -267,6 +269,10 @@ class _Waiting:
         length = len(self.sentences[self.taken].source) + 1
         return max(1, config.batch_tokens // (config.rows * length))
 
+    def next(self, most: int) -> list[Sentence]:
+        """Up to `most` sentences that wait."""
+        return self.sentences[self.taken : self.taken + most]
+
     def take(self, most: int):
         """Up to `most` sentences that are encoded together: they, their states, and their places in these."""
         if self.taken == self.until:
@@ -306,6 +312,7 @@ class _Run:
             search = Sampling if config.search == "sample" else StochasticBeam
             self.choose = search(config, B, device, engine.seed)
         self.rules = Rules(engine.rules, config, B, device) if engine.rules else None
+        self.candidates = Candidates(engine.shortlist, B, device) if engine.shortlist else None
         self.tokens = torch.full((B, config.rows), BOS, device=device)
         self.scores = self.finished = self.trellis = None  # in the type of the first logits
 
@@ -335,12 +342,16 @@ class _Run:
             self.choose.admit(slots, [self.first + sentence.number for sentence in sentences])
             if self.rules:
                 self.rules.admit(slots)
+            if self.candidates:
+                self.candidates.admit(mine, sentences, waiting.next(max(self.slots, AHEAD)))
             self.tokens[slots] = BOS
             if self.scores is not None:
                 self.scores[slots] = self.choose.first_scores(torch.zeros_like(self.scores[slots]))
                 self.finished.admit(slots)
             self.numbers[mine] = [sentence.number for sentence in sentences]
             self.starts[mine] = self.clock
+        if self.candidates:
+            self.candidates.narrow(self.scorer, self.limits)
 
     def step(self) -> None:
         """Advance every slot by one token."""
@@ -355,6 +366,8 @@ class _Run:
         if self.rules:
             self.rules(logits, self.limits)
         choice = self.choose(logits, normalizer, self.scores, self.limits)
+        if self.candidates:
+            choice = choice._replace(tokens=self.candidates.symbols[choice.tokens])
         if self.rules:
             self.rules.advance(choice, self.limits)
         self.trellis.add(self.clock, choice)
@@ -395,6 +408,8 @@ class _Run:
         self.numbers[slots] = -1
         self.scores[where] = NEVER
         self.limits.free(where, slots)
+        if self.candidates:
+            self.candidates.free(slots)
         return results
 
     def shrink(self) -> None:
@@ -402,6 +417,8 @@ class _Run:
         busy = int((self.numbers >= 0).sum())
         if busy and self.slots - busy >= REFILL_SHARE * self.slots:
             self._resize(busy)
+            if self.candidates:
+                self.candidates.narrow(self.scorer, self.limits)
 
     def _resize(self, slots: int) -> None:
         """Keep the slots in use as the first of `slots` ones."""
@@ -412,6 +429,8 @@ class _Run:
         self.choose.release(keep, slots)
         if self.rules:
             self.rules.release(keep, slots)
+        if self.candidates:
+            self.candidates.release(mine, slots)
         self.finished.release(keep, slots)
         self.trellis.release(keep, slots)
         self.tokens, self.scores = kept(self.tokens, keep, slots), kept(self.scores, keep, slots)

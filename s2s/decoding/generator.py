@@ -16,6 +16,7 @@ from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.limits import normalised
 from s2s.decoding.rules import Forbidden, NoRepeatedNgram, Rule
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
+from s2s.decoding.shortlist import Shortlist
 from s2s.decoding.trie import AllowedOutputs
 from s2s.errors import UserError
 from s2s.models.model import EncoderDecoder
@@ -38,6 +39,7 @@ class Generator:
         forbidden: Token ids of each phrase of decode.forbidden.
         allowed: Token ids of each output of decode.allowed.
         alignment: Whether hypotheses are given their alignments.
+        shortlist: That of decode.shortlist.
         pack: As `prepare`, which makes the models fit for decoding; for many Generators, one that remembers.
 
     Raises:
@@ -47,14 +49,16 @@ class Generator:
 
     def __init__(self, models: list[EncoderDecoder], config: DecodeConfig, collate: Collate, seed: int = 1,
                  *, forbidden: Sequence[Ids] = (), allowed: Sequence[Ids] = (), alignment: bool = False,
+                 shortlist: Shortlist | None = None,
                  pack: Callable[[EncoderDecoder, str, str], EncoderDecoder] = prepare):  # fmt: skip
         config.check()
         self.config, self.collate, self.alignment = config, collate, alignment
+        wholes = [model.output for model in models] if shortlist else None
         models = [pack(model, config.dtype, config.backend) for model in models]
         if len(models) == 1 and not config.ensemble_weights:
-            self.scorer = ModelScorer(models[0])
+            self.scorer = ModelScorer(models[0], wholes and wholes[0])
         else:
-            self.scorer = EnsembleScorer(models, config.ensemble, config.ensemble_weights)
+            self.scorer = EnsembleScorer(models, config.ensemble, config.ensemble_weights, wholes)
         self.device = next(models[0].parameters()).device
         self.allowed = bool(allowed)
         rules: list[Rule] = []
@@ -64,6 +68,9 @@ class Generator:
             rules.append(Forbidden(forbidden, self.device))
         if allowed:
             rules.append(AllowedOutputs(allowed, self.device))
+        if rules and shortlist:
+            raise UserError("decode.shortlist is not for a search with decode.no_repeat_ngram, decode.forbidden or "
+                            "decode.allowed")  # fmt: skip
         self.attention = Attention(models, config) if alignment or config.coverage_penalty else None
         # Coverage ranks all that a search has found.
         search = replace(config, n_best=config.beam_size) if config.coverage_penalty else config
@@ -73,7 +80,7 @@ class Generator:
                 raise UserError(f"decode.allowed: an output has {most} tokens; with EOS, "
                                 f"model.max_positions={self.scorer.max_length} is the most")  # fmt: skip
             search = replace(search, min_length_a=0.0, min_length_b=0, max_length_a=0.0, max_length_b=most + 1)
-        self.engine = Engine(self.scorer, search, collate, self.device, seed, rules)
+        self.engine = Engine(self.scorer, search, collate, self.device, seed, rules, shortlist)
 
     def generate(
         self,
@@ -99,8 +106,10 @@ class Generator:
         Raises:
             UserError: constraints or a prefix beside options that they cannot be with.
         """
-        if constraints and (self.allowed or self.config.search != "beam" or self.config.diverse_groups > 1):
-            raise UserError("constraints= need decode.search=beam, without decode.diverse_groups and decode.allowed")
+        config = self.config
+        if constraints and (self.allowed or config.search != "beam" or config.diverse_groups > 1 or config.shortlist):
+            raise UserError("constraints= need decode.search=beam, without decode.diverse_groups, decode.allowed and "
+                            "decode.shortlist")  # fmt: skip
         if self.allowed and any(map(len, prefixes or [])):
             raise UserError("prefix= and decode.allowed: each says how outputs begin; leave one out")
         prefixes = prefixes or [[] for _ in sources]

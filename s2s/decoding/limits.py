@@ -25,6 +25,7 @@ class Limits:
         done: [B, 1] int64, steps done.
         longest: [B] int64; at this length EOS is forced, and its log-probability counts.
         steps: Steps after which every hypothesis of every sentence has ended.
+        places: [V] int64, where in the logits each symbol stands; None: at its id.
         host_longest: [B], the same as `longest` on the host.
         stuck: Bool [B, K], rows that may end at this step because they cannot go on; None: there are no such rows.
     """
@@ -37,7 +38,8 @@ class Limits:
         self.done = torch.zeros(slots, 1, dtype=torch.int64, device=device)
         self.shortest = torch.zeros_like(self.done[:, 0])
         self.longest = torch.full_like(self.shortest, self.steps)
-        self.prefix = torch.zeros(slots, width, dtype=torch.int64, device=device)
+        self.prefix_ids = torch.zeros(slots, width, dtype=torch.int64, device=device)
+        self.places: Tensor | None = None
         self.prefix_lengths = torch.zeros_like(self.shortest)
         # The same on the host, so that what holds nowhere costs nothing.
         self.host = np.zeros((4, slots), np.int64)  # done, shortest, longest, prefix length
@@ -64,9 +66,14 @@ class Limits:
         values = torch.from_numpy(self.host[:, mine]).to(slots.device)
         self.done[slots] = 0
         self.shortest[slots], self.longest[slots], self.prefix_lengths[slots] = values[1], values[2], values[3]
-        if width := self.prefix.size(1):
+        if width := self.prefix_ids.size(1):
             rows = [sentence.prefix + [0] * (width - len(sentence.prefix)) for sentence in sentences]
-            self.prefix[slots] = torch.tensor(rows, device=slots.device)
+            self.prefix_ids[slots] = torch.tensor(rows, device=slots.device)
+
+    @property
+    def prefix(self) -> Tensor:
+        """[B, P] int64, where in the logits the tokens of each forced prefix stand."""
+        return self.prefix_ids if self.places is None else self.places[self.prefix_ids]
 
     def free(self, slots: Tensor, mine: np.ndarray) -> None:
         """These slots are free."""
@@ -75,7 +82,7 @@ class Limits:
 
     def release(self, keep: Tensor, mine: np.ndarray, slots: int) -> None:
         """Keep these slots as the first of `slots` ones."""
-        names = ("done", "shortest", "longest", "prefix", "prefix_lengths")
+        names = ("done", "shortest", "longest", "prefix_ids", "prefix_lengths")
         for name in names:
             setattr(self, name, kept(getattr(self, name), keep, slots))
         self.longest[len(mine) :] = self.steps
@@ -105,7 +112,7 @@ class Limits:
         done, _, _, lengths = self.host
         if not (lengths > done).any():
             return None
-        token = self.prefix.gather(1, self.done.clamp(max=self.prefix.size(1) - 1))
+        token = self.prefix.gather(1, self.done.clamp(max=self.prefix_ids.size(1) - 1))
         return self.prefix_lengths[:, None] > self.done, token
 
 

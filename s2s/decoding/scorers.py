@@ -6,10 +6,11 @@ Shapes: B sentences, K rows a sentence, R = B*K rows, V vocabulary.
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from s2s.data.batch import Source
 from s2s.decoding.backend import is_native
+from s2s.decoding.packed import rows_of
 from s2s.errors import UserError
 from s2s.models.model import DecoderState, EncoderDecoder
 
@@ -18,13 +19,27 @@ class ModelScorer:
     """One model.
 
     Args:
-        model: In evaluation mode.
+        model: In evaluation mode, perhaps packed.
+        whole: Its map to logits before it was packed, of which `narrow` takes rows.
     """
 
-    def __init__(self, model: EncoderDecoder):
-        self.model, self.state = model, None
+    def __init__(self, model: EncoderDecoder, whole: nn.Linear | None = None):
+        self.model, self.whole, self.state = model, whole, None
         self.native = is_native(model)
         self.max_length = model.max_length
+        self.rows, self.output = None, {}
+
+    def narrow(self, symbols: Tensor | None, mask: Tensor) -> None:
+        """Rate no other symbols.
+
+        Args:
+            symbols: [V'] int64, those that logits are computed of; None: as before.
+            mask: [B, 1, V'], -inf at those that a sentence must not have, which count nothing in its normaliser.
+        """
+        if symbols is not None:
+            self.rows = rows_of(self.model.output, self.whole, symbols)
+        rows = self.rows
+        self.output = {"output": lambda states: rows(states).add_(mask)}
 
     def prepare(self, sources: tuple[Source, ...], rows: int) -> DecoderState:
         """Encode sentences, to be admitted later with `rows` rows each."""
@@ -47,7 +62,7 @@ class ModelScorer:
             Logits [R, V], the caller's to change, in fp32 (fp64 for an fp64 model), and their log-normaliser [R, 1]:
             the log-probabilities are the difference, which is left to the caller because it needs only a few.
         """
-        logits = self.model.step(tokens, self.state)
+        logits = self.model.step(tokens, self.state, **self.output)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return logits, _log_normalizer(logits) if normalize else None
 
@@ -75,7 +90,8 @@ class ModelScorer:
 
     def close(self) -> None:
         """Forget all sentences."""
-        self.state = None
+        self.state = self.rows = None
+        self.output = {}
 
     @property
     def nbytes(self) -> int:
@@ -91,12 +107,14 @@ class EnsembleScorer:
         models: In evaluation mode, all of one target vocabulary.
         kind: `linear` or `log_linear`.
         weights: Of each model; empty: all the same.
+        wholes: As ModelScorer's, of each.
 
     Raises:
         UserError: vocabularies of different sizes, weights that are not one positive number for each model.
     """
 
-    def __init__(self, models: list[EncoderDecoder], kind: str = "linear", weights: list[float] = ()):
+    def __init__(self, models: list[EncoderDecoder], kind: str = "linear", weights: list[float] = (),
+                 wholes: list[nn.Linear] | None = None):  # fmt: skip
         sizes = [model.target_vocabulary_size for model in models]
         if len(set(sizes)) > 1:
             raise UserError(f"an ensemble needs models of one target vocabulary; theirs have {sizes} symbols")
@@ -105,9 +123,13 @@ class EnsembleScorer:
             raise UserError(f"decode.ensemble_weights={weights}: one positive number is needed for each of "
                             f"{len(models)} models")  # fmt: skip
         self.kind, self.weights = kind, [weight / sum(weights) for weight in weights]
-        self.scorers = [ModelScorer(model) for model in models]
+        self.scorers = list(map(ModelScorer, models, wholes or [None] * len(models)))
         self.native = False  # the average is not one of the kernels
         self.max_length = min((m.max_length for m in models if m.max_length is not None), default=None)
+
+    def narrow(self, symbols: Tensor | None, mask: Tensor) -> None:
+        for scorer in self.scorers:
+            scorer.narrow(symbols, mask)
 
     def prepare(self, sources: tuple[Source, ...], rows: int) -> list[DecoderState]:
         return [scorer.prepare(sources, rows) for scorer in self.scorers]

@@ -1,6 +1,7 @@
 """What every encoder-decoder is to the rest of the toolkit: encode, decode, and start/step for incremental decoding."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -98,6 +99,7 @@ class EncoderDecoder(Protocol):
 
     target_vocabulary_size: int
     max_length: int | None  # tokens of a source or target at most, EOS among them; None: any number
+    output: nn.Module  # the linear map to logits; `step` takes another in its place
     attention_shape: tuple[int, int]  # layers and heads of `cross_attention`, whose layers count from 0
 
     def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory: ...
@@ -108,4 +110,4 @@ class EncoderDecoder(Protocol):
 
     def start(self, memory: Memory, rows: int) -> DecoderState: ...
 
-    def step(self, tokens: Tensor, state: DecoderState) -> Tensor: ...
+    def step(self, tokens: Tensor, state: DecoderState, output: Callable[[Tensor], Tensor] | None = None) -> Tensor: ...

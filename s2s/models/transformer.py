@@ -5,6 +5,7 @@ P real tokens of all rows, N layers, G key/value heads, d head width.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -328,15 +329,16 @@ class Transformer(nn.Module):
         key_values = torch.stack([layer.cross.project(memory.top) for layer in self.decoder])
         return self.State(key_values, memory.visible(), rows)
 
-    def step(self, tokens: Tensor, state: TransformerState) -> Tensor:
-        """Advance every row by one token. tokens: [R] int64. Returns logits [R, V]."""
+    def step(self, tokens: Tensor, state: TransformerState, output: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Advance every row by one token. tokens: [R] int64; output: [B, K, D] -> [B, K, V'], in place of the model's
+        own map to logits. Returns logits [R, V] or [R, V']."""
         state.begin()
         positions = state.positions.expand(-1, state.rows)
         x = self.decoder_embedding(tokens.view(-1, state.rows), positions=positions, length=state.length)
         for n, layer in enumerate(self.decoder):
             x = layer.step(x, state, n)
         state.advance()
-        return self.output(self.decoder_norm(x)).flatten(0, 1)
+        return (output or self.output)(self.decoder_norm(x)).flatten(0, 1)
 
     def parts(self) -> dict[str, int]:
         """Number of parameters by part, shared ones counted once."""

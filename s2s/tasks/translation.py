@@ -88,12 +88,15 @@ class TranslationTask:
         """
         from s2s.decoding.generator import Generator  # a task is below decoding; only its composition is here
         from s2s.decoding.inputs import read_phrases
+        from s2s.decoding.shortlist import Shortlist
 
         forbidden = read_phrases("decode.forbidden", config.forbidden, self.encode_target)
         # A phrase with a symbol that the vocabulary lacks is in no hypothesis.
         forbidden = [phrase for phrase in forbidden if UNK not in phrase]
         allowed = read_phrases("decode.allowed", config.allowed, self.encode_target, needed=True)
-        return Generator(models, config, self.collate_sources, seed, forbidden=forbidden, allowed=allowed, **options)
+        shortlist = None if config.shortlist is None else Shortlist.load(config.shortlist, self)
+        options = {"forbidden": forbidden, "allowed": allowed, "shortlist": shortlist, **options}
+        return Generator(models, config, self.collate_sources, seed, **options)
 
     def encode(self, lines: list[str]) -> list[list[int]]:
         """Source ids of raw lines, no EOS."""
