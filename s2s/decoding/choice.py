@@ -27,6 +27,7 @@ class Choice(NamedTuple):
         scores: Sum of the log-probabilities of each new row, descending in beam search; -inf for a dead row.
         end_log_probabilities: Of EOS after each OLD row.
         end_scores: Sum of the log-probabilities of each OLD row if it ended with EOS in this step, else -inf.
+        ended: False if it is known that no row ended with EOS and no sentence is without live rows.
     """
 
     tokens: Tensor
@@ -35,6 +36,7 @@ class Choice(NamedTuple):
     scores: Tensor
     end_log_probabilities: Tensor
     end_scores: Tensor
+    ended: bool = True
 
 
 class Beam:

@@ -315,6 +315,7 @@ class _Run:
         self.candidates = Candidates(engine.shortlist, B, device) if engine.shortlist else None
         self.tokens = torch.full((B, config.rows), BOS, device=device)
         self.scores = self.finished = self.trellis = None  # in the type of the first logits
+        self.ended = False  # whether anything may have since the last `collect`
 
     @property
     def busy(self) -> bool:
@@ -371,7 +372,9 @@ class _Run:
         if self.rules:
             self.rules.advance(choice, self.limits)
         self.trellis.add(self.clock, choice)
-        self.finished.add(self.limits.done, choice)
+        if choice.ended:
+            self.finished.add(self.limits.done, choice)
+            self.ended = True
         self.tokens, self.scores = choice.tokens, choice.scores
         if choice.parents is not None:
             first = torch.arange(0, self.tokens.numel(), self.config.rows, device=self.tokens.device)[:, None]
@@ -381,6 +384,9 @@ class _Run:
 
     def collect(self) -> list[tuple[int, list[Hypothesis]]]:
         """The sentences that are done leave their slots."""
+        if not self.ended and self.config.stopping == "first_finished":
+            return []
+        self.ended = False
         done = self.finished.done(self.limits.done, self.limits.longest, self.scores).cpu().numpy()
         done |= self.limits.host[0] > self.limits.host_longest  # scores that are not finite are not done otherwise
         slots = np.flatnonzero(done & (self.numbers >= 0))

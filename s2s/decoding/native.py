@@ -197,6 +197,8 @@ class NativeBeam(Beam):
         B, K = scores.shape
         tokens, parents = torch.empty(2, B, K, dtype=torch.int64)
         values = torch.empty(4, B, K).unbind()
+        ended = ctypes.c_int64()
         call("beam", logits, scores, limits.host.ctypes.data, limits.prefix, tokens, parents, *values,
-             B, K, logits.size(1), limits.prefix.size(1), int(self.config.allow_unknown))  # fmt: skip
-        return Choice(tokens, None if K == 1 else parents, *values)
+             ctypes.addressof(ended), B, K, logits.size(1), limits.prefix.size(1),
+             int(self.config.allow_unknown))  # fmt: skip
+        return Choice(tokens, None if K == 1 else parents, *values, bool(ended.value))

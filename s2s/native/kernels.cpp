@@ -524,10 +524,11 @@ void reorder(int32_t* history, const int64_t* positions, const int64_t* parents,
 // One step of beam search: see Beam in s2s/decoding/choice.py.
 //   logits [B, K, V]; scores [B, K]
 //   limits [4, B]: steps done, shortest, longest, prefix length; prefix [B, P]
-//   tokens, parents, values, best, end, end_scores [B, K] are written
+//   tokens, parents, values, best, end, end_scores [B, K] are written; ended: whether any row ended in a slot that was
+//   not free, or none of its rows is live
 void beam(const float* logits, const float* scores, const int64_t* limits, const int64_t* prefix, int64_t* tokens,
-          int64_t* parents, float* values, float* best, float* end, float* end_scores, int64_t B, int64_t K, int64_t V,
-          int64_t P, int64_t allow_unknown) {
+          int64_t* parents, float* values, float* best, float* end, float* end_scores, int64_t* ended, int64_t B,
+          int64_t K, int64_t V, int64_t P, int64_t allow_unknown) {
     const int64_t *done = limits, *shortest = limits + B, *longest = limits + 2 * B, *forced = limits + 3 * B;
     float* row_values = scratch<float, 4>(B * K * K);
     int64_t* row_tokens = scratch<int64_t>(B * K * K);
@@ -588,8 +589,14 @@ void beam(const float* logits, const float* scores, const int64_t* limits, const
         std::copy_n(best + b * K, K, all);
         std::copy_n(end_scores + b * K, K, all + K);
         std::nth_element(all, all + K - 1, all + 2 * K, std::greater<float>());
-        for (int64_t k = 0; k < K; ++k)
-            if (end_scores[b * K + k] < all[K - 1]) end_scores[b * K + k] = NEVER;
+        bool live = false, was_live = false;
+        for (int64_t k = 0; k < K; ++k) {
+            const int64_t row = b * K + k;
+            if (end_scores[row] < all[K - 1]) end_scores[row] = NEVER;
+            *ended |= end_scores[row] > NEVER;
+            live |= best[row] > NEVER, was_live |= scores[row] > NEVER;
+        }
+        *ended |= was_live && !live;
     }
 }
 }
