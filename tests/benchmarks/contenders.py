@@ -17,6 +17,7 @@ from torch import nn
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.decoding.shortlist import Shortlist
 from s2s.interop import ctranslate2 as export
 from s2s.models.transformer import Transformer
 from s2s.nn.positions import sinusoidal
@@ -46,6 +47,7 @@ class Setting:
 
     Attributes:
         batch: Sentences side by side.
+        shortlist: For decode.shortlist, where there is one.
     """
 
     model: Transformer
@@ -53,6 +55,7 @@ class Setting:
     device: str
     beam_size: int
     batch: int
+    shortlist: Shortlist | None = None
 
 
 Decode = Callable[[list[Job]], list[Ids]]  # the best hypothesis of each sentence, without EOS
@@ -63,12 +66,14 @@ class Ours:
 
     Args:
         setting: What is decoded with.
+        short: With the shortlist.
         options: Of DecodeConfig.
     """
 
-    def __init__(self, setting: Setting, **options):
+    def __init__(self, setting: Setting, short: bool = False, **options):
         self.config = DecodeConfig(beam_size=setting.beam_size, slots=setting.batch, **options)
-        self.generator = Generator([setting.model], self.config, setting.task.collate_sources)
+        self.generator = Generator([setting.model], self.config, setting.task.collate_sources,
+                                   shortlist=setting.shortlist if short else None)  # fmt: skip
 
     def __call__(self, jobs: list[Job]) -> list[Ids]:
         found = []
@@ -197,14 +202,15 @@ def _copy(to: nn.Module | tuple[nn.Module, ...], ours: nn.Module) -> None:
             getattr(part, name).copy_(share)
 
 
-def all_contenders(device: str) -> dict[str, Callable[[Setting], Decode]]:
+def all_contenders(setting: Setting) -> dict[str, Callable[[Setting], Decode]]:
     """All of them by name. Those that share what follows the dash compute in one type."""
+    device = setting.device
     types = {"cpu": {"fp32": "float32", "int8": "int8"}, "cuda": {"fp32": "float32", "fp16": "float16"}}[device]
     found: dict[str, Callable[[Setting], Decode]] = {}
-    backends = {"s2s": {}}
-    if "backend" in {field.name for field in dataclasses.fields(DecodeConfig)}:
-        backends["s2s eager"] = {"backend": "eager"}
-    for name, options in backends.items():
+    ours: dict[str, dict] = {"s2s": {}} | ({"s2s eager": {"backend": "eager"}} if device == "cpu" else {})
+    if setting.shortlist:
+        ours["s2s shortlist"] = {"short": True}
+    for name, options in ours.items():
         found |= {f"{name}-{dtype}": partial(Ours, dtype=dtype, **options) for dtype in types}
         if device == "cuda":
             found[f"{name}-bf16"] = partial(Ours, dtype="bf16", **options)

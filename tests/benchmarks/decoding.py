@@ -3,7 +3,8 @@
 Each case is a model, so many sentences side by side, and a beam: base (6+6 layers, d512, 32,000 symbols) and small
 (3+3, d256, 8,000) with random weights, where every hypothesis of a batch has the same given length (source lengths are
 log-normal, those of hypotheses vary about them); and a trained model with the lengths that it chooses itself, where all
-sentences of the validation text are handed over at once and freed slots are refilled (quick: trained for seconds).
+sentences of the validation text are handed over at once and freed slots are refilled (quick: trained for seconds),
+without and with a shortlist.
 
 All contenders decode the same sentences in the same order with the same weights, in turn; the slow ones in the first
 round only, and Hugging Face only two batches.
@@ -27,7 +28,7 @@ import torch
 from contenders import Decode, Ids, Job, Ours, Setting, all_contenders
 from corpus import Corpus
 from measure import Paired, Row
-from quantization import trained_briefly
+from quantization import shortlist_of, trained_briefly
 from torch import nn
 from training import spread
 
@@ -78,10 +79,11 @@ def run(
         if not chosen or (name == "trained" and checkpoint is None):
             continue
         model, task, jobs_of = _trained(corpus, checkpoint, device) if name == "trained" else _random(name, device)
+        shortlist = shortlist_of(corpus, task) if name == "trained" else None
         for batch, beam_size, case in chosen:
             print(f"{case} ...", flush=True)
             jobs = jobs_of(batches[batch], batch)
-            setting = Setting(model, task, device, beam_size, batch)
+            setting = Setting(model, task, device, beam_size, batch, shortlist)
             several = 1 if quick else 3 if batches[batch] < 1000 else 2
             rows += _measure(case, setting, jobs, contenders, int(rounds or several))
     return rows
@@ -128,7 +130,7 @@ def _trained(corpus: Corpus, checkpoint: str, device: str) -> tuple[Transformer,
 def _measure(case: str, setting: Setting, jobs: list[Job], patterns: str, rounds: int) -> list[Row]:
     """All contenders in turn, after a few unmeasured sentences of each."""
     works: dict[str, tuple[Decode, list[Job], int]] = {}
-    for name, make in all_contenders(setting.device).items():
+    for name, make in all_contenders(setting).items():
         if _matches(name, patterns):
             its_jobs = _few(jobs, setting.batch) if name.startswith("huggingface") else jobs
             works[name] = make(setting), its_jobs, 1 if name.startswith(ONCE) else rounds
@@ -142,7 +144,7 @@ def _measure(case: str, setting: Setting, jobs: list[Job], patterns: str, rounds
             if number < its_rounds:
                 seconds[name].append(_seconds(decode, its_jobs, setting.device, found, name))
                 speeds[name].append(sum(len(job.sources) for job in its_jobs) / seconds[name][-1])
-    return _rows(case, works, jobs, seconds, speeds, found, setting.device)
+    return _rows(case, works, jobs, seconds, speeds, found, setting)
 
 
 def _few(jobs: list[Job], batch: int) -> list[Job]:
@@ -163,18 +165,20 @@ def _seconds(decode: Decode, jobs: list[Job], device: str, found: dict, name: st
     return time.perf_counter() - began
 
 
-def _rows(case: str, works: dict, jobs: list[Job], seconds: dict, speeds: dict, found: dict, device: str) -> list[Row]:
+def _rows(case: str, works: dict, jobs: list[Job], seconds: dict, speeds: dict, found: dict, setting: Setting) -> list:
     mine = [name for name in works if name.startswith("s2s")]
     rows = []
     for name in mine:
         for peer in works:
-            same_type = peer.rpartition("-")[2] == name.rpartition("-")[2] or not peer.startswith("ctranslate2")
-            if not peer.startswith("s2s") and same_type:
+            same_type = peer.rpartition("-")[2] == name.rpartition("-")[2]
+            if peer.startswith(("huggingface", "fairseq")) or (
+                same_type and (peer.startswith("ctranslate2") or (peer.startswith("s2s-") and "shortlist" in name))
+            ):
                 rounds = min(len(speeds[name]), len(speeds[peer]))
                 pairs = Paired(speeds[name][:rounds], speeds[peer][:rounds])
                 rows.append(pairs.row(f"{case}, {name}", f"sentences/s, {peer}"))
-        if not name.startswith("s2s eager"):
-            share = _products(works[name][0], jobs, device) / statistics.median(seconds[name])
+        if name.startswith("s2s-"):
+            share = _products(works[name][0], jobs, setting) / statistics.median(seconds[name])
             rows.append(Row(f"{case}, {name}", "time in linear maps, %", 100 * share))
     base = found[next(iter(works))]
     for name in works:
@@ -187,24 +191,27 @@ def _rows(case: str, works: dict, jobs: list[Job], seconds: dict, speeds: dict, 
     return rows
 
 
-def _products(ours: Ours, jobs: list[Job], device: str) -> float:
-    """Seconds of the linear maps of all jobs, alone: which are called on how many rows is seen by decoding."""
-    calls: list[tuple[nn.Module, tuple]] = []
-    maps = [part for part in ours.generator.scorer.model.modules() if _is_linear(part)]
-    hooks = [part.register_forward_pre_hook(lambda part, x: calls.append((part, x[0].shape))) for part in maps]
-    ours(jobs)
-    for hook in hooks:
-        hook.remove()
-    kind = next(ours.generator.scorer.model.parameters()).dtype
-    inputs = {shape: torch.randn(shape, device=device).to(kind) for _, shape in calls}
+def _products(ours: Ours, jobs: list[Job], setting: Setting) -> float:
+    """Seconds of the linear maps of all jobs, alone: which are called on how many rows is seen by decoding without
+    kernels that call them themselves."""
+    seen = Ours(setting, dtype=ours.config.dtype, backend="eager")
+    calls: list[tuple[str, torch.Size]] = []
+    for name, part in seen.generator.scorer.model.named_modules():
+        if _is_linear(part):
+            part.register_forward_pre_hook(lambda part, x, name=name: calls.append((name, x[0].shape)))
+    seen(jobs)
+    model = ours.generator.scorer.model
+    kind = next(model.parameters()).dtype
+    inputs = {shape: torch.randn(shape, device=setting.device).to(kind) for _, shape in calls}
+    work = [(model.get_submodule(name), inputs[shape]) for name, shape in calls]
 
     def replay(jobs: list[Job]) -> list[Ids]:
         with torch.inference_mode():
-            for part, shape in calls:
-                part(inputs[shape])
+            for part, x in work:
+                part(x)
         return []
 
-    return _seconds(replay, jobs, device, {}, "")
+    return _seconds(replay, jobs, setting.device, {}, "")
 
 
 def _is_linear(part: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Decoding in each decode.dtype: the linear maps, the whole search at beam 5, and the loss in BLEU.
+"""Decoding in each decode.dtype, and with decode.shortlist: linear maps, the search at beam 5, the loss in BLEU.
 
 The reference is the same model with PyTorch's own linear maps in fp32.
 
@@ -6,11 +6,13 @@ The reference is the same model with PyTorch's own linear maps in fp32.
   rows (PyTorch's `linear_dynamic`), with which a sentence's hypotheses depend on the others of its batch.
 - Decoding with random weights, small (3+3 layers, d256, 8,000 symbols) and base (6+6, d512, 32,000), so many
   sentences side by side; hypotheses have 0.9 x source + 1 tokens, so that all do the same work.
-- Decoding the validation text with a trained model: BLEU, and how many hypotheses are those of the reference. The
-  model is small and trained here for some minutes, unless --checkpoint=runs/m30k names another.
+- Decoding the validation text with a trained model, without and with a shortlist learned from the training text: BLEU,
+  and how many hypotheses are those of the reference. The model is small and trained here for some minutes, unless
+  --checkpoint=runs/m30k names another.
 """
 
 import time
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,11 +27,13 @@ from s2s.data.store import Store
 from s2s.decoding import packed
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.decoding.shortlist import Shortlist
 from s2s.errors import UserError
 from s2s.models.transformer import Transformer
 from s2s.tasks.translation import TranslationTask
 from s2s.training.checkpoint import load_model
 from s2s.training.run import train
+from s2s_cli.shortlist import ShortlistCommand
 from s2s_cli.train import TrainCommand
 
 REFERENCE = "the same model, plain linear maps in fp32"
@@ -111,16 +115,31 @@ def _speeds(corpus: Corpus, types: list[str], device: str, quick: bool) -> list[
     return rows
 
 
-def _generators(model: nn.Module, types: list[str], task, config: DecodeConfig) -> dict[str, Generator]:
+def shortlist_of(corpus: Corpus, task) -> Shortlist | None:
+    """Learned from the training text, if its tokenizers are the task's."""
+    store = Store(corpus.store)
+    if difference := task.fits(store):
+        print(f"no shortlist: the checkpoint is of another tokenizer: {difference}", flush=True)
+        return None
+    options = ShortlistCommand()
+    began = time.perf_counter()
+    shortlist = Shortlist.learn(store, "train", options.candidates, options.frequent, options.iterations, options.pairs)
+    print(f"learned a shortlist in {time.perf_counter() - began:.1f} s", flush=True)
+    return shortlist
+
+
+def _generators(
+    model: nn.Module, types: list[str], task, config: DecodeConfig, shortlist: Shortlist | None = None
+) -> dict[str, Generator]:
     """One with the model as it is, and one for each type."""
 
-    def make(dtype: str) -> Generator:
-        config.dtype = dtype
-        return Generator([model], config, task.collate_sources)
+    def make(dtype: str, backend: str = "auto", **options) -> Generator:
+        return Generator([model], replace(config, dtype=dtype, backend=backend), task.collate_sources, **options)
 
-    plain = make("fp32")
+    plain = make("fp32", "eager")
     plain.scorer.model = model
-    return {"plain": plain} | {dtype: make(dtype) for dtype in types}
+    found = {"plain": plain} | {dtype: make(dtype) for dtype in types}
+    return found | ({f"{dtype}, shortlist": make(dtype, shortlist=shortlist) for dtype in types} if shortlist else {})
 
 
 def _decode(generator: Generator, sources: list[list[int]], number: int) -> int:
@@ -135,7 +154,7 @@ def _quality(corpus: Corpus, types: list[str], device: str, quick: bool, checkpo
     count = 20 if quick else len(valid)
     sources, references = task.encode(valid.source_text()[:count]), valid.target_text()[:count]
     found, rows = {}, []
-    for dtype, generator in _generators(model, types, task, DecodeConfig()).items():
+    for dtype, generator in _generators(model, types, task, DecodeConfig(), shortlist_of(corpus, task)).items():
         began = time.perf_counter()
         lines = [task.detokenize(n_best[0].ids) for n_best in generator.generate(sources)]
         speed = count / (time.perf_counter() - began)

@@ -33,7 +33,7 @@ def test_all_contenders_find_the_same_hypotheses(monkeypatch, beam_size):
     setting = module.Setting(model, task, "cpu", beam_size, 2)
     found = {
         name: make(setting)([module.Job(sources)])
-        for name, make in module.all_contenders("cpu").items()
+        for name, make in module.all_contenders(setting).items()
         if name.endswith("fp32")
     }
     assert len(found) >= 4
@@ -42,6 +42,6 @@ def test_all_contenders_find_the_same_hypotheses(monkeypatch, beam_size):
     assert all(0 < len(ids) < 50 for ids in first)
     for name, ids in found.items():
         assert ids == first, name
-    for name, make in module.all_contenders("cpu").items():
+    for name, make in module.all_contenders(setting).items():
         lengths = {len(ids) for ids in make(setting)([module.Job(sources[:2], 6)])}
         assert lengths <= {5, 6}, name  # the sixth token is EOS, or another one where a contender cuts
