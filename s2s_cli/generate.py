@@ -85,7 +85,7 @@ def _check(config: GenerateCommand) -> None:
             raise UserError("mode=score needs target=FILE (or store=, whose own target side is scored then)")
     elif config.target:
         raise UserError("target= is for mode=score; with mode=translate, prefix= gives the beginnings of hypotheses")
-    elif config.decode.n_best > 1 and config.format == "text":
+    elif config.decode.n_best > 1 and config.decode.mbr == "none" and config.format == "text":
         raise UserError(f"decode.n_best={config.decode.n_best} needs format=tsv or format=json: "
                         "in format=text each output line belongs to one input line")  # fmt: skip
     if config.alignment and config.format == "text":

@@ -60,6 +60,11 @@ class DecodeConfig:
         ("linear", "log_linear"),
     )
     ensemble_weights: list[float] = option([], "weight of each model in that average; empty: all the same")
+    mbr: str = option(
+        "none",
+        "minimum Bayes risk: of the n_best, the only output is the one most like all of them by sentence chrF or BLEU",
+        ("none", "chrf", "bleu"),
+    )
     batch_tokens: int = option(
         6000, "budget of a batch: sentences x hypotheses a sentence x longest source (EOS included)", at_least=1
     )
@@ -105,6 +110,8 @@ class DecodeConfig:
                             "decode.forbidden out")  # fmt: skip
         if self.shortlist and self.search == "stochastic_beam":
             raise UserError("decode.shortlist is not for decode.search=stochastic_beam, whose noise belongs to symbols")
+        if self.mbr != "none" and self.n_best < 2:
+            raise UserError(f"decode.mbr={self.mbr}: needs decode.n_best of at least 2, to choose from")
         if self.diverse_groups > 1 and self.search != "beam":
             raise UserError(f"decode.diverse_groups={self.diverse_groups}: is for decode.search=beam")
         if self.beam_size % self.diverse_groups and self.search == "beam":

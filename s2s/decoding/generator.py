@@ -14,6 +14,7 @@ from s2s.decoding.constraints import lacking
 from s2s.decoding.engine import Engine, Sentence
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.limits import normalised
+from s2s.decoding.mbr import most_like_all
 from s2s.decoding.rules import Forbidden, NoRepeatedNgram, Rule
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
 from s2s.decoding.shortlist import Shortlist
@@ -38,6 +39,7 @@ class Generator:
         seed: Of sampling.
         forbidden: Token ids of each phrase of decode.forbidden.
         allowed: Token ids of each output of decode.allowed.
+        detokenize: Ids to text, for decode.mbr.
         alignment: Whether hypotheses are given their alignments.
         shortlist: That of decode.shortlist.
         pack: As `prepare`, which makes the models fit for decoding; for many Generators, one that remembers.
@@ -49,10 +51,12 @@ class Generator:
 
     def __init__(self, models: list[EncoderDecoder], config: DecodeConfig, collate: Collate, seed: int = 1,
                  *, forbidden: Sequence[Ids] = (), allowed: Sequence[Ids] = (), alignment: bool = False,
+                 detokenize: Callable[[Ids], str] | None = None,
                  shortlist: Shortlist | None = None,
                  pack: Callable[[EncoderDecoder, str, str], EncoderDecoder] = prepare):  # fmt: skip
         config.check()
         self.config, self.collate, self.alignment = config, collate, alignment
+        self.detokenize = detokenize
         wholes = [model.output for model in models] if shortlist else None
         models = [pack(model, config.dtype, config.backend) for model in models]
         if len(models) == 1 and not config.ensemble_weights:
@@ -101,7 +105,7 @@ class Generator:
                 that cannot hold them all within its greatest length has the hypotheses that lack the fewest.
 
         Yields:
-            Up to n_best hypotheses of each sentence, in the order of `sources`.
+            Up to n_best hypotheses of each sentence, with decode.mbr one of them, in the order of `sources`.
 
         Raises:
             UserError: constraints or a prefix beside options that they cannot be with.
@@ -121,7 +125,12 @@ class Generator:
         results = self._attended(self.engine.run(sentences, first), sources)
         try:
             for some, n_best in zip(phrases, self._in_order(len(sources), results, empty, progress), strict=True):
-                yield [replace(one, unmet=lacking(one.ids, some)) for one in n_best] if some else n_best
+                if some:
+                    n_best = [replace(one, unmet=lacking(one.ids, some)) for one in n_best]
+                if self.config.mbr != "none":
+                    texts = [self.detokenize(one.ids) for one in n_best]
+                    n_best = [n_best[most_like_all(texts, self.config.mbr)]]
+                yield n_best
         finally:
             results.close()
 

@@ -100,7 +100,9 @@ class Step:
         numbers += [*_norm(model.decoder_norm), *model.output.map.tolist()]
         self.decoder = torch.tensor(numbers + [number for layer in model.decoder for number in _layer(layer)])
 
-    def __call__(self, tokens: Tensor, state: "NativeState", output: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def __call__(
+        self, tokens: Tensor, state: "NativeState", output: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """As `Transformer.step`."""
         state.begin()
         if self.positions.kind == "rotary":

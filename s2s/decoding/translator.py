@@ -106,7 +106,7 @@ class Translator:
         if isinstance(lines, str):
             raise UserError("translate() takes lines, such as a list of them, not one text")
         config = self.config(beam_size=beam_size, **options)
-        if config.n_best > 1 and not hypotheses:
+        if config.n_best > 1 and config.mbr == "none" and not hypotheses:
             raise UserError(f"n_best={config.n_best} needs hypotheses=True: one text belongs to one line")
         if alignment and not hypotheses:
             raise UserError("alignment=True needs hypotheses=True: a text has none")

@@ -64,7 +64,6 @@ class PositionEmbedding(nn.Module):
         added = table[:end] if positions is None else nn.functional.embedding(positions, table)
         return x + added.to(x.dtype)
 
-
     def table_of(self, length: int) -> Tensor:
         """The embeddings of at least so many positions, [T, D]. Raises UserError: over the learned ones."""
         if self.kind == "learned":

@@ -95,7 +95,8 @@ class TranslationTask:
         forbidden = [phrase for phrase in forbidden if UNK not in phrase]
         allowed = read_phrases("decode.allowed", config.allowed, self.encode_target, needed=True)
         shortlist = None if config.shortlist is None else Shortlist.load(config.shortlist, self)
-        options = {"forbidden": forbidden, "allowed": allowed, "shortlist": shortlist, **options}
+        options = {"forbidden": forbidden, "allowed": allowed, "shortlist": shortlist,
+                   "detokenize": self.detokenize, **options}  # fmt: skip
         return Generator(models, config, self.collate_sources, seed, **options)
 
     def encode(self, lines: list[str]) -> list[list[int]]:

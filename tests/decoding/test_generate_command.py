@@ -191,6 +191,18 @@ def test_hypotheses_hold_their_constraints(generate, runs, store, lines, tmp_pat
         fails(piped, f"{file} has {count}")
 
 
+def test_minimum_bayes_risk_gives_one_line(generate, runs, lines):
+    stdin = "\n".join([*lines, "", ""]).encode()
+    words = f"checkpoint={runs[0]}", "decode.search=sample", "decode.n_best=8"
+    samples = [row.split("\t") for row in generate(*words, "format=tsv", stdin=stdin)[1].splitlines()]
+    code, printed, _ = generate(*words, "decode.mbr=chrf", stdin=stdin)
+    assert code == 0
+    assert len(printed.splitlines()) == 11
+    for index, line in enumerate(printed.splitlines()):
+        assert line in [text for number, _, text in samples if int(number) == index]
+    fails(generate(words[0], "decode.mbr=bleu"), "needs decode.n_best of at least 2")
+
+
 def test_the_end_by_the_maximum_length_is_reported(generate, runs):
     words = f"checkpoint={runs[0]}", "decode.max_length_a=0", "decode.max_length_b=1"
     assert "; 2 ended by the maximum length" in generate(*words, stdin=b"a b c d\ne f g h\n")[2]

@@ -134,7 +134,10 @@ def test_a_linear_map(rows, inputs, outputs, bias, relu, int8):
     else:  # exact sums of rounded weights and inputs
         one = 127 if torch.cpu._is_vnni_supported() else 63
         scales = plain.weight.abs().amax(1) / 127, x.abs().amax(1) / one
-        codes = (plain.weight / scales[0][:, None]).round().double(), (x / scales[1][:, None]).nan_to_num().round().double()
+        codes = (
+            (plain.weight / scales[0][:, None]).round().double(),
+            (x / scales[1][:, None]).nan_to_num().round().double(),
+        )
         expected = (codes[1] @ codes[0].T).float() * scales[0] * scales[1][:, None] + (plain.bias if bias else 0)
     expected = expected.relu() if relu else expected
     # A code may be the next one where a number lies between two.
