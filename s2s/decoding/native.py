@@ -111,7 +111,9 @@ class Step:
             tables = self.positions.table_of(state.length), 0
         place = state.place(*tables)
         if output is None:
-            logits = torch.empty(len(tokens), self.size)
+            if state.logits is None or len(state.logits) != len(tokens):
+                state.logits = torch.empty(len(tokens), self.size)  # every step's: fresh memory is slow to touch
+            logits = state.logits
             call("decoder_step", self.decoder, ctypes.addressof(place), tokens, logits, 0)
         else:
             top = torch.empty(len(tokens) // state.rows, state.rows, self.width)
@@ -147,6 +149,7 @@ class NativeState(TransformerState):
     def __init__(self, key_values: Tensor, mask: Tensor, rows: int):
         super().__init__(key_values.contiguous(), mask, rows)
         self.history = torch.zeros(mask.size(0), rows, 0, dtype=torch.int32)
+        self.logits: Tensor | None = None
         self._count()
 
     def _count(self) -> None:

@@ -25,6 +25,7 @@ constexpr int64_t PARALLEL = 1 << 15;    // multiplications from which a second 
 constexpr int64_t NEAR = 5 << 17;        // bytes of inputs that stay in a core's cache while weights stream by
 constexpr int64_t LANES = 16, PANEL = 32;  // outputs of a vector, and those whose weights lie together
 constexpr int64_t BLOCK = 64;            // logits whose maximum is looked at first
+constexpr int64_t AHEAD = 4;             // positions whose keys are fetched before they are needed
 constexpr int64_t UNK = 1, EOS = 3, SPECIALS = 4;
 constexpr float EPSILON = 1e-5f;  // of nn.LayerNorm
 
@@ -83,6 +84,11 @@ inline void softmax(float* scores, int64_t size) {
     for (int64_t i = 0; i < size; ++i) sum += scores[i] = exponential(scores[i] - most);
     const float scale = 1 / sum;
     for (int64_t i = 0; i < size; ++i) scores[i] *= scale;
+}
+
+// Numbers that will be needed soon.
+inline void fetch(const float* x, int64_t size) {
+    for (int64_t i = 0; i < size; i += LANES) __builtin_prefetch(x + i);
 }
 
 inline void add_scaled(float* sum, const float* x, float weight, int64_t size) {
@@ -350,7 +356,11 @@ void self_attention(const float* qkv, float* keys, float* values, const int32_t*
                 for (int64_t h = g * heads; h < (g + 1) * heads; ++h) {
                     const float* query = qkv + (b * K + k) * width + h * d;
                     float* mine = out + ((b * K + k) * H + h) * d;
-                    for (int64_t l = 0; l < now; ++l) scores[l] = scale * dot(query, my_keys + (l * K + has[l]) * d, d);
+                    for (int64_t l = 0; l < now; ++l) {
+                        fetch(my_keys + ((l + AHEAD) * K + has[l]) * d, d);
+                        fetch(my_values + (l * K + has[l]) * d, d);
+                        scores[l] = scale * dot(query, my_keys + (l * K + has[l]) * d, d);
+                    }
                     scores[now] = scale * dot(query, my_keys + (now * K + k) * d, d);
                     softmax(scores, now + 1);
                     std::fill(mine, mine + d, 0.0f);
@@ -379,7 +389,10 @@ void cross_attention(const float* queries, const float* keys, const float* value
                 for (int64_t h = g * heads; h < (g + 1) * heads; ++h) {
                     const float* query = queries + ((b * K + k) * H + h) * d;
                     float* mine = out + ((b * K + k) * H + h) * d;
-                    for (int64_t s = 0; s < length; ++s) scores[s] = scale * dot(query, my_keys + s * d, d);
+                    for (int64_t s = 0; s < length; ++s) {
+                        fetch(my_values + s * d, d);
+                        scores[s] = scale * dot(query, my_keys + s * d, d);
+                    }
                     softmax(scores, length);
                     std::fill(mine, mine + d, 0.0f);
                     for (int64_t s = 0; s < length; ++s) add_scaled(mine, my_values + s * d, scores[s], d);
