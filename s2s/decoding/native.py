@@ -1,4 +1,4 @@
-"""`decode.backend=native`: the decoder's step is one call of a compiled kernel, and the beam's choice another, on a CPU.
+"""`decode.backend=native`: a step of the decoder is one call of a compiled kernel, the choice another, on a CPU.
 
 The same verbs and the same results, to rounding, as the classes in PyTorch operators. Linear maps are of the kernels'
 own layout in fp32 or int8 (as `Int8Linear`: a scale for each output and for each row), in the encoder too. A row's
