@@ -25,6 +25,7 @@ class GenerateCommand:
     checkpoint: list[str] = option(
         [], "a run (its best checkpoint, else its last), a checkpoint's folder, or a list of them for an ensemble"
     )
+    draft: str | None = option(None, "checkpoint of a smaller model that guesses, for decode.speculative=draft")
     input: str | None = option(None, "file of source lines, plain, .gz, .xz or .zst; null: standard input, or store")
     store: str | None = option(None, "store whose split is decoded")
     split: str = option("test", "split of the store")
@@ -54,7 +55,7 @@ def _generate(config: GenerateCommand) -> None:
     from s2s.decoding.outputs import formatter, opened
     from s2s.decoding.translator import load
 
-    translator = load(config.checkpoint, config.device, config.decode.dtype)
+    translator = load(config.checkpoint, config.device, config.decode.dtype, config.draft)
     windows, total = _windows(config, translator.task)
     if config.constraints:
         count = count_lines(config.input) if config.input else total
@@ -96,6 +97,13 @@ def _check(config: GenerateCommand) -> None:
             raise UserError(f"{key}={path}: no such file")
         if path and config.output and os.path.isfile(config.output) and os.path.samefile(path, config.output):
             raise UserError(f"output={config.output}: is also {key}, and would be overwritten")
+    if config.draft and config.decode.speculative == "none":
+        config.decode.speculative = "draft"
+    if bool(config.draft) != (config.decode.speculative == "draft"):
+        raise UserError(
+            f"decode.speculative={config.decode.speculative} and draft={config.draft}: decode.speculative=draft "
+            "needs draft=CHECKPOINT, and nothing else does"
+        )
     config.decode.check()
 
 
@@ -133,7 +141,7 @@ class _Progress:
         from tqdm import tqdm
 
         self.bar = tqdm(total=total, unit=" sentences", dynamic_ncols=True, disable=not sys.stderr.isatty())
-        self.sentences = self.tokens = self.truncated = self.cut = self.unmet = 0
+        self.sentences = self.tokens = self.truncated = self.cut = self.unmet = self.guessed = self.passes = 0
         self.start = time.perf_counter()
 
     def __enter__(self) -> "_Progress":
@@ -152,6 +160,9 @@ class _Progress:
         self.tokens += len(best.ids)
         self.truncated += best.truncated
         self.cut += best.source_truncated
+        if best.passes:
+            self.passes += best.passes
+            self.guessed += len(best.tokens) - best.passes
         self.unmet += bool(best.unmet)
 
     def report(self) -> None:
@@ -161,6 +172,8 @@ class _Progress:
         line = f"{self.sentences:,} sentences, {self.tokens:,} tokens, {seconds:.1f} s, {rate:,.1f} sentences/s"
         if self.truncated:
             line += f"; {self.truncated:,} ended by the maximum length (decode.max_length_a, decode.max_length_b)"
+        if self.passes:
+            line += f"; {self.guessed / self.passes:.2f} guessed tokens accepted a step of a sentence"
         if self.unmet:
             line += f"; {self.unmet:,} without all of their constraints, which did not fit into the maximum length"
         if self.cut:

@@ -98,18 +98,32 @@ class DecodeConfig:
     )
     alignment_head: int | None = option(None, "its head, from 1; null: the mean of all", at_least=1)
 
+    speculative: str = option(
+        "none",
+        "greedy search, several tokens a step: guessed by copying from the source, or by the model draft=CHECKPOINT",
+        ("none", "input", "draft"),
+    )
+    speculative_tokens: int = option(4, "tokens guessed for a step", at_least=1)
+
     def check(self) -> None:
         """Check what concerns two keys. Raises UserError."""
+        if self.speculative != "none":
+            if self.search != "beam" or self.beam_size > 1 or self.stopping != "first_finished":
+                raise UserError(f"decode.speculative={self.speculative}: is for greedy search: decode.search=beam "
+                                "decode.beam_size=1 decode.stopping=first_finished")  # fmt: skip
+            if self.no_repeat_ngram or self.forbidden or self.allowed or self.shortlist:
+                raise UserError(f"decode.speculative={self.speculative}: goes neither with decode.no_repeat_ngram, "
+                                "decode.forbidden, decode.allowed nor decode.shortlist")  # fmt: skip
         if self.coverage_penalty and self.search != "beam":
             raise UserError(f"decode.coverage_penalty={self.coverage_penalty}: ranks what a beam search has found; "
                             "samples have no ranks")  # fmt: skip
         if self.search != "sample" and self.n_best > self.beam_size:
             raise UserError(f"decode.n_best={self.n_best}: must be at most decode.beam_size={self.beam_size}")
+        if self.shortlist and self.search == "stochastic_beam":
+            raise UserError("decode.shortlist is not for decode.search=stochastic_beam, whose noise belongs to symbols")
         if self.allowed and (self.no_repeat_ngram or self.forbidden):
             raise UserError("decode.allowed: says what outputs there are; leave decode.no_repeat_ngram and "
                             "decode.forbidden out")  # fmt: skip
-        if self.shortlist and self.search == "stochastic_beam":
-            raise UserError("decode.shortlist is not for decode.search=stochastic_beam, whose noise belongs to symbols")
         if self.mbr != "none" and self.n_best < 2:
             raise UserError(f"decode.mbr={self.mbr}: needs decode.n_best of at least 2, to choose from")
         if self.diverse_groups > 1 and self.search != "beam":

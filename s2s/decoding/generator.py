@@ -18,6 +18,7 @@ from s2s.decoding.mbr import most_like_all
 from s2s.decoding.rules import Forbidden, NoRepeatedNgram, Rule
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
 from s2s.decoding.shortlist import Shortlist
+from s2s.decoding.speculative import Speculative
 from s2s.decoding.trie import AllowedOutputs
 from s2s.errors import UserError
 from s2s.models.model import EncoderDecoder
@@ -42,6 +43,7 @@ class Generator:
         detokenize: Ids to text, for decode.mbr.
         alignment: Whether hypotheses are given their alignments.
         shortlist: That of decode.shortlist.
+        draft: The model of decode.speculative=draft.
         pack: As `prepare`, which makes the models fit for decoding; for many Generators, one that remembers.
 
     Raises:
@@ -52,7 +54,7 @@ class Generator:
     def __init__(self, models: list[EncoderDecoder], config: DecodeConfig, collate: Collate, seed: int = 1,
                  *, forbidden: Sequence[Ids] = (), allowed: Sequence[Ids] = (), alignment: bool = False,
                  detokenize: Callable[[Ids], str] | None = None,
-                 shortlist: Shortlist | None = None,
+                 shortlist: Shortlist | None = None, draft: EncoderDecoder | None = None,
                  pack: Callable[[EncoderDecoder, str, str], EncoderDecoder] = prepare):  # fmt: skip
         config.check()
         self.config, self.collate, self.alignment = config, collate, alignment
@@ -84,7 +86,13 @@ class Generator:
                 raise UserError(f"decode.allowed: an output has {most} tokens; with EOS, "
                                 f"model.max_positions={self.scorer.max_length} is the most")  # fmt: skip
             search = replace(search, min_length_a=0.0, min_length_b=0, max_length_a=0.0, max_length_b=most + 1)
-        self.engine = Engine(self.scorer, search, collate, self.device, seed, rules, shortlist)
+        if config.speculative == "none":
+            self.engine = Engine(self.scorer, search, collate, self.device, seed, rules, shortlist)
+            return
+        if len(models) > 1:
+            raise UserError(f"decode.speculative={config.speculative}: is for one model, not for an ensemble")
+        draft = draft and pack(draft, config.dtype, config.backend)
+        self.engine = Speculative(models[0], draft, config, collate, self.device)
 
     def generate(
         self,
@@ -111,9 +119,10 @@ class Generator:
             UserError: constraints or a prefix beside options that they cannot be with.
         """
         config = self.config
-        if constraints and (self.allowed or config.search != "beam" or config.diverse_groups > 1 or config.shortlist):
-            raise UserError("constraints= need decode.search=beam, without decode.diverse_groups, decode.allowed and "
-                            "decode.shortlist")  # fmt: skip
+        if constraints and (self.allowed or config.search != "beam" or config.diverse_groups > 1 or config.shortlist
+                            or config.speculative != "none"):  # fmt: skip
+            raise UserError("constraints= need decode.search=beam, without decode.diverse_groups, decode.allowed, "
+                            "decode.shortlist and decode.speculative")  # fmt: skip
         if self.allowed and any(map(len, prefixes or [])):
             raise UserError("prefix= and decode.allowed: each says how outputs begin; leave one out")
         prefixes = prefixes or [[] for _ in sources]

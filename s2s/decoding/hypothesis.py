@@ -16,6 +16,7 @@ class Hypothesis:
         unmet: How many of the sentence's constraints it does not hold.
         alignment: For each token, and then for EOS, the source position of the greatest attention, from 0 (EOS of the
             source is the last one); None: was not asked for.
+        passes: In speculative decoding, passes of the decoder that it took.
     """
 
     ids: list[int]
@@ -25,6 +26,7 @@ class Hypothesis:
     truncated: bool = False
     unmet: int = 0
     alignment: list[int] | None = None
+    passes: int | None = None
 
     @classmethod
     def empty(cls) -> "Hypothesis":

@@ -21,13 +21,19 @@ from s2s.training.checkpoint import load_model
 from s2s.training.run import choose_device
 
 
-def load(checkpoint: str | Path | list[str | Path], device: str = "auto", dtype: str = "fp32") -> "Translator":
+def load(
+    checkpoint: str | Path | list[str | Path],
+    device: str = "auto",
+    dtype: str = "fp32",
+    draft: str | Path | None = None,
+) -> "Translator":
     """Load a checkpoint, or several as an ensemble, once for any number of calls.
 
     Args:
         checkpoint: A run (its best checkpoint, else its last), a checkpoint's folder, or a list of them.
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
         dtype: As `decode.dtype`, of calls that do not say another.
+        draft: The checkpoint of a smaller model, for calls with `speculative="draft"`.
 
     Raises:
         UserError: a checkpoint that is missing or damaged, checkpoints that do not fit each other, or a type that is
@@ -39,16 +45,18 @@ def load(checkpoint: str | Path | list[str | Path], device: str = "auto", dtype:
     on = choose_device(device)
     loaded = [load_model(str(path), on) for path in paths]
     task = loaded[0][1]
-    for path, (_, other, _) in zip(paths, loaded, strict=True):
+    drafts = [] if draft is None else [load_model(str(draft), on)]
+    names = [f"checkpoint={path}" for path in paths] + [f"draft={draft}"]
+    for name, (_, other, _) in zip(names, loaded + drafts, strict=False):
         if other.target_transform.kind != task.target_transform.kind:
-            raise UserError(f"checkpoint={path}: was trained with data.target_transform={other.target_transform.kind}, "
+            raise UserError(f"{name}: was trained with data.target_transform={other.target_transform.kind}, "
                             f"{paths[0]} with {task.target_transform.kind}")  # fmt: skip
         for side in ("source", "target"):
             mine, its = (getattr(t, f"{side}_tokenizer").vocabulary for t in (task, other))
             if mine.digest != its.digest:
-                raise UserError(f"checkpoint={path}: its {side} vocabulary of {len(its)} symbols is not that of "
-                                f"{paths[0]}, of {len(mine)}; an ensemble needs the same")  # fmt: skip
-    return Translator([model for model, _, _ in loaded], task, dtype)
+                raise UserError(f"{name}: its {side} vocabulary of {len(its)} symbols is not that of "
+                                f"{paths[0]}, of {len(mine)}; models that decode together need the same")  # fmt: skip
+    return Translator([model for model, _, _ in loaded], task, dtype, drafts[0][0] if drafts else None)
 
 
 class Translator:
@@ -60,10 +68,11 @@ class Translator:
         models: One or an ensemble, in evaluation mode, on one device.
         task: Their task.
         dtype: As `decode.dtype`, of calls that do not say another.
+        draft: The model that guesses in calls with `speculative="draft"`.
     """
 
-    def __init__(self, models: list[nn.Module], task, dtype: str = "fp32"):
-        self.models, self.task, self.dtype = models, task, dtype
+    def __init__(self, models: list[nn.Module], task, dtype: str = "fp32", draft: nn.Module | None = None):
+        self.models, self.task, self.dtype, self.draft = models, task, dtype, draft
         self.symbols = task.target_tokenizer.vocabulary.symbols
         limits = [model.max_length for model in models if model.max_length is not None]
         self.max_length = min(limits, default=None)
@@ -148,7 +157,8 @@ class Translator:
         Raises:
             UserError: options that contradict each other; a target or prefix too long for the model.
         """
-        generator = self.task.generator(self.models, config, seed, alignment=alignment, pack=self._pack)
+        draft = self.draft if config.speculative == "draft" else None
+        generator = self.task.generator(self.models, config, seed, alignment=alignment, draft=draft, pack=self._pack)
         return self._decode(generator, windows, score, progress)
 
     def _decode(self, generator: Generator, windows: Iterable[Window], score: bool, progress) -> Iterator:

@@ -170,6 +170,16 @@ class TransformerState:
     def begin(self) -> None:
         """Make room for one more position of every row."""
         self.length = int(self.steps.max()) + 1
+        G, d = self._grow()
+        # With all sentences at one position, that is where to write, and everything before it is seen.
+        self.place, self.seen = self.length - 1, None
+        if self.steps.min() < self.place:
+            positions = self.positions.repeat_interleave(self.rows, 0)  # [R, 1]
+            self.place = positions[:, :, None, None].expand(-1, G, 1, d)
+            self.seen = (torch.arange(self.length, device=positions.device) <= positions)[:, None, None]
+
+    def _grow(self) -> tuple[int, int]:
+        """Have the cache hold `length` positions; returns G and d."""
         N, _, B, G, _, d = self.key_values.shape
         if not self.cache.numel():  # zeros: what is not seen counts nothing only if it is finite
             self.cache = self.key_values.new_zeros(N, 2, B * self.rows, G, 32, d)
@@ -178,12 +188,7 @@ class TransformerState:
             cache = self.cache.new_zeros(*self.cache.shape[:4], max(self.length, 2 * size), d)
             cache[:, :, :, :, :size] = self.cache
             self.cache = cache
-        # With all sentences at one position, that is where to write, and everything before it is seen.
-        self.place, self.seen = self.length - 1, None
-        if self.steps.min() < self.place:
-            positions = self.positions.repeat_interleave(self.rows, 0)  # [R, 1]
-            self.place = positions[:, :, None, None].expand(-1, G, 1, d)
-            self.seen = (torch.arange(self.length, device=positions.device) <= positions)[:, None, None]
+        return G, d
 
     def attend(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
         """Layer n's attention to a row's own positions, this one included: qkv [B, K, (H + 2G) * d], from which
@@ -209,6 +214,11 @@ class TransformerState:
         """A position is done."""
         self.steps += 1
         self.positions += 1
+
+    def rewind(self, counts: Tensor) -> None:
+        """Each sentence takes back so many of its last positions; counts: [B] int64."""
+        self.steps -= counts.cpu().numpy()
+        self.positions -= counts[:, None]
 
     def reorder(self, parents: Tensor) -> None:
         """Row r goes on from row parents[r]; one gather over all layers."""
@@ -242,6 +252,35 @@ class TransformerState:
     def nbytes(self) -> int:
         """Bytes held."""
         return sum(tensor.nbytes for tensor in (self.cache, self.key_values, self.mask))
+
+
+class BlockState(TransformerState):
+    """State of one hypothesis a sentence that advances by T positions at once; what proves wrong is taken back.
+
+    The layers see T rows of a sentence, as if they were K; that each row sees the ones before it is known only here.
+    """
+
+    def begin(self, width: int) -> None:
+        """Make room for `width` more positions, T."""
+        self.length = int(self.steps.max()) + width
+        self._grow()
+        device = self.positions.device
+        self.places = self.positions + torch.arange(width, device=device)  # [B, T]
+        self.seen = (torch.arange(self.length, device=device) <= self.places[:, :, None])[:, None]
+
+    def attend(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
+        """As TransformerState.attend: qkv [B, T, (H + 2G) * d]. Returns [B, T, H * d]."""
+        q, k, v = attention.split(qkv, self.places)
+        keys, values = self.cache[n, 0], self.cache[n, 1]
+        place = self.places[:, None, :, None].expand(k.shape)
+        keys.scatter_(2, place, k.to(keys.dtype))
+        values.scatter_(2, place, v.to(values.dtype))
+        return merged(attend(q, keys[:, :, : self.length], values[:, :, : self.length], self.seen))
+
+    def advance(self) -> None:
+        """The positions are done."""
+        self.steps += self.places.size(1)
+        self.positions += self.places.size(1)
 
 
 class Transformer(nn.Module):
@@ -339,6 +378,21 @@ class Transformer(nn.Module):
             x = layer.step(x, state, n)
         state.advance()
         return (output or self.output)(self.decoder_norm(x)).flatten(0, 1)
+
+    def start_blocks(self, memory: Memory) -> BlockState:
+        """State for decoding one hypothesis of each sentence, several positions at once."""
+        key_values = torch.stack([layer.cross.project(memory.top) for layer in self.decoder])
+        return BlockState(key_values, memory.visible(), 1)
+
+    def step_block(self, tokens: Tensor, state: BlockState) -> Tensor:
+        """Advance every sentence by T tokens, each seen by those after it. tokens: [B, T] int64. Returns logits
+        [B, T, V]."""
+        state.begin(tokens.size(1))
+        x = self.decoder_embedding(tokens, positions=state.places, length=state.length)
+        for n, layer in enumerate(self.decoder):
+            x = layer.step(x, state, n)
+        state.advance()
+        return self.output(self.decoder_norm(x))
 
     def parts(self) -> dict[str, int]:
         """Number of parameters by part, shared ones counted once."""

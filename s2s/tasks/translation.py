@@ -13,6 +13,7 @@ from s2s.data.batch import Batch, Counts, Packing, Source
 from s2s.data.iterator import Draw
 from s2s.data.store import Split, Store, Stores
 from s2s.data.transforms import TargetTransform, masked, noisy, seeds
+from s2s.errors import UserError
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
@@ -90,6 +91,8 @@ class TranslationTask:
         from s2s.decoding.inputs import read_phrases
         from s2s.decoding.shortlist import Shortlist
 
+        if config.speculative == "input" and not self.shared_vocabulary:
+            raise UserError("decode.speculative=input copies from the source: both sides need one vocabulary")
         forbidden = read_phrases("decode.forbidden", config.forbidden, self.encode_target)
         # A phrase with a symbol that the vocabulary lacks is in no hypothesis.
         forbidden = [phrase for phrase in forbidden if UNK not in phrase]

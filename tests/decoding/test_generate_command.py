@@ -303,9 +303,7 @@ def test_a_checkpoint_that_does_not_fit_the_store_or_its_companions(generate, ru
         "does not fit store=",
         "vocabulary of 14 symbols against 15",
     )
-    fails(
-        generate(f"checkpoint=[{runs[0]},{run}]", f"store={store}"), f"checkpoint={run}", "an ensemble needs the same"
-    )
+    fails(generate(f"checkpoint=[{runs[0]},{run}]", f"store={store}"), f"checkpoint={run}", "together need the same")
 
 
 def test_a_checkpoint_that_is_missing_or_damaged(generate, runs, tmp_path):

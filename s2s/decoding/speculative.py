@@ -1,0 +1,229 @@
+"""Speculative decoding, exact for greedy search: guessed tokens are checked by the model, several positions at once.
+
+A round guesses k tokens for each sentence, by a smaller model (Leviathan et al. 2023) or by copying from the source;
+one pass of the decoder over the last token and the guesses says what greedy search would have chosen at each of these
+positions. Guesses are right as far as they are those choices, and the choice after them is right too: 1 to k + 1 tokens
+a pass. The hypotheses are those of beam_size=1, whatever is guessed, but for ties within rounding.
+
+On a CPU sentences are decoded one at a time, unless `decode.slots` says otherwise: reading the weights is what takes time
+then, and further rows cost little. With four sentences a pass over five positions takes as long as several steps.
+
+Shapes: B sentences, k guesses, T = k + 1 positions of a pass, S source positions (EOS among them), L tokens so far.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2s.data.batch import Source
+from s2s.decoding.config import DecodeConfig
+from s2s.decoding.engine import Sentence
+from s2s.decoding.hypothesis import Hypothesis
+from s2s.decoding.limits import Limits, normalised
+from s2s.errors import Failure, UserError
+from s2s.models.model import EncoderDecoder
+from s2s.text.vocabulary import BOS, EOS, PAD, UNK
+
+MATCH = 4  # last tokens that are looked for in the source
+
+Ids = list[int]
+Collate = Callable[[list[Ids], torch.device], tuple[Source, ...]]
+
+
+class Copying:
+    """Guesses that the source goes on where its longest match with the last tokens ends.
+
+    Of several such places the nearest to where the last guess left off is taken. Without any, the last token is taken
+    for a substitute of the source's.
+    """
+
+    def __init__(self, sources: list[Ids]):
+        S = max(map(len, sources)) + 1
+        self.source = np.full((len(sources), S + 1), -1)  # [B, 1 + S], BOS first, EOS last
+        for row, ids in zip(self.source, sources, strict=True):
+            row[: len(ids) + 2] = [BOS, *ids, EOS]
+        self.next = np.ones(len(sources), np.int64)  # where the source goes on
+
+    def guess(self, history: np.ndarray, lengths: np.ndarray, k: int, forced: Callable) -> np.ndarray:
+        """[B, k] tokens after the first `lengths` [B] ones of history [B, L]; `forced` is not needed here."""
+        B, size = self.source.shape
+        rows = np.arange(B)
+        same, matched = np.ones((B, size), bool), np.zeros((B, size), np.int64)
+        for back in range(MATCH):
+            at = lengths - 1 - back
+            token = np.where(at >= 0, history[rows, at.clip(min=0)], -2)
+            shifted = np.full((B, size), -3)
+            shifted[:, back:] = self.source[:, : size - back]
+            same &= shifted == token[:, None]
+            matched += same
+        distance = np.abs(np.arange(size) + 1 - self.next[:, None])
+        best = (matched * 2 * size - distance).argmax(axis=1)
+        self.start = np.where(matched[rows, best] > 0, best + 1, self.next)
+        places = self.start[:, None] + np.arange(k)
+        found = np.take_along_axis(self.source, places.clip(max=size - 1), axis=1)
+        return np.where((places < size) & (found >= 0), found, EOS)
+
+    def settle(self, counts: np.ndarray) -> None:
+        """So many tokens [B] are new."""
+        self.next = self.start + counts
+
+    def release(self, keep: np.ndarray) -> None:
+        """Keep these sentences."""
+        self.source, self.next = self.source[keep], self.next[keep]
+
+
+class Drafting:
+    """Guesses what a smaller model would choose."""
+
+    def __init__(self, model: EncoderDecoder, sources: tuple[Source, ...], forbidden: Tensor):
+        self.model, self.forbidden = model, forbidden
+        self.state = model.start(model.encode(sources), 1)
+
+    def guess(self, history: np.ndarray, lengths: np.ndarray, k: int, forced: Callable) -> np.ndarray:
+        """[B, k] tokens after the first `lengths` [B] ones of history [B, L]; forced(tokens, i): tokens [B] with those
+        in their places that are certain at position lengths + i."""
+        tokens, guesses = history[np.arange(len(history)), lengths - 1], []
+        device = self.forbidden.device
+        for i in range(k + 1):  # the last one only makes the cache complete
+            logits = self.model.step(torch.from_numpy(tokens).to(device), self.state)
+            if i < k:
+                tokens = forced(logits.index_fill_(1, self.forbidden, float("-inf")).argmax(1).cpu().numpy(), i)
+                guesses.append(tokens)
+        self.taken = k + 1
+        return np.stack(guesses, axis=1) if k else np.zeros((len(history), 0), np.int64)
+
+    def settle(self, counts: np.ndarray) -> None:
+        """So many tokens [B] are new."""
+        self.state.rewind(torch.from_numpy(self.taken - counts).to(self.forbidden.device))
+
+    def release(self, keep: np.ndarray) -> None:
+        """Keep these sentences."""
+        self.state.release(torch.from_numpy(np.flatnonzero(keep)).to(self.forbidden.device), int(keep.sum()))
+
+
+class Speculative:
+    """Decodes sentences as `Engine` does, greedily.
+
+    Args:
+        model: Rates.
+        draft: Guesses, with `decode.speculative=draft`.
+        config: Decode options.
+        collate: Makes source ids the models' input.
+        device: Of the models.
+
+    Raises:
+        UserError: models that cannot do it, or not together.
+    """
+
+    def __init__(self, model: EncoderDecoder, draft: EncoderDecoder | None, config: DecodeConfig, collate: Collate,
+                 device: torch.device):  # fmt: skip
+        if (draft is not None) != (config.speculative == "draft"):
+            raise UserError("decode.speculative=draft needs draft=CHECKPOINT, and is what a draft is for")
+        if not hasattr(model, "step_block"):
+            raise UserError(f"decode.speculative: a {type(model).__name__} cannot advance by several tokens at once")
+        if draft is not None and draft.target_vocabulary_size != model.target_vocabulary_size:
+            raise UserError(f"draft: has {draft.target_vocabulary_size} target symbols, "
+                            f"the model {model.target_vocabulary_size}")  # fmt: skip
+        self.model, self.draft, self.config, self.collate, self.device = model, draft, config, collate, device
+        limits = [each.max_length for each in (model, draft) if each is not None and each.max_length is not None]
+        self.most = min(limits, default=None)
+        if draft is not None and self.most != model.max_length:
+            raise UserError(f"draft: takes at most {draft.max_length} tokens (model.max_positions), "
+                            f"the model {model.max_length or 'any number'}")  # fmt: skip
+        forbidden = [PAD, BOS] if config.allow_unknown else [PAD, UNK, BOS]
+        self.forbidden = torch.tensor(forbidden, device=device)
+
+    @torch.inference_mode()
+    def run(self, sentences: list[Sentence], first: int = 0) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
+        """As Engine.run."""
+        start = 0
+        while start < len(sentences):
+            room = max(1, self.config.batch_tokens // (len(sentences[start].source) + 1))
+            default = 1 if self.device.type == "cpu" else room
+            batch = sentences[start : start + (self.config.slots or default)]
+            start += len(batch)
+            yield from self._run(batch)
+
+    def _run(self, sentences: list[Sentence]) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
+        """Sentences that are decoded together."""
+        sources = [sentence.source for sentence in sentences]
+        inputs = self.collate(sources, self.device)
+        state = self.model.start_blocks(self.model.encode(inputs))
+        guesser = Copying(sources) if self.draft is None else Drafting(self.draft, inputs, self.forbidden)
+        bounds = Limits(self.config, len(sentences), sentences, "cpu", self.model.max_length)
+        slots = np.arange(len(sentences))
+        bounds.admit(torch.from_numpy(slots), slots, sentences)
+        _, shortest, longest, starts = bounds.host
+        prefix = bounds.prefix.numpy() if bounds.prefix.size(1) else np.zeros((len(sentences), 1), np.int64)
+        numbers = np.array([sentence.number for sentence in sentences])
+        history = np.full((len(sentences), 2 + bounds.steps + self.config.speculative_tokens), EOS)  # BOS first
+        history[:, 0] = BOS
+        values = np.zeros(history.shape)
+        lengths, passes = np.ones(len(sentences), np.int64), 0
+
+        def forced(tokens: np.ndarray, i: int) -> np.ndarray:
+            place = lengths - 1 + i
+            start = prefix[np.arange(len(prefix)), place.clip(max=prefix.shape[1] - 1)]
+            return np.where(place < starts, start, np.where(place < longest, tokens, EOS))
+
+        while len(numbers):
+            k = self.config.speculative_tokens
+            if self.most is not None:  # no guess is beyond the last position
+                k = min(k, max(0, self.most - int(lengths.max())))
+            guesses = guesser.guess(history, lengths, k, forced)
+            guesses = np.stack([forced(guesses[:, i], i) for i in range(k)], axis=1) if k else guesses
+            last = history[np.arange(len(numbers)), lengths - 1]
+            block = torch.from_numpy(np.concatenate([last[:, None], guesses], axis=1)).to(self.device)
+            logits = self.model.step_block(block, state)
+            places = (lengths - 1)[:, None] + np.arange(k + 1)  # tokens before each position of the block
+            tokens, chosen = self._choose(logits, places < shortest[:, None], forced)
+            right = np.cumprod(guesses == tokens[:, :k], axis=1).sum(axis=1)  # guesses that are choices
+            ended = tokens == EOS
+            end = np.where(ended.any(axis=1), ended.argmax(axis=1), k + 1)
+            counts = np.minimum(right, end) + 1  # tokens that are new
+            for i in range(k + 1):
+                new = np.flatnonzero(i < counts)
+                history[new, lengths[new] + i], values[new, lengths[new] + i] = tokens[new, i], chosen[new, i]
+            state.rewind(torch.from_numpy(k + 1 - counts).to(self.device))
+            guesser.settle(counts)
+            lengths, passes = lengths + counts, passes + 1
+            if not (done := end <= right).any():
+                continue
+            yield [self._result(*row, passes) for row in zip(
+                numbers[done], history[done], values[done], lengths[done], longest[done], strict=True)]  # fmt: skip
+            live = ~done
+            keep = torch.from_numpy(np.flatnonzero(live)).to(self.device)
+            state.release(keep, len(keep))
+            guesser.release(live)
+            numbers, history, values, lengths, prefix, shortest, longest, starts = (
+                array[live] for array in (numbers, history, values, lengths, prefix, shortest, longest, starts)
+            )
+
+    def _choose(self, logits: Tensor, early: np.ndarray, forced: Callable) -> tuple[np.ndarray, np.ndarray]:
+        """Greedy search's tokens [B, T], and their log-probabilities.
+
+        Args:
+            logits: [B, T, V].
+            early: Bool [B, T], where EOS is impossible.
+            forced: As in `Drafting.guess`.
+        """
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        normalizer = logits.logsumexp(dim=2, keepdim=True)
+        masked = logits.index_fill(2, self.forbidden, float("-inf"))
+        masked[:, :, EOS].masked_fill_(torch.from_numpy(early).to(self.device), float("-inf"))
+        tokens = masked.argmax(dim=2).cpu().numpy()
+        tokens = np.stack([forced(tokens[:, i], i) for i in range(tokens.shape[1])], axis=1)
+        chosen = logits.gather(2, torch.from_numpy(tokens).to(self.device)[:, :, None]) - normalizer
+        return tokens, chosen[:, :, 0].double().cpu().numpy()
+
+    def _result(self, number: int, history: np.ndarray, values: np.ndarray, length: int, longest: int, passes: int):
+        """A sentence that is done, as `run` yields it."""
+        each = values[1:length].tolist()
+        total = sum(each)
+        if not np.isfinite(total):
+            raise Failure("decoding found no hypothesis of finite probability: the model's output is not finite")
+        score = float(normalised(self.config, total, len(each)))
+        ids = history[1 : length - 1].tolist()
+        return int(number), [Hypothesis(ids, score, total, each, bool(len(ids) >= longest), passes=passes)]
