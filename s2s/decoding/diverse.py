@@ -43,9 +43,8 @@ class DiverseBeam(Beam):
             one = super().__call__(biased, normalizer[:, g].flatten(0, 1), scores[:, rows], limits)
             own, end = penalty.gather(1, one.tokens), penalty[:, EOS, None]
             parents = torch.zeros_like(one.tokens) if one.parents is None else one.parents
-            one = Choice(one.tokens, parents + g * k, one.log_probabilities + own, one.scores + own,
-                         one.end_log_probabilities + end, one.end_scores + end)  # fmt: skip
-            choices.append(one)
+            choices.append((one.tokens, parents + g * k, one.log_probabilities + own, one.scores + own,
+                            one.end_log_probabilities + end, one.end_scores + end))  # fmt: skip
             penalty = penalty.scatter_add(1, one.tokens, self.strength * (one.scores > NEVER).to(penalty.dtype))
             penalty[:, EOS] += self.strength * (one.end_scores > NEVER).sum(1)
         limits.stuck = stuck
