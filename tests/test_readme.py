@@ -43,7 +43,8 @@ def test_every_command_of_the_readme_works(tmp_path):
                               env={**os.environ, "PATH": path}, timeout=120)  # fmt: skip
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         seen |= set(re.findall(r"s2s-\w+", line))
-    assert seen >= {"s2s-preprocess", "s2s-train", "s2s-generate", "s2s-score", "s2s-average", "s2s-export"}
+    assert seen >= {"s2s-preprocess", "s2s-train", "s2s-generate", "s2s-score", "s2s-average", "s2s-export",
+                    "s2s-shortlist"}  # fmt: skip
     for name in ("hyp.en", "output.en", "ensemble.en", "sample.en", "scores.txt"):
         assert len((tmp_path / name).read_text().splitlines()) == 12, name
 

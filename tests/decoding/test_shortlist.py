@@ -12,7 +12,7 @@ from slow_search import beam_search, collate, tiny_model
 from torch import nn
 
 from s2s.data.store import Store
-from s2s.decoding import engine, lexicon, packed
+from s2s.decoding import engine, lexicon, native, packed
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.shortlist import Shortlist
@@ -192,12 +192,14 @@ def test_rows_are_packed_again_only_when_a_candidate_is_missing(monkeypatch):
     assert len(packings) > 10
 
 
-@pytest.mark.parametrize("kind", ["plain", "fp32", "int8"])
+@pytest.mark.parametrize("kind", ["plain", "fp32", "int8", "native fp32", "native int8"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_rows_of_a_packed_linear_map_are_those_of_the_whole(kind, bias):
     torch.manual_seed(0)
     whole = nn.Linear(32, 50, bias).requires_grad_(False)
-    linear = whole if kind == "plain" else packed.LINEAR[kind](whole)
+    linear = whole if kind == "plain" else packed.LINEAR[kind.split()[-1]](whole)
+    if kind.startswith("native"):
+        linear = native.NativeLinear(whole, int8=kind.endswith("int8"))
     outputs = torch.tensor([0, 1, 2, 3, 17, 40, 49])
     for rows in (1, 5, 100):
         x = torch.randn(rows, 3, 32)
