@@ -55,7 +55,7 @@ def _generate(config: GenerateCommand) -> None:
     from s2s.decoding.outputs import formatter, opened
     from s2s.decoding.translator import load
 
-    translator = load(config.checkpoint, config.device, config.decode.dtype, config.draft)
+    translator = load(config.checkpoint, config.device, config.decode.dtype, config.draft, config.decode.backend)
     windows, total = _windows(config, translator.task)
     if config.constraints:
         count = count_lines(config.input) if config.input else total

@@ -55,7 +55,8 @@ def _serve(config: ServeCommand) -> None:
     from s2s.serving.batcher import Batcher
 
     listener = _listener(config.host, config.port)
-    translator = load(config.checkpoint, config.device, config.decode.dtype)
+    translator = load(config.checkpoint, config.device, config.decode.dtype, backend=config.decode.backend)
+    translator.decode([], config.decode)  # options that do not fit the model are told now
     batcher = Batcher(translator, config.batch_lines, config.batch_wait, config.max_waiting_lines)
     bounds = Bounds(config.max_body_bytes, config.max_lines, config.max_line_characters, config.max_beam_size,
                     config.options)  # fmt: skip
@@ -79,6 +80,8 @@ def _check(config: ServeCommand) -> None:
     if not config.checkpoint:
         raise UserError("checkpoint= is missing; s2s-serve checkpoint=RUN port=8000")
     config.decode.check()
+    if config.decode.speculative == "draft":
+        raise UserError("decode.speculative=draft: is for s2s-generate; a server has no draft")
     if config.decode.n_best > 1:
         raise UserError(f"decode.n_best={config.decode.n_best}: a request asks for more than one itself, by n_best")
     if config.decode.rows > config.max_beam_size:

@@ -5,8 +5,8 @@ one pass of the decoder over the last token and the guesses says what greedy sea
 positions. Guesses are right as far as they are those choices, and the choice after them is right too: 1 to k + 1 tokens
 a pass. The hypotheses are those of beam_size=1, whatever is guessed, but for ties within rounding.
 
-On a CPU sentences are decoded one at a time, unless `decode.slots` says otherwise: reading the weights is what takes time
-then, and further rows cost little. With four sentences a pass over five positions takes as long as several steps.
+On a CPU sentences are decoded one at a time, unless `decode.slots` says otherwise: then it is reading the weights that
+takes time, and further rows cost little. With four sentences a pass over five positions takes as long as several steps.
 
 Shapes: B sentences, k guesses, T = k + 1 positions of a pass, S source positions (EOS among them), L tokens so far.
 """

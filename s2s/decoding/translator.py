@@ -16,6 +16,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.hypothesis import Hypothesis, Translation
 from s2s.decoding.inputs import Window
+from s2s.decoding.shortlist import Shortlist
 from s2s.errors import UserError
 from s2s.training.checkpoint import load_model
 from s2s.training.run import choose_device
@@ -26,6 +27,7 @@ def load(
     device: str = "auto",
     dtype: str = "fp32",
     draft: str | Path | None = None,
+    backend: str = "auto",
 ) -> "Translator":
     """Load a checkpoint, or several as an ensemble, once for any number of calls.
 
@@ -34,6 +36,7 @@ def load(
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
         dtype: As `decode.dtype`, of calls that do not say another.
         draft: The checkpoint of a smaller model, for calls with `speculative="draft"`.
+        backend: As `decode.backend`, of calls that do not say another.
 
     Raises:
         UserError: a checkpoint that is missing or damaged, checkpoints that do not fit each other, or a type that is
@@ -56,7 +59,7 @@ def load(
             if mine.digest != its.digest:
                 raise UserError(f"{name}: its {side} vocabulary of {len(its)} symbols is not that of "
                                 f"{paths[0]}, of {len(mine)}; models that decode together need the same")  # fmt: skip
-    return Translator([model for model, _, _ in loaded], task, dtype, drafts[0][0] if drafts else None)
+    return Translator([model for model, _, _ in loaded], task, dtype, drafts[0][0] if drafts else None, backend)
 
 
 class Translator:
@@ -69,17 +72,21 @@ class Translator:
         task: Their task.
         dtype: As `decode.dtype`, of calls that do not say another.
         draft: The model that guesses in calls with `speculative="draft"`.
+        backend: As `decode.backend`, of calls that do not say another.
     """
 
-    def __init__(self, models: list[nn.Module], task, dtype: str = "fp32", draft: nn.Module | None = None):
-        self.models, self.task, self.dtype, self.draft = models, task, dtype, draft
+    def __init__(self, models: list[nn.Module], task, dtype: str = "fp32", draft: nn.Module | None = None,
+                 backend: str = "auto"):  # fmt: skip
+        self.models, self.task, self.draft = models, task, draft
+        self.defaults = {"dtype": dtype, "backend": backend}
         self.symbols = task.target_tokenizer.vocabulary.symbols
         limits = [model.max_length for model in models if model.max_length is not None]
         self.max_length = min(limits, default=None)
         self._lock = threading.Lock()
         self._packed: dict[tuple[int, str, str], nn.Module] = {}
+        self._shortlists: dict[str, Shortlist] = {}
         for model in models:
-            self._pack(model, dtype, DecodeConfig().backend)  # now, not in the first call
+            self._pack(model, dtype, backend)  # now, not in the first call
 
     def translate(
         self,
@@ -127,7 +134,7 @@ class Translator:
         known = [field.name for field in dataclasses.fields(DecodeConfig)]
         for name in options.keys() - set(known):
             raise UserError(f"unknown option '{name}'; {registry.nearest(name, known)}")
-        config = compose.load(DecodeConfig, {"dtype": self.dtype, **options}, "decode")
+        config = compose.load(DecodeConfig, self.defaults | options, "decode")
         schema.check(config)
         config.check()
         return config
@@ -157,8 +164,12 @@ class Translator:
         Raises:
             UserError: options that contradict each other; a target or prefix too long for the model.
         """
-        draft = self.draft if config.speculative == "draft" else None
-        generator = self.task.generator(self.models, config, seed, alignment=alignment, draft=draft, pack=self._pack)
+        options = {"alignment": alignment, "pack": self._pack}
+        if config.speculative == "draft":
+            options["draft"] = self.draft
+        if config.shortlist is not None:
+            options["shortlist"] = self._shortlist(config.shortlist)
+        generator = self.task.generator(self.models, config, seed, **options)
         return self._decode(generator, windows, score, progress)
 
     def _decode(self, generator: Generator, windows: Iterable[Window], score: bool, progress) -> Iterator:
@@ -212,6 +223,13 @@ class Translator:
             if key not in self._packed:
                 self._packed[key] = prepare(model, dtype, backend)
             return self._packed[key]
+
+    def _shortlist(self, path: str) -> Shortlist:
+        """A shortlist's file, read once."""
+        with self._lock:
+            if path not in self._shortlists:
+                self._shortlists[path] = Shortlist.load(path, self.task)
+            return self._shortlists[path]
 
 
 def _pairs(lines: Iterable[str], prefixes: Iterable[str]) -> Iterator[tuple[str, str]]:

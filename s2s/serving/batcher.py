@@ -11,6 +11,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import Translation
 from s2s.decoding.inputs import Window
 from s2s.decoding.translator import Translator
+from s2s.errors import UserError
 
 
 class Full(Exception):
@@ -102,7 +103,8 @@ class Batcher:
                 if jobs:
                     self._decode(jobs)
             except Exception as error:  # a caller hears of it; the next ones go on
-                print(f"s2s-serve: decoding failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                if not isinstance(error, UserError):
+                    print(f"s2s-serve: decoding failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 for job in jobs:
                     if not job.future.done():
                         job.future.set_exception(error)

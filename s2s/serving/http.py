@@ -102,6 +102,8 @@ class Service:
             n_bests = await asyncio.wrap_future(self.batcher.submit(sources, config, seed))
         except Full as error:
             raise HTTPException(429, "too many lines are waiting; try again", {"Retry-After": "1"}) from error
+        except UserError as error:
+            raise HTTPException(400, str(error)) from error
         except Exception as error:  # which the batcher has told
             raise HTTPException(500, f"translation failed: {type(error).__name__}") from error
         if hypotheses:

@@ -97,8 +97,9 @@ class TranslationTask:
         # A phrase with a symbol that the vocabulary lacks is in no hypothesis.
         forbidden = [phrase for phrase in forbidden if UNK not in phrase]
         allowed = read_phrases("decode.allowed", config.allowed, self.encode_target, needed=True)
-        shortlist = None if config.shortlist is None else Shortlist.load(config.shortlist, self)
-        options = {"forbidden": forbidden, "allowed": allowed, "shortlist": shortlist,
+        if config.shortlist is not None and "shortlist" not in options:
+            options["shortlist"] = Shortlist.load(config.shortlist, self)
+        options = {"forbidden": forbidden, "allowed": allowed,
                    "detokenize": self.detokenize, **options}  # fmt: skip
         return Generator(models, config, self.collate_sources, seed, **options)
 

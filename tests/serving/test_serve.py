@@ -213,6 +213,13 @@ def test_a_failed_batch_is_told_and_the_next_is_decoded(translator, capsys):
     assert capsys.readouterr().err == "s2s-serve: decoding failed: Failure: not finite\n"
 
 
+def test_options_that_contradict_those_of_the_server_are_the_clients_mistake(translator):
+    with serving(translator, decode=DecodeConfig(speculative="input", beam_size=1)) as (port, _):
+        assert ask(port, lines=["a b"])[0] == 200
+        status, _, answer = ask(port, lines=["a b"], beam_size=2)
+    assert (status, "greedy search" in answer["error"]) == (400, True)
+
+
 def test_a_batcher_finishes_what_it_was_given(translator, lines):
     held = Held(translator)
     batcher = Batcher(held, 4, 0, 10)
@@ -256,6 +263,8 @@ def test_mistakes_in_the_words(s2s, capsys, run, monkeypatch, port):
     assert "checkpoint= is missing" in fails()
     assert "choose one of" in fails(checkpoint, "options=[forbidden]")
     assert "n_best" in fails(checkpoint, "decode.n_best=2")
+    assert "a server has no draft" in fails(checkpoint, "decode.speculative=draft", "decode.beam_size=1")
+    assert "the decoder has 1" in fails(checkpoint, "port=0", "decode.coverage_penalty=0.1", "decode.alignment_layer=2")
     assert "over max_beam_size=3" in fails(checkpoint, "max_beam_size=3")
     assert f"port={port}: cannot listen there" in fails(checkpoint, f"port={port}")
     assert "no such folder" in fails("checkpoint=absent", "port=0")
