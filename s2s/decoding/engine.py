@@ -183,15 +183,17 @@ class Trellis:
         Returns:
             Token ids and their log-probabilities, each [s, n, length], and lengths [s, n].
         """
-        where = torch.from_numpy(slots).to(self.tokens.device)
-        tokens, parents, values = (x[:, where].cpu().numpy() for x in (self.tokens, self.parents, self.values))
+        tokens, parents, values, where = self.tokens, self.parents, self.values, slots
+        if tokens.device.type != "cpu":  # one copy of all that may be needed
+            at = torch.from_numpy(slots).to(tokens.device)
+            tokens, parents, values, where = *(x[:, at].cpu() for x in (tokens, parents, values)), np.arange(len(slots))
+        tokens, parents, values = tokens.numpy(), parents.numpy(), values.numpy()
         lengths, row = np.divmod(ends, tokens.shape[2])
         most = int(lengths.max(initial=0))
         ids, log_probabilities = np.zeros((*ends.shape, most), np.int64), np.zeros((*ends.shape, most), values.dtype)
-        number = np.arange(len(slots))[:, None]
         for step in reversed(range(most)):
             live = lengths > step
-            at = ((starts + step) % len(tokens))[:, None], number, row
+            at = ((starts + step) % len(tokens))[:, None], where[:, None], row
             ids[:, :, step], log_probabilities[:, :, step] = tokens[at], values[at]
             row = np.where(live, parents[at], row)
         return ids, log_probabilities, lengths
@@ -246,7 +248,7 @@ class Engine:
             run.step()
             if run.clock % POLL_STEPS[self.device.type] == 0 and (results := run.collect()):
                 yield results
-                if not waiting:
+                if not waiting and not run.fused:  # which computes nothing for free slots
                     run.shrink()
 
 
@@ -354,16 +356,21 @@ class _Run:
         if self.candidates:
             self.candidates.narrow(self.scorer, self.limits)
 
+    def _begin(self, like: Tensor) -> None:
+        """Nothing has been found yet; scores have the type of `like`."""
+        self.scores = like.new_full(self.tokens.shape, NEVER)
+        taken = torch.from_numpy(np.flatnonzero(self.numbers >= 0)).to(like.device)
+        self.scores[taken] = self.choose.first_scores(torch.zeros_like(self.scores[taken]))
+        self.finished = Finished(self.config, self.slots, like)
+        self.trellis = Trellis(*self.tokens.shape, self.limits.steps + max(POLL_STEPS.values()), like)
+
     def step(self) -> None:
         """Advance every slot by one token."""
-        logits, normalizer = self.scorer.step(self.tokens.flatten(), normalize=not self.fused)
+        if self.fused and self.scores is None:
+            self._begin(torch.empty(0))
+        logits, normalizer = self.scorer.step(self.tokens.flatten(), self.scores if self.fused else None)
         if self.scores is None:
-            like = logits
-            self.scores = like.new_full(self.tokens.shape, NEVER)
-            taken = torch.from_numpy(np.flatnonzero(self.numbers >= 0)).to(like.device)
-            self.scores[taken] = self.choose.first_scores(torch.zeros_like(self.scores[taken]))
-            self.finished = Finished(self.config, self.slots, like)
-            self.trellis = Trellis(*self.tokens.shape, self.limits.steps + max(POLL_STEPS.values()), like)
+            self._begin(logits)
         if self.rules:
             self.rules(logits, self.limits)
         choice = self.choose(logits, normalizer, self.scores, self.limits)

@@ -101,9 +101,13 @@ class Step:
         self.decoder = torch.tensor(numbers + [number for layer in model.decoder for number in _layer(layer)])
 
     def __call__(
-        self, tokens: Tensor, state: "NativeState", output: Callable[[Tensor], Tensor] | None = None
+        self,
+        tokens: Tensor,
+        state: "NativeState",
+        output: Callable[[Tensor], Tensor] | None = None,
+        scores: Tensor | int = 0,
     ) -> Tensor:
-        """As `Transformer.step`."""
+        """As `Transformer.step`. With scores [B, K], nothing is computed for rows whose score is minus infinity."""
         state.begin()
         if self.positions.kind == "rotary":
             tables = 0, torch.cat(turns(torch.arange(state.history.size(2)), self.head), dim=1)
@@ -113,14 +117,12 @@ class Step:
         if output is None:
             if state.logits is None or len(state.logits) != len(tokens):
                 state.logits = torch.empty(len(tokens), self.size)  # every step's: fresh memory is slow to touch
-            logits = state.logits
-            call("decoder_step", self.decoder, ctypes.addressof(place), tokens, logits, 0)
+            logits, top = state.logits, 0
         else:
-            top = torch.empty(len(tokens) // state.rows, state.rows, self.width)
-            call("decoder_step", self.decoder, ctypes.addressof(place), tokens, 0, top)
-            logits = output(top).flatten(0, 1)
+            logits, top = 0, torch.empty(len(tokens) // state.rows, state.rows, self.width)
+        call("decoder_step", self.decoder, ctypes.addressof(place), tokens, scores, logits, top)
         state.advance()
-        return logits
+        return logits if output is None else output(top).flatten(0, 1)
 
 
 def _norm(norm: nn.Module) -> list[int]:

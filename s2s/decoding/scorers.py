@@ -51,20 +51,23 @@ class ModelScorer:
             self.state = prepared.empty(size)
         self.state.admit(slots, prepared, which)
 
-    def step(self, tokens: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor | None]:
+    def step(self, tokens: Tensor, live: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Advance every row by one token.
 
         Args:
             tokens: [R] int64.
-            normalize: Whether the log-normaliser is wanted.
+            live: [B, K] scores of the rows, for a native scorer and a choice that finds the log-normaliser itself;
+                nothing is computed for rows of score -inf.
 
         Returns:
             Logits [R, V], the caller's to change, in fp32 (fp64 for an fp64 model), and their log-normaliser [R, 1]:
             the log-probabilities are the difference, which is left to the caller because it needs only a few.
         """
+        if live is not None:
+            return self.model.step(tokens, self.state, **self.output, scores=live), None
         logits = self.model.step(tokens, self.state, **self.output)
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        return logits, _log_normalizer(logits) if normalize else None
+        return logits, _log_normalizer(logits)
 
     def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
         """Log-probabilities [B, T] of given targets by teacher forcing; decoder_input and target: [B, T] int64."""
@@ -138,7 +141,7 @@ class EnsembleScorer:
         for scorer, state in zip(self.scorers, prepared, strict=True):
             scorer.admit(slots, state, which, size)
 
-    def step(self, tokens: Tensor, normalize: bool = True) -> tuple[Tensor, Tensor]:
+    def step(self, tokens: Tensor, live: None = None) -> tuple[Tensor, Tensor]:
         """As ModelScorer.step; the logits are log-probabilities and the normaliser is 0."""
         parts = (scorer.step(tokens) for scorer in self.scorers)
         mean = self._mean([logits - normalizer for logits, normalizer in parts])

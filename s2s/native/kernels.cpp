@@ -183,9 +183,10 @@ inline void finish(float* y, const float* sums, const float* bias, int64_t size,
     }
 }
 
-// Some outputs of some rows: one panel.
+// Some outputs of some rows: one panel. `places`: which rows of y they are, or null.
 template <int rows>
-void piece(const Map& map, int64_t panel, const float* x, const Codes& codes, int64_t row, float* y, Mode mode) {
+void piece(const Map& map, int64_t panel, const float* x, const Codes& codes, int64_t row, float* y, Mode mode,
+           const int64_t* places) {
     const int64_t first = panel * PANEL, size = std::min(PANEL, map.O - first);
     alignas(64) float sums[rows][PANEL];
     if (!map.scales) {
@@ -204,7 +205,7 @@ void piece(const Map& map, int64_t panel, const float* x, const Codes& codes, in
     }
     const float* bias = map.bias ? map.bias + first : nullptr;
     for (int r = 0; r < rows; ++r) {
-        float* out = y + (row + r) * map.O + first;
+        float* out = y + (places ? places[row + r] : row + r) * map.O + first;
         if (size == PANEL) finish(out, sums[r], bias, PANEL, mode);
         else finish(out, sums[r], bias, size, mode);
     }
@@ -212,13 +213,14 @@ void piece(const Map& map, int64_t panel, const float* x, const Codes& codes, in
 
 template <int rows = ROWS>
 void last_piece(int64_t left, const Map& map, int64_t panel, const float* x, const Codes& codes, int64_t row, float* y,
-                Mode mode) {
-    if (left == rows) return piece<rows>(map, panel, x, codes, row, y, mode);
-    if constexpr (rows > 1) last_piece<rows - 1>(left, map, panel, x, codes, row, y, mode);
+                Mode mode, const int64_t* places) {
+    if (left == rows) return piece<rows>(map, panel, x, codes, row, y, mode, places);
+    if constexpr (rows > 1) last_piece<rows - 1>(left, map, panel, x, codes, row, y, mode, places);
 }
 
-// y = x times the weights, for all threads of a team.  x [R, I]; y [R, O]
-void linear(const Map& map, const float* x, float* y, int64_t R, Mode mode, uint8_t* codes, float* scales) {
+// y = x times the weights, for all threads of a team.  x [R, I]; y [R, O], or where there are places rows of a larger y
+void linear(const Map& map, const float* x, float* y, int64_t R, Mode mode, uint8_t* codes, float* scales,
+            const int64_t* places = nullptr) {
     Codes rows{codes, scales, (map.I + 3) / 4 * 4};
     if (map.scales) {
 #pragma omp for schedule(static)
@@ -244,8 +246,8 @@ void linear(const Map& map, const float* x, float* y, int64_t R, Mode mode, uint
         for (int64_t panel = 0; panel < panels; ++panel) {
             const int64_t end = std::min(R, (chunk + 1) * most);
             int64_t row = chunk * most;
-            for (; row + ROWS <= end; row += ROWS) piece<ROWS>(map, panel, x, rows, row, y, mode);
-            if (row < end) last_piece(end - row, map, panel, x, rows, row, y, mode);
+            for (; row + ROWS <= end; row += ROWS) piece<ROWS>(map, panel, x, rows, row, y, mode, places);
+            if (row < end) last_piece(end - row, map, panel, x, rows, row, y, mode, places);
         }
     }
 }
@@ -314,14 +316,20 @@ float* activate(float* x, int64_t R, int64_t I, int64_t activation) {
     return y;
 }
 
+// The rows that go on: their numbers in rising order, and the place of each row among them, or -1.
+struct Live {
+    int64_t count;
+    const int64_t *rows, *places;
+};
+
 // Queries and keys turned by their positions: feature j together with feature j + d/2.
-//   qkv [B, K, (H + 2G) * d]; table [L, d]: cosines, then sines, of each position
-void rotate(float* qkv, const float* table, const int64_t* positions, int64_t B, int64_t K, int64_t H, int64_t G,
+//   qkv [live, (H + 2G) * d]; table [L, d]: cosines, then sines, of each position
+void rotate(float* qkv, const float* table, const int64_t* positions, const Live& live, int64_t K, int64_t H, int64_t G,
             int64_t d) {
     const int64_t half = d / 2;
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < B * K; ++row) {
-        const float *cosines = table + positions[row / K] * d, *sines = cosines + half;
+    for (int64_t row = 0; row < live.count; ++row) {
+        const float *cosines = table + positions[live.rows[row] / K] * d, *sines = cosines + half;
         for (int64_t h = 0; h < H + G; ++h) {
             float *left = qkv + (row * (H + 2 * G) + h) * d, *right = left + half;
             for (int64_t j = 0; j < half; ++j) {
@@ -333,10 +341,10 @@ void rotate(float* qkv, const float* table, const int64_t* positions, int64_t B,
 }
 
 // Attention of each row to its own positions up to and with the current one, whose keys and values are put in place.
-//   qkv [B, K, (H + 2G) * d]; keys, values [B, G, L, K, d]; positions [B]; out [B, K, H * d]
+//   qkv [live, (H + 2G) * d]; keys, values [B, G, L, K, d]; positions [B]; out [live, H * d]
 //   history [B, K, L]: the row of the slot that has each position of a row's hypothesis
 void self_attention(const float* qkv, float* keys, float* values, const int32_t* history, const int64_t* positions,
-                    float* out, int64_t B, int64_t K, int64_t H, int64_t G, int64_t d, int64_t L) {
+                    const Live& live, float* out, int64_t B, int64_t K, int64_t H, int64_t G, int64_t d, int64_t L) {
     const int64_t heads = H / G, width = (H + 2 * G) * d;
     const float scale = 1 / std::sqrt(static_cast<float>(d));
 #pragma omp for collapse(2) schedule(static)
@@ -347,15 +355,15 @@ void self_attention(const float* qkv, float* keys, float* values, const int32_t*
             float* my_values = values + (b * G + g) * L * K * d;
             float* scores = scratch<float, 1>(now + 1);
             for (int64_t k = 0; k < K; ++k) {
-                const float* row = qkv + (b * K + k) * width + (H + g) * d;
+                const int64_t place = live.places[b * K + k];
+                if (place < 0) continue;
+                const float* row = qkv + place * width + (H + g) * d;
                 std::copy(row, row + d, my_keys + (now * K + k) * d);
                 std::copy(row + G * d, row + (G + 1) * d, my_values + (now * K + k) * d);
-            }
-            for (int64_t k = 0; k < K; ++k) {
                 const int32_t* has = history + (b * K + k) * L;
                 for (int64_t h = g * heads; h < (g + 1) * heads; ++h) {
-                    const float* query = qkv + (b * K + k) * width + h * d;
-                    float* mine = out + ((b * K + k) * H + h) * d;
+                    const float* query = qkv + place * width + h * d;
+                    float* mine = out + (place * H + h) * d;
                     for (int64_t l = 0; l < now; ++l) {
                         fetch(my_keys + ((l + AHEAD) * K + has[l]) * d, d);
                         fetch(my_values + (l * K + has[l]) * d, d);
@@ -373,9 +381,9 @@ void self_attention(const float* qkv, float* keys, float* values, const int32_t*
 }
 
 // Attention of all rows of a slot to its source.
-//   queries, out [B, K, H * d]; keys, values [B, G, S, d]; lengths [B], 1 ... S
-void cross_attention(const float* queries, const float* keys, const float* values, const int64_t* lengths, float* out,
-                     int64_t B, int64_t K, int64_t H, int64_t G, int64_t d, int64_t S) {
+//   queries, out [live, H * d]; keys, values [B, G, S, d]; lengths [B], 1 ... S
+void cross_attention(const float* queries, const float* keys, const float* values, const int64_t* lengths,
+                     const Live& live, float* out, int64_t B, int64_t K, int64_t H, int64_t G, int64_t d, int64_t S) {
     const int64_t heads = H / G;
     const float scale = 1 / std::sqrt(static_cast<float>(d));
 #pragma omp for collapse(2) schedule(static)
@@ -386,9 +394,11 @@ void cross_attention(const float* queries, const float* keys, const float* value
             const float* my_values = values + (b * G + g) * S * d;
             float* scores = scratch<float, 1>(length);
             for (int64_t k = 0; k < K; ++k) {
+                const int64_t place = live.places[b * K + k];
+                if (place < 0) continue;
                 for (int64_t h = g * heads; h < (g + 1) * heads; ++h) {
-                    const float* query = queries + ((b * K + k) * H + h) * d;
-                    float* mine = out + ((b * K + k) * H + h) * d;
+                    const float* query = queries + (place * H + h) * d;
+                    float* mine = out + (place * H + h) * d;
                     for (int64_t s = 0; s < length; ++s) {
                         fetch(my_values + s * d, d);
                         scores[s] = scale * dot(query, my_keys + s * d, d);
@@ -446,10 +456,10 @@ Buffers buffers_for(const Decoder& decoder, int64_t R) {
 }
 
 // One thread's part of `decoder_step`.
-void step_of_team(const Decoder& decoder, const State& state, const int64_t* tokens, float* logits, float* top,
-                  const Buffers& buffers) {
+void step_of_team(const Decoder& decoder, const State& state, const int64_t* tokens, const Live& live, float* logits,
+                  float* top, const Buffers& buffers) {
     const int64_t D = decoder.D, H = decoder.H, G = decoder.G, d = decoder.d;
-    const int64_t B = state.B, K = state.K, L = state.L, S = state.S, R = B * K;
+    const int64_t B = state.B, K = state.K, L = state.L, S = state.S, R = live.count;
     float* const x = buffers.x;
     const auto map = [&](const Map& it, const float* from, float* to, Mode mode) {
         linear(it, from, to, R, mode, buffers.codes, buffers.scales);
@@ -465,8 +475,8 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
     const float scale = std::sqrt(static_cast<float>(D));
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < R; ++r) {
-        const float* row = decoder.embedding + tokens[r] * D;
-        const float* place = state.added ? state.added + state.positions[r / K] * D : nullptr;
+        const float* row = decoder.embedding + tokens[live.rows[r]] * D;
+        const float* place = state.added ? state.added + state.positions[live.rows[r] / K] * D : nullptr;
         for (int64_t i = 0; i < D; ++i) x[r * D + i] = row[i] * scale + (place ? place[i] : 0);
     }
     for (int64_t n = 0; n < decoder.layers; ++n) {
@@ -474,27 +484,26 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
         float* own = state.cache + 2 * n * B * G * L * K * d;
         const float* source = state.key_values + 2 * n * B * G * S * d;
         map(layer.qkv, enter(layer.attention_norm), buffers.qkv, STORE);
-        if (state.turned) rotate(buffers.qkv, state.turned, state.positions, B, K, H, G, d);
-        self_attention(buffers.qkv, own, own + B * G * L * K * d, state.history, state.positions, buffers.attended, B,
-                       K, H, G, d, L);
+        if (state.turned) rotate(buffers.qkv, state.turned, state.positions, live, K, H, G, d);
+        self_attention(buffers.qkv, own, own + B * G * L * K * d, state.history, state.positions, live,
+                       buffers.attended, B, K, H, G, d, L);
         map(layer.output, buffers.attended, x, ADD);
         leave(layer.attention_norm);
         map(layer.query, enter(layer.cross_norm), buffers.qkv, STORE);
-        cross_attention(buffers.qkv, source, source + B * G * S * d, state.lengths, buffers.attended, B, K, H, G, d, S);
+        cross_attention(buffers.qkv, source, source + B * G * S * d, state.lengths, live, buffers.attended, B, K, H, G,
+                        d, S);
         map(layer.cross_output, buffers.attended, x, ADD);
         leave(layer.cross_norm);
         map(layer.inner, enter(layer.feedforward_norm), buffers.states, decoder.activation == RELU ? STORE_RELU : STORE);
         map(layer.outer, activate(buffers.states, R, layer.outer.I, decoder.activation), x, ADD);
         leave(layer.feedforward_norm);
     }
-    float* last = top ? top : x;
-    if (decoder.norm.weight) {
-        normalize(decoder.norm, x, last, R, D);
-    } else if (top) {
+    if (decoder.norm.weight) normalize(decoder.norm, x, x, R, D);
+    if (!top) linear(decoder.logits, x, logits, R, STORE, buffers.codes, buffers.scales, live.rows);
+    else {
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < R * D; ++i) top[i] = x[i];
+        for (int64_t r = 0; r < R; ++r) std::copy_n(x + r * D, D, top + live.rows[r] * D);
     }
-    if (!top) map(decoder.logits, last, logits, STORE);
 }
 
 }  // namespace
@@ -509,15 +518,23 @@ void linear_map(const Map* map, const float* x, float* y, int64_t R, int64_t rel
     linear(*map, x, y, R, relu ? STORE_RELU : STORE, codes, scales);
 }
 
-// Every row advanced by one token.
-//   tokens [R]; logits [R, V] are written, or where `top` is not null the states under the map to them: [R, D]
-void decoder_step(const Decoder* decoder, const State* state, const int64_t* tokens, float* logits, float* top) {
+// Every live row advanced by one token.
+//   tokens [R]; scores [R] of the rows' hypotheses, minus infinity for a row that is not live, or null: all are
+//   logits [R, V] of live rows are written, or where `top` is not null the states under the map to them: [R, D]
+void decoder_step(const Decoder* decoder, const State* state, const int64_t* tokens, const float* scores, float* logits,
+                  float* top) {
     const int64_t R = state->B * state->K;
+    int64_t *rows = scratch<int64_t>(2 * R), *places = rows + R, count = 0;
+    for (int64_t r = 0; r < R; ++r) {
+        const bool live = !scores || scores[r] > NEVER;
+        places[r] = live ? count : -1;
+        if (live) rows[count++] = r;
+    }
     int64_t work = decoder->logits.I * decoder->logits.O;
     for (int64_t n = 0; n < decoder->layers; ++n) work += 4 * decoder->layer[n].inner.I * decoder->layer[n].inner.O;
-    const Buffers buffers = buffers_for(*decoder, R);
-#pragma omp parallel if (R * work > PARALLEL)
-    step_of_team(*decoder, *state, tokens, logits, top, buffers);
+    const Buffers buffers = buffers_for(*decoder, count);
+#pragma omp parallel if (count * work > PARALLEL)
+    step_of_team(*decoder, *state, tokens, {count, rows, places}, logits, top, buffers);
 }
 
 // Row r goes on from row parents[r] of the same slot: its history before the step that comes becomes that row's.
