@@ -2,8 +2,9 @@
 
 The reference is the same model with PyTorch's own linear maps in fp32.
 
-- Linear maps by themselves, of Transformer-base, by the number of rows: those of s2s, and int8 with one scale for all
-  rows (PyTorch's `linear_dynamic`), with which a sentence's hypotheses depend on the others of its batch.
+- Linear maps by themselves, of Transformer-base, by the number of rows: those of decode.backend=eager, those of the
+  compiled kernels, and int8 with one scale for all rows (PyTorch's `linear_dynamic`), with which a sentence's hypotheses
+  depend on the others of its batch.
 - Decoding with random weights, small (3+3 layers, d256, 8,000 symbols) and base (6+6, d512, 32,000), so many
   sentences side by side; hypotheses have 0.9 x source + 1 tokens, so that all do the same work.
 - Decoding the validation text with a trained model, without and with a shortlist learned from the training text: BLEU,
@@ -27,6 +28,7 @@ from s2s.data.store import Store
 from s2s.decoding import packed
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.decoding.native import NativeLinear
 from s2s.decoding.shortlist import Shortlist
 from s2s.errors import UserError
 from s2s.models.transformer import Transformer
@@ -65,6 +67,9 @@ def _products(types: list[str], quick: bool) -> list[Row]:
     for inputs, outputs in SHAPES[:1] if quick else SHAPES:
         linear = nn.Linear(inputs, outputs).requires_grad_(False)
         maps = {dtype: packed.LINEAR[dtype](linear) for dtype in types}
+        maps |= {
+            f"{dtype} of the kernels": NativeLinear(linear, int8=dtype == "int8") for dtype in types if dtype != "bf16"
+        }
         if "int8" in maps:
             maps["int8, one scale"] = _one_scale(linear)
         for rows in ROWS:
