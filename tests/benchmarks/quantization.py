@@ -2,9 +2,9 @@
 
 The reference is the same model with PyTorch's own linear maps in fp32.
 
-- Linear maps by themselves, of Transformer-base, by the number of rows: those of decode.backend=eager, those of the
-  compiled kernels, and int8 with one scale for all rows (PyTorch's `linear_dynamic`), with which a sentence's hypotheses
-  depend on the others of its batch.
+- Linear maps by themselves, of Transformer-base, by the number of rows: those of decode.backend=eager and native, and
+  int8 with one scale for all rows (PyTorch's `linear_dynamic`), with which a sentence's hypotheses depend on the others
+  of its batch.
 - Decoding with random weights, small (3+3 layers, d256, 8,000 symbols) and base (6+6, d512, 32,000), so many
   sentences side by side; hypotheses have 0.9 x source + 1 tokens, so that all do the same work.
 - Decoding the validation text with a trained model, without and with a shortlist learned from the training text: BLEU,
@@ -68,7 +68,7 @@ def _products(types: list[str], quick: bool) -> list[Row]:
         linear = nn.Linear(inputs, outputs).requires_grad_(False)
         maps = {dtype: packed.LINEAR[dtype](linear) for dtype in types}
         maps |= {
-            f"{dtype} of the kernels": NativeLinear(linear, int8=dtype == "int8") for dtype in types if dtype != "bf16"
+            f"{dtype}, native": NativeLinear(linear, int8=dtype == "int8") for dtype in types if dtype != "bf16"
         }
         if "int8" in maps:
             maps["int8, one scale"] = _one_scale(linear)

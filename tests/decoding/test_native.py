@@ -19,6 +19,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.limits import Limits
 from s2s.decoding.native import NativeBeam, NativeLinear, native
+from s2s.decoding.packed import packed
 from s2s.errors import Failure, UserError
 from s2s.native import library
 
@@ -84,13 +85,15 @@ def histories(draw):
     return slots, rows, draw(st.lists(one, min_size=1, max_size=40)), draw(st.integers(0, 1000))
 
 
-@given(histories(), st.sampled_from(KINDS))
-@settings(max_examples=60)
-def test_a_state_whose_sentences_come_and_go(history, kind):
+# In int8 a number between two codes may be rounded otherwise.
+@given(histories(), st.sampled_from(KINDS), st.sampled_from([("fp32", 2e-4), ("int8", 0.3)]))
+@settings(max_examples=80)
+def test_a_state_whose_sentences_come_and_go(history, kind, precision):
     slots, rows, events, seed = history
     random = torch.Generator().manual_seed(seed)
-    eager = model(seed % 3, **kind)
-    models = [eager, native(eager, "fp32")]
+    dtype, tolerance = precision
+    plain = model(seed % 3, **kind)
+    models = [packed(plain, dtype), native(plain, dtype)]
 
     def fresh(model, number):
         sources = torch.randint(4, V, (3, 6), generator=torch.Generator().manual_seed(number))
@@ -108,7 +111,7 @@ def test_a_state_whose_sentences_come_and_go(history, kind):
                 tokens = torch.randint(4, V, (size * rows,), generator=random)
                 parents = torch.randint(rows, (size, rows), generator=random) + rows * torch.arange(size)[:, None]
                 logits = [one.step(tokens, state) for one, state in zip(models, states, strict=True)]
-                torch.testing.assert_close(*logits, atol=2e-4, rtol=1e-4)
+                torch.testing.assert_close(*logits, atol=tolerance, rtol=tolerance / 2)
                 for state in states:
                     state.reorder(parents.flatten())
             elif name == "admit":
