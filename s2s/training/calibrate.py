@@ -17,7 +17,8 @@ import torch
 from s2s.data.iterator import BatchIterator, Dataset, Draw, Window
 from s2s.data.plan import batch_cost
 from s2s.errors import Failure, UserError
-from s2s.training.trainer import Interval, Trainer
+from s2s.training.report import Interval
+from s2s.training.trainer import Trainer
 
 TOLERANCE = 0.05  # the largest budget is found to this share below it
 HEAD_ROOM_PERCENT = 10  # of the largest budget: later windows may be worse, and memory is fragmented in a long run

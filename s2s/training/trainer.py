@@ -25,6 +25,7 @@ from s2s.training import checkpoint
 from s2s.training.average import ExponentialMovingAverage
 from s2s.training.interrupt import Interrupt
 from s2s.training.log import RunLog
+from s2s.training.report import Interval, report_epoch, report_interval, report_validation
 from s2s.training.validation import Validation, Validator, higher_is_better
 
 METRICS = ("loss", *scoring.METRICS)
@@ -80,23 +81,6 @@ class Progress:
     seconds: float = 0.0
     last_metrics: dict = dataclasses.field(default_factory=dict)
     epoch: dict = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass
-class Interval:
-    """Sums since the last report, and a list of what each step had."""
-
-    loss: float = 0.0
-    nll: float = 0.0
-    source: int = 0
-    target: int = 0
-    norm: float = 0.0
-    updates: int = 0
-    skipped: int = 0
-    source_padding: list[float] = dataclasses.field(default_factory=list)
-    target_padding: list[float] = dataclasses.field(default_factory=list)
-    waited: list[float] = dataclasses.field(default_factory=list)
-    started: float = dataclasses.field(default_factory=time.perf_counter)
 
 
 class Trainer:
@@ -208,7 +192,10 @@ class Trainer:
                     log.advance()
                     update = self.progress.update
                     if update % self.options.log_updates == 0:
-                        self._report(log)
+                        rate = self.learning_rate(update)
+                        report_interval(log, self.interval, self.progress, self.config, self.iterator.epoch, rate,
+                                        self.device)  # fmt: skip
+                        self.interval = Interval()
                     at_end = self._out_of_updates()
                     validate = update % self.options.valid_updates == 0 or at_end
                     if validate and interrupt.signal is None:
@@ -221,7 +208,10 @@ class Trainer:
                     if self.finished():
                         break
                 else:
-                    self._report_epoch(log)
+                    epoch = self.iterator.epoch - 1
+                    if self.progress.epoch:
+                        report_epoch(log, self.progress.update, self.progress.epoch, epoch, self.config.data.batching)
+                    self.progress.epoch = {}
             if saved != self.progress.update or not checkpoint.steps(self.run):  # an end by max_epochs
                 self._validate(log)
                 self.save(log)
@@ -254,21 +244,11 @@ class Trainer:
             if batch is not None:
                 group.append(batch)
             if group and (batch is None or len(group) == self.options.accumulate):
-                self._count(group, waited)
+                self.interval.count(group, waited, self.progress.epoch)
                 yield group
                 group, waited = [], 0.0
             if batch is None:
                 return
-
-    def _count(self, batches: list[Batch], waited: float) -> None:
-        """Note what a step computes, and what of it is padding."""
-        sums = {key: sum(getattr(batch.counts, key) for batch in batches) for key in batches[0].counts._fields}
-        for side in ("source", "target"):
-            padding = sums[f"{side}_padding"]
-            getattr(self.interval, f"{side}_padding").append(padding / (padding + sums[side]))
-        self.interval.waited.append(waited)
-        for key, value in {**sums, "batches": len(batches), "waited": waited}.items():
-            self.progress.epoch[key] = self.progress.epoch.get(key, 0) + value
 
     def _autocast(self):
         if self.precision == "fp32":
@@ -300,7 +280,7 @@ class Trainer:
             loss, nll = loss + result.sum.detach(), nll + result.metrics["nll"]
         limit = self.options.clip_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        interval, loss, nll = self.interval, float(loss), float(nll)
+        loss, nll = float(loss), float(nll)
         if not math.isfinite(norm) or not math.isfinite(loss):
             self._skip(batches, norm, loss)
             return
@@ -308,11 +288,7 @@ class Trainer:
         self.optimizer.step()
         if self.ema:
             self.ema.update(update)
-        interval.updates, interval.norm = interval.updates + 1, interval.norm + norm
-        interval.loss, interval.nll = interval.loss + loss, interval.nll + nll
-        for batch in batches:
-            interval.source += batch.counts.source
-            interval.target += batch.counts.target
+        self.interval.add(batches, loss, nll, norm)
 
     def learning_rate(self, update: int) -> float:
         """The learning rate of an update."""
@@ -336,58 +312,6 @@ class Trainer:
                 "; try a lower optim.lr or a longer optim.warmup_updates; the last checkpoint is whole"
             )
 
-    # --- what is said --------------------------------------------------------------------------------------------
-
-    def _report(self, log: RunLog) -> None:
-        i, update = self.interval, self.progress.update
-        seconds = time.perf_counter() - i.started
-        tokens = max(1, i.target)
-        values = {
-            "epoch": self.iterator.epoch,
-            "loss": i.loss / tokens,
-            "nll": i.nll / tokens,
-            "perplexity": math.exp(min(i.nll / tokens, 700)),
-            "lr": self.learning_rate(update),
-            "gradient_norm": i.norm / max(1, i.updates),
-            "source_tokens_per_second": i.source / seconds,
-            "target_tokens_per_second": i.target / seconds,
-            "source_padding": sum(i.source_padding) / len(i.source_padding),
-            "target_padding": sum(i.target_padding) / len(i.target_padding),
-            "seconds_waiting": sum(i.waited),
-            "skipped": self.progress.skipped,
-            "seconds": self.progress.seconds,
-        }
-        left = (self.options.max_updates - update) * seconds / max(1, i.updates + i.skipped)
-        skipped = f" | {i.skipped} updates skipped, not finite" if i.skipped else ""
-        log.line(
-            f"update {update} | epoch {self.iterator.epoch}"
-            f" | loss {values['loss']:.3f} nats, ppl {values['perplexity']:.2f}"
-            f" | lr {values['lr']:.2e} | gradient {values['gradient_norm']:.2f}"
-            f" | {values['source_tokens_per_second']:.0f}+{values['target_tokens_per_second']:.0f} tokens/s"
-            f" | padding {values['source_padding']:.1%}+{values['target_padding']:.1%}"
-            f" | waiting {sum(i.waited):.1f} s, at most {max(i.waited):.2f} | {_duration(left)} to update"
-            f" {self.options.max_updates}{skipped}"
-        )
-        steps = {"source_padding": i.source_padding, "target_padding": i.target_padding, "seconds_waiting": i.waited}
-        log.metrics("train", update, {**values, "steps": {k: [round(x, 5) for x in v] for k, v in steps.items()}})
-        self.interval = Interval()
-
-    def _report_epoch(self, log: RunLog) -> None:
-        """The summary of an epoch that is over."""
-        e, epoch = self.progress.epoch, self.iterator.epoch - 1
-        self.progress.epoch = {}
-        if not e:
-            return
-        padding = {side: e[f"{side}_padding"] / (e[side] + e[f"{side}_padding"]) for side in ("source", "target")}
-        batching = self.config.data.batching
-        log.line(
-            f"epoch {epoch} is over | {batching}: {e['sentences']:,} pairs in {e['batches']:,} batches"
-            f" | {e['source']:,}+{e['target']:,} tokens | padding {padding['source']:.1%} source,"
-            f" {padding['target']:.1%} target | waited {e['waited']:.1f} s"
-        )
-        values = {**e, "source_padding": padding["source"], "target_padding": padding["target"]}
-        log.metrics("epoch", self.progress.update, {"epoch": epoch, "batching": batching, **values})
-
     def _validate(self, log: RunLog) -> None:
         if self.validator is None:
             return
@@ -409,18 +333,5 @@ class Trainer:
         else:
             progress.bad_validations += 1
         progress.last_metrics = {"update": update, **found.values}
-        numbers = " | ".join(f"{name} {value:.3f}" for name, value in found.values.items())
-        log.line(f"valid at update {update} | {numbers} | {seconds:.1f} s{' | best so far' if better else ''}")
-        for name, signature in found.signatures.items():
-            log.line(f"  {name} signature: {signature}")
-        for sample in found.samples:
-            source, reference, hypothesis = (text if len(text) <= 300 else f"{text[:300]} ..." for text in sample)
-            log.line(f"  source:     {source}\n  reference:  {reference}\n  hypothesis: {hypothesis}")
-        log.metrics("valid", update, {**found.values, "seconds_validating": seconds, "signatures": found.signatures})
+        report_validation(log, update, found, seconds, better)
         self.interval.started += seconds  # validation is not training speed
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

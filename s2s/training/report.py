@@ -1,0 +1,124 @@
+"""What a trainer says of itself: a line every so many updates, one an epoch, and a few after each validation."""
+
+import dataclasses
+import math
+import resource
+import sys
+import time
+
+import torch
+
+from s2s.data.batch import Batch
+from s2s.training.log import RunLog
+from s2s.training.validation import Validation
+
+LONGEST = 300  # characters of a sample's line
+
+
+@dataclasses.dataclass
+class Interval:
+    """Sums since the last report, and a list of what each step had."""
+
+    loss: float = 0.0
+    nll: float = 0.0
+    source: int = 0
+    target: int = 0
+    norm: float = 0.0
+    updates: int = 0
+    skipped: int = 0
+    source_padding: list[float] = dataclasses.field(default_factory=list)
+    target_padding: list[float] = dataclasses.field(default_factory=list)
+    waited: list[float] = dataclasses.field(default_factory=list)
+    started: float = dataclasses.field(default_factory=time.perf_counter)
+
+    def count(self, batches: list[Batch], waited: float, epoch: dict) -> None:
+        """Note what a step is going to compute, what of it is padding, and how long it waited; the epoch's sums too."""
+        sums = {key: sum(getattr(batch.counts, key) for batch in batches) for key in batches[0].counts._fields}
+        for side in ("source", "target"):
+            padding = sums[f"{side}_padding"]
+            getattr(self, f"{side}_padding").append(padding / (padding + sums[side]))
+        self.waited.append(waited)
+        for key, value in {**sums, "batches": len(batches), "waited": waited}.items():
+            epoch[key] = epoch.get(key, 0) + value
+
+    def add(self, batches: list[Batch], loss: float, nll: float, norm: float) -> None:
+        """Note an update that was made: sums over its target tokens, and the gradient's norm before clipping."""
+        self.updates, self.norm = self.updates + 1, self.norm + norm
+        self.loss, self.nll = self.loss + loss, self.nll + nll
+        self.source += sum(batch.counts.source for batch in batches)
+        self.target += sum(batch.counts.target for batch in batches)
+
+
+def memory_peak(device: torch.device) -> int:
+    """Bytes: the most that tensors on a GPU have taken so far; on a CPU the largest resident size of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate: float, device: torch.device) -> None:
+    """The line of an interval, and its numbers: the loss in nats a target token, `perplexity` to base e of `nll`."""
+    update, most = progress.update, config.train.max_updates
+    seconds = time.perf_counter() - i.started
+    tokens = max(1, i.target)
+    values = {
+        "epoch": epoch,
+        "loss": i.loss / tokens,
+        "nll": i.nll / tokens,
+        "perplexity": math.exp(min(i.nll / tokens, 700)),
+        "lr": rate,
+        "gradient_norm": i.norm / max(1, i.updates),
+        "source_tokens_per_second": i.source / seconds,
+        "target_tokens_per_second": i.target / seconds,
+        "source_padding": sum(i.source_padding) / len(i.source_padding),
+        "target_padding": sum(i.target_padding) / len(i.target_padding),
+        "seconds_waiting": sum(i.waited),
+        "memory_peak": memory_peak(device),
+        "skipped": progress.skipped,
+        "seconds": progress.seconds,
+        "seconds_left": (most - update) * seconds / max(1, i.updates + i.skipped),
+    }
+    skipped = f" | {i.skipped} updates skipped, not finite" if i.skipped else ""
+    log.line(
+        f"update {update} | epoch {epoch}"
+        f" | loss {values['loss']:.3f} nats, perplexity {values['perplexity']:.2f} (base e)"
+        f" | lr {values['lr']:.2e} | gradient {values['gradient_norm']:.2f} before clipping"
+        f" | {values['source_tokens_per_second']:.0f}+{values['target_tokens_per_second']:.0f} tokens/s"
+        f" | padding {values['source_padding']:.1%}+{values['target_padding']:.1%}"
+        f" | waiting {sum(i.waited):.1f} s, at most {max(i.waited):.2f}"
+        f" | memory {values['memory_peak'] / 2**30:.2f} GiB"
+        f" | {_duration(values['seconds_left'])} to update {most}{skipped}"
+    )
+    steps = {"source_padding": i.source_padding, "target_padding": i.target_padding, "seconds_waiting": i.waited}
+    log.metrics("train", update, {**values, "steps": {k: [round(x, 5) for x in v] for k, v in steps.items()}})
+
+
+def report_epoch(log: RunLog, update: int, sums: dict, epoch: int, batching: str) -> None:
+    """The summary of an epoch that is over, from the sums that `Interval.count` made."""
+    padding = {s: sums[f"{s}_padding"] / (sums[s] + sums[f"{s}_padding"]) for s in ("source", "target")}
+    log.line(
+        f"epoch {epoch} is over | {batching}: {sums['sentences']:,} pairs in {sums['batches']:,} batches"
+        f" | {sums['source']:,}+{sums['target']:,} tokens | padding {padding['source']:.1%} source,"
+        f" {padding['target']:.1%} target | waited {sums['waited']:.1f} s"
+    )
+    values = {**sums, "source_padding": padding["source"], "target_padding": padding["target"]}
+    log.metrics("epoch", update, {"epoch": epoch, "batching": batching, **values})
+
+
+def report_validation(log: RunLog, update: int, found: Validation, seconds: float, better: bool) -> None:
+    """The values of a validation, how they were computed, and a few samples."""
+    numbers = " | ".join(f"{name} {value:.3f}" for name, value in found.values.items())
+    log.line(f"valid at update {update} | {numbers} | {seconds:.1f} s{' | best so far' if better else ''}")
+    for name, signature in found.signatures.items():
+        log.line(f"  {name} signature: {signature}")
+    for sample in found.samples:
+        source, reference, hypothesis = (t if len(t) <= LONGEST else f"{t[:LONGEST]} ..." for t in sample)
+        log.line(f"  source:     {source}\n  reference:  {reference}\n  hypothesis: {hypothesis}")
+    log.metrics("valid", update, {**found.values, "seconds_validating": seconds, "signatures": found.signatures})
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
