@@ -1,8 +1,9 @@
 """Names of components, and the one place where a name becomes a class.
 
 A component is imported only when it is chosen. Each component class carries its config dataclass as `Config`, whose
-first field is `type`, the component's name. Other people's packages add components through entry points, one
-group for each kind: a `setup.cfg` with `s2s.model = mine = my_package.model:MyModel` makes `model=mine` work.
+first field is `type`, the component's name; the one of `decode`, of which there are only presets, is the dataclass
+itself. Other people's packages add components through entry points, one group for each kind: a `setup.cfg` with
+`s2s.model = mine = my_package.model:MyModel` makes `model=mine` work.
 """
 
 import importlib
@@ -21,6 +22,7 @@ COMPONENTS = {
     },
     "model": {"transformer": "s2s.models.transformer:Transformer"},
     "criterion": {"cross_entropy": "s2s.criterions.cross_entropy:CrossEntropy"},
+    "decode": {"default": "s2s.decoding.config:DecodeConfig"},
     "optim": {"adam": "s2s.optim.adam:Adam", "adamw": "s2s.optim.adam:AdamW"},
 }
 

@@ -6,10 +6,10 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from s2s.config import command
-from s2s.config.schema import option
-from s2s.decoding.config import DecodeConfig
+from s2s.config.schema import group, option
 from s2s.errors import UserError
 
 ABOUT = """Translate (or score given targets) with one model or an ensemble.
@@ -46,7 +46,7 @@ class GenerateCommand:
     )
     device: str = option("auto", "auto: a GPU where there is one", ("auto", "cpu", "cuda"))
     seed: int = option(1, "of sampling", at_least=0)
-    decode: DecodeConfig = option(DecodeConfig, "search")
+    decode: Any = group("decode", "default", "search")
 
 
 def _generate(config: GenerateCommand) -> None:

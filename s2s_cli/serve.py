@@ -4,10 +4,10 @@ import dataclasses
 import signal
 import socket
 import sys
+from typing import Any
 
 from s2s.config import command
-from s2s.config.schema import option
-from s2s.decoding.config import DecodeConfig
+from s2s.config.schema import group, option
 from s2s.errors import UserError
 
 ABOUT = """Translate over HTTP. Requests that wait are decoded together.
@@ -38,7 +38,7 @@ class ServeCommand:
     max_waiting_lines: int = option(10_000, "while so many lines wait, requests are refused (429)", at_least=1)
     max_beam_size: int = option(20, "a request of a greater beam_size or n_best is refused (400)", at_least=1)
     options: list[str] = option(OPTIONS, "keys of decode that a request may set", tuple(OPTIONS + COSTLY))
-    decode: DecodeConfig = option(DecodeConfig, "search, where a request does not say otherwise")
+    decode: Any = group("decode", "default", "search, where a request does not say otherwise")
 
 
 def _serve(config: ServeCommand) -> None:

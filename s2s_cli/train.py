@@ -8,7 +8,6 @@ from typing import Any
 from s2s.config import command
 from s2s.config.schema import group, option
 from s2s.data.iterator import DataConfig
-from s2s.decoding.config import DecodeConfig
 from s2s.training.trainer import TrainConfig
 
 
@@ -28,7 +27,7 @@ class TrainCommand:
     optim: Any = group("optim", "adam", "optimizer and learning-rate schedule")
     data: DataConfig = option(DataConfig, "the training data and its batches")
     train: TrainConfig = option(TrainConfig, "the training loop")
-    decode: DecodeConfig = option(DecodeConfig, "decoding in validation, the same as s2s-generate's")
+    decode: Any = group("decode", "default", "decoding in validation, the same as s2s-generate's")
 
 
 def _train(config: TrainCommand) -> None:

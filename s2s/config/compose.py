@@ -78,11 +78,12 @@ def prepare(schema: type, overrides: list[Override], sweep: bool = False) -> lis
     for name, presets in chosen.items():
         kind = groups[name].metadata["group"]
         if presets in (None, "null"):
+            if groups[name].metadata["preset"] is not None:
+                raise UserError(f"{name}=null: a preset is needed, such as {groups[name].metadata['preset']}")
             chosen[name] = None
             continue
         for preset in presets.split(","):  # several in a multirun
-            component = register_preset(kind, preset.strip(), into=name)
-            setattr(example, name, component.Config())
+            setattr(example, name, register_preset(kind, preset.strip(), into=name)())
     store.store(name=f"{ROOT}_schema", node=schema)
     defaults = [f"{ROOT}_schema", *({name: groups[name].metadata["preset"]} for name in groups), "_self_"]
     store.store(name=ROOT, node={"defaults": defaults})
@@ -96,7 +97,7 @@ def register_preset(kind: str, preset: str, into: str) -> type:
     """Make a preset (a file in conf/, or a component's own defaults) known to hydra in group `into`.
 
     Returns:
-        The class of the preset's component.
+        The config dataclass of the preset's component.
     """
     store = ConfigStore.instance()
     file = files(PRESETS).joinpath(kind, f"{preset}.yaml")
@@ -105,8 +106,9 @@ def register_preset(kind: str, preset: str, into: str) -> type:
         known = [*registry.names(kind), *(path.name[:-5] for path in _preset_files(kind))]
         raise UserError(f"{into}={preset}: no such preset; {registry.nearest(preset, known)}")
     component = registry.find(kind, name)
-    store.store(group=into, name=name, node=component.Config)
-    return component
+    config = getattr(component, "Config", component)
+    store.store(group=into, name=name, node=config)
+    return config
 
 
 def _preset_files(kind: str) -> list:

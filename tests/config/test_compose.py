@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from s2s.config import compose
+from s2s.decoding.config import DecodeConfig
 from s2s.errors import UserError
 from s2s_cli.train import TrainCommand
 
@@ -31,6 +32,15 @@ def test_the_four_sizes(preset, layers, width):
         assert (stack.layers, stack.width, stack.ffn_width) == (layers, width, 4 * width)
 
 
+def test_presets_of_decoding_are_starting_points():
+    assert train().decode == DecodeConfig()
+    fairseq = train("decode=fairseq", "decode.beam_size=7").decode
+    assert fairseq == DecodeConfig(beam_size=7, max_length_a=0.0, max_length_b=200, allow_unknown=True)
+    ctranslate2 = train("decode.length_penalty=0.5", "decode=ctranslate2").decode
+    expected = DecodeConfig(beam_size=2, length_penalty=0.5, max_length_a=0.0, max_length_b=256, allow_unknown=True)
+    assert ctranslate2 == expected
+
+
 def test_a_component_without_a_preset_file_is_its_own_defaults():
     assert train("model=transformer").model.encoder.width == 512
 
@@ -44,6 +54,8 @@ def test_the_last_of_equal_keys_counts():
     [
         ("train.max_update=3", r"unknown key 'train.max_update'; did you mean 'train.max_updates'\?"),
         ("model.encoder.layer=3", "did you mean 'model.encoder.layers'"),
+        ("decode=farseq", "did you mean 'fairseq'"),
+        ("decode=null", "decode=null: a preset is needed, such as default"),
         ("modl=transformer_tiny", "did you mean 'model'"),
         ("model=transformer_tinny", "did you mean 'transformer_tiny'"),
         ("train.max_updates=many", "train.max_updates: 'many' is not a whole number"),

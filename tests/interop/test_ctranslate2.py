@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2s.config import compose
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.errors import UserError
@@ -18,6 +19,7 @@ from s2s.tasks.translation import TranslationTask
 from s2s.text.tokenizer import load_tokenizer
 from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, Vocabulary
 from s2s.text.words import WordTokenizer
+from s2s_cli.generate import GenerateCommand
 from tests.conftest import _call
 
 ctranslate2 = pytest.importorskip("ctranslate2")
@@ -146,6 +148,22 @@ def test_same_stopping_and_length_normalisation(tmp_path, beam_size, length_pena
     stopping = "first_finished" if length_penalty else "best_possible"
     options = {"beam_size": beam_size, "length_penalty": length_penalty, "stopping": stopping}
     assert check(model, task, tmp_path / "model", sources, **options) == len(sources)
+
+
+def test_the_preset_is_the_defaults_of_ctranslate2(tmp_path):
+    task = task_of(30)
+    model, sources = model_of(task, config_of(positions="learned")), sentences(30, 100)
+    write(model, task, tmp_path / "model")
+    translator = ctranslate2.Translator(str(tmp_path / "model"), "cpu", intra_threads=1)
+    results = translator.translate_batch([symbols(task, "source", ids) for ids in sources])
+    config = compose.compose(GenerateCommand, [("decode", "ctranslate2")]).decode
+    found = list(Generator([model], config, task.collate_sources).generate(sources))
+    lines = [(symbols(task, "target", ours.ids), theirs.hypotheses[0])
+             for (ours,), theirs in zip(found, results, strict=True)]  # fmt: skip
+    assert all(ours == theirs for ours, theirs in lines)
+    assert len({str(ours) for ours, _ in lines}) > 20
+    other = Generator([model], DecodeConfig(), task.collate_sources).generate(sources)
+    assert any(ours.ids != one.ids for (ours,), (one,) in zip(found, other, strict=True))
 
 
 @pytest.fixture(scope="module")
