@@ -4,7 +4,10 @@ Each is made for a setting, which costs what it costs, and then decodes jobs.
 """
 
 import dataclasses
+import multiprocessing
 import tempfile
+import time
+import traceback
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -220,3 +223,90 @@ def all_contenders(setting: Setting) -> dict[str, Callable[[Setting], Decode]]:
     if device == "cuda":
         found["huggingface-bf16"] = partial(huggingface, dtype=torch.bfloat16)
     return found
+
+
+class Contender:
+    """One of `all_contenders`, here in this process.
+
+    Args:
+        name: Of it.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def prepare(self, file: Path, beam_size: int, batch: int) -> None:
+        """Get ready to decode; a file of a Setting, in which beam_size and batch are replaced."""
+        # Our own file of a moment ago, which holds a model and its task.
+        setting = dataclasses.replace(torch.load(file, weights_only=False), beam_size=beam_size, batch=batch)
+        self.setting, self.decoder = setting, all_contenders(setting)[self.name](setting)
+
+    def decode(self, jobs: list[Job]) -> tuple[float, list[Ids]]:
+        """Seconds, and what was found."""
+        return timed(self.decoder, jobs, self.setting.device)
+
+    def products(self, jobs: list[Job]) -> float:
+        """Seconds of the linear maps alone, of s2s: which are called on how many rows is seen by decoding without
+        kernels that call them themselves."""
+        seen = Ours(self.setting, dtype=self.decoder.config.dtype, backend="eager")
+        calls: list[tuple[str, torch.Size]] = []
+        for name, part in seen.generator.scorer.model.named_modules():
+            if type(part).__name__.endswith("Linear"):
+                part.register_forward_pre_hook(lambda part, x, name=name: calls.append((name, x[0].shape)))
+        seen(jobs)
+        model = self.decoder.generator.scorer.model
+        kind = next(model.parameters()).dtype
+        inputs = {shape: torch.randn(shape, device=self.setting.device).to(kind) for _, shape in calls}
+        work = [(model.get_submodule(name), inputs[shape]) for name, shape in calls]
+
+        def replay(jobs: list[Job]) -> list[Ids]:
+            with torch.inference_mode():
+                for part, x in work:
+                    part(x)
+            return []
+
+        return timed(replay, jobs, self.setting.device)[0]
+
+    def close(self) -> None:
+        """No more is asked of it."""
+
+
+def timed(decode: Decode, jobs: list[Job], device: str) -> tuple[float, list[Ids]]:
+    """Seconds, and what was found."""
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronize()
+    began = time.perf_counter()
+    found = decode(jobs)
+    synchronize()
+    return time.perf_counter() - began, found
+
+
+class Apart:
+    """A Contender in a process of its own: where threads of several libraries wait in one process, all are slower."""
+
+    def __init__(self, name: str):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(name, theirs), daemon=True)
+        self.process.start()
+
+    def __getattr__(self, verb: str) -> Callable:
+        def ask(*arguments):
+            self.pipe.send((verb, arguments))
+            done, result = self.pipe.recv()
+            if not done:
+                raise RuntimeError(result)
+            return result
+
+        return ask
+
+
+def _serve(name: str, pipe) -> None:
+    """What happens in that process."""
+    contender, verb = Contender(name), ""
+    while verb != "close":
+        verb, arguments = pipe.recv()
+        try:
+            pipe.send((True, getattr(contender, verb)(*arguments)))
+        except Exception:
+            pipe.send((False, traceback.format_exc()))

@@ -6,8 +6,8 @@ log-normal, those of hypotheses vary about them); and a trained model with the l
 sentences of the validation text are handed over at once and freed slots are refilled (quick: trained for seconds),
 without and with a shortlist.
 
-All contenders decode the same sentences in the same order with the same weights, in turn; the slow ones in the first
-round only, and Hugging Face only two batches.
+All contenders decode the same sentences in the same order with the same weights, in turn, each in a process of its own;
+the slow ones in the first round only, and Hugging Face only two batches.
 
     run.py decoding --checkpoint=runs/m30k --cases='base-64-*,trained-*' --contenders='s2s-*,ctranslate2-*' --rounds=5
 
@@ -20,17 +20,17 @@ one call of a native step, and the share is over 100%.
 """
 
 import statistics
-import time
+import tempfile
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import numpy as np
 import torch
-from contenders import Decode, Ids, Job, Ours, Setting, all_contenders
+from contenders import Apart, Contender, Ids, Job, Setting, all_contenders
 from corpus import Corpus
 from measure import Paired, Row
 from quantization import shortlist_of, trained_briefly
-from torch import nn
 from training import spread
 
 from s2s.config.compose import compose
@@ -69,24 +69,34 @@ def run(
     """Measure each case that is asked for."""
     if quick and checkpoint is None:
         checkpoint = trained_briefly(corpus, device, quick)
-    rows = []
-    for name, batches in (QUICK if quick else SENTENCES).items():
-        chosen = [
-            (batch, beam_size, f"{name}-{batch}-{beam_size}")
-            for batch in batches
-            for beam_size in (BEAMS[1:] if quick else BEAMS)
-            if batch in BATCHES[device] and _matches(f"{name}-{batch}-{beam_size}", cases)
-        ]
-        if not chosen or (name == "trained" and checkpoint is None):
-            continue
-        model, task, jobs_of = _trained(corpus, checkpoint, device) if name == "trained" else _random(name, device)
-        shortlist = shortlist_of(corpus, task) if name == "trained" else None
-        for batch, beam_size, case in chosen:
-            print(f"{case} ...", flush=True)
-            jobs = jobs_of(batches[batch], batch)
-            setting = Setting(model, task, device, beam_size, batch, shortlist)
-            several = 1 if quick else 3 if batches[batch] < 1000 else 2
-            rows += _measure(case, setting, jobs, contenders, int(rounds or several))
+    rows: list[Row] = []
+    running: dict[str, Contender | Apart] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, batches in (QUICK if quick else SENTENCES).items():
+            chosen = [
+                (batch, beam_size, f"{name}-{batch}-{beam_size}")
+                for batch in batches
+                for beam_size in (BEAMS[1:] if quick else BEAMS)
+                if batch in BATCHES[device] and _matches(f"{name}-{batch}-{beam_size}", cases)
+            ]
+            if not chosen or (name == "trained" and checkpoint is None):
+                continue
+            model, task, jobs_of = _trained(corpus, checkpoint, device) if name == "trained" else _random(name, device)
+            setting = Setting(model, task, device, 1, 1, shortlist_of(corpus, task) if name == "trained" else None)
+            file = Path(folder) / name
+            torch.save(setting, file)
+            names = [one for one in all_contenders(setting) if _matches(one, contenders)]
+            for one in names:
+                running[one] = running.get(one) or (Contender if quick else Apart)(one)
+            for batch, beam_size, case in chosen:
+                print(f"{case} ...", flush=True)
+                for one in names:
+                    running[one].prepare(file, beam_size, batch)
+                several = 1 if quick else 3 if batches[batch] < 1000 else 2
+                works = {one: running[one] for one in names}
+                rows += _measure(case, works, jobs_of(batches[batch], batch), batch, int(rounds or several))
+    for one in running.values():
+        one.close()
     return rows
 
 
@@ -128,24 +138,21 @@ def _trained(corpus: Corpus, checkpoint: str, device: str) -> tuple[Transformer,
     return model, task, lambda count, batch: [Job(spread(sources, min(count, len(sources)), 0, 1))]
 
 
-def _measure(case: str, setting: Setting, jobs: list[Job], patterns: str, rounds: int) -> list[Row]:
+def _measure(case: str, works: dict[str, Contender | Apart], jobs: list[Job], batch: int, rounds: int) -> list[Row]:
     """All contenders in turn, after a few unmeasured sentences of each."""
-    works: dict[str, tuple[Decode, list[Job], int]] = {}
-    for name, make in all_contenders(setting).items():
-        if _matches(name, patterns):
-            its_jobs = _few(jobs, setting.batch) if name.startswith("huggingface") else jobs
-            works[name] = make(setting), its_jobs, 1 if name.startswith(ONCE) else rounds
-    for decode, _, _ in works.values():
-        decode([Job(jobs[-1].sources[-8:], jobs[-1].length)])
+    for contender in works.values():
+        contender.decode([Job(jobs[-1].sources[-8:], jobs[-1].length)])
     seconds: dict[str, list[float]] = {name: [] for name in works}
     speeds: dict[str, list[float]] = {name: [] for name in works}
     found: dict[str, list[Ids]] = {}
     for number in range(rounds):
-        for name, (decode, its_jobs, its_rounds) in works.items():
-            if number < its_rounds:
-                seconds[name].append(_seconds(decode, its_jobs, setting.device, found, name))
-                speeds[name].append(sum(len(job.sources) for job in its_jobs) / seconds[name][-1])
-    return _rows(case, works, jobs, seconds, speeds, found, setting)
+        for name, contender in works.items():
+            if number < (1 if name.startswith(ONCE) else rounds):
+                its_jobs = _few(jobs, batch) if name.startswith("huggingface") else jobs
+                took, found[name] = contender.decode(its_jobs)
+                seconds[name].append(took)
+                speeds[name].append(sum(len(job.sources) for job in its_jobs) / took)
+    return _rows(case, works, jobs, seconds, speeds, found)
 
 
 def _few(jobs: list[Job], batch: int) -> list[Job]:
@@ -157,16 +164,7 @@ def _few(jobs: list[Job], batch: int) -> list[Job]:
     return [Job(sources[first : first + 2 * batch], jobs[0].length)]
 
 
-def _seconds(decode: Decode, jobs: list[Job], device: str, found: dict, name: str) -> float:
-    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
-    synchronize()
-    began = time.perf_counter()
-    found[name] = decode(jobs)
-    synchronize()
-    return time.perf_counter() - began
-
-
-def _rows(case: str, works: dict, jobs: list[Job], seconds: dict, speeds: dict, found: dict, setting: Setting) -> list:
+def _rows(case: str, works: dict, jobs: list[Job], seconds: dict, speeds: dict, found: dict) -> list[Row]:
     mine = [name for name in works if name.startswith("s2s")]
     rows = []
     for name in mine:
@@ -179,7 +177,7 @@ def _rows(case: str, works: dict, jobs: list[Job], seconds: dict, speeds: dict, 
                 pairs = Paired(speeds[name][:rounds], speeds[peer][:rounds])
                 rows.append(pairs.row(f"{case}, {name}", f"sentences/s, {peer}"))
         if name.startswith("s2s-"):
-            share = _products(works[name][0], jobs, setting) / statistics.median(seconds[name])
+            share = works[name].products(jobs) / statistics.median(seconds[name])
             rows.append(Row(f"{case}, {name}", "time in linear maps, %", 100 * share))
     base = found[next(iter(works))]
     for name in works:
@@ -190,30 +188,3 @@ def _rows(case: str, works: dict, jobs: list[Job], seconds: dict, speeds: dict, 
     tokens = statistics.mean(len(ids) + 1 for ids in base)
     rows.append(Row(case, "tokens of a hypothesis, EOS among them", tokens))
     return rows
-
-
-def _products(ours: Ours, jobs: list[Job], setting: Setting) -> float:
-    """Seconds of the linear maps of all jobs, alone: which are called on how many rows is seen by decoding without
-    kernels that call them themselves."""
-    seen = Ours(setting, dtype=ours.config.dtype, backend="eager")
-    calls: list[tuple[str, torch.Size]] = []
-    for name, part in seen.generator.scorer.model.named_modules():
-        if _is_linear(part):
-            part.register_forward_pre_hook(lambda part, x, name=name: calls.append((name, x[0].shape)))
-    seen(jobs)
-    model = ours.generator.scorer.model
-    kind = next(model.parameters()).dtype
-    inputs = {shape: torch.randn(shape, device=setting.device).to(kind) for _, shape in calls}
-    work = [(model.get_submodule(name), inputs[shape]) for name, shape in calls]
-
-    def replay(jobs: list[Job]) -> list[Ids]:
-        with torch.inference_mode():
-            for part, x in work:
-                part(x)
-        return []
-
-    return _seconds(replay, jobs, setting.device, {}, "")
-
-
-def _is_linear(part: nn.Module) -> bool:
-    return type(part).__name__.endswith("Linear")

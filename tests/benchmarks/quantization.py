@@ -67,9 +67,7 @@ def _products(types: list[str], quick: bool) -> list[Row]:
     for inputs, outputs in SHAPES[:1] if quick else SHAPES:
         linear = nn.Linear(inputs, outputs).requires_grad_(False)
         maps = {dtype: packed.LINEAR[dtype](linear) for dtype in types}
-        maps |= {
-            f"{dtype}, native": NativeLinear(linear, int8=dtype == "int8") for dtype in types if dtype != "bf16"
-        }
+        maps |= {f"{dtype}, native": NativeLinear(linear, int8=dtype == "int8") for dtype in types if dtype != "bf16"}
         if "int8" in maps:
             maps["int8, one scale"] = _one_scale(linear)
         for rows in ROWS:
