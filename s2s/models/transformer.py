@@ -403,6 +403,19 @@ class Transformer(nn.Module):
         matrices = sum(p.numel() for p in embeddings.values())
         return {"embeddings and output": matrices, "encoder": encoder, "decoder": total - matrices - encoder}
 
+    def flops(self, source: Tensor, target: Tensor) -> int:
+        """Floating-point operations of all matrix products of a forward pass over pairs of these lengths, both [B]
+        int64; attention counts whole, causal or not."""
+        S, T = int(source.sum()), int(target.sum())
+        encoder, decoder = (
+            sum(p.numel() for p in s.parameters() if p.dim() == 2) for s in (self.encoder, self.decoder)
+        )
+        memory = sum(layer.cross.key_value.weight.numel() for layer in self.decoder)  # these products are over S
+        linear = S * (encoder + memory) + T * (decoder - memory + self.output.weight.numel())
+        seen = len(self.encoder) * self.config.encoder.width * int((source * source).sum())
+        seen += len(self.decoder) * self.config.decoder.width * int((target * (target + source)).sum())
+        return 2 * linear + 4 * seen  # attention: scores, and sums of values
+
 
 def _check(key: str, stack: StackConfig, positions: str) -> None:
     """The arithmetic of heads. Raises UserError."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.profiler import record_function
 
 from s2s import registry, scoring
 from s2s.config.compose import to_yaml
@@ -25,6 +26,7 @@ from s2s.training import checkpoint
 from s2s.training.average import ExponentialMovingAverage
 from s2s.training.interrupt import Interrupt
 from s2s.training.log import RunLog
+from s2s.training.profile import Profile
 from s2s.training.report import Interval, report_epoch, report_interval, report_validation
 from s2s.training.validation import Validation, Validator, higher_is_better
 
@@ -55,6 +57,7 @@ class TrainConfig:
     keep_last: int = option(2, "how many of the newest checkpoints stay", at_least=1)
     keep_best: int = option(1, "how many of the best checkpoints stay", at_least=1)
     log_updates: int = option(100, "report every so many updates", at_least=1)
+    profile: bool = option(False, "trace a few updates to RUN/profile.json, say where their time went, and go on")
     samples: int = option(3, "decoded samples to show after each validation", at_least=0)
 
 
@@ -112,6 +115,7 @@ class Trainer:
 
     # --- what is saved -------------------------------------------------------------------------------------------
 
+    @record_function("checkpoint")
     def save(self, log: RunLog) -> Path:
         """Write a checkpoint of this moment; older ones that need not be kept go."""
         names = {id(p): name for name, p in self.model.named_parameters()}
@@ -183,7 +187,8 @@ class Trainer:
         """
         self.model.train()
         self.interval, self.last_save, saved = Interval(), time.monotonic(), self.progress.update
-        with Interrupt() as interrupt:
+        profile = Profile(self.run, self.model, self.precision, log) if self.options.profile else None
+        with Interrupt() as interrupt, profile or contextlib.nullcontext():
             while not self.finished():
                 for batches in self._groups():
                     started = time.perf_counter()
@@ -191,6 +196,8 @@ class Trainer:
                     self.progress.seconds += time.perf_counter() - started
                     log.advance()
                     update = self.progress.update
+                    if profile:
+                        profile.step(batches, update)
                     if update % self.options.log_updates == 0:
                         rate = self.learning_rate(update)
                         report_interval(log, self.interval, self.progress, self.config, self.iterator.epoch, rate,
@@ -239,7 +246,8 @@ class Trainer:
         waited = 0.0
         while True:
             started = time.perf_counter()
-            batch = next(batches, None)
+            with record_function("data"):
+                batch = next(batches, None)
             waited += time.perf_counter() - started
             if batch is not None:
                 group.append(batch)
@@ -267,9 +275,12 @@ class Trainer:
         loss = nll = torch.zeros((), device=self.device)
         for batch in batches:
             try:
-                with self._autocast():
-                    result = self.criterion(self.model, batch.to(self.device))
-                (result.sum / count).backward()
+                with record_function("data"):
+                    batch = batch.to(self.device)
+                with record_function("loss"), self._autocast():
+                    result = self.criterion(self.model, batch)
+                with record_function("backward"):
+                    (result.sum / count).backward()
             except torch.OutOfMemoryError as error:
                 source, target = batch.sources[0].ids.size(1), batch.target.size(1)
                 raise Failure(
@@ -279,15 +290,17 @@ class Trainer:
                 ) from error
             loss, nll = loss + result.sum.detach(), nll + result.metrics["nll"]
         limit = self.options.clip_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        with record_function("optimizer"):
+            norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         loss, nll = float(loss), float(nll)
         if not math.isfinite(norm) or not math.isfinite(loss):
             self._skip(batches, norm, loss)
             return
         self.progress.skipped_in_a_row = 0
-        self.optimizer.step()
-        if self.ema:
-            self.ema.update(update)
+        with record_function("optimizer"):
+            self.optimizer.step()
+            if self.ema:
+                self.ema.update(update)
         self.interval.add(batches, loss, nll, norm)
 
     def learning_rate(self, update: int) -> float:
@@ -312,6 +325,7 @@ class Trainer:
                 "; try a lower optim.lr or a longer optim.warmup_updates; the last checkpoint is whole"
             )
 
+    @record_function("validation")
     def _validate(self, log: RunLog) -> None:
         if self.validator is None:
             return
