@@ -1,7 +1,7 @@
 """What the model sees: a dataclass of tensors on one device. Lengths are the truth; no mask is made from pad ids."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -86,6 +86,28 @@ class Batch:
         """The same batch in page-locked memory, so that copies to a GPU are asynchronous."""
         return self._map(Tensor.pin_memory)
 
+    def halves(self) -> list["Batch"] | None:
+        """The batch, on the host, as two: of half its rows each, or of half the examples of its only row, which is
+        packed. None for a single example."""
+        if len(self.ids) == 1:
+            return None
+        rows, packing = len(self.target), self.target_packing
+        cut, middle = (_segments, len(self.ids) // 2) if rows == 1 else (_rows, rows // 2)
+        if rows > 1 and packing is not None:
+            middle = int((packing.segments[:middle, -1] + 1).sum())  # examples, not rows
+        sources = zip(*(cut(*source) for source in self.sources), strict=True)
+        inputs = cut(self.decoder_input, self.target_lengths, packing)
+        targets = cut(self.target, self.target_lengths, packing)
+        halves = []
+        for place, source, shown, target in zip(
+            (slice(middle), slice(middle, None)), sources, inputs, targets, strict=True
+        ):
+            ids, tags = self.ids[place], None if self.tags is None else self.tags[place]
+            sums = [_sizes(source), _sizes([target])]
+            counts = Counts(len(ids), *(real for real, _ in sums), *(padding for _, padding in sums))
+            halves.append(Batch(ids, source, shown.ids, target.ids, target.lengths, counts, tags, target.packing))
+        return halves
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         return dataclasses.replace(
             self,
@@ -96,3 +118,32 @@ class Batch:
             tags=None if self.tags is None else function(self.tags),
             target_packing=self.target_packing and self.target_packing.map(function),
         )
+
+
+def _sizes(sides: Iterable[Source]) -> tuple[int, int]:
+    """Real tokens and padded positions of sources, or of a target in the form of one."""
+    real = sum(int(side.lengths.sum()) for side in sides)
+    return real, sum(side.ids.size(0) * side.ids.size(1) for side in sides) - real
+
+
+def _rows(ids: Tensor, lengths: Tensor, packing: Packing | None) -> list[Source]:
+    """The upper and the lower half of the rows of one side, without the padding that neither needs."""
+    middle, halves = len(ids) // 2, []
+    for rows in (slice(middle), slice(middle, None)):
+        places = rows, slice(int(lengths[rows].max()))
+        halves.append(Source(ids[places], lengths[rows], packing and packing.map(lambda tensor, at=places: tensor[at])))
+    return halves
+
+
+def _segments(ids: Tensor, lengths: Tensor, packing: Packing) -> list[Source]:
+    """The first and the last half of the examples of the only row of one side, each a row."""
+    end, middle = int(lengths[0]), (int(packing.segments[0, -1]) + 1) // 2
+    border = int((packing.segments[0, :end] < middle).sum())
+    return [
+        Source(
+            ids[:, first:last],
+            lengths.new_tensor([last - first]),
+            Packing(packing.segments[:, first:last] - before, packing.positions[:, first:last]),
+        )
+        for first, last, before in ((0, border, 0), (border, end, middle))
+    ]

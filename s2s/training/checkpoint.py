@@ -10,9 +10,11 @@ RUN/checkpoints/step_00004000/
 RUN/last, RUN/best           links to the checkpoints of these names
 """
 
+import errno
 import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,14 +69,21 @@ def write(folder: Path, tensors: dict[str, dict[str, Tensor]], texts: dict[str, 
         task: Saves its tokenizers into the folder.
 
     Raises:
-        OSError: the disk is full, say; nothing is left behind then.
+        OSError: there is too little space on the disk, say; nothing is left behind then.
     """
     with whole(folder) as partial:
+        needed = sum(value.nbytes for content in tensors.values() for value in content.values())
+        free = shutil.disk_usage(partial).free
+        if free < needed:
+            raise OSError(
+                errno.ENOSPC, f"{needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free", str(folder)
+            )
         for name, content in tensors.items():
             try:
                 save_file({key: value.detach().cpu().contiguous() for key, value in content.items()}, partial / name)
             except SafetensorError as error:  # it wraps the system's errors
-                raise OSError(28 if "os error 28" in str(error).lower() else 5, str(error), str(folder)) from error
+                number = re.search(r"os error (\d+)", str(error))
+                raise OSError(int(number[1]) if number else errno.EIO, str(error), str(partial / name)) from error
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         task.save(partial)
@@ -107,22 +116,48 @@ def steps(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step_*"))
 
 
-def newest_whole(run: Path, report) -> Path | None:
-    """The newest undamaged checkpoint of a run; `report(line)` hears of each damaged one that is passed over."""
+def newest_whole(run: Path, report: Callable[[str], None], until: int | None = None) -> Path | None:
+    """The newest undamaged checkpoint of a run, or of those until an update; `report` hears of each damaged one that
+    is passed over, in a line."""
     for folder in reversed(steps(run)):
         try:
-            verify(folder)
-            return folder
+            if until is None or update_of(folder) <= until:
+                verify(folder)
+                return folder
         except UserError as error:
             report(f"warning: {error}; trying the one before")
     return None
 
 
+def update_of(folder: Path) -> int:
+    """The update that a checkpoint was saved after."""
+    return int(folder.name.removeprefix("step_"))
+
+
+def go_back(run: Path, folder: Path) -> None:
+    """Make a run's checkpoint the last one. Newer ones get out of the way: they are kept, as `aside_...`, beside it."""
+    for newer in steps(run):
+        if update_of(newer) > update_of(folder):
+            aside = newer.with_name(f"aside_{newer.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            newer.rename(aside)
+    link(run, "last", folder)
+
+
+def sweep(run: Path) -> None:
+    """Delete what a process that was killed has left half-written or half-deleted."""
+    for leftover in [*run.glob("checkpoints/.partial-*"), *run.glob("checkpoints/.removed-*")]:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def validated(folder: Path, metric: str) -> float | None:
-    """The value of a metric, if the checkpoint was saved at a validation that had it."""
-    progress = json.loads((folder / "state.json").read_text(encoding="utf-8"))["progress"]
-    metrics = progress["last_metrics"]
-    return metrics.get(metric) if metrics.get("update") == progress["update"] else None
+    """The value of a metric, if the checkpoint is readable and was saved at a validation that had it."""
+    try:
+        progress = json.loads((folder / "state.json").read_text(encoding="utf-8"))["progress"]
+        metrics = progress["last_metrics"]
+        return metrics.get(metric) if metrics.get("update") == progress["update"] else None
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def link(run: Path, name: str, folder: Path) -> None:

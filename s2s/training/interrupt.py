@@ -1,7 +1,15 @@
-"""Ctrl-C and SIGTERM: the first asks the run to stop at the next update, the second ends the process at once."""
+"""Signals that end a run: the first asks it to stop at the next update, a second one ends the process at once.
+
+SIGTERM and SIGUSR1 are how schedulers announce that they will take the machine away; the latter is Slurm's, with
+`--signal=USR1@120`. SIGINT is Ctrl-C.
+"""
 
 import os
 import signal
+import time
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+ECHO = 1.0  # seconds in which a scheduler's signal is the same one again: it may reach a process in several ways
 
 
 class Interrupt:
@@ -15,7 +23,7 @@ class Interrupt:
         self.signal: int | None = None
 
     def __enter__(self) -> "Interrupt":
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(self, *_) -> None:
@@ -23,6 +31,8 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame) -> None:
-        if self.signal is not None:
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._when = number, now
+        elif number == signal.SIGINT or now - self._when > ECHO:
             os._exit(128 + number)
-        self.signal = number

@@ -1,15 +1,20 @@
 """What a run says: lines or a progress bar for people, metrics.jsonl and TensorBoard events for programs."""
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 
 class RunLog:
     """Writes to standard error, to RUN/train.log, RUN/metrics.jsonl and RUN/tensorboard; everything is appended.
+
+    What cannot be written to a file, because the disk is full say, is lost, which is said once, and ends nothing.
 
     Args:
         run: The run's folder.
@@ -20,9 +25,9 @@ class RunLog:
     def __init__(self, run: Path, total: int | None, done: int):
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
-        self.text = (run / "train.log").open("a", encoding="utf-8")
-        self.jsonl = (run / "metrics.jsonl").open("a", encoding="utf-8")
+        self.text, self.jsonl = Lines(run / "train.log"), Lines(run / "metrics.jsonl")
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+        self.failing: set[str] = set()
         self.bar = tqdm(total=total, initial=done, unit="update", dynamic_ncols=True) if sys.stderr.isatty() else None
 
     def line(self, text: str) -> None:
@@ -31,23 +36,61 @@ class RunLog:
             print(text, file=sys.stderr, flush=True)
         else:
             self.bar.write(text, file=sys.stderr)
-        print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=self.text, flush=True)
+        self._try("train.log", lambda: self.text.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"))
 
-    def advance(self) -> None:
-        """One more update is done."""
+    def advance(self, updates: int = 1) -> None:
+        """So many more updates are done; after a rollback less than none."""
         if self.bar is not None:
-            self.bar.update()
+            self.bar.update(updates)
 
     def metrics(self, kind: str, update: int, values: dict) -> None:
         """Numbers for programs; `kind` is train, valid or an event such as resume."""
-        print(json.dumps({"kind": kind, "update": update, "time": round(time.time(), 1), **values}), file=self.jsonl)
-        self.jsonl.flush()
-        for name, value in values.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                self.board.add_scalar(f"{kind}/{name}", value, update)
+        event = {"kind": kind, "update": update, "time": round(time.time(), 1), **values}
+        self._try("metrics.jsonl", lambda: self.jsonl.add(json.dumps(event)))
+        scalars = {k: v for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        if "tensorboard" not in self.failing:  # its writer does not recover
+            self._try(
+                "tensorboard", lambda: [self.board.add_scalar(f"{kind}/{k}", v, update) for k, v in scalars.items()]
+            )
+
+    def _try(self, name: str, write: Callable[[], Any]) -> None:
+        try:
+            write()
+            self.failing.discard(name)
+        except OSError as error:
+            if name not in self.failing:
+                self.failing.add(name)
+                self.line(f"warning: {name} of the run cannot be written: {error}; what it lacks is lost")
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-        for stream in (self.text, self.jsonl, self.board):
-            stream.close()
+        self.text.close()
+        self.jsonl.close()
+        with contextlib.suppress(OSError):
+            self.board.close()
+
+
+class Lines:
+    """Appends whole lines to a file.
+
+    Args:
+        path: The file. Where its last line was cut off, by a kill say, it ends there, and a new one begins.
+    """
+
+    def __init__(self, path: Path):
+        self.file = path.open("ab", buffering=0)
+        size = path.stat().st_size
+        self._cut = False
+        if size:
+            with path.open("rb") as file:
+                file.seek(size - 1)
+                self._cut = file.read() != b"\n"
+
+    def add(self, text: str) -> None:
+        """Append a line. Raises OSError where there is no space for any of it."""
+        data = b"\n" * self._cut + text.encode() + b"\n"
+        self._cut = self.file.write(data) < len(data)
+
+    def close(self) -> None:
+        self.file.close()

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from s2s import __version__
 from s2s.config import compose
 from s2s.data.iterator import BatchIterator
-from s2s.data.store import Stores
+from s2s.data.store import Stores, flush
 from s2s.decoding import packed
 from s2s.errors import UserError
 from s2s.registry import find
@@ -59,8 +59,11 @@ def train(config) -> int | None:
         raise UserError(f"{', '.join(config.store)}: no valid split for train.valid_metrics or train.patience")
     model = _fresh_model(config, task, device)  # before the folder is touched: a bad config leaves nothing behind
     resumed = _open_folder(run, config, store)
-    done = int(resumed.name.removeprefix("step_")) if resumed else 0
+    done = checkpoint.update_of(resumed) if resumed else 0
     with _lock(run), contextlib.closing(RunLog(run, config.train.max_updates, done)) as log:
+        checkpoint.sweep(run)
+        if resumed:
+            checkpoint.go_back(run, resumed)
         criterion = task.criterion(config.criterion)
         dataset = task.dataset(store.split("train"))
         _check_data(config, task, dataset)
@@ -81,7 +84,10 @@ def train(config) -> int | None:
         _announce(log, trainer, store, resumed)
         versions = {"s2s": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()}
         log.metrics("resume" if resumed else "start", trainer.progress.update, versions)
-        interrupted = trainer.train(log)
+        try:
+            interrupted = trainer.train(log)
+        finally:
+            trainer.saver.finish(log)
         _last_words(log, trainer, interrupted)
     return interrupted
 
@@ -133,8 +139,13 @@ def _open_folder(run: Path, config, store: Stores) -> Path | None:
 def _write(file: Path, text: str) -> None:
     """Write a file whole or not at all."""
     fresh = file.with_name(f".{file.name}")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(file)
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        flush(fresh)
+        fresh.replace(file)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def _resume_from(run: Path, config, store: Stores) -> Path | None:

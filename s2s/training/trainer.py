@@ -28,6 +28,7 @@ from s2s.training.interrupt import Interrupt
 from s2s.training.log import RunLog
 from s2s.training.profile import Profile
 from s2s.training.report import Interval, report_epoch, report_interval, report_validation
+from s2s.training.saving import Saver
 from s2s.training.validation import Validation, Validator, higher_is_better
 
 METRICS = ("loss", *scoring.METRICS)
@@ -111,13 +112,14 @@ class Trainer:
         self.ema = ExponentialMovingAverage(model, self.options.ema) if self.options.ema else None
         self.progress = Progress()
         self.best_metric = self.options.best_metric or self.options.valid_metrics[-1]
+        self.saver = Saver(self.run, task, self.options.keep_last, self.options.keep_best, self.best_metric)
         self.norms: list[float] = []  # of the non-finite updates just now, for the message when giving up
 
     # --- what is saved -------------------------------------------------------------------------------------------
 
     @record_function("checkpoint")
-    def save(self, log: RunLog) -> Path:
-        """Write a checkpoint of this moment; older ones that need not be kept go."""
+    def save(self, log: RunLog) -> None:
+        """Begin to save a checkpoint of this moment."""
         names = {id(p): name for name, p in self.model.named_parameters()}
         training = {
             f"{key}.{names[id(p)]}": value for p, state in self.optimizer.state.items() for key, value in state.items()
@@ -128,34 +130,10 @@ class Trainer:
             weights = self.ema.average
         progress, position = dataclasses.asdict(self.progress), self.iterator.state_dict()
         state = {"progress": progress, "iterator": position, "origin": self.origin}
-        folder = self.run / "checkpoints" / f"step_{self.progress.update:08d}"
-        checkpoint.write(
-            folder,
-            {"model.safetensors": weights, "training.safetensors": training},
-            {"state.json": json.dumps(state, indent=1), "config.yaml": to_yaml(self.config)},
-            self.task,
-        )
-        checkpoint.link(self.run, "last", folder)
-        self._prune()
-        log.metrics("checkpoint", self.progress.update, {"folder": folder.name})
-        return folder
-
-    def _prune(self) -> None:
-        """Keep the newest `keep_last` and the best `keep_best` checkpoints."""
-        folders = checkpoint.steps(self.run)
-        sign = -1 if higher_is_better(self.best_metric) else 1
-
-        def score(folder: Path) -> float:
-            value = checkpoint.validated(folder, self.best_metric)
-            return math.inf if value is None or not math.isfinite(value) else sign * value
-
-        ranked = sorted(folders, key=score)
-        best = [folder for folder in ranked[: self.options.keep_best] if score(folder) < math.inf]
-        if best:
-            checkpoint.link(self.run, "best", best[0])
-        for folder in folders:
-            if folder not in best and folder not in folders[-self.options.keep_last :]:
-                checkpoint.remove(folder)
+        tensors = {"model.safetensors": weights, "training.safetensors": training}
+        texts = {"state.json": json.dumps(state, indent=1), "config.yaml": to_yaml(self.config)}
+        self.saver.begin(self.progress.update, tensors, texts, log)
+        self.last_save, self.saved = time.monotonic(), self.progress.update
 
     def resume(self, folder: Path) -> None:
         """Take up where a checkpoint left off."""
@@ -183,12 +161,15 @@ class Trainer:
             The signal that interrupted the run, or None when it is complete.
 
         Raises:
-            Failure: the loss stayed non-finite, or a batch did not fit into memory.
+            Failure: the loss stayed non-finite, a batch did not fit into memory, or the last save failed.
         """
         self.model.train()
-        self.interval, self.last_save, saved = Interval(), time.monotonic(), self.progress.update
+        self.interval, self.last_save, self.saved = Interval(), time.monotonic(), self.progress.update
         profile = Profile(self.run, self.model, self.precision, log) if self.options.profile else None
         with Interrupt() as interrupt, profile or contextlib.nullcontext():
+            if self._due() and self._unvalidated():  # a signal came before it could be
+                self._validate(log)
+                self.save(log)
             while not self.finished():
                 for batches in self._groups():
                     started = time.perf_counter()
@@ -203,15 +184,15 @@ class Trainer:
                         report_interval(log, self.interval, self.progress, self.config, self.iterator.epoch, rate,
                                         self.device)  # fmt: skip
                         self.interval = Interval()
-                    at_end = self._out_of_updates()
-                    validate = update % self.options.valid_updates == 0 or at_end
-                    if validate and interrupt.signal is None:
+                    stop = interrupt.signal  # once: another may come at any time
+                    if self._due() and not stop:
                         self._validate(log)
-                    if validate or interrupt.signal is not None or self._time_to_save():
+                    if self._due() or stop or self._time_to_save():
                         self.save(log)
-                        self.last_save, saved = time.monotonic(), update
-                    if interrupt.signal is not None:
-                        return interrupt.signal
+                    self.saver.poll(log)
+                    if stop:
+                        self.saver.close(log)
+                        return stop
                     if self.finished():
                         break
                 else:
@@ -219,9 +200,10 @@ class Trainer:
                     if self.progress.epoch:
                         report_epoch(log, self.progress.update, self.progress.epoch, epoch, self.config.data.batching)
                     self.progress.epoch = {}
-            if saved != self.progress.update or not checkpoint.steps(self.run):  # an end by max_epochs
+            if self.saved != self.progress.update or self._unvalidated():  # an end by max_epochs
                 self._validate(log)
                 self.save(log)
+            self.saver.close(log)
         return None
 
     def _out_of_updates(self) -> bool:
@@ -232,6 +214,14 @@ class Trainer:
         epochs = self.options.max_epochs is not None and self.iterator.epoch > self.options.max_epochs
         patience = self.options.patience and self.progress.bad_validations >= self.options.patience
         return bool(self._out_of_updates() or epochs or patience)
+
+    def _due(self) -> bool:
+        """Whether this update is one to validate and save after."""
+        update = self.progress.update
+        return update > 0 and (update % self.options.valid_updates == 0 or self._out_of_updates())
+
+    def _unvalidated(self) -> bool:
+        return self.validator is not None and self.progress.last_metrics.get("update") != self.progress.update
 
     def _time_to_save(self) -> bool:
         every, minutes = self.options.checkpoint_updates, self.options.checkpoint_minutes

@@ -142,7 +142,7 @@ def test_a_failed_save_leaves_the_older_checkpoint_and_nothing_half_written(stor
     checkpoint.verify((trained / "last").resolve())
 
 
-def test_a_full_disk_ends_the_run_with_one_line(store, tmp_path, spawn):
+def test_a_disk_that_stays_full_ends_the_run_with_one_line(store, tmp_path, spawn):
     code = ("import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
             "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
             "from s2s_cli.train import main; main()")  # fmt: skip
@@ -151,9 +151,10 @@ def test_a_full_disk_ends_the_run_with_one_line(store, tmp_path, spawn):
 
     run = tmp_path / "run"
     done = subprocess.run([sys.executable, "-c", code, *words(store, run)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("s2s-train: error: ")
+    assert done.stderr.splitlines()[-1].startswith("s2s-train: failed: ")
+    assert "the checkpoint of update 40 could not be saved: " in done.stderr.splitlines()[-1]
     assert list((run / "checkpoints").iterdir()) == []
 
 

@@ -1,0 +1,62 @@
+"""When memory is short: a batch that does not fit is split in two, as often as it takes."""
+
+import gc
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from s2s.data.batch import Batch
+from s2s.errors import Failure
+
+Result = TypeVar("Result")
+
+
+class OutOfMemory(Failure):
+    """A batch does not fit into memory.
+
+    Attributes:
+        batch: Which one.
+    """
+
+    def __init__(self, message: str, batch: Batch):
+        super().__init__(message)
+        self.batch = batch
+
+
+def split_to_fit(
+    compute: Callable[[list[Batch]], Result], batches: list[Batch], report: Callable[[Batch], None]
+) -> Result:
+    """`compute(batches)`; where it raises OutOfMemory it is called anew, with that batch in two.
+
+    Args:
+        compute: Begins anew with each call.
+        batches: What it is called with at first.
+        report: Hears of each batch that is split.
+
+    Raises:
+        OutOfMemory: of a batch of a single example.
+    """
+    while True:
+        try:
+            return compute(batches)
+        except OutOfMemory as error:
+            failed, halves = error.batch, error.batch.halves()
+            if halves is None:
+                raise
+        free()  # only now: the error, now gone, kept the frames of the computation, and these their tensors
+        report(failed)
+        at = next(i for i, batch in enumerate(batches) if batch is failed)
+        batches = [*batches[:at], *halves, *batches[at + 1 :]]
+
+
+def free() -> None:
+    """Give back memory that nothing uses."""
+    gc.collect()
+    torch.cuda.empty_cache()  # nothing without a GPU
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short; torch has no type of its own for that of a CPU."""
+    cause = error.__cause__ if isinstance(error, Failure) else error
+    return isinstance(cause, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(cause)
