@@ -21,7 +21,10 @@ COMPONENTS = {
         "words": "s2s.text.words:WordTokenizer",
     },
     "model": {"transformer": "s2s.models.transformer:Transformer"},
-    "criterion": {"cross_entropy": "s2s.criterions.cross_entropy:CrossEntropy"},
+    "criterion": {
+        "cross_entropy": "s2s.criterions.cross_entropy:CrossEntropy",
+        "distillation": "s2s.criterions.distillation:Distillation",
+    },
     "decode": {"default": "s2s.decoding.config:DecodeConfig"},
     "optim": {"adam": "s2s.optim.adam:Adam", "adamw": "s2s.optim.adam:AdamW"},
 }

@@ -5,15 +5,21 @@ memory is that of one chunk, forward and backward.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from s2s.config.schema import option
+from s2s.criterions.r_drop import RDrop
 from s2s.data.batch import Batch
-from s2s.models.model import EncoderDecoder
+from s2s.models.model import DecoderOutput, EncoderDecoder
 
-CHUNK = 512  # positions whose logits exist at a time
+CHUNK = 512  # rows whose logits exist at a time; even, so that both passes over a position share a chunk
+
+# A term beside the cross-entropy: the logits of some positions [n, passes, V], and the number of the first of them, to
+# the term's sum over these positions (scalar) and its gradient [n, passes, V].
+Term = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 @dataclasses.dataclass
@@ -23,6 +29,9 @@ class CrossEntropyConfig:
     type: str = option("cross_entropy", "component")
     label_smoothing: float = option(
         0.1, "share of the target probability spread evenly over the vocabulary", at_least=0, below=1
+    )
+    r_drop: float = option(
+        0.0, "weight of R-Drop: two passes with other dropout should agree; 5 is the paper's; 0: one pass", at_least=0
     )
 
 
@@ -44,26 +53,51 @@ class Loss:
 class CrossEntropy:
     """(1 - e) * -log p(target) + e * mean over the vocabulary of -log p (Szegedy et al. 2016), in nats.
 
-    The same as `torch.nn.functional.cross_entropy(..., label_smoothing=e, reduction="sum")` over real positions.
+    The same as `torch.nn.functional.cross_entropy(..., label_smoothing=e, reduction="sum")` over real positions. With
+    R-Drop, a model in training runs twice: the mean of both passes' cross-entropy, and the term of `RDrop`.
     """
 
     Config = CrossEntropyConfig
 
     def __init__(self, config: CrossEntropyConfig):
-        self.label_smoothing = config.label_smoothing
+        self.config = config
 
     def __call__(self, model: EncoderDecoder, batch: Batch) -> Loss:
-        """Run the model on a batch; returns the Loss."""
-        memory = model.encode(batch.sources, batch.tags)
-        output = model.decode(memory, batch.decoder_input, batch.target_packing)
-        real = torch.arange(batch.target.size(1), device=batch.target.device) < batch.target_lengths[:, None]
-        states, target = output.states[real], batch.target[real]
-        if torch.is_autocast_enabled(states.device.type):
-            states = states.to(torch.get_autocast_dtype(states.device.type))
+        """Run the model on a batch; returns the Loss. Other terms than the cross-entropy count in training only, so
+        that a validation has the same measure with and without them."""
+        config = self.config
+        terms, share = self.terms(batch) if model.training else ([], 1.0)
+        passes = 2 if model.training and config.r_drop else 1
+        if passes == 2:
+            terms = [*terms, RDrop(config.r_drop)]
+        states, output = zip(*(last_states(model, batch) for _ in range(passes)), strict=True)
+        # Row passes * i + k is pass k over position i.
+        rows = states[0] if passes == 1 else torch.stack(states, 1).flatten(0, 1)
+        target = batch.target[real_positions(batch)].repeat_interleave(passes)
         loss, nll, correct = SmoothedCrossEntropy.apply(
-            states, output.weight, output.bias, target, self.label_smoothing
+            rows, output[0].weight, output[0].bias, target, config.label_smoothing, share / passes, terms, passes
         )
-        return Loss(loss, batch.counts.target, {"nll": nll, "correct": correct})
+        return Loss(loss, batch.counts.target, {"nll": nll / passes, "correct": correct / passes})
+
+    def terms(self, batch: Batch) -> tuple[list[Term], float]:
+        """Further terms on a batch in training, and the weight of the cross-entropy beside them."""
+        return [], 1.0
+
+
+def real_positions(batch: Batch) -> Tensor:
+    """Bool [B, T], true at target tokens."""
+    return torch.arange(batch.target.size(1), device=batch.target.device) < batch.target_lengths[:, None]
+
+
+def last_states(model: EncoderDecoder, batch: Batch) -> tuple[Tensor, DecoderOutput]:
+    """A model's last states at the P real target positions of a batch, [P, D] in the type of its matrix products, and
+    the whole output."""
+    memory = model.encode(batch.sources, batch.tags)
+    output = model.decode(memory, batch.decoder_input, batch.target_packing)
+    states = output.states[real_positions(batch)]
+    if torch.is_autocast_enabled(states.device.type):
+        states = states.to(torch.get_autocast_dtype(states.device.type))
+    return states, output
 
 
 class SmoothedCrossEntropy(torch.autograd.Function):
@@ -74,18 +108,22 @@ class SmoothedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, states: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, smoothing: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx, states: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, smoothing: float, share: float = 1.0,
+        terms: Sequence[Term] = (), passes: int = 1
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """
         Args:
-            states: [P, D] states of P real positions, any floating type.
+            states: [P, D] states of P rows, any floating type.
             weight: [V, D] output matrix.
             bias: [V] or None.
             target: [P] int64.
             smoothing: e.
+            share: Weight of the cross-entropy in the loss.
+            terms: Further terms of the loss.
+            passes: Rows of each position, one after the other.
 
         Returns:
-            Scalars in the type of `weight`: the loss; the sum of -log p(target); the number of positions whose most
+            Scalars in the type of `weight`: the loss; the sum of -log p(target); the number of rows whose most
             probable token is the target. Only the first has a gradient.
         """
         need = any(ctx.needs_input_grad[:3])
@@ -94,12 +132,13 @@ class SmoothedCrossEntropy(torch.autograd.Function):
         loss, nll = weight.new_zeros(()), weight.new_zeros(())
         correct = torch.zeros((), dtype=torch.int64, device=weight.device)
         grad_states = torch.empty_like(states) if need else None
-        grad_weight = torch.zeros_like(weight) if need else None
+        grad_weight = torch.zeros_like(weight) if need and ctx.needs_input_grad[1] else None  # None: it is frozen
         grad_bias = torch.zeros_like(bias) if need and bias is not None else None
         for start in range(0, len(states), CHUNK):
             x, y = states[start : start + CHUNK], target[start : start + CHUNK, None]
             logits = torch.nn.functional.linear(x, matrix, None if bias is None else bias.to(x.dtype))
             logits = logits.to(weight.dtype)
+            others = [term(logits.unflatten(0, (-1, passes)), start // passes) for term in terms]
             top, guess = logits.max(1, keepdim=True)
             correct += (guess == y).sum()
             chosen, total = logits.gather(1, y), logits.sum() if smoothing else 0.0
@@ -108,18 +147,25 @@ class SmoothedCrossEntropy(torch.autograd.Function):
             log_normaliser = normaliser.log() + top
             chunk = (log_normaliser - chosen).sum()
             nll += chunk
-            loss += (1 - smoothing) * chunk
+            loss += share * (1 - smoothing) * chunk
             if smoothing:
-                loss += smoothing * (log_normaliser.sum() - total / vocabulary)
+                loss += share * smoothing * (log_normaliser.sum() - total / vocabulary)
+            loss += sum(value for value, _ in others)
             if need:
                 gradient = exponentials.div_(normaliser)
                 if smoothing:
                     gradient -= smoothing / vocabulary
                 gradient.scatter_add_(1, y, gradient.new_full(y.shape, smoothing - 1))
+                if share != 1:
+                    gradient *= share
+                for _, other in others:
+                    gradient += other.flatten(0, 1)
                 if grad_bias is not None:
                     grad_bias += gradient.sum(0)
                 gradient = gradient.to(states.dtype)
                 torch.mm(gradient, matrix, out=grad_states[start : start + CHUNK])
+                if grad_weight is None:
+                    continue
                 if states.dtype == weight.dtype:
                     grad_weight.addmm_(gradient.t(), x)
                 else:
@@ -132,4 +178,5 @@ class SmoothedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_loss: Tensor, *_):
         states, weight, bias = ctx.saved_tensors
-        return states * grad_loss, weight * grad_loss, None if bias is None else bias * grad_loss, None, None
+        scaled = [None if gradient is None else gradient * grad_loss for gradient in (states, weight, bias)]
+        return *scaled, None, None, None, None, None

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from s2s.config.schema import option
+from s2s.optim.groups import GroupConfig, parameter_groups
 from s2s.optim.schedule import SCHEDULES
 
 
@@ -22,6 +23,13 @@ class AdamConfig:
     beta2: float = option(0.98, "decay of its square", at_least=0, below=1)
     eps: float = option(1e-9, "added to the root of the square", at_least=0)
     weight_decay: float = option(0.0, "on matrices (not on biases, norms)", at_least=0)
+    groups: list[GroupConfig] = option(
+        [], "parameters with other rates, such as [{parameters:[encoder],factor:0.1,warmup_updates:4000}]"
+    )
+    layer_decay: float = option(
+        1.0, "learning rate of a layer over that of the one above it, embeddings the lowest; 1: the same", at_most=1,
+        at_least=0,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -42,13 +50,9 @@ class Adam:
         self.config = config
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer over a model's trainable parameters: one group that decays, one that does not."""
+        """The optimizer over a model's trainable parameters, in groups. Raises UserError as `parameter_groups`."""
         c = self.config
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": c.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        groups = parameter_groups(model, c)
         return self.optimizer(groups, lr=c.lr, betas=(c.beta1, c.beta2), eps=c.eps, fused=True)
 
 

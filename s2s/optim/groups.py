@@ -1,0 +1,71 @@
+"""Groups of parameters: what decays, and what has a learning rate of its own."""
+
+import dataclasses
+import re
+
+from torch import nn
+
+from s2s.config.schema import option
+from s2s.errors import UserError
+from s2s.models.parts import select
+
+
+@dataclasses.dataclass
+class GroupConfig:
+    """Parameters with a learning rate of their own."""
+
+    parameters: list[str] = option([], "embeddings, encoder, decoder, or patterns of parameter names")
+    factor: float = option(1.0, "their learning rate is so many times the others'", at_least=0)
+    warmup_updates: int | None = option(None, "as optim.warmup_updates", at_least=0)
+
+
+def parameter_groups(model: nn.Module, config) -> list[dict]:
+    """The trainable parameters of a model in the groups that an optimizer takes.
+
+    Args:
+        model: The model.
+        config: Options of the optimizer: weight_decay (of matrices only), groups, layer_decay.
+
+    Returns:
+        Groups with `params`, `weight_decay`, and two keys of ours that say how the learning rate goes: `factor`, and
+        `warmup_updates`, None where it is that of `config`.
+
+    Raises:
+        UserError: a pattern that matches nothing, a parameter in two groups, no layers to decay over.
+    """
+    chosen: dict[str, int] = {}
+    for number, group in enumerate(config.groups):
+        for name in select(model, group.parameters, f"optim.groups[{number}]"):
+            if chosen.setdefault(name, number) != number:
+                raise UserError(f"optim.groups: {name} is in two of them, {chosen[name]} and {number} (from 0)")
+    below = _below_the_top(model) if config.layer_decay < 1 else {}
+    groups: dict[tuple, list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            group = config.groups[chosen[name]] if name in chosen else GroupConfig()
+            factor = group.factor * config.layer_decay ** below.get(name, 0)
+            decay = config.weight_decay if p.ndim > 1 else 0.0
+            groups.setdefault((decay, factor, group.warmup_updates), []).append(p)
+    return [
+        {"params": params, "weight_decay": decay, "factor": factor, "warmup_updates": warmup}
+        for (decay, factor, warmup), params in groups.items()
+    ]
+
+
+def _below_the_top(model: nn.Module) -> dict[str, int]:
+    """How many layers of its stack lie above a parameter, by name: none of the top layer, all of the embeddings.
+
+    Raises:
+        UserError: the model has no layers that are numbered.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    places = {name: found for name in names if (found := re.match(r"(\w+)\.(\d+)\.", name))}
+    layers: dict[str, int] = {}
+    for found in places.values():
+        layers[found[1]] = max(layers.get(found[1], 0), int(found[2]) + 1)
+    if not layers:
+        raise UserError("optim.layer_decay: the model has no layers that are numbered")
+    below = {name: layers[found[1]] - 1 - int(found[2]) for name, found in places.items()}
+    return below | {
+        name: count for stack, count in layers.items() for name in names if name.startswith(f"{stack}_embedding.")
+    }
