@@ -51,6 +51,7 @@ class Setting:
     Attributes:
         batch: Sentences side by side.
         shortlist: For decode.shortlist, where there is one.
+        threads: Of each contender.
     """
 
     model: Transformer
@@ -59,6 +60,7 @@ class Setting:
     beam_size: int
     batch: int
     shortlist: Shortlist | None = None
+    threads: int = dataclasses.field(default_factory=torch.get_num_threads)
 
 
 Decode = Callable[[list[Job]], list[Ids]]  # the best hypothesis of each sentence, without EOS
@@ -109,7 +111,7 @@ def ctranslate2(setting: Setting, compute_type: str) -> Decode:
     with tempfile.TemporaryDirectory() as folder:
         export.write(setting.model, setting.task, Path(folder) / "model")
         translator = Translator(f"{folder}/model", setting.device, compute_type=compute_type, inter_threads=1,
-                                intra_threads=torch.get_num_threads())  # fmt: skip
+                                intra_threads=setting.threads)  # fmt: skip
     source, target = setting.task.source_tokenizer.vocabulary, setting.task.target_tokenizer.vocabulary
 
     def decode(jobs: list[Job]) -> list[Ids]:
@@ -303,6 +305,8 @@ class Apart:
 
 def _serve(name: str, pipe) -> None:
     """What happens in that process."""
+    if name.startswith("ctranslate2"):  # beside threads of PyTorch's its own are four times slower
+        torch.set_num_threads(1)
     contender, verb = Contender(name), ""
     while verb != "close":
         verb, arguments = pipe.recv()

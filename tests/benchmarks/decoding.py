@@ -91,6 +91,11 @@ def run(
             for batch, beam_size, case in chosen:
                 print(f"{case} ...", flush=True)
                 for one in names:
+                    if (
+                        one.startswith("ctranslate2") and not quick
+                    ):  # a process's second translator is slow
+                        running[one].close()
+                        running[one] = Apart(one)
                     running[one].prepare(file, beam_size, batch)
                 several = 1 if quick else 3 if batches[batch] < 1000 else 2
                 works = {one: running[one] for one in names}
