@@ -11,7 +11,8 @@ from s2s.config import schema as schemas
 from s2s.errors import Failure, UserError
 
 
-def run(name: str, schema: type, main: Callable[[Any], None], about: str, multirun: bool = False) -> None:
+def run(name: str, schema: type, main: Callable[[Any], None], about: str, multirun: bool = False,
+        plain: str | None = None) -> None:  # fmt: skip
     """Run a command: read `sys.argv`, compose the config, call `main(config)`, exit.
 
     Exit codes: 0 success, 1 failure, 2 bad usage or input or a file that cannot be written, 130 interrupted.
@@ -22,10 +23,11 @@ def run(name: str, schema: type, main: Callable[[Any], None], about: str, multir
         main: What it does.
         about: One or two lines for `--help`.
         multirun: Whether hydra's `--multirun` is understood.
+        plain: The key, of a list, that words without `=` are values of; None: there are none.
     """
     code = 0
     try:
-        _run(name, schema, main, about, multirun, sys.argv[1:])
+        _run(name, schema, main, about, multirun, plain, sys.argv[1:])
     except UserError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         code = 2
@@ -48,30 +50,32 @@ def run(name: str, schema: type, main: Callable[[Any], None], about: str, multir
         sys.exit(code)
 
 
-def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, words: list[str]) -> None:
-    flags, overrides = _split(name, words, multirun)
+def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, plain: str | None,
+         words: list[str]) -> None:  # fmt: skip
+    flags, overrides, values = _split(name, words, multirun, plain is not None)
     if "--version" in flags:
         print(f"{name} {__version__}")
         return
     from s2s.config import compose  # hydra: not needed for --version
 
     pairs = [pair for file in flags.get("--config", []) for pair in compose.read_yaml(file)] + overrides
+    pairs += [(plain, compose.quote(values))] * bool(values)
     if "--multirun" in flags:
         _multirun(name, schema, main, pairs)
         return
     config = compose.compose(schema, pairs)
     if "--help" in flags:
-        print(_help(name, schema, config, about, multirun))
+        print(_help(name, schema, config, about, multirun, plain))
     elif "--print-config" in flags:
         print(compose.to_yaml(config), end="")
     else:
         main(config)
 
 
-def _split(name: str, words: list[str], multirun: bool) -> tuple[dict, list[tuple[str, str]]]:
-    """Words into flags and (key, value) overrides. Raises UserError for anything else."""
+def _split(name: str, words: list[str], multirun: bool, plain: bool) -> tuple[dict, list[tuple[str, str]], list[str]]:
+    """Words into flags, (key, value) overrides, and plain words if these are allowed. Raises UserError for any else."""
     flags: dict[str, list[str]] = {}
-    overrides = []
+    overrides, values = [], []
     rest = iter(words)
     short = {"-h": "--help", "-m": "--multirun"}
     for word in rest:
@@ -85,20 +89,23 @@ def _split(name: str, words: list[str], multirun: bool) -> tuple[dict, list[tupl
             flags[word] = []
         elif word.startswith("-"):
             raise UserError(f"unknown flag '{word}'; try {name} --help")
+        elif "=" not in word and plain:
+            values.append(word)
         elif "=" not in word:
             raise UserError(f"'{word}' is not key=value; try {name} --help")
         else:
             key, _, value = word.partition("=")
             overrides.append((key, value if value else "null"))
-    return flags, overrides
+    return flags, overrides, values
 
 
-def _help(name: str, schema: type, config: Any, about: str, multirun: bool) -> str:
+def _help(name: str, schema: type, config: Any, about: str, multirun: bool, plain: str | None) -> str:
     from s2s.config import compose
 
     groups = schemas.groups(schema)
     lines = [f"usage: {name} [--config FILE] [--help] [--print-config] [--version]"
-             + " [--multirun]" * multirun + " key=value ...", "", about, ""]  # fmt: skip
+             + " [--multirun]" * multirun + (f" {plain.upper()} ..." if plain else "") + " key=value ...",
+             "", about, ""]  # fmt: skip
     if groups:
         lines.append("groups (key=preset):")
         for key, field in groups.items():

@@ -109,15 +109,15 @@ def table(report: dict[str, Any]) -> str:
     shared = report["vocabularies"]["source"]["digest"] == report["vocabularies"]["target"]["digest"]
     sections = [
         ["vocabulary: " + (f"{sizes['source']} shared" if shared else "{source} + {target}".format(**sizes))],
-        _aligned(_pairs(report), right=(1, 2)),
-        _aligned(_tokens(report), right=range(2, 9)),
+        aligned(_pairs(report), right=(1, 2)),
+        aligned(_tokens(report), right=range(2, 9)),
         [f"lines by their tokens, from 0 on; the last of {BARS} bars holds all that are longer"],
-        _aligned(_histograms(report), right=(2,)),
+        aligned(_histograms(report), right=(2,)),
         [
             "premium: mean over the pairs of tokens of one side over tokens of the other",
             "(of pairs with both sides there and at most 10% of the tokens unknown)",
         ],
-        _aligned(_premiums(report), right=(1, 2, 3)),
+        aligned(_premiums(report), right=(1, 2, 3)),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections)
 
@@ -170,7 +170,7 @@ def _sides(report: dict[str, Any]) -> list[tuple[str, dict[str, Any], str, str]]
     ]
 
 
-def _aligned(rows: Rows, right: Iterable[int]) -> list[str]:
+def aligned(rows: Rows, right: Iterable[int]) -> list[str]:
     """Rows as lines with aligned columns; `right` are the columns that align at their right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

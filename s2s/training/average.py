@@ -82,6 +82,13 @@ def average_checkpoints(folders: list[Path], output: Path) -> None:
     mean = {name: (p / len(folders)).float() for name, p in total.items()}
     texts = {
         "config.yaml": (folders[-1] / "config.yaml").read_text(encoding="utf-8"),
-        "state.json": json.dumps({"averaged_from": [str(folder) for folder in folders]}, indent=1),
+        "state.json": json.dumps(
+            {"averaged_from": {str(folder): _weights_hash(folder) for folder in folders}}, indent=1
+        ),
     }
     checkpoint.write(output, {"model.safetensors": mean}, texts, task)
+
+
+def _weights_hash(folder: Path) -> str:
+    """SHA-256 of a checkpoint's weights, by its manifest."""
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]["model.safetensors"]["sha256"]

@@ -127,10 +127,3 @@ def test_the_picture_shows_both_sides_of_every_split(tmp_path, name):
             colors = {color for _, color in panel.getcolors(1 << 16)}
             assert {(0, 0x72, 0xB2), (0xE6, 0x9F, 0)} <= colors
     assert table(report)
-
-
-@pytest.mark.parametrize(
-    ("highest", "most", "step"), [(9.5, 6, 2), (100, 4, 50), (0.33, 4, 0.1), (8, 8, 1), (41, 8, 10)]
-)
-def test_axes_have_round_steps(highest, most, step):
-    assert picture._step(highest, most) == pytest.approx(step)

@@ -1,0 +1,46 @@
+"""s2s-inspect: what a store, a run, a checkpoint or a shortlist is, and whether it is whole."""
+
+import dataclasses
+import json
+
+from s2s.config import command
+from s2s.config.schema import option
+from s2s.errors import Failure, UserError
+
+ABOUT = """Explain stores, runs, checkpoints and shortlists: contents, sizes, config, metrics, parents, hashes.
+Damaged files are named, and the exit code is 1 then. Example: s2s-inspect RUN RUN/best STORE"""
+
+
+@dataclasses.dataclass
+class InspectCommand:
+    """Schema of s2s-inspect."""
+
+    path: list[str] = option([], "what to explain; words without = are paths")
+    verify: bool = option(True, "read every file and compare it with its hash; false: sizes only")
+    format: str = option("text", "lines for people, or a JSON object for each path", ("text", "json"))
+
+
+def _inspect(config: InspectCommand) -> None:
+    from s2s.inspection import inspect, text
+
+    if not config.path:
+        raise UserError("what is to be explained? s2s-inspect FOLDER")
+    damaged = []
+    for number, path in enumerate(config.path):
+        facts = inspect(path, config.verify)
+        damaged += facts["damaged"]
+        if config.format == "json":
+            print(json.dumps(facts, indent=2, ensure_ascii=False))
+        else:
+            print(("\n" if number else "") + text(facts))
+    if damaged:
+        raise Failure(f"{len(damaged)} damaged: {'; '.join(damaged)}")
+
+
+def main() -> None:
+    """Run the command."""
+    command.run("s2s-inspect", InspectCommand, _inspect, ABOUT, plain="path")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""s2s-plot: curves of runs, on the terminal and as a picture."""
+
+import dataclasses
+import shutil
+import sys
+
+from s2s.config import command
+from s2s.config.schema import option
+from s2s.errors import UserError
+
+ABOUT = """Draw the curves of runs beside each other: loss, decoded metrics, throughput.
+Example: s2s-plot RUN RUN output=curves.png"""
+
+
+@dataclasses.dataclass
+class PlotCommand:
+    """Schema of s2s-plot."""
+
+    path: list[str] = option([], "folders of runs; words without = are paths")
+    output: str | None = option(None, "PNG file to draw as well")
+
+
+def _plot(config: PlotCommand) -> None:
+    from s2s.training import curves
+
+    if not config.path:
+        raise UserError("which runs are to be drawn? s2s-plot RUN RUN")
+    panels = curves.read(config.path)
+    if config.output:
+        curves.to_picture(panels, config.path, config.output)
+        print(f"{config.output}: {len(panels)} panels", file=sys.stderr)
+    print(curves.to_text(panels, config.path, shutil.get_terminal_size((100, 24)).columns))
+
+
+def main() -> None:
+    """Run the command."""
+    command.run("s2s-plot", PlotCommand, _plot, ABOUT, plain="path")
+
+
+if __name__ == "__main__":
+    main()
