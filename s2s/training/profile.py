@@ -64,8 +64,10 @@ class Profile:
         if self.updates < needed:
             self.log.line(f"note: train.profile needs {needed} updates; this was the end after {self.updates}")
 
-    def step(self, batches: list[Batch], update: int) -> None:
-        """Call after each update, with what it was made of."""
+    def step(self, batches: list[Batch], update: int) -> float:
+        """Call after each update, with what it was made of. Returns the seconds that this took, which
+        were no training."""
+        began = time.perf_counter()
         self.updates += 1
         done = self.updates - WARM_UP
         if 0 < done <= TIMED:
@@ -81,6 +83,7 @@ class Profile:
             self._synchronise()
             self.tracing.close()
             self._report(update)
+        return time.perf_counter() - began
 
     def _begin(self) -> None:
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self.device.type == "cuda")
@@ -102,7 +105,7 @@ class Profile:
         )
         places = [place for place in ("host", "device") if place in found]
         for phase in [*PHASES, "other", "idle"]:
-            shares = [f"{found[place].get(phase, 0.0):6.1%} {place}" for place in places]
+            shares = [f"{found[place].get(phase, 0.0):6.1%}" + f" {place}" * (len(places) > 1) for place in places]
             if any(phase in found[place] for place in places):
                 self.log.line(f"  {phase:<10}  {'  '.join(shares)}")
         rate, peak = self.flops / self.seconds, product_rate(self.device, PRECISIONS[self.precision])

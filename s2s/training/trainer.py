@@ -178,7 +178,7 @@ class Trainer:
                     log.advance()
                     update = self.progress.update
                     if profile:
-                        profile.step(batches, update)
+                        self.interval.started += profile.step(batches, update)
                     if update % self.options.log_updates == 0:
                         rate = self.learning_rate(update)
                         report_interval(log, self.interval, self.progress, self.config, self.iterator.epoch, rate,
