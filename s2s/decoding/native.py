@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from s2s.decoding.choice import Beam, Choice
+from s2s.decoding.choice import NEVER, Beam, Choice
 from s2s.decoding.limits import Limits
 from s2s.decoding.packed import packed
 from s2s.models.model import EncoderDecoder
@@ -108,7 +108,7 @@ class Step:
         scores: Tensor | int = 0,
     ) -> Tensor:
         """As `Transformer.step`. With scores [B, K], nothing is computed for rows whose score is minus infinity."""
-        state.begin()
+        state.begin(scores)
         if self.positions.kind == "rotary":
             tables = 0, torch.cat(turns(torch.arange(state.history.size(2)), self.head), dim=1)
         else:
@@ -157,10 +157,15 @@ class NativeState(TransformerState):
     def _count(self) -> None:
         self.lengths = self.mask.flatten(1).sum(1)
 
-    def begin(self) -> None:
-        """Make room for one more position of every row."""
+    def begin(self, scores: Tensor | int = 0) -> None:
+        """Make room for one more position of every row; sentences of which no row is live need none; scores: [B, K]."""
         self.length = int(self.steps.max()) + 1
         size = self.history.size(2)
+        if self.length > size and isinstance(scores, Tensor):
+            idle = scores.amax(1) == NEVER
+            self.steps[idle.numpy()] = 0
+            self.positions[idle] = 0
+            self.length = int(self.steps.max()) + 1
         if self.length > size:
             N, _, B, G, _, d = self.key_values.shape
             new = max(self.length, 2 * size, 32)

@@ -190,6 +190,20 @@ def test_a_sentence_has_the_same_result_alone_and_with_others(search):
             assert [h.score for h in some] == pytest.approx([h.score for h in one], abs=1e-5)
 
 
+def test_sentences_that_are_done_need_no_room():
+    light = native(model(1), "fp32")
+    state = light.start(light.encode(collate([[4, 5], [6]])), 1).empty(2)
+    scores, tokens = torch.tensor([[0.0], [NEVER]]), torch.tensor([4, 4])
+    for slot in range(2):
+        state.admit(torch.tensor([slot]), light.start(light.encode(collate([[4, 5], [6]])), 1), torch.tensor([slot]))
+    with torch.inference_mode():
+        for step in range(200):
+            if step % 30 == 0:  # one sentence after the other in the first slot, while the second is free
+                state.admit(torch.tensor([0]), light.start(light.encode(collate([[4, 5]])), 1), torch.tensor([0]))
+            light.step(tokens, state, scores=scores)
+    assert state.history.size(2) == 32
+
+
 def test_output_that_is_not_finite_is_an_error():
     broken = model(1)
     with torch.no_grad():
