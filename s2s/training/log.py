@@ -1,6 +1,7 @@
-"""What a run says: lines or a progress bar for people, metrics.jsonl and TensorBoard events for programs."""
+"""What a run says: lines or a progress bar for people, metrics.jsonl and the loggers' events for programs."""
 
 import contextlib
+import functools
 import json
 import sys
 import time
@@ -10,9 +11,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from s2s.training.loggers import LOGGERS
+
 
 class RunLog:
-    """Writes to standard error, to RUN/train.log, RUN/metrics.jsonl and RUN/tensorboard; everything is appended.
+    """Writes to standard error, to RUN/train.log, RUN/metrics.jsonl and what LOGGERS name; everything is appended.
 
     What cannot be written to a file, because the disk is full say, is lost, which is said once, and ends nothing.
 
@@ -20,13 +23,12 @@ class RunLog:
         run: The run's folder.
         total: Updates of the whole run, for the bar.
         done: Updates done before.
+        loggers: Names of LOGGERS.
     """
 
-    def __init__(self, run: Path, total: int | None, done: int):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
-
+    def __init__(self, run: Path, total: int | None, done: int, loggers: list[str]):
+        self.loggers = {name: LOGGERS[name](run, done) for name in loggers}
         self.text, self.jsonl = Lines(run / "train.log"), Lines(run / "metrics.jsonl")
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
         self.failing: set[str] = set()
         self.bar = tqdm(total=total, initial=done, unit="update", dynamic_ncols=True) if sys.stderr.isatty() else None
 
@@ -48,10 +50,9 @@ class RunLog:
         event = {"kind": kind, "update": update, "time": round(time.time(), 1), **values}
         self._try("metrics.jsonl", lambda: self.jsonl.add(json.dumps(event)))
         scalars = {k: v for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-        if "tensorboard" not in self.failing:  # its writer does not recover
-            self._try(
-                "tensorboard", lambda: [self.board.add_scalar(f"{kind}/{k}", v, update) for k, v in scalars.items()]
-            )
+        for name, logger in self.loggers.items():
+            if name not in self.failing:  # they do not recover
+                self._try(name, functools.partial(logger.add, kind, update, scalars))
 
     def _try(self, name: str, write: Callable[[], Any]) -> None:
         try:
@@ -67,8 +68,9 @@ class RunLog:
             self.bar.close()
         self.text.close()
         self.jsonl.close()
-        with contextlib.suppress(OSError):
-            self.board.close()
+        for logger in self.loggers.values():
+            with contextlib.suppress(OSError):
+                logger.close()
 
 
 class Lines:

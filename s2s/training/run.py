@@ -20,7 +20,7 @@ from s2s.data.store import Stores, flush
 from s2s.decoding import packed
 from s2s.errors import UserError
 from s2s.registry import find
-from s2s.training import checkpoint
+from s2s.training import checkpoint, loggers
 from s2s.training.calibrate import calibrate
 from s2s.training.log import RunLog
 from s2s.training.trainer import Trainer
@@ -53,6 +53,7 @@ def train(config) -> int | None:
     task = find("task", config.task.type).setup(store, config.data.target_transform)
     device = choose_device(config.device)
     packed.check(config.decode.dtype, device.type)  # validation decodes
+    loggers.check(config.train.loggers)
     if "train" not in store.splits:
         raise UserError(f"{', '.join(config.store)}: no train split; there is {', '.join(store.splits)}")
     if "valid" not in store.splits and (config.train.valid_metrics != ["loss"] or config.train.patience):
@@ -60,7 +61,9 @@ def train(config) -> int | None:
     model = _fresh_model(config, task, device)  # before the folder is touched: a bad config leaves nothing behind
     resumed = _open_folder(run, config, store)
     done = checkpoint.update_of(resumed) if resumed else 0
-    with _lock(run), contextlib.closing(RunLog(run, config.train.max_updates, done)) as log:
+    with _lock(run), contextlib.closing(
+        RunLog(run, config.train.max_updates, done, config.train.loggers)
+    ) as log:
         checkpoint.sweep(run)
         if resumed:
             checkpoint.go_back(run, resumed)

@@ -26,6 +26,7 @@ from s2s.training import checkpoint
 from s2s.training.average import ExponentialMovingAverage
 from s2s.training.interrupt import Interrupt
 from s2s.training.log import RunLog
+from s2s.training.loggers import LOGGERS
 from s2s.training.profile import Profile
 from s2s.training.report import Interval, report_epoch, report_interval, report_validation
 from s2s.training.saving import Saver
@@ -58,6 +59,9 @@ class TrainConfig:
     keep_last: int = option(2, "how many of the newest checkpoints stay", at_least=1)
     keep_best: int = option(1, "how many of the best checkpoints stay", at_least=1)
     log_updates: int = option(100, "report every so many updates", at_least=1)
+    loggers: list[str] = option(
+        ["tensorboard"], "where numbers go beside metrics.jsonl; wandb: Weights & Biases, if installed", tuple(LOGGERS)
+    )
     profile: bool = option(False, "trace a few updates to RUN/profile.json, say where their time went, and go on")
     samples: int = option(3, "decoded samples to show after each validation", at_least=0)
 
