@@ -111,7 +111,7 @@ def check(model, plain: PlainTransformer, criterion, batch: Batch) -> None:
     """Both compute one loss. Raises RuntimeError."""
     with torch.no_grad():
         ours = float(criterion(model.eval(), batch).sum)
-        reference = float(plain_loss(plain.eval(), batch, criterion.label_smoothing))
+        reference = float(plain_loss(plain.eval(), batch, criterion.config.label_smoothing))
     if abs(ours - reference) > 1e-4 * abs(reference):
         raise RuntimeError(f"the losses differ: {ours} of s2s, {reference} of the reference")
 
