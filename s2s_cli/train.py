@@ -8,6 +8,8 @@ from typing import Any
 from s2s.config import command
 from s2s.config.schema import group, option
 from s2s.data.iterator import DataConfig
+from s2s.errors import UserError
+from s2s.training.distributed import DistributedConfig
 from s2s.training.trainer import TrainConfig
 
 
@@ -27,12 +29,18 @@ class TrainCommand:
     optim: Any = group("optim", "adam", "optimizer and learning-rate schedule")
     data: DataConfig = option(DataConfig, "the training data and its batches")
     train: TrainConfig = option(TrainConfig, "the training loop")
+    distributed: DistributedConfig = option(DistributedConfig, "training in several processes")
     decode: Any = group("decode", "default", "decoding in validation, the same as s2s-generate's")
 
 
 def _train(config: TrainCommand) -> None:
+    from s2s.training.distributed import launch, launched
     from s2s.training.run import train
 
+    if config.distributed.processes > 1 and not launched():
+        if "--multirun" in sys.argv:
+            raise UserError("distributed.processes and --multirun: hydra and torchrun cannot both start the processes")
+        sys.exit(launch(config.distributed.processes, "s2s_cli.train", sys.argv[1:]))
     # SIGTERM is how schedulers pre-empt, and a saved checkpoint is all that they want: exit code 0.
     if train(config) == signal.SIGINT:
         sys.exit(130)

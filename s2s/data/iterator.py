@@ -166,25 +166,42 @@ class BatchIterator:
     # --- the batches ---------------------------------------------------------------------------------------------
 
     def rest_of_epoch(self) -> Iterator[Batch | None]:
-        """The batches from the position to the end of the epoch; the position moves with each batch handed out, and
-        at the end it is the start of the next epoch. All ranks hand out equally many; a rank for which there is no
-        example left (at an epoch's end, where it has fewer than ranks) hands out None."""
+        """The batches from the position to the end of the epoch, as of updates of one batch."""
+        for (batch,) in self.updates():
+            yield batch
+
+    def updates(self, accumulate: int = 1) -> Iterator[list[Batch | None]]:
+        """The batches of each update from the position to the end of the epoch, `accumulate` of each rank; fewer at the
+        epoch's end. The position moves with each update handed out, and at the end it is the start of the next epoch.
+
+        All ranks have as many updates, of as many places. A place is None for a rank for which there is no example left
+        (where a group has fewer than ranks); no update is without a batch on any rank. Place p of rank r holds batch
+        p * ranks + r of the update, and that is the same one for all divisions into places and ranks.
+        """
         config = self.stage(self.epoch)
         draw = Draw(config, self.seed, self.epoch)
 
-        def collate(place: tuple[int, int, Window]) -> tuple[int, int, Batch | None]:
+        def collate(place: tuple[int, int, Window]) -> tuple[int, int, Batch | None, bool]:
             number, first, planned = place
-            mine = first + self.rank
-            if mine >= len(planned.plan.batches) or not len(planned.plan.batches[mine]):
-                return number, first, None
+            batches, mine = planned.plan.batches, first + self.rank
+            anyone = any(len(batch) for batch in batches[first : first + self.ranks])
+            if mine >= len(batches) or not len(batches[mine]):
+                return number, first, None, anyone
             rows = planned.plan.rows and planned.plan.rows[mine]
-            batch = self.dataset.collate(planned.examples[planned.plan.batches[mine]], rows, draw)
-            return number, first, batch.pin_memory() if self.pin_memory else batch
+            batch = self.dataset.collate(planned.examples[batches[mine]], rows, draw)
+            return number, first, batch.pin_memory() if self.pin_memory else batch, anyone
 
-        for number, first, batch in prefetch(collate, self._places(), self.workers):
+        places: list[Batch | None] = []
+        some = False
+        for number, first, batch, anyone in prefetch(collate, self._places(), self.workers):
             self.window, self.position = number, first + self.ranks
-            if batch is not None or self.ranks > 1:
-                yield batch
+            places, some = [*places, batch], some or anyone
+            if len(places) == accumulate:
+                if some:
+                    yield places
+                places, some = [], False
+        if some:
+            yield places
         self.epoch, self.window, self.position, self.group = self.epoch + 1, 0, 0, self._group
 
     def _places(self) -> Iterator[tuple[int, int, Window]]:

@@ -96,3 +96,15 @@ class Lines:
 
     def close(self) -> None:
         self.file.close()
+
+
+class Silence:
+    """The log of a process that is not the first: RunLog's, and none of it is written."""
+
+    def line(self, text: str) -> None: ...
+
+    def advance(self, updates: int = 1) -> None: ...
+
+    def metrics(self, kind: str, update: int, values: dict) -> None: ...
+
+    def close(self) -> None: ...

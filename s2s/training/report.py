@@ -8,7 +8,6 @@ import time
 
 import torch
 
-from s2s.data.batch import Batch
 from s2s.training.log import RunLog
 from s2s.training.validation import Validation
 
@@ -31,22 +30,20 @@ class Interval:
     waited: list[float] = dataclasses.field(default_factory=list)
     started: float = dataclasses.field(default_factory=time.perf_counter)
 
-    def count(self, batches: list[Batch], waited: float, epoch: dict) -> None:
-        """Note what a step is going to compute, what of it is padding, and how long it waited; the epoch's sums too."""
-        sums = {key: sum(getattr(batch.counts, key) for batch in batches) for key in batches[0].counts._fields}
+    def count(self, counts: dict[str, int], waited: float, epoch: dict) -> None:
+        """Note what an update computes, what of it is padding and how long it waited for data; the epoch's sums too."""
         for side in ("source", "target"):
-            padding = sums[f"{side}_padding"]
-            getattr(self, f"{side}_padding").append(padding / (padding + sums[side]))
+            padding = counts[f"{side}_padding"]
+            getattr(self, f"{side}_padding").append(padding / (padding + counts[side]))
         self.waited.append(waited)
-        for key, value in {**sums, "batches": len(batches), "waited": waited}.items():
+        for key, value in {**counts, "waited": waited}.items():
             epoch[key] = epoch.get(key, 0) + value
 
-    def add(self, batches: list[Batch], loss: float, nll: float, norm: float) -> None:
+    def add(self, counts: dict[str, int], loss: float, nll: float, norm: float) -> None:
         """Note an update that was made: sums over its target tokens, and the gradient's norm before clipping."""
         self.updates, self.norm = self.updates + 1, self.norm + norm
         self.loss, self.nll = self.loss + loss, self.nll + nll
-        self.source += sum(batch.counts.source for batch in batches)
-        self.target += sum(batch.counts.target for batch in batches)
+        self.source, self.target = self.source + counts["source"], self.target + counts["target"]
 
 
 def memory_peak(device: torch.device) -> int:

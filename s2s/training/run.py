@@ -20,9 +20,10 @@ from s2s.data.store import Stores, flush
 from s2s.decoding import packed
 from s2s.errors import UserError
 from s2s.registry import find
-from s2s.training import checkpoint, loggers
+from s2s.training import checkpoint, distributed, loggers
 from s2s.training.calibrate import calibrate
-from s2s.training.log import RunLog
+from s2s.training.distributed import Ranks
+from s2s.training.log import RunLog, Silence
 from s2s.training.trainer import Trainer
 from s2s.training.validation import Validator
 
@@ -43,12 +44,22 @@ def train(config) -> int | None:
         UserError: missing keys, a store or a run folder that does not fit.
         Failure: training went wrong.
     """
+    with distributed.ranks(config.device) as ranks:
+        return _train(config, ranks)
+
+
+def _train(config, ranks: Ranks) -> int | None:
+    """What each of the processes does."""
+    if config.distributed.processes not in (1, ranks.size):
+        started = f"distributed.processes={config.distributed.processes}, and {ranks.size} were started by torchrun"
+        raise UserError(f"{started}: leave distributed.processes out")
+    config.distributed.processes = ranks.size
     if not config.store or not config.run:
         raise UserError("store=FOLDER and run=FOLDER are needed")
     if config.train.best_metric and config.train.best_metric not in config.train.valid_metrics:
         raise UserError(f"train.best_metric={config.train.best_metric} is not in train.valid_metrics")
     store, run = Stores(config.store), Path(config.run)
-    if config.data.verify:
+    if config.data.verify and ranks.is_first:
         store.verify()
     task = find("task", config.task.type).setup(store, config.data.target_transform)
     device = choose_device(config.device)
@@ -59,33 +70,32 @@ def train(config) -> int | None:
     if "valid" not in store.splits and (config.train.valid_metrics != ["loss"] or config.train.patience):
         raise UserError(f"{', '.join(config.store)}: no valid split for train.valid_metrics or train.patience")
     model = _fresh_model(config, task, device)  # before the folder is touched: a bad config leaves nothing behind
-    resumed = _open_folder(run, config, store)
+    resumed = ranks.first(lambda: _open_folder(run, config, store))
     done = checkpoint.update_of(resumed) if resumed else 0
-    with _lock(run), contextlib.closing(
-        RunLog(run, config.train.max_updates, done, config.train.loggers)
-    ) as log:
-        checkpoint.sweep(run)
-        if resumed:
+    with _lock(run, ranks), contextlib.closing(_log(run, config, done, ranks)) as log:
+        if ranks.is_first:
+            checkpoint.sweep(run)
+        if ranks.is_first and resumed:
             checkpoint.go_back(run, resumed)
         criterion = task.criterion(config.criterion)
         dataset = task.dataset(store.split("train"))
         _check_data(config, task, dataset)
-        if config.train.calibrate and not (run / CONFIG).is_file():
-            config.data.batch_tokens = calibrate(config, task, dataset, model, log.line)
-            _write(run / CONFIG, compose.to_yaml(config))
+        if config.train.calibrate:
+            config.data.batch_tokens = ranks.first(lambda: _budget(config, task, dataset, model, log))
             model = _fresh_model(config, task, device)  # it and the random state are as if nothing had been tried
         pin = device.type == "cuda"
-        iterator = BatchIterator(dataset, config.data, config.seed, config.workers, pin)
+        iterator = BatchIterator(dataset, config.data, config.seed, config.workers, pin, ranks.rank, ranks.size)
         validator = None
         if "valid" in store.splits:
             options = config.train
             validator = Validator(task, store.split("valid"), criterion, options.valid_metrics, config.decode,
-                                  config.data, options.samples)  # fmt: skip
-        trainer = Trainer(config, task, model, criterion, iterator, validator, _origin(store))
+                                  config.data, options.samples, ranks)  # fmt: skip
+        trainer = Trainer(config, task, model, criterion, iterator, validator, _origin(store), ranks)
         if resumed:
             trainer.resume(resumed)
         _announce(log, trainer, store, resumed)
-        versions = {"s2s": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()}
+        versions = {"s2s": __version__, "torch": torch.__version__, "threads": torch.get_num_threads(),
+                    "processes": ranks.size}  # fmt: skip
         log.metrics("resume" if resumed else "start", trainer.progress.update, versions)
         try:
             interrupted = trainer.train(log)
@@ -93,6 +103,19 @@ def train(config) -> int | None:
             trainer.saver.finish(log)
         _last_words(log, trainer, interrupted)
     return interrupted
+
+
+def _log(run: Path, config, done: int, ranks: Ranks) -> RunLog | Silence:
+    return RunLog(run, config.train.max_updates, done, config.train.loggers) if ranks.is_first else Silence()
+
+
+def _budget(config, task, dataset, model: torch.nn.Module, log: RunLog) -> int:
+    """The calibrated data.batch_tokens of a run, from when it started or found now."""
+    file = Path(config.run) / CONFIG
+    if not file.is_file():
+        config.data.batch_tokens = calibrate(config, task, dataset, model, log.line)
+        _write(file, compose.to_yaml(config))
+    return config.data.batch_tokens
 
 
 def _fresh_model(config, task, device: torch.device) -> torch.nn.Module:
@@ -127,7 +150,7 @@ def _open_folder(run: Path, config, store: Stores) -> Path | None:
         if not (run / MARK).is_file():
             raise UserError(f"run={run}: the folder holds something that is not a run; choose another one")
         if config.overwrite:
-            with _lock(run):
+            with _lock(run, Ranks()):
                 pass  # not under the feet of a living run
             shutil.rmtree(run)
         elif (run / CONFIG).is_file() or checkpoint.steps(run):  # else it was stopped while it calibrated
@@ -167,6 +190,9 @@ def _resume_from(run: Path, config, store: Stores) -> Path | None:
     changed = {key: (then.get(key), value) for key, value in now.items() if then.get(key) != value}
     fixed = [key for key in changed if key.split(".")[0] in FIXED or key in FIXED_KEYS]
     fixed = [key for key in fixed if key != "data.verify"]
+    processes = before.get("distributed", {}).get("processes", 1), config.distributed.processes
+    if processes[0] != processes[1]:  # then accumulating over more or fewer batches keeps the size of an update
+        fixed = [key for key in fixed if key != "train.accumulate"]
     if fixed:
         detail = ", ".join(f"{key} is {changed[key][0]} there and {changed[key][1]} here" for key in fixed[:3])
         detail += f" and {len(fixed) - 3} more" if len(fixed) > 3 else ""
@@ -176,6 +202,12 @@ def _resume_from(run: Path, config, store: Stores) -> Path | None:
     for key, (old, new) in changed.items():
         if key not in ("overwrite", "store", "run"):
             report(f"note: {key} changes from {old} to {new}")
+    if processes[0] != processes[1]:
+        accumulate = before["train"]["accumulate"], config.train.accumulate
+        old, new = (batches * ranks for batches, ranks in zip(accumulate, processes, strict=True))
+        report("note: on another number of processes the data go on where they were, but the bits will be others")
+        if old != new:
+            report(f"note: an update was made of {old} batches and is now made of {new}; see train.accumulate")
     folder = checkpoint.newest_whole(run, report)
     if folder is None and checkpoint.steps(run):
         raise UserError(f"run={run}: every checkpoint in it is damaged; overwrite=true starts over")
@@ -192,12 +224,14 @@ def _flat(mapping: dict, prefix: str = "") -> dict:
 
 
 class _lock:
-    """Holds RUN/lock, so that two processes never train in one folder. Raises UserError when another one holds it."""
+    """Holds RUN/lock on rank 0, so that two runs never train in one folder. Raises UserError when another one does."""
 
-    def __init__(self, run: Path):
-        self.path = run / "lock"
+    def __init__(self, run: Path, ranks: Ranks):
+        self.path, self.is_first = run / "lock", ranks.is_first
 
     def __enter__(self) -> None:
+        if not self.is_first:
+            return
         self.file = self.path.open("w")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -205,7 +239,8 @@ class _lock:
             raise UserError(f"run={self.path.parent}: another s2s-train is at work in this folder") from None
 
     def __exit__(self, *_) -> None:
-        self.file.close()
+        if self.is_first:
+            self.file.close()
 
 
 def _check_data(config, task, dataset) -> None:
@@ -231,7 +266,8 @@ def _announce(log: RunLog, trainer: Trainer, store: Stores, resumed: Path | None
     sizes = ", ".join(f"{name} {count:,}" for name, count in parts.items())
     source, target = (len(t.vocabulary) for t in (task.source_tokenizer, task.target_tokenizer))
     shared = "shared" if task.shared_vocabulary else f"{source:,} source and"
-    log.line(f"s2s {__version__}, torch {torch.__version__}, {_device_name(trainer.device)}, {trainer.precision}")
+    each = f" in each of {trainer.ranks.size} processes" if trainer.ranks.size > 1 else ""
+    log.line(f"s2s {__version__}, torch {torch.__version__}, {_device_name(trainer.device)}{each}, {trainer.precision}")
     log.line(f"model: {config.model.type}, {sum(parts.values()):,} parameters ({sizes})")
     log.line(f"vocabulary: {shared} {target:,} {'' if task.shared_vocabulary else 'target '}symbols")
     log.line(f"data: {len(iterator.dataset):,} pairs of {store.source_language}-{store.target_language}")
@@ -281,7 +317,7 @@ def _device_name(device: torch.device) -> str:
 def _last_words(log: RunLog, trainer: Trainer, interrupted: int | None) -> None:
     run, update = trainer.run, trainer.progress.update
     if interrupted:
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        command = f"{distributed.command(trainer.ranks)} {shlex.join(sys.argv[1:])}"
         name = signal.Signals(interrupted).name
         log.line(f"stopped by {name} at update {update:,}; a checkpoint is saved. To go on, repeat: {command}")
         return

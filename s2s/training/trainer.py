@@ -18,12 +18,13 @@ from torch.profiler import record_function
 from s2s import registry, scoring
 from s2s.config.compose import to_yaml
 from s2s.config.schema import option
-from s2s.data.batch import Batch
+from s2s.data.batch import Batch, Counts
 from s2s.data.iterator import BatchIterator
 from s2s.errors import Failure
 from s2s.optim.schedule import learning_rate
 from s2s.training import checkpoint
 from s2s.training.average import ExponentialMovingAverage
+from s2s.training.distributed import Ranks
 from s2s.training.interrupt import Interrupt
 from s2s.training.log import RunLog
 from s2s.training.loggers import LOGGERS
@@ -92,7 +93,7 @@ class Progress:
 
 
 class Trainer:
-    """Trains one model in one process.
+    """Trains one model, in one process or in several that do the same.
 
     Args:
         config: The whole resolved train config (train, data, optim, decode, seed, run ...).
@@ -102,16 +103,19 @@ class Trainer:
         iterator: The training batches.
         validator: Validates, or None without a valid split.
         origin: What made the run (data hash, versions), saved with each checkpoint.
+        ranks: The processes that train together.
     """
 
     def __init__(self, config, task, model, criterion, iterator: BatchIterator, validator: Validator | None,
-                 origin: dict[str, str]):  # fmt: skip
+                 origin: dict[str, str], ranks: Ranks | None = None):  # fmt: skip
         self.config, self.task, self.model, self.criterion = config, task, model, criterion
         self.iterator, self.validator, self.origin = iterator, validator, origin
+        self.ranks = ranks or Ranks()
         self.run, self.options = Path(config.run), config.train
         self.device = next(model.parameters()).device
         bf16 = self.options.precision == "bf16" or (self.options.precision == "auto" and self.device.type == "cuda")
         self.precision = "bf16" if bf16 else "fp32"
+        self.loss = self.ranks.wrap(model, criterion)
         self.optimizer = registry.find("optim", config.optim.type)(config.optim).build(model)
         self.ema = ExponentialMovingAverage(model, self.options.ema) if self.options.ema else None
         self.progress = Progress()
@@ -124,6 +128,9 @@ class Trainer:
     @record_function("checkpoint")
     def save(self, log: RunLog) -> None:
         """Begin to save a checkpoint of this moment."""
+        self.last_save, self.saved = time.monotonic(), self.progress.update
+        if not self.ranks.is_first:
+            return
         names = {id(p): name for name, p in self.model.named_parameters()}
         training = {
             f"{key}.{names[id(p)]}": value for p, state in self.optimizer.state.items() for key, value in state.items()
@@ -137,7 +144,6 @@ class Trainer:
         tensors = {"model.safetensors": weights, "training.safetensors": training}
         texts = {"state.json": json.dumps(state, indent=1), "config.yaml": to_yaml(self.config)}
         self.saver.begin(self.progress.update, tensors, texts, log)
-        self.last_save, self.saved = time.monotonic(), self.progress.update
 
     def resume(self, folder: Path) -> None:
         """Take up where a checkpoint left off."""
@@ -175,23 +181,23 @@ class Trainer:
                 self._validate(log)
                 self.save(log)
             while not self.finished():
-                for batches in self._groups():
+                for batches, waited in self._groups():
                     started = time.perf_counter()
-                    self._update(batches)
+                    self._update(batches, waited)
                     self.progress.seconds += time.perf_counter() - started
                     log.advance()
                     update = self.progress.update
                     if profile:
-                        self.interval.started += profile.step(batches, update)
+                        self.interval.started += profile.step([b for b in batches if b is not None], update)
                     if update % self.options.log_updates == 0:
                         rate = self.learning_rate(update)
                         report_interval(log, self.interval, self.progress, self.config, self.iterator.epoch, rate,
                                         self.device)  # fmt: skip
                         self.interval = Interval()
-                    stop = interrupt.signal  # once: another may come at any time
+                    stop, save = self.ranks.largest([interrupt.signal or 0, self._time_to_save()])  # once for all ranks
                     if self._due() and not stop:
                         self._validate(log)
-                    if self._due() or stop or self._time_to_save():
+                    if self._due() or stop or save:
                         self.save(log)
                     self.saver.poll(log)
                     if stop:
@@ -234,47 +240,56 @@ class Trainer:
         return bool(minutes) and time.monotonic() - self.last_save > 60 * minutes
 
     def _groups(self):
-        """The batches of each update, to the end of the epoch; waiting time is counted."""
-        group: list[Batch] = []
-        batches = self.iterator.rest_of_epoch()
-        waited = 0.0
+        """The batches of each update, to the end of the epoch, and the seconds that it waited for them."""
+        updates = self.iterator.updates(self.options.accumulate)
         while True:
             started = time.perf_counter()
             with record_function("data"):
-                batch = next(batches, None)
-            waited += time.perf_counter() - started
-            if batch is not None:
-                group.append(batch)
-            if group and (batch is None or len(group) == self.options.accumulate):
-                self.interval.count(group, waited, self.progress.epoch)
-                yield group
-                group, waited = [], 0.0
-            if batch is None:
+                batches = next(updates, None)
+            if batches is None:
                 return
+            yield batches, time.perf_counter() - started
+
+    def _count(self, batches: list[Batch | None]) -> dict[str, int]:
+        """What an update computes on all ranks: the number of batches, and sums of their counts."""
+        names = ("batches", *Counts._fields)
+        own = [[0] * len(names), *([1, *batch.counts] for batch in batches if batch is not None)]
+        return dict(zip(names, self.ranks.total(torch.tensor(own).sum(0)).tolist(), strict=True))
+
+    def _seed(self, place: int) -> None:
+        """Make the random numbers of a batch depend on its place in its update, whichever rank has it."""
+        rank = place * self.ranks.size + self.ranks.rank
+        seed = np.random.SeedSequence([self.config.seed, self.progress.update, rank]).generate_state(1, np.uint64)
+        torch.manual_seed(int(seed[0] >> 1))
 
     def _autocast(self):
         if self.precision == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def _update(self, batches: list[Batch]) -> None:
+    def _update(self, batches: list[Batch | None], waited: float = 0.0) -> None:
         """One update: gradients of the sum over all batches, divided once by their number of target tokens."""
         update = self.progress.update = self.progress.update + 1
-        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, update]).generate_state(1, np.uint64)[0] >> 1))
+        counts = self._count(batches)
+        self.interval.count(counts, waited, self.progress.epoch)
         rate = self.learning_rate(update)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        count = sum(batch.counts.target for batch in batches)
         self.optimizer.zero_grad()
         loss = nll = torch.zeros((), device=self.device)
-        for batch in batches:
+        for place, batch in enumerate(batches):
+            is_last = place == len(batches) - 1  # a rank without a batch takes part in the exchange of gradients, too
+            if batch is None and not is_last:
+                continue
+            self._seed(place)
             try:
                 with record_function("data"):
-                    batch = batch.to(self.device)
-                with record_function("loss"), self._autocast():
-                    result = self.criterion(self.model, batch)
-                with record_function("backward"):
-                    (result.sum / count).backward()
+                    batch = batch and batch.to(self.device)
+                with self.ranks.unsynced(self.loss, not is_last):
+                    with record_function("loss"), self._autocast():
+                        result = self.loss(batch)
+                    with record_function("backward"):
+                        (result.sum * self.ranks.size / counts["target"]).backward()
             except torch.OutOfMemoryError as error:
                 source, target = batch.sources[0].ids.size(1), batch.target.size(1)
                 raise Failure(
@@ -286,16 +301,16 @@ class Trainer:
         limit = self.options.clip_norm or math.inf
         with record_function("optimizer"):
             norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        loss, nll = float(loss), float(nll)
+        loss, nll = self.ranks.total(torch.stack([loss, nll])).tolist()
         if not math.isfinite(norm) or not math.isfinite(loss):
-            self._skip(batches, norm, loss)
+            self._skip([batch for batch in batches if batch is not None], norm, loss)
             return
         self.progress.skipped_in_a_row = 0
         with record_function("optimizer"):
             self.optimizer.step()
             if self.ema:
                 self.ema.update(update)
-        self.interval.add(batches, loss, nll, norm)
+        self.interval.add(counts, loss, nll, norm)
 
     def learning_rate(self, update: int) -> float:
         """The learning rate of an update."""
@@ -310,7 +325,7 @@ class Trainer:
         self.interval.skipped += 1
         self.norms = [*self.norms, norm][-progress.skipped_in_a_row :]
         if progress.skipped_in_a_row >= GIVE_UP_AFTER:
-            ids = [int(i) for batch in batches for i in batch.ids]
+            ids = [i for own in self.ranks.gather([int(i) for batch in batches for i in batch.ids]) for i in own]
             shown = ", ".join(map(str, ids[:20])) + (f", ... ({len(ids)} in all)" if len(ids) > 20 else "")
             raise Failure(
                 f"update {progress.update}: {GIVE_UP_AFTER} updates in a row had a non-finite loss or gradient "

@@ -8,6 +8,7 @@ import torch
 from s2s import scoring
 from s2s.data.iterator import prefetch
 from s2s.data.plan import PlanConfig, plan
+from s2s.training.distributed import Ranks
 
 
 @dataclasses.dataclass
@@ -37,10 +38,12 @@ class Validator:
         decode: Decode config for the decoded metrics.
         data: The budget of a batch, and what a sentence costs.
         samples: How many sentences to show.
+        ranks: The processes that share the work.
     """
 
-    def __init__(self, task, split, criterion, metrics: list[str], decode, data: PlanConfig, samples: int):
-        self.task, self.criterion, self.decode = task, criterion, decode
+    def __init__(self, task, split, criterion, metrics: list[str], decode, data: PlanConfig, samples: int,
+                 ranks: Ranks):  # fmt: skip
+        self.task, self.criterion, self.decode, self.ranks = task, criterion, decode, ranks
         self.dataset = task.dataset(split)
         self.metrics = [name for name in metrics if name != "loss"]
         self.shown = samples
@@ -59,31 +62,36 @@ class Validator:
             everything = range(len(self.dataset))
             shown = list(everything[:: max(1, len(everything) // self.shown)])[: self.shown] if self.shown else []
             wanted = list(everything) if self.metrics else shown
-            text = self._decode(model, wanted) if wanted else {}
+            text = self._decode(model, wanted)
         finally:
             model.train()
-        signatures = {}
-        for name in self.metrics:
-            score = scoring.score(name, [text[i] for i in everything], [self.references])
-            values[name], signatures[name] = score.value, score.signature
+        hypotheses = [text[i] for i in everything] if self.metrics else []
+        scores = self.ranks.first(lambda: {m: scoring.score(m, hypotheses, [self.references]) for m in self.metrics})
+        values |= {name: score.value for name, score in scores.items()}
+        signatures = {name: score.signature for name, score in scores.items()}
         samples = [(self.sources[i], self.references[i], text[i]) for i in shown]
         return Validation(values, signatures, samples)
 
     def _decode(self, model, examples) -> dict[int, str]:
         """Best hypotheses of these examples as text, by example."""
-        generator = self.task.generator([model], self.decode)
-        n_best = generator.generate([self.source_ids[i] for i in examples])
-        return {i: self.task.detokenize(best[0].ids) for i, best in zip(examples, n_best, strict=True)}
+        (first, last), text = self.ranks.part(len(examples)), {}
+        if first < last:
+            generator = self.task.generator([model], self.decode)
+            n_best = generator.generate([self.source_ids[i] for i in examples[first:last]], first=first)
+            text = {i: self.task.detokenize(best[0].ids) for i, best in zip(examples[first:last], n_best, strict=True)}
+        return {i: line for own in self.ranks.gather(text) for i, line in own.items()}
 
     def _loss(self, model, device: torch.device, autocast) -> dict[str, float]:
-        loss = nll = correct = 0.0
-        count = 0
-        for batch in prefetch(self.dataset.collate, self.batches, workers=1):
+        sums = torch.zeros(4, dtype=torch.float64, device=device)
+        mine = self.batches[self.ranks.rank :: self.ranks.size]  # they are sorted by length
+        for batch in prefetch(self.dataset.collate, mine, workers=1):
             with autocast:
                 result = self.criterion(model, batch.to(device))
-            loss, nll = loss + result.sum.double(), nll + result.metrics["nll"].double()
-            correct, count = correct + result.metrics["correct"], count + result.count
-        loss, nll, correct = float(loss) / count, float(nll) / count, float(correct) / count
+            own = (result.sum, result.metrics["nll"], result.metrics["correct"])
+            sums[:3] += torch.stack([value.double() for value in own])
+            sums[3] += result.count
+        loss, nll, correct, count = self.ranks.total(sums).tolist()
+        loss, nll, correct = loss / count, nll / count, correct / count
         return {"loss": loss, "nll": nll, "perplexity": math.exp(min(nll, 700.0)), "accuracy": 100 * correct}
 
 

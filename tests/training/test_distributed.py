@@ -1,0 +1,236 @@
+"""Several processes make one run: its losses, its checkpoints, its end, whatever their number."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.test_resume import same_bits, words
+
+# What each process does before it trains; `rank` says which one it is, `updates` counts the batches that it has seen.
+PRELUDE = """
+import os, signal, sys, time
+from pathlib import Path
+from s2s.criterions.cross_entropy import CrossEntropy
+from s2s.errors import Failure, UserError
+
+rank, updates, plain = int(os.environ["RANK"]), 0, CrossEntropy.__call__
+
+def criterion(self, model, batch):
+    global updates
+    updates += model.training
+    loss = plain(self, model, batch)
+    if model.training:
+        trouble(loss)
+    return loss
+
+CrossEntropy.__call__ = criterion
+"""
+
+# Adam divides a gradient by its size: a bias of keys, whose gradient is 0 but for rounding, would go either way.
+NO_NOISE = "optim.eps=1e-4"
+
+
+def losses(run: Path) -> list[float]:
+    """The loss of each update."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
+def state(run: Path) -> dict:
+    return json.loads((run / "last/state.json").read_text())
+
+
+def assert_one_run(first: Path, second: Path) -> None:
+    """Two runs are the same to rounding: weights, optimizer, data position, metrics, all names and counts."""
+    assert sorted(os.listdir(first / "last")) == sorted(os.listdir(second / "last"))
+    for name in ("model.safetensors", "training.safetensors"):
+        a, b = load_file(first / "last" / name), load_file(second / "last" / name)
+        assert a.keys() == b.keys()
+        for key in a:
+            torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-5)
+    states = [state(run) for run in (first, second)]
+    metrics = [one["progress"].pop("last_metrics") for one in states]
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-4)
+    for one in states:
+        one["progress"].pop("seconds")
+        one["progress"].pop("course", None)
+        one["progress"]["epoch"].pop("waited", None)
+    assert states[0]["progress"].pop("best") == pytest.approx(states[1]["progress"].pop("best"), rel=1e-4)
+    assert states[0] == states[1]
+
+
+@pytest.fixture
+def launch(tmp_path, spawn):
+    """launch(2, store, run, ...) trains in two processes started by s2s-train; with `trouble`, the body of a function
+    of the loss, in ones that call it at each batch. Returns the Popen."""
+    running = []
+
+    def start(processes: int, store, run, *options, trouble: str | None = None) -> subprocess.Popen:
+        if trouble is None:
+            return spawn("train", *words(store, run, f"distributed.processes={processes}", *options))
+        lines = trouble.strip().splitlines()
+        body = "def trouble(loss):\n" + "".join(f"    {line}\n" for line in lines)
+        main = "from s2s_cli.train import main\nmain()\n"
+        (tmp_path / "troubled.py").write_text(PRELUDE + body + main)
+        code = "import sys; from s2s.training.distributed import launch; "
+        code += f"sys.exit(launch({processes}, 'troubled', sys.argv[1:]))"
+        paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code, *words(store, run, *options)],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths},
+            )
+        )  # fmt: skip
+        return running[-1]
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def finished(process: subprocess.Popen, code: int = 0) -> str:
+    """What a process has said on standard error; it ends with this exit code."""
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == code, errors
+    return errors
+
+
+def test_one_two_and_four_processes_make_the_same_run(store, tmp_path, s2s, launch, capsys):
+    """The same batches make an update; dropout and validation are the same too."""
+    options = ["data.group=4", "train.log_updates=1", "train.valid_metrics=[loss,chrf]", "train.ema=0.9", NO_NOISE]
+    one, two, four = (tmp_path / name for name in ("one", "two", "four"))
+    assert s2s("train", *words(store, one, *options, "train.accumulate=4")) == 0
+    torchrun = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m", "s2s_cli.train",
+         *words(store, four, *options, "train.accumulate=1")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    finished(torchrun)
+    finished(launch(2, store, two, *options, "train.accumulate=2"))
+    for run in (two, four):
+        assert len(losses(run)) == 40
+        np.testing.assert_allclose(losses(run), losses(one), rtol=1e-4)
+        assert_one_run(one, run)
+    log = (four / "train.log").read_text()
+    assert log.count("4 processes") == 1  # rank 0 alone writes
+    assert log.count("epoch 1 is over") == 1
+
+
+def test_resumed_on_another_number_of_processes_the_data_go_on_exactly(store, tmp_path, s2s, launch, capsys):
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    assert s2s("train", *words(store, whole, "data.group=2", "train.accumulate=2", NO_NOISE)) == 0
+    finished(launch(2, store, pieces, "data.group=2", "train.max_updates=13", NO_NOISE))
+    capsys.readouterr()
+    assert (
+        s2s("train", *words(store, pieces, "data.group=2", "train.max_updates=26", "train.accumulate=2", NO_NOISE)) == 0
+    )
+    said = capsys.readouterr().err
+    assert "distributed.processes changes from 2 to 1" in said
+    assert "the bits will be others" in said
+    assert "see train.accumulate" not in said
+    said = finished(launch(2, store, pieces, "data.group=2", NO_NOISE))
+    assert "the bits will be others" in said
+    assert_one_run(whole, pieces)
+    assert s2s("train", *words(store, whole, "data.group=2", "train.accumulate=4")) == 2  # as many processes as before
+
+
+def test_resumed_on_the_same_number_of_processes_it_has_the_same_bits(store, tmp_path, launch):
+    """With three or more, the order in which gradients are added up counts."""
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    finished(launch(3, store, whole))
+    finished(launch(3, store, pieces, "train.max_updates=11"))
+    assert "the bits will be others" not in finished(launch(3, store, pieces))
+    same_bits(whole, pieces)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code", "line"),
+    [
+        ("if rank == 1 and updates == 5: raise Failure('the disk of this one is gone')", 1,
+         "s2s-train: failed: the disk of this one is gone (process 1 of 2)"),
+        ("if rank == 0 and updates == 5: raise UserError('line 7 is bad')", 2,
+         "s2s-train: error: line 7 is bad (process 0 of 2)"),
+        ("if rank == 1 and updates == 5: os.kill(os.getpid(), signal.SIGKILL)", None, "s2s-train: failed: "),
+        ("if rank == 1 and updates == 5: raise Failure('while the other computes')\n"
+         "if rank == 0 and updates == 5: time.sleep(60)", 1,
+         "s2s-train: failed: while the other computes (process 1 of 2)"),
+    ],
+    ids=["failure", "user-error", "killed", "other-busy"],
+)  # fmt: skip
+def test_a_process_that_fails_stops_all_with_its_own_message(store, tmp_path, launch, trouble, code, line):
+    began = time.monotonic()
+    process = launch(2, store, tmp_path / "run", trouble=trouble)
+    _, errors = process.communicate(timeout=120)
+    said = [text for text in errors.splitlines() if text.startswith("s2s-train: ")]
+    assert line in (said[0] if code is None else said), errors
+    if code is not None:
+        assert process.returncode == code
+        assert len(said) == 1
+        assert "Traceback" not in errors
+    assert process.returncode not in (0, None)
+    assert time.monotonic() - began < 50  # starting included
+
+
+def test_a_loss_that_is_not_finite_on_one_process_is_skipped_by_all(store, tmp_path, launch):
+    trouble = "if rank == 1 and updates in (3, 4): loss.sum = loss.sum * float('nan')"
+    run = tmp_path / "run"
+    finished(launch(2, store, run, "train.max_updates=10", trouble=trouble))
+    assert state(run)["progress"]["skipped"] == 2
+    assert state(run)["progress"]["update"] == 10
+    assert all(torch.isfinite(p).all() for p in load_file(run / "last/model.safetensors").values())
+
+
+def test_a_signal_to_any_process_saves_once_and_ends_all(store, tmp_path, launch):
+    trouble = f"Path(r'{tmp_path}', f'pid.{{rank}}').write_text(str(os.getpid())); time.sleep(0.02)"
+    for number, who in enumerate(("process", "launcher", "launcher is killed")):
+        run = tmp_path / f"run{number}"
+        process = launch(2, store, run, "train.max_updates=100000", "train.checkpoint_updates=null",
+                         "train.valid_updates=100000", "train.log_updates=1", trouble=trouble)  # fmt: skip
+        while process.poll() is None and not ((run / "metrics.jsonl").exists() and losses(run)):
+            time.sleep(0.05)
+        if who == "process":
+            os.kill(int((tmp_path / "pid.1").read_text()), signal.SIGTERM)
+        elif who == "launcher":
+            process.send_signal(signal.SIGTERM)
+        else:
+            process.kill()
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == (-signal.SIGKILL if who == "launcher is killed" else 0), errors
+        until = time.monotonic() + 30
+        while not (run / "last").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert len(list((run / "checkpoints").iterdir())) == 1
+        assert "stopped by SIGTERM" in (run / "train.log").read_text()
+
+
+def test_an_epoch_of_fewer_batches_than_processes(tmp_path, s2s, launch, spawn):
+    """Three pairs, a pair a batch: in each second update a process has none."""
+    for side in ("src", "tgt"):
+        (tmp_path / f"few.{side}").write_text("a b c d e\nb c d e f\nc d e f g\n")
+    assert s2s("preprocess", "source=src", "target=tgt", f"train={tmp_path}/few", f"valid={tmp_path}/few",
+               "tokenizer=words", f"store={tmp_path}/store", "workers=1") == 0  # fmt: skip
+    options = ["data.batch_tokens=6", "data.group=2", "train.max_updates=12", "train.log_updates=1"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert s2s("train", *words(tmp_path / "store", one, *options, "train.accumulate=2")) == 0
+    finished(launch(2, tmp_path / "store", two, *options))
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
+    assert state(two)["iterator"]["epoch"] == state(one)["iterator"]["epoch"] == 6
+
+
+def test_contradictions_are_told(store, tmp_path, s2s, spawn, capsys):
+    assert s2s("train", "--multirun", *words(store, tmp_path / "sweep", "distributed.processes=2", "seed=1,2")) != 0
+    assert "hydra and torchrun cannot both start the processes" in capsys.readouterr().err
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    process = spawn("train", *words(store, tmp_path / "run", "distributed.processes=2"), env=alone)
+    assert "distributed.processes=2, and 1 were started by torchrun" in finished(process, 2)
