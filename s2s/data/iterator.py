@@ -117,6 +117,7 @@ class BatchIterator:
         self.pin_memory, self.rank, self.ranks = pin_memory, rank, ranks
         self.epoch, self.window, self.position = 1, 0, 0
         self.group = self._group = config.group or ranks
+        self.reorders: list[list[int]] = []  # of each: epoch, window and position from which on it holds, its number
         self._sizes = [corpus.last - corpus.first for corpus in dataset.corpora]
         self._planned: tuple[tuple[int, int, int], Window] | None = None
         self._check()
@@ -125,13 +126,21 @@ class BatchIterator:
 
     def state_dict(self) -> dict:
         """The position: batch `position` (from 0) of `window` (from 0) of `epoch` (from 1) is next, where batches are
-        counted over all ranks and planned in groups of `group`."""
-        return {"epoch": self.epoch, "window": self.window, "position": self.position, "group": self.group}
+        counted over all ranks and planned in groups of `group`; `reorders` are those of the order."""
+        position = {"epoch": self.epoch, "window": self.window, "position": self.position, "group": self.group}
+        return {**position, "reorders": self.reorders}
 
     def load_state_dict(self, state: dict) -> None:
         """Go to a position, also one of another number of ranks: its epoch is finished in the groups of then."""
         self.epoch, self.window, self.position = state["epoch"], state["window"], state["position"]
-        self.group = state["group"]
+        self.group, self.reorders = state["group"], state.get("reorders", [])
+        self._planned = None
+
+    def reorder(self, number: int) -> None:
+        """Have the batches in another order from the position on, one for each number; an epoch still has all of its
+        examples once."""
+        self.reorders = [*self.reorders, [self.epoch, self.window, self.position, number]]
+        self._planned = None
 
     # --- what there is -------------------------------------------------------------------------------------------
 
@@ -241,7 +250,20 @@ class BatchIterator:
             tags = tags if tags is None else tags[keep]
         rng = np.random.default_rng([self.seed, epoch, number, again])
         batches = plan(source, target, config, rng, group, tags)
+        batches = self._reordered(batches, epoch, number, group)
         return Window(everything, batches, sum(map(len, examples)) - len(everything))
+
+    def _reordered(self, planned: Plan, epoch: int, number: int, group: int) -> Plan:
+        """The plan of a window in the order that `reorder` has asked for; groups stay together."""
+        order = np.arange(len(planned.batches)).reshape(-1, group)
+        for *since, position, salt in self.reorders:
+            if since <= [epoch, number]:
+                first = -(-position // group) if since == [epoch, number] else 0
+                rng = np.random.default_rng([self.seed, epoch, number, salt, 2])
+                order[first:] = rng.permutation(order[first:])
+        places = order.flatten().tolist()
+        rows = planned.rows and [planned.rows[place] for place in places]
+        return dataclasses.replace(planned, batches=[planned.batches[place] for place in places], rows=rows)
 
     def _tags(self, config: DataConfig, corpora: np.ndarray) -> np.ndarray | None:
         """What keeps examples apart, from the corpus of each."""

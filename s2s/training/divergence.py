@@ -3,10 +3,16 @@
 import dataclasses
 import math
 
+from s2s.errors import Failure
+
 FACTOR = 1.5  # a loss over so many times the best of late is a spike
 RECENT = 10  # intervals that `of late` looks back
 INTERVALS = 3  # in a row that have to be spikes: a bad batch or two are none
-ROLLBACKS = 3  # after so many the run stops
+ROLLBACKS = 5  # after so many the run stops
+
+
+class Diverged(Failure):
+    """Training has diverged."""
 
 
 @dataclasses.dataclass
@@ -51,3 +57,7 @@ class Course:
     def accept(self) -> None:
         """Take the loss of now for its course from now on."""
         self.recent, self.spikes = [], 0
+
+    def before(self, update: int) -> int:
+        """The last update of those up to `update` that does not belong to a spike."""
+        return self.good if self.spikes else update

@@ -60,3 +60,9 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is short; torch has no type of its own for that of a CPU."""
     cause = error.__cause__ if isinstance(error, Failure) else error
     return isinstance(cause, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(cause)
+
+
+def shape(batch: Batch) -> str:
+    """The size of a batch, in words."""
+    source, target = batch.sources[0].ids.size(1), batch.target.size(1)
+    return f"{len(batch.ids)} sentences x {source} source x {target} target tokens"

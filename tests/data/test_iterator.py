@@ -96,7 +96,7 @@ def test_another_number_of_ranks_finishes_the_epoch_exactly(before, after, steps
 def test_epochs_differ_and_count_up():
     iterator = make()
     first, second = list(iterator.rest_of_epoch()), list(iterator.rest_of_epoch())
-    assert iterator.state_dict() == {"epoch": 3, "window": 0, "position": 0, "group": 1}
+    assert iterator.state_dict() == {"epoch": 3, "window": 0, "position": 0, "group": 1, "reorders": []}
     assert {batch[2] for batch in first} == {1}
     assert {batch[2] for batch in second} == {2}
     assert {frozenset(batch[0]) for batch in first} != {frozenset(batch[0]) for batch in second}
