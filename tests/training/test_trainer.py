@@ -256,7 +256,7 @@ def test_max_epochs_ends_the_run_with_a_validated_checkpoint(store, tmp_path, s2
     run = tmp_path / "run"
     assert s2s("train", *words(store, run, "train.max_epochs=2", "train.max_updates=1000")) == 0
     state = json.loads((run / "last/state.json").read_text())
-    assert state["iterator"] == {"epoch": 3, "window": 0, "position": 0, "group": 1}
+    assert state["iterator"] == {"epoch": 3, "window": 0, "position": 0, "group": 1, "reorders": []}
     assert state["progress"]["last_metrics"]["update"] == state["progress"]["update"] < 40
 
 
