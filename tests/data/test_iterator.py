@@ -1,6 +1,7 @@
 """The position of the iterator is exact at every batch; workers and ranks change nothing."""
 
 import itertools
+import json
 from collections import Counter
 
 import numpy as np
@@ -91,6 +92,50 @@ def test_another_number_of_ranks_finishes_the_epoch_exactly(before, after, steps
         everything = Counter(i for batch in [*seen, *itertools.chain(*rest)] if batch for i in batch[0])
         assert everything == {i: 1 for i in range(200)}
     assert all(iterator.group == after for iterator in second)
+
+
+@given(
+    st.sampled_from(STRATEGIES), st.integers(1, 3), st.integers(1, 3), st.integers(0, 14), st.integers(0, 8),
+    st.integers(0, 8),
+)  # fmt: skip
+@settings(max_examples=40)
+def test_another_order_from_a_position_on_has_the_rest_of_the_epoch(batching, before, after, steps, again, stop):
+    """Two rollbacks, the second one to a later place, then a stop; all is resumed by another number of ranks."""
+    config = DataConfig(batching=batching, batch_tokens=60, pool=60)
+
+    def take(iterators, count):
+        batches = [list(itertools.islice(iterator.rest_of_epoch(), count)) for iterator in iterators]
+        return [batch for own in batches for batch in own if batch]
+
+    first = [BatchIterator(Numbers(), config, 1, 0, rank=rank, ranks=before) for rank in range(before)]
+    seen = take(first, steps)
+    for number, count in ((1, again), (2, stop)):
+        for iterator in first:
+            iterator.reorder(number)
+        seen += take(first, count)
+    rest = take([at(first[0], config, rank, after) for rank in range(after)], None)
+    if first[0].epoch == 1:
+        assert Counter(i for batch in [*seen, *rest] for i in batch[0]) == {i: 1 for i in range(200)}
+
+
+def at(iterator, config, rank: int, ranks: int) -> BatchIterator:
+    """An iterator at the position of another one."""
+    other = BatchIterator(Numbers(), config, 1, 0, rank=rank, ranks=ranks)
+    other.load_state_dict(json.loads(json.dumps(iterator.state_dict())))
+    return other
+
+
+def test_each_number_is_an_order_of_its_own_and_what_was_before_stays():
+    orders = []
+    for number in (0, 1, 2):
+        iterator = make(pool=60)
+        seen = list(itertools.islice(iterator.rest_of_epoch(), 5))
+        if number:
+            iterator.reorder(number)
+        orders.append([batch[0] for batch in [*seen, *iterator.rest_of_epoch()]])
+    assert orders[0][:5] == orders[1][:5] == orders[2][:5]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert sorted(map(sorted, orders[0])) == sorted(map(sorted, orders[1])) == sorted(map(sorted, orders[2]))
 
 
 def test_epochs_differ_and_count_up():
