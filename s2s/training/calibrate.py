@@ -17,6 +17,7 @@ import torch
 from s2s.data.iterator import BatchIterator, Dataset, Draw, Window
 from s2s.data.plan import batch_cost
 from s2s.errors import Failure, UserError
+from s2s.training.initialise import make_criterion
 from s2s.training.report import Interval
 from s2s.training.trainer import Trainer
 
@@ -148,7 +149,10 @@ class Tries:
         self.config, self.data, self.dataset, self.report = config, config.data, dataset, report
         # With a learning rate of 0 all tries have the same weights, and no number of them lets these diverge.
         still = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=0.0, min_lr=0.0))
-        self.trainer = Trainer(still, task, model.train(), task.criterion(config.criterion), None, None, {})
+        if config.train.stages:  # what none of them freezes takes more memory than any of them
+            still.train = dataclasses.replace(config.train, stages=[], freeze=[])
+        criterion = make_criterion(config, task, next(model.parameters()).device)
+        self.trainer = Trainer(still, task, model.train(), criterion, None, None, {})
         self.trainer.interval = Interval()
         # Where gradients are accumulated, those of the first batch are there while the second is computed.
         self.company = min(2, config.train.accumulate)

@@ -23,15 +23,17 @@ from s2s.registry import find
 from s2s.training import checkpoint, distributed, loggers
 from s2s.training.calibrate import calibrate
 from s2s.training.distributed import Ranks
+from s2s.training.initialise import initialise, make_criterion, parents, sources
 from s2s.training.log import RunLog, Silence
+from s2s.training.stages import Stages
 from s2s.training.trainer import Trainer
 from s2s.training.validation import Validator
 
 MARK = "run.json"  # the file that a run's folder is known by
 CONFIG = "config.yaml"  # there once the run's settings are known, those that are calibrated too
 # A resumed run may change anything but what its weights, its data position or its random numbers depend on.
-FIXED = ("task", "model", "criterion", "seed", "data")
-FIXED_KEYS = ("train.ema", "train.accumulate", "train.calibrate")
+FIXED = ("task.", "model.", "criterion.", "seed", "data.", "train.init.")
+FIXED_KEYS = ("train.ema", "train.accumulate", "train.calibrate", "train.freeze", "train.stages")
 
 
 def train(config) -> int | None:
@@ -69,20 +71,25 @@ def _train(config, ranks: Ranks) -> int | None:
         raise UserError(f"{', '.join(config.store)}: no train split; there is {', '.join(store.splits)}")
     if "valid" not in store.splits and (config.train.valid_metrics != ["loss"] or config.train.patience):
         raise UserError(f"{', '.join(config.store)}: no valid split for train.valid_metrics or train.patience")
-    model = _fresh_model(config, task, device)  # before the folder is touched: a bad config leaves nothing behind
-    resumed = ranks.first(lambda: _open_folder(run, config, store))
+    # Before the folder is touched: a bad config leaves nothing behind.
+    criterion = make_criterion(config, task, device)
+    is_new = config.overwrite or not checkpoint.steps(run)  # else the weights are in its checkpoints
+    model, copied = _first_model(config, task, device, is_new)
+    Stages(config, model)
+    origin = _origin(store, config, is_new)
+    resumed = ranks.first(lambda: _open_folder(run, config, origin))
     done = checkpoint.update_of(resumed) if resumed else 0
     with _lock(run, ranks), contextlib.closing(_log(run, config, done, ranks)) as log:
         if ranks.is_first:
             checkpoint.sweep(run)
         if ranks.is_first and resumed:
             checkpoint.go_back(run, resumed)
-        criterion = task.criterion(config.criterion)
         dataset = task.dataset(store.split("train"))
         _check_data(config, task, dataset)
         if config.train.calibrate:
             config.data.batch_tokens = ranks.first(lambda: _budget(config, task, dataset, model, log))
-            model = _fresh_model(config, task, device)  # it and the random state are as if nothing had been tried
+            # It and the random state are as if nothing had been tried.
+            model, _ = _first_model(config, task, device, is_new)
         pin = device.type == "cuda"
         iterator = BatchIterator(dataset, config.data, config.seed, config.workers, pin, ranks.rank, ranks.size)
         validator = None
@@ -90,10 +97,14 @@ def _train(config, ranks: Ranks) -> int | None:
             options = config.train
             validator = Validator(task, store.split("valid"), criterion, options.valid_metrics, config.decode,
                                   config.data, options.samples, ranks)  # fmt: skip
-        trainer = Trainer(config, task, model, criterion, iterator, validator, _origin(store), ranks)
+        trainer = Trainer(config, task, model, criterion, iterator, validator, origin, ranks)
         if resumed:
             trainer.resume(resumed)
         _announce(log, trainer, store, resumed)
+        for line in copied:
+            log.line(line)
+        if trainer.stages.ends or trainer.stages.frozen[trainer.stage]:
+            log.line(trainer.stages.describe(trainer.stage))
         versions = {"s2s": __version__, "torch": torch.__version__, "threads": torch.get_num_threads(),
                     "processes": ranks.size}  # fmt: skip
         log.metrics("resume" if resumed else "start", trainer.progress.update, versions)
@@ -118,10 +129,13 @@ def _budget(config, task, dataset, model: torch.nn.Module, log: RunLog) -> int:
     return config.data.batch_tokens
 
 
-def _fresh_model(config, task, device: torch.device) -> torch.nn.Module:
-    """The model that a run starts with; it depends on the seed alone."""
+def _first_model(config, task, device: torch.device, is_new: bool) -> tuple[torch.nn.Module, list[str]]:
+    """The model that a run starts with, and lines on what it has from elsewhere. Without `is_new` it has nothing from
+    there. Fresh weights depend on the seed alone."""
     torch.manual_seed(config.seed)
-    return task.model(config.model).to(device)
+    model = task.model(config.model)
+    copied = initialise(model, task, config) if is_new else []
+    return model.to(device), copied
 
 
 def choose_device(name: str) -> torch.device:
@@ -133,12 +147,20 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _origin(store: Stores) -> dict[str, str]:
+def _origin(store: Stores, config, is_new: bool) -> dict:
     """What made a run, beside its config."""
-    return {"store_digest": store.digest, "s2s": __version__, "torch": torch.__version__}
+    mark = Path(config.run) / MARK
+    before = json.loads(mark.read_text(encoding="utf-8")) if not is_new and mark.is_file() else {}
+    roles = {
+        # Of a run that goes on they may be gone: it needs them no more.
+        "initialised_from": parents(sources(config.train.init)) if is_new else before.get("initialised_from"),
+        "teachers": parents(getattr(config.criterion, "teachers", [])),
+    }
+    made = {"store_digest": store.digest, "s2s": __version__, "torch": torch.__version__}
+    return made | {role: found for role, found in roles.items() if found}
 
 
-def _open_folder(run: Path, config, store: Stores) -> Path | None:
+def _open_folder(run: Path, config, origin: dict) -> Path | None:
     """Make the run's folder, or find the checkpoint to go on from.
 
     Raises:
@@ -152,13 +174,16 @@ def _open_folder(run: Path, config, store: Stores) -> Path | None:
         if config.overwrite:
             with _lock(run, Ranks()):
                 pass  # not under the feet of a living run
+            for folder in (folder for role in ("initialised_from", "teachers") for folder in origin.get(role, {})):
+                if Path(folder).resolve().is_relative_to(run.resolve()):
+                    raise UserError(f"overwrite=true: {folder} is needed, and lies in run={run}; choose another run")
             shutil.rmtree(run)
         elif (run / CONFIG).is_file() or checkpoint.steps(run):  # else it was stopped while it calibrated
-            return _resume_from(run, config, store)
+            return _resume_from(run, config, origin)
     run.mkdir(parents=True, exist_ok=True)
     if not config.train.calibrate:
         _write(run / CONFIG, compose.to_yaml(config))
-    _write(run / MARK, json.dumps(_origin(store), indent=1))
+    _write(run / MARK, json.dumps(origin, indent=1))
     return None
 
 
@@ -174,21 +199,28 @@ def _write(file: Path, text: str) -> None:
         raise
 
 
-def _resume_from(run: Path, config, store: Stores) -> Path | None:
+def _resume_from(run: Path, config, origin: dict) -> Path | None:
     """The checkpoint to go on from, None where there is none yet; a calibrated budget comes back into the config."""
 
     def report(text: str) -> None:
         print(text, file=sys.stderr)
 
     before = OmegaConf.to_container(OmegaConf.load(run / CONFIG))
-    if json.loads((run / MARK).read_text(encoding="utf-8"))["store_digest"] != store.digest:
+    mark = json.loads((run / MARK).read_text(encoding="utf-8"))
+    if mark["store_digest"] != origin["store_digest"]:
         raise UserError(f"run={run}: was trained on other data than store={config.store}; choose another run folder")
+    taught = [list(made.get("teachers", {}).values()) for made in (mark, origin)]
+    if taught[0] != taught[1] and config.criterion.type == before["criterion"]["type"]:
+        raise UserError(
+            f"run={run}: the weights of its teachers are others than when it started; give the checkpoints that it "
+            f"started with: {', '.join(mark.get('teachers', {}))}"
+        )
     if config.train.calibrate and before["train"].get("calibrate"):
         config.data.batch_tokens = before["data"]["batch_tokens"]
         report(f"note: data.batch_tokens={config.data.batch_tokens}, as calibrated when the run started")
     now, then = (_flat(c) for c in (OmegaConf.to_container(OmegaConf.create(compose.to_yaml(config))), before))
     changed = {key: (then.get(key), value) for key, value in now.items() if then.get(key) != value}
-    fixed = [key for key in changed if key.split(".")[0] in FIXED or key in FIXED_KEYS]
+    fixed = [key for key in changed if key.startswith(FIXED) or key in FIXED_KEYS]
     fixed = [key for key in fixed if key != "data.verify"]
     processes = before.get("distributed", {}).get("processes", 1), config.distributed.processes
     if processes[0] != processes[1]:  # then accumulating over more or fewer batches keeps the size of an update
@@ -212,7 +244,7 @@ def _resume_from(run: Path, config, store: Stores) -> Path | None:
     if folder is None and checkpoint.steps(run):
         raise UserError(f"run={run}: every checkpoint in it is damaged; overwrite=true starts over")
     _write(run / CONFIG, compose.to_yaml(config))
-    _write(run / MARK, json.dumps(_origin(store), indent=1))
+    _write(run / MARK, json.dumps(origin, indent=1))
     return folder
 
 

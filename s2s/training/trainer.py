@@ -15,22 +15,23 @@ import numpy as np
 import torch
 from torch.profiler import record_function
 
-from s2s import registry, scoring
+from s2s import scoring
 from s2s.config.compose import to_yaml
 from s2s.config.schema import option
 from s2s.data.batch import Batch, Counts
 from s2s.data.iterator import BatchIterator
 from s2s.errors import Failure
-from s2s.optim.schedule import learning_rate
 from s2s.training import checkpoint
 from s2s.training.average import ExponentialMovingAverage
 from s2s.training.distributed import Ranks
+from s2s.training.initialise import InitConfig
 from s2s.training.interrupt import Interrupt
 from s2s.training.log import RunLog
 from s2s.training.loggers import LOGGERS
 from s2s.training.profile import Profile
 from s2s.training.report import Interval, report_epoch, report_interval, report_validation
 from s2s.training.saving import Saver
+from s2s.training.stages import Stages, TrainStageConfig
 from s2s.training.validation import Validation, Validator, higher_is_better
 
 METRICS = ("loss", *scoring.METRICS)
@@ -45,6 +46,11 @@ class TrainConfig:
     max_epochs: int | None = option(None, "stop after this many epochs; null: no limit", at_least=1)
     calibrate: bool = option(
         False, "find data.batch_tokens first: the largest that fits on a GPU, the fastest on a CPU; needs minutes"
+    )
+    init: InitConfig = option(InitConfig, "what to start from")
+    freeze: list[str] = option([], "what is not trained: embeddings, encoder, decoder, or patterns of parameter names")
+    stages: list[TrainStageConfig] = option(
+        [], "one after the other, such as [{updates:1000,freeze:[encoder]},{factor:0.5}]; see data.stages for the data"
     )
     accumulate: int = option(1, "batches whose gradients make one update", at_least=1)
     clip_norm: float = option(1.0, "largest norm of the gradient; larger ones are scaled down; 0: no limit", at_least=0)
@@ -115,8 +121,8 @@ class Trainer:
         self.device = next(model.parameters()).device
         bf16 = self.options.precision == "bf16" or (self.options.precision == "auto" and self.device.type == "cuda")
         self.precision = "bf16" if bf16 else "fp32"
-        self.loss = self.ranks.wrap(model, criterion)
-        self.optimizer = registry.find("optim", config.optim.type)(config.optim).build(model)
+        self.stages, self.optimizer = Stages(config, model), None
+        self._enter(self.stages.at(1))
         self.ema = ExponentialMovingAverage(model, self.options.ema) if self.options.ema else None
         self.progress = Progress()
         self.best_metric = self.options.best_metric or self.options.valid_metrics[-1]
@@ -153,14 +159,16 @@ class Trainer:
             self.ema.average = {name: value.to(self.device) for name, value in weights.items()}
             weights = {name[4:]: value for name, value in tensors.items() if name.startswith("raw.")}
         checkpoint.load_weights(self.model, weights, folder / "model.safetensors")
+        saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        self.progress = Progress(**saved["progress"])
+        self.iterator.load_state_dict(saved["iterator"])
+        self.optimizer = None
+        self._enter(self.stages.at(max(1, self.progress.update)))
         for name, p in self.model.named_parameters():
             state = {key.split(".", 1)[0]: value for key, value in tensors.items() if key.split(".", 1)[1] == name}
             state.pop("raw", None)
             if state:  # nothing before the first update
                 self.optimizer.state[p] = {key: value.to(self.device) for key, value in state.items()}
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        self.progress = Progress(**state["progress"])
-        self.iterator.load_state_dict(state["iterator"])
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -183,6 +191,10 @@ class Trainer:
             while not self.finished():
                 for batches, waited in self._groups():
                     started = time.perf_counter()
+                    stage = self.stages.at(self.progress.update + 1)
+                    if stage != self.stage:
+                        self._enter(stage)
+                        log.line(self.stages.describe(stage))
                     self._update(batches, waited)
                     self.progress.seconds += time.perf_counter() - started
                     log.advance()
@@ -190,7 +202,7 @@ class Trainer:
                     if profile:
                         self.interval.started += profile.step([b for b in batches if b is not None], update)
                     if update % self.options.log_updates == 0:
-                        rate = self.learning_rate(update)
+                        rate = self.stages.learning_rate(update)
                         report_interval(log, self.interval, self.progress, self.config, self.iterator.epoch, rate,
                                         self.device)  # fmt: skip
                         self.interval = Interval()
@@ -215,6 +227,12 @@ class Trainer:
                 self.save(log)
             self.saver.close(log)
         return None
+
+    def _enter(self, stage: int) -> None:
+        """Begin a stage; its optimizer goes on with what the one before knows."""
+        self.stage, self.optimizer = stage, self.stages.enter(stage, self.optimizer)
+        self.loss = None  # the one before lets go of the parameters first
+        self.loss = self.ranks.wrap(self.model, self.criterion)
 
     def _out_of_updates(self) -> bool:
         return self.progress.update >= self.options.max_updates
@@ -272,9 +290,7 @@ class Trainer:
         update = self.progress.update = self.progress.update + 1
         counts = self._count(batches)
         self.interval.count(counts, waited, self.progress.epoch)
-        rate = self.learning_rate(update)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.stages.set_rates(self.optimizer, update)
         self.optimizer.zero_grad()
         loss = nll = torch.zeros((), device=self.device)
         for place, batch in enumerate(batches):
@@ -311,11 +327,6 @@ class Trainer:
             if self.ema:
                 self.ema.update(update)
         self.interval.add(counts, loss, nll, norm)
-
-    def learning_rate(self, update: int) -> float:
-        """The learning rate of an update."""
-        o = self.config.optim
-        return learning_rate(o.schedule, update, o.lr, o.warmup_updates, self.options.max_updates, o.min_lr)
 
     def _skip(self, batches: list[Batch], norm: float, loss: float) -> None:
         """Count an update whose gradient is not finite. Raises Failure after GIVE_UP_AFTER in a row."""

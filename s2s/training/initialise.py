@@ -1,0 +1,175 @@
+"""Starting from something: the weights of a checkpoint, whole or by part, and the models that teach."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from s2s.config.schema import option
+from s2s.criterions.distillation import Distillation
+from s2s.errors import UserError
+from s2s.models.parts import PARTS, part_of
+from s2s.text.vocabulary import Vocabulary
+from s2s.training import checkpoint
+
+# Parameters with a row for each symbol, and the side whose symbols they are.
+ROWS = {
+    "encoder_embedding.tokens.weight": "source",
+    "decoder_embedding.tokens.weight": "target",
+    "output.weight": "target",
+    "output.bias": "target",
+}
+# Options of a model that its weights' shapes do not tell, and without which they mean something else.
+MEANING = ("type", "norm", "positions", "activation", "heads")
+SPACE = {" ": "\u2581", "\u2581": " "}  # of characters, and of sentencepiece
+
+
+@dataclasses.dataclass
+class InitConfig:
+    """What the first weights are, where they are not drawn at random."""
+
+    checkpoint: str | None = option(None, "a checkpoint or run whose weights are taken; symbols find their rows")
+    encoder: str | None = option(None, "another one for the encoder")
+    decoder: str | None = option(None, "another one for the decoder")
+    embeddings: str | None = option(None, "another one for the embeddings and the output matrix")
+    new_rows: str = option(
+        "mean",
+        "of symbols that it does not have: the mean of its rows, or fresh ones drawn at random",
+        ("mean", "fresh"),
+    )
+
+
+def sources(config: InitConfig) -> dict[str, list[str | None]]:
+    """Checkpoint -> the parts that are taken from it; None among them: what belongs to no part."""
+    taken: dict[str, list[str | None]] = {}
+    for part in (*PARTS, None):
+        path = (getattr(config, part) if part else None) or config.checkpoint
+        if path:
+            taken.setdefault(path, []).append(part)
+    return taken
+
+
+def initialise(model: nn.Module, task, config) -> list[str]:
+    """Copy what `train.init` says into a model with fresh weights.
+
+    Args:
+        model: The model.
+        task: Its task; it knows the vocabularies.
+        config: The whole train config.
+
+    Returns:
+        Lines that say what was copied.
+
+    Raises:
+        UserError: a damaged checkpoint, or one whose weights do not fit.
+    """
+    report: list[str] = []
+    written: dict[int, tuple[str, Tensor]] = {}  # of a parameter that has several names: one of them, and what it got
+    for path, parts in sources(config.train.init).items():
+        other, before, settings = checkpoint.load_model(path)
+        theirs, ours = ({name: p for name, p in m.named_parameters(remove_duplicate=False) if part_of(name) in parts}
+                        for m in (other, model))  # fmt: skip
+        _check(path, parts, theirs, ours, settings["model"], dataclasses.asdict(config.model))
+        report.append(f"init: {', '.join(part or 'the rest' for part in parts)} from {checkpoint.resolve(path)}")
+        remapped: dict[str, str] = {}
+        for name, p in ours.items():
+            first, value = written.setdefault(id(p), (name, theirs[name]))
+            if value is not theirs[name]:
+                raise UserError(
+                    f"train.init: {first} and {name} are one matrix in this model and two in {path}; "
+                    "choose another model.tie_embeddings"
+                )
+            with torch.no_grad():
+                if name not in ROWS:
+                    p.copy_(value)
+                    continue
+                old, new = (getattr(t, f"{ROWS[name]}_tokenizer").vocabulary for t in (before, task))
+                rows = _rows(old, new)
+                known = rows >= 0
+                # The matrix may be on a GPU, and its rows are put together where the checkpoint is.
+                fresh = value.mean(0, keepdim=True) if config.train.init.new_rows == "mean" else p.cpu()[~known]
+                whole = value.new_empty(p.shape)
+                whole[known], whole[~known] = value[rows[known]], fresh
+                p.copy_(whole)
+                if old.digest != new.digest:
+                    side = "" if task.shared_vocabulary else f"{ROWS[name]} "
+                    remapped[side] = (
+                        f"init: {int(known.sum()):,} of {len(new):,} {side}symbols have their rows from {len(old):,}; "
+                        f"{int((~known).sum()):,} are new ({config.train.init.new_rows})"
+                    )
+        report += remapped.values()
+    return report
+
+
+def _rows(old: Vocabulary, new: Vocabulary) -> Tensor:
+    """For each symbol of `new` its id in `old`, or -1: [V] int64."""
+    index = {symbol: i for i, symbol in enumerate(old.symbols)}
+    return torch.tensor([index.get(symbol, index.get(SPACE.get(symbol), -1)) for symbol in new.symbols])
+
+
+def _check(path: str, parts: list, theirs: dict, ours: dict, their_config: dict, our_config: dict) -> None:
+    """Whether the weights of a checkpoint's parts fit a model's. Raises UserError that lists what does not."""
+    wrong = [f"{name} is not in it" for name in ours.keys() - theirs.keys()]
+    wrong += [f"{name} is not in this model" for name in theirs.keys() - ours.keys()]
+    for name in ours.keys() & theirs.keys():
+        skip = name in ROWS  # these rows may be of other symbols
+        if theirs[name].shape[skip:] != ours[name].shape[skip:]:
+            wrong.append(f"{name} is {list(theirs[name].shape)} in it, not {list(ours[name].shape)}")
+    them, us = _settings(their_config), _settings(our_config)
+    for key in us.keys() & them.keys():
+        *section, last = key.split(".")
+        if last in MEANING and (not section or section[0] in parts) and us[key] != them[key]:
+            wrong.append(f"model.{key} is {them[key]} in it, not {us[key]}")
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise UserError(f"train.init: {path} does not fit the model: {'; '.join(sorted(wrong)[:5])}{more}")
+
+
+def _settings(config: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in config.items():
+        flat |= _settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+# --- teachers --------------------------------------------------------------------------------------------------------
+
+
+def make_criterion(config, task, device: torch.device):
+    """The criterion of a train config, its teachers loaded.
+
+    Raises:
+        UserError: no teachers for distillation or ones of other vocabularies; R-Drop without dropout.
+    """
+    criterion = task.criterion(config.criterion)
+    if getattr(config.criterion, "r_drop", 0):
+        rates = [value for key, value in _settings(dataclasses.asdict(config.model)).items() if "dropout" in key]
+        if rates and not any(rates):
+            raise UserError("criterion.r_drop: two passes are the same without dropout; set model.dropout")
+    if isinstance(criterion, Distillation):
+        criterion.teachers = [_teacher(path, task, device) for path in config.criterion.teachers]
+        if not criterion.teachers:
+            raise UserError("criterion.teachers: distillation needs a checkpoint or several")
+    return criterion
+
+
+def _teacher(path: str, task, device: torch.device) -> nn.Module:
+    """A teacher's model, frozen, in evaluation mode. Raises UserError when its ids are not the task's."""
+    model, other, _ = checkpoint.load_model(path, device)
+    for side in ("source", "target"):
+        mine, theirs = (getattr(t, f"{side}_tokenizer").vocabulary for t in (task, other))
+        if mine.digest != theirs.digest:
+            sizes = f"{len(theirs)} symbols against {len(mine)}"
+            raise UserError(f"criterion.teachers: {path} has another {side} vocabulary, of {sizes}")
+    if task.target_transform.kind != other.target_transform.kind:
+        kinds = f"{other.target_transform.kind}, not {task.target_transform.kind}"
+        raise UserError(f"criterion.teachers: the targets of {path} have data.target_transform={kinds}")
+    return model.requires_grad_(False)
+
+
+def parents(paths: Iterable[str]) -> dict[str, str]:
+    """Folders of checkpoints, and the SHA-256 of the weights in each. Raises UserError for one that is not there."""
+    manifests = {folder: (folder / "manifest.json").read_text("utf-8") for folder in map(checkpoint.resolve, paths)}
+    return {str(folder): json.loads(m)["files"]["model.safetensors"]["sha256"] for folder, m in manifests.items()}
