@@ -91,9 +91,7 @@ def run(
             for batch, beam_size, case in chosen:
                 print(f"{case} ...", flush=True)
                 for one in names:
-                    if (
-                        one.startswith("ctranslate2") and not quick
-                    ):  # a process's second translator is slow
+                    if one.startswith("ctranslate2") and not quick:  # a process's second translator is slow
                         running[one].close()
                         running[one] = Apart(one)
                     running[one].prepare(file, beam_size, batch)
