@@ -5,7 +5,6 @@ the limit, the one with the best throughput. What is looked at are the first win
 """
 
 import dataclasses
-import gc
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from s2s.data.iterator import BatchIterator, Dataset, Draw, Window
 from s2s.data.plan import batch_cost
 from s2s.errors import Failure, UserError
 from s2s.training.initialise import make_criterion
+from s2s.training.memory import free, out_of_memory
 from s2s.training.report import Interval
 from s2s.training.trainer import Trainer
 
@@ -54,7 +54,7 @@ def calibrate(config, task, dataset: Dataset, model: torch.nn.Module, report: Ca
             raise Failure(f"train.calibrate: data.batch_tokens={tries.ladder[0]} does not fit into memory")
     report(f"calibrate | data.batch_tokens={budget}: {why}")
     del tries
-    _free()
+    free()
     return budget
 
 
@@ -153,7 +153,7 @@ class Tries:
             still.train = dataclasses.replace(config.train, stages=[], freeze=[])
         criterion = make_criterion(config, task, next(model.parameters()).device)
         self.trainer = Trainer(still, task, model.train(), criterion, None, None, {})
-        self.trainer.interval = Interval()
+        self.trainer.interval, self.trainer.may_split = Interval(), False
         # Where gradients are accumulated, those of the first batch are there while the second is computed.
         self.company = min(2, config.train.accumulate)
         self._lengths: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -260,20 +260,8 @@ class Tries:
             peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
             return Step(seconds, sum(batch.counts.target for batch in batches), peak)
         self.trainer.optimizer.zero_grad()
-        _free()  # only now: the error, now gone, kept the frames of the update, and these their tensors
+        free()  # only now: the error, now gone, kept the frames of the update, and these their tensors
         return None
-
-
-def _free() -> None:
-    """Give back memory that nothing uses."""
-    gc.collect()
-    torch.cuda.empty_cache()  # nothing without a GPU
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is short; torch has no type of its own for that of a CPU."""
-    cause = error.__cause__ if isinstance(error, Failure) else error
-    return isinstance(cause, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(cause)
 
 
 def _lengths(dataset: Dataset, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -36,16 +36,17 @@ class Saver:
         self._thread = ThreadPoolExecutor(1)
         self._going_on: tuple[int, Future] | None = None
 
-    def begin(self, update: int, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str], log: RunLog) -> None:
+    def begin(self, update: int, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str], log: RunLog,
+              trusted: int) -> None:  # fmt: skip
         """Copy a checkpoint's content, as `checkpoint.write` wants it, and have it written; first the save before this
-        one ends."""
+        one ends. The newest checkpoint up to update `trusted` stays, too."""
         self.finish(log)
         copies = {
             name: {key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
                    for key, value in content.items()}
             for name, content in tensors.items()
         }  # fmt: skip
-        self._going_on = update, self._thread.submit(self._write, update, copies, texts)
+        self._going_on = update, self._thread.submit(self._write, update, copies, texts, trusted)
 
     def poll(self, log: RunLog) -> None:
         """Say how a save has ended, if one has."""
@@ -80,15 +81,15 @@ class Saver:
         older = f"the newest one is {there[-1].name}" if there else "there is none yet"
         return f"the checkpoint of update {update} could not be saved: {error}; {older}"
 
-    def _write(self, update: int, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str]) -> Path:
+    def _write(self, update: int, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str], trusted: int) -> Path:
         folder = self.run / "checkpoints" / f"step_{update:08d}"
         checkpoint.write(folder, tensors, texts, self.task)
         checkpoint.link(self.run, "last", folder)
-        self._prune()
+        self._prune(trusted)
         return folder
 
-    def _prune(self) -> None:
-        """Keep the newest and the best checkpoints."""
+    def _prune(self, trusted: int) -> None:
+        """Keep the newest and the best checkpoints, and the newest up to update `trusted`."""
         folders = checkpoint.steps(self.run)
         sign = -1 if higher_is_better(self.metric) else 1
 
@@ -100,6 +101,8 @@ class Saver:
         best = [folder for folder in ranked[: self.keep_best] if score(folder) < math.inf]
         if best:
             checkpoint.link(self.run, "best", best[0])
+        before = [folder for folder in folders if checkpoint.update_of(folder) <= trusted]
+        kept = {*best, *folders[-self.keep_last :], *before[-1:]}
         for folder in folders:
-            if folder not in best and folder not in folders[-self.keep_last :]:
+            if folder not in kept:
                 checkpoint.remove(folder)

@@ -6,6 +6,7 @@ the number of the update, and the learning rate on the number of the update, so 
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.profiler import record_function
 
 from s2s import scoring
@@ -24,10 +26,12 @@ from s2s.errors import Failure
 from s2s.training import checkpoint
 from s2s.training.average import ExponentialMovingAverage
 from s2s.training.distributed import Ranks
+from s2s.training.divergence import ROLLBACKS, Course, Diverged
 from s2s.training.initialise import InitConfig
 from s2s.training.interrupt import Interrupt
 from s2s.training.log import RunLog
 from s2s.training.loggers import LOGGERS
+from s2s.training.memory import OutOfMemory, out_of_memory, shape, split_to_fit
 from s2s.training.profile import Profile
 from s2s.training.report import Interval, report_epoch, report_interval, report_validation
 from s2s.training.saving import Saver
@@ -54,6 +58,12 @@ class TrainConfig:
     )
     accumulate: int = option(1, "batches whose gradients make one update", at_least=1)
     clip_norm: float = option(1.0, "largest norm of the gradient; larger ones are scaled down; 0: no limit", at_least=0)
+    on_divergence: str = option(
+        "skip",
+        "when the loss leaves its course: stop; skip: only updates that are not finite, and warn; rollback: go back to "
+        "the checkpoint before, and on with the data in another order",
+        ("stop", "skip", "rollback"),
+    )
     precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", ("auto", "fp32", "bf16"))
     ema: float = option(0.0, "decay of an average of the weights that is validated and decoded with; 0: none",
                         at_least=0, below=1)  # fmt: skip
@@ -86,6 +96,9 @@ class Progress:
         seconds: Training time so far.
         last_metrics: Values of the last validation, with its update.
         epoch: Sums over the epoch's batches so far, for its summary.
+        course: The loss of late.
+        rollbacks: How often the run went back to a checkpoint because it diverged.
+        split: Batches that were split in two because they did not fit into memory.
     """
 
     update: int = 0
@@ -96,6 +109,18 @@ class Progress:
     seconds: float = 0.0
     last_metrics: dict = dataclasses.field(default_factory=dict)
     epoch: dict = dataclasses.field(default_factory=dict)
+    course: Course = dataclasses.field(default_factory=Course)
+    rollbacks: int = 0
+    split: int = 0
+
+    def __post_init__(self):
+        if isinstance(self.course, dict):  # as it was saved
+            self.course = Course(**self.course)
+
+    @property
+    def trusted(self) -> int:
+        """The last update before anything was wrong; this one if nothing is."""
+        return self.course.before(self.update) - self.skipped_in_a_row
 
 
 class Trainer:
@@ -127,6 +152,7 @@ class Trainer:
         self.progress = Progress()
         self.best_metric = self.options.best_metric or self.options.valid_metrics[-1]
         self.saver = Saver(self.run, task, self.options.keep_last, self.options.keep_best, self.best_metric)
+        self.may_split = True  # a batch that does not fit into memory
         self.norms: list[float] = []  # of the non-finite updates just now, for the message when giving up
 
     # --- what is saved -------------------------------------------------------------------------------------------
@@ -149,7 +175,7 @@ class Trainer:
         state = {"progress": progress, "iterator": position, "origin": self.origin}
         tensors = {"model.safetensors": weights, "training.safetensors": training}
         texts = {"state.json": json.dumps(state, indent=1), "config.yaml": to_yaml(self.config)}
-        self.saver.begin(self.progress.update, tensors, texts, log)
+        self.saver.begin(self.progress.update, tensors, texts, log, self.progress.trusted)
 
     def resume(self, folder: Path) -> None:
         """Take up where a checkpoint left off."""
@@ -182,6 +208,7 @@ class Trainer:
             Failure: the loss stayed non-finite, a batch did not fit into memory, or the last save failed.
         """
         self.model.train()
+        self.log = log
         self.interval, self.last_save, self.saved = Interval(), time.monotonic(), self.progress.update
         profile = Profile(self.run, self.model, self.precision, log) if self.options.profile else None
         with Interrupt() as interrupt, profile or contextlib.nullcontext():
@@ -195,7 +222,12 @@ class Trainer:
                     if stage != self.stage:
                         self._enter(stage)
                         log.line(self.stages.describe(stage))
-                    self._update(batches, waited)
+                    try:
+                        self._update(batches, waited)
+                        self._look_at_course(log)
+                    except Diverged as error:
+                        self._roll_back(error, log)
+                        break
                     self.progress.seconds += time.perf_counter() - started
                     log.advance()
                     update = self.progress.update
@@ -291,33 +323,15 @@ class Trainer:
         counts = self._count(batches)
         self.interval.count(counts, waited, self.progress.epoch)
         self.stages.set_rates(self.optimizer, update)
-        self.optimizer.zero_grad()
-        loss = nll = torch.zeros((), device=self.device)
-        for place, batch in enumerate(batches):
-            is_last = place == len(batches) - 1  # a rank without a batch takes part in the exchange of gradients, too
-            if batch is None and not is_last:
-                continue
-            self._seed(place)
-            try:
-                with record_function("data"):
-                    batch = batch and batch.to(self.device)
-                with self.ranks.unsynced(self.loss, not is_last):
-                    with record_function("loss"), self._autocast():
-                        result = self.loss(batch)
-                    with record_function("backward"):
-                        (result.sum * self.ranks.size / counts["target"]).backward()
-            except torch.OutOfMemoryError as error:
-                source, target = batch.sources[0].ids.size(1), batch.target.size(1)
-                raise Failure(
-                    f"update {update}: a batch of {len(batch.ids)} sentences x {source} source x {target} "
-                    "target tokens does not fit into memory; lower data.batch_tokens "
-                    f"(now {self.config.data.batch_tokens}) and raise train.accumulate to make up for it"
-                ) from error
-            loss, nll = loss + result.sum.detach(), nll + result.metrics["nll"]
+        compute = functools.partial(self._gradients, tokens=counts["target"])
+        split: list[Batch] = []
+        loss, nll = split_to_fit(compute, batches, split.append) if self.may_split else compute(batches)
         limit = self.options.clip_norm or math.inf
         with record_function("optimizer"):
             norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        loss, nll = self.ranks.total(torch.stack([loss, nll])).tolist()
+        loss, nll, splits = self.ranks.total(torch.stack([loss, nll, loss.new_tensor(len(split))])).tolist()
+        if splits:
+            self._note(split)
         if not math.isfinite(norm) or not math.isfinite(loss):
             self._skip([batch for batch in batches if batch is not None], norm, loss)
             return
@@ -327,9 +341,91 @@ class Trainer:
             if self.ema:
                 self.ema.update(update)
         self.interval.add(counts, loss, nll, norm)
+        self.progress.course.add(loss, counts["target"])
+
+    def _gradients(self, batches: list[Batch | None], tokens: int) -> tuple[Tensor, Tensor]:
+        """Have the gradients of the sum over all batches, divided by `tokens`. Returns the sums of loss and nll.
+
+        Raises:
+            OutOfMemory: naming a batch that does not fit.
+        """
+        self.optimizer.zero_grad()
+        loss = nll = torch.zeros((), device=self.device)
+        for place, batch in enumerate(batches):
+            is_last = place == len(batches) - 1  # a rank without a batch takes part in the exchange of gradients, too
+            if batch is None and not is_last:
+                continue
+            self._seed(place)
+            exchanged = False
+            try:
+                with record_function("data"):
+                    moved = batch and batch.to(self.device)
+                with self.ranks.unsynced(self.loss, not is_last):
+                    with record_function("loss"), self._autocast():
+                        result = self.loss(moved)
+                    exchanged = is_last and self.ranks.size > 1
+                    with record_function("backward"):
+                        (result.sum * self.ranks.size / tokens).backward()
+            except (RuntimeError, MemoryError) as error:
+                if batch is None or not out_of_memory(error):
+                    raise
+                remedy = "data.batch_tokens" if len(batch.ids) > 1 else "data.max_length"
+                message = (
+                    f"update {self.progress.update}: a batch of {shape(batch)} does not fit into memory; "
+                    f"a new run needs a lower {remedy}, or a smaller model"
+                )
+                # What was half exchanged with other ranks cannot be taken back.
+                raise Failure(message) if exchanged else OutOfMemory(message, batch) from error
+            loss, nll = loss + result.sum.detach(), nll + result.metrics["nll"]
+        return loss, nll
+
+    def _note(self, split: list[Batch]) -> None:
+        """Count, and say, which batches were split in two, on any rank."""
+        shapes = [text for own in self.ranks.gather([shape(batch) for batch in split]) for text in own]
+        self.progress.split += len(shapes)
+        self.log.line(
+            f"update {self.progress.update}: split in two, because it did not fit into memory: a batch of "
+            f"{', one of '.join(shapes)} ({self.progress.split} so far); train.calibrate avoids it"
+        )
+
+    def _look_at_course(self, log: RunLog) -> None:
+        """At the end of an interval see whether the loss has left its course. Raises Diverged, or warns."""
+        if self.progress.update % self.options.log_updates:
+            return
+        wrong = self.progress.course.end_interval(self.progress.update)
+        if wrong and self.options.on_divergence != "skip":
+            raise Diverged(wrong)
+        if wrong:
+            log.line(f"warning: {wrong}; train.on_divergence says what is to be done then")
+            self.progress.course.accept()
+
+    def _roll_back(self, error: Diverged, log: RunLog) -> None:
+        """Go back to the last checkpoint from before a divergence, and have another order of the data from there on.
+
+        Raises:
+            Failure: that is not wanted, not possible, or does not help.
+        """
+        if self.options.on_divergence != "rollback":
+            raise error
+        diverged, rollbacks = self.progress.update, self.progress.rollbacks + 1
+        if rollbacks > ROLLBACKS:
+            raise Failure(f"{error}; {ROLLBACKS} rollbacks did not help") from error
+        self.saver.finish(log)
+        folder = self.ranks.first(lambda: checkpoint.newest_whole(self.run, log.line, self.progress.trusted))
+        if folder is None:
+            raise Failure(f"{error}; there is no checkpoint from before to roll back to") from error
+        if self.ranks.is_first:
+            checkpoint.go_back(self.run, folder)
+        self.resume(folder)
+        self.progress.rollbacks = rollbacks
+        self.iterator.reorder(rollbacks)
+        self.interval, self.norms, self.saved = Interval(), [], self.progress.update
+        log.advance(self.progress.update - diverged + 1)
+        log.line(f"{error}; back to {folder.name}, and on in another order ({rollbacks} of {ROLLBACKS} rollbacks)")
+        log.metrics("rollback", diverged, {"to": self.progress.update, "rollbacks": rollbacks, "reason": str(error)})
 
     def _skip(self, batches: list[Batch], norm: float, loss: float) -> None:
-        """Count an update whose gradient is not finite. Raises Failure after GIVE_UP_AFTER in a row."""
+        """Count an update whose gradient is not finite. Raises Diverged after GIVE_UP_AFTER in a row."""
         progress = self.progress
         progress.skipped += 1
         progress.skipped_in_a_row += 1
@@ -338,7 +434,7 @@ class Trainer:
         if progress.skipped_in_a_row >= GIVE_UP_AFTER:
             ids = [i for own in self.ranks.gather([int(i) for batch in batches for i in batch.ids]) for i in own]
             shown = ", ".join(map(str, ids[:20])) + (f", ... ({len(ids)} in all)" if len(ids) > 20 else "")
-            raise Failure(
+            raise Diverged(
                 f"update {progress.update}: {GIVE_UP_AFTER} updates in a row had a non-finite loss or gradient "
                 f"(loss {loss}, gradient norms {', '.join(f'{n:.3g}' for n in self.norms)}); "
                 f"last batch: examples {shown}"
