@@ -28,6 +28,13 @@ class Canvas:
         self._draw.text((x, y), text, INK, self._fonts[size], anchor)
         return x + self._fonts[size].getlength(text)
 
+    def upright(self, x: float, y: float, text: str) -> None:
+        """Write a text from below to above, from (x, y) on, which is at its left and in its middle."""
+        strip = Image.new("L", (math.ceil(self._fonts[SMALL].getlength(text)) + 1, 2 * SMALL))
+        ImageDraw.Draw(strip).text((0, SMALL), text, 255, self._fonts[SMALL], "lm")
+        strip = strip.transpose(Image.Transpose.ROTATE_90)
+        self.image.paste(INK, (round(x) - SMALL, round(y) - strip.height), strip)
+
     def line(self, *points: float, color: str = GRID, width: int = 1) -> None:
         """A line through points: x, y, x, y ..."""
         self._draw.line(points, color, width, joint="curve" if width > 1 else None)

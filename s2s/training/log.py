@@ -28,6 +28,7 @@ class RunLog:
 
     def __init__(self, run: Path, total: int | None, done: int, loggers: list[str]):
         self.loggers = {name: LOGGERS[name](run, done) for name in loggers}
+        self.run = run
         self.text, self.jsonl = Lines(run / "train.log"), Lines(run / "metrics.jsonl")
         self.failing: set[str] = set()
         self.bar = tqdm(total=total, initial=done, unit="update", dynamic_ncols=True) if sys.stderr.isatty() else None
@@ -53,6 +54,10 @@ class RunLog:
         for name, logger in self.loggers.items():
             if name not in self.failing:  # they do not recover
                 self._try(name, functools.partial(logger.add, kind, update, scalars))
+
+    def picture(self, name: str, draw: Callable[[Path], None]) -> None:
+        """A picture: `draw` writes RUN/name."""
+        self._try(str(Path(name).parent), lambda: draw(self.run / name))
 
     def _try(self, name: str, write: Callable[[], Any]) -> None:
         try:
@@ -106,5 +111,7 @@ class Silence:
     def advance(self, updates: int = 1) -> None: ...
 
     def metrics(self, kind: str, update: int, values: dict) -> None: ...
+
+    def picture(self, name: str, draw: Callable[[Path], None]) -> None: ...
 
     def close(self) -> None: ...

@@ -1,6 +1,7 @@
 """What a trainer says of itself: a line every so many updates, one an epoch, and a few after each validation."""
 
 import dataclasses
+import functools
 import math
 import resource
 import sys
@@ -8,6 +9,7 @@ import time
 
 import torch
 
+from s2s.training.attention import draw
 from s2s.training.log import RunLog
 from s2s.training.validation import Validation
 
@@ -112,6 +114,8 @@ def report_validation(log: RunLog, update: int, found: Validation, seconds: floa
     for sample in found.samples:
         source, reference, hypothesis = (t if len(t) <= LONGEST else f"{t[:LONGEST]} ..." for t in sample)
         log.line(f"  source:     {source}\n  reference:  {reference}\n  hypothesis: {hypothesis}")
+    for number, one in enumerate(found.maps, 1):
+        log.picture(f"attention/update_{update:08d}_{number}.png", functools.partial(draw, one))
     log.metrics("valid", update, {**found.values, "seconds_validating": seconds, "signatures": found.signatures})
 
 

@@ -60,6 +60,8 @@ def _train(config, ranks: Ranks) -> int | None:
         raise UserError("store=FOLDER and run=FOLDER are needed")
     if config.train.best_metric and config.train.best_metric not in config.train.valid_metrics:
         raise UserError(f"train.best_metric={config.train.best_metric} is not in train.valid_metrics")
+    if config.train.attention_maps and not config.train.samples:
+        raise UserError("train.attention_maps are of the samples: train.samples=0 has none")
     store, run = Stores(config.store), Path(config.run)
     if config.data.verify and ranks.is_first:
         store.verify()
@@ -96,7 +98,7 @@ def _train(config, ranks: Ranks) -> int | None:
         if "valid" in store.splits:
             options = config.train
             validator = Validator(task, store.split("valid"), criterion, options.valid_metrics, config.decode,
-                                  config.data, options.samples, ranks)  # fmt: skip
+                                  config.data, options.samples, options.attention_maps, ranks)  # fmt: skip
         trainer = Trainer(config, task, model, criterion, iterator, validator, origin, ranks)
         if resumed:
             trainer.resume(resumed)

@@ -81,6 +81,9 @@ class TrainConfig:
     )
     profile: bool = option(False, "trace a few updates to RUN/profile.json, say where their time went, and go on")
     samples: int = option(3, "decoded samples to show after each validation", at_least=0)
+    attention_maps: bool = option(
+        False, "draw what the model looks at in these, by decode.alignment_*, to RUN/attention"
+    )
 
 
 @dataclasses.dataclass

@@ -8,6 +8,7 @@ import torch
 from s2s import scoring
 from s2s.data.iterator import prefetch
 from s2s.data.plan import PlanConfig, plan
+from s2s.training.attention import Map, attention_maps
 from s2s.training.distributed import Ranks
 
 
@@ -20,11 +21,13 @@ class Validation:
             decoded metrics asked for.
         signatures: Decoded metric -> how it was computed.
         samples: (source, reference, hypothesis) of a few sentences.
+        maps: What the model looked at while it wrote them, where that was asked for.
     """
 
     values: dict[str, float]
     signatures: dict[str, str]
     samples: list[tuple[str, str, str]]
+    maps: list[Map]
 
 
 class Validator:
@@ -38,15 +41,16 @@ class Validator:
         decode: Decode config for the decoded metrics.
         data: The budget of a batch, and what a sentence costs.
         samples: How many sentences to show.
+        maps: Whether to find what the model looks at in them.
         ranks: The processes that share the work.
     """
 
     def __init__(self, task, split, criterion, metrics: list[str], decode, data: PlanConfig, samples: int,
-                 ranks: Ranks):  # fmt: skip
+                 maps: bool, ranks: Ranks):  # fmt: skip
         self.task, self.criterion, self.decode, self.ranks = task, criterion, decode, ranks
         self.dataset = task.dataset(split)
         self.metrics = [name for name in metrics if name != "loss"]
-        self.shown = samples
+        self.shown, self.maps = samples, maps
         lengths = self.dataset.lengths(0, len(self.dataset))
         self.batches = plan(*lengths, dataclasses.replace(data, batching="token_budget"), None).batches
         self.sources, self.references = split.source_text(), split.target_text()
@@ -62,24 +66,27 @@ class Validator:
             everything = range(len(self.dataset))
             shown = list(everything[:: max(1, len(everything) // self.shown)])[: self.shown] if self.shown else []
             wanted = list(everything) if self.metrics else shown
-            text = self._decode(model, wanted)
+            ids = self._decode(model, wanted)
+            pairs = [(self.source_ids[i], ids[i]) for i in shown if self.maps]
+            maps = attention_maps(self.task, model, self.decode, pairs)
         finally:
             model.train()
+        text = {i: self.task.detokenize(ids[i]) for i in wanted}
         hypotheses = [text[i] for i in everything] if self.metrics else []
         scores = self.ranks.first(lambda: {m: scoring.score(m, hypotheses, [self.references]) for m in self.metrics})
         values |= {name: score.value for name, score in scores.items()}
         signatures = {name: score.signature for name, score in scores.items()}
         samples = [(self.sources[i], self.references[i], text[i]) for i in shown]
-        return Validation(values, signatures, samples)
+        return Validation(values, signatures, samples, maps)
 
-    def _decode(self, model, examples) -> dict[int, str]:
-        """Best hypotheses of these examples as text, by example."""
-        (first, last), text = self.ranks.part(len(examples)), {}
+    def _decode(self, model, examples) -> dict[int, list[int]]:
+        """Ids of the best hypotheses of these examples, by example."""
+        (first, last), ids = self.ranks.part(len(examples)), {}
         if first < last:
             generator = self.task.generator([model], self.decode)
             n_best = generator.generate([self.source_ids[i] for i in examples[first:last]], first=first)
-            text = {i: self.task.detokenize(best[0].ids) for i, best in zip(examples[first:last], n_best, strict=True)}
-        return {i: line for own in self.ranks.gather(text) for i, line in own.items()}
+            ids = {i: best[0].ids for i, best in zip(examples[first:last], n_best, strict=True)}
+        return {i: found for own in self.ranks.gather(ids) for i, found in own.items()}
 
     def _loss(self, model, device: torch.device, autocast) -> dict[str, float]:
         sums = torch.zeros(4, dtype=torch.float64, device=device)

@@ -86,9 +86,7 @@ def test_a_profiled_run_says_where_time_went_and_has_the_same_bits(store, tmp_pa
     plain, profiled = tmp_path / "plain", tmp_path / "profiled"
     assert s2s("train", *words(store, plain, "train.max_updates=16")) == 0
     capsys.readouterr()
-    assert (
-        s2s("train", *words(store, profiled, "train.max_updates=16", "train.profile=true")) == 0
-    )
+    assert s2s("train", *words(store, profiled, "train.max_updates=16", "train.profile=true")) == 0
     same_bits(plain, profiled)
     said = capsys.readouterr().err
     assert "profile of updates 8 to 12, traced in " in said

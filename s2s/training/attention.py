@@ -1,0 +1,74 @@
+"""What a model looks at in the source while it writes its translation, as pictures."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from s2s.decoding.alignment import Attention
+from s2s.drawing import INK, Canvas
+from s2s.text.vocabulary import BOS, EOS
+
+SHADE = (0x00, 0x72, 0xB2)  # of a weight of 1; 0 is white
+CELL, LABEL, MARGIN = 18, 120, 12  # pixels
+LONGEST = 16  # characters of a label
+
+
+class Map(NamedTuple):
+    """Cross-attention of one translation.
+
+    Attributes:
+        source: Its symbols, EOS last.
+        target: The symbols written, EOS last.
+        weights: float32 [target, source]; each row is of the position that predicts the symbol, and its sum is 1.
+    """
+
+    source: list[str]
+    target: list[str]
+    weights: np.ndarray
+
+
+def attention_maps(task, model, decode, pairs: list[tuple[list[int], list[int]]]) -> list[Map]:
+    """The maps of translations.
+
+    Args:
+        task: The task.
+        model: In evaluation mode.
+        decode: Its `alignment_layer` and `alignment_head` say which attention.
+        pairs: Ids of source and translation, without EOS.
+    """
+    attention, device = Attention([model], decode), next(model.parameters()).device
+    symbols = [tokenizer.vocabulary.symbols for tokenizer in (task.source_tokenizer, task.target_tokenizer)]
+    maps = []
+    for pair in pairs:
+        source, target = pair
+        decoder_input = torch.tensor([[BOS, *target]], device=device)
+        (weights,) = attention(task.collate_sources([source], device), decoder_input)
+        labels = [[names[i] for i in [*ids, EOS]] for names, ids in zip(symbols, pair, strict=True)]
+        maps.append(Map(*labels, weights))
+    return maps
+
+
+def draw(one: Map, path: Path) -> None:
+    """Write a map as a PNG file: the source from left to right, the translation downwards, darker for more."""
+    left = top = MARGIN + LABEL
+    rows, columns = one.weights.shape
+    canvas = Canvas(left + columns * CELL + MARGIN, top + rows * CELL + MARGIN)
+    for column, symbol in enumerate(one.source):
+        canvas.upright(left + CELL * (column + 0.5), top - 6, _short(symbol))
+    for row, symbol in enumerate(one.target):
+        y = top + CELL * row
+        canvas.text(left - 6, y + CELL / 2, _short(symbol), "rm")
+        for column, weight in enumerate(one.weights[row].clip(0, 1)):
+            color = tuple(round(255 + (shade - 255) * float(weight)) for shade in SHADE)
+            x = left + CELL * column
+            canvas.box(x, y, x + CELL, y + CELL, "#{:02x}{:02x}{:02x}".format(*color))
+    right, bottom = left + CELL * columns, top + CELL * rows
+    canvas.line(left, top, right, top, right, bottom, left, bottom, left, top, color=INK)
+    path.parent.mkdir(exist_ok=True)
+    canvas.save(path)
+
+
+def _short(symbol: str) -> str:
+    return symbol if len(symbol) <= LONGEST else f"{symbol[: LONGEST - 1]}…"
