@@ -26,18 +26,21 @@ class Packing(NamedTuple):
 
 
 class Source(NamedTuple):
-    """One source of a batch: right-padded token ids [B, S] int64 and their lengths [B] int64 (EOS included).
+    """One source of a batch, right-padded.
 
-    With `packing`, a row holds several examples, and its length is that of all of them.
+    Attributes:
+        values: Token ids [B, S] int64, or features [B, S, F] float32.
+        lengths: [B] int64, positions of each row that are real (EOS included).
+        packing: Of rows that hold several examples; the length of a row is then that of all of them.
     """
 
-    ids: Tensor
+    values: Tensor
     lengths: Tensor
     packing: Packing | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Source":
         """`function` of every tensor."""
-        return Source(function(self.ids), function(self.lengths), self.packing and self.packing.map(function))
+        return Source(function(self.values), function(self.lengths), self.packing and self.packing.map(function))
 
     def to(self, device: torch.device | str) -> "Source":
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -105,7 +108,7 @@ class Batch:
             ids, tags = self.ids[place], None if self.tags is None else self.tags[place]
             sums = [_sizes(source), _sizes([target])]
             counts = Counts(len(ids), *(real for real, _ in sums), *(padding for _, padding in sums))
-            halves.append(Batch(ids, source, shown.ids, target.ids, target.lengths, counts, tags, target.packing))
+            halves.append(Batch(ids, source, shown.values, target.values, target.lengths, counts, tags, target.packing))
         return halves
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
@@ -123,25 +126,25 @@ class Batch:
 def _sizes(sides: Iterable[Source]) -> tuple[int, int]:
     """Real tokens and padded positions of sources, or of a target in the form of one."""
     real = sum(int(side.lengths.sum()) for side in sides)
-    return real, sum(side.ids.size(0) * side.ids.size(1) for side in sides) - real
+    return real, sum(side.values.size(0) * side.values.size(1) for side in sides) - real
 
 
-def _rows(ids: Tensor, lengths: Tensor, packing: Packing | None) -> list[Source]:
+def _rows(values: Tensor, lengths: Tensor, packing: Packing | None) -> list[Source]:
     """The upper and the lower half of the rows of one side, without the padding that neither needs."""
-    middle, halves = len(ids) // 2, []
+    middle, halves = len(values) // 2, []
     for rows in (slice(middle), slice(middle, None)):
         places = rows, slice(int(lengths[rows].max()))
-        halves.append(Source(ids[places], lengths[rows], packing and packing.map(lambda tensor, at=places: tensor[at])))
+        halves.append(Source(values[places], lengths[rows], packing and packing.map(lambda x, at=places: x[at])))
     return halves
 
 
-def _segments(ids: Tensor, lengths: Tensor, packing: Packing) -> list[Source]:
+def _segments(values: Tensor, lengths: Tensor, packing: Packing) -> list[Source]:
     """The first and the last half of the examples of the only row of one side, each a row."""
     end, middle = int(lengths[0]), (int(packing.segments[0, -1]) + 1) // 2
     border = int((packing.segments[0, :end] < middle).sum())
     return [
         Source(
-            ids[:, first:last],
+            values[:, first:last],
             lengths.new_tensor([last - first]),
             Packing(packing.segments[:, first:last] - before, packing.positions[:, first:last]),
         )

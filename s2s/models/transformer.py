@@ -325,10 +325,10 @@ class Transformer(nn.Module):
         """The encoder over one source. Returns the top states [B, S, D]; padded positions hold no meaning."""
         (source,) = sources
         segments, positions = source.packing or (None, None)
-        keys = length_mask(source.lengths, source.ids.size(1))
+        keys = length_mask(source.lengths, source.values.size(1))
         mask = keys if segments is None else keys & segment_mask(segments, segments)
         real = RealTokens(keys[:, 0, 0]) if self._unpads(source) else None
-        x = self.encoder_embedding(source.ids, positions=positions)
+        x = self.encoder_embedding(source.values, positions=positions)
         x = x if real is None else real.unpad(x)
         for layer in self.encoder:
             x = layer.encode(x, mask, real)
@@ -339,7 +339,8 @@ class Transformer(nn.Module):
         """Whether the encoder computes on real tokens only."""
         if self.config.encoder.unpad is not None:
             return self.config.encoder.unpad
-        return source.ids.device.type == "cpu" and int(source.lengths.sum()) < (1 - UNPAD_FROM) * source.ids.numel()
+        ids, lengths = source.values, source.lengths
+        return ids.device.type == "cpu" and int(lengths.sum()) < (1 - UNPAD_FROM) * ids.numel()
 
     def decode(self, memory: Memory, decoder_input: Tensor, packing: Packing | None = None) -> DecoderOutput:
         """Teacher forcing. decoder_input: [B, T] int64, BOS first, right padded; packed rows with their packing."""

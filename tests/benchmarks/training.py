@@ -118,7 +118,7 @@ def check(model, plain: PlainTransformer, criterion, batch: Batch) -> None:
 
 def plain_loss(model: PlainTransformer, batch: Batch, smoothing: float) -> torch.Tensor:
     """Label-smoothed cross-entropy summed over real tokens, from the log-probabilities of all positions in fp32."""
-    log_probabilities = model(batch.sources[0].ids, batch.decoder_input).float().log_softmax(dim=-1)
+    log_probabilities = model(batch.sources[0].values, batch.decoder_input).float().log_softmax(dim=-1)
     log_probabilities = log_probabilities.view(-1, log_probabilities.size(-1))
     target = batch.target.view(-1, 1)
     padding = target.eq(PAD)

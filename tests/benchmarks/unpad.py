@@ -59,13 +59,13 @@ def batch_of(lengths: np.ndarray, share: float, tokens: int) -> Source:
 
 def measure(preset: str, source: Source, precision: str, rounds: int) -> list[Row]:
     """Every way beside the padded one."""
-    device = source.ids.device.type
+    device = source.values.device.type
     works = {"padded": work(preset, source, precision, False), "": work(preset, source, precision, True)}
     if device == "cpu":
         for name, attention in (("jagged", jagged), ("by sentence", by_sentence)):
             works[f", {name}"] = work(preset, source, precision, True, attention)
     speeds = interleaved(list(works.values()), rounds, torch.cuda.synchronize if device == "cuda" else lambda: None)
-    padding = 1 - int(source.lengths.sum()) / source.ids.numel()
+    padding = 1 - int(source.lengths.sum()) / source.values.numel()
     return [
         Paired(ours, speeds[0]).row(f"{precision}, {padding:.0%} padding{name}", "real tokens/s")
         for name, ours in list(zip(works, speeds, strict=True))[1:]
@@ -76,7 +76,7 @@ def work(preset: str, source: Source, precision: str, unpad: bool, attention: Ca
     """Forward and backward of a fresh encoder, as a Work of real source tokens; `attention` in place of its own."""
     config = compose(TrainCommand, [("model", preset), ("model.encoder.unpad", str(unpad).lower())]).model
     torch.manual_seed(0)
-    model = Transformer(config, 100, 100).to(source.ids.device).train()
+    model = Transformer(config, 100, 100).to(source.values.device).train()
     if attention is not None:
         for layer in model.encoder:
             layer.attention.forward = partial(attention, layer.attention)
@@ -85,7 +85,7 @@ def work(preset: str, source: Source, precision: str, unpad: bool, attention: Ca
     def one_round(number: int) -> int:
         nonlocal gradient
         model.zero_grad()
-        bf16 = torch.autocast(source.ids.device.type, torch.bfloat16)
+        bf16 = torch.autocast(source.values.device.type, torch.bfloat16)
         with bf16 if precision == "bf16" else contextlib.nullcontext():
             memory = model.encode((source,))
         if gradient is None:

@@ -27,7 +27,7 @@ def test_halves_of_halves_are_the_examples_one_by_one(store, rows):
     first, second = batch.halves()
     assert abs(len(first.target) - len(second.target)) <= 1
     assert first.counts.sentences + second.counts.sentences == 11
-    assert first.sources[0].ids.size(1) == first.sources[0].lengths.max()  # no padding that the half does not need
+    assert first.sources[0].values.size(1) == first.sources[0].lengths.max()  # no padding that the half does not need
     singles = to_single(batch)
     for example, single in zip(examples, singles, strict=True):
         alone = dataset.collate([example], rows and np.ones(1, np.int64))
@@ -35,7 +35,7 @@ def test_halves_of_halves_are_the_examples_one_by_one(store, rows):
         assert single.tags.tolist() == [example % 3]
         assert single.counts == alone.counts
         for mine, other in [(single.sources[0], alone.sources[0])]:
-            assert mine.ids.equal(other.ids)
+            assert mine.values.equal(other.values)
             assert mine.lengths.equal(other.lengths)
             assert rows is None or all(a.equal(b) for a, b in zip(mine.packing, other.packing, strict=True))
         for name in ("decoder_input", "target", "target_lengths"):

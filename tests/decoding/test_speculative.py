@@ -150,8 +150,8 @@ def test_a_source_that_is_copied_takes_few_passes():
             copier = self
 
             class State:
-                source = memory.ids
-                done = torch.zeros(len(memory.ids), dtype=torch.int64)
+                source = memory.values
+                done = torch.zeros(len(memory.values), dtype=torch.int64)
 
                 def rewind(self, counts):
                     self.done -= counts

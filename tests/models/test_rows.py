@@ -113,8 +113,8 @@ def test_which_tokens_the_encoder_layers_compute(unpad, rows, unpads):
         if isinstance(module, torch.nn.Linear | torch.nn.LayerNorm):
             module.register_forward_hook(lambda module, inputs, output: shapes.add(output.shape[:-1]))
     memory = model.encode((source,))
-    assert shapes == {(int(source.lengths.sum()),) if unpads else source.ids.shape}
-    assert memory.top.shape == (*source.ids.shape, 32)
+    assert shapes == {(int(source.lengths.sum()),) if unpads else source.values.shape}
+    assert memory.top.shape == (*source.values.shape, 32)
 
 
 def test_learned_positions_count_within_an_example():

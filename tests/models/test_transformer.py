@@ -47,7 +47,7 @@ def test_same_logits_as_pytorch_modules(norm, activation):
               "norm_first": norm == "pre"}  # fmt: skip
     source, target = ragged(20, [7, 3, 5]), ragged(23, [6, 6, 2], seed=1)
     with torch.no_grad():
-        x = model.encoder_embedding(source.ids)
+        x = model.encoder_embedding(source.values)
         padding = torch.arange(7) >= source.lengths[:, None]
         for layer in model.encoder:
             theirs = nn.TransformerEncoderLayer(32, 4, **common)  # in training mode: no fused path of its own
@@ -56,7 +56,7 @@ def test_same_logits_as_pytorch_modules(norm, activation):
             theirs.norm1, theirs.norm2 = layer.attention_norm, layer.feedforward_norm
             x = theirs(x, src_key_padding_mask=padding)
         memory = model.encoder_norm(x)
-        y = model.decoder_embedding(target.ids)
+        y = model.decoder_embedding(target.values)
         causal = nn.Transformer.generate_square_subsequent_mask(6)
         for layer in model.decoder:
             theirs = nn.TransformerDecoderLayer(32, 4, **common)
@@ -66,7 +66,7 @@ def test_same_logits_as_pytorch_modules(norm, activation):
             theirs.norm1, theirs.norm2, theirs.norm3 = layer.attention_norm, layer.cross_norm, layer.feedforward_norm
             y = theirs(y, memory, tgt_mask=causal, memory_key_padding_mask=padding)
         expected = model.output(model.decoder_norm(y))
-        actual = model.decode(model.encode((source,)), target.ids).logits()
+        actual = model.decode(model.encode((source,)), target.values).logits()
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
@@ -113,8 +113,8 @@ def test_same_logits_as_hugging_face_marian():
     source, target = ragged(23, [7, 3, 5]), ragged(23, [6, 6, 2], seed=1)
     mask = (torch.arange(7) < source.lengths[:, None]).long()
     with torch.no_grad():
-        expected = theirs(input_ids=source.ids, attention_mask=mask, decoder_input_ids=target.ids).logits
-        actual = model.decode(model.encode((source,)), target.ids).logits()
+        expected = theirs(input_ids=source.values, attention_mask=mask, decoder_input_ids=target.values).logits
+        actual = model.decode(model.encode((source,)), target.values).logits()
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
@@ -127,11 +127,11 @@ def test_steps_equal_whole_sequences_through_reorder_and_growth(positions, kv_he
     source, target = ragged(20, [7, 3, 5]), ragged(23, [40, 40, 40])
     with torch.inference_mode():
         memory = model.encode((source,))
-        expected = model.decode(memory, target.ids).logits()
+        expected = model.decode(memory, target.values).logits()
         state = model.start(memory, 2)
         size = state.nbytes
         for t in range(40):
-            logits = model.step(target.ids[:, t].repeat_interleave(2), state)
+            logits = model.step(target.values[:, t].repeat_interleave(2), state)
             torch.testing.assert_close(logits.view(3, 2, -1)[:, 1], expected[:, t], rtol=0, atol=1e-10)
             state.reorder(torch.tensor([1, 0, 2, 2, 5, 4]))
     assert state.nbytes > size
@@ -142,13 +142,13 @@ def test_release_keeps_the_other_sentences_as_they_were():
     source, target = ragged(20, [7, 3, 5]), ragged(23, [9, 9, 9])
     with torch.inference_mode():
         memory = model.encode((source,))
-        expected = model.decode(memory, target.ids).logits()
+        expected = model.decode(memory, target.values).logits()
         state = model.start(memory, 3)
         for t in range(4):
-            model.step(target.ids[:, t].repeat_interleave(3), state)
+            model.step(target.values[:, t].repeat_interleave(3), state)
         state.release(torch.tensor([0, 2]), 2)
         for t in range(4, 9):
-            logits = model.step(target.ids[[0, 2], t].repeat_interleave(3), state)
+            logits = model.step(target.values[[0, 2], t].repeat_interleave(3), state)
             torch.testing.assert_close(logits.view(2, 3, -1)[:, 2], expected[[0, 2], t], rtol=0, atol=1e-10)
 
 
@@ -159,9 +159,9 @@ def test_a_sentence_takes_the_place_of_another_at_any_position(positions):
     source, target = ragged(20, [7, 3, 5]), ragged(23, [50, 50, 50])
     longer, more = ragged(20, [2, 9]), ragged(23, [50, 50])
     with torch.inference_mode():
-        expected = [*model.decode(model.encode((source,)), target.ids).logits(),
-                    *model.decode(model.encode((longer,)), more.ids).logits()]  # fmt: skip
-        tokens = [*target.ids, *more.ids]
+        expected = [*model.decode(model.encode((source,)), target.values).logits(),
+                    *model.decode(model.encode((longer,)), more.values).logits()]  # fmt: skip
+        tokens = [*target.values, *more.values]
         first, second = model.start(model.encode((source,)), 2), model.start(model.encode((longer,)), 2)
         state = first.empty(3)
         state.admit(torch.tensor([2, 0, 1]), first, torch.tensor([0, 1, 2]))
@@ -194,17 +194,17 @@ def test_a_sentence_takes_the_place_of_another_at_any_position(positions):
 def test_padding_value_and_amount_never_matter():
     model = model_of().double()
     source, target = ragged(20, [7, 3, 5]), ragged(23, [6, 4, 2])
-    longer = Source(torch.cat([source.ids, torch.full((3, 5), 9)], dim=1), source.lengths)
+    longer = Source(torch.cat([source.values, torch.full((3, 5), 9)], dim=1), source.lengths)
     for row, length in enumerate(source.lengths):
-        longer.ids[row, length:] = torch.randint(0, 20, (12 - int(length),))
-    changed = target.ids.clone()
+        longer.values[row, length:] = torch.randint(0, 20, (12 - int(length),))
+    changed = target.values.clone()
     for row, length in enumerate(target.lengths):
         changed[row, length:] = 0
     with torch.no_grad():
-        expected = model.decode(model.encode((source,)), target.ids).logits()
+        expected = model.decode(model.encode((source,)), target.values).logits()
         actual = model.decode(model.encode((longer,)), changed).logits()
         alone = model.decode(
-            model.encode((Source(source.ids[1:2, :3], source.lengths[1:2]),)), target.ids[1:2, :4]
+            model.encode((Source(source.values[1:2, :3], source.lengths[1:2]),)), target.values[1:2, :4]
         ).logits()
     for row, length in enumerate(target.lengths):
         torch.testing.assert_close(actual[row, :length], expected[row, :length], rtol=0, atol=1e-12)
@@ -252,7 +252,7 @@ def test_learned_positions_end_with_a_clear_error():
 
 def test_depth_and_width_may_differ_on_each_side():
     model = model_of(encoder=EncoderConfig(4, 48, 6, None, 96), decoder=StackConfig(1, 16, 2, 1, 32))
-    logits = model.decode(model.encode((ragged(20, [7, 3]),)), ragged(23, [4, 4]).ids).logits()
+    logits = model.decode(model.encode((ragged(20, [7, 3]),)), ragged(23, [4, 4]).values).logits()
     assert logits.shape == (2, 4, 23)
     assert len(model.encoder) == 4
     assert len(model.decoder) == 1

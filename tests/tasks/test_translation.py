@@ -30,14 +30,14 @@ def test_a_batch_by_hand(dataset):
     batch = dataset.collate([5, 300, 7])
     expected = [(dataset.split.source(i).tolist(), dataset.split.target(i).tolist()) for i in (5, 300, 7)]
     (source,) = batch.sources
-    assert rows(source.ids, source.lengths) == [[*ids, EOS] for ids, _ in expected]
+    assert rows(source.values, source.lengths) == [[*ids, EOS] for ids, _ in expected]
     assert rows(batch.target, batch.target_lengths) == [[*ids, EOS] for _, ids in expected]
     assert rows(batch.decoder_input, batch.target_lengths) == [[BOS, *ids] for _, ids in expected]
     assert batch.ids.tolist() == [5, 300, 7]
     real = sum(len(ids) + 1 for ids, _ in expected)
     assert batch.counts.source == real
-    assert batch.counts.source + batch.counts.source_padding == source.ids.numel()
-    assert (source.ids == PAD).sum() == batch.counts.source_padding
+    assert batch.counts.source + batch.counts.source_padding == source.values.numel()
+    assert (source.values == PAD).sum() == batch.counts.source_padding
     assert batch.tags is None
     assert batch.target_packing is None
 
@@ -71,22 +71,22 @@ def test_transforms_change_the_side_that_they_are_for(dataset):
     plain = dataset.collate(examples)
     masked = drawn(dataset, examples, prev_output_mask=0.3)
     torch.testing.assert_close(masked.target, plain.target)
-    torch.testing.assert_close(masked.sources[0].ids, plain.sources[0].ids)
+    torch.testing.assert_close(masked.sources[0].values, plain.sources[0].values)
     changed = masked.decoder_input != plain.decoder_input
     assert set(masked.decoder_input[changed].tolist()) == {UNK}
     assert not changed[:, 0].any()  # BOS stays
     assert abs(changed.sum() / (plain.counts.target - 200) - 0.3) < 0.05
     dropped = drawn(dataset, examples, word_dropout=0.3)
     torch.testing.assert_close(dropped.decoder_input, plain.decoder_input)
-    changed = dropped.sources[0].ids != plain.sources[0].ids
-    assert set(dropped.sources[0].ids[changed].tolist()) == {UNK}
-    assert not (changed & (plain.sources[0].ids == EOS)).any()
+    changed = dropped.sources[0].values != plain.sources[0].values
+    assert set(dropped.sources[0].values[changed].tolist()) == {UNK}
+    assert not (changed & (plain.sources[0].values == EOS)).any()
 
 
 def test_transforms_are_redrawn_every_epoch_and_the_same_in_any_batch(dataset):
     def source(examples, epoch):
         batch = drawn(dataset, examples, epoch, word_dropout=0.3)
-        return dict(zip(examples, rows(batch.sources[0].ids, batch.sources[0].lengths), strict=True))
+        return dict(zip(examples, rows(batch.sources[0].values, batch.sources[0].lengths), strict=True))
 
     first = source(range(50), 1)
     assert first == {**source(range(20), 1), **source(range(49, 19, -1), 1)}
@@ -124,7 +124,7 @@ def test_character_noise_changes_the_source_text_only(text_store):
     task = TranslationTask.setup(data)
     dataset = task.dataset(data.split("train"))
     batch = drawn(dataset, np.arange(100), character_noise=0.2)
-    sources = [task.source_tokenizer.decode(ids) for ids in rows(batch.sources[0].ids, batch.sources[0].lengths)]
+    sources = [task.source_tokenizer.decode(ids) for ids in rows(batch.sources[0].values, batch.sources[0].lengths)]
     targets = [task.detokenize(ids) for ids in rows(batch.target, batch.target_lengths)]
     assert targets == data.split("train").texts("target", np.arange(100))
     different = sum(a != b for a, b in zip(sources, data.split("train").texts("source", np.arange(100)), strict=True))

@@ -161,7 +161,7 @@ def tries(store, tmp_path, monkeypatch):
 
 def memory_of(batch) -> int:
     """A made-up memory of an update: positions of both sides and all attention weights."""
-    rows, source, target = len(batch.target), batch.sources[0].ids.size(1), batch.target.size(1)
+    rows, source, target = len(batch.target), batch.sources[0].values.size(1), batch.target.size(1)
     return rows * (20 * (source + target) + source * source + source * target + target * target)
 
 
@@ -226,7 +226,7 @@ def test_sizes_are_known_before_a_batch_is_put_together(tries):
         made = tries(f"data.batching={batching}", "data.group=3", "data.max_length=7")
         for planned in made._planned(150):
             batch = made.dataset.collate(planned.examples, planned.rows, planned.draw)
-            assert planned.shape == (len(batch.target), batch.sources[0].ids.size(1), batch.target.size(1))
+            assert planned.shape == (len(batch.target), batch.sources[0].values.size(1), batch.target.size(1))
 
 
 def test_the_batches_are_those_of_the_run(tries):
@@ -234,7 +234,7 @@ def test_the_batches_are_those_of_the_run(tries):
     run = BatchIterator(made.dataset, made.data, made.config.seed)
     for planned, batch in zip(made._planned(made.data.batch_tokens), run.rest_of_epoch(), strict=True):
         tried = made.dataset.collate(planned.examples, planned.rows, planned.draw)
-        assert tried.sources[0].ids.equal(batch.sources[0].ids)
+        assert tried.sources[0].values.equal(batch.sources[0].values)
         assert tried.target.equal(batch.target)
 
 
