@@ -14,7 +14,7 @@ import torch
 from corpus import Corpus
 from measure import Paired, Row, interleaved
 from plain_batches import fixed_size, padding_share, sorted_then_cut
-from training import build, has_bf16, spread
+from trainers import Ours, Setting, has_bf16, spread
 
 from s2s.data.plan import STRATEGIES, Plan, PlanConfig, plan
 
@@ -31,7 +31,9 @@ def run(corpus: Corpus, device: str, quick: bool) -> list[Row]:
 
 
 def _measure(corpus: Corpus, device: str, precision: str, quick: bool, rounds: int, batches: int) -> list[Row]:
-    trainer, dataset = build(corpus, device, precision, quick)
+    preset, budget = ("transformer_tiny", 512) if quick else ("transformer_small", 4096)
+    setting = Setting(corpus.store, preset, None, budget, precision, device)
+    trainer, dataset = Ours(setting).trainer, setting.dataset
     source, target = dataset.lengths(0, len(dataset))
 
     def work(plan: Plan) -> Callable[[int], int]:

@@ -31,7 +31,7 @@ from contenders import Apart, Contender, Ids, Job, Setting, all_contenders
 from corpus import Corpus
 from measure import Paired, Row
 from quantization import shortlist_of, trained_briefly
-from training import spread
+from trainers import spread
 
 from s2s.config.compose import compose
 from s2s.data.store import Store

@@ -1,4 +1,5 @@
-"""How others batch: a fixed number of sentences in random order, and fairseq's scheme (sort by length, then cut)."""
+"""How others batch: a fixed number of sentences, or of tokens, in random order, and fairseq's scheme (sort by length,
+then cut)."""
 
 import numpy as np
 
@@ -28,6 +29,19 @@ def sorted_then_cut(
         longest = max(longest, length)
     batches.append(order[start:])
     return as_plan([batches[i] for i in rng.permutation(len(batches))], source, target)
+
+
+def unsorted(source: np.ndarray, target: np.ndarray, budget: int, rng: np.random.Generator) -> Plan:
+    """JoeyNMT's batches of tokens: examples in random order, cut as soon as sentences x the longer side's longest
+    reaches the budget."""
+    order, batches, start, longest = rng.permutation(len(source)), [], 0, 0
+    for place, length in enumerate(np.maximum(source, target)[order].tolist()):
+        longest = max(longest, length)
+        if longest * (place + 1 - start) >= budget:
+            batches.append(order[start : place + 1])
+            start, longest = place + 1, 0
+    batches += [order[start:]] if start < len(order) else []
+    return as_plan(batches, source, target)
 
 
 def padding_share(plan: Plan) -> float:

@@ -20,7 +20,7 @@ import torch
 from corpus import Corpus
 from measure import Paired, Row, Work, interleaved
 from torch import nn
-from training import spread
+from trainers import spread
 
 from s2s import scoring
 from s2s.config.compose import compose

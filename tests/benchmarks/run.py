@@ -29,9 +29,9 @@ RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("torch", "sentencepiece", "numpy", "ctranslate2", "transformers")
 KEYS = {
     "checkpoint": "a run, trained on the text that is measured on; decoding, quantization",
-    "cases": "patterns, with commas between, of the cases; decoding",
-    "contenders": "patterns of what is measured side by side; decoding",
-    "rounds": "how often each is measured; decoding",
+    "cases": "patterns, with commas between, of the cases; decoding, training",
+    "contenders": "patterns of what is measured side by side; decoding, training",
+    "rounds": "how often each is measured; decoding, training",
 }
 
 

@@ -38,7 +38,8 @@ def test_quick_benchmarks_write_their_figures(tmp_path):
     assert figures["planning"] == {
         "an epoch, seconds", "pairs/s", "peak memory, MB", "first batch, seconds", "resuming, seconds"
     }  # fmt: skip
-    assert {"target tokens/s", "source padding, %", "target padding, %"} <= figures["training"]
+    assert {"target tokens/s, fairseq's scheme", "peak memory over that before, MiB, fairseq's scheme",
+            "seconds an update"} <= figures["training"]  # fmt: skip
     assert figures["batching"] == {"target tokens/s", "target tokens a batch", "padding, %"}
     assert figures["unpad"] == {"real tokens/s"}
     assert {"GFLOP/s", "sentences/s", "the reference's hypotheses, %"} <= figures["quantization"]

@@ -15,7 +15,7 @@ from corpus import Corpus
 from measure import Paired, Row, interleaved
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from training import has_bf16
+from trainers import has_bf16
 
 from s2s.config.compose import compose
 from s2s.data.batch import Source
