@@ -1,0 +1,255 @@
+"""Decoding with connectionist temporal classification (Graves et al. 2006): frames to hypotheses, and times of tokens.
+
+Every frame has a label or the blank, which is PAD: no target holds it. An alignment of frames becomes a hypothesis when
+repeated labels are merged and blanks dropped. The probability of a hypothesis is the sum over its alignments.
+
+Shapes: B sentences, S frames, V symbols, K prefixes a sentence, C labels that are tried at a frame, L labels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2s.decoding.choice import NEVER, _hash
+from s2s.decoding.hypothesis import Hypothesis
+from s2s.text.vocabulary import BOS, EOS, PAD, UNK
+
+BLANK = PAD
+NOBODY = -1  # the number of no prefix
+
+Ids = list[int]
+
+
+def best_path(log_probabilities: Tensor, lengths: Tensor, unknown: bool = False) -> list[Hypothesis]:
+    """The hypothesis of each sentence's most probable alignment.
+
+    Args:
+        log_probabilities: [B, S, V].
+        lengths: [B] int64, frames.
+        unknown: Whether the unknown symbol may be a label.
+
+    Returns:
+        Hypotheses with the log-probability of that alignment: a token's share are the frames after the one where the
+        token before it began, up to the one where it begins.
+    """
+    values, labels = _allowed(log_probabilities, unknown).max(dim=2)
+    real = torch.arange(labels.size(1), device=labels.device) < lengths[:, None]
+    before = torch.nn.functional.pad(labels[:, :-1], (1, 0), value=BLANK)
+    begins = (labels != BLANK) & (labels != before) & real
+    owner = begins.cumsum(1) - begins.long()
+    shares = torch.zeros_like(values, dtype=torch.float64)
+    shares = torch.nn.functional.pad(shares, (0, 1)).scatter_add(1, owner, values.double().masked_fill(~real, 0))
+    everything = zip(labels.cpu(), begins.cpu(), shares.tolist(), strict=True)
+    return [_hypothesis(row[where].tolist(), share[: int(where.sum()) + 1]) for row, where, share in everything]
+
+
+def _hypothesis(ids: Ids, each: list[float], score: float | None = None) -> Hypothesis:
+    total = float(sum(each))
+    return Hypothesis(ids, total if score is None else score, total, each)
+
+
+def _allowed(log_probabilities: Tensor, unknown: bool) -> Tensor:
+    """Without what is never a label."""
+    never = [BOS, EOS] if unknown else [UNK, BOS, EOS]
+    return log_probabilities.index_fill(2, torch.tensor(never, device=log_probabilities.device), NEVER)
+
+
+class Prefixes(NamedTuple):
+    """K prefixes of each sentence, each [B, K].
+
+    Attributes:
+        number: int64, of the prefix: a hash of its labels.
+        parent: int64, number of the prefix without its last label; NOBODY: it has none, or the row is not live.
+        last: int64, its last label; BLANK: none.
+        blank, label: Log-probability of the alignments so far that end in the blank, in a label.
+        bonus: What is added to the log-probability to rank prefixes.
+    """
+
+    number: Tensor
+    parent: Tensor
+    last: Tensor
+    blank: Tensor
+    label: Tensor
+    bonus: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return torch.logaddexp(self.blank, self.label)
+
+
+# What else ranks prefixes: told which row of its sentence each row continues [B, K] and by which label (BLANK: none),
+# both int64, and how many sentences are left, it says what each label [B, K, V] would add to a prefix's score.
+Bonus = Callable[[Tensor, Tensor, int], Tensor]
+
+
+def prefix_beam_search(
+    log_probabilities: Tensor,
+    lengths: Tensor,
+    beam_size: int,
+    unknown: bool = False,
+    bonus: Bonus | None = None,
+    reward: float = 0.0,
+) -> list[list[tuple[Ids, float]]]:
+    """The most probable hypotheses, by the K most probable prefixes of each frame (Graves and Jaitly 2014; Hannun et
+    al. 2014).
+
+    At a frame a prefix stays, or goes on with one of the K + 1 most probable labels: without a bonus no other could be
+    among the K best.
+
+    Args:
+        log_probabilities: [B, S, V], sentences by falling length.
+        lengths: [B] int64, frames.
+        beam_size: K.
+        unknown: Whether the unknown symbol may be a label.
+        bonus: What is added for a label, and for EOS at the end.
+        reward: Added for each label.
+
+    Returns:
+        Up to K hypotheses of each sentence with their scores, the best first: log-probability of those alignments that
+        stayed in the beam, and bonus.
+    """
+    B, S, V = log_probabilities.shape
+    K, device = beam_size, log_probabilities.device
+    x, ends = _allowed(log_probabilities, unknown), lengths.tolist()
+    if ends != sorted(ends, reverse=True):
+        raise ValueError("sentences have to come by falling length")
+    number = torch.zeros(B, K, dtype=torch.int64, device=device)
+    blank = x.new_full((B, K), NEVER)
+    blank[:, 0] = 0
+    state = Prefixes(number, number + NOBODY, number + BLANK, blank, x.new_full((B, K), NEVER), x.new_zeros(B, K))
+    own = torch.arange(K, device=device)
+    parents = own.repeat(S, B, 1)
+    labels = torch.full_like(parents, BLANK)
+    added = None if bonus is None else bonus(own.expand(B, K), labels[0], B)
+    final = Prefixes(*(part.clone() for part in state))
+    for t in range(ends[0] if B else 0):
+        live = sum(end > t for end in ends)
+        if live < len(state.last):
+            state = Prefixes(*(part[:live] for part in state))
+            added = None if added is None else added[:live]
+        state, parents[t, :live], labels[t, :live] = _frame(state, x[:live, t], added, reward)
+        if bonus is not None:
+            added = bonus(parents[t, :live], labels[t, :live], live)
+        if live and ends[live - 1] == t + 1:  # some sentences are over
+            for part, last in zip(final, state, strict=True):
+                part[:live] = last
+            if bonus is not None:
+                final.bonus[:live] += added[:, :, EOS]
+    scores, order = (final.total + final.bonus).sort(dim=1, descending=True, stable=True)
+    paths = _follow(labels.cpu().numpy(), parents.cpu().numpy(), order.cpu().numpy())
+    return [
+        [(ids[ids != BLANK].tolist(), score) for ids, score in zip(path, row, strict=True) if score > NEVER]
+        for path, row in zip(paths, scores.tolist(), strict=True)
+    ]
+
+
+def _frame(state: Prefixes, x: Tensor, added: Tensor | None, reward: float) -> tuple[Prefixes, Tensor, Tensor]:
+    """One frame of the search: x [B, V]; added [B, K, V]. Returns the new prefixes, and for each the row that it comes
+    from and the label that is new, BLANK: none; both [B, K]."""
+    (B, K), V = state.last.shape, x.size(1)
+    total = state.total
+    values, labels = x.index_fill(1, torch.tensor([BLANK], device=x.device), NEVER).topk(min(K + 1, V), dim=1)
+    C = labels.size(1)
+
+    def extended(row_total: Tensor, row_blank: Tensor, row_last: Tensor, label: Tensor, value: Tensor) -> Tensor:
+        """A label that is the last one again needs a blank between them."""
+        return value + torch.where(label == row_last, row_blank, row_total)
+
+    # A prefix that stays may also be what its parent becomes by its last label.
+    of_last = x.gather(1, state.last).masked_fill(state.last == BLANK, NEVER)
+    kin = (state.parent[:, :, None] == state.number[:, None]) & (total > NEVER)[:, None]  # [B, child, parent]
+    has, who = kin.max(dim=2)
+    from_parent = extended(*(part.gather(1, who) for part in (total, state.blank, state.last)), state.last, of_last)
+    stays = state._replace(
+        blank=total + x[:, BLANK, None],
+        label=torch.logaddexp(state.label + of_last, torch.where(has, from_parent, NEVER)),
+    )
+    known = (kin[:, :, :, None] & (state.last[:, :, None] == labels[:, None])[:, :, None]).any(1)  # [B, K, C]
+    rows = (part[:, :, None] for part in (total, state.blank, state.last))
+    goes = extended(*rows, labels[:, None], values[:, None]).masked_fill(known, NEVER)
+    bonus = state.bonus[:, :, None].expand(B, K, C) + reward
+    if added is not None:
+        bonus = bonus + added.gather(2, labels[:, None].expand(B, K, C))
+
+    ranked = torch.cat([stays.total + stays.bonus, (goes + bonus).flatten(1)], dim=1)
+    best, place = ranked.topk(K, dim=1)
+    new = place >= K
+    at = (place - K).clamp(min=0)
+    parent = torch.where(new, at.div(C, rounding_mode="floor"), place)
+    label = torch.where(new, labels.gather(1, at % C), BLANK)
+    stays = Prefixes(*(part.gather(1, parent) for part in stays))
+    dead = best == NEVER
+    number = torch.where(new, _hash(stays.number, label), stays.number)
+    return (
+        Prefixes(
+            number.masked_fill(dead, NOBODY - 1),
+            torch.where(new, stays.number, stays.parent).masked_fill(dead, NOBODY),
+            torch.where(new, label, stays.last),
+            stays.blank.masked_fill(new, NEVER),
+            torch.where(new, goes.flatten(1).gather(1, at), stays.label),
+            torch.where(new, bonus.flatten(1).gather(1, at), stays.bonus),
+        ),
+        parent,
+        label,
+    )
+
+
+def _follow(labels: np.ndarray, parents: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Labels [B, K, S] of the ways that end in these rows [B, K], by back-pointers; labels, parents [S, B, K]."""
+    found = np.empty((*rows.shape, len(labels)), np.int64)
+    for t in reversed(range(len(labels))):
+        found[:, :, t] = np.take_along_axis(labels[t], rows, 1)
+        rows = np.take_along_axis(parents[t], rows, 1)
+    return found
+
+
+def align(log_probabilities: Tensor, lengths: Tensor, targets: Sequence[Ids]) -> list[np.ndarray | None]:
+    """When the labels of given targets are said: their most probable alignment (Viterbi).
+
+    Args:
+        log_probabilities: [B, S, V].
+        lengths: [B] int64, frames.
+        targets: Labels of each sentence.
+
+    Returns:
+        For each sentence the first frame of each label and the one after its last, [L, 2] int64; None: it has too few
+        frames for its labels.
+    """
+    B, S, _ = log_probabilities.shape
+    device = log_probabilities.device
+    counts = torch.tensor([len(ids) for ids in targets], device=device)
+    N = 2 * max(map(len, targets), default=0) + 1
+    states = torch.full((B, N), BLANK, device=device)  # a blank before, between and after the labels
+    for row, ids in zip(states, targets, strict=True):
+        row[1 : 2 * len(ids) : 2] = torch.as_tensor(ids, device=device)
+    skips = torch.zeros_like(states, dtype=torch.bool)  # whether the blank before a label may be left out
+    skips[:, 3::2] = states[:, 3::2] != states[:, 1:-2:2]
+    x = log_probabilities.gather(2, states[:, None].expand(B, S, N))
+    score = x.new_full((B, N), NEVER)
+    score[:, 0] = 0
+    back = torch.zeros(S, B, N, dtype=torch.int8, device=device)
+    for t in range(S):
+        one = torch.nn.functional.pad(score[:, :-1], (1, 0), value=NEVER)
+        two = torch.nn.functional.pad(score[:, :-2], (2, 0), value=NEVER)[:, :N].masked_fill(~skips, NEVER)
+        if not t:  # begins with the first blank or the first label
+            one[:, 2:] = NEVER
+        best, back[t] = torch.stack([score, one, two]).max(dim=0)
+        score = torch.where((t < lengths)[:, None], best + x[:, t], score)
+    rows = torch.arange(B, device=device)
+    end = 2 * counts
+    end = torch.where(score[rows, (end - 1).clamp(min=0)] > score[rows, end], (end - 1).clamp(min=0), end)
+    possible = (score[rows, end] > NEVER).tolist()
+    way, back, end = np.zeros((S, B), np.int64), back.cpu().numpy(), end.cpu().numpy()
+    host = lengths.cpu().numpy()
+    for t in reversed(range(S)):
+        way[t] = end
+        end = end - np.where(t < host, back[t, np.arange(B), end], 0)
+    found: list[np.ndarray | None] = []
+    for b, ids in enumerate(targets):
+        mine, wanted = way[: host[b], b], 2 * np.arange(len(ids)) + 1
+        sides = [np.searchsorted(mine, wanted, side) for side in ("left", "right")]
+        found.append(np.stack(sides, axis=1) if possible[b] else None)
+    return found
