@@ -11,6 +11,7 @@ CONSTRAINTS ?= .ci/constraints.txt
 QUICKSTART ?= outputs/quickstart
 QUICKSTART_OPTIONS ?=
 PYTEST_OPTIONS ?=
+PARALLEL := -n auto --maxprocesses=8 --dist=worksteal
 BIN := $(abspath $(VENV))/bin
 
 .PHONY: help quickstart test slow bench lint
@@ -21,11 +22,11 @@ help: ## list the targets
 quickstart: $(VENV)/.installed-examples ## from raw text to error rates: English letters to phonemes, under ten minutes
 	PATH="$(BIN):$$PATH" examples/g2p_cmudict/run.sh "$(QUICKSTART)/data" "$(QUICKSTART)" $(QUICKSTART_OPTIONS)
 
-test: $(VENV)/.installed-test ## run the tests
-	PATH="$(BIN):$$PATH" python -m pytest $(PYTEST_OPTIONS)
+test: $(VENV)/.installed-test ## run the tests, as many at a time as there are cores
+	PATH="$(BIN):$$PATH" python -m pytest $(PARALLEL) $(PYTEST_OPTIONS)
 
 slow: $(VENV)/.installed-test ## run the tests that take minutes
-	PATH="$(BIN):$$PATH" python -m pytest -m slow $(PYTEST_OPTIONS)
+	PATH="$(BIN):$$PATH" python -m pytest -m slow $(PARALLEL) $(PYTEST_OPTIONS)
 
 bench: $(VENV)/.installed-test ## measure speed against other tools; nothing is asserted
 	PATH="$(BIN):$$PATH" python tests/benchmarks/run.py

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.benchmarks.plain_batches import sorted_then_cut
 
@@ -13,6 +14,7 @@ RUN = Path(__file__).with_name("run.py")
 NAMES = ("start", "preprocess", "padding", "planning", "training", "batching", "unpad", "decoding", "quantization")
 
 
+@pytest.mark.slow
 def test_quick_benchmarks_write_their_figures(tmp_path):
     done = subprocess.run(
         [sys.executable, RUN, "--quick", "--device=cpu", f"--results={tmp_path}"], capture_output=True, text=True
