@@ -23,6 +23,7 @@ OFFSET = np.dtype("<i8")
 # to 2 MiB a row, where the page cache has huge pages), and every mapped file holds a descriptor.
 MAPPED_ROWS = 512
 MAPPED_FILES = 128
+LONG_ROW = 512  # values; rows that are longer on average are copied one by one, which takes no index of each value
 
 
 class Ragged:
@@ -99,7 +100,7 @@ class Ragged:
             return pieces[1], lengths
         begins = np.empty(len(rows), np.int64)  # of each row among the pieces, which are in the order of the shards
         begins[order] = np.cumsum(lengths[order]) - lengths[order]
-        return np.concatenate(pieces)[_spans(begins, lengths)], lengths
+        return _take(np.concatenate(pieces), begins, lengths), lengths
 
     def _gather_from(self, shard: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`gather` for the rows of one shard, numbered within it."""
@@ -112,7 +113,7 @@ class Ragged:
             raise _damaged(offsets_path(path))
         if ends.max() > len(values):
             raise _damaged(path)
-        return values[_spans(begins, ends - begins)], ends - begins
+        return _take(values, begins, ends - begins), ends - begins
 
     def _map(self, path: Path, dtype: np.dtype) -> np.ndarray:
         """A file as a read-only array whose pages are read when touched."""
@@ -127,9 +128,12 @@ class Ragged:
         return array
 
 
-def _spans(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Indices of several stretches: begins[0], begins[0] + 1, ..., begins[1], ...; int64 [sum of lengths]."""
-    return np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+def _take(values: np.ndarray, begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """A copy of several stretches, one after the other [sum of lengths]."""
+    total = int(lengths.sum())
+    if total > LONG_ROW * len(lengths):
+        return np.concatenate([values[b:e] for b, e in zip(begins.tolist(), (begins + lengths).tolist(), strict=True)])
+    return values[np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(total)]
 
 
 def _mapping(path: Path, dtype: np.dtype) -> tuple[mmap.mmap | None, np.ndarray]:

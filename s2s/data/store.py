@@ -77,11 +77,12 @@ class Store:
         """A split by name. Raises UserError naming those that there are."""
         if name not in self.splits:
             raise UserError(f"{self.path}: no split '{name}'; there is {', '.join(self.splits)}")
-        return Split(name, [self])
+        return _split(name, [self])
 
-    def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
-        """The tokenizers of source and target; the same object twice if they are the same."""
-        source, hashes = load_tokenizer(self.path, "source"), self.tokenizer_hashes()
+    def tokenizers(self) -> tuple[Tokenizer | None, Tokenizer]:
+        """The tokenizers of source and target; the same object twice if they are the same. Speech has none."""
+        hashes = self.tokenizer_hashes()
+        source = load_tokenizer(self.path, "source") if hashes["source"] else None
         return source, source if hashes["source"] == hashes["target"] else load_tokenizer(self.path, "target")
 
     def tokenizer_hashes(self) -> dict[str, dict[str, str]]:
@@ -103,7 +104,11 @@ class Store:
     def _check_shards(self, split: str) -> None:
         """See whether the shards are those of the manifest's counts."""
         facts, sizes = self.manifest["splits"][split], self.manifest["files"]
-        columns = [f"{side}.{column}" for side in SIDES for column in ("tokens", "text")[: 1 + facts["text"]]]
+        sides = SIDES
+        columns = []
+        if "features" in self.manifest:
+            sides, columns = ("target",), [f"source.{self.manifest['features']['keep']}", "source.utterance"]
+        columns += [f"{side}.{column}" for side in sides for column in ("tokens", "text")[: 1 + facts["text"]]]
         fits = facts["pairs"] == sum(facts["shards"]) == sum(corpus["kept"] for corpus in facts["corpora"])
         for shard, pairs in enumerate(facts["shards"]):
             for column in columns:
@@ -142,6 +147,12 @@ class Stores:
         self.stores = [Store(path) for path in paths]
         first, *others = self.stores
         for store in others:
+            for key in ("task", "features", "cmvn"):
+                if store.manifest.get(key) != first.manifest.get(key):
+                    raise UserError(
+                        f"{store.path}: its {key} is not that of {first.path}; stores that are read as one need the "
+                        f"same: make it with tokenizer_from={first.path}"
+                    )
             if store.tokenizer_hashes() != first.tokenizer_hashes():
                 raise UserError(
                     f"{store.path}: its tokenizers are not those of {first.path}; stores that are read as one need the "
@@ -175,16 +186,25 @@ class Stores:
         if not having:
             places = ", ".join(str(store.path) for store in self.stores)
             raise UserError(f"{places}: no split '{name}'; there is {', '.join(self.splits)}")
-        return Split(name, having)
+        return _split(name, having)
 
-    def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
-        """The tokenizers of source and target; the same object twice if they are the same."""
+    def tokenizers(self) -> tuple[Tokenizer | None, Tokenizer]:
+        """The tokenizers of source and target; the same object twice if they are the same. Speech has none."""
         return self.stores[0].tokenizers()
 
     def verify(self) -> None:
         """Read everything and compare with the manifests' hashes. Raises UserError naming a file that differs."""
         for store in self.stores:
             store.verify()
+
+
+def _split(name: str, stores: list[Store]) -> "Split":
+    """A split of the class that fits what the stores hold."""
+    if "features" not in stores[0].manifest:
+        return Split(name, stores)
+    from s2s.data.speech import SpeechSplit  # who reads text does not need it
+
+    return SpeechSplit(name, stores)
 
 
 class CorpusRange(NamedTuple):
@@ -215,7 +235,7 @@ class Split:
         self._texts = {side: Ragged(self._shards(f"{side}.text"), TEXT) for side in SIDES}
 
     def __len__(self) -> int:
-        return len(self._tokens["source"])
+        return len(self._tokens["target"])
 
     def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Source and target tokens of each of the examples first ... last - 1, without EOS, int32 [last - first] both.
@@ -279,8 +299,11 @@ class Split:
             UserError: the split has no raw text.
         """
         self._need_text()
-        text, _ = self._texts[side].gather(examples)
-        return _lines(text.tobytes(), len(examples), f"{self._stores[0][0].path}: the {side} text of '{self.name}'")
+        return self._lines(side, examples)
+
+    def _lines(self, column: str, examples: np.ndarray) -> list[str]:
+        text, _ = self._texts[column].gather(examples)
+        return _lines(text.tobytes(), len(examples), f"{self._stores[0][0].path}: the {column} text of '{self.name}'")
 
     def source(self, index: int) -> np.ndarray:
         """Source ids of an example, int64 [its length], without EOS."""
@@ -442,8 +465,11 @@ def file_hash(path: Path) -> str:
 
 
 def digest(manifest: dict[str, Any]) -> str:
-    """SHA-256 of what identifies the data in a manifest: format, task, languages and the hashes of the files."""
+    """SHA-256 of what identifies the data in a manifest: format, task, languages, the hashes of the files, and of
+    speech how its features are made.
+    """
     facts = {key: manifest.get(key) for key in ("format", "task", "source_language", "target_language", "files")}
+    facts |= {key: manifest[key] for key in ("features", "cmvn") if key in manifest}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,0 +1,136 @@
+"""Log-mel filterbank features as Kaldi computes them (`compute-fbank-feats --dither=0`), frame by frame in numpy.
+
+Kaldi's samples are 16-bit numbers, so those of -1..1 are multiplied by 2^15 first. A frame is freed from its mean,
+pre-emphasised, multiplied by the window and filled with zeros to a power of two. Triangles over its power spectrum,
+equally spaced on the mel scale 1127 ln(1 + f / 700), give the bins; their logarithm is floored at that of float32's
+epsilon.
+"""
+
+import dataclasses
+from functools import cached_property
+
+import numpy as np
+
+from s2s.audio.waveform import FULL_SCALE
+from s2s.config.schema import option
+from s2s.errors import UserError
+
+BLOCK = 4096  # frames that are computed at a time, for memory
+FLOOR = np.finfo(np.float32).eps
+CMVN = ("global", "utterance", "none")
+
+
+@dataclasses.dataclass
+class FeatureConfig:
+    """Options of the features of speech."""
+
+    sample_rate: int = option(16000, "Hz; recordings of another rate are resampled", at_least=100)
+    bins: int = option(80, "mel filters: features of a frame", at_least=1)
+    frame_length: float = option(25.0, "milliseconds of a frame", at_least=1)
+    frame_shift: float = option(10.0, "milliseconds from one frame to the next", at_least=1)
+    low_frequency: float = option(20.0, "Hz at which the first filter begins", at_least=0)
+    high_frequency: float = option(0.0, "Hz at which the last filter ends; 0 and below: from half the rate downwards")
+    window: str = option("povey", "window of a frame", ("povey", "hamming", "hanning"))
+    preemphasis: float = option(0.97, "share of the sample before that is subtracted from each", at_least=0, at_most=1)
+    snip_edges: bool = option(True, "only frames that lie in the recording; false: one every shift, edges mirrored")
+    cmvn: str = option("global", "features get mean 0 and variance 1 over: the training split, each utterance", CMVN)
+    keep: str = option(
+        "features", "what the store has: features, or the waveform, as speed perturbation needs it",
+        ("features", "waveform"),
+    )  # fmt: skip
+
+
+class Fbank:
+    """Samples to log-mel filterbank features.
+
+    Args:
+        config: The options.
+
+    Raises:
+        UserError: frequencies that do not fit the sample rate, or a filter so narrow that no frequency falls into it.
+    """
+
+    def __init__(self, config: FeatureConfig):
+        self.config = config
+        self.length = int(config.sample_rate * 0.001 * config.frame_length)  # samples of a frame
+        self.shift = int(config.sample_rate * 0.001 * config.frame_shift)
+        self.filters  # noqa: B018 (a wrong config is told now)
+
+    @cached_property
+    def filters(self) -> np.ndarray:
+        """Weight of each frequency of the power spectrum in each bin, float32 [frequencies, F]."""
+        config, size = self.config, 1 << (self.length - 1).bit_length()
+        half = config.sample_rate / 2
+        low, high = config.low_frequency, config.high_frequency
+        high = high if high > 0 else half + high
+        if not low < high <= half:
+            raise UserError(
+                f"features: filters from {low:g} to {high:g} Hz: the band must be within 0 and half of "
+                f"features.sample_rate={config.sample_rate}"
+            )
+        edges = np.linspace(_mel(low), _mel(high), config.bins + 2)
+        left, center, right = edges[:-2], edges[1:-1], edges[2:]
+        frequency = _mel(np.arange(size // 2 + 1) * config.sample_rate / size)[:, None]
+        up, down = (frequency - left) / (center - left), (right - frequency) / (right - center)
+        filters = np.maximum(0, np.minimum(up, down))
+        filters[-1] = 0  # as in Kaldi: the highest frequency is in no filter
+        empty = np.flatnonzero(filters.sum(0) == 0)
+        if len(empty):
+            raise UserError(
+                f"features.bins={config.bins}: no frequency falls into filter {empty[0] + 1}; use fewer bins "
+                f"or longer frames"
+            )
+        return filters.astype(np.float32)
+
+    @cached_property
+    def _window(self) -> np.ndarray:
+        angle = 2 * np.pi * np.arange(self.length) / (self.length - 1)
+        hanning = 0.5 - 0.5 * np.cos(angle)
+        windows = {"povey": hanning**0.85, "hanning": hanning, "hamming": 0.54 - 0.46 * np.cos(angle)}
+        return windows[self.config.window].astype(np.float32)
+
+    def frames(self, samples: int | np.ndarray) -> int | np.ndarray:
+        """Frames that so many samples give."""
+        if not self.config.snip_edges:
+            return (samples + self.shift // 2) // self.shift
+        return np.maximum(0, 1 + (samples - self.length) // self.shift)
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """Features.
+
+        Args:
+            samples: Of -1..1 at `config.sample_rate`, float32 [n].
+
+        Returns:
+            Natural logarithms of the energies of the bins, float32 [frames, F]; no frames of too few samples.
+        """
+        frames = int(self.frames(len(samples)))
+        if not frames:
+            return np.empty((0, self.config.bins), np.float32)
+        samples = np.asarray(samples, np.float32) * np.float32(FULL_SCALE)
+        if not self.config.snip_edges:
+            samples = self._mirrored(samples, frames)
+        stretches = np.lib.stride_tricks.sliding_window_view(samples, self.length)[:: self.shift]  # [frames, length]
+        blocks = [self._block(stretches[first : min(first + BLOCK, frames)]) for first in range(0, frames, BLOCK)]
+        return np.concatenate(blocks)
+
+    def _mirrored(self, samples: np.ndarray, frames: int) -> np.ndarray:
+        """The samples from the beginning of the first frame to the end of the last, mirrored where there are none."""
+        first = self.shift // 2 - self.length // 2
+        place = np.arange(first, first + (frames - 1) * self.shift + self.length) % (2 * len(samples))
+        return samples[np.minimum(place, 2 * len(samples) - 1 - place)]
+
+    def _block(self, stretches: np.ndarray) -> np.ndarray:
+        """Features of some frames [S, length]."""
+        size = 2 * (len(self.filters) - 1)
+        frames = stretches - stretches.mean(1, keepdims=True)
+        emphasised = np.empty_like(frames)
+        emphasised[:, 1:] = frames[:, 1:] - self.config.preemphasis * frames[:, :-1]
+        emphasised[:, 0] = frames[:, 0] * (1 - self.config.preemphasis)
+        spectrum = np.fft.rfft(emphasised * self._window, size)
+        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
+        return np.log(np.maximum(power @ self.filters, FLOOR))
+
+
+def _mel(frequency):
+    return 1127 * np.log1p(np.asarray(frequency, np.float64) / 700)

@@ -1,0 +1,156 @@
+"""Recordings as samples: any file that libsndfile reads, or a stretch of one, as one channel at one sample rate.
+
+Samples are float32 of -1..1, which 16-bit files give exactly (divided by FULL_SCALE).
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from s2s.errors import UserError
+
+FULL_SCALE = 1 << 15  # what a sample of 1 is in 16 bits, and so in Kaldi's features
+CLIPPED_RUN = 3  # so many samples at full scale, one after the other, are a clipped peak
+ROUNDING = 0.05  # seconds that a segment may end after its recording: manifests round
+UNKNOWN_SIZE = 0x7FFF0000  # what stands in the header of a WAV that was written into a pipe, at least
+UNKNOWN_FRAMES = 1 << 62
+
+
+class AudioError(UserError):
+    """A recording that cannot be used; `kind` is one of a few words that say why, the message names the file."""
+
+    def __init__(self, path: str | Path, kind: str, why: str):
+        super().__init__(f"{path}: {why}")
+        self.kind = kind
+
+    def __reduce__(self):  # it comes from a worker process
+        return _again, (type(self), str(self), self.kind)
+
+
+def _again(error: type, message: str, kind: str) -> AudioError:
+    new = error.__new__(error, message)
+    new.args, new.kind = (message,), kind
+    return new
+
+
+class Recording(NamedTuple):
+    """Samples float32 [n] at `rate`, the mean of all channels; and whether any channel is clipped."""
+
+    samples: np.ndarray
+    rate: int
+    clipped: bool
+
+
+def read(path: str | Path, start: float = 0.0, duration: float | None = None, sample_rate: int = 16000) -> np.ndarray:
+    """A recording, or a stretch of one, as one channel at a sample rate.
+
+    Args:
+        path: The file.
+        start: Seconds from its beginning.
+        duration: Seconds; None: to its end.
+        sample_rate: Of the result, Hz.
+
+    Returns:
+        Samples of -1..1, float32 [n].
+
+    Raises:
+        AudioError: what `record` raises.
+    """
+    return resample(record(path, start, duration), sample_rate)
+
+
+def record(path: str | Path, start: float = 0.0, duration: float | None = None) -> Recording:
+    """A recording, or a stretch of one, at its own sample rate. Arguments as of `read`.
+
+    Raises:
+        AudioError: "missing", "unreadable", "not audio", "truncated", "zero length", "beyond the end" (of a segment),
+            "not numbers" (NaN or infinite samples).
+        UserError: soundfile is not installed.
+    """
+    soundfile = _soundfile()
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError(path, "missing", "no such file")
+    try:
+        with open(path, "rb") as raw:
+            if not raw.read(1):
+                raise AudioError(path, "zero length", "an empty file")
+            raw.seek(0)
+            with soundfile.SoundFile(raw) as file:
+                return _stretch(path, file, start, duration)
+    except OSError as error:
+        raise AudioError(path, "unreadable", error.strerror or str(error)) from error
+    except soundfile.LibsndfileError as error:
+        raise AudioError(path, "not audio", f"not audio that libsndfile reads ({error.error_string})") from error
+
+
+def _stretch(path: Path, file, start: float, duration: float | None) -> Recording:
+    """What `record` returns, of an open file."""
+    rate, frames = file.samplerate, file.frames
+    if frames >= UNKNOWN_FRAMES:
+        raise AudioError(path, "not audio", "its header does not say how long it is; encode it again")
+    lost = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if lost and int(lost[2]) < int(lost[1]) < UNKNOWN_SIZE:
+        raise AudioError(path, "truncated", f"truncated: {lost[2]} bytes of samples, its header says {lost[1]}")
+    if frames == 0:
+        raise AudioError(path, "zero length", "no samples in it")
+    first = round(start * rate)
+    count = frames - first if duration is None else round(duration * rate)
+    if start < 0 or count < 0 or (duration is None and first >= frames) or first + count > frames + ROUNDING * rate:
+        end = "its end" if duration is None else f"{start + duration:g}"
+        why = f"the segment from {start:g} to {end} s is not in it: it is {frames / rate:g} s long"
+        raise AudioError(path, "beyond the end", why)
+    count = min(count, frames - first)
+    if count <= 0:
+        raise AudioError(path, "zero length", f"the segment at {start:g} s has no samples")
+    try:
+        if first:
+            file.seek(first)
+        samples = file.read(count, dtype="float32", always_2d=True)  # [n, channels]
+        found = len(samples)
+    except _soundfile().LibsndfileError as error:
+        raise AudioError(path, "truncated", f"truncated or damaged ({error.error_string})") from error
+    if found < count:
+        raise AudioError(path, "truncated", f"truncated: {first + found} samples, its header says {frames}")
+    full = np.abs(samples) >= 1 - 1.5 / FULL_SCALE
+    clipped = np.logical_and.reduce([full[i : max(0, count + 1 + i - CLIPPED_RUN)] for i in range(CLIPPED_RUN)]).any()
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
+    if not np.isfinite(mono.sum(dtype=np.float64)):  # one that is not makes the sum so
+        raise AudioError(path, "not numbers", "NaN or infinite samples")
+    return Recording(np.ascontiguousarray(mono), rate, bool(clipped))
+
+
+def resample(recording: Recording, sample_rate: int) -> np.ndarray:
+    """The samples of a recording at another rate, by soxr (high quality), float32 [n]."""
+    if recording.rate == sample_rate:
+        return recording.samples
+    return change_rate(recording.samples, recording.rate, sample_rate)
+
+
+def change_rate(samples: np.ndarray, rate: float, new: float) -> np.ndarray:
+    """Samples of one rate at another one, float32 to float32."""
+    _soundfile()
+    import soxr
+
+    return soxr.resample(samples, rate, new)
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """Samples of -1..1 in 16 bits; what is louder is clipped."""
+    return np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+
+
+def from_int16(samples: np.ndarray) -> np.ndarray:
+    """The samples of `to_int16`, float32."""
+    return samples.astype(np.float32) / FULL_SCALE
+
+
+def _soundfile():
+    try:
+        import soundfile
+        import soxr  # noqa: F401 (comes with the same extra)
+    except (ImportError, OSError) as error:
+        raise UserError(f"recordings are read by soundfile and soxr: pip install 's2s[speech]' ({error})") from error
+    return soundfile
