@@ -5,20 +5,11 @@ so that memory does not grow with the corpus and the files do not depend on the 
 """
 
 import dataclasses
-import gc
-import os
-import signal
-import sys
-import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import compress
-from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +18,7 @@ import numpy as np
 from s2s import __version__, registry
 from s2s.config.schema import group, option
 from s2s.data.corpus import Chunk, Corpus
+from s2s.data.processes import cores, pool, progress
 from s2s.data.report import Premium, SideCounts, bar_width, premium_sums, table, unknown_tokens
 from s2s.data.store import SIDES, TEXT, RaggedWriter, Store, StoreWriter, check_free, token_type
 from s2s.errors import Failure, UserError
@@ -82,8 +74,8 @@ def preprocess(config: PreprocessConfig) -> dict[str, Any]:
     splits = _find_corpora(config)
     check_free(config.store, config.overwrite)
     tokenizers = _tokenizers(config, splits.get("train", []))
-    workers = config.workers or _cores()
-    with StoreWriter(config.store, config.overwrite, config.shard_pairs) as writer, _pool(workers) as submit:
+    workers = config.workers or cores()
+    with StoreWriter(config.store, config.overwrite, config.shard_pairs) as writer, pool(workers) as submit:
         for side, tokenizer in zip(SIDES, tokenizers, strict=True):
             writer.add_tokenizer(tokenizer, side)
         facts = {
@@ -140,6 +132,12 @@ def _find_corpora(config: PreprocessConfig) -> dict[str, list[Corpus]]:
     return {split: [find(name) for name in of_split] for split, of_split in names.items() if of_split}
 
 
+def _bytes(corpora: list[Corpus]) -> int | None:
+    """What there is to read, as progress is counted; None: unknown."""
+    sizes = [corpus.size for corpus in corpora]
+    return None if None in sizes else sum(sizes)
+
+
 def _by_side(pair: Iterable, value: Callable) -> dict[str, Any]:
     return {side: value(item) for side, item in zip(SIDES, pair, strict=True)}
 
@@ -155,7 +153,7 @@ def _tokenizers(config: PreprocessConfig, train: list[Corpus]) -> tuple[Tokenize
     def learn(key: str, *sides: str) -> Tokenizer:
         choice = getattr(config, key)
         try:
-            with _progress(f"learn {' and '.join(sides)}", train) as bar:
+            with progress(f"learn {' and '.join(sides)}", _bytes(train)) as bar:
                 return registry.find("tokenizer", choice.type).learn(choice, _text(train, sides, bar), config.seed)
         except LearningError as error:
             raise UserError(f"{key} ({' and '.join(sides)}): {error}") from error
@@ -226,6 +224,20 @@ class Side:
     text: bytes
     text_lengths: np.ndarray
 
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, text: str, ids: np.ndarray, lengths: np.ndarray, unknown: int, keep: bool):
+        """That of lines, with line feeds between them, and their tokens; `keep`: their text too."""
+        raw = f"{text}\n".encode() if keep and len(lengths) else b""
+        ends = np.flatnonzero(np.frombuffer(raw, TEXT) == ord("\n")) + 1
+        return cls(
+            ids.astype(token_type(len(tokenizer.vocabulary))),
+            lengths.astype(np.int32),
+            unknown,
+            len(text) - max(0, len(lengths) - 1),
+            raw,
+            np.diff(ends, prepend=0),
+        )
+
 
 @dataclasses.dataclass
 class Encoded:
@@ -255,20 +267,11 @@ def encode(task: Task, chunk: Chunk) -> Encoded:
             for side in SIDES:
                 texts[side] = "\n".join(compress(texts[side].split("\n"), keep.tolist()))
                 ids[side], lengths[side] = ids[side][np.repeat(keep, lengths[side])], lengths[side][keep]
-    kept = len(lengths["source"])
     sides, unknown = {}, {}
     for side, tokenizer in zip(SIDES, tokenizers, strict=True):
         unknown[side] = unknown_tokens(ids[side], lengths[side])
-        raw = f"{texts[side]}\n".encode() if task.text and kept else b""
-        ends = np.flatnonzero(np.frombuffer(raw, TEXT) == ord("\n")) + 1
-        sides[side] = Side(
-            ids[side].astype(token_type(len(tokenizer.vocabulary))),
-            lengths[side].astype(np.int32),
-            int(unknown[side].sum()),
-            len(texts[side]) - max(0, kept - 1),
-            raw,
-            np.diff(ends, prepend=0),
-        )
+        total = int(unknown[side].sum())
+        sides[side] = Side.of(tokenizer, texts[side], ids[side], lengths[side], total, task.text)
     return Encoded(sides, premium_sums(lengths, unknown), pairs, dropped, chunk.read)
 
 
@@ -324,9 +327,9 @@ def _write_split(
     for side, tokenizer in zip(SIDES, tokenizers, strict=True):
         tokens = writer.column(name, f"{side}.tokens", token_type(len(tokenizer.vocabulary)))
         texts = writer.column(name, f"{side}.text", TEXT) if task.text else None
-        columns[side] = _SideWriter(tokens, texts)
+        columns[side] = SideWriter(tokens, texts)
     read, dropped, counts, premium = 0, Counter(), [], Premium()
-    with _progress(name, corpora) as bar:
+    with progress(name, _bytes(corpora)) as bar:
         for corpus in corpora:
             corpus_read = corpus_kept = 0
             for encoded in submit(partial(encode, task), corpus.chunks()):
@@ -355,7 +358,7 @@ def _write_split(
     }
 
 
-class _SideWriter:
+class SideWriter:
     """Writes one side of a split and counts what the report says about it."""
 
     def __init__(self, tokens: RaggedWriter, text: RaggedWriter | None):
@@ -370,91 +373,3 @@ class _SideWriter:
 
     def facts(self, bar: int) -> dict[str, Any]:
         return {"type": self._tokens.dtype.str, **self.counts.facts(bar)}
-
-
-# Processes
-
-STOP = {signal.SIGINT, signal.SIGTERM}
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
-    """A function that maps a function over a stream, in order, in so many processes (one: in this one)."""
-    if workers == 1:
-        with _no_cycles():
-            yield map
-        return
-    # Forking is instant and this process has no threads yet; elsewhere than on Linux it is not safe.
-    context = get_context("fork" if sys.platform == "linux" else "spawn")
-    # Python drops an exception that is raised while it forks, and with it the wish to stop; so signals wait till after.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
-    try:
-        pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
-        pool.submit(int).result()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
-    try:
-        yield partial(_map_in_order, pool, 2 * workers + 2)
-    except BrokenProcessPool as error:
-        raise Failure("a worker process died, perhaps for lack of memory; fewer workers need less") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _map_in_order(pool: ProcessPoolExecutor, most: int, function: Callable, items: Iterable) -> Iterator:
-    """Results in the order of the items, with at most `most` on the way."""
-    waiting: deque = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) == most:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _start_worker() -> None:
-    """The parent decides when a worker ends: at an interrupt it cleans up, and if it is killed the workers go too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
-    gc.disable()  # see _no_cycles
-
-    def watch() -> None:
-        connection.wait([parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def _no_cycles() -> Iterator[None]:
-    """Search no cycles for garbage: chunks leave none, and to search their many lists takes 5% of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _progress(title: str, corpora: list[Corpus]) -> Iterator[Callable[[int], Any]]:
-    """A function that takes the bytes just read, and shows a bar if standard error is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from tqdm import tqdm
-
-    class Bar(tqdm):
-        monitor_interval = 0  # no thread of its own: this process forks
-
-    sizes = [corpus.size for corpus in corpora]
-    total = None if None in sizes else sum(sizes)
-    with Bar(desc=title, total=total, unit="B", unit_scale=True, mininterval=0, leave=False) as bar:
-        yield bar.update
