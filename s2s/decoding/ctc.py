@@ -111,7 +111,7 @@ def prefix_beam_search(
         Up to K hypotheses of each sentence with their scores, the best first: log-probability of those alignments that
         stayed in the beam, and bonus.
     """
-    B, S, V = log_probabilities.shape
+    B, S = log_probabilities.shape[:2]
     K, device = beam_size, log_probabilities.device
     x, ends = _allowed(log_probabilities, unknown), lengths.tolist()
     if ends != sorted(ends, reverse=True):

@@ -1,7 +1,9 @@
-// The step of a Transformer decoder, and one of beam search, for a CPU. s2s/native/library.py compiles and loads this.
+// The step of a Transformer decoder, one of beam search, and CTC's prefix scores, for a CPU. s2s/native/library.py
+// compiles and loads this.
 //
-// The twins in PyTorch operators, which give the same to rounding, are Transformer.step (s2s/models/transformer.py) and
-// Beam (s2s/decoding/choice.py). A row's numbers do not depend, in any bit, on what other rows there are.
+// The twins in PyTorch operators, which give the same to rounding, are Transformer.step (s2s/models/transformer.py),
+// Beam (s2s/decoding/choice.py) and PrefixScores (s2s/decoding/ctc_prefix.py). A row's numbers do not depend, in any
+// bit, on what other rows there are.
 //
 // Shapes: B slots (sentences), K rows a slot, R = B*K rows, D model width, H query heads, G key/value heads, d head
 // width, L places of a cache, S source positions, V vocabulary, I inputs and O outputs of a linear map. All arrays are
@@ -26,7 +28,8 @@ constexpr int64_t NEAR = 5 << 17;        // bytes of inputs that stay in a core'
 constexpr int64_t LANES = 16, PANEL = 32;  // outputs of a vector, and those whose weights lie together
 constexpr int64_t BLOCK = 64;            // logits whose maximum is looked at first
 constexpr int64_t AHEAD = 4;             // positions whose keys are fetched before they are needed
-constexpr int64_t UNK = 1, EOS = 3, SPECIALS = 4;
+constexpr int64_t BLANK = 0, UNK = 1, EOS = 3, SPECIALS = 4;
+constexpr float FLOOR = -1e30f;  // in place of minus infinity, where differences are taken
 constexpr float EPSILON = 1e-5f;  // of nn.LayerNorm
 
 // Rows whose sums fit in registers together, and the code of an int8 input of 0 and of 1.
@@ -67,6 +70,20 @@ inline float exponential(float x) {
     float power;
     std::memcpy(&power, &bits, sizeof power);
     return p * power;
+}
+
+// log(e^a + e^b), absolute error below 2e-7; a loop over it is vectorised.
+inline float log_add(float a, float b) {
+    const float most = std::max(a, b), e = exponential(std::min(a, b) - most);
+    const float s = e / (2 + e), square = s * s;  // log(1 + e) = 2 artanh(s), s <= 1/3
+    float p = 1.0f / 13;
+    p = p * square + 1.0f / 11;
+    p = p * square + 1.0f / 9;
+    p = p * square + 1.0f / 7;
+    p = p * square + 1.0f / 5;
+    p = p * square + 1.0f / 3;
+    p = p * square + 1.0f;
+    return most + 2 * s * p;
 }
 
 inline float dot(const float* a, const float* b, int64_t size) {
@@ -548,6 +565,84 @@ void reorder(int32_t* history, const int64_t* positions, const int64_t* parents,
         int32_t *mine = history + b * K * L, *old = scratch<int32_t>(K * L);
         std::copy_n(mine, K * L, old);
         for (int64_t k = 0; k < K; ++k) std::copy_n(old + (from[k] - b * K) * L, seen, mine + k * L);
+    }
+}
+
+// What hypotheses' prefixes are by CTC if they go on with some labels: see PrefixScores in s2s/decoding/ctc_prefix.py.
+//   x [B, V, S]; lengths [B]; tables [B, 2, S+1, K]; last, psi [B, K]; tokens, values [B, K, C]; ends [B, K]
+void ctc_score(const float* x, const int64_t* lengths, const float* tables, const int64_t* last, const float* psi,
+               const int64_t* tokens, float* values, float* ends, int64_t B, int64_t K, int64_t C, int64_t V,
+               int64_t S) {
+#pragma omp parallel for schedule(dynamic) if (B * K * C * S > PARALLEL)
+    for (int64_t b = 0; b < B; ++b) {
+        const int64_t T = lengths[b];
+        const float *label = tables + b * 2 * (S + 1) * K, *blank = label + (S + 1) * K;
+        float* sums = scratch<float, 1>((T + 1) * (2 * K + 1));
+        float *either = sums + T + 1, *only = either + (T + 1) * K;  // [K, T+1]: both tables' sum, and the blank's
+        for (int64_t t = 0; t <= T; ++t) {
+#pragma omp simd
+            for (int64_t k = 0; k < K; ++k) {
+                either[k * (T + 1) + t] = log_add(label[t * K + k], blank[t * K + k]);
+                only[k * (T + 1) + t] = blank[t * K + k];
+            }
+        }
+        for (int64_t k = 0; k < K; ++k) {
+            const int64_t row = b * K + k;
+            for (int64_t c = 0; c < C; ++c) {
+                const int64_t token = tokens[row * C + c];
+                const float* before = (token == last[row] ? only : either) + k * (T + 1);
+                const float* mine = x + (b * V + token) * S;
+                float most = FLOOR, sum = 0;
+#pragma omp simd reduction(max : most)
+                for (int64_t t = 0; t < T; ++t) most = std::max(most, sums[t] = before[t] + mine[t]);
+#pragma omp simd reduction(+ : sum)
+                for (int64_t t = 0; t < T; ++t) sum += exponential(sums[t] - most);
+                values[row * C + c] = most > FLOOR / 10 ? most + std::log(sum) - psi[row] : NEVER;
+            }
+            ends[row] = either[k * (T + 1) + T] - psi[row];
+        }
+    }
+}
+
+// Each row goes on from row parents[r] of its sentence by a label.
+//   as in ctc_score; parents, tokens [B, K]; new_tables, new_last, new_psi are written
+void ctc_advance(const float* x, const int64_t* lengths, const float* tables, const int64_t* last,
+                 const int64_t* parents, const int64_t* tokens, float* new_tables, int64_t* new_last, float* new_psi,
+                 int64_t B, int64_t K, int64_t V, int64_t S) {
+#pragma omp parallel for collapse(2) schedule(dynamic) if (B * K * S > PARALLEL / 16)
+    for (int64_t b = 0; b < B; ++b) {
+        for (int64_t first = 0; first < K; first += LANES) {
+            const int64_t T = lengths[b], size = std::min(LANES, K - first);
+            const float *label = tables + b * 2 * (S + 1) * K, *blank = label + (S + 1) * K;
+            float *new_label = new_tables + b * 2 * (S + 1) * K + first, *new_blank = new_label + (S + 1) * K;
+            const float *added[LANES], *silence = x + (b * V + BLANK) * S;
+            int64_t from[LANES];
+            alignas(64) float psi[LANES], now[LANES], now_blank[LANES], either[LANES], only[LANES], mine[LANES];
+            int32_t again[LANES];
+            for (int64_t k = 0; k < LANES; ++k) {  // lanes that are over repeat the last row
+                const int64_t row = b * K + first + std::min(k, size - 1);
+                from[k] = parents[row], added[k] = x + (b * V + tokens[row]) * S;
+                again[k] = tokens[row] == last[b * K + from[k]];
+                psi[k] = now[k] = now_blank[k] = FLOOR;
+            }
+            for (int64_t t = 0;; ++t) {
+                std::copy_n(now, size, new_label + t * K);
+                std::copy_n(now_blank, size, new_blank + t * K);
+                if (t == T) break;
+                for (int64_t k = 0; k < LANES; ++k) {
+                    either[k] = label[t * K + from[k]], only[k] = blank[t * K + from[k]], mine[k] = added[k][t];
+                }
+#pragma omp simd
+                for (int64_t k = 0; k < LANES; ++k) {
+                    const float both = log_add(either[k], only[k]), before = again[k] ? only[k] : both;
+                    now_blank[k] = log_add(now[k], now_blank[k]) + silence[t];
+                    now[k] = log_add(now[k], before) + mine[k];
+                    psi[k] = log_add(psi[k], before + mine[k]);
+                }
+            }
+            std::copy_n(psi, size, new_psi + b * K + first);
+            std::copy_n(tokens + b * K + first, size, new_last + b * K + first);
+        }
     }
 }
 

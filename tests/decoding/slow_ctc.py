@@ -40,6 +40,8 @@ def extended(x, state, ids, label):
     """
     gn, gb = state
     S = len(x)
+    if len(ids) >= S:  # only EOS may follow
+        return ([-math.inf] * S, [-math.inf] * S), -math.inf
     phi = [gb[t] if ids and ids[-1] == label else log_sum([gn[t], gb[t]]) for t in range(S)]
     new_gn, new_gb = [-math.inf] * S, [-math.inf] * S
     if not ids:

@@ -1,0 +1,176 @@
+"""CTC's opinion of how hypotheses go on: the prefix scores of label-synchronous search (Watanabe et al. 2017).
+
+psi of a prefix is the log-probability that a hypothesis begins with it. A row keeps, for each number of frames t, the
+log-probability of all alignments of the first t frames with its prefix g: label[t] of those that end in a label,
+blank[t] of those that end in the blank. At t = 0 there is only the empty prefix, whose blank[0] is 0. With x_t the
+log-probabilities at frame t, counted from 1, and phi[t] = label[t] (+) blank[t], or blank[t] for a label that is also
+the last one of g, the label c makes of it (S079, as the recursion of ESPnet)
+
+    label'[t] = (label'[t-1] (+) phi[t-1]) + x_t[c]
+    blank'[t] = (label'[t-1] (+) blank'[t-1]) + x_t[blank]
+    psi'      = (+) over t of phi[t-1] + x_t[c]
+
+A label's score is psi' - psi; that of EOS is label[T] (+) blank[T] - psi, so that all of a hypothesis sum to its
+log-probability. psi' needs no recursion: only the labels that are chosen are carried on.
+
+With the compiled kernels the frames are a loop in them; without, label'[t] = X[t] + (+) over u <= t of
+(phi[u-1] - X[u-1]) with X the running sum of x[c], and blank' likewise, in fp64: a few operators for all frames.
+
+Shapes: B sentences, K rows a sentence, C candidates of a row, V symbols, S frames, T frames of a sentence.
+"""
+
+import torch
+from torch import Tensor
+
+from s2s.decoding.choice import NEVER
+from s2s.decoding.ctc import BLANK
+from s2s.native.library import call
+from s2s.nn.slots import kept
+
+FLOOR = -1e30  # in place of minus infinity, where differences are taken
+LEAST = -1e5  # no log-probability of a frame is less
+
+
+class PrefixScores:
+    """State of the rows' prefixes, with the verbs of a DecoderState.
+
+    Args:
+        log_probabilities: [B, S, V].
+        lengths: [B] int64, frames.
+        rows: K.
+        native: With the compiled kernels, in fp32 on a CPU.
+
+    Attributes:
+        x: [B, V, S]; what is behind a sentence's last frame counts nothing.
+        tables: [B, 2, 1 + S, K], label and blank.
+        last: [B, K] int64, last label; BLANK: none.
+        psi: [B, K].
+    """
+
+    def __init__(self, log_probabilities: Tensor, lengths: Tensor, rows: int, native: bool):
+        B, S, _ = log_probabilities.shape
+        self.lengths, self.rows, self.native = lengths, rows, native
+        x = log_probabilities if log_probabilities.dtype == torch.float64 and not native else log_probabilities.float()
+        self.x = x.clamp(min=LEAST).transpose(1, 2).contiguous()
+        silence = self.x[:, BLANK].to(torch.float32 if native else torch.float64)
+        tables = silence.new_full((B, 2, 1 + S, rows), FLOOR)
+        tables[:, 1] = torch.nn.functional.pad(silence.cumsum(1), (1, 0))[:, :, None]
+        self.tables = tables
+        self.last = torch.full((B, rows), BLANK, device=lengths.device)
+        self.psi = tables.new_zeros(B, rows)
+
+    def score(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """What each row gains by each of its candidates, tokens [B, K, C] int64, and by EOS.
+
+        Returns:
+            [B, K, C] and [B, K]; -inf for a label that does not fit into the frames.
+        """
+        (B, K, C), (_, V, S) = tokens.shape, self.x.shape
+        values, ends = self.psi.new_empty(B, K, C), torch.empty_like(self.psi)
+        if self.native:
+            call("ctc_score", self.x, self.lengths, self.tables, self.last, self.psi, tokens.contiguous(), values,
+                 ends, B, K, C, V, S)  # fmt: skip
+            return values, ends
+        either, blank = (part.transpose(1, 2) for part in (self._either, self.tables[:, 1]))  # [B, K, 1 + S]
+        again = (tokens == self.last[:, :, None])[:, :, :, None]
+        before = torch.where(again, blank[:, :, None, :S], either[:, :, None, :S])  # [B, K, C, S]
+        added = self.x.gather(1, tokens.flatten(1)[:, :, None].expand(-1, -1, S)).view(B, K, C, S)
+        real = torch.arange(S, device=tokens.device) < self.lengths[:, None]
+        psi = (before + added).masked_fill(~real[:, None, None], FLOOR).logsumexp(3)
+        values = torch.where(psi > FLOOR / 10, psi - self.psi[:, :, None], NEVER)
+        place = self.lengths[:, None, None].expand(-1, K, 1)
+        return values, either.gather(2, place).squeeze(2) - self.psi
+
+    def advance(self, parents: Tensor, tokens: Tensor) -> None:
+        """Each row goes on from a row of its sentence by a label; both [B, K] int64."""
+        B, V, S = self.x.shape
+        if self.native:
+            tables, last, psi = torch.empty_like(self.tables), torch.empty_like(self.last), torch.empty_like(self.psi)
+            call("ctc_advance", self.x, self.lengths, self.tables, self.last, parents.contiguous(),
+                 tokens.contiguous(), tables, last, psi, B, self.rows, V, S)  # fmt: skip
+            self.tables, self.last, self.psi = tables, last, psi
+            return
+        from_rows = parents[:, None].expand(-1, S, -1)
+        again = (tokens == self.last.gather(1, parents))[:, None]
+        blank, either = (part[:, :S].gather(2, from_rows) for part in (self.tables[:, 1], self._either))
+        before = torch.where(again, blank, either)  # [B, S, K]
+        added = self.x.gather(1, tokens[:, :, None].expand(-1, -1, S)).transpose(1, 2).double()
+        real = torch.arange(S, device=tokens.device) < self.lengths[:, None]
+        self.psi = (before + added).masked_fill(~real[:, :, None], FLOOR).logsumexp(1)
+        label = _carried(before, added)
+        silence = self.x[:, BLANK, :, None].double()
+        blank = _carried(torch.nn.functional.pad(label[:, :-1], (0, 0, 1, 0), value=FLOOR), silence)
+        self.tables = torch.nn.functional.pad(torch.stack([label, blank], dim=1), (0, 0, 1, 0), value=FLOOR)
+        self.last = tokens
+
+    @property
+    def _either(self) -> Tensor:
+        """[B, 1 + S, K]"""
+        return torch.logaddexp(self.tables[:, 0], self.tables[:, 1])
+
+    def empty(self, slots: int) -> "PrefixScores":
+        """As DecoderState.empty."""
+        state = PrefixScores(self.x[:0].transpose(1, 2), self.lengths[:0], self.rows, self.native)
+        state.release(torch.arange(0, device=self.x.device), slots)
+        return state
+
+    def reorder(self, parents: Tensor) -> None:
+        """As DecoderState.reorder; parents [R], each b*K + k."""
+        parents = parents.view(-1, self.rows) % self.rows
+        self.tables = self.tables.gather(3, parents[:, None, None].expand_as(self.tables))
+        self.last, self.psi = self.last.gather(1, parents), self.psi.gather(1, parents)
+
+    def admit(self, slots: Tensor, other: "PrefixScores", which: Tensor) -> None:
+        """As DecoderState.admit."""
+        size, wanted = self.x.size(2), other.x.size(2)
+        if wanted > size:
+            self.x = torch.nn.functional.pad(self.x, (0, wanted - size))
+            self.tables = torch.nn.functional.pad(self.tables, (0, 0, 0, wanted - size))
+        self.x[slots, :, :wanted] = other.x[which]
+        self.tables[slots, :, : wanted + 1] = other.tables[which]
+        self.lengths[slots], self.last[slots], self.psi[slots] = other.lengths[which], BLANK, 0.0
+
+    def release(self, keep: Tensor, slots: int) -> None:
+        """As DecoderState.release."""
+        for name in ("x", "lengths", "tables", "last", "psi"):
+            setattr(self, name, kept(getattr(self, name), keep, slots))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(tensor.nbytes for tensor in (self.x, self.tables))
+
+
+def _carried(terms: Tensor, added: Tensor) -> Tensor:
+    """y[t] = (y[t-1] (+) terms[t]) + added[t] over the frames: both [B, S, K] or [B, S, 1]."""
+    total = added.cumsum(1)
+    return total + (terms - (total - added)).logcumsumexp(1)
+
+
+def token_log_probabilities(state: PrefixScores, targets: list[list[list[int]]]) -> list[list[list[float]]]:
+    """Log-probabilities of each label and of EOS of up to K given hypotheses of each sentence, whose sums are CTC's
+    log-probabilities of the hypotheses.
+
+    Args:
+        state: Fresh; it is used up.
+        targets: Labels of the hypotheses of each sentence.
+    """
+    B, K = state.last.shape
+    longest = max(len(ids) for some in targets for ids in some)
+    device = state.last.device
+    padded = torch.full((B, K, longest), BLANK)
+    for b, some in enumerate(targets):
+        for k, ids in enumerate(some):
+            padded[b, k, : len(ids)] = torch.as_tensor(ids)
+    padded, own, found = padded.to(device), torch.arange(K, device=device).expand(B, K), []
+    for t in range(longest + 1):
+        tokens = padded[:, :, min(t, longest - 1) :][:, :, :1] if longest else own.new_full((B, K, 1), BLANK)
+        values, ends = state.score(tokens)
+        found.append(torch.cat([values, ends[:, :, None]], dim=2))
+        if t < longest:
+            state.advance(own, tokens[:, :, 0])
+    table = torch.stack(found, dim=2).tolist()  # [B, K, longest + 1, 2]
+    return [
+        [[row[t][0] for t in range(len(ids))] + [row[len(ids)][1]] for ids, row in zip(some, rows, strict=False)]
+        for some, rows in zip(targets, table, strict=True)
+    ]
