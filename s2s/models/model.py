@@ -50,10 +50,12 @@ class DecoderOutput:
     Attributes:
         states: [B, T, D].
         output: The linear map to logits, D to V; of a model packed for decoding it has no weights to see.
+        heads: States of other layers, by their number, for which `output` is meant too, each [B, T, D].
     """
 
     states: Tensor
     output: nn.Module
+    heads: dict[int, Tensor] = dataclasses.field(default_factory=dict)
 
     @property
     def weight(self) -> Tensor:
@@ -101,6 +103,8 @@ class EncoderDecoder(Protocol):
     max_length: int | None  # tokens of a source or target at most, EOS among them; None: any number
     output: nn.Module  # the linear map to logits; `step` takes another in its place
     attention_shape: tuple[int, int]  # layers and heads of `cross_attention`, whose layers count from 0
+    has_decoder: bool  # without one there are no `output` and nothing from `decode` on
+    has_ctc: bool  # `ctc_log_probabilities` of a Memory: [B, S, V] float32, of which PAD is the blank
 
     def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory: ...
 

@@ -68,6 +68,9 @@ class TransformerConfig:
         "else decoder",
         ("auto", "none", "decoder", "inputs", "all"),
     )
+    auxiliary_heads: list[int] = option(
+        [], "decoder layers, from 1, whose states predict the target too (DeCRED); criterion.auxiliary", at_least=1
+    )
 
 
 class Embedding(nn.Module):
@@ -283,64 +286,12 @@ class BlockState(TransformerState):
         self.positions += self.places.size(1)
 
 
-class Transformer(nn.Module):
-    """The Transformer.
+class TransformerDecoder(nn.Module):
+    """What a model of any encoder has whose decoder is that of the Transformer, with `decoder_embedding`, `decoder`,
+    `decoder_norm`, `output` and `head_norms`."""
 
-    Args:
-        config: Its options.
-        source_size: Source vocabulary size.
-        target_size: V.
-        shared_vocabulary: Both sides have the same vocabulary.
-
-    Raises:
-        UserError: widths, heads or ties that do not fit together.
-    """
-
-    Config = TransformerConfig
     State = TransformerState
-
-    def __init__(self, config: TransformerConfig, source_size: int, target_size: int, shared_vocabulary: bool = False):
-        super().__init__()
-        self.config, self.target_vocabulary_size = config, target_size
-        self.max_length = config.max_positions if config.positions == "learned" else None
-        encoder, decoder = config.encoder, config.decoder
-        for side, stack in (("encoder", encoder), ("decoder", decoder)):
-            _check(f"model.{side}", stack, config.positions)
-        tie = _tie(config, shared_vocabulary)
-        source = nn.Embedding(source_size, encoder.width)
-        target = source if tie in ("inputs", "all") else nn.Embedding(target_size, decoder.width)
-        self.encoder_embedding = Embedding(source, config, encoder.width)
-        self.decoder_embedding = Embedding(target, config, decoder.width)
-        self.encoder = nn.ModuleList(Layer(config, encoder) for _ in range(encoder.layers))
-        self.decoder = nn.ModuleList(Layer(config, decoder, encoder.width) for _ in range(decoder.layers))
-        pre = config.norm == "pre"
-        self.encoder_norm = nn.LayerNorm(encoder.width) if pre else nn.Identity()
-        self.decoder_norm = nn.LayerNorm(decoder.width) if pre else nn.Identity()
-        self.output = nn.Linear(decoder.width, target_size, bias=False)
-        self.apply(_initialise)
-        if tie in ("decoder", "all"):
-            self.output.weight = target.weight
-
-    def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory:
-        """The encoder over one source. Returns the top states [B, S, D]; padded positions hold no meaning."""
-        (source,) = sources
-        segments, positions = source.packing or (None, None)
-        keys = length_mask(source.lengths, source.values.size(1))
-        mask = keys if segments is None else keys & segment_mask(segments, segments)
-        real = RealTokens(keys[:, 0, 0]) if self._unpads(source) else None
-        x = self.encoder_embedding(source.values, positions=positions)
-        x = x if real is None else real.unpad(x)
-        for layer in self.encoder:
-            x = layer.encode(x, mask, real)
-        x = self.encoder_norm(x)
-        return Memory([x if real is None else real.pad(x)], source.lengths, keys, segments)
-
-    def _unpads(self, source: Source) -> bool:
-        """Whether the encoder computes on real tokens only."""
-        if self.config.encoder.unpad is not None:
-            return self.config.encoder.unpad
-        ids, lengths = source.values, source.lengths
-        return ids.device.type == "cpu" and int(lengths.sum()) < (1 - UNPAD_FROM) * ids.numel()
+    has_decoder, has_ctc = True, False
 
     def decode(self, memory: Memory, decoder_input: Tensor, packing: Packing | None = None) -> DecoderOutput:
         """Teacher forcing. decoder_input: [B, T] int64, BOS first, right padded; packed rows with their packing."""
@@ -348,9 +299,12 @@ class Transformer(nn.Module):
         mask = None if segments is None else segment_mask(segments, segments).tril()
         memory_mask = memory.visible(packing)
         x = self.decoder_embedding(decoder_input, positions=positions)
-        for layer in self.decoder:
+        heads = {}
+        for number, layer in enumerate(self.decoder, 1):
             x = layer.decode(x, mask, memory.top, memory_mask)
-        return DecoderOutput(self.decoder_norm(x), self.output)
+            if number in self.config.auxiliary_heads:
+                heads[number] = self.head_norms[str(number)](x)
+        return DecoderOutput(self.decoder_norm(x), self.output, heads)
 
     @property
     def attention_shape(self) -> tuple[int, int]:
@@ -395,6 +349,66 @@ class Transformer(nn.Module):
         state.advance()
         return self.output(self.decoder_norm(x))
 
+
+class Transformer(TransformerDecoder):
+    """The Transformer.
+
+    Args:
+        config: Its options.
+        source_size: Source vocabulary size.
+        target_size: V.
+        shared_vocabulary: Both sides have the same vocabulary.
+
+    Raises:
+        UserError: widths, heads or ties that do not fit together.
+    """
+
+    Config = TransformerConfig
+
+    def __init__(self, config: TransformerConfig, source_size: int, target_size: int, shared_vocabulary: bool = False):
+        super().__init__()
+        self.config, self.target_vocabulary_size = config, target_size
+        self.max_length = config.max_positions if config.positions == "learned" else None
+        encoder, decoder = config.encoder, config.decoder
+        for side, stack in (("encoder", encoder), ("decoder", decoder)):
+            check_heads(f"model.{side}", stack, config.positions)
+        tie = _tie(config, shared_vocabulary)
+        source = nn.Embedding(source_size, encoder.width)
+        target = source if tie in ("inputs", "all") else nn.Embedding(target_size, decoder.width)
+        self.encoder_embedding = Embedding(source, config, encoder.width)
+        self.decoder_embedding = Embedding(target, config, decoder.width)
+        self.encoder = nn.ModuleList(Layer(config, encoder) for _ in range(encoder.layers))
+        self.decoder = nn.ModuleList(Layer(config, decoder, encoder.width) for _ in range(decoder.layers))
+        pre = config.norm == "pre"
+        self.encoder_norm = nn.LayerNorm(encoder.width) if pre else nn.Identity()
+        self.decoder_norm = nn.LayerNorm(decoder.width) if pre else nn.Identity()
+        self.output = nn.Linear(decoder.width, target_size, bias=False)
+        self.head_norms = head_norms(config)
+        self.apply(initialise)
+        if tie in ("decoder", "all"):
+            self.output.weight = target.weight
+
+    def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory:
+        """The encoder over one source. Returns the top states [B, S, D]; padded positions hold no meaning."""
+        (source,) = sources
+        segments, positions = source.packing or (None, None)
+        keys = length_mask(source.lengths, source.values.size(1))
+        mask = keys if segments is None else keys & segment_mask(segments, segments)
+        real = RealTokens(keys[:, 0, 0]) if self._unpads(source) else None
+        x = self.encoder_embedding(source.values, positions=positions)
+        x = x if real is None else real.unpad(x)
+        for layer in self.encoder:
+            x = layer.encode(x, mask, real)
+        x = self.encoder_norm(x)
+        return Memory([x if real is None else real.pad(x)], source.lengths, keys, segments)
+
+    def _unpads(self, source: Source) -> bool:
+        """Whether the encoder computes on real tokens only."""
+        if self.config.encoder.unpad is not None:
+            return self.config.encoder.unpad
+        ids, lengths = source.values, source.lengths
+        return ids.device.type == "cpu" and int(lengths.sum()) < (1 - UNPAD_FROM) * ids.numel()
+
     def parts(self) -> dict[str, int]:
         """Number of parameters by part, shared ones counted once."""
         embeddings = {id(p): p for p in (self.encoder_embedding.tokens.weight, self.decoder_embedding.tokens.weight,
@@ -418,7 +432,17 @@ class Transformer(nn.Module):
         return 2 * linear + 4 * seen  # attention: scores, and sums of values
 
 
-def _check(key: str, stack: StackConfig, positions: str) -> None:
+def head_norms(config) -> nn.ModuleDict:
+    """A norm for each layer of `auxiliary_heads`, whose output matrix is the decoder's. Raises UserError."""
+    stack = config.decoder
+    for number in config.auxiliary_heads:
+        if number >= stack.layers:
+            raise UserError(f"model.auxiliary_heads={config.auxiliary_heads}: layers from 1 to "
+                            f"{stack.layers - 1} can have one")  # fmt: skip
+    return nn.ModuleDict({str(number): nn.LayerNorm(stack.width) for number in config.auxiliary_heads})
+
+
+def check_heads(key: str, stack: StackConfig, positions: str) -> None:
     """The arithmetic of heads. Raises UserError."""
     if stack.width % stack.heads:
         raise UserError(f"{key}.width={stack.width} is not a multiple of {key}.heads={stack.heads}")
@@ -440,7 +464,7 @@ def _tie(config: TransformerConfig, shared_vocabulary: bool) -> str:
     return tie
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """Xavier-uniform projections with zero biases (fused ones as their parts), embeddings of deviation 1/sqrt(D)."""
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
