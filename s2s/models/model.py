@@ -108,6 +108,9 @@ class EncoderDecoder(Protocol):
 
     def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory: ...
 
+    def memory_length(self, length: int) -> int:
+        """Positions in the Memory of a source of so many tokens or frames."""
+
     def decode(self, memory: Memory, decoder_input: Tensor, packing: Packing | None = None) -> DecoderOutput: ...
 
     def cross_attention(self, memory: Memory, decoder_input: Tensor, layer: int) -> Tensor: ...

@@ -293,6 +293,10 @@ class TransformerDecoder(nn.Module):
     State = TransformerState
     has_decoder, has_ctc = True, False
 
+    def memory_length(self, length: int) -> int:
+        """As EncoderDecoder.memory_length: the encoder changes no length."""
+        return length
+
     def decode(self, memory: Memory, decoder_input: Tensor, packing: Packing | None = None) -> DecoderOutput:
         """Teacher forcing. decoder_input: [B, T] int64, BOS first, right padded; packed rows with their packing."""
         segments, positions = packing or (None, None)
