@@ -16,6 +16,7 @@ from s2s.config.schema import option
 from s2s.errors import UserError
 
 BLOCK = 4096  # frames that are computed at a time, for memory
+ROWS = 8  # of a matrix product: so small a one is made by one thread, and several processes do not wait for each other
 FLOOR = np.finfo(np.float32).eps
 CMVN = ("global", "utterance", "none")
 
@@ -128,8 +129,10 @@ class Fbank:
         emphasised[:, 1:] = frames[:, 1:] - self.config.preemphasis * frames[:, :-1]
         emphasised[:, 0] = frames[:, 0] * (1 - self.config.preemphasis)
         spectrum = np.fft.rfft(emphasised * self._window, size)
-        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
-        return np.log(np.maximum(power @ self.filters, FLOOR))
+        power = np.zeros((-(-len(frames) // ROWS) * ROWS, len(self.filters)), np.float32)
+        power[: len(frames)] = spectrum.real**2 + spectrum.imag**2
+        bins = (power.reshape(-1, ROWS, len(self.filters)) @ self.filters).reshape(-1, self.config.bins)
+        return np.log(np.maximum(bins[: len(frames)], FLOOR))
 
 
 def _mel(frequency):

@@ -3,6 +3,7 @@
 Samples are float32 of -1..1, which 16-bit files give exactly (divided by FULL_SCALE).
 """
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -21,18 +22,9 @@ UNKNOWN_FRAMES = 1 << 62
 class AudioError(UserError):
     """A recording that cannot be used; `kind` is one of a few words that say why, the message names the file."""
 
-    def __init__(self, path: str | Path, kind: str, why: str):
-        super().__init__(f"{path}: {why}")
+    def __init__(self, message: str, kind: str = ""):
+        super().__init__(message)
         self.kind = kind
-
-    def __reduce__(self):  # it comes from a worker process
-        return _again, (type(self), str(self), self.kind)
-
-
-def _again(error: type, message: str, kind: str) -> AudioError:
-    new = error.__new__(error, message)
-    new.args, new.kind = (message,), kind
-    return new
 
 
 class Recording(NamedTuple):
@@ -72,53 +64,51 @@ def record(path: str | Path, start: float = 0.0, duration: float | None = None) 
     soundfile = _soundfile()
     path = Path(path)
     if not path.is_file():
-        raise AudioError(path, "missing", "no such file")
+        raise AudioError(f"{path}: no such file", "missing")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path}: an empty file", "zero length")
+    if not os.access(path, os.R_OK):
+        raise AudioError(f"{path}: it may not be read", "unreadable")
     try:
-        with open(path, "rb") as raw:
-            if not raw.read(1):
-                raise AudioError(path, "zero length", "an empty file")
-            raw.seek(0)
-            with soundfile.SoundFile(raw) as file:
-                return _stretch(path, file, start, duration)
-    except OSError as error:
-        raise AudioError(path, "unreadable", error.strerror or str(error)) from error
+        with soundfile.SoundFile(path) as file:
+            return _stretch(path, file, start, duration)
     except soundfile.LibsndfileError as error:
-        raise AudioError(path, "not audio", f"not audio that libsndfile reads ({error.error_string})") from error
+        raise AudioError(f"{path}: not audio that libsndfile reads ({error.error_string})", "not audio") from error
 
 
 def _stretch(path: Path, file, start: float, duration: float | None) -> Recording:
     """What `record` returns, of an open file."""
     rate, frames = file.samplerate, file.frames
     if frames >= UNKNOWN_FRAMES:
-        raise AudioError(path, "not audio", "its header does not say how long it is; encode it again")
+        raise AudioError(f"{path}: its header does not say how long it is; encode it again", "not audio")
     lost = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     if lost and int(lost[2]) < int(lost[1]) < UNKNOWN_SIZE:
-        raise AudioError(path, "truncated", f"truncated: {lost[2]} bytes of samples, its header says {lost[1]}")
+        raise AudioError(f"{path}: truncated: {lost[2]} bytes of samples, its header says {lost[1]}", "truncated")
     if frames == 0:
-        raise AudioError(path, "zero length", "no samples in it")
+        raise AudioError(f"{path}: no samples in it", "zero length")
     first = round(start * rate)
     count = frames - first if duration is None else round(duration * rate)
     if start < 0 or count < 0 or (duration is None and first >= frames) or first + count > frames + ROUNDING * rate:
         end = "its end" if duration is None else f"{start + duration:g}"
         why = f"the segment from {start:g} to {end} s is not in it: it is {frames / rate:g} s long"
-        raise AudioError(path, "beyond the end", why)
+        raise AudioError(f"{path}: {why}", "beyond the end")
     count = min(count, frames - first)
     if count <= 0:
-        raise AudioError(path, "zero length", f"the segment at {start:g} s has no samples")
+        raise AudioError(f"{path}: the segment at {start:g} s has no samples", "zero length")
     try:
         if first:
             file.seek(first)
         samples = file.read(count, dtype="float32", always_2d=True)  # [n, channels]
         found = len(samples)
     except _soundfile().LibsndfileError as error:
-        raise AudioError(path, "truncated", f"truncated or damaged ({error.error_string})") from error
+        raise AudioError(f"{path}: truncated or damaged ({error.error_string})", "truncated") from error
     if found < count:
-        raise AudioError(path, "truncated", f"truncated: {first + found} samples, its header says {frames}")
+        raise AudioError(f"{path}: truncated: {first + found} samples, its header says {frames}", "truncated")
     full = np.abs(samples) >= 1 - 1.5 / FULL_SCALE
     clipped = np.logical_and.reduce([full[i : max(0, count + 1 + i - CLIPPED_RUN)] for i in range(CLIPPED_RUN)]).any()
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
     if not np.isfinite(mono.sum(dtype=np.float64)):  # one that is not makes the sum so
-        raise AudioError(path, "not numbers", "NaN or infinite samples")
+        raise AudioError(f"{path}: NaN or infinite samples", "not numbers")
     return Recording(np.ascontiguousarray(mono), rate, bool(clipped))
 
 

@@ -12,7 +12,7 @@ from s2s.errors import Failure, UserError
 
 
 def run(name: str, schema: type, main: Callable[[Any], None], about: str, multirun: bool = False,
-        plain: str | None = None) -> None:  # fmt: skip
+        plain: str | None = None, by_task: Callable[[str], type] | None = None) -> None:  # fmt: skip
     """Run a command: read `sys.argv`, compose the config, call `main(config)`, exit.
 
     Exit codes: 0 success, 1 failure, 2 bad usage or input or a file that cannot be written, 130 interrupted.
@@ -24,10 +24,11 @@ def run(name: str, schema: type, main: Callable[[Any], None], about: str, multir
         about: One or two lines for `--help`.
         multirun: Whether hydra's `--multirun` is understood.
         plain: The key, of a list, that words without `=` are values of; None: there are none.
+        by_task: The schema in place of `schema` where the key `task` is set, by its value.
     """
     code = 0
     try:
-        _run(name, schema, main, about, multirun, plain, sys.argv[1:])
+        _run(name, schema, main, about, multirun, plain, by_task, sys.argv[1:])
     except UserError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         code = 2
@@ -51,7 +52,7 @@ def run(name: str, schema: type, main: Callable[[Any], None], about: str, multir
 
 
 def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, plain: str | None,
-         words: list[str]) -> None:  # fmt: skip
+         by_task: Callable | None, words: list[str]) -> None:  # fmt: skip
     flags, overrides, values = _split(name, words, multirun, plain is not None)
     if "--version" in flags:
         print(f"{name} {__version__}")
@@ -60,6 +61,8 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, pl
 
     pairs = [pair for file in flags.get("--config", []) for pair in compose.read_yaml(file)] + overrides
     pairs += [(plain, compose.quote(values))] * bool(values)
+    if by_task and (task := dict(pairs).get("task")):
+        schema = by_task(task)
     if "--multirun" in flags:
         _multirun(name, schema, main, pairs)
         return

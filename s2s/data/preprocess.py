@@ -40,6 +40,7 @@ class FilterConfig:
 class PreprocessConfig:
     """Schema of `s2s-preprocess`."""
 
+    task: str = option("translation", "what a store is made for; its keys are those of the task")
     source: str = option("source", "source language: the ending of the source files")
     target: str = option("target", "target language: the ending of the target files")
     train: list[str] = option([], "training corpora: prefixes (PREFIX.de and PREFIX.en), TSV files, - (TSV on stdin)")

@@ -148,10 +148,13 @@ def _histograms(report: dict[str, Any]) -> Rows:
     rows: Rows = [("split", "side", "tokens/bar", "")]
     for name, split, side, language in _sides(report):
         tokens, lines = split[side]["histogram"].values()
-        # What is there is seen: the lowest block is for any number but none.
-        heights = [-(-8 * count // max(lines)) for count in lines]
-        rows.append((name, language, str(tokens), "".join(BLOCKS[height] for height in heights)))
+        rows.append((name, language, str(tokens), blocks(lines)))
     return rows
+
+
+def blocks(bars: list[int]) -> str:
+    """A histogram as a line; what is there is seen: the lowest block is for any number but none."""
+    return "".join(BLOCKS[-(-8 * count // max(bars))] for count in bars)
 
 
 def _premiums(report: dict[str, Any]) -> Rows:

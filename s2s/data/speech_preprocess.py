@@ -1,0 +1,464 @@
+"""From recordings and what is said in them to a store: check everything, learn the tokenizer, then read, filter and
+write in one parallel pass.
+
+As with text, neither memory (but for the manifests) nor the files depend on the number of workers.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2s import __version__, registry
+from s2s.audio.cmvn import Statistics
+from s2s.audio.features import Fbank, FeatureConfig
+from s2s.audio.waveform import from_int16, read, to_int16
+from s2s.config.schema import group, option
+from s2s.data.manifest import Broken, Checked, Entry, Manifest, check, complaint, read_manifest
+from s2s.data.preprocess import TOKENIZER, Side, SideWriter
+from s2s.data.processes import cores, pool, progress
+from s2s.data.report import BARS, SideCounts, aligned, bar_width, blocks, unknown_tokens
+from s2s.data.speech import FEATURES, WAVEFORM, feature_config
+from s2s.data.store import TEXT, Store, StoreWriter, check_free, token_type
+from s2s.errors import UserError
+from s2s.text.tokenizer import LearningError, Tokenizer, load_tokenizer
+
+CHECKED = 64  # entries that a worker checks at a time
+CHUNK_SECONDS = 120.0  # of audio that a worker takes at a time, or one utterance
+
+
+@dataclasses.dataclass
+class SpeechFilterConfig:
+    """Which training utterances are kept. Validation and test keep every one."""
+
+    min_seconds: float = option(0.0, "shortest recording", at_least=0)
+    max_seconds: float | None = option(60.0, "longest recording; null: any", at_least=0)
+    max_length: int = option(1024, "most tokens of a text", at_least=1)
+
+
+@dataclasses.dataclass
+class SpeechPreprocessConfig:
+    """Schema of `s2s-preprocess task=speech_to_text`."""
+
+    task: str = option("speech_to_text", "what a store is made for; its keys are those of the task")
+    source: str = option("speech", "name of the language that is spoken")
+    target: str = option("text", "name of the language that is written")
+    train: list[str] = option([], "training manifests: FILE.tsv (with a header), FILE.jsonl, or folders of Kaldi")
+    valid: list[str] = option([], "validation manifests, joined into one split")
+    test: list[str] = option([], "test manifests: splits test, test1, test2 ...")
+    audio_root: str | None = option(None, "folder that relative paths of recordings start from; null: the manifest's")
+    store: str | None = option(None, "folder to write")
+    overwrite: bool = option(False, "replace the store that is there")
+    skip_broken: bool = option(
+        False, "go on without entries that are broken, and count them; false: name them and stop"
+    )
+    wrong_rate: str = option(
+        "resample", "what is done with recordings of another rate than features.sample_rate; error: they are broken",
+        ("resample", "error"),
+    )  # fmt: skip
+    features: FeatureConfig = option(FeatureConfig, "")
+    tokenizer: Any = group("tokenizer", TOKENIZER, "tokenizer of the texts")
+    tokenizer_from: str | None = option(
+        None, "a store whose target tokenizer is used instead; of speech, also its features and their means"
+    )
+    filter: SpeechFilterConfig = option(SpeechFilterConfig, "")
+    shard_pairs: int = option(20_000, "utterances of a shard; a full one is closed and the next begun", at_least=1)
+    workers: int | None = option(None, "processes; null: one for each core", at_least=1)
+    seed: int = option(1, "of the sample of lines that a tokenizer learns from")
+    format: str = option("text", "of the report", choices=("text", "json"))
+
+
+def preprocess(config: SpeechPreprocessConfig) -> dict[str, Any]:
+    """Make a store.
+
+    Returns:
+        The report: the path and digest of the store, what became of the entries of each split, hours, seconds.
+
+    Raises:
+        UserError: broken entries (all of them are named at once), anything else wrong with the manifests or the
+            settings; no store is left behind.
+    """
+    began = time.perf_counter()
+    if config.store is None:
+        raise UserError("store is needed: the folder to write, such as store=data-bin/mine")
+    check_free(config.store, config.overwrite)
+    config, parent = _inherited(config)
+    Fbank(config.features)  # complains of what does not fit, before anything is read
+    names = {"train": config.train, "valid": config.valid}
+    names |= {f"test{number or ''}": [name] for number, name in enumerate(config.test)}
+    if not any(names.values()):
+        raise UserError("no manifest: train=FILE.tsv, train=FILE.jsonl or train=FOLDER (of Kaldi)")
+    if config.features.cmvn == "global" and not config.train and not parent:
+        raise UserError("train is needed for features.cmvn=global: means are those of the training split "
+                        "(or tokenizer_from=STORE, or features.cmvn=utterance)")  # fmt: skip
+    manifests = {
+        split: [read_manifest(name, config.audio_root) for name in of_split]
+        for split, of_split in names.items() if of_split
+    }  # fmt: skip
+    with pool(config.workers or cores()) as submit:
+        splits = _checked(manifests, config, submit)
+        tokenizer = _tokenizer(config, parent, splits)
+        with StoreWriter(config.store, config.overwrite, config.shard_pairs) as writer:
+            writer.add_tokenizer(tokenizer, "target")
+            statistics, facts = Statistics(), {}
+            for name, split in splits.items():
+                facts[name], found = _write_split(name, split, config, tokenizer, writer, submit)
+                statistics += found
+            report = {
+                "source_language": config.source,
+                "target_language": config.target,
+                "vocabularies": {
+                    "target": {"size": len(tokenizer.vocabulary), "digest": tokenizer.vocabulary.digest}
+                },
+                "splits": facts,
+            }  # fmt: skip
+            (writer.folder / "report.txt").write_text(f"{table(report)}\n", encoding="utf-8")
+            cmvn = None
+            if config.features.cmvn == "global":
+                cmvn = parent.manifest["cmvn"] if parent else statistics.facts()
+            manifest = writer.commit(
+                {
+                    "s2s": __version__,
+                    "task": config.task,
+                    "seed": config.seed,
+                    "filter": dataclasses.asdict(config.filter),
+                    "features": dataclasses.asdict(config.features),
+                    "cmvn": cmvn,
+                    "tokenizers": {"target": dataclasses.asdict(tokenizer.config)},
+                    **report,
+                }
+            )
+    seconds = time.perf_counter() - began
+    hours = sum(facts["seconds"] for facts in report["splits"].values()) / 3600
+    return {
+        "store": config.store, "digest": manifest["digest"], **report, "seconds": round(seconds, 2),
+        "hours": round(hours, 4), "hours_per_minute": round(60 * hours / seconds, 2),
+    }  # fmt: skip
+
+
+def _inherited(config: SpeechPreprocessConfig) -> tuple[SpeechPreprocessConfig, Store | None]:
+    """The config with the features of `tokenizer_from`, and that store, where it is one of speech."""
+    if config.tokenizer_from is None:
+        return config, None
+    if config.tokenizer != registry.find("tokenizer", TOKENIZER).Config():
+        raise UserError("tokenizer_from and tokenizer options exclude each other: choose one of them")
+    store = Store(config.tokenizer_from)
+    if "features" not in store.manifest:
+        return config, None
+    features = feature_config(store.manifest)
+    if config.features not in (FeatureConfig(), features):
+        raise UserError("tokenizer_from and features exclude each other: the features are those of that store")
+    return dataclasses.replace(config, features=features), store
+
+
+# Checks
+
+
+@dataclasses.dataclass
+class CheckedManifest:
+    """What is left of a manifest: entries, and what their recordings are like; how many there were, and broken ones."""
+
+    name: str
+    entries: list[Entry]
+    checked: list[Checked]
+    read: int
+    broken: dict[str, int]
+
+
+def _checked(
+    manifests: dict[str, list[Manifest]], config: SpeechPreprocessConfig, submit: Callable
+) -> dict[str, list[CheckedManifest]]:
+    """Read all recordings. Raises UserError that names the broken entries, unless they shall be skipped."""
+    total = sum(len(manifest.entries) for of_split in manifests.values() for manifest in of_split)
+    broken, clipped, read = [], [], 0
+    splits: dict[str, list[CheckedManifest]] = {}
+    with progress("check", total, " recordings") as bar:
+        for split, of_split in manifests.items():
+            splits[split] = []
+            for manifest in of_split:
+                entries = iter(manifest.entries)
+                chunks = iter(lambda entries=entries: list(islice(entries, CHECKED)), [])
+                found: list[Checked | Broken] = []
+                for chunk in submit(partial(check, config.features, config.wrong_rate), chunks):
+                    found += chunk
+                    bar(len(chunk))
+                bad = manifest.broken + [one for one in found if isinstance(one, Broken)]
+                good = [(e, c) for e, c in zip(manifest.entries, found, strict=True) if isinstance(c, Checked)]
+                clipped += [entry for entry, facts in good if facts.clipped]
+                kinds = Counter(entry.kind for entry in bad)
+                splits[split].append(CheckedManifest(manifest.name, [entry for entry, _ in good],
+                                                     [facts for _, facts in good], manifest.read, dict(kinds)))  # fmt: skip
+                broken += bad
+                read += manifest.read
+    if broken and not config.skip_broken:
+        raise UserError(f"{complaint(broken, read)}\n(skip_broken=true goes on without them)")
+    if broken:
+        print(f"warning: skipped: {complaint(broken, read)}", file=sys.stderr)
+    if clipped:
+        warnings = [Broken(entry.where, entry.id, "clipped", "clipped") for entry in clipped]
+        print(f"warning: used all the same: {complaint(warnings, read)}", file=sys.stderr)
+    for split, of_split in splits.items():
+        if not any(manifest.entries for manifest in of_split):
+            raise UserError(f"{split}: all its entries are broken")
+    return splits
+
+
+def _tokenizer(
+    config: SpeechPreprocessConfig, parent: Store | None, splits: dict[str, list[CheckedManifest]]
+) -> Tokenizer:
+    """The tokenizer of the target side, reused or learned on the training texts."""
+    if config.tokenizer_from is not None:
+        return (parent or Store(config.tokenizer_from)).tokenizers()[1]
+
+    def texts() -> Iterator[list[str]]:
+        if "train" not in splits:
+            raise UserError("train is needed: a tokenizer learns from the training texts (or tokenizer_from=STORE)")
+        for manifest in splits["train"]:
+            yield [entry.text for entry in manifest.entries]
+
+    try:
+        return registry.find("tokenizer", config.tokenizer.type).learn(config.tokenizer, texts(), config.seed)
+    except LearningError as error:
+        raise UserError(f"tokenizer: {error}") from error
+
+
+# One chunk, in a worker
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a worker does with utterances; `folder` has the tokenizer, `filter` is None for splits that keep all."""
+
+    folder: Path
+    features: FeatureConfig
+    filter: SpeechFilterConfig | None
+    statistics: bool
+
+
+Utterance = tuple[Entry, Checked]
+
+
+@dataclasses.dataclass
+class Encoded:
+    """Utterances when they come back: those that are kept, one after the other, and counts."""
+
+    source: np.ndarray  # features [sum of frames x F] or samples [sum of n]
+    source_lengths: np.ndarray  # values of each
+    frames: np.ndarray
+    utterances: list[bytes]  # a line of JSON each
+    target: Side
+    statistics: Statistics
+    dropped: dict[str, int]
+    seconds: float  # of those that are kept
+    read: float  # seconds of all
+
+
+def encode(work: Work, chunk: list[Utterance]) -> Encoded:
+    """Tokenize and filter some utterances, and compute their features.
+
+    Raises:
+        AudioError: a recording that has changed since it was checked.
+    """
+    tokenizer, fbank = _loaded(work.folder), _fbank(*dataclasses.astuple(work.features))
+    texts = [entry.text for entry, _ in chunk]
+    ids, lengths = tokenizer.encode_flat(texts)
+    keep, dropped = np.ones(len(chunk), bool), {}
+    if work.filter is not None:
+        keep, dropped = select(np.array([facts.seconds for _, facts in chunk]), lengths, work.filter)
+    kept = [utterance for utterance, one in zip(chunk, keep.tolist(), strict=True) if one]
+    ids, lengths = ids[np.repeat(keep, lengths)], lengths[keep]
+    values, frames, statistics = [], [], Statistics()
+    for entry, _ in kept:
+        samples = read(entry.audio, entry.start, entry.duration, work.features.sample_rate)
+        if work.features.keep == "waveform":
+            whole = to_int16(samples)
+            values.append(whole)
+            frames.append(int(fbank.frames(len(whole))))
+            features = fbank(from_int16(whole)) if work.statistics else None
+        else:
+            features = fbank(samples).astype(FEATURES)
+            values.append(features.reshape(-1))
+            frames.append(len(features))
+        if work.statistics:
+            statistics += Statistics.of(features)
+    text = "\n".join(entry.text for entry, _ in kept)
+    return Encoded(
+        np.concatenate(values) if values else np.empty(0, _value_type(work.features)),
+        np.fromiter(map(len, values), np.int64, len(values)),
+        np.array(frames, np.int64),
+        [_line(entry, facts) for entry, facts in kept],
+        Side.of(tokenizer, text, ids, lengths, int(unknown_tokens(ids, lengths).sum()), keep=True),
+        statistics,
+        dropped,
+        sum(facts.seconds for _, facts in kept),
+        sum(facts.seconds for _, facts in chunk),
+    )
+
+
+def select(seconds: np.ndarray, tokens: np.ndarray, rules: SpeechFilterConfig) -> tuple[np.ndarray, dict[str, int]]:
+    """Which utterances the rules keep, booleans [n], and how many each rule drops, the first one that does.
+
+    Args:
+        seconds: Of each recording, [n].
+        tokens: Of each text, [n].
+        rules: The filters.
+    """
+    bad = {"min_seconds": seconds < rules.min_seconds, "max_length": tokens > rules.max_length}
+    if rules.max_seconds is not None:
+        bad["max_seconds"] = seconds > rules.max_seconds
+    keep, dropped = np.ones(len(seconds), bool), {}
+    for rule, mask in bad.items():
+        dropped[rule] = int(np.count_nonzero(mask & keep))
+        keep &= ~mask
+    return keep, dropped
+
+
+def _line(entry: Entry, facts: Checked) -> bytes:
+    known = {"id": entry.id, "speaker": entry.speaker, "language": entry.language, "seconds": round(facts.seconds, 3)}
+    return (json.dumps(known, ensure_ascii=False) + "\n").encode()
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: Path) -> Tokenizer:
+    """The tokenizer saved in a folder, loaded once in each process."""
+    return load_tokenizer(folder, "target")
+
+
+@lru_cache(maxsize=1)
+def _fbank(*options: Any) -> Fbank:
+    return Fbank(FeatureConfig(*options))
+
+
+def _value_type(config: FeatureConfig) -> np.dtype:
+    return FEATURES if config.keep == "features" else WAVEFORM
+
+
+# One split
+
+
+def _chunks(manifest: CheckedManifest) -> Iterator[list[Utterance]]:
+    """Its utterances, CHUNK_SECONDS at a time."""
+    chunk: list[Utterance] = []
+    seconds = 0.0
+    for utterance in zip(manifest.entries, manifest.checked, strict=True):
+        if chunk and seconds + utterance[1].seconds > CHUNK_SECONDS:
+            yield chunk
+            chunk, seconds = [], 0.0
+        chunk.append(utterance)
+        seconds += utterance[1].seconds
+    if chunk:
+        yield chunk
+
+
+def _write_split(
+    name: str,
+    manifests: list[CheckedManifest],
+    config: SpeechPreprocessConfig,
+    tokenizer: Tokenizer,
+    writer: StoreWriter,
+    submit: Callable,
+) -> tuple[dict[str, Any], Statistics]:
+    """Encode and write a split; returns its entry in the manifest, and the statistics of its features."""
+    training = name == "train"
+    work = Work(writer.folder, config.features, config.filter if training else None,
+                training and config.features.cmvn == "global")  # fmt: skip
+    kind = _value_type(config.features)
+    source = writer.column(name, f"source.{config.features.keep}", kind)
+    utterances = writer.column(name, "source.utterance", TEXT)
+    tokens = writer.column(name, "target.tokens", token_type(len(tokenizer.vocabulary)))
+    target = SideWriter(tokens, writer.column(name, "target.text", TEXT))
+    frames, statistics, dropped, counts, seconds = SideCounts(), Statistics(), Counter(), [], 0.0
+    rates = Counter(str(facts.rate) for manifest in manifests for facts in manifest.checked)
+    total = sum(facts.seconds for manifest in manifests for facts in manifest.checked)
+    with progress(name, total, "s") as bar:
+        for manifest in manifests:
+            kept = 0
+            for encoded in submit(partial(encode, work), _chunks(manifest)):
+                source.append(encoded.source, encoded.source_lengths)
+                lines = encoded.utterances
+                utterances.append(
+                    np.frombuffer(b"".join(lines), TEXT), np.fromiter(map(len, lines), np.int64, len(lines))
+                )
+                target.append(encoded.target)
+                frames.add(encoded.frames, 0, 0)
+                statistics += encoded.statistics
+                dropped.update(encoded.dropped)
+                seconds += encoded.seconds
+                kept += len(lines)
+                bar(encoded.read)
+            counts.append({"name": manifest.name, "read": manifest.read, "kept": kept})
+    pairs = sum(corpus["kept"] for corpus in counts)
+    if not pairs:
+        rules = ", ".join(f"filter.{rule} drops {count}" for rule, count in dropped.items() if count)
+        raise UserError(f"{name}: all utterances are filtered away: {rules}")
+    facts = {
+        "pairs": pairs,
+        "shards": tokens.shards,
+        "read": sum(manifest.read for manifest in manifests),
+        "dropped": dict(dropped),
+        "broken": _sum(manifest.broken for manifest in manifests),
+        "clipped": sum(facts.clipped for manifest in manifests for facts in manifest.checked),
+        "rates": dict(sorted(rates.items())),
+        "seconds": round(seconds, 3),
+        "corpora": counts,
+        "text": True,
+        "source": {"type": kind.str, **frames.facts(bar_width([frames]))},
+        "target": target.facts(bar_width([target.counts])),
+    }
+    facts["source"] |= {"frame_shift": config.features.frame_shift}
+    return facts, statistics
+
+
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(sorted(total.items()))
+
+
+# The report
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for people, but for where the store is and how long it took."""
+    splits = report["splits"].items()
+    utterances = [("split", "entries read", "kept", "hours", "characters", "dropped", "broken", "clipped", "rates")]
+    sizes = [("split", "of an utterance", "50%", "90%", "99%", "max", "tokens", "unknown", "characters/token")]
+    bars = [("split", "", "bar", "")]
+    for name, split in splits:
+        why = (_told(split[key], form) for key, form in (("dropped", "{} by {}"), ("broken", "{} {}")))
+        rates = ", ".join(f"{rate} Hz" + f" ({n:,})" * (len(split["rates"]) > 1) for rate, n in split["rates"].items())
+        source, target = split["source"], split["target"]
+        utterances.append((name, f"{split['read']:,}", f"{split['pairs']:,}", f"{split['seconds'] / 3600:.2f}",
+                           f"{target['characters']:,}", *why, f"{split['clipped']:,}", rates))  # fmt: skip
+        if len(split["corpora"]) > 1:
+            utterances += [(f"  {c['name']}", f"{c['read']:,}", f"{c['kept']:,}", *[""] * 6) for c in split["corpora"]]
+        second = source["frame_shift"] / 1000
+        lengths = [f"{frames * second:.1f}" for frames in source["lengths"].values()]
+        sizes.append((name, "seconds", *lengths, "", "", ""))
+        rate, characters = f"{100 * target['unknown_rate']:.2f}%", f"{target['characters_per_token']:.2f}"
+        sizes.append((name, "tokens", *map(str, target["lengths"].values()), f"{target['tokens']:,}", rate, characters))
+        bars.append(
+            (name, "seconds", f"{source['histogram']['tokens'] * second:.2f}", blocks(source["histogram"]["lines"]))
+        )
+        bars.append((name, "tokens", str(target["histogram"]["tokens"]), blocks(target["histogram"]["lines"])))
+    sections = [
+        [f"vocabulary: {report['vocabularies']['target']['size']}"],
+        aligned(utterances, right=(1, 2, 3, 4, 7)),
+        aligned(sizes, right=range(2, 9)),
+        [f"utterances by their length, from 0 on; the last of {BARS} bars holds all that are longer"],
+        aligned(bars, right=(2,)),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections)
+
+
+def _told(counts: dict[str, int], form: str) -> str:
+    return ", ".join(form.format(f"{count:,}", what) for what, count in counts.items() if count) or "0"
