@@ -249,15 +249,22 @@ def _read(path: Path, read: Callable[[], Any], damaged: list[str]) -> Facts:
 
 
 def _store_text(facts: Facts) -> list[str]:
-    rows = [("split", "pairs", "dropped", "source tokens", "target tokens", "shards", "text")]
+    speech = "features" in facts
+    rows = [("split", "pairs", "dropped", "hours" if speech else "source tokens", "target tokens", "shards", "text")]
     for name, split in facts.get("splits", {}).items():
-        tokens = (f"{split[side]['tokens']:,}" for side in SIDES)
+        source = f"{split['seconds'] / 3600:.2f}" if speech else f"{split['source']['tokens']:,}"
         kept = "kept" if split["text"] else "-"
-        rows.append((name, f"{split['pairs']:,}", f"{sum(split['dropped'].values()):,}", *tokens,
+        dropped = sum(split["dropped"].values()) + sum(split.get("broken", {}).values())
+        rows.append((name, f"{split['pairs']:,}", f"{dropped:,}", source, f"{split['target']['tokens']:,}",
                      f"{len(split['shards']):,}", kept))  # fmt: skip
     made = f"format {facts.get('format')}, s2s {facts.get('s2s')}"
     return [
         f"{facts.get('source_language')} to {facts.get('target_language')}, {made}, digest {facts.get('digest')}",
+        *(
+            ["features: " + " ".join(f"{key}={_word(value)}" for key, value in facts["features"].items())]
+            if speech
+            else []
+        ),
         *_vocabularies(facts),
         *aligned(rows, right=range(1, 6)),
         *_file_lines(facts),

@@ -193,9 +193,9 @@ def _checked(
                 bad = manifest.broken + [one for one in found if isinstance(one, Broken)]
                 good = [(e, c) for e, c in zip(manifest.entries, found, strict=True) if isinstance(c, Checked)]
                 clipped += [entry for entry, facts in good if facts.clipped]
-                kinds = Counter(entry.kind for entry in bad)
-                splits[split].append(CheckedManifest(manifest.name, [entry for entry, _ in good],
-                                                     [facts for _, facts in good], manifest.read, dict(kinds)))  # fmt: skip
+                kinds = dict(Counter(entry.kind for entry in bad))
+                splits[split].append(CheckedManifest(manifest.name, [e for e, _ in good], [c for _, c in good],
+                                                     manifest.read, kinds))  # fmt: skip
                 broken += bad
                 read += manifest.read
     if broken and not config.skip_broken:
@@ -384,9 +384,8 @@ def _write_split(
             for encoded in submit(partial(encode, work), _chunks(manifest)):
                 source.append(encoded.source, encoded.source_lengths)
                 lines = encoded.utterances
-                utterances.append(
-                    np.frombuffer(b"".join(lines), TEXT), np.fromiter(map(len, lines), np.int64, len(lines))
-                )
+                sizes = np.fromiter(map(len, lines), np.int64, len(lines))
+                utterances.append(np.frombuffer(b"".join(lines), TEXT), sizes)
                 target.append(encoded.target)
                 frames.add(encoded.frames, 0, 0)
                 statistics += encoded.statistics
@@ -399,6 +398,7 @@ def _write_split(
     if not pairs:
         rules = ", ".join(f"filter.{rule} drops {count}" for rule, count in dropped.items() if count)
         raise UserError(f"{name}: all utterances are filtered away: {rules}")
+    lengths = frames.facts(bar_width([frames]))
     facts = {
         "pairs": pairs,
         "shards": tokens.shards,
@@ -410,10 +410,15 @@ def _write_split(
         "seconds": round(seconds, 3),
         "corpora": counts,
         "text": True,
-        "source": {"type": kind.str, **frames.facts(bar_width([frames]))},
+        "source": {
+            "type": kind.str,
+            "frames": lengths["tokens"],
+            "frame_shift": config.features.frame_shift,
+            "lengths": lengths["lengths"],
+            "histogram": {"frames": lengths["histogram"]["tokens"], "lines": lengths["histogram"]["lines"]},
+        },
         "target": target.facts(bar_width([target.counts])),
     }
-    facts["source"] |= {"frame_shift": config.features.frame_shift}
     return facts, statistics
 
 
@@ -446,10 +451,9 @@ def table(report: dict[str, Any]) -> str:
         sizes.append((name, "seconds", *lengths, "", "", ""))
         rate, characters = f"{100 * target['unknown_rate']:.2f}%", f"{target['characters_per_token']:.2f}"
         sizes.append((name, "tokens", *map(str, target["lengths"].values()), f"{target['tokens']:,}", rate, characters))
-        bars.append(
-            (name, "seconds", f"{source['histogram']['tokens'] * second:.2f}", blocks(source["histogram"]["lines"]))
-        )
-        bars.append((name, "tokens", str(target["histogram"]["tokens"]), blocks(target["histogram"]["lines"])))
+        for what, facts, unit in (("seconds", source, second), ("tokens", target, 1)):
+            width, counts = facts["histogram"].values()
+            bars.append((name, what, f"{width * unit:g}", blocks(counts)))
     sections = [
         [f"vocabulary: {report['vocabularies']['target']['size']}"],
         aligned(utterances, right=(1, 2, 3, 4, 7)),
