@@ -5,11 +5,12 @@
 PER|nrefs:1|case:mixed|tok:space|norm:no|version:s2s-0.1.0 = 33.33 (S = 1 D = 0 I = 0 ref_len = 3 wrong_lines = 1/1)
 """
 
+import dataclasses
 import importlib
 
 from s2s import registry
 from s2s.errors import UserError
-from s2s.scoring.metric import Lines, Metric, References, Score
+from s2s.scoring.metric import Lines, Metric, References, Score, without_punctuation
 
 METRICS = {
     "bleu": "s2s.scoring.translation:bleu",
@@ -52,7 +53,13 @@ def higher_is_better(name: str) -> bool:
 
 
 def score(
-    name: str, hypotheses: Lines, references: References, lowercase: bool = False, tokenizer: str = "13a"
+    name: str,
+    hypotheses: Lines,
+    references: References,
+    lowercase: bool = False,
+    tokenizer: str = "13a",
+    remove_punctuation: bool = False,
+    resamples: int = 0,
 ) -> Score:
     """Score a corpus with one metric.
 
@@ -62,6 +69,8 @@ def score(
         references: One list of lines for each reference translation, each as long as `hypotheses`.
         lowercase: See `metric`.
         tokenizer: See `metric`.
+        remove_punctuation: See `metric.without_punctuation`; the signature says it.
+        resamples: For the interval, see `Metric.score`.
 
     Raises:
         ValueError: no line at all, no reference, or lists of different lengths.
@@ -70,4 +79,9 @@ def score(
     if not hypotheses or not references or any(len(lines) != len(hypotheses) for lines in references):
         lengths = ", ".join(str(len(lines)) for lines in references)
         raise ValueError(f"{len(hypotheses)} hypotheses against references of {lengths or 'no'} lines")
-    return metric(name, lowercase, tokenizer).score(hypotheses, references)
+    one = metric(name, lowercase, tokenizer)
+    if not remove_punctuation:
+        return one.score(hypotheses, references, resamples)
+    hypotheses, *references = ([without_punctuation(line) for line in lines] for lines in (hypotheses, *references))
+    found = one.score(hypotheses, references, resamples)
+    return dataclasses.replace(found, signature=f"{found.signature}|punctuation:removed")

@@ -1,6 +1,6 @@
 """Shares of what is right: whole lines, and tokens in their places."""
 
-from s2s.scoring.metric import Lines, References, Score, normalise, signature
+from s2s.scoring.metric import Lines, References, Score, interval, normalise, signature
 
 
 class ExactMatch:
@@ -13,16 +13,17 @@ class ExactMatch:
         """`tokenizer` is BLEU's and means nothing here."""
         self.lowercase = lowercase
 
-    def score(self, hypotheses: Lines, references: References) -> Score:
+    def score(self, hypotheses: Lines, references: References, resamples: int = 0) -> Score:
         """See `Metric.score`."""
-        right = sum(
+        agree = [
             normalise(hypothesis, self.lowercase) in {normalise(choice, self.lowercase) for choice in choices}
             for hypothesis, *choices in zip(hypotheses, *references, strict=True)
-        )
-        counts = {"lines_right": right, "lines": len(hypotheses)}
-        made = signature(references, self.lowercase)
-        detail = f"({right}/{len(hypotheses)} lines)"
-        return Score(self.name, 100 * right / len(hypotheses), made, counts, self.higher_is_better, detail)
+        ]
+        right, lines = sum(agree), len(agree)
+        counts = {"lines_right": right, "lines": lines}
+        made, ends = signature(references, self.lowercase, resamples), interval(agree, [1] * lines, resamples)
+        detail = f"({right}/{lines} lines)"
+        return Score(self.name, 100 * right / lines, made, counts, self.higher_is_better, detail, ends)
 
 
 class TokenAccuracy:
@@ -40,18 +41,20 @@ class TokenAccuracy:
         """`tokenizer` is BLEU's and means nothing here."""
         self.lowercase = lowercase
 
-    def score(self, hypotheses: Lines, references: References) -> Score:
+    def score(self, hypotheses: Lines, references: References, resamples: int = 0) -> Score:
         """See `Metric.score`."""
-        right = places = 0
+        parts = []
         for hypothesis, *choices in zip(hypotheses, *references, strict=True):
             tokens = normalise(hypothesis, self.lowercase).split()
             counted = (self._places(tokens, normalise(choice, self.lowercase).split()) for choice in choices)
             here, of = max(counted, key=lambda pair: pair[0] / pair[1] if pair[1] else 1.0)
-            right, places = right + here, places + of
+            parts.append((here, of))
+        right, places = map(sum, zip(*parts, strict=True))
         value = 100 * right / places if places else 100.0
-        made = signature(references, self.lowercase, tok="space")
-        counts = {"tokens_right": right, "tokens": places}
-        return Score(self.name, value, made, counts, self.higher_is_better, f"({right}/{places} tokens)")
+        made = signature(references, self.lowercase, resamples, tok="space")
+        counts, detail = {"tokens_right": right, "tokens": places}, f"({right}/{places} tokens)"
+        ends = interval(*zip(*parts, strict=True), resamples)
+        return Score(self.name, value, made, counts, self.higher_is_better, detail, ends)
 
     @staticmethod
     def _places(tokens: list[str], reference: list[str]) -> tuple[int, int]:

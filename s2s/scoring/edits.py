@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rapidfuzz.distance import Levenshtein
 
-from s2s.scoring.metric import Lines, References, Score, normalise, signature
+from s2s.scoring.metric import Lines, References, Score, interval, normalise, signature
 
 
 @dataclasses.dataclass
@@ -67,17 +67,22 @@ class ErrorRate:
         """The rate in percent. An empty reference gives 0 to an empty hypothesis and 100 to any other, like TER's."""
         return 100 * corpus.total / corpus.reference_length if corpus.reference_length else 100.0 * (corpus.total > 0)
 
-    def score(self, hypotheses: Lines, references: References) -> Score:
+    def parts(self, line: Edits) -> tuple[int, int]:
+        """What is wrong in a line, and of how much, for the interval."""
+        return line.total, line.reference_length
+
+    def score(self, hypotheses: Lines, references: References, resamples: int = 0) -> Score:
         """See `Metric.score`. Of several references, each line takes the first of those with the fewest edits."""
-        corpus = Edits()
+        corpus, parts = Edits(), []
         for hypothesis, *choices in zip(hypotheses, *references, strict=True):
             units = self.units(normalise(hypothesis, self.lowercase))
             lines = (self.units(normalise(choice, self.lowercase)) for choice in dict.fromkeys(choices))
-            corpus.add(min((edits(line, units) for line in lines), key=lambda line: line.total))
-        made = signature(references, self.lowercase, tok=self.tokenizer, norm="no")
-        return Score(
-            self.name, self.value(corpus), made, dataclasses.asdict(corpus), self.higher_is_better, str(corpus)
-        )
+            best = min((edits(line, units) for line in lines), key=lambda line: line.total)
+            corpus.add(best)
+            parts.append(self.parts(best))
+        made = signature(references, self.lowercase, resamples, tok=self.tokenizer, norm="no")
+        counts, ends = dataclasses.asdict(corpus), interval(*zip(*parts, strict=True), resamples)
+        return Score(self.name, self.value(corpus), made, counts, self.higher_is_better, str(corpus), ends)
 
 
 class WordErrorRate(ErrorRate):
@@ -107,6 +112,10 @@ class SentenceErrorRate(ErrorRate):
     """SER: lines with at least one wrong word. Where a line is one word's phonemes, others call it word error rate."""
 
     name = "SER"
+
+    def parts(self, line: Edits) -> tuple[int, int]:
+        """Whether the line is wrong, and 1."""
+        return line.lines_wrong, 1
 
     def value(self, corpus: Edits) -> float:
         """Wrong lines in percent of all lines."""

@@ -1,11 +1,13 @@
 """What a metric is, and what it returns."""
 
 import dataclasses
+import unicodedata
 from collections.abc import Sequence
 from typing import Protocol
 
 from s2s import __version__
 
+INSIDE = "'\u2019-"  # punctuation that is part of a word
 Lines = Sequence[str]
 References = Sequence[Lines]
 
@@ -28,9 +30,12 @@ class Score:
     higher_is_better: bool
     detail: str = ""
     """The counts in words, for people."""
+    interval: tuple[float, float] | None = None
+    """Ends of the 95% interval of the value, by bootstrap, where that was asked for."""
 
     def __str__(self) -> str:
-        return f"{self.name}|{self.signature} = {self.value:.2f} {self.detail}".rstrip()
+        interval = "" if self.interval is None else "[{:.2f}, {:.2f}] ".format(*self.interval)
+        return f"{self.name}|{self.signature} = {self.value:.2f} {interval}{self.detail}".rstrip()
 
 
 class Metric(Protocol):
@@ -39,16 +44,56 @@ class Metric(Protocol):
     name: str
     higher_is_better: bool
 
-    def score(self, hypotheses: Lines, references: References) -> Score:
-        """Score `hypotheses` against `references`, one list of lines for each reference."""
+    def score(self, hypotheses: Lines, references: References, resamples: int = 0) -> Score:
+        """Score `hypotheses` against `references`, one list of lines for each reference, with an interval from so many
+        bootstrap resamples of the lines (0: none)."""
         ...
 
 
-def signature(references: References, lowercase: bool, **choices: str) -> str:
+SEED = 12345  # of resamples; sacrebleu's
+AT_A_TIME = 1 << 22  # drawn numbers
+
+
+def interval(parts: Sequence[float], wholes: Sequence[float], resamples: int) -> tuple[float, float] | None:
+    """The 95% interval of `100 * sum(parts) / sum(wholes)` over lines, by the percentiles of bootstrap resamples of the
+    lines (Bisani and Ney 2004).
+
+    Args:
+        parts: Of each line.
+        wholes: Of each line.
+        resamples: How many; 0: no interval.
+    """
+    if not resamples:
+        return None
+    import numpy as np  # only who asks for it waits for the import
+
+    part, whole = np.asarray(parts, float), np.asarray(wholes, float)
+    rng, count, values = np.random.default_rng(SEED), len(part), []
+    for first in range(0, resamples, size := max(1, AT_A_TIME // count)):
+        rows = rng.integers(count, size=(min(size, resamples - first), count))
+        top, bottom = part[rows].sum(1), whole[rows].sum(1)
+        values.append(np.where(bottom > 0, 100 * top / np.maximum(bottom, 1), 100.0 * (top > 0)))
+    low, high = np.percentile(np.concatenate(values), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def signature(references: References, lowercase: bool, resamples: int, **choices: str) -> str:
     """The signature of a metric of our own, in sacrebleu's style: `nrefs:1|case:mixed|...|version:s2s-0.1.0`."""
+    drawn = {"bs": resamples, "seed": SEED} if resamples else {}
     case = "lc" if lowercase else "mixed"
-    pairs = {"nrefs": len(references), "case": case, **choices, "version": f"s2s-{__version__}"}
+    pairs = {"nrefs": len(references), **drawn, "case": case, **choices, "version": f"s2s-{__version__}"}
     return "|".join(f"{key}:{value}" for key, value in pairs.items())
+
+
+def without_punctuation(line: str) -> str:
+    """A line without punctuation (Unicode categories P), but for apostrophes and hyphens inside a word; white space is
+    one space each."""
+    kept = []
+    for place, character in enumerate(line):
+        around = line[max(0, place - 1) : place] + line[place + 1 : place + 2]
+        inside = character in INSIDE and len(around) == 2 and around.isalnum()
+        kept.append(character if inside or not unicodedata.category(character).startswith("P") else " ")
+    return " ".join("".join(kept).split())
 
 
 def normalise(line: str, lowercase: bool) -> str:

@@ -17,12 +17,13 @@ class SacreBleu:
     metric: Any
     higher_is_better: bool = True
 
-    def score(self, hypotheses: Lines, references: References) -> Score:
+    def score(self, hypotheses: Lines, references: References, resamples: int = 0) -> Score:
         """See `Metric.score`."""
-        result = self.metric.corpus_score(hypotheses, references)
+        result = self.metric.corpus_score(hypotheses, references, resamples or 1)
         signature = self.metric.get_signature().format()
         counts, detail = self._counts(result)
-        return Score(result.name, result.score, signature, counts, self.higher_is_better, detail)
+        ends = (result._mean - result._ci, result._mean + result._ci) if resamples else None
+        return Score(result.name, result.score, signature, counts, self.higher_is_better, detail, ends)
 
     def _counts(self, result: Any) -> tuple[dict, str]:
         if self.name == "bleu":
