@@ -117,6 +117,11 @@ class Layer(nn.Module):
         x = x + dropout(y, self.dropout, self.training)
         return x if self.pre_norm else norm(x)
 
+    def forward(self, *args) -> Tensor:
+        """`encode` or, of a decoder layer, `decode`: what an update calls, and so what is sharded, compiled, and computed
+        twice (s2s/training/layers.py)."""
+        return self.decode(*args) if hasattr(self, "cross") else self.encode(*args)
+
     def encode(self, x: Tensor, mask: Tensor, real: RealTokens | None = None) -> Tensor:
         """x: [B, S, D], or with `real` [P, D]; mask: bool [B, 1, 1 or S, S], true at the keys of each query."""
         x = self._block(x, self.attention_norm, self.attention, mask, real)
@@ -305,7 +310,7 @@ class TransformerDecoder(nn.Module):
         x = self.decoder_embedding(decoder_input, positions=positions)
         heads = {}
         for number, layer in enumerate(self.decoder, 1):
-            x = layer.decode(x, mask, memory.top, memory_mask)
+            x = layer(x, mask, memory.top, memory_mask)
             if number in self.config.auxiliary_heads:
                 heads[number] = self.head_norms[str(number)](x)
         return DecoderOutput(self.decoder_norm(x), self.output, heads)
@@ -402,7 +407,7 @@ class Transformer(TransformerDecoder):
         x = self.encoder_embedding(source.values, positions=positions)
         x = x if real is None else real.unpad(x)
         for layer in self.encoder:
-            x = layer.encode(x, mask, real)
+            x = layer(x, mask, real)
         x = self.encoder_norm(x)
         return Memory([x if real is None else real.pad(x)], source.lengths, keys, segments)
 

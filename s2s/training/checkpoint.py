@@ -2,7 +2,8 @@
 
 RUN/checkpoints/step_00004000/
     model.safetensors        the weights to decode with (the averaged ones under train.ema)
-    training.safetensors     optimizer state, and the raw weights under train.ema
+    training.safetensors     optimizer state, and the raw weights under train.ema; with distributed.strategy=fsdp a
+    training/                folder with a file of each process
     state.json               update, data position, metrics, patience: what a resumed run needs
     config.yaml              the resolved config
     source.*, target.*       tokenizers and vocabularies
@@ -28,6 +29,8 @@ from s2s import __version__, registry
 from s2s.config import compose
 from s2s.data.store import file_hash, flush
 from s2s.errors import UserError
+from s2s.training import sharding
+from s2s.training.sharding import Part
 
 FORMAT = 1
 
@@ -48,7 +51,7 @@ def whole(folder: Path) -> Iterator[Path]:
     try:
         partial.mkdir()
         yield partial
-        for path in [*partial.iterdir(), partial]:
+        for path in [*partial.rglob("*"), partial]:
             flush(path)
         if folder.exists():
             remove(folder)
@@ -59,7 +62,9 @@ def whole(folder: Path) -> Iterator[Path]:
         raise
 
 
-def write(folder: Path, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str], task) -> None:
+def write(
+    folder: Path, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str], task, part: Part | None = None
+) -> None:
     """Write a checkpoint beside its place, flush it to disk, and rename it into place.
 
     Args:
@@ -67,12 +72,14 @@ def write(folder: Path, tensors: dict[str, dict[str, Tensor]], texts: dict[str, 
         tensors: File name -> tensors by name.
         texts: File name -> content.
         task: Saves its tokenizers into the folder.
+        part: With the other ranks' parts, what is neither in `tensors` nor in `texts`.
 
     Raises:
         OSError: there is too little space on the disk, say; nothing is left behind then.
     """
     with whole(folder) as partial:
         needed = sum(value.nbytes for content in tensors.values() for value in content.values())
+        needed += part.nbytes if part else 0
         free = shutil.disk_usage(partial).free
         if free < needed:
             raise OSError(
@@ -87,8 +94,12 @@ def write(folder: Path, tensors: dict[str, dict[str, Tensor]], texts: dict[str, 
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         task.save(partial)
+        if part:
+            part.write(partial)
         files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in sorted(partial.iterdir())
+            path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+            for path in sorted(partial.rglob("*"))
+            if path.is_file()
         }
         manifest = {"format": FORMAT, "s2s": __version__, "files": files}
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -201,6 +212,18 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Te
         raise UserError(f"{path}: damaged or unreadable: {error}") from error
 
 
+def load_training(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Optimizer state of a checkpoint, and raw weights, as `kind.NAME` of parameter NAME, spread over the ranks as
+    the model's parameters are. Raises UserError when it is damaged."""
+    parameters = dict(model.named_parameters())
+    if (folder / sharding.FOLDER).is_dir():
+        return sharding.read(folder, parameters)
+    if not (folder / "training.safetensors").is_file():  # of parts before the first update there are none
+        return {}
+    tensors = load_tensors(folder / "training.safetensors")
+    return {key: sharding.like(value, parameters[key.split(".", 1)[1]]) for key, value in tensors.items()}
+
+
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
     """Copy weights into a model by name. Raises UserError listing all names that do not fit."""
     parameters = dict(model.named_parameters())
@@ -215,7 +238,7 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> N
         raise UserError(f"{where}: does not fit the model: {'; '.join(sorted(wrong))}")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
+            parameter.copy_(sharding.like(tensors[name], parameter))
 
 
 def load_model(path: str, device: torch.device | str = "cpu") -> tuple:

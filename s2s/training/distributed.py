@@ -42,13 +42,20 @@ class DistributedConfig:
         1, "train in so many processes on this machine, each with a GPU of its own or all on the CPU; as torchrun does",
         at_least=1,
     )  # fmt: skip
+    strategy: str = option(
+        "ddp",
+        "each process holds the whole model: ddp; or a part of its weights, gradients and optimizer state: fsdp, for "
+        "models that do not fit",
+        ("ddp", "fsdp"),
+    )
 
 
 class Ranks:
-    """The processes that train together: this one is `rank` of `size`, and `local` of those on its machine."""
+    """The processes that train together, on devices of a type: this one is `rank` of `size`, and `local` of those on
+    its machine."""
 
-    def __init__(self, rank: int = 0, size: int = 1, local: int = 0):
-        self.rank, self.size, self.local = rank, size, local
+    def __init__(self, rank: int = 0, size: int = 1, local: int = 0, device_type: str = "cpu"):
+        self.rank, self.size, self.local, self.device_type = rank, size, local, device_type
 
     @property
     def is_first(self) -> bool:
@@ -192,6 +199,7 @@ def ranks(device: str) -> Iterator[Ranks]:
                 there = f"{torch.cuda.device_count()} here"
                 raise UserError(f"process {group.local + 1} of this machine needs a GPU of its own; there are {there}")
             torch.cuda.set_device(group.local)
+            group.device_type = "cuda"
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         yield group

@@ -56,6 +56,11 @@ def _train(config, ranks: Ranks) -> int | None:
         started = f"distributed.processes={config.distributed.processes}, and {ranks.size} were started by torchrun"
         raise UserError(f"{started}: leave distributed.processes out")
     config.distributed.processes = ranks.size
+    fsdp = config.distributed.strategy == "fsdp"
+    if fsdp and ranks.size == 1:
+        raise UserError("distributed.strategy=fsdp: one process has nothing to share; see distributed.processes")
+    if fsdp and config.train.calibrate:
+        raise UserError("distributed.strategy=fsdp: train.calibrate tries in one process, which holds the whole model")
     if not config.store or not config.run:
         raise UserError("store=FOLDER and run=FOLDER are needed")
     if config.train.best_metric and config.train.best_metric not in config.train.valid_metrics:
@@ -137,7 +142,8 @@ def _first_model(config, task, device: torch.device, is_new: bool) -> tuple[torc
     torch.manual_seed(config.seed)
     model = task.model(config.model)
     copied = initialise(model, task, config) if is_new else []
-    return model.to(device), copied
+    # To be sharded, it goes to the device layer by layer.
+    return model if config.distributed.strategy == "fsdp" else model.to(device), copied
 
 
 def choose_device(name: str) -> torch.device:

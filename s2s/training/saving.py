@@ -1,5 +1,6 @@
 """Saving beside the training: a thread writes what was copied, and a save that fails loses nothing but itself."""
 
+import contextlib
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import Tensor
 from s2s.errors import Failure
 from s2s.training import checkpoint
 from s2s.training.log import RunLog
+from s2s.training.sharding import Part
 from s2s.training.validation import higher_is_better
 
 
@@ -37,16 +39,16 @@ class Saver:
         self._going_on: tuple[int, Future] | None = None
 
     def begin(self, update: int, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str], log: RunLog,
-              trusted: int) -> None:  # fmt: skip
+              trusted: int, part: Part | None = None) -> None:  # fmt: skip
         """Copy a checkpoint's content, as `checkpoint.write` wants it, and have it written; first the save before this
-        one ends. The newest checkpoint up to update `trusted` stays, too."""
+        one ends. The newest checkpoint up to update `trusted` stays, too. Other ranks than 0 write their part."""
         self.finish(log)
         copies = {
             name: {key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
                    for key, value in content.items()}
             for name, content in tensors.items()
         }  # fmt: skip
-        self._going_on = update, self._thread.submit(self._write, update, copies, texts, trusted)
+        self._going_on = update, self._thread.submit(self._write, update, copies, texts, trusted, part)
 
     def poll(self, log: RunLog) -> None:
         """Say how a save has ended, if one has."""
@@ -81,9 +83,13 @@ class Saver:
         older = f"the newest one is {there[-1].name}" if there else "there is none yet"
         return f"the checkpoint of update {update} could not be saved: {error}; {older}"
 
-    def _write(self, update: int, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str], trusted: int) -> Path:
+    def _write(self, update: int, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str], trusted: int,
+               part: Part | None) -> Path:  # fmt: skip
         folder = self.run / "checkpoints" / f"step_{update:08d}"
-        checkpoint.write(folder, tensors, texts, self.task)
+        with part.shared() if part else contextlib.nullcontext():
+            if not tensors:
+                return folder
+            checkpoint.write(folder, tensors, texts, self.task, part)
         checkpoint.link(self.run, "last", folder)
         self._prune(trusted)
         return folder

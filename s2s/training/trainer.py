@@ -35,6 +35,7 @@ from s2s.training.memory import OutOfMemory, out_of_memory, shape, split_to_fit
 from s2s.training.profile import Profile
 from s2s.training.report import Interval, report_epoch, report_interval, report_validation
 from s2s.training.saving import Saver
+from s2s.training.sharding import Shards, like, whole
 from s2s.training.stages import Stages, TrainStageConfig
 from s2s.training.validation import Validation, Validator, higher_is_better
 
@@ -146,9 +147,12 @@ class Trainer:
         self.iterator, self.validator, self.origin = iterator, validator, origin
         self.ranks = ranks or Ranks()
         self.run, self.options = Path(config.run), config.train
-        self.device = next(model.parameters()).device
-        bf16 = self.options.precision == "bf16" or (self.options.precision == "auto" and self.device.type == "cuda")
+        sharded = config.distributed.strategy == "fsdp" and self.ranks.size > 1
+        kind = self.ranks.device_type if sharded else next(model.parameters()).device.type
+        bf16 = self.options.precision == "bf16" or (self.options.precision == "auto" and kind == "cuda")
         self.precision = "bf16" if bf16 else "fp32"
+        self.shards = Shards(model, criterion, self.ranks, bf16, self._any_batch) if sharded else None
+        self.device = next(model.parameters()).device
         self.stages, self.optimizer = Stages(config, model), None
         self._enter(self.stages.at(1))
         self.ema = ExponentialMovingAverage(model, self.options.ema) if self.options.ema else None
@@ -164,7 +168,7 @@ class Trainer:
     def save(self, log: RunLog) -> None:
         """Begin to save a checkpoint of this moment."""
         self.last_save, self.saved = time.monotonic(), self.progress.update
-        if not self.ranks.is_first:
+        if not (self.ranks.is_first or self.shards):
             return
         names = {id(p): name for name, p in self.model.named_parameters()}
         training = {
@@ -174,18 +178,21 @@ class Trainer:
         if self.ema:
             training |= {f"raw.{name}": p for name, p in weights.items()}
             weights = self.ema.average
+        part = self.shards and self.shards.copied(training)
+        weights = self.shards.gathered(weights) if self.shards else weights
         progress, position = dataclasses.asdict(self.progress), self.iterator.state_dict()
         state = {"progress": progress, "iterator": position, "origin": self.origin}
-        tensors = {"model.safetensors": weights, "training.safetensors": training}
+        tensors = {"model.safetensors": weights} | ({} if self.shards else {"training.safetensors": training})
         texts = {"state.json": json.dumps(state, indent=1), "config.yaml": to_yaml(self.config)}
-        self.saver.begin(self.progress.update, tensors, texts, log, self.progress.trusted)
+        tensors = tensors if self.ranks.is_first else {}
+        self.saver.begin(self.progress.update, tensors, texts, log, self.progress.trusted, part)
 
     def resume(self, folder: Path) -> None:
         """Take up where a checkpoint left off."""
-        tensors = checkpoint.load_tensors(folder / "training.safetensors")
+        tensors = checkpoint.load_training(folder, self.model)
         weights = checkpoint.load_tensors(folder / "model.safetensors")
         if self.ema:
-            self.ema.average = {name: value.to(self.device) for name, value in weights.items()}
+            self.ema.average = {name: like(weights[name], p) for name, p in self.model.named_parameters()}
             weights = {name[4:]: value for name, value in tensors.items() if name.startswith("raw.")}
         checkpoint.load_weights(self.model, weights, folder / "model.safetensors")
         saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -267,7 +274,7 @@ class Trainer:
         """Begin a stage; its optimizer goes on with what the one before knows."""
         self.stage, self.optimizer = stage, self.stages.enter(stage, self.optimizer)
         self.loss = None  # the one before lets go of the parameters first
-        self.loss = self.ranks.wrap(self.model, self.criterion)
+        self.loss = self.shards or self.ranks.wrap(self.model, self.criterion)
 
     def _out_of_updates(self) -> bool:
         return self.progress.update >= self.options.max_updates
@@ -315,6 +322,11 @@ class Trainer:
         seed = np.random.SeedSequence([self.config.seed, self.progress.update, rank]).generate_state(1, np.uint64)
         torch.manual_seed(int(seed[0] >> 1))
 
+    def _any_batch(self) -> Batch:
+        """Some examples of the data."""
+        examples = np.arange(min(2, len(self.iterator.dataset)))
+        return self.iterator.dataset.collate(examples, None, None)
+
     def _autocast(self):
         if self.precision == "fp32":
             return contextlib.nullcontext()
@@ -328,10 +340,11 @@ class Trainer:
         self.stages.set_rates(self.optimizer, update)
         compute = functools.partial(self._gradients, tokens=counts["target"])
         split: list[Batch] = []
-        loss, nll = split_to_fit(compute, batches, split.append) if self.may_split else compute(batches)
+        may_split = self.may_split and not self.shards  # there, ranks compute each batch together
+        loss, nll = split_to_fit(compute, batches, split.append) if may_split else compute(batches)
         limit = self.options.clip_norm or math.inf
         with record_function("optimizer"):
-            norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+            norm = float(whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)))
         loss, nll, splits = self.ranks.total(torch.stack([loss, nll, loss.new_tensor(len(split))])).tolist()
         if splits:
             self._note(split)
@@ -356,7 +369,7 @@ class Trainer:
         loss = nll = torch.zeros((), device=self.device)
         for place, batch in enumerate(batches):
             is_last = place == len(batches) - 1  # a rank without a batch takes part in the exchange of gradients, too
-            if batch is None and not is_last:
+            if batch is None and not (is_last or self.shards):
                 continue
             self._seed(place)
             exchanged = False
@@ -452,7 +465,8 @@ class Trainer:
         if self.ema:
             self.ema.swap()
         try:
-            found: Validation = self.validator(self.model, self.device, self._autocast())
+            with self.shards.whole() if self.shards else contextlib.nullcontext(self.model) as model:
+                found: Validation = self.validator(model, self.device, self._autocast())
         finally:
             if self.ema:
                 self.ema.swap()

@@ -1,0 +1,56 @@
+"""A model that is spread over processes makes the run that one process makes, and its checkpoints go anywhere."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from tests.training.test_distributed import (  # noqa: F401
+    NO_NOISE,
+    assert_one_run,
+    finished,
+    launch,
+    losses,
+    state,
+)
+from tests.training.test_resume import words
+
+FSDP = "distributed.strategy=fsdp"
+
+
+def test_shards_make_the_same_run_and_go_on_in_one_process_and_back(store, tmp_path, s2s, launch, capsys):  # noqa: F811
+    """2 -> 1 -> 2 processes; clipping, averaging, frozen parts, accumulated batches, decoded validation."""
+    options = ["train.ema=0.9", "train.valid_metrics=[chrf,loss]", "train.freeze=[encoder.0.attention]",
+               "train.log_updates=1", "data.group=4", "train.clip_norm=0.5", "train.valid_updates=10", NO_NOISE,
+               "distributed.strategy=ddp"]  # fmt: skip
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    assert s2s("train", *words(store, whole, *options, "train.accumulate=4", "train.max_updates=20")) == 0
+    shared = [*options, FSDP, "train.accumulate=2"]
+    finished(launch(2, store, pieces, *shared, "train.max_updates=10"))
+    files = sorted((pieces / "last/training").iterdir())
+    assert len(files) == 2
+    manifest = json.loads((pieces / "last/manifest.json").read_text())
+    assert {f"training/{file.name}" for file in files} < manifest["files"].keys()
+    first, second = (sum(value.numel() for value in load_file(file).values()) for file in files)
+    assert abs(first - second) < 0.05 * (first + second)
+    assert s2s("generate", f"checkpoint={pieces}/best", f"input={store.parent}/test.src", "device=cpu",
+               f"output={tmp_path}/out") == 0  # fmt: skip
+    capsys.readouterr()
+    assert s2s("train", *words(store, pieces, *options, "train.accumulate=4", "train.max_updates=14")) == 0
+    assert "distributed.strategy changes from fsdp to ddp" in capsys.readouterr().err
+    finished(launch(2, store, pieces, *shared, "train.max_updates=20"))
+    np.testing.assert_allclose(losses(pieces), losses(whole), rtol=1e-4)
+    validated = [state(run)["progress"]["last_metrics"] for run in (whole, pieces)]
+    assert validated[0].pop("chrf") == pytest.approx(validated[1].pop("chrf"), rel=0.02)  # a near tie may go either way
+    assert validated[0] == pytest.approx(validated[1], rel=1e-4)
+    for run in (whole, pieces):  # one more update, so that the optimizer's state is in one file, too
+        last = ["train.accumulate=4", "train.max_updates=21", "train.valid_metrics=[loss]"]
+        assert s2s("train", *words(store, run, *options, *last)) == 0
+    assert_one_run(whole, pieces)
+
+
+def test_what_cannot_be_sharded_is_told(store, tmp_path, s2s, capsys):
+    assert s2s("train", *words(store, tmp_path / "run", FSDP)) == 2
+    assert "distributed.strategy=fsdp: one process has nothing to share" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
