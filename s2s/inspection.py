@@ -260,11 +260,7 @@ def _store_text(facts: Facts) -> list[str]:
     made = f"format {facts.get('format')}, s2s {facts.get('s2s')}"
     return [
         f"{facts.get('source_language')} to {facts.get('target_language')}, {made}, digest {facts.get('digest')}",
-        *(
-            ["features: " + " ".join(f"{key}={_word(value)}" for key, value in facts["features"].items())]
-            if speech
-            else []
-        ),
+        *(f"features:{line[1:]}" for line in _config(facts.get("features", {}))),
         *_vocabularies(facts),
         *aligned(rows, right=range(1, 6)),
         *_file_lines(facts),
