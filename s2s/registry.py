@@ -20,7 +20,7 @@ COMPONENTS = {
         "bytes": "s2s.text.bytes:ByteTokenizer",
         "words": "s2s.text.words:WordTokenizer",
     },
-    "model": {"transformer": "s2s.models.transformer:Transformer"},
+    "model": {"transformer": "s2s.models.transformer:Transformer", "speech": "s2s.models.speech:SpeechModel"},
     "criterion": {
         "cross_entropy": "s2s.criterions.cross_entropy:CrossEntropy",
         "distillation": "s2s.criterions.distillation:Distillation",

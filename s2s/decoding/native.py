@@ -18,7 +18,7 @@ from s2s.decoding.choice import NEVER, Beam, Choice
 from s2s.decoding.limits import Limits
 from s2s.decoding.packed import packed
 from s2s.models.model import EncoderDecoder
-from s2s.models.transformer import Layer, Transformer, TransformerState
+from s2s.models.transformer import Layer, TransformerDecoder, TransformerState
 from s2s.native.library import Unavailable, call, library
 from s2s.nn.feedforward import ACTIVATIONS
 from s2s.nn.positions import turns
@@ -29,7 +29,7 @@ PANEL = 32  # outputs of a linear map whose weights lie together
 
 def native(model: EncoderDecoder, dtype: str) -> EncoderDecoder:
     """A light copy of a model that decodes with the kernels. Raises Unavailable."""
-    if not isinstance(model, Transformer):
+    if not isinstance(model, TransformerDecoder):
         raise Unavailable(f"there are none for a {type(model).__name__}")
     parameter = next(model.parameters())
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
@@ -38,7 +38,8 @@ def native(model: EncoderDecoder, dtype: str) -> EncoderDecoder:
         raise Unavailable(f"they compute in fp32 and int8, not in {dtype}")
     library()
     light = packed(model, dtype, partial(NativeLinear, int8=dtype == "int8"))
-    light.State, light.step = NativeState, Step(light)
+    if light.has_decoder:
+        light.State, light.step = NativeState, Step(light)
     return light
 
 
@@ -83,13 +84,13 @@ class NativeLinear(nn.Module):
 
 
 class Step:
-    """`Transformer.step` of a model whose linear maps are native.
+    """`TransformerDecoder.step` of a model whose linear maps are native.
 
     Args:
         model: The model.
     """
 
-    def __init__(self, model: Transformer):
+    def __init__(self, model: TransformerDecoder):
         stack = model.config.decoder
         self.width, self.head, self.size = stack.width, stack.width // stack.heads, model.target_vocabulary_size
         self.positions = model.decoder_embedding.positions
@@ -107,7 +108,7 @@ class Step:
         output: Callable[[Tensor], Tensor] | None = None,
         scores: Tensor | int = 0,
     ) -> Tensor:
-        """As `Transformer.step`. With scores [B, K], nothing is computed for rows whose score is minus infinity."""
+        """As there. With scores [B, K], nothing is computed for rows whose score is minus infinity."""
         state.begin(scores)
         if self.positions.kind == "rotary":
             tables = 0, torch.cat(turns(torch.arange(state.history.size(2)), self.head), dim=1)

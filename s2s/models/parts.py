@@ -10,9 +10,9 @@ from s2s.errors import UserError
 
 # Part -> beginnings of its parameters' names, up to a dot.
 PARTS = {
-    "embeddings": ("encoder_embedding", "decoder_embedding", "output"),
-    "encoder": ("encoder", "encoder_norm"),
-    "decoder": ("decoder", "decoder_norm"),
+    "embeddings": ("encoder_embedding", "decoder_embedding", "output", "ctc", "conditioning"),
+    "encoder": ("encoder", "encoder_norm", "subsampling"),
+    "decoder": ("decoder", "decoder_norm", "head_norms"),
 }
 
 

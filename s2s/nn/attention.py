@@ -131,6 +131,26 @@ def length_mask(lengths: Tensor, size: int) -> Tensor:
     return (torch.arange(size, device=lengths.device) < lengths[:, None])[:, None, None]
 
 
+def context_mask(keys: Tensor, chunk: int, left: int | None, right: int) -> Tensor:
+    """Limited context: a position sees its own chunk and some positions before and after that.
+
+    Args:
+        keys: Bool [B, 1, 1, S], true at real positions.
+        chunk: Positions of a chunk, from the first position on; 1: a window around each position.
+        left: Positions before its chunk that a position sees; None: all.
+        right: Positions after it.
+
+    Returns:
+        Bool [B, 1, S, S], true where a query (a row) may see a key. A query at padding sees all real keys.
+    """
+    place = torch.arange(keys.size(3), device=keys.device)
+    first = (place // chunk * chunk)[:, None]  # of each query's chunk
+    seen = place < first + chunk + right
+    if left is not None:
+        seen &= place >= first - left
+    return keys & (seen | ~keys.transpose(2, 3))
+
+
 def segment_mask(queries: Tensor, keys: Tensor) -> Tensor:
     """Bool [B, 1, T, S], true where query and key are of one segment; queries: [B, T], keys: [B, S] segment numbers."""
     return (queries[:, :, None] == keys[:, None])[:, None]

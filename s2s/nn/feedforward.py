@@ -6,6 +6,7 @@ from torch.nn import functional
 from s2s.nn.dropout import dropout
 
 ACTIVATIONS = ("relu", "gelu", "swiglu")
+FUNCTIONS = {"relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}
 
 
 class FeedForward(nn.Module):
@@ -14,7 +15,7 @@ class FeedForward(nn.Module):
     Args:
         width: D.
         inner: Width between the two maps.
-        activation: One of ACTIVATIONS.
+        activation: One of ACTIVATIONS, or `silu`.
         dropout: Probability of dropping an inner state.
     """
 
@@ -31,5 +32,5 @@ class FeedForward(nn.Module):
             gate, value = x.chunk(2, dim=-1)
             x = functional.silu(gate) * value
         else:
-            x = functional.relu(x) if self.activation == "relu" else functional.gelu(x)
+            x = FUNCTIONS[self.activation](x)
         return self.outer(dropout(x, self.dropout, self.training))

@@ -1,0 +1,220 @@
+"""The model of speech: padding, limited context, against transformers' Conformer layer, and its decoder in steps."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from s2s.data.batch import Source
+from s2s.decoding.backend import is_native, prepare
+from s2s.errors import UserError
+from s2s.models.speech import ConformerLayer, SpeechConfig, SpeechDecoderConfig, SpeechEncoderConfig, SpeechModel
+from s2s.native.library import Unavailable, library
+
+F, V = 8, 11
+KINDS = ("transformer", "conformer", "e_branchformer")
+
+
+def config(decoder=2, **encoder):
+    options = {"layers": 3, "width": 16, "heads": 2, "ffn_width": 24, "kernel": 5, "subsampling_channels": 4}
+    return SpeechConfig(
+        encoder=SpeechEncoderConfig(**{**options, **encoder}),
+        decoder=SpeechDecoderConfig(decoder, 16, 2, None, 24),
+        dropout=0.0,
+    )
+
+
+def model(**options):
+    torch.manual_seed(0)
+    return SpeechModel(config(**options), F, V).double().eval()
+
+
+def utterances(lengths):
+    """Features with noise at the padding."""
+    return Source(torch.randn(len(lengths), max(lengths), F, dtype=torch.float64), torch.tensor(lengths))
+
+
+def alone(source, row):
+    length = int(source.lengths[row])
+    return Source(source.values[row : row + 1, :length], source.lengths[row : row + 1])
+
+
+CONTEXTS = ({}, {"chunk": 3}, {"chunk": 1, "left_context": 2, "right_context": 1}, {"chunk": 4, "left_context": 0})
+
+
+@given(
+    st.sampled_from(KINDS), st.sampled_from([2, 4, 8]), st.sampled_from(["rotary", "sinusoidal"]),
+    st.sampled_from(CONTEXTS), st.lists(st.integers(1, 70), min_size=2, max_size=4),
+)  # fmt: skip
+@settings(max_examples=40)
+def test_an_utterance_alone_has_the_states_that_it_has_in_a_padded_batch(kind, factor, positions, context, lengths):
+    speech = model(type=kind, subsampling=factor, positions=positions, ctc_layers=[1], self_conditioned=True, **context)
+    torch.manual_seed(1)
+    source = utterances(lengths)
+    together = speech.encode((source,))
+    target = torch.randint(4, V, (len(lengths), 5))
+    logits = speech.decode(together, target).logits()
+    for row, length in enumerate(lengths):
+        one = speech.encode((alone(source, row),))
+        n = int(one.lengths)
+        assert n == int(together.lengths[row]) == speech.memory_length(length) == -(-length // factor)
+        for mine, theirs in zip(one.states, together.states, strict=True):
+            torch.testing.assert_close(mine[0], theirs[row, :n])
+        torch.testing.assert_close(
+            speech.ctc_log_probabilities(one)[0], speech.ctc_log_probabilities(together)[row, :n]
+        )
+        torch.testing.assert_close(speech.decode(one, target[row : row + 1]).logits()[0], logits[row])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("context", "sees"),
+    [
+        ({"chunk": 2}, lambda query, key: key // 2 <= query // 2),
+        # Three layers, each of which sees one more position ahead and two more behind.
+        ({"chunk": 1, "left_context": 2, "right_context": 1}, lambda query, key: key <= query + 3),
+    ],
+)
+def test_a_position_sees_no_further_than_its_context(kind, context, sees):
+    """The gradient of each position's state is zero beyond it, and not within."""
+    speech = model(type=kind, **context)
+    source = utterances([48])
+    source.values.requires_grad_()
+    states = speech.encode((source,)).top[0]
+    for query in range(len(states)):
+        (grad,) = torch.autograd.grad(states[query].pow(2).sum(), source.values, retain_graph=True)
+        seen = grad[0].abs().sum(1) > 0
+        farthest = max(key for key in range(12) if sees(query, key))
+        # Position n is made of the frames from 4n - 3 to 4n + 3.
+        assert seen.nonzero().max() == min(47, 4 * farthest + 3)
+
+
+def test_left_context_bounds_what_attention_sees_of_the_past():
+    speech = model(type="transformer", chunk=2, left_context=2)
+    source = utterances([48])
+    source.values.requires_grad_()
+    states = speech.encode((source,)).top[0]
+    (grad,) = torch.autograd.grad(states[11].pow(2).sum(), source.values)
+    # Layer by layer one chunk further back: positions 10-11, then 8-11, 6-11, 4-11; frame 4 * 4 - 3 is the first.
+    assert (grad[0].abs().sum(1) > 0).nonzero().min() == 13
+
+
+def test_conformer_layer_is_that_of_wav2vec2_bert():
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertEncoderLayer
+
+    torch.manual_seed(0)
+    theirs = Wav2Vec2BertEncoderLayer(
+        transformers.Wav2Vec2BertConfig(
+            hidden_size=16, num_attention_heads=2, intermediate_size=24, conv_depthwise_kernel_size=5,
+            position_embeddings_type=None, hidden_act="swish",
+        )
+    ).eval()  # fmt: skip
+    ours = ConformerLayer(config(positions="sinusoidal", chunk=1)).eval()
+    pairs = {
+        "before.norm": "ffn1_layer_norm", "before.block.inner": "ffn1.intermediate_dense",
+        "before.block.outer": "ffn1.output_dense", "attention_norm": "self_attn_layer_norm",
+        "attention.output": "self_attn.linear_out", "convolution_norm": "conv_module.layer_norm",
+        "convolution.norm": "conv_module.depthwise_layer_norm", "after.norm": "ffn2_layer_norm",
+        "after.block.inner": "ffn2.intermediate_dense", "after.block.outer": "ffn2.output_dense",
+        "norm": "final_layer_norm",
+    }  # fmt: skip
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.add_(torch.randn_like(p), alpha=0.1)
+        for mine, their in pairs.items():
+            ours.get_submodule(mine).load_state_dict(theirs.get_submodule(their).state_dict())
+        queries = [getattr(theirs.self_attn, f"linear_{name}") for name in "qkv"]
+        ours.attention.qkv.weight.copy_(torch.cat([linear.weight for linear in queries]))
+        ours.attention.qkv.bias.copy_(torch.cat([linear.bias for linear in queries]))
+        for linear, name in ((ours.convolution.inner, "pointwise_conv1"), (ours.convolution.outer, "pointwise_conv2")):
+            linear.weight.copy_(theirs.conv_module.get_submodule(name).weight[:, :, 0])
+            linear.bias.zero_()
+        ours.convolution.depthwise.weight.copy_(theirs.conv_module.depthwise_conv.weight)
+    x = torch.randn(2, 9, 16)
+    real = torch.arange(9) < torch.tensor([[9], [4]])
+    additive = torch.zeros(2, 1, 1, 9).masked_fill(~real[:, None, None], torch.finfo().min)
+    got = ours(x, real[:, None, None], real[:, :, None])
+    expected = theirs(x, attention_mask=additive, conv_attention_mask=real)
+    torch.testing.assert_close(got[real], expected[0][real] if isinstance(expected, tuple) else expected[real])
+
+
+def test_steps_of_the_decoder_are_its_teacher_forcing_native_or_not():
+    speech = model().float()
+    source = utterances([30, 17])
+    source = Source(source.values.float(), source.lengths)
+    target = torch.randint(4, V, (2, 6))
+    expected = speech.decode(speech.encode((source,)), target).logits()
+    try:
+        library()
+        backends = ("eager", "native")
+    except Unavailable:
+        backends = ("eager",)
+    for backend in backends:
+        light = prepare(speech, "fp32", backend)
+        assert is_native(light) == (backend == "native")
+        with torch.inference_mode():
+            state = light.start(light.encode((source,)), 2)
+            for t in range(6):
+                logits = light.step(target[:, t].repeat_interleave(2), state)
+                for row in (0, 1):
+                    torch.testing.assert_close(logits[row::2], expected[:, t], rtol=1e-4, atol=1e-4)
+
+
+def test_self_conditioning_changes_the_layers_after_it_only():
+    plain, conditioned = model(ctc_layers=[2]), model(ctc_layers=[2], self_conditioned=True)
+    plain.load_state_dict({k: v for k, v in conditioned.state_dict().items() if k != "conditioning.weight"})
+    source = utterances([20])
+    (before, after), (same, other) = (m.encode((source,)).states for m in (plain, conditioned))
+    torch.testing.assert_close(before, same)
+    assert not torch.allclose(after, other)
+    with torch.no_grad():
+        conditioned.conditioning.weight.zero_()
+    torch.testing.assert_close(conditioned.encode((source,)).top, after)
+
+
+def test_a_model_of_ctc_alone_has_no_decoder():
+    speech = model(decoder=0)
+    assert (speech.has_decoder, speech.has_ctc, speech.output) == (False, True, None)
+    assert not any(name.startswith(("decoder", "output")) for name, _ in speech.named_parameters())
+    light = prepare(speech.float(), "fp32", "auto")
+    source = utterances([20])
+    source = Source(source.values.float(), source.lengths)
+    found = light.ctc_log_probabilities(light.encode((source,)))
+    torch.testing.assert_close(found.exp().sum(-1), torch.ones(1, 5))
+
+
+def test_parts_and_flops():
+    for speech in (model(), model(decoder=0), model(type="e_branchformer", ctc_layers=[1], self_conditioned=True)):
+        assert sum(speech.parts().values()) == sum(p.numel() for p in speech.parameters())
+    speech = model(type="transformer", subsampling=8, ctc_layers=[1])
+    source, target = utterances([64, 64]), torch.randint(4, V, (2, 5))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        memory = speech.encode((source,))
+        for which in range(2):
+            speech.ctc_log_probabilities(memory, which)
+        speech.decode(memory, target).logits()
+    assert speech.flops(source.lengths, torch.tensor([5, 5])) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decoder": 0, "ctc": False}, "no output"),
+        ({"kernel": 4}, "kernel=4 must be odd"),
+        ({"ctc_layers": [3]}, "layers from 1 to 2"),
+        ({"ctc_layers": [1], "ctc": False}, "need model.ctc=true"),
+        ({"self_conditioned": True}, "needs model.encoder.ctc_layers"),
+        ({"left_context": 2}, "need model.encoder.chunk"),
+        ({"width": 15}, "model.encoder.width=15"),
+    ],
+)
+def test_contradictions_are_told(change, message):
+    change = dict(change)
+    ctc = change.pop("ctc", True)
+    with pytest.raises(UserError, match=message):
+        SpeechModel(dataclasses.replace(config(**change), ctc=ctc), F, V)
