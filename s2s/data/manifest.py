@@ -255,10 +255,10 @@ def _check(fbank: Fbank, wrong_rate: str, entry: Entry) -> Checked | Broken:
     return Checked(len(samples) / rate, rate, clipped)
 
 
-def complaint(broken: list[Broken], of: int) -> str:
+def complaint(broken: list[Broken], of: int, what: str = "broken") -> str:
     """What is broken, `of` so many entries: how many of each kind, and the first NAMED each on a line of its own."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(entry.kind for entry in broken).items()))
-    lines = [f"{len(broken):,} of {of:,} entries are broken ({kinds})"]
+    lines = [f"{len(broken):,} of {of:,} entries are {what} ({kinds})"]
     lines += [f"  {e.where}: " + (f"{e.id}: " if e.id else "") + e.why for e in broken[:NAMED]]
     if len(broken) > NAMED:
         lines.append(f"  and {len(broken) - NAMED:,} more")

@@ -203,8 +203,8 @@ def _checked(
     if broken:
         print(f"warning: skipped: {complaint(broken, read)}", file=sys.stderr)
     if clipped:
-        warnings = [Broken(entry.where, entry.id, "clipped", "clipped") for entry in clipped]
-        print(f"warning: used all the same: {complaint(warnings, read)}", file=sys.stderr)
+        warnings = [Broken(entry.where, entry.id, "clipped", str(entry.audio)) for entry in clipped]
+        print(f"warning: {complaint(warnings, read, 'used all the same')}", file=sys.stderr)
     for split, of_split in splits.items():
         if not any(manifest.entries for manifest in of_split):
             raise UserError(f"{split}: all its entries are broken")

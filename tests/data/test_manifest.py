@@ -1,0 +1,158 @@
+"""Manifests: three formats say the same, and what is broken is told, all of it at once."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from s2s.audio.features import FeatureConfig
+from s2s.data.manifest import NAMED, Broken, Checked, check, complaint, read_manifest
+from s2s.errors import UserError
+from tests.audio.recordings import write
+
+
+def plain(entry):
+    """An entry without the place where it stands."""
+    return entry._replace(where="")
+
+
+def kinds(manifest):
+    return [(entry.id, entry.kind) for entry in manifest.broken]
+
+
+def tsv(path, header, *rows):
+    path.write_text("\n".join(["\t".join(header), *("\t".join(row) for row in rows)]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_the_three_formats_say_the_same(tmp_path):
+    tsv(tmp_path / "m.tsv", ["id", "audio", "start", "duration", "text", "speaker"],
+        ["u1", "a.wav", "0.5", "1.5", "one two", "bob"], ["u2", "b/c.wav", "2", "", "drei, größer", ""])  # fmt: skip
+    rows = [
+        {"id": "u1", "audio_filepath": "a.wav", "offset": 0.5, "duration": 1.5, "text": "one two", "speaker": "bob"},
+        {"id": "u2", "path": "b/c.wav", "start": 2.0, "text": "drei, größer", "speaker": None},
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    for name, text in {
+        "wav.scp": "rec1 a.wav\nrec2 b/c.wav\n",
+        "segments": "u1 rec1 0.5 2.0\nu2 rec2 2 -1\n",
+        "text": "u1 one two\nu2\tdrei, größer\n",
+        "utt2spk": "u1 bob\n",
+    }.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    found = [read_manifest(str(tmp_path / name), None) for name in ("m.tsv", "m.jsonl", "")]
+    assert not any(manifest.broken for manifest in found)
+    first, *others = [[plain(entry) for entry in manifest.entries] for manifest in found]
+    assert all(other == first for other in others)
+    assert first[0][1:] == ("u1", tmp_path / "a.wav", "one two", 0.5, 1.5, "bob", None)
+    assert first[1][1:] == ("u2", tmp_path / "b/c.wav", "drei, größer", 2.0, None, None, None)
+    assert found[0].entries[1].where == f"{tmp_path / 'm.tsv'}:3"
+
+
+def test_fairseq_names_and_windows_line_ends_are_read(tmp_path):
+    (tmp_path / "m.tsv").write_bytes(b"\xef\xbb\xbfid\taudio\tn_frames\ttgt_text\tlang\r\nx\ta.wav\t16000\tyes\tde\r\n")
+    (entry,) = read_manifest(str(tmp_path / "m.tsv"), None).entries
+    assert (entry.id, entry.audio, entry.text, entry.language) == ("x", tmp_path / "a.wav", "yes", "de")
+
+
+def test_paths_start_from_the_root_and_ids_from_paths(tmp_path):
+    path = tsv(
+        tmp_path / "m.tsv", ["path", "start", "text"], ["a.wav", "", "x"], ["a.wav", "1.5", "y"], ["/b.wav", "", "z"]
+    )
+    entries = read_manifest(path, "/data").entries
+    assert [entry.audio for entry in entries] == [Path("/data/a.wav"), Path("/data/a.wav"), Path("/b.wav")]
+    assert [entry.id for entry in entries] == ["a.wav", "a.wav:1.5", "/b.wav"]
+
+
+def test_rows_that_cannot_be_used_are_told_by_kind(tmp_path):
+    rows = [
+        '{"id": "ok", "audio": "a.wav", "text": "x"}',
+        '{"id": "ok", "audio": "a.wav", "text": "x"}',
+        '{"id": "e", "audio": "a.wav", "text": "  "}',
+        '{"id": "n", "audio": "a.wav"}',
+        '{"id": "a", "text": "x"}',
+        '{"id": "s", "audio": "a.wav", "text": "x", "start": "soon"}',
+        '{"id": "d", "audio": "a.wav", "text": "x", "duration": -2}',
+        '{"id": "i", "audio": "a.wav", "text": "x", "duration": Infinity}',
+        '{"id": "t", "audio": "a.wav", "path": "b.wav", "text": "x"}',
+        '{"id": "l", "audio": "a.wav", "text": "x\\ny"}',
+        "{",
+        "[1]",
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(rows) + "\n")
+    manifest = read_manifest(str(tmp_path / "m.jsonl"), None)
+    assert [entry.id for entry in manifest.entries] == ["ok"]
+    assert manifest.read == len(rows)
+    assert kinds(manifest) == [
+        ("ok", "duplicate id"), ("e", "empty text"), ("n", "empty text"), ("a", "malformed"),
+        *((name, "malformed") for name in "sditl"), ("", "malformed"), ("", "malformed"),
+    ]  # fmt: skip
+    path = tsv(tmp_path / "m.tsv", ["id", "audio", "text"], ["x", "a.wav"], ["y", "a.wav", "b", "c"])
+    assert [entry.why for entry in read_manifest(path, None).broken] == [
+        "2 columns, the header has 3", "4 columns, the header has 3"
+    ]  # fmt: skip
+
+
+def test_kaldi_folders_run_nothing_and_miss_nothing(tmp_path):
+    mark = tmp_path / "run"
+    (tmp_path / "wav.scp").write_text(f"good a.wav\npipe touch {mark} |\nextra b.wav\n")
+    (tmp_path / "text").write_text("good x\npipe y\nlost z\n")
+    manifest = read_manifest(str(tmp_path), None)
+    assert not mark.exists()
+    assert [entry.id for entry in manifest.entries] == ["good"]
+    assert [entry.kind for entry in manifest.broken] == ["a command", "missing", "empty text"]
+    assert "none is run" in manifest.broken[0].why
+    (tmp_path / "segments").write_text("good good 0.5\nlost good 2 1\n")
+    assert [entry.kind for entry in read_manifest(str(tmp_path), None).broken] == ["malformed"] * 3
+    (tmp_path / "text").write_text("good x\ngood y\n")
+    with pytest.raises(UserError, match=r"text:2: good was there before"):
+        read_manifest(str(tmp_path), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.tsv", None, "no such manifest"),
+        ("m.csv", "x", "a manifest is a .tsv or .jsonl file, or a Kaldi folder"),
+        ("m.tsv", "", "the first line names the columns"),
+        ("m.tsv", "a.wav\thello\n", "audio or path or audio_filepath is not among a.wav, hello"),
+        ("m.tsv", "audio\tspeaker\n", "text or tgt_text is not among"),
+        ("m.tsv", "audio\ttext\n", "no entries"),
+        ("m.jsonl", "", "no entries"),
+    ],
+)
+def test_what_is_no_manifest_is_told(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_manifest(str(tmp_path / name), None)
+    with pytest.raises(UserError, match=r"it has no wav.scp"):
+        read_manifest(str(tmp_path), None)
+
+
+def test_recordings_are_read_to_their_end(tmp_path):
+    write(tmp_path / "good.wav", 0.5)
+    write(tmp_path / "short.wav", 0.02)
+    write(tmp_path / "fast.wav", 0.5, 16000)
+    cut = write(tmp_path / "cut.wav")
+    cut.write_bytes(cut.read_bytes()[:1000])
+    names = ["good", "short", "fast", "cut", "none"]
+    path = tsv(tmp_path / "m.tsv", ["id", "audio", "text"], *([name, f"{name}.wav", "x"] for name in names))
+    entries = read_manifest(path, None).entries
+    config = FeatureConfig(sample_rate=8000)
+    found = check(config, "resample", entries)
+    assert [one.kind if isinstance(one, Broken) else one for one in found] == [
+        Checked(0.5, 8000, False), "too short", Checked(0.5, 16000, False), "truncated", "missing"
+    ]  # fmt: skip
+    fast = check(config, "error", entries)[2]
+    assert fast.kind == "wrong rate"
+    assert "16000 Hz; features.sample_rate=8000" in fast.why
+
+
+def test_a_complaint_names_some_and_counts_all():
+    broken = [Broken(f"m.tsv:{n}", f"u{n}", "missing" if n % 2 else "empty text", "gone") for n in range(NAMED + 5)]
+    lines = complaint(broken, 1000).split("\n")
+    assert lines[0] == "25 of 1,000 entries are broken (13 empty text, 12 missing)"
+    assert lines[1] == "  m.tsv:0: u0: gone"
+    assert len(lines) == NAMED + 2
+    assert lines[-1] == "  and 5 more"
