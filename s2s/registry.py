@@ -24,6 +24,7 @@ COMPONENTS = {
     "criterion": {
         "cross_entropy": "s2s.criterions.cross_entropy:CrossEntropy",
         "distillation": "s2s.criterions.distillation:Distillation",
+        "ctc_attention": "s2s.criterions.ctc_attention:CTCAttention",
     },
     "decode": {"default": "s2s.decoding.config:DecodeConfig"},
     "optim": {"adam": "s2s.optim.adam:Adam", "adamw": "s2s.optim.adam:AdamW"},

@@ -5,7 +5,7 @@ memory is that of one chunk, forward and backward.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from torch import Tensor
 from s2s.config.schema import option
 from s2s.criterions.r_drop import RDrop
 from s2s.data.batch import Batch
-from s2s.models.model import DecoderOutput, EncoderDecoder
+from s2s.errors import UserError
+from s2s.models.model import DecoderOutput, EncoderDecoder, Memory
 
 CHUNK = 512  # rows whose logits exist at a time; even, so that both passes over a position share a chunk
 
@@ -30,6 +31,9 @@ class CrossEntropyConfig:
     label_smoothing: float = option(
         0.1, "share of the target probability spread evenly over the vocabulary", at_least=0, below=1
     )
+    auxiliary: float = option(
+        0.3, "share of model.auxiliary_heads in the loss, where there are any", at_least=0, at_most=1
+    )
     r_drop: float = option(
         0.0, "weight of R-Drop: two passes with other dropout should agree; 5 is the paper's; 0: one pass", at_least=0
     )
@@ -42,12 +46,15 @@ class Loss:
     Attributes:
         sum: Scalar tensor, the loss summed over target tokens; backward starts here.
         count: Number of target tokens, EOS included.
-        metrics: Further sums over the same tokens, detached scalar tensors by name: `nll` in nats, `correct` tokens.
+        metrics: Further sums over the same tokens, detached scalar tensors by name: `nll` in nats, perhaps `correct`
+            tokens, and terms in nats; those that `names` of the criterion says.
+        counts: Numbers of examples of which something is to be said, scalar tensors by name.
     """
 
     sum: Tensor
     count: int
     metrics: dict[str, Tensor]
+    counts: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 class CrossEntropy:
@@ -62,22 +69,56 @@ class CrossEntropy:
     def __init__(self, config: CrossEntropyConfig):
         self.config = config
 
+    def check(self, model: EncoderDecoder) -> None:
+        """Whether it trains all of a model. Raises UserError."""
+        if not model.has_decoder:
+            raise UserError("criterion=cross_entropy is for a decoder, and model.decoder.layers=0: there is none")
+        if model.has_ctc:
+            raise UserError("model.ctc=true needs criterion=ctc_attention, which trains it")
+        self._check_heads(model)
+
+    def _check_heads(self, model: EncoderDecoder) -> None:
+        if model.config.auxiliary_heads and not self.config.auxiliary:
+            raise UserError("criterion.auxiliary=0 does not train model.auxiliary_heads; leave them out")
+
+    def names(self, model: EncoderDecoder) -> tuple[list[str], list[str]]:
+        """Names of the metrics and of the counts of a Loss."""
+        return ["nll", "correct", *(f"auxiliary_{number}" for number in model.config.auxiliary_heads)], []
+
     def __call__(self, model: EncoderDecoder, batch: Batch) -> Loss:
         """Run the model on a batch; returns the Loss. Other terms than the cross-entropy count in training only, so
         that a validation has the same measure with and without them."""
+        passes = 2 if model.training and self.config.r_drop else 1
+        memories = (model.encode(batch.sources, batch.tags) for _ in range(passes))
+        return self.of(model, batch, memories, [RDrop(self.config.r_drop)] if passes == 2 else [])
+
+    def of(
+        self, model: EncoderDecoder, batch: Batch, memories: Iterable[Memory], agreement: Sequence[Term] = ()
+    ) -> Loss:
+        """The Loss of passes over a batch, from the memory of each; `agreement`: the terms of several passes."""
         config = self.config
         terms, share = self.terms(batch) if model.training else ([], 1.0)
-        passes = 2 if model.training and config.r_drop else 1
-        if passes == 2:
-            terms = [*terms, RDrop(config.r_drop)]
-        states, output = zip(*(last_states(model, batch) for _ in range(passes)), strict=True)
-        # Row passes * i + k is pass k over position i.
-        rows = states[0] if passes == 1 else torch.stack(states, 1).flatten(0, 1)
+        states, output = zip(*(last_states(model, batch, memory) for memory in memories), strict=True)
+        passes = len(states)
         target = batch.target[real_positions(batch)].repeat_interleave(passes)
-        loss, nll, correct = SmoothedCrossEntropy.apply(
-            rows, output[0].weight, output[0].bias, target, config.label_smoothing, share / passes, terms, passes
-        )
-        return Loss(loss, batch.counts.target, {"nll": nll / passes, "correct": correct / passes})
+
+        def smoothed(states: Sequence[Tensor], share: float, terms: Sequence[Term] = ()) -> tuple[Tensor, ...]:
+            # Row passes * i + k is pass k over position i.
+            rows = states[0] if passes == 1 else torch.stack(states, 1).flatten(0, 1)
+            weight, bias = output[0].weight, output[0].bias
+            return SmoothedCrossEntropy.apply(
+                rows, weight, bias, target, config.label_smoothing, share / passes, terms, passes
+            )
+
+        loss, nll, correct = smoothed(states, share, [*terms, *agreement])
+        metrics, heads = {"nll": nll / passes, "correct": correct / passes}, []
+        for number in output[0].heads:
+            value, head_nll, _ = smoothed([real_states(each.heads[number], batch) for each in output], 1.0)
+            heads.append(value)
+            metrics[f"auxiliary_{number}"] = head_nll / passes
+        if heads and model.training:
+            loss = (1 - config.auxiliary) * loss + config.auxiliary * sum(heads) / len(heads)
+        return Loss(loss, batch.counts.target, metrics)
 
     def terms(self, batch: Batch) -> tuple[list[Term], float]:
         """Further terms on a batch in training, and the weight of the cross-entropy beside them."""
@@ -89,15 +130,19 @@ def real_positions(batch: Batch) -> Tensor:
     return torch.arange(batch.target.size(1), device=batch.target.device) < batch.target_lengths[:, None]
 
 
-def last_states(model: EncoderDecoder, batch: Batch) -> tuple[Tensor, DecoderOutput]:
-    """A model's last states at the P real target positions of a batch, [P, D] in the type of its matrix products, and
-    the whole output."""
-    memory = model.encode(batch.sources, batch.tags)
-    output = model.decode(memory, batch.decoder_input, batch.target_packing)
-    states = output.states[real_positions(batch)]
+def real_states(states: Tensor, batch: Batch) -> Tensor:
+    """States [B, T, D] at the P real target positions of a batch, [P, D] in the type of its matrix products."""
+    states = states[real_positions(batch)]
     if torch.is_autocast_enabled(states.device.type):
         states = states.to(torch.get_autocast_dtype(states.device.type))
-    return states, output
+    return states
+
+
+def last_states(model: EncoderDecoder, batch: Batch, memory: Memory | None = None) -> tuple[Tensor, DecoderOutput]:
+    """A model's last states at the real target positions of a batch, as `real_states`, and the whole output."""
+    memory = model.encode(batch.sources, batch.tags) if memory is None else memory
+    output = model.decode(memory, batch.decoder_input, batch.target_packing)
+    return real_states(output.states, batch), output
 
 
 class SmoothedCrossEntropy(torch.autograd.Function):

@@ -1,0 +1,161 @@
+"""CTC against all alignments one by one, and the weighted sum against its terms."""
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
+from s2s.criterions.ctc_attention import CTCAttention, CTCAttentionConfig, impossible
+from s2s.data.batch import Batch, Counts, Source
+from s2s.errors import UserError
+from s2s.models.speech import SpeechConfig, SpeechDecoderConfig, SpeechEncoderConfig, SpeechModel
+from s2s.models.transformer import EncoderConfig, Transformer, TransformerConfig
+from s2s.text.vocabulary import BOS, EOS, PAD
+
+F, V = 5, 7
+
+
+def batch(targets, lengths):
+    """Utterances of these frames; targets without EOS."""
+    torch.manual_seed(2)
+    values = torch.randn(len(lengths), max(lengths), F, dtype=torch.float64)
+    sizes = torch.tensor([len(target) + 1 for target in targets])
+    target, shown = torch.full((2, len(targets), int(sizes.max())), PAD)
+    for row, ids in enumerate(targets):
+        target[row, : len(ids) + 1] = torch.tensor([*ids, EOS])
+        shown[row, : len(ids) + 1] = torch.tensor([BOS, *ids])
+    counts = Counts(len(targets), sum(lengths), int(sizes.sum()), 0, 0)
+    source = Source(values, torch.tensor(lengths))
+    return Batch(torch.arange(len(targets)), (source,), shown, target, sizes, counts)
+
+
+def model(decoder=3, ctc=True, heads=(), **encoder):
+    torch.manual_seed(0)
+    config = SpeechConfig(
+        encoder=SpeechEncoderConfig(3, 8, 2, None, 12, kernel=3, subsampling_channels=2, **encoder),
+        decoder=SpeechDecoderConfig(decoder, 8, 2, None, 12),
+        ctc=ctc, dropout=0.0, auxiliary_heads=list(heads),
+    )  # fmt: skip
+    return SpeechModel(config, F, V).double()
+
+
+def by_hand(log_probabilities, target):
+    """-log of the summed probability of all alignments of a target."""
+    total = 0.0
+    for path in itertools.product(range(V), repeat=len(log_probabilities)):
+        if [label for label, _ in itertools.groupby(path) if label != PAD] == target:
+            total += math.exp(sum(float(row[label]) for row, label in zip(log_probabilities, path, strict=True)))
+    return -math.log(total) if total else math.inf
+
+
+TARGETS, FRAMES = [[4, 5], [6, 6], [5], [4, 4]], [16, 12, 7, 8]  # 4, 3, 2, 2 states: the last one has too few
+
+
+@pytest.mark.parametrize("heads", [(), (1, 2)])
+@pytest.mark.parametrize("decoder", [0, 3])
+@pytest.mark.parametrize("layers", [[], [1, 2]])
+def test_the_loss_is_the_weighted_sum_of_its_terms(decoder, layers, heads):
+    heads = heads if decoder else ()
+    speech = model(decoder, heads=heads, ctc_layers=layers, self_conditioned=bool(layers))
+    config = CTCAttentionConfig(ctc=0.4 if decoder else None, intermediate=0.7, label_smoothing=0.2, auxiliary=0.1)
+    criterion, data = CTCAttention(config), batch(TARGETS, FRAMES)
+    criterion.check(speech)
+    loss = criterion(speech, data)
+    memory = speech.encode(data.sources)
+    assert memory.lengths.tolist() == [4, 3, 2, 2]
+
+    terms = []
+    for which in range(len(memory.states)):
+        rows = zip(speech.ctc_log_probabilities(memory, which), memory.lengths.tolist(), TARGETS, strict=True)
+        each = [by_hand(row[:length], target) for row, length, target in rows]
+        assert each[3] == math.inf
+        terms.append(sum(each[:3]))
+    ctc = 0.3 * terms[-1] + 0.7 * sum(terms[:-1]) / 2 if layers else terms[-1]
+    metrics = {"ctc": terms[-1], **{f"ctc_{n}": term for n, term in zip(layers, terms, strict=False)}}
+    expected = ctc
+    if decoder:
+        output = speech.decode(memory, data.decoder_input)
+        real = data.target != PAD
+
+        def entropy(states, smoothing):
+            logits, target = output.output(states)[real], data.target[real]
+            return functional.cross_entropy(logits, target, label_smoothing=smoothing, reduction="sum")
+
+        attention = entropy(output.states, 0.2)
+        if heads:
+            attention = 0.9 * attention + 0.1 * sum(entropy(output.heads[n], 0.2) for n in heads) / 2
+        metrics |= {"nll": entropy(output.states, 0), **{f"auxiliary_{n}": entropy(output.heads[n], 0) for n in heads}}
+        expected = 0.6 * attention + 0.4 * ctc
+    else:
+        metrics["nll"] = terms[-1]
+    torch.testing.assert_close(float(loss.sum), float(expected))
+    assert loss.count == 11
+    assert loss.counts == {"impossible": 1}
+    for name, value in metrics.items():
+        torch.testing.assert_close(float(loss.metrics[name]), float(value))
+    assert [sorted(names) for names in criterion.names(speech)] == [sorted(loss.metrics), ["impossible"]]
+
+    loss.sum.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in speech.parameters())
+
+
+def test_impossible_targets_are_those_without_an_alignment():
+    for length in range(1, 5):
+        targets = [list(ids) for size in range(4) for ids in itertools.product([4, 5], repeat=size)]
+        found = impossible(batch(targets, [4] * len(targets)), torch.full([len(targets)], length))
+        uniform = torch.full((length, V), -1.0)
+        assert found.tolist() == [by_hand(uniform, target) == math.inf for target in targets]
+
+
+def test_a_share_of_nothing_is_the_default_by_the_model():
+    data, both = batch(TARGETS, FRAMES), model()
+    for given, meant in ((None, 0.3), (0.5, 0.5)):
+        loss = CTCAttention(CTCAttentionConfig(ctc=given))(both, data)
+        parts = CTCAttention(CTCAttentionConfig(ctc=0.0))(both, data), loss.metrics["ctc"]
+        torch.testing.assert_close(loss.sum, (1 - meant) * parts[0].sum + meant * parts[1])
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        ({}, {"ctc": False}, "model.ctc=true"),
+        ({"ctc": 0.0}, {}, "model.ctc=false"),
+        ({"ctc": 0.3}, {"decoder": 0}, "it can only be 1"),
+        ({"ctc": 1.0}, {}, "does not train the decoder"),
+        ({"intermediate": 0.0}, {"ctc_layers": [1]}, "leaves model.encoder.ctc_layers out"),
+        ({"auxiliary": 0.0}, {"heads": [1]}, "does not train model.auxiliary_heads"),
+    ],
+)
+def test_what_would_not_be_trained_is_told(config, options, message):
+    with pytest.raises(UserError, match=message):
+        CTCAttention(CTCAttentionConfig(**config)).check(model(**options))
+
+
+def test_cross_entropy_trains_no_ctc():
+    criterion = CrossEntropy(CrossEntropyConfig())
+    criterion.check(model(ctc=False))
+    with pytest.raises(UserError, match="needs criterion=ctc_attention"):
+        criterion.check(model())
+    with pytest.raises(UserError, match="there is none"):
+        criterion.check(model(decoder=0))
+
+
+def test_auxiliary_heads_of_a_text_model_count_in_training_only():
+    stack = EncoderConfig(3, 8, 2, None, 12)
+    config = TransformerConfig(encoder=stack, decoder=stack, dropout=0.0, auxiliary_heads=[1, 2])
+    torch.manual_seed(0)
+    headed = Transformer(config, V, V).double()
+    plain = Transformer(dataclasses.replace(config, auxiliary_heads=[]), V, V).double()
+    plain.load_state_dict({name: p for name, p in headed.state_dict().items() if "head_norms" not in name})
+    data = batch(TARGETS, FRAMES)
+    data.sources = (Source(torch.randint(4, V, (4, 5)), torch.tensor([5, 2, 3, 4])),)
+    criterion = CrossEntropy(CrossEntropyConfig(label_smoothing=0.0, auxiliary=0.4))
+    alone, loss = criterion(plain, data), criterion(headed, data)
+    torch.testing.assert_close(loss.metrics["nll"], alone.sum)
+    heads = [loss.metrics[f"auxiliary_{n}"] for n in (1, 2)]
+    torch.testing.assert_close(loss.sum, 0.6 * alone.sum + 0.4 * sum(heads) / 2)
+    torch.testing.assert_close(criterion(headed.eval(), data).sum, alone.sum)
