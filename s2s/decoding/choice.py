@@ -44,7 +44,12 @@ class Beam:
 
     Of the up to 2K candidates (the K best continuations by a token and the K rows ended by EOS) an EOS counts only if
     it is among the K best: a hypothesis that leaves the beam is lost whether it ends or not. This is fairseq's rule.
+
+    Attributes:
+        prebeam: Each row has so many times K continuations to choose from.
     """
+
+    prebeam = 1.0
 
     def __init__(self, config: DecodeConfig, device: torch.device | str):
         self.config = config
@@ -73,14 +78,15 @@ class Beam:
         )
 
     def _continuations(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> tuple[Tensor, ...]:
-        """Each row's best tokens and their log-probabilities, [B, K, up to K], -inf for none; and EOS's, [B, K]."""
+        """Each row's best tokens and their log-probabilities, [B, K, up to K * prebeam], -inf for none; and EOS's, [B,
+        K]."""
         B, K = scores.shape
         end = (logits[:, EOS, None] - normalizer).view(B, K)
         early, late, forced = limits.early(), limits.late(), limits.forced()
         if forced is not None:
             forced_value = _pick(logits, normalizer, forced[1].expand(B, K))
         logits.index_fill_(1, self.forbidden, NEVER)
-        values, tokens = logits.topk(min(K, logits.size(1)), dim=1)
+        values, tokens = logits.topk(min(int(self.prebeam * K), logits.size(1)), dim=1)
         width = values.size(1)
         values, tokens = (values - normalizer).view(B, K, width), tokens.view(B, K, width)
         if early is not None:

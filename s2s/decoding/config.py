@@ -54,6 +54,13 @@ class DecodeConfig:
     epsilon: float = option(
         0.0, "sampling: only tokens of at least this probability among those that are left", at_least=0, below=1
     )
+    ctc_weight: float | None = option(
+        None,
+        "share of CTC in a hypothesis's score. 1: CTC alone, the best path with beam_size=1, else prefix beam search; "
+        "null: 1 for a model without a decoder, 0.3 for one with both, 0 for one without CTC",
+        at_least=0,
+        at_most=1,
+    )
     ensemble: str = option(
         "linear",
         "several models: average of their probabilities, or of their log-probabilities (normalised again)",

@@ -92,7 +92,7 @@ def prefix_beam_search(
     unknown: bool = False,
     bonus: Bonus | None = None,
     reward: float = 0.0,
-) -> list[list[tuple[Ids, float]]]:
+) -> list[list[tuple[Ids, float, float]]]:
     """The most probable hypotheses, by the K most probable prefixes of each frame (Graves and Jaitly 2014; Hannun et
     al. 2014).
 
@@ -108,8 +108,8 @@ def prefix_beam_search(
         reward: Added for each label.
 
     Returns:
-        Up to K hypotheses of each sentence with their scores, the best first: log-probability of those alignments that
-        stayed in the beam, and bonus.
+        Up to K hypotheses of each sentence, the best sum of both first: labels, log-probability of those alignments
+        that stayed in the beam, and bonus.
     """
     B, S = log_probabilities.shape[:2]
     K, device = beam_size, log_probabilities.device
@@ -138,11 +138,12 @@ def prefix_beam_search(
                 part[:live] = last
             if bonus is not None:
                 final.bonus[:live] += added[:, :, EOS]
-    scores, order = (final.total + final.bonus).sort(dim=1, descending=True, stable=True)
+    order = (final.total + final.bonus).argsort(dim=1, descending=True, stable=True)
     paths = _follow(labels.cpu().numpy(), parents.cpu().numpy(), order.cpu().numpy())
+    values = torch.stack([final.total, final.bonus], dim=2).gather(1, order[:, :, None].expand(-1, -1, 2))
     return [
-        [(ids[ids != BLANK].tolist(), score) for ids, score in zip(path, row, strict=True) if score > NEVER]
-        for path, row in zip(paths, scores.tolist(), strict=True)
+        [(ids[ids != BLANK].tolist(), *both) for ids, both in zip(path, row, strict=True) if both[0] > NEVER]
+        for path, row in zip(paths, values.tolist(), strict=True)
     ]
 
 

@@ -36,6 +36,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.constraints import ConstrainedBeam
 from s2s.decoding.diverse import DiverseBeam
 from s2s.decoding.hypothesis import Hypothesis
+from s2s.decoding.joint import JointBeam, JointScorer
 from s2s.decoding.limits import Limits, divisor, normalised
 from s2s.decoding.native import NativeBeam
 from s2s.decoding.rules import Rule, Rules
@@ -210,12 +211,15 @@ class Engine:
         seed: Of sampling.
         rules: What hypotheses may hold.
         shortlist: Which symbols a sentence may become; None: all.
+        joint: The part of the scorer in which CTC rates tokens too; None: there is none.
+        length: Positions of a source as the models' decoders see it, EOS not among them.
     """
 
     def __init__(self, scorer: ModelScorer | EnsembleScorer, config: DecodeConfig, collate: Collate,
-                 device: torch.device, seed: int, rules: list[Rule], shortlist: Shortlist | None = None):  # fmt: skip
+                 device: torch.device, seed: int, rules: list[Rule], shortlist: Shortlist | None = None,
+                 joint: JointScorer | None = None, length: Callable[[Ids], int] = len):  # fmt: skip
         self.scorer, self.config, self.collate, self.device, self.seed = scorer, config, collate, device, seed
-        self.rules, self.shortlist = rules, shortlist
+        self.rules, self.shortlist, self.joint, self.length = rules, shortlist, joint, length
 
     def prepare(self, sources: list[Ids]):
         """The models' states of encoded sentences."""
@@ -268,7 +272,7 @@ class _Waiting:
         config = self.engine.config
         if config.slots is not None:
             return config.slots
-        length = len(self.sentences[self.taken].source) + 1
+        length = self.engine.length(self.sentences[self.taken].source) + 1
         return max(1, config.batch_tokens // (config.rows * length))
 
     def next(self, most: int) -> list[Sentence]:
@@ -299,12 +303,14 @@ class _Run:
         self.numbers = np.full(B, -1)  # of the sentence in each slot; -1: free
         self.starts = np.zeros(B, np.int64)  # clock of its first step
         self.clock = 0
-        self.limits = Limits(config, B, waiting.sentences, device, engine.scorer.max_length)
+        self.limits = Limits(config, B, waiting.sentences, device, engine.scorer.max_length, engine.length)
         constraints = {first + sentence.number: sentence.constraints for sentence in waiting.sentences}
         constrained = any(constraints.values())
         plain = config.search == "beam" and config.diverse_groups == 1 and not constrained
-        self.fused = plain and not engine.rules and engine.scorer.native
-        if plain:
+        self.fused = plain and not engine.rules and not engine.joint and engine.scorer.native
+        if engine.joint:
+            self.choose = JointBeam(config, device, engine.joint)
+        elif plain:
             self.choose = NativeBeam(config, device) if self.fused else Beam(config, device)
         elif constrained:
             self.choose = ConstrainedBeam(config, B, constraints, device)

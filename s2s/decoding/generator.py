@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ from s2s.decoding.alignment import Attention, coverage
 from s2s.decoding.backend import prepare
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.constraints import lacking
+from s2s.decoding.ctc_decoder import CtcDecoder
 from s2s.decoding.engine import Engine, Sentence
 from s2s.decoding.hypothesis import Hypothesis
+from s2s.decoding.joint import JointScorer, ctc_weight
 from s2s.decoding.limits import normalised
 from s2s.decoding.mbr import most_like_all
 from s2s.decoding.rules import Forbidden, NoRepeatedNgram, Rule
@@ -61,11 +64,21 @@ class Generator:
         self.detokenize = detokenize
         wholes = [model.output for model in models] if shortlist else None
         models = [pack(model, config.dtype, config.backend) for model in models]
-        if len(models) == 1 and not config.ensemble_weights:
+        self.device = next(models[0].parameters()).device
+        self.length = lambda source: models[0].memory_length(len(source))
+        self.ctc_weight = ctc_weight(config, models)
+        if self.ctc_weight == 1:
+            if alignment:
+                raise UserError("alignment=true: is what a decoder attends to; decode.ctc_weight=1 has none")
+            self.attention, self.allowed = None, False
+            self.scorer = self.engine = CtcDecoder(models[0], config, collate, self.device, self.length)
+            return
+        if self.ctc_weight:
+            self.scorer = JointScorer(models[0], self.ctc_weight)
+        elif len(models) == 1 and not config.ensemble_weights:
             self.scorer = ModelScorer(models[0], wholes and wholes[0])
         else:
             self.scorer = EnsembleScorer(models, config.ensemble, config.ensemble_weights, wholes)
-        self.device = next(models[0].parameters()).device
         self.allowed = bool(allowed)
         rules: list[Rule] = []
         if config.no_repeat_ngram:
@@ -87,7 +100,8 @@ class Generator:
                                 f"model.max_positions={self.scorer.max_length} is the most")  # fmt: skip
             search = replace(search, min_length_a=0.0, min_length_b=0, max_length_a=0.0, max_length_b=most + 1)
         if config.speculative == "none":
-            self.engine = Engine(self.scorer, search, collate, self.device, seed, rules, shortlist)
+            joint = self.scorer if self.ctc_weight else None
+            self.engine = Engine(self.scorer, search, collate, self.device, seed, rules, shortlist, joint, self.length)
             return
         if len(models) > 1:
             raise UserError(f"decode.speculative={config.speculative}: is for one model, not for an ensemble")
@@ -123,6 +137,7 @@ class Generator:
                             or config.speculative != "none"):  # fmt: skip
             raise UserError("constraints= need decode.search=beam, without decode.diverse_groups, decode.allowed, "
                             "decode.shortlist and decode.speculative")  # fmt: skip
+        self._check_ctc(sources, prefixes, constraints)
         if self.allowed and any(map(len, prefixes or [])):
             raise UserError("prefix= and decode.allowed: each says how outputs begin; leave one out")
         prefixes = prefixes or [[] for _ in sources]
@@ -143,6 +158,19 @@ class Generator:
         finally:
             results.close()
 
+    def _check_ctc(self, sources: list[Ids], prefixes: list[Ids] | None, constraints: list | None) -> None:
+        """Raises UserError for what CTC does not do."""
+        if self.ctc_weight and constraints:
+            raise UserError("constraints= do not go with CTC; decode.ctc_weight=0 leaves it out")
+        if self.ctc_weight == 1 and any(map(len, prefixes or [])):
+            raise UserError("prefix= needs a decoder; with CTC alone there is none")
+        for source, prefix in zip(sources, prefixes, strict=True) if self.ctc_weight and prefixes else ():
+            frames, labels = self.length(source), list(prefix)
+            needed = len(labels) + sum(one == other for one, other in pairwise(labels))
+            if needed > frames:
+                raise UserError(f"prefix=: {len(labels)} tokens do not fit into {frames} frames of the encoder, and "
+                                "have no probability by CTC; decode.ctc_weight=0 leaves it out")  # fmt: skip
+
     def score(
         self, sources: list[Ids], targets: list[Ids], progress: Callable[[int], None] | None = None
     ) -> Iterator[Hypothesis]:
@@ -162,7 +190,7 @@ class Generator:
 
         pairs = list(zip(sources, targets, strict=True))
         todo = [i for i, pair in enumerate(pairs) if any(map(len, pair))]
-        lengths = [max(map(len, pairs[i])) + 1 for i in todo]
+        lengths = [max(self.length(pairs[i][0]), len(pairs[i][1])) + 1 for i in todo]
         batches = plan(lengths, self.config.rows, self.config.batch_tokens)
         empty = {i: [self._empty()] for i, pair in enumerate(pairs) if not any(map(len, pair))}
         chosen = ([todo[j] for j in batch] for batch in batches)
@@ -178,7 +206,7 @@ class Generator:
         hypotheses = []
         for ids, row in zip(targets, values, strict=True):
             each = row[: len(ids) + 1]
-            score = normalised(self.config, sum(each), len(each))
+            score = sum(each) if self.ctc_weight == 1 else normalised(self.config, sum(each), len(each))
             hypotheses.append(Hypothesis(list(map(int, ids)), score, sum(each), each))
         return hypotheses
 

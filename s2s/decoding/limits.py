@@ -3,6 +3,8 @@
 Shapes: B slots, P the longest forced prefix. Lengths are in tokens and do not count EOS, unless it is said.
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ class Limits:
         sentences: All that will come.
         device: Where the tensors are.
         most: As `EncoderDecoder.max_length`: no hypothesis is longer, EOS counted, whatever the options say.
+        length: Of a source.
 
     Attributes:
         done: [B, 1] int64, steps done.
@@ -31,8 +34,8 @@ class Limits:
     """
 
     def __init__(self, config: DecodeConfig, slots: int, sentences: list, device: torch.device | str,
-                 most: int | None = None):  # fmt: skip
-        self.config, self.most = config, most
+                 most: int | None = None, length: Callable[[Sequence], int] = len):  # fmt: skip
+        self.config, self.most, self.length = config, most, length
         self.steps = max(self._bounds(sentence)[1] for sentence in sentences) + 1
         width = max(len(sentence.prefix) for sentence in sentences)
         self.done = torch.zeros(slots, 1, dtype=torch.int64, device=device)
@@ -49,7 +52,7 @@ class Limits:
     def _bounds(self, sentence) -> tuple[int, int]:
         """Least and greatest length: a * source length + b, rounded down. A prefix is never cut: it raises the greatest
         length to its own, and where least and greatest contradict each other the greatest counts."""
-        c, source, prefix = self.config, len(sentence.source), len(sentence.prefix)
+        c, source, prefix = self.config, self.length(sentence.source), len(sentence.prefix)
         longest = int(c.max_length_a * source) + c.max_length_b
         longest = max(longest if self.most is None else min(longest, self.most - 1), prefix)
         return min(max(int(c.min_length_a * source) + c.min_length_b, prefix), longest), longest

@@ -140,7 +140,7 @@ class Speculative:
         """As Engine.run."""
         start = 0
         while start < len(sentences):
-            room = max(1, self.config.batch_tokens // (len(sentences[start].source) + 1))
+            room = max(1, self.config.batch_tokens // (self._length(sentences[start].source) + 1))
             default = 1 if self.device.type == "cpu" else room
             batch = sentences[start : start + (self.config.slots or default)]
             start += len(batch)
@@ -152,7 +152,7 @@ class Speculative:
         inputs = self.collate(sources, self.device)
         state = self.model.start_blocks(self.model.encode(inputs))
         guesser = Copying(sources) if self.draft is None else Drafting(self.draft, inputs, self.forbidden)
-        bounds = Limits(self.config, len(sentences), sentences, "cpu", self.model.max_length)
+        bounds = Limits(self.config, len(sentences), sentences, "cpu", self.model.max_length, self._length)
         slots = np.arange(len(sentences))
         bounds.admit(torch.from_numpy(slots), slots, sentences)
         _, shortest, longest, starts = bounds.host
@@ -200,6 +200,9 @@ class Speculative:
             numbers, history, values, lengths, prefix, shortest, longest, starts = (
                 array[live] for array in (numbers, history, values, lengths, prefix, shortest, longest, starts)
             )
+
+    def _length(self, source: Ids) -> int:
+        return self.model.memory_length(len(source))
 
     def _choose(self, logits: Tensor, early: np.ndarray, forced: Callable) -> tuple[np.ndarray, np.ndarray]:
         """Greedy search's tokens [B, T], and their log-probabilities.

@@ -39,9 +39,9 @@ def test_a_beam_that_holds_every_prefix_finds_what_brute_force_finds(lengths, se
     x, sizes = frames(*lengths, seed=seed, scale=scale)
     for row, length, found in zip(x, lengths, prefix_beam_search(x, sizes, 400), strict=True):
         expected = totals(row[:length].tolist(), SYMBOLS)
-        assert [ids for ids, _ in found[:5]] == [list(i) for i in sorted(expected, key=lambda i: -expected[i])[:5]]
-        assert {tuple(ids): score for ids, score in found} == pytest.approx(expected, abs=1e-9)
-        for ids, score in found[:3]:
+        assert [ids for ids, _, _ in found[:5]] == [list(i) for i in sorted(expected, key=lambda i: -expected[i])[:5]]
+        assert {tuple(ids): score for ids, score, _ in found} == pytest.approx(expected, abs=1e-9)
+        for ids, score, _ in found[:3]:
             assert score == pytest.approx(loss(row, length, ids), abs=1e-6)
 
 
@@ -76,8 +76,8 @@ def test_a_narrow_beam_agrees_with_a_dictionary_of_prefixes(lengths, seed, beam_
     x, sizes = frames(*lengths, seed=seed)
     for row, length, found in zip(x, lengths, prefix_beam_search(x, sizes, beam_size), strict=True):
         expected = one_by_one(row[:length], beam_size)
-        assert [ids for ids, _ in found] == [ids for ids, _ in expected]
-        assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=1e-9)
+        assert [ids for ids, _, _ in found] == [ids for ids, _ in expected]
+        assert [score for _, score, _ in found] == pytest.approx([score for _, score in expected], abs=1e-9)
 
 
 @given(falling, st.integers(0, 1000))

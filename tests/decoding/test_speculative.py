@@ -138,6 +138,7 @@ def test_a_source_that_is_copied_takes_few_passes():
 
     class Copier(torch.nn.Module):
         target_vocabulary_size, max_length, attention_shape = V, None, (1, 1)
+        has_decoder, has_ctc = True, False
 
         def __init__(self):
             super().__init__()
@@ -145,6 +146,9 @@ def test_a_source_that_is_copied_takes_few_passes():
 
         def encode(self, sources):
             return sources[0]
+
+        def memory_length(self, length):
+            return length
 
         def start_blocks(self, memory):
             copier = self

@@ -1,0 +1,91 @@
+"""Decoding by CTC alone, `decode.ctc_weight=1`: the encoder's frames are all that there is.
+
+A hypothesis's score is its log-probability, without length normalisation: how many labels it has does not change how
+many frames it explains. Its length is bounded by the frames, not by options.
+
+Shapes: B sentences, S frames, V symbols.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from s2s.data.batch import Source
+from s2s.decoding.backend import is_native
+from s2s.decoding.config import DecodeConfig
+from s2s.decoding.ctc import best_path, prefix_beam_search
+from s2s.decoding.ctc_prefix import PrefixScores, token_log_probabilities
+from s2s.decoding.engine import Sentence
+from s2s.decoding.hypothesis import Hypothesis
+from s2s.errors import Failure
+from s2s.models.model import EncoderDecoder
+from s2s.text.vocabulary import EOS
+
+Ids = list[int]
+Collate = Callable[[list[Ids], torch.device], tuple[Source, ...]]
+
+
+class CtcDecoder:
+    """Decodes sentences as `Engine` does: with beam_size=1 the best path, else prefix beam search.
+
+    Args:
+        model: With CTC, in evaluation mode.
+        config: Decode options.
+        collate: Makes sources the model's input.
+        device: Of the model.
+        length: Frames of a source in the model's memory.
+    """
+
+    max_length = None
+
+    def __init__(self, model: EncoderDecoder, config: DecodeConfig, collate: Collate, device: torch.device,
+                 length: Callable[[Ids], int]):  # fmt: skip
+        self.model, self.config, self.collate, self.device, self.length = model, config, collate, device, length
+
+    @torch.inference_mode()
+    def run(self, sentences: list[Sentence], first: int = 0) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
+        """As Engine.run; sentences by falling length."""
+        start = 0
+        while start < len(sentences):
+            length = self.length(sentences[start].source) + 1
+            room = max(1, self.config.batch_tokens // (self.config.rows * length))
+            batch = sentences[start : start + (self.config.slots or room)]
+            start += len(batch)
+            found = self._decode(*self._frames(self.collate([one.source for one in batch], self.device)))
+            yield [(sentence.number, n_best) for sentence, n_best in zip(batch, found, strict=True)]
+
+    def _frames(self, sources: tuple[Source, ...]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [B, S, V] and numbers of frames [B]."""
+        memory = self.model.encode(sources)
+        x = self.model.ctc_log_probabilities(memory)
+        real = torch.arange(x.size(1), device=x.device) < memory.lengths[:, None]
+        if x.isnan().any(2).logical_and(real).any():
+            raise Failure("CTC's log-probabilities are not finite: the model's output is not a number")
+        return x, memory.lengths
+
+    def _decode(self, x: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
+        config = self.config
+        if config.beam_size == 1:
+            return [[one] for one in best_path(x, lengths, config.allow_unknown)]
+        found = prefix_beam_search(x, lengths, config.beam_size, config.allow_unknown, reward=config.word_reward)
+        # The search has lost alignments on its way; these are the sums over all of them.
+        values = self._each(x, lengths, [[ids for ids, _, _ in some] for some in found])
+        n_best = [
+            [Hypothesis(ids, sum(each) + bonus, sum(each), each)
+             for (ids, _, bonus), each in zip(some, mine, strict=True)]
+            for some, mine in zip(found, values, strict=True)
+        ]  # fmt: skip
+        return [sorted(some, key=lambda one: -one.score)[: config.n_best] for some in n_best]
+
+    def _each(self, x: Tensor, lengths: Tensor, targets: list[list[Ids]]) -> list[list[list[float]]]:
+        state = PrefixScores(x, lengths, max(map(len, targets)), is_native(self.model))
+        return token_log_probabilities(state, targets)
+
+    def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
+        """As ModelScorer.score."""
+        targets = [[row[: row.index(EOS)]] for row in target.tolist()]
+        values = torch.zeros(target.shape, dtype=torch.float64)
+        for row, (each,) in zip(values, self._each(*self._frames(sources), targets), strict=True):
+            row[: len(each)] = torch.tensor(each, dtype=torch.float64)
+        return values
