@@ -27,6 +27,20 @@ def layers(model: nn.Module, key: str) -> list[nn.Module]:
     return found
 
 
+def check(options, model: nn.Module, device: torch.device) -> None:
+    """Whether the layers of a model can be what the options of training, `train`, say.
+
+    Raises:
+        UserError: there are none; or, to compile on a CPU, there is no C++ compiler.
+    """
+    for key in ("checkpoint_activations", "compile"):
+        if getattr(options, key):
+            layers(model, f"train.{key}")
+    compiler = os.environ.get("CXX", "g++").split()[0]
+    if options.compile and device.type == "cpu" and not shutil.which(compiler):
+        raise UserError(f"train.compile=true: needs a C++ compiler on a CPU, and there is no {compiler}; set $CXX")
+
+
 def checkpoint_activations(model: nn.Module) -> None:
     """Have each layer of a model keep its input alone for the backward pass, in which it is computed a second time with
     the same random numbers (Chen et al. 2016)."""
@@ -34,17 +48,9 @@ def checkpoint_activations(model: nn.Module) -> None:
         _wrap(layer, lambda forward: lambda *args: checkpoint(forward, *args, use_reentrant=False))
 
 
-def compile_layers(model: nn.Module, device: torch.device) -> None:
+def compile_layers(model: nn.Module) -> None:
     """Have the layers of a model compiled for training, once for all layers of a kind and for any size of a batch.
-
-    Dropout then has other random numbers.
-
-    Raises:
-        UserError: on a CPU, there is no C++ compiler.
-    """
-    compiler = os.environ.get("CXX", "g++").split()[0]
-    if device.type == "cpu" and not shutil.which(compiler):
-        raise UserError(f"train.compile=true: needs a C++ compiler on a CPU, and there is no {compiler}; set $CXX")
+    Dropout then has other random numbers."""
     for layer in layers(model, "train.compile"):
         _wrap(layer, lambda forward: torch.compile(forward, dynamic=True))
 

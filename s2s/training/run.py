@@ -20,7 +20,7 @@ from s2s.data.store import Stores, flush
 from s2s.decoding import packed
 from s2s.errors import UserError
 from s2s.registry import find
-from s2s.training import checkpoint, distributed, loggers
+from s2s.training import checkpoint, distributed, layers, loggers, sharding
 from s2s.training.calibrate import calibrate
 from s2s.training.distributed import Ranks
 from s2s.training.initialise import initialise, make_criterion, parents, sources
@@ -83,6 +83,9 @@ def _train(config, ranks: Ranks) -> int | None:
     is_new = config.overwrite or not checkpoint.steps(run)  # else the weights are in its checkpoints
     model, copied = _first_model(config, task, device, is_new)
     Stages(config, model)
+    layers.check(config.train, model, device)
+    if fsdp:
+        sharding.check(model)
     origin = _origin(store, config, is_new)
     resumed = ranks.first(lambda: _open_folder(run, config, origin))
     done = checkpoint.update_of(resumed) if resumed else 0

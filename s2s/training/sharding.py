@@ -26,7 +26,17 @@ from s2s.errors import UserError
 from s2s.training.distributed import Criterion, Ranks
 from s2s.training.layers import layers
 
+KEY = "distributed.strategy=fsdp"
 FOLDER = "training"  # of a checkpoint, where the ranks' parts are
+
+
+def check(model: nn.Module) -> None:
+    """Whether a model can be sharded. Raises UserError: it has no layers, or this PyTorch is too old."""
+    layers(model, KEY)
+    try:
+        from torch.distributed.checkpoint import HuggingFaceStorageWriter  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"{KEY}: needs PyTorch 2.8 or later") from error
 
 
 class Shards:
@@ -43,20 +53,13 @@ class Shards:
         bf16: Layers are gathered in bf16, but for their norms; their gradients are added up in fp32. Embeddings and the
             output stay in fp32, because the loss has their type.
         filler: Makes the batch of a rank that has none.
-
-    Raises:
-        UserError: an old PyTorch, or a model without layers.
     """
 
     def __init__(self, model: nn.Module, criterion, ranks: Ranks, bf16: bool, filler: Callable[[], Batch]):
-        try:
-            from torch.distributed.checkpoint import HuggingFaceStorageReader  # noqa: F401, PyTorch 2.8
-            from torch.distributed.device_mesh import init_device_mesh
-            from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-        except ImportError as error:
-            raise UserError("distributed.strategy=fsdp needs PyTorch 2.8 or later") from error
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
         self.model, self.ranks, self.filler = model, ranks, filler
-        parts = layers(model, "distributed.strategy=fsdp")
         # A model like it, without weights: what deepcopy finds in its memo it takes for the copy.
         memo = {id(p): nn.Parameter(p.new_empty(0), requires_grad=False) for p in model.parameters()}
         self.plain = copy.deepcopy(model, memo)
@@ -64,7 +67,7 @@ class Shards:
         self.host_mesh = init_device_mesh("cpu", (ranks.size,))
         self.group = dist.new_group(backend="gloo")  # a thread saves while others exchange gradients
         half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        for part in parts:
+        for part in layers(model, KEY):
             if bf16:
                 fully_shard(_norms(part), mesh=self.mesh)
             fully_shard(part, mesh=self.mesh, mp_policy=half if bf16 else MixedPrecisionPolicy())

@@ -26,13 +26,15 @@ from s2s.errors import Failure
 from s2s.training import checkpoint
 from s2s.training.average import ExponentialMovingAverage
 from s2s.training.distributed import Ranks
-from s2s.training.divergence import ROLLBACKS, Course, Diverged
+from s2s.training.divergence import ROLLBACKS, Diverged
 from s2s.training.initialise import InitConfig
 from s2s.training.interrupt import Interrupt
+from s2s.training.layers import checkpoint_activations, compile_layers
 from s2s.training.log import RunLog
 from s2s.training.loggers import LOGGERS
 from s2s.training.memory import OutOfMemory, out_of_memory, shape, split_to_fit
 from s2s.training.profile import Profile
+from s2s.training.progress import Progress
 from s2s.training.report import Interval, report_epoch, report_interval, report_validation
 from s2s.training.saving import Saver
 from s2s.training.sharding import Shards, like, whole
@@ -65,6 +67,10 @@ class TrainConfig:
         "the checkpoint before, and on with the data in another order",
         ("stop", "skip", "rollback"),
     )
+    checkpoint_activations: bool = option(
+        False, "compute each layer once more in the backward pass: less memory, a quarter to a third more work"
+    )
+    compile: bool = option(False, "compile the layers, which takes a minute or so; on a CPU it needs a C++ compiler")
     precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", ("auto", "fp32", "bf16"))
     ema: float = option(0.0, "decay of an average of the weights that is validated and decoded with; 0: none",
                         at_least=0, below=1)  # fmt: skip
@@ -87,46 +93,6 @@ class TrainConfig:
     )
 
 
-@dataclasses.dataclass
-class Progress:
-    """What a run remembers beside weights, optimizer state and data position.
-
-    Attributes:
-        update: Updates done (skipped ones included).
-        skipped: Updates skipped because the gradient was not finite.
-        skipped_in_a_row: Of those, the ones just now.
-        best: Best value of the best metric so far.
-        bad_validations: Validations since then.
-        seconds: Training time so far.
-        last_metrics: Values of the last validation, with its update.
-        epoch: Sums over the epoch's batches so far, for its summary.
-        course: The loss of late.
-        rollbacks: How often the run went back to a checkpoint because it diverged.
-        split: Batches that were split in two because they did not fit into memory.
-    """
-
-    update: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    best: float | None = None
-    bad_validations: int = 0
-    seconds: float = 0.0
-    last_metrics: dict = dataclasses.field(default_factory=dict)
-    epoch: dict = dataclasses.field(default_factory=dict)
-    course: Course = dataclasses.field(default_factory=Course)
-    rollbacks: int = 0
-    split: int = 0
-
-    def __post_init__(self):
-        if isinstance(self.course, dict):  # as it was saved
-            self.course = Course(**self.course)
-
-    @property
-    def trusted(self) -> int:
-        """The last update before anything was wrong; this one if nothing is."""
-        return self.course.before(self.update) - self.skipped_in_a_row
-
-
 class Trainer:
     """Trains one model, in one process or in several that do the same.
 
@@ -144,6 +110,7 @@ class Trainer:
     def __init__(self, config, task, model, criterion, iterator: BatchIterator, validator: Validator | None,
                  origin: dict[str, str], ranks: Ranks | None = None):  # fmt: skip
         self.config, self.task, self.model, self.criterion = config, task, model, criterion
+        self.names = criterion.names(model)
         self.iterator, self.validator, self.origin = iterator, validator, origin
         self.ranks = ranks or Ranks()
         self.run, self.options = Path(config.run), config.train
@@ -153,6 +120,10 @@ class Trainer:
         self.precision = "bf16" if bf16 else "fp32"
         self.shards = Shards(model, criterion, self.ranks, bf16, self._any_batch) if sharded else None
         self.device = next(model.parameters()).device
+        if self.options.compile:
+            compile_layers(model)
+        if self.options.checkpoint_activations:
+            checkpoint_activations(model)
         self.stages, self.optimizer = Stages(config, model), None
         self._enter(self.stages.at(1))
         self.ema = ExponentialMovingAverage(model, self.options.ema) if self.options.ema else None
@@ -220,6 +191,8 @@ class Trainer:
         self.model.train()
         self.log = log
         self.interval, self.last_save, self.saved = Interval(), time.monotonic(), self.progress.update
+        if self.options.compile:
+            self._compile(log)
         profile = Profile(self.run, self.model, self.precision, log) if self.options.profile else None
         with Interrupt() as interrupt, profile or contextlib.nullcontext():
             if self._due() and self._unvalidated():  # a signal came before it could be
@@ -246,7 +219,7 @@ class Trainer:
                     if update % self.options.log_updates == 0:
                         rate = self.stages.learning_rate(update)
                         report_interval(log, self.interval, self.progress, self.config, self.iterator.epoch, rate,
-                                        self.device)  # fmt: skip
+                                        self.device, self.criterion.counted, self.iterator.dataset.source_seconds)  # fmt: skip
                         self.interval = Interval()
                     stop, save = self.ranks.largest([interrupt.signal or 0, self._time_to_save()])  # once for all ranks
                     if self._due() and not stop:
@@ -262,7 +235,8 @@ class Trainer:
                 else:
                     epoch = self.iterator.epoch - 1
                     if self.progress.epoch:
-                        report_epoch(log, self.progress.update, self.progress.epoch, epoch, self.config.data.batching)
+                        report_epoch(log, self.progress.update, self.progress.epoch, epoch, self.config.data.batching,
+                                     self.iterator.dataset.source_seconds)  # fmt: skip
                     self.progress.epoch = {}
             if self.saved != self.progress.update or self._unvalidated():  # an end by max_epochs
                 self._validate(log)
@@ -275,6 +249,15 @@ class Trainer:
         self.stage, self.optimizer = stage, self.stages.enter(stage, self.optimizer)
         self.loss = None  # the one before lets go of the parameters first
         self.loss = self.shards or self.ranks.wrap(self.model, self.criterion)
+
+    def _compile(self, log: RunLog) -> None:
+        """Have what is compiled made before the first update, and say how long that took."""
+        started, batch = time.perf_counter(), self._any_batch()
+        self._gradients([batch], batch.counts.target)
+        self.optimizer.zero_grad()
+        seconds = time.perf_counter() - started
+        log.line(f"compiled in {seconds:.1f} s; a batch of another kind may take some more")
+        log.metrics("compile", self.progress.update, {"seconds": seconds})
 
     def _out_of_updates(self) -> bool:
         return self.progress.update >= self.options.max_updates
@@ -341,11 +324,12 @@ class Trainer:
         compute = functools.partial(self._gradients, tokens=counts["target"])
         split: list[Batch] = []
         may_split = self.may_split and not self.shards  # there, ranks compute each batch together
-        loss, nll = split_to_fit(compute, batches, split.append) if may_split else compute(batches)
+        loss, metrics = split_to_fit(compute, batches, split.append) if may_split else compute(batches)
         limit = self.options.clip_norm or math.inf
         with record_function("optimizer"):
             norm = float(whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)))
-        loss, nll, splits = self.ranks.total(torch.stack([loss, nll, loss.new_tensor(len(split))])).tolist()
+        sums = torch.stack([loss, loss.new_tensor(len(split)), *metrics])
+        loss, splits, *metrics = self.ranks.total(sums).tolist()
         if splits:
             self._note(split)
         if not math.isfinite(norm) or not math.isfinite(loss):
@@ -356,17 +340,18 @@ class Trainer:
             self.optimizer.step()
             if self.ema:
                 self.ema.update(update)
-        self.interval.add(counts, loss, nll, norm)
+        self.interval.add(counts, loss, dict(zip(self.names, metrics, strict=True)), norm)
         self.progress.course.add(loss, counts["target"])
 
     def _gradients(self, batches: list[Batch | None], tokens: int) -> tuple[Tensor, Tensor]:
-        """Have the gradients of the sum over all batches, divided by `tokens`. Returns the sums of loss and nll.
+        """Have the gradients of the sum over all batches, divided by `tokens`. Returns the sums of the loss
+        and of the criterion's metrics [M].
 
         Raises:
             OutOfMemory: naming a batch that does not fit.
         """
         self.optimizer.zero_grad()
-        loss = nll = torch.zeros((), device=self.device)
+        loss, metrics = torch.zeros((), device=self.device), torch.zeros(len(self.names), device=self.device)
         for place, batch in enumerate(batches):
             is_last = place == len(batches) - 1  # a rank without a batch takes part in the exchange of gradients, too
             if batch is None and not (is_last or self.shards):
@@ -392,8 +377,9 @@ class Trainer:
                 )
                 # What was half exchanged with other ranks cannot be taken back.
                 raise Failure(message) if exchanged else OutOfMemory(message, batch) from error
-            loss, nll = loss + result.sum.detach(), nll + result.metrics["nll"]
-        return loss, nll
+            loss = loss + result.sum.detach()
+            metrics = metrics + torch.stack([result.metrics[name].to(loss.dtype) for name in self.names])
+        return loss, metrics
 
     def _note(self, split: list[Batch]) -> None:
         """Count, and say, which batches were split in two, on any rank."""

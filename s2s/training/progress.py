@@ -1,0 +1,45 @@
+"""What a run remembers."""
+
+import dataclasses
+
+from s2s.training.divergence import Course
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run remembers beside weights, optimizer state and data position.
+
+    Attributes:
+        update: Updates done (skipped ones included).
+        skipped: Updates skipped because the gradient was not finite.
+        skipped_in_a_row: Of those, the ones just now.
+        best: Best value of the best metric so far.
+        bad_validations: Validations since then.
+        seconds: Training time so far.
+        last_metrics: Values of the last validation, with its update.
+        epoch: Sums over the epoch's batches so far, for its summary.
+        course: The loss of late.
+        rollbacks: How often the run went back to a checkpoint because it diverged.
+        split: Batches that were split in two because they did not fit into memory.
+    """
+
+    update: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best: float | None = None
+    bad_validations: int = 0
+    seconds: float = 0.0
+    last_metrics: dict = dataclasses.field(default_factory=dict)
+    epoch: dict = dataclasses.field(default_factory=dict)
+    course: Course = dataclasses.field(default_factory=Course)
+    rollbacks: int = 0
+    split: int = 0
+
+    def __post_init__(self):
+        if isinstance(self.course, dict):  # as it was saved
+            self.course = Course(**self.course)
+
+    @property
+    def trusted(self) -> int:
+        """The last update before anything was wrong; this one if nothing is."""
+        return self.course.before(self.update) - self.skipped_in_a_row
