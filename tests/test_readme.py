@@ -1,12 +1,15 @@
 """The README's commands run as they stand, on a made-up corpus and with a model small enough for a test."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.audio.recordings import write
 from tests.conftest import write_corpus
+from tests.data.test_manifest import tsv
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -28,11 +31,26 @@ def commands() -> list[str]:
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
+def write_speech(folder: Path) -> None:
+    """The manifests of the README, of the same three recordings each."""
+    texts = ["yes", "no yes", "no"]
+    for number in range(3):
+        write(folder / f"{number}.wav", 0.3 + 0.1 * number, seed=number)
+    for name in ("train.tsv", "valid.tsv", "test.tsv"):
+        tsv(folder / name, ["audio", "text"], *([f"{n}.wav", text] for n, text in enumerate(texts)))
+    rows = [json.dumps({"audio": f"{n}.wav", "text": text}) for n, text in enumerate(texts)]
+    (folder / "train.jsonl").write_text("\n".join(rows))
+    (folder / "kaldi").mkdir()
+    (folder / "kaldi" / "wav.scp").write_text("".join(f"u{n} ../{n}.wav\n" for n in range(3)))
+    (folder / "kaldi" / "text").write_text("".join(f"u{n} {text}\n" for n, text in enumerate(texts)))
+
+
 def test_every_command_of_the_readme_works(tmp_path):
     (tmp_path / "corpus").mkdir()
     write_corpus(tmp_path / "corpus", {"train": 200, "val": 10, "test2016": 12})
     for path in list((tmp_path / "corpus").iterdir()):
         path.rename(path.with_suffix({".src": ".de", ".tgt": ".en"}[path.suffix]))
+    write_speech(tmp_path / "corpus")
     # The installed commands of this interpreter come first.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     seen = set()

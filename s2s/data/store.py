@@ -1,4 +1,4 @@
-"""The store: a folder of binarised parallel text that opens in milliseconds at any size.
+"""The store: a folder of binarised parallel text (or speech: `s2s.data.speech`) that opens in milliseconds at any size.
 
     manifest.json               what is inside, how it was made, size and SHA-256 of every file
     source.* target.*           the tokenizers, as `Tokenizer.save` writes them

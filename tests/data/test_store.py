@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2s.data import ragged
-from s2s.data.ragged import OFFSET, offsets_path
+from s2s.data.ragged import OFFSET, Ragged, RaggedWriter, offsets_path
 from s2s.data.store import MANIFEST, Store, Stores, StoreWriter, digest, token_type
 from s2s.errors import UserError
 from s2s.text.words import WordTokenizer
@@ -201,6 +201,26 @@ def test_what_is_damaged_after_opening_is_named_when_it_is_read(tmp_path):
             with pytest.raises(UserError, match=f"^{damaged}: "):
                 read()
         assert used.source(2).tolist() == SOURCE[2]  # of another shard
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.randoms(use_true_random=False))
+@settings(max_examples=20)
+def test_long_rows_are_gathered_as_short_ones(tmp_path_factory, lengths, random):
+    folder = tmp_path_factory.mktemp("ragged")
+    writer = RaggedWriter(lambda shard: folder / str(shard), np.dtype("<i2"), 7)
+    writer.append(np.arange(sum(lengths)), np.array(lengths))
+    writer.close()
+    rows = [random.randrange(len(lengths)) for _ in range(30)]
+    column = Ragged([(folder / str(shard), count) for shard, count in enumerate(writer.shards)], writer.dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        found = [column.gather(rows)]
+        patch.setattr(ragged, "LONG_ROW", 0)  # every row is long
+        found.append(column.gather(rows))
+    ends = np.cumsum(lengths)
+    expected = [value for row in rows for value in range(ends[row] - lengths[row], ends[row])]
+    for values, counts in found:
+        assert values.tolist() == expected
+        assert counts.tolist() == [lengths[row] for row in rows]
 
 
 def test_a_file_that_shrinks_while_it_is_mapped_is_an_error_not_a_crash(tmp_path):
