@@ -28,7 +28,7 @@ MEDIAN, SPREAD, RATIO_SPREAD = 20, 0.6, 0.15  # of log-normal source lengths, an
 class MadeUp:
     """Pairs of which only lengths exist: those of pair i are quantiles that 32 bits of a hash of i choose."""
 
-    source_unit = "tokens"
+    source_seconds = None
 
     def __init__(self, pairs: int):
         self.pairs = pairs

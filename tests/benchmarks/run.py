@@ -23,8 +23,10 @@ from measure import table
 from s2s import __version__
 
 # In this order: s2s-preprocess forks its workers, which a process without PyTorch's threads does best.
-NAMES = ("start", "preprocess", "padding", "planning", "training", "batching", "unpad", "decoding", "quantization")
-ON_CPU = ("start", "preprocess", "padding", "planning")  # without PyTorch
+NAMES = (
+    "start", "preprocess", "padding", "planning", "scaling", "training", "batching", "unpad", "decoding", "quantization"
+)  # fmt: skip
+ON_CPU = ("start", "preprocess", "padding", "planning", "scaling")  # PyTorch, if at all, in other processes
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("torch", "sentencepiece", "numpy", "ctranslate2", "transformers")
 KEYS = {
