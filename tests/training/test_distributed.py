@@ -15,26 +15,6 @@ from safetensors.torch import load_file
 
 from tests.training.test_resume import same_bits, words
 
-# What each process does before it trains; `rank` says which one it is, `updates` counts the batches that it has seen.
-PRELUDE = """
-import os, signal, sys, time
-from pathlib import Path
-from s2s.criterions.cross_entropy import CrossEntropy
-from s2s.errors import Failure, UserError
-
-rank, updates, plain = int(os.environ["RANK"]), 0, CrossEntropy.__call__
-
-def criterion(self, model, batch):
-    global updates
-    updates += model.training
-    loss = plain(self, model, batch)
-    if model.training:
-        trouble(loss)
-    return loss
-
-CrossEntropy.__call__ = criterion
-"""
-
 # Adam divides a gradient by its size: a bias of keys, whose gradient is 0 but for rounding, would go either way.
 NO_NOISE = "optim.eps=1e-4"
 
@@ -68,37 +48,6 @@ def assert_one_run(first: Path, second: Path) -> None:
     assert states[0] == states[1]
 
 
-@pytest.fixture
-def launch(tmp_path, spawn):
-    """launch(2, store, run, ...) trains in two processes started by s2s-train; with `trouble`, the body of a function
-    of the loss, in ones that call it at each batch. Returns the Popen."""
-    running = []
-
-    def start(processes: int, store, run, *options, trouble: str | None = None) -> subprocess.Popen:
-        if trouble is None:
-            return spawn("train", *words(store, run, f"distributed.processes={processes}", *options))
-        lines = trouble.strip().splitlines()
-        body = "def trouble(loss):\n" + "".join(f"    {line}\n" for line in lines)
-        main = "from s2s_cli.train import main\nmain()\n"
-        (tmp_path / "troubled.py").write_text(PRELUDE + body + main)
-        code = "import sys; from s2s.training.distributed import launch; "
-        code += f"sys.exit(launch({processes}, 'troubled', sys.argv[1:]))"
-        paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
-        running.append(
-            subprocess.Popen(
-                [sys.executable, "-c", code, *words(store, run, *options)],
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths},
-            )
-        )  # fmt: skip
-        return running[-1]
-
-    yield start
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
 def finished(process: subprocess.Popen, code: int = 0) -> str:
     """What a process has said on standard error; it ends with this exit code."""
     _, errors = process.communicate(timeout=240)
@@ -106,18 +55,13 @@ def finished(process: subprocess.Popen, code: int = 0) -> str:
     return errors
 
 
-def test_one_two_and_four_processes_make_the_same_run(store, tmp_path, s2s, launch, capsys):
+def test_one_two_and_four_processes_make_the_same_run(store, tmp_path, s2s, together):
     """The same batches make an update; dropout and validation are the same too."""
     options = ["data.group=4", "train.log_updates=1", "train.valid_metrics=[loss,chrf]", "train.ema=0.9", NO_NOISE]
     one, two, four = (tmp_path / name for name in ("one", "two", "four"))
     assert s2s("train", *words(store, one, *options, "train.accumulate=4")) == 0
-    torchrun = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m", "s2s_cli.train",
-         *words(store, four, *options, "train.accumulate=1")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    finished(torchrun)
-    finished(launch(2, store, two, *options, "train.accumulate=2"))
+    finished(together(2, store, two, *options, "train.accumulate=2"))
+    finished(together(4, store, four, *options, "train.accumulate=1"))
     for run in (two, four):
         assert len(losses(run)) == 40
         np.testing.assert_allclose(losses(run), losses(one), rtol=1e-4)
@@ -127,10 +71,26 @@ def test_one_two_and_four_processes_make_the_same_run(store, tmp_path, s2s, laun
     assert log.count("epoch 1 is over") == 1
 
 
-def test_resumed_on_another_number_of_processes_the_data_go_on_exactly(store, tmp_path, s2s, launch, capsys):
+def test_torchrun_and_the_option_are_the_same_thing(store, tmp_path, launch):
+    options = ["train.max_updates=5", "train.valid_metrics=[loss,chrf]"]
+    torchrun, option = tmp_path / "torchrun", tmp_path / "option"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+             "-m", "s2s_cli.train", *words(store, torchrun, *options)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ),
+        launch(2, store, option, *options),
+    ]  # fmt: skip
+    for process in processes:
+        finished(process)
+    same_bits(torchrun, option)
+
+
+def test_resumed_on_another_number_of_processes_the_data_go_on_exactly(store, tmp_path, s2s, together, capsys):
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     assert s2s("train", *words(store, whole, "data.group=2", "train.accumulate=2", NO_NOISE)) == 0
-    finished(launch(2, store, pieces, "data.group=2", "train.max_updates=13", NO_NOISE))
+    finished(together(2, store, pieces, "data.group=2", "train.max_updates=13", NO_NOISE))
     capsys.readouterr()
     assert (
         s2s("train", *words(store, pieces, "data.group=2", "train.max_updates=26", "train.accumulate=2", NO_NOISE)) == 0
@@ -139,18 +99,18 @@ def test_resumed_on_another_number_of_processes_the_data_go_on_exactly(store, tm
     assert "distributed.processes changes from 2 to 1" in said
     assert "the bits will be others" in said
     assert "see train.accumulate" not in said
-    said = finished(launch(2, store, pieces, "data.group=2", NO_NOISE))
+    said = finished(together(2, store, pieces, "data.group=2", NO_NOISE))
     assert "the bits will be others" in said
     assert_one_run(whole, pieces)
     assert s2s("train", *words(store, whole, "data.group=2", "train.accumulate=4")) == 2  # as many processes as before
 
 
-def test_resumed_on_the_same_number_of_processes_it_has_the_same_bits(store, tmp_path, launch):
+def test_resumed_on_the_same_number_of_processes_it_has_the_same_bits(store, tmp_path, together):
     """With three or more, the order in which gradients are added up counts."""
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
-    finished(launch(3, store, whole))
-    finished(launch(3, store, pieces, "train.max_updates=11"))
-    assert "the bits will be others" not in finished(launch(3, store, pieces))
+    finished(together(3, store, whole))
+    finished(together(3, store, pieces, "train.max_updates=11"))
+    assert "the bits will be others" not in finished(together(3, store, pieces))
     same_bits(whole, pieces)
 
 
@@ -168,9 +128,10 @@ def test_resumed_on_the_same_number_of_processes_it_has_the_same_bits(store, tmp
     ],
     ids=["failure", "user-error", "killed", "other-busy"],
 )  # fmt: skip
-def test_a_process_that_fails_stops_all_with_its_own_message(store, tmp_path, launch, trouble, code, line):
+@pytest.mark.parametrize("by", ["together", pytest.param("launch", marks=pytest.mark.slow)])
+def test_a_process_that_fails_stops_all_with_its_own_message(store, tmp_path, request, by, trouble, code, line):
     began = time.monotonic()
-    process = launch(2, store, tmp_path / "run", trouble=trouble)
+    process = request.getfixturevalue(by)(2, store, tmp_path / "run", trouble=trouble)
     _, errors = process.communicate(timeout=120)
     said = [text for text in errors.splitlines() if text.startswith("s2s-train: ")]
     assert line in (said[0] if code is None else said), errors
@@ -182,39 +143,44 @@ def test_a_process_that_fails_stops_all_with_its_own_message(store, tmp_path, la
     assert time.monotonic() - began < 50  # starting included
 
 
-def test_a_loss_that_is_not_finite_on_one_process_is_skipped_by_all(store, tmp_path, launch):
+def test_a_loss_that_is_not_finite_on_one_process_is_skipped_by_all(store, tmp_path, together):
     trouble = "if rank == 1 and updates in (3, 4): loss.sum = loss.sum * float('nan')"
     run = tmp_path / "run"
-    finished(launch(2, store, run, "train.max_updates=10", trouble=trouble))
+    finished(together(2, store, run, "train.max_updates=10", trouble=trouble))
     assert state(run)["progress"]["skipped"] == 2
     assert state(run)["progress"]["update"] == 10
     assert all(torch.isfinite(p).all() for p in load_file(run / "last/model.safetensors").values())
 
 
-def test_a_signal_to_any_process_saves_once_and_ends_all(store, tmp_path, launch):
+@pytest.mark.parametrize(
+    "who", ["process", *(pytest.param(who, marks=pytest.mark.slow) for who in ("launcher", "launcher is killed"))]
+)
+def test_a_signal_to_any_process_saves_once_and_ends_all(store, tmp_path, together, launch, who):
     trouble = f"Path(r'{tmp_path}', f'pid.{{rank}}').write_text(str(os.getpid())); time.sleep(0.02)"
-    for number, who in enumerate(("process", "launcher", "launcher is killed")):
-        run = tmp_path / f"run{number}"
-        process = launch(2, store, run, "train.max_updates=100000", "train.checkpoint_updates=null",
-                         "train.valid_updates=100000", "train.log_updates=1", trouble=trouble)  # fmt: skip
-        while process.poll() is None and not ((run / "metrics.jsonl").exists() and losses(run)):
-            time.sleep(0.05)
-        if who == "process":
-            os.kill(int((tmp_path / "pid.1").read_text()), signal.SIGTERM)
-        elif who == "launcher":
-            process.send_signal(signal.SIGTERM)
-        else:
-            process.kill()
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == (-signal.SIGKILL if who == "launcher is killed" else 0), errors
-        until = time.monotonic() + 30
-        while not (run / "last").exists() and time.monotonic() < until:
-            time.sleep(0.05)
-        assert len(list((run / "checkpoints").iterdir())) == 1
-        assert "stopped by SIGTERM" in (run / "train.log").read_text()
+    run = tmp_path / "run"
+    process = (together if who == "process" else launch)(
+        2, store, run, "train.max_updates=100000", "train.checkpoint_updates=null", "train.valid_updates=100000",
+        "train.log_updates=1", trouble=trouble,
+    )  # fmt: skip
+    while process.poll() is None and not ((run / "metrics.jsonl").exists() and losses(run)):
+        time.sleep(0.05)
+    if who == "process":
+        os.kill(int((tmp_path / "pid.1").read_text()), signal.SIGUSR1)
+    elif who == "launcher":
+        process.send_signal(signal.SIGTERM)
+    else:
+        process.kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if who == "launcher is killed" else 0), errors
+    until = time.monotonic() + 30
+    while not (run / "last").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert len(list((run / "checkpoints").iterdir())) == 1
+    assert f"stopped by {'SIGUSR1' if who == 'process' else 'SIGTERM'}" in (run / "train.log").read_text()
 
 
-def test_an_epoch_of_fewer_batches_than_processes(tmp_path, s2s, launch, spawn):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_an_epoch_of_fewer_batches_than_processes(tmp_path, s2s, together, strategy):
     """Three pairs, a pair a batch: in each second update a process has none."""
     for side in ("src", "tgt"):
         (tmp_path / f"few.{side}").write_text("a b c d e\nb c d e f\nc d e f g\n")
@@ -223,7 +189,7 @@ def test_an_epoch_of_fewer_batches_than_processes(tmp_path, s2s, launch, spawn):
     options = ["data.batch_tokens=6", "data.group=2", "train.max_updates=12", "train.log_updates=1"]
     one, two = tmp_path / "one", tmp_path / "two"
     assert s2s("train", *words(tmp_path / "store", one, *options, "train.accumulate=2")) == 0
-    finished(launch(2, tmp_path / "store", two, *options))
+    finished(together(2, tmp_path / "store", two, *options, f"distributed.strategy={strategy}"))
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
     assert state(two)["iterator"]["epoch"] == state(one)["iterator"]["epoch"] == 6
 

@@ -6,20 +6,13 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from tests.training.test_distributed import (  # noqa: F401
-    NO_NOISE,
-    assert_one_run,
-    finished,
-    launch,
-    losses,
-    state,
-)
+from tests.training.test_distributed import NO_NOISE, assert_one_run, finished, losses, state
 from tests.training.test_resume import words
 
 FSDP = "distributed.strategy=fsdp"
 
 
-def test_shards_make_the_same_run_and_go_on_in_one_process_and_back(store, tmp_path, s2s, launch, capsys):  # noqa: F811
+def test_shards_make_the_same_run_and_go_on_in_one_process_and_back(store, tmp_path, s2s, together, capsys):
     """2 -> 1 -> 2 processes; clipping, averaging, frozen parts, accumulated batches, decoded validation."""
     options = ["train.ema=0.9", "train.valid_metrics=[chrf,loss]", "train.freeze=[encoder.0.attention]",
                "train.log_updates=1", "data.group=4", "train.clip_norm=0.5", "train.valid_updates=10", NO_NOISE,
@@ -27,7 +20,7 @@ def test_shards_make_the_same_run_and_go_on_in_one_process_and_back(store, tmp_p
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     assert s2s("train", *words(store, whole, *options, "train.accumulate=4", "train.max_updates=20")) == 0
     shared = [*options, FSDP, "train.accumulate=2"]
-    finished(launch(2, store, pieces, *shared, "train.max_updates=10"))
+    finished(together(2, store, pieces, *shared, "train.max_updates=10"))
     files = sorted((pieces / "last/training").iterdir())
     assert len(files) == 2
     manifest = json.loads((pieces / "last/manifest.json").read_text())
@@ -39,7 +32,7 @@ def test_shards_make_the_same_run_and_go_on_in_one_process_and_back(store, tmp_p
     capsys.readouterr()
     assert s2s("train", *words(store, pieces, *options, "train.accumulate=4", "train.max_updates=14")) == 0
     assert "distributed.strategy changes from fsdp to ddp" in capsys.readouterr().err
-    finished(launch(2, store, pieces, *shared, "train.max_updates=20"))
+    finished(together(2, store, pieces, *shared, "train.max_updates=20"))
     np.testing.assert_allclose(losses(pieces), losses(whole), rtol=1e-4)
     validated = [state(run)["progress"]["last_metrics"] for run in (whole, pieces)]
     assert validated[0].pop("chrf") == pytest.approx(validated[1].pop("chrf"), rel=0.02)  # a near tie may go either way
