@@ -34,9 +34,11 @@ def rate(store: Path, preset: str, budget: int, updates: int, processes: int, th
     """Real target tokens a second of a run of s2s-train, the median over its intervals but for the first."""
     every = max(1, updates // 6)
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"store={store}", f"run={folder}/run", f"model={preset}", f"data.batch_tokens={budget}", "device=cpu",
-                 "data.verify=false", f"distributed.processes={processes}", f"train.max_updates={updates}",
-                 f"train.log_updates={every}", "train.samples=0", "train.loggers=[]", "train.precision=fp32"]  # fmt: skip
+        words = [
+            f"store={store}", f"run={folder}/run", f"model={preset}", f"data.batch_tokens={budget}", "device=cpu",
+            "data.verify=false", f"distributed.processes={processes}", f"train.max_updates={updates}",
+            f"train.log_updates={every}", "train.samples=0", "train.loggers=[]", "train.precision=fp32",
+        ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         subprocess.run(
             [sys.executable, "-m", "s2s_cli.train", *words], check=True, capture_output=True, env=environment
