@@ -46,15 +46,13 @@ class Loss:
     Attributes:
         sum: Scalar tensor, the loss summed over target tokens; backward starts here.
         count: Number of target tokens, EOS included.
-        metrics: Further sums over the same tokens, detached scalar tensors by name: `nll` in nats, perhaps `correct`
-            tokens, and terms in nats; those that `names` of the criterion says.
-        counts: Numbers of examples of which something is to be said, scalar tensors by name.
+        metrics: What `names` of the criterion says, detached scalar tensors by name. Sums over the same tokens: `nll`
+            in nats, perhaps `correct` tokens, terms in nats; of examples, those of the criterion's `counted`.
     """
 
     sum: Tensor
     count: int
     metrics: dict[str, Tensor]
-    counts: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 class CrossEntropy:
@@ -65,6 +63,7 @@ class CrossEntropy:
     """
 
     Config = CrossEntropyConfig
+    counted: tuple[str, ...] = ()  # metrics that are numbers of examples
 
     def __init__(self, config: CrossEntropyConfig):
         self.config = config
@@ -81,9 +80,9 @@ class CrossEntropy:
         if model.config.auxiliary_heads and not self.config.auxiliary:
             raise UserError("criterion.auxiliary=0 does not train model.auxiliary_heads; leave them out")
 
-    def names(self, model: EncoderDecoder) -> tuple[list[str], list[str]]:
-        """Names of the metrics and of the counts of a Loss."""
-        return ["nll", "correct", *(f"auxiliary_{number}" for number in model.config.auxiliary_heads)], []
+    def names(self, model: EncoderDecoder) -> list[str]:
+        """Names of the metrics of a Loss."""
+        return ["nll", "correct", *(f"auxiliary_{number}" for number in model.config.auxiliary_heads)]
 
     def __call__(self, model: EncoderDecoder, batch: Batch) -> Loss:
         """Run the model on a batch; returns the Loss. Other terms than the cross-entropy count in training only, so

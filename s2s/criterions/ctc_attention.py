@@ -42,12 +42,13 @@ class CTCAttention(CrossEntropy):
     CTC is -log of the summed probability of all alignments of the target, without BOS and EOS; with intermediate
     layers (1 - i) times that of the last and i times the mean of theirs. An example whose target has no alignment,
     because it is longer than the encoder's states (with a blank between repeated tokens), adds nothing to CTC; the
-    count `impossible` says how many there are.
+    metric `impossible` says how many there are.
 
     A model without a decoder has the CTC as its `nll`, and no `correct` tokens.
     """
 
     Config = CTCAttentionConfig
+    counted = ("impossible",)
 
     def check(self, model: EncoderDecoder) -> None:
         """Whether it trains all of a model. Raises UserError."""
@@ -66,10 +67,10 @@ class CTCAttention(CrossEntropy):
             raise UserError("criterion.intermediate=0 leaves model.encoder.ctc_layers out of the loss; leave them out")
         self._check_heads(model)
 
-    def names(self, model: EncoderDecoder) -> tuple[list[str], list[str]]:
+    def names(self, model: EncoderDecoder) -> list[str]:
         """As CrossEntropy.names."""
-        metrics = super().names(model)[0] if model.has_decoder else ["nll"]
-        return [*metrics, "ctc", *(f"ctc_{number}" for number in model.config.encoder.ctc_layers)], ["impossible"]
+        metrics = super().names(model) if model.has_decoder else ["nll"]
+        return [*metrics, "ctc", *(f"ctc_{number}" for number in model.config.encoder.ctc_layers), *self.counted]
 
     def __call__(self, model: EncoderDecoder, batch: Batch) -> Loss:
         """Run the model on a batch; returns the Loss."""
@@ -81,13 +82,13 @@ class CTCAttention(CrossEntropy):
         numbers = model.config.encoder.ctc_layers
         metrics = {"ctc": last, **{f"ctc_{n}": value for n, value in zip(numbers, others, strict=True)}}
         metrics = {name: value.detach() for name, value in metrics.items()}
-        counts = {"impossible": impossible(batch, memory.lengths).sum()}
+        metrics["impossible"] = impossible(batch, memory.lengths).sum()
         if not model.has_decoder:
-            return Loss(ctc, batch.counts.target, {"nll": last.detach(), **metrics}, counts)
+            return Loss(ctc, batch.counts.target, {"nll": last.detach(), **metrics})
         weight = SHARE if self.config.ctc is None else self.config.ctc
         attention = self.of(model, batch, [memory])
         loss = (1 - weight) * attention.sum + weight * ctc
-        return Loss(loss, batch.counts.target, {**attention.metrics, **metrics}, counts)
+        return Loss(loss, batch.counts.target, {**attention.metrics, **metrics})
 
     def _ctc(self, model: EncoderDecoder, memory: Memory, which: int, batch: Batch) -> Tensor:
         """The sum over a batch of -log p(target) by CTC on `memory.states[which]`."""

@@ -71,11 +71,11 @@ class Dataset(Protocol):
 
     Attributes:
         corpora: Where the examples of each corpus lie; together they are all examples.
-        source_unit: What source lengths count: "tokens" or "frames".
+        source_seconds: Seconds of audio that a position of the source is; None: it is a token of text.
     """
 
     corpora: list[CorpusRange]
-    source_unit: str
+    source_seconds: float | None
 
     def __len__(self) -> int: ...
 
@@ -308,7 +308,7 @@ class BatchIterator:
                 raise UserError(f"data.weights={config.weights}: no weight may be negative, and one must be above 0")
             if config.weights and config.temperature != 1:
                 raise UserError("data.weights and data.temperature exclude each other: choose one of them")
-        if self.config.cost == "frames" and self.dataset.source_unit != "frames":
+        if self.config.cost == "frames" and self.dataset.source_seconds is None:
             raise UserError("data.cost=frames counts frames of audio, and the source is text: data.cost=source")
         if len(self.config.buckets) not in ((0, 2) if self.config.batching == "bucket_2d" else (0, 1)):
             raise UserError(f"data.buckets={self.config.buckets}: bucket_1d needs one number, bucket_2d two")

@@ -131,7 +131,7 @@ class PairDataset:
         task: It knows the tokenizers and the order of the targets.
     """
 
-    source_unit = "tokens"
+    source_seconds = None
 
     def __init__(self, split: Split, task: TranslationTask):
         self.split, self.task = split, task

@@ -127,7 +127,7 @@ class Criterion(nn.Module):
         if batch is not None:
             return self.criterion(self.model, batch)
         nothing = sum(p.flatten()[:0].sum() for p in self.parameters() if p.requires_grad)
-        return Loss(nothing, 0, {"nll": nothing.detach(), "correct": nothing.detach()})
+        return Loss(nothing, 0, dict.fromkeys(self.criterion.names(self.model), nothing.detach()))
 
 
 # --- starting and ending ---------------------------------------------------------------------------------------------

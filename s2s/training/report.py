@@ -2,16 +2,16 @@
 
 import dataclasses
 import functools
-import math
 import resource
 import sys
 import time
+from collections.abc import Iterable
 
 import torch
 
 from s2s.training.attention import draw
 from s2s.training.log import RunLog
-from s2s.training.validation import Validation
+from s2s.training.validation import Validation, metrics_of
 
 LONGEST = 300  # characters of a sample's line
 
@@ -21,7 +21,7 @@ class Interval:
     """Sums since the last report, and a list of what each step had."""
 
     loss: float = 0.0
-    nll: float = 0.0
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     source: int = 0
     target: int = 0
     norm: float = 0.0
@@ -41,10 +41,13 @@ class Interval:
         for key, value in {**counts, "waited": waited}.items():
             epoch[key] = epoch.get(key, 0) + value
 
-    def add(self, counts: dict[str, int], loss: float, nll: float, norm: float) -> None:
-        """Note an update that was made: sums over its target tokens, and the gradient's norm before clipping."""
+    def add(self, counts: dict[str, int], loss: float, metrics: dict[str, float], norm: float) -> None:
+        """Note an update that was made: sums of its loss and of the criterion's metrics, and the gradient's norm before
+        clipping."""
         self.updates, self.norm = self.updates + 1, self.norm + norm
-        self.loss, self.nll = self.loss + loss, self.nll + nll
+        self.loss += loss
+        for name, value in metrics.items():
+            self.metrics[name] = self.metrics.get(name, 0) + value
         self.source, self.target = self.source + counts["source"], self.target + counts["target"]
 
 
@@ -56,16 +59,24 @@ def memory_peak(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate: float, device: torch.device) -> None:
-    """The line of an interval, and its numbers: the loss in nats a target token, `perplexity` to base e of `nll`."""
+def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate: float, device: torch.device,
+                    counted: Iterable[str], source_seconds: float | None) -> None:  # fmt: skip
+    """The line of an interval, and its numbers: the loss in nats a target token, `perplexity` to base e of `nll`.
+
+    Args:
+        log: Where to.
+        i: The sums.
+        progress, config, epoch, rate, device: Of the run.
+        counted: Metrics of the criterion that are numbers of examples.
+        source_seconds: Audio of a source position; None: the source is text.
+    """
     update, most = progress.update, config.train.max_updates
     seconds = time.perf_counter() - i.started
     tokens = max(1, i.target)
     values = {
         "epoch": epoch,
         "loss": i.loss / tokens,
-        "nll": i.nll / tokens,
-        "perplexity": math.exp(min(i.nll / tokens, 700)),
+        **metrics_of(i.metrics, tokens, counted),
         "lr": rate,
         "gradient_norm": i.norm / max(1, i.updates),
         "source_tokens_per_second": i.source / seconds,
@@ -78,12 +89,16 @@ def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate
         "seconds": progress.seconds,
         "seconds_left": (most - update) * seconds / max(1, i.updates + i.skipped),
     }
+    speed = f"{values['source_tokens_per_second']:.0f}+{values['target_tokens_per_second']:.0f} tokens/s"
+    if source_seconds is not None:
+        values["rtfx"] = i.source * source_seconds / seconds
+        speed = f"RTFx {values['rtfx']:.1f}, {values['target_tokens_per_second']:.0f} tokens/s"
     skipped = f" | {i.skipped} updates skipped, not finite" if i.skipped else ""
     log.line(
         f"update {update} | epoch {epoch}"
-        f" | loss {values['loss']:.3f} nats, perplexity {values['perplexity']:.2f} (base e)"
+        f" | loss {values['loss']:.3f} nats, perplexity {values['perplexity']:.2f} (base e){_terms(values, i, counted)}"
         f" | lr {values['lr']:.2e} | gradient {values['gradient_norm']:.2f} before clipping"
-        f" | {values['source_tokens_per_second']:.0f}+{values['target_tokens_per_second']:.0f} tokens/s"
+        f" | {speed}"
         f" | padding {values['source_padding']:.1%}+{values['target_padding']:.1%}"
         f" | waiting {sum(i.waited):.1f} s, at most {max(i.waited):.2f}"
         f" | memory {values['memory_peak'] / 2**30:.2f} GiB"
@@ -93,12 +108,24 @@ def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate
     log.metrics("train", update, {**values, "steps": {k: [round(x, 5) for x in v] for k, v in steps.items()}})
 
 
-def report_epoch(log: RunLog, update: int, sums: dict, epoch: int, batching: str) -> None:
+def _terms(values: dict[str, float], i: Interval, counted: Iterable[str]) -> str:
+    """A criterion's further terms, and what it counted, in words."""
+    terms = [name for name in i.metrics if name not in ("nll", "correct", *counted)]
+    text = ", ".join(f"{name} {values[name]:.3f}" for name in terms)
+    text = f" ({text})" if terms else ""
+    return text + "".join(f" | {values[name]:,} examples {name}" for name in counted if name in values)
+
+
+def report_epoch(log: RunLog, update: int, sums: dict, epoch: int, batching: str,
+                 source_seconds: float | None) -> None:  # fmt: skip
     """The summary of an epoch that is over, from the sums that `Interval.count` made."""
     padding = {s: sums[f"{s}_padding"] / (sums[s] + sums[f"{s}_padding"]) for s in ("source", "target")}
+    amount = f"{sums['source']:,}+{sums['target']:,}"
+    if source_seconds is not None:
+        amount = f"{sums['source'] * source_seconds / 3600:.2f} hours of audio, {sums['target']:,}"
     log.line(
         f"epoch {epoch} is over | {batching}: {sums['sentences']:,} pairs in {sums['batches']:,} batches"
-        f" | {sums['source']:,}+{sums['target']:,} tokens | padding {padding['source']:.1%} source,"
+        f" | {amount} tokens | padding {padding['source']:.1%} source,"
         f" {padding['target']:.1%} target | waited {sums['waited']:.1f} s"
     )
     values = {**sums, "source_padding": padding["source"], "target_padding": padding["target"]}
@@ -107,7 +134,7 @@ def report_epoch(log: RunLog, update: int, sums: dict, epoch: int, batching: str
 
 def report_validation(log: RunLog, update: int, found: Validation, seconds: float, better: bool) -> None:
     """The values of a validation, how they were computed, and a few samples."""
-    numbers = " | ".join(f"{name} {value:.3f}" for name, value in found.values.items())
+    numbers = " | ".join(f"{n} {v:.3f}" if isinstance(v, float) else f"{v:,} {n}" for n, v in found.values.items())
     log.line(f"valid at update {update} | {numbers} | {seconds:.1f} s{' | best so far' if better else ''}")
     for name, signature in found.signatures.items():
         log.line(f"  {name} signature: {signature}")

@@ -82,6 +82,7 @@ def _train(config, ranks: Ranks) -> int | None:
     criterion = make_criterion(config, task, device)
     is_new = config.overwrite or not checkpoint.steps(run)  # else the weights are in its checkpoints
     model, copied = _first_model(config, task, device, is_new)
+    criterion.check(model)
     Stages(config, model)
     layers.check(config.train, model, device)
     if fsdp:

@@ -217,9 +217,9 @@ class Trainer:
                     if profile:
                         self.interval.started += profile.step([b for b in batches if b is not None], update)
                     if update % self.options.log_updates == 0:
-                        rate = self.stages.learning_rate(update)
+                        rate, seconds = self.stages.learning_rate(update), self.iterator.dataset.source_seconds
                         report_interval(log, self.interval, self.progress, self.config, self.iterator.epoch, rate,
-                                        self.device, self.criterion.counted, self.iterator.dataset.source_seconds)  # fmt: skip
+                                        self.device, self.criterion.counted, seconds)  # fmt: skip
                         self.interval = Interval()
                     stop, save = self.ranks.largest([interrupt.signal or 0, self._time_to_save()])  # once for all ranks
                     if self._due() and not stop:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import torch
 
@@ -17,8 +18,8 @@ class Validation:
     """What a validation found.
 
     Attributes:
-        values: Metric -> value; loss, nll (both in nats a target token), perplexity (base e), accuracy (%), and the
-            decoded metrics asked for.
+        values: Metric -> value; loss, nll (both in nats a target token), perplexity (base e), accuracy (%), what else
+            the criterion has, and the decoded metrics asked for.
         signatures: Decoded metric -> how it was computed.
         samples: (source, reference, hypothesis) of a few sentences.
         maps: What the model looked at while it wrote them, where that was asked for.
@@ -89,17 +90,34 @@ class Validator:
         return {i: found for own in self.ranks.gather(ids) for i, found in own.items()}
 
     def _loss(self, model, device: torch.device, autocast) -> dict[str, float]:
-        sums = torch.zeros(4, dtype=torch.float64, device=device)
+        names = self.criterion.names(model)
+        sums = torch.zeros(2 + len(names), dtype=torch.float64, device=device)
         mine = self.batches[self.ranks.rank :: self.ranks.size]  # they are sorted by length
         for batch in prefetch(self.dataset.collate, mine, workers=1):
             with autocast:
                 result = self.criterion(model, batch.to(device))
-            own = (result.sum, result.metrics["nll"], result.metrics["correct"])
-            sums[:3] += torch.stack([value.double() for value in own])
-            sums[3] += result.count
-        loss, nll, correct, count = self.ranks.total(sums).tolist()
-        loss, nll, correct = loss / count, nll / count, correct / count
-        return {"loss": loss, "nll": nll, "perplexity": math.exp(min(nll, 700.0)), "accuracy": 100 * correct}
+            own = (result.sum, *(result.metrics[name] for name in names))
+            sums[1:] += torch.stack([value.double() for value in own])
+            sums[0] += result.count
+        count, loss, *metrics = self.ranks.total(sums).tolist()
+        metrics = dict(zip(names, metrics, strict=True))
+        return {"loss": loss / count, **metrics_of(metrics, count, self.criterion.counted)}
+
+
+def metrics_of(sums: dict[str, float], tokens: int, counted: Iterable[str]) -> dict[str, float]:
+    """A criterion's metrics for each target token, from their sums; `perplexity`, to base e, beside `nll`; those of
+    `counted` as they are, and none of those that nobody has."""
+    values = {}
+    for name, value in sums.items():
+        if name in counted:
+            values |= {name: round(value)} if value else {}
+        elif name == "correct":
+            values["accuracy"] = 100 * value / tokens
+        else:
+            values[name] = value / tokens
+        if name == "nll":
+            values["perplexity"] = math.exp(min(values[name], 700.0))
+    return values
 
 
 def higher_is_better(metric: str) -> bool:

@@ -18,7 +18,7 @@ from s2s.errors import UserError
 class Numbers:
     """A dataset whose batches are the example numbers themselves, with the epoch that they are drawn for."""
 
-    source_unit = "tokens"
+    source_seconds = None
 
     def __init__(self, size=200, corpora=((0, 150, "de"), (150, 200, "fr"))):
         rng = np.random.default_rng(0)
