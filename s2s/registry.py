@@ -20,7 +20,11 @@ COMPONENTS = {
         "bytes": "s2s.text.bytes:ByteTokenizer",
         "words": "s2s.text.words:WordTokenizer",
     },
-    "model": {"transformer": "s2s.models.transformer:Transformer", "speech": "s2s.models.speech:SpeechModel"},
+    "model": {
+        "transformer": "s2s.models.transformer:Transformer",
+        "speech": "s2s.models.speech:SpeechModel",
+        "transformer_lm": "s2s.models.language_model:LanguageModel",
+    },
     "criterion": {
         "cross_entropy": "s2s.criterions.cross_entropy:CrossEntropy",
         "distillation": "s2s.criterions.distillation:Distillation",

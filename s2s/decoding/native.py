@@ -126,18 +126,20 @@ class Step:
         return logits if output is None else output(top).flatten(0, 1)
 
 
-def _norm(norm: nn.Module) -> list[int]:
+def _norm(norm: nn.Module | None) -> list[int]:
     """The kernels' `Norm`."""
     return [norm.weight.data_ptr(), norm.bias.data_ptr()] if isinstance(norm, nn.LayerNorm) else [0, 0]
 
 
 def _layer(layer: Layer) -> list[int]:
-    """The kernels' `Layer`."""
+    """The kernels' `Layer`; without cross-attention its maps are nulls."""
     block = layer.feedforward  # with ReLU, two packed maps
     inner, outer = block if isinstance(block, nn.Sequential) else (block.inner, block.outer)
-    norms = layer.attention_norm, layer.cross_norm, layer.feedforward_norm
-    maps = layer.attention.qkv, layer.attention.output, layer.cross.query, layer.cross.output, inner, outer
-    return [n for norm in norms for n in _norm(norm)] + [n for each in maps for n in each.map.tolist()]
+    cross = (layer.cross.query, layer.cross.output) if hasattr(layer, "cross") else (None, None)
+    norms = layer.attention_norm, layer.cross_norm if cross[0] else None, layer.feedforward_norm
+    maps = layer.attention.qkv, layer.attention.output, *cross, inner, outer
+    numbers = [each.map.tolist() if each is not None else [0] * 6 for each in maps]
+    return [n for norm in norms for n in _norm(norm)] + [n for each in numbers for n in each]
 
 
 class NativeState(TransformerState):

@@ -431,7 +431,7 @@ void cross_attention(const float* queries, const float* keys, const float* value
 
 struct Layer {
     Norm attention_norm, cross_norm, feedforward_norm;
-    Map qkv, output, query, cross_output, inner, outer;
+    Map qkv, output, query, cross_output, inner, outer;  // of null weights: there is none
 };
 
 struct Decoder {
@@ -506,11 +506,13 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
                        buffers.attended, B, K, H, G, d, L);
         map(layer.output, buffers.attended, x, ADD);
         leave(layer.attention_norm);
-        map(layer.query, enter(layer.cross_norm), buffers.qkv, STORE);
-        cross_attention(buffers.qkv, source, source + B * G * S * d, state.lengths, live, buffers.attended, B, K, H, G,
-                        d, S);
-        map(layer.cross_output, buffers.attended, x, ADD);
-        leave(layer.cross_norm);
+        if (layer.query.weights) {
+            map(layer.query, enter(layer.cross_norm), buffers.qkv, STORE);
+            cross_attention(buffers.qkv, source, source + B * G * S * d, state.lengths, live, buffers.attended, B, K, H,
+                            G, d, S);
+            map(layer.cross_output, buffers.attended, x, ADD);
+            leave(layer.cross_norm);
+        }
         map(layer.inner, enter(layer.feedforward_norm), buffers.states, decoder.activation == RELU ? STORE_RELU : STORE);
         map(layer.outer, activate(buffers.states, R, layer.outer.I, decoder.activation), x, ADD);
         leave(layer.feedforward_norm);

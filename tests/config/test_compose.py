@@ -116,7 +116,8 @@ def test_the_command_answers_help_version_and_mistakes():
     shown = command("--help")
     assert shown.returncode == 0
     assert "train.max_updates: int = 100000" in shown.stdout
-    assert "model={transformer,transformer_base,transformer_big,transformer_small,transformer_tiny}" in shown.stdout
+    (models,) = (line for line in shown.stdout.splitlines() if line.strip().startswith("model={"))
+    assert "transformer,transformer_base,transformer_big," in models
     version = command("--version")
     assert (version.returncode, version.stdout.split()[0]) == (0, "s2s-train")
     for words in (["train.max_update=3"], ["nonsense"], ["--nonsense"], ["--config", "missing.yaml"]):
