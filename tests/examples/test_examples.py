@@ -12,7 +12,7 @@ import pytest
 from s2s.config import compose
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
+FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "slurm")
 CONFIGS = sorted(EXAMPLES.glob("*/*.yaml"))
 
 
