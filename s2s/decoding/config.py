@@ -61,6 +61,12 @@ class DecodeConfig:
         at_least=0,
         at_most=1,
     )
+    language_model: str | None = option(
+        None, "a run or checkpoint of task=language_modeling with the same target vocabulary, which rates tokens too"
+    )
+    language_model_weight: float = option(
+        0.3, "its log-probability, so many times, is added to a token's score", at_least=0
+    )
     ensemble: str = option(
         "linear",
         "several models: average of their probabilities, or of their log-probabilities (normalised again)",
@@ -78,7 +84,11 @@ class DecodeConfig:
     slots: int | None = option(
         None, "sentences decoded side by side; null: as many as batch_tokens allows for their length", at_least=1
     )
-    buffer: int = option(4096, "lines read ahead, sorted by length and decoded together", at_least=1)
+    buffer: int | None = option(
+        None,
+        "lines or recordings read ahead, sorted by length and decoded together; null: 4096 lines, 256 recordings",
+        at_least=1,
+    )
     backend: str = option(
         "auto",
         "what computes a step: PyTorch's operators (eager), or on a CPU kernels compiled at first use (native); auto: "
@@ -121,6 +131,9 @@ class DecodeConfig:
             if self.no_repeat_ngram or self.forbidden or self.allowed or self.shortlist:
                 raise UserError(f"decode.speculative={self.speculative}: goes neither with decode.no_repeat_ngram, "
                                 "decode.forbidden, decode.allowed nor decode.shortlist")  # fmt: skip
+        if self.language_model and (self.search != "beam" or self.speculative != "none" or self.shortlist):
+            raise UserError("decode.language_model: is for decode.search=beam, without decode.speculative and "
+                            "decode.shortlist")  # fmt: skip
         if self.coverage_penalty and self.search != "beam":
             raise UserError(f"decode.coverage_penalty={self.coverage_penalty}: ranks what a beam search has found; "
                             "samples have no ranks")  # fmt: skip

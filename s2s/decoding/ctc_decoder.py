@@ -17,8 +17,11 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.ctc import best_path, prefix_beam_search
 from s2s.decoding.ctc_prefix import PrefixScores, token_log_probabilities
 from s2s.decoding.engine import Sentence
+from s2s.decoding.fusion import PrefixBonus
 from s2s.decoding.hypothesis import Hypothesis
+from s2s.decoding.scorers import ModelScorer
 from s2s.errors import Failure
+from s2s.models.language_model import LanguageModel
 from s2s.models.model import EncoderDecoder
 from s2s.text.vocabulary import EOS
 
@@ -35,13 +38,15 @@ class CtcDecoder:
         collate: Makes sources the model's input.
         device: Of the model.
         length: Frames of a source in the model's memory.
+        language_model: Rates hypotheses too.
     """
 
     max_length = None
 
     def __init__(self, model: EncoderDecoder, config: DecodeConfig, collate: Collate, device: torch.device,
-                 length: Callable[[Ids], int]):  # fmt: skip
+                 length: Callable[[Ids], int], language_model: LanguageModel | None = None):  # fmt: skip
         self.model, self.config, self.collate, self.device, self.length = model, config, collate, device, length
+        self.other = language_model and ModelScorer(language_model)
 
     @torch.inference_mode()
     def run(self, sentences: list[Sentence], first: int = 0) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
@@ -66,9 +71,12 @@ class CtcDecoder:
 
     def _decode(self, x: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
         config = self.config
-        if config.beam_size == 1:
+        bonus = None
+        if self.other:
+            bonus = PrefixBonus(self.other.model, config.language_model_weight, (len(x), config.beam_size))
+        elif config.beam_size == 1:
             return [[one] for one in best_path(x, lengths, config.allow_unknown)]
-        found = prefix_beam_search(x, lengths, config.beam_size, config.allow_unknown, reward=config.word_reward)
+        found = prefix_beam_search(x, lengths, config.beam_size, config.allow_unknown, bonus, config.word_reward)
         # The search has lost alignments on its way; these are the sums over all of them.
         values = self._each(x, lengths, [[ids for ids, _, _ in some] for some in found])
         n_best = [
@@ -88,4 +96,6 @@ class CtcDecoder:
         values = torch.zeros(target.shape, dtype=torch.float64)
         for row, (each,) in zip(values, self._each(*self._frames(sources), targets), strict=True):
             row[: len(each)] = torch.tensor(each, dtype=torch.float64)
+        if self.other:
+            values += self.config.language_model_weight * self.other.score(sources, decoder_input, target).cpu()
         return values

@@ -14,6 +14,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.constraints import lacking
 from s2s.decoding.ctc_decoder import CtcDecoder
 from s2s.decoding.engine import Engine, Sentence
+from s2s.decoding.fusion import FusionScorer
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.joint import JointScorer, ctc_weight
 from s2s.decoding.limits import normalised
@@ -24,6 +25,7 @@ from s2s.decoding.shortlist import Shortlist
 from s2s.decoding.speculative import Speculative
 from s2s.decoding.trie import AllowedOutputs
 from s2s.errors import UserError
+from s2s.models.language_model import LanguageModel
 from s2s.models.model import EncoderDecoder
 from s2s.text.vocabulary import BOS, EOS
 
@@ -47,6 +49,7 @@ class Generator:
         alignment: Whether hypotheses are given their alignments.
         shortlist: That of decode.shortlist.
         draft: The model of decode.speculative=draft.
+        language_model: That of decode.language_model.
         pack: As `prepare`, which makes the models fit for decoding; for many Generators, one that remembers.
 
     Raises:
@@ -58,6 +61,7 @@ class Generator:
                  *, forbidden: Sequence[Ids] = (), allowed: Sequence[Ids] = (), alignment: bool = False,
                  detokenize: Callable[[Ids], str] | None = None,
                  shortlist: Shortlist | None = None, draft: EncoderDecoder | None = None,
+                 language_model: LanguageModel | None = None,
                  pack: Callable[[EncoderDecoder, str, str], EncoderDecoder] = prepare):  # fmt: skip
         config.check()
         self.config, self.collate, self.alignment = config, collate, alignment
@@ -67,11 +71,16 @@ class Generator:
         self.device = next(models[0].parameters()).device
         self.length = lambda source: models[0].memory_length(len(source))
         self.ctc_weight = ctc_weight(config, models)
+        if language_model is not None:
+            if language_model.target_vocabulary_size != models[0].target_vocabulary_size:
+                raise UserError(f"decode.language_model: has {language_model.target_vocabulary_size} symbols, "
+                                f"the model {models[0].target_vocabulary_size}")  # fmt: skip
+            language_model = pack(language_model, config.dtype, config.backend)
         if self.ctc_weight == 1:
             if alignment:
                 raise UserError("alignment=true: is what a decoder attends to; decode.ctc_weight=1 has none")
             self.attention, self.allowed = None, False
-            self.scorer = self.engine = CtcDecoder(models[0], config, collate, self.device, self.length)
+            self.scorer = self.engine = CtcDecoder(models[0], config, collate, self.device, self.length, language_model)
             return
         if self.ctc_weight:
             self.scorer = JointScorer(models[0], self.ctc_weight)
@@ -79,6 +88,9 @@ class Generator:
             self.scorer = ModelScorer(models[0], wholes and wholes[0])
         else:
             self.scorer = EnsembleScorer(models, config.ensemble, config.ensemble_weights, wholes)
+        joint = self.scorer if self.ctc_weight else None
+        if language_model is not None:
+            self.scorer = FusionScorer(self.scorer, language_model, config.language_model_weight, 1 - self.ctc_weight)
         self.allowed = bool(allowed)
         rules: list[Rule] = []
         if config.no_repeat_ngram:
@@ -100,7 +112,6 @@ class Generator:
                                 f"model.max_positions={self.scorer.max_length} is the most")  # fmt: skip
             search = replace(search, min_length_a=0.0, min_length_b=0, max_length_a=0.0, max_length_b=most + 1)
         if config.speculative == "none":
-            joint = self.scorer if self.ctc_weight else None
             self.engine = Engine(self.scorer, search, collate, self.device, seed, rules, shortlist, joint, self.length)
             return
         if len(models) > 1:
@@ -206,7 +217,10 @@ class Generator:
         hypotheses = []
         for ids, row in zip(targets, values, strict=True):
             each = row[: len(ids) + 1]
-            score = sum(each) if self.ctc_weight == 1 else normalised(self.config, sum(each), len(each))
+            if self.ctc_weight == 1:
+                score = sum(each) + self.config.word_reward * len(ids)
+            else:
+                score = normalised(self.config, sum(each), len(each))
             hypotheses.append(Hypothesis(list(map(int, ids)), score, sum(each), each))
         return hypotheses
 

@@ -13,6 +13,7 @@ from s2s import registry
 from s2s.config import compose, schema
 from s2s.decoding.backend import prepare
 from s2s.decoding.config import DecodeConfig
+from s2s.decoding.fusion import load_language_model
 from s2s.decoding.generator import Generator
 from s2s.decoding.hypothesis import Hypothesis, Translation
 from s2s.decoding.inputs import Window
@@ -51,14 +52,8 @@ def load(
     drafts = [] if draft is None else [load_model(str(draft), on)]
     names = [f"checkpoint={path}" for path in paths] + [f"draft={draft}"]
     for name, (_, other, _) in zip(names, loaded + drafts, strict=False):
-        if other.target_transform.kind != task.target_transform.kind:
-            raise UserError(f"{name}: was trained with data.target_transform={other.target_transform.kind}, "
-                            f"{paths[0]} with {task.target_transform.kind}")  # fmt: skip
-        for side in ("source", "target"):
-            mine, its = (getattr(t, f"{side}_tokenizer").vocabulary for t in (task, other))
-            if mine.digest != its.digest:
-                raise UserError(f"{name}: its {side} vocabulary of {len(its)} symbols is not that of "
-                                f"{paths[0]}, of {len(mine)}; models that decode together need the same")  # fmt: skip
+        if difference := task.difference(other):
+            raise UserError(f"{name}: has {difference} of {paths[0]}; models that decode together need the same")
     return Translator([model for model, _, _ in loaded], task, dtype, drafts[0][0] if drafts else None, backend)
 
 
@@ -85,6 +80,7 @@ class Translator:
         self._lock = threading.Lock()
         self._packed: dict[tuple[int, str, str], nn.Module] = {}
         self._shortlists: dict[str, Shortlist] = {}
+        self._language_models: dict[str, nn.Module] = {}
         for model in models:
             self._pack(model, dtype, backend)  # now, not in the first call
 
@@ -169,6 +165,8 @@ class Translator:
             options["draft"] = self.draft
         if config.shortlist is not None:
             options["shortlist"] = self._shortlist(config.shortlist)
+        if config.language_model is not None:
+            options["language_model"] = self._language_model(config.language_model)
         generator = self.task.generator(self.models, config, seed, **options)
         return self._decode(generator, windows, score, progress)
 
@@ -223,6 +221,14 @@ class Translator:
             if key not in self._packed:
                 self._packed[key] = prepare(model, dtype, backend)
             return self._packed[key]
+
+    def _language_model(self, path: str) -> nn.Module:
+        """A checkpoint's language model, read once."""
+        with self._lock:
+            if path not in self._language_models:
+                device = next(self.models[0].parameters()).device
+                self._language_models[path] = load_language_model(path, self.task, device)
+            return self._language_models[path]
 
     def _shortlist(self, path: str) -> Shortlist:
         """A shortlist's file, read once."""
