@@ -105,6 +105,7 @@ def test_resumed_on_another_number_of_processes_the_data_go_on_exactly(store, tm
     assert s2s("train", *words(store, whole, "data.group=2", "train.accumulate=4")) == 2  # as many processes as before
 
 
+@pytest.mark.slow
 def test_resumed_on_the_same_number_of_processes_it_has_the_same_bits(store, tmp_path, together):
     """With three or more, the order in which gradients are added up counts."""
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
@@ -194,9 +195,8 @@ def test_an_epoch_of_fewer_batches_than_processes(tmp_path, s2s, together, strat
     assert state(two)["iterator"]["epoch"] == state(one)["iterator"]["epoch"] == 6
 
 
-def test_contradictions_are_told(store, tmp_path, s2s, spawn, capsys):
+def test_contradictions_are_told(store, tmp_path, s2s, together, capsys):
     assert s2s("train", "--multirun", *words(store, tmp_path / "sweep", "distributed.processes=2", "seed=1,2")) != 0
     assert "hydra and torchrun cannot both start the processes" in capsys.readouterr().err
-    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
-    process = spawn("train", *words(store, tmp_path / "run", "distributed.processes=2"), env=alone)
+    process = together(1, store, tmp_path / "run", "distributed.processes=2")
     assert "distributed.processes=2, and 1 were started by torchrun" in finished(process, 2)

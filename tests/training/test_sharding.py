@@ -47,3 +47,58 @@ def test_what_cannot_be_sharded_is_told(store, tmp_path, s2s, capsys):
     assert s2s("train", *words(store, tmp_path / "run", FSDP)) == 2
     assert "distributed.strategy=fsdp: one process has nothing to share" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["train.precision=bf16", "train.checkpoint_activations=true"],
+        ["criterion.r_drop=1", "train.checkpoint_activations=true"],
+        ["train.stages=[{updates:5,freeze:[encoder,embeddings]},{factor:0.5,freeze:[decoder.0.cross]}]"],
+    ],
+    ids=["bf16", "r-drop", "stages"],
+)
+def test_shards_make_the_same_run_with(store, tmp_path, s2s, together, options):
+    one, two = tmp_path / "one", tmp_path / "two"
+    options = [*options, "train.log_updates=1", "data.group=2", "train.max_updates=12", "train.ema=0.9", NO_NOISE]
+    assert s2s("train", *words(store, one, *options, "train.accumulate=2")) == 0
+    finished(together(2, store, two, *options, FSDP))
+    rounding = 1e-2 if "bf16" in options[0] else 1e-4
+    np.testing.assert_allclose(losses(two), losses(one), rtol=rounding)
+    a, b = (load_file(run / "last/model.safetensors") for run in (one, two))
+    assert {name: (value.shape, value.dtype) for name, value in a.items()} == {
+        name: (value.shape, value.dtype) for name, value in b.items()
+    }
+
+
+def test_a_loss_that_is_not_finite_and_a_save_that_fails_are_known_to_all(store, tmp_path, together):
+    trouble = """
+import resource
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+if rank == 1 and updates in (3, 4): loss.sum = loss.sum * float('nan')
+if rank == 1 and updates == 6: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
+if rank == 1 and updates == 8: time.sleep(1)  # the thread saves
+if rank == 1 and updates == 8: resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+"""
+    run = tmp_path / "run"
+    finished(together(2, store, run, "train.max_updates=10", "train.valid_updates=10", FSDP, trouble=trouble))
+    assert state(run)["progress"]["skipped"] == 2
+    assert state(run)["progress"]["update"] == 10
+    log = (run / "train.log").read_text()
+    assert "warning: the checkpoint of update 7 could not be saved: " in log
+    assert "(process 1)" in log
+    assert [folder.name for folder in sorted((run / "checkpoints").iterdir())] == ["step_00000010"]
+
+
+def test_a_part_that_is_damaged_is_found(store, tmp_path, s2s, together, capsys):
+    run = tmp_path / "run"
+    finished(together(2, store, run, "train.max_updates=14", FSDP))
+    file = max((run / "last").resolve().glob("training/*"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert s2s("train", *words(store, run, "train.max_updates=15", "train.accumulate=2")) == 0
+    said = capsys.readouterr().err
+    assert f"step_00000014/training/{file.name}: its content is not what was saved" in said
+    assert "resuming from step_00000007" in said
