@@ -178,10 +178,15 @@ class SmoothedCrossEntropy(torch.autograd.Function):
         grad_states = torch.empty_like(states) if need else None
         grad_weight = torch.zeros_like(weight) if need and ctx.needs_input_grad[1] else None  # None: it is frozen
         grad_bias = torch.zeros_like(bias) if need and bias is not None else None
+        # One room for the logits of all chunks: a new one each time costs a CPU up to an eighth of the whole.
+        room = states.new_empty(min(CHUNK, len(states)), vocabulary)
+        wide = room if states.dtype == weight.dtype else weight.new_empty(room.shape)
         for start in range(0, len(states), CHUNK):
             x, y = states[start : start + CHUNK], target[start : start + CHUNK, None]
-            logits = torch.nn.functional.linear(x, matrix, None if bias is None else bias.to(x.dtype))
-            logits = logits.to(weight.dtype)
+            products = torch.mm(x, matrix.t(), out=room[: len(x)])
+            if bias is not None:
+                products += bias.to(x.dtype)
+            logits = products if wide is room else wide[: len(x)].copy_(products)
             others = [term(logits.unflatten(0, (-1, passes)), start // passes) for term in terms]
             top, guess = logits.max(1, keepdim=True)
             correct += (guess == y).sum()
@@ -206,7 +211,8 @@ class SmoothedCrossEntropy(torch.autograd.Function):
                     gradient += other.flatten(0, 1)
                 if grad_bias is not None:
                     grad_bias += gradient.sum(0)
-                gradient = gradient.to(states.dtype)
+                if wide is not room:
+                    gradient = products.copy_(gradient)
                 torch.mm(gradient, matrix, out=grad_states[start : start + CHUNK])
                 if grad_weight is None:
                     continue

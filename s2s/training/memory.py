@@ -1,4 +1,4 @@
-"""When memory is short: a batch that does not fit is split in two, as often as it takes."""
+"""Memory of an update: batches in pieces; one that does not fit is split in two, as often as it takes."""
 
 import gc
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from s2s.data.batch import Batch
 from s2s.errors import Failure
 
 Result = TypeVar("Result")
+PIECE = {"tokens": 2048, "frames": 8192}  # real positions of a side, by the unit of sources
 
 
 class OutOfMemory(Failure):
@@ -22,6 +23,12 @@ class OutOfMemory(Failure):
     def __init__(self, message: str, batch: Batch):
         super().__init__(message)
         self.batch = batch
+
+
+def pieces(batch: Batch, most: int) -> list[Batch]:
+    """A batch, on the host, halved until a piece has at most `most` real positions of a side, or one example."""
+    halves = batch.halves() if max(batch.counts.source, batch.counts.target) > most else None
+    return [batch] if halves is None else [piece for half in halves for piece in pieces(half, most)]
 
 
 def split_to_fit(

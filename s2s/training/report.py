@@ -75,7 +75,7 @@ def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate
     tokens = max(1, i.target)
     values = {
         "epoch": epoch,
-        "loss": i.loss / tokens,
+        **({"loss": i.loss / tokens} if i.updates else {}),
         **metrics_of(i.metrics, tokens, counted),
         "lr": rate,
         "gradient_norm": i.norm / max(1, i.updates),
@@ -93,10 +93,14 @@ def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate
     if source_seconds is not None:
         values["rtfx"] = i.source * source_seconds / seconds
         speed = f"RTFx {values['rtfx']:.1f}, {values['target_tokens_per_second']:.0f} tokens/s"
+    course = "every update was skipped"
+    if i.updates:
+        course = f"loss {values['loss']:.3f} nats, perplexity {values['perplexity']:.2f} (base e)"
+        course += _terms(values, i, counted)
     skipped = f" | {i.skipped} updates skipped, not finite" if i.skipped else ""
     log.line(
         f"update {update} | epoch {epoch}"
-        f" | loss {values['loss']:.3f} nats, perplexity {values['perplexity']:.2f} (base e){_terms(values, i, counted)}"
+        f" | {course}"
         f" | lr {values['lr']:.2e} | gradient {values['gradient_norm']:.2f} before clipping"
         f" | {speed}"
         f" | padding {values['source_padding']:.1%}+{values['target_padding']:.1%}"

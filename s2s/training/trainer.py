@@ -32,7 +32,7 @@ from s2s.training.interrupt import Interrupt
 from s2s.training.layers import checkpoint_activations, compile_layers
 from s2s.training.log import RunLog
 from s2s.training.loggers import LOGGERS
-from s2s.training.memory import OutOfMemory, out_of_memory, shape, split_to_fit
+from s2s.training.memory import PIECE, OutOfMemory, out_of_memory, pieces, shape, split_to_fit
 from s2s.training.profile import Profile
 from s2s.training.progress import Progress
 from s2s.training.report import Interval, report_epoch, report_interval, report_validation
@@ -352,11 +352,15 @@ class Trainer:
         """
         self.optimizer.zero_grad()
         loss, metrics = torch.zeros((), device=self.device), torch.zeros(len(self.names), device=self.device)
-        for place, batch in enumerate(batches):
-            is_last = place == len(batches) - 1  # a rank without a batch takes part in the exchange of gradients, too
+        work = [(place, piece) for place, batch in enumerate(batches) for piece in self._pieces(batch)]
+        seeded = None
+        for number, (place, batch) in enumerate(work):
+            is_last = number == len(work) - 1  # a rank without a batch takes part in the exchange of gradients, too
             if batch is None and not (is_last or self.shards):
                 continue
-            self._seed(place)
+            if place != seeded:
+                self._seed(place)
+                seeded = place
             exchanged = False
             try:
                 with record_function("data"):
@@ -376,10 +380,16 @@ class Trainer:
                     f"a new run needs a lower {remedy}, or a smaller model"
                 )
                 # What was half exchanged with other ranks cannot be taken back.
-                raise Failure(message) if exchanged else OutOfMemory(message, batch) from error
+                raise Failure(message) if exchanged else OutOfMemory(message, batches[place]) from error
             loss = loss + result.sum.detach()
             metrics = metrics + torch.stack([result.metrics[name].to(loss.dtype) for name in self.names])
         return loss, metrics
+
+    def _pieces(self, batch: Batch | None) -> list[Batch | None]:
+        """What of a batch is computed at a time: on a CPU pieces of it, which are as fast and need less memory."""
+        if batch is None or self.device.type != "cpu" or self.shards:
+            return [batch]
+        return pieces(batch, PIECE["tokens" if self.iterator.dataset.source_seconds is None else "frames"])
 
     def _note(self, split: list[Batch]) -> None:
         """Count, and say, which batches were split in two, on any rank."""

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
 from s2s.data.store import Store
 from s2s.models.transformer import EncoderConfig, TransformerConfig
 from s2s.tasks.translation import TranslationTask
+from s2s.training.memory import pieces
 
 
 def to_single(batch) -> list:
@@ -49,3 +52,21 @@ def test_halves_of_halves_are_the_examples_one_by_one(store, rows):
     parts = [loss(model, half) for half in (first, second)]
     torch.testing.assert_close(sum(part.sum for part in parts), loss(model, batch).sum, rtol=1e-12, atol=0)
     assert sum(part.count for part in parts) == batch.counts.target
+
+
+@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(10, 300), st.booleans())
+@settings(max_examples=30)
+def test_pieces_are_within_the_limit_and_together_the_batch(store, seed, count, most, packed):
+    data = Store(store)
+    dataset = TranslationTask.setup(data).dataset(data.split("train"))
+    rng = np.random.default_rng(seed)
+    examples = rng.choice(400, count, replace=False)
+    rows = np.diff([0, *sorted(set(rng.integers(1, count, 5))), count]) if packed and count > 1 else None
+    batch = dataset.collate(examples, rows)
+    found = pieces(batch, most)
+    assert [i for piece in found for i in piece.ids.tolist()] == examples.tolist()
+    for piece in found:
+        assert max(piece.counts.source, piece.counts.target) <= most or len(piece.ids) == 1
+    assert sum(piece.counts.target for piece in found) == batch.counts.target
+    if max(batch.counts.source, batch.counts.target) <= most:
+        assert found == [batch]

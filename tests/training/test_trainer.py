@@ -48,6 +48,31 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(store, tmp_path, s2s
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-9, atol=1e-12)
 
 
+def test_a_run_whose_batches_are_computed_in_pieces_has_the_same_weights_to_rounding(store, tmp_path, s2s, monkeypatch):
+    from s2s.criterions.cross_entropy import CrossEntropy
+    from s2s.training import memory
+
+    plain, sizes = CrossEntropy.__call__, []
+
+    def counted(self, model, batch):
+        sizes.append(batch.counts.target)
+        return plain(self, model, batch)
+
+    monkeypatch.setattr(CrossEntropy, "__call__", counted)
+    runs, calls = {}, {}
+    for most in (2048, 60):
+        monkeypatch.setitem(memory.PIECE, "tokens", most)
+        run = runs[most] = tmp_path / str(most)
+        options = ["train.max_updates=6", "model.dropout=0", "train.accumulate=2", "optim.eps=1e-3"]
+        assert s2s("train", *words(store, run, *options)) == 0
+        calls[most] = len(sizes)
+        sizes.clear()
+    assert calls[60] > calls[2048] + 2 * 12  # most of twelve batches of up to 200 tokens are in four pieces
+    weights = [load_file(run / "last/model.safetensors") for run in runs.values()]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-6)
+
+
 def test_non_finite_updates_are_skipped_and_counted_and_ten_in_a_row_stop(store, tmp_path, s2s, capsys, monkeypatch):
     from s2s.criterions.cross_entropy import CrossEntropy
 
