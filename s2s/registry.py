@@ -13,7 +13,10 @@ from importlib.metadata import entry_points
 from s2s.errors import UserError
 
 COMPONENTS = {
-    "task": {"translation": "s2s.tasks.translation:TranslationTask"},
+    "task": {
+        "translation": "s2s.tasks.translation:TranslationTask",
+        "speech_to_text": "s2s.tasks.speech:SpeechToTextTask",
+    },
     "tokenizer": {
         "sentencepiece": "s2s.text.sentencepiece:SentencePieceTokenizer",
         "characters": "s2s.text.characters:CharacterTokenizer",

@@ -15,6 +15,7 @@ from s2s.errors import UserError
 ABOUT = """Translate (or score given targets) with one model or an ensemble.
 From a store: s2s-generate checkpoint=RUN store=STORE split=test output=hyp.en
 From a file:  s2s-generate checkpoint=RUN input=test.de output=hyp.en
+Recordings:   s2s-generate checkpoint=RUN input=talk.flac (or a manifest, or a list of files)
 In a pipe:    cat test.de | s2s-generate checkpoint=RUN > hyp.en"""
 
 
@@ -26,7 +27,10 @@ class GenerateCommand:
         [], "a run (its best checkpoint, else its last), a checkpoint's folder, or a list of them for an ensemble"
     )
     draft: str | None = option(None, "checkpoint of a smaller model that guesses, for decode.speculative=draft")
-    input: str | None = option(None, "file of source lines, plain, .gz, .xz or .zst; null: standard input, or store")
+    input: str | None = option(
+        None, "file of source lines, plain, .gz, .xz or .zst; of speech a manifest (.tsv, .jsonl, Kaldi folder), a "
+        "list of files (.txt, .list) or a recording; null: standard input, or store",
+    )  # fmt: skip
     store: str | None = option(None, "store whose split is decoded")
     split: str = option("test", "split of the store")
     output: str | None = option(None, "file to write, replaced when complete; null: standard output")
@@ -51,14 +55,14 @@ class GenerateCommand:
 
 def _generate(config: GenerateCommand) -> None:
     _check(config)
-    from s2s.decoding.inputs import count_lines, with_constraints
+    from s2s.decoding.inputs import READERS, with_constraints
     from s2s.decoding.outputs import formatter, opened
     from s2s.decoding.translator import load
 
     translator = load(config.checkpoint, config.device, config.decode.dtype, config.draft, config.decode.backend)
     windows, total = _windows(config, translator.task)
     if config.constraints:
-        count = count_lines(config.input) if config.input else total
+        count = READERS[translator.task.reads][1](config.input) if config.input else total
         windows = with_constraints(windows, config.constraints, count, translator.task.encode_target)
     score = config.mode == "score"
     write = formatter(config.format, score)
@@ -109,9 +113,9 @@ def _check(config: GenerateCommand) -> None:
 
 def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
     """Windows of sentences, and how many sentences there are, if that is known."""
-    from s2s.decoding.inputs import count_lines, from_lines, from_split
+    from s2s.decoding.inputs import READERS, from_input, from_split
 
-    companion, size = config.prefix or config.target, config.decode.buffer
+    companion, size = config.prefix or config.target, config.decode.buffer or task.buffer
     if config.store:
         from s2s.data.store import Store
 
@@ -119,15 +123,12 @@ def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
         if difference := task.fits(store):
             raise UserError(f"checkpoint={config.checkpoint[0]} does not fit store={config.store}: {difference}")
         split = store.split(config.split)
-        windows = from_split(
-            split, companion, config.mode == "score", size, task.encode_target, task.target_transform.apply
-        )
-        return windows, len(split)
+        return from_split(task, split, companion, config.mode == "score", size), len(split)
     if config.input is None and sys.stdin.isatty():
-        print("reading lines from the terminal; Ctrl-D ends", file=sys.stderr)
+        print(f"reading {task.reads} from the terminal; Ctrl-D ends", file=sys.stderr)
         size = 1
-    total = count_lines(config.input) if config.input and sys.stderr.isatty() else None
-    return from_lines(config.input, companion, size, task.encode, task.encode_target), total
+    total = READERS[task.reads][1](config.input) if config.input and sys.stderr.isatty() else None
+    return from_input(task, config.input, companion, size), total
 
 
 class _Progress:

@@ -56,6 +56,8 @@ def _serve(config: ServeCommand) -> None:
 
     listener = _listener(config.host, config.port)
     translator = load(config.checkpoint, config.device, config.decode.dtype, backend=config.decode.backend)
+    if translator.task.reads != "lines":  # which would be names of files here
+        raise UserError(f"checkpoint={config.checkpoint[0]}: reads {translator.task.reads}; only text is served")
     translator.decode([], config.decode)  # options that do not fit the model are told now
     batcher = Batcher(translator, config.batch_lines, config.batch_wait, config.max_waiting_lines)
     bounds = Bounds(config.max_body_bytes, config.max_lines, config.max_line_characters, config.max_beam_size,

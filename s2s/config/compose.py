@@ -69,6 +69,7 @@ def prepare(schema: type, overrides: list[Override], sweep: bool = False) -> lis
     picked = {key for key, _ in overrides}
     types = {f"{name}.type": name for name in groups if name not in picked}
     overrides = list({types.get(key, key): (types.get(key, key), value) for key, value in overrides}.values())
+    overrides = [*_of_task(groups, dict(overrides)), *overrides]
     chosen = {name: field.metadata["preset"] for name, field in groups.items()}
     chosen |= {key: value for key, value in overrides if key in groups}
     store = ConfigStore.instance()
@@ -91,6 +92,15 @@ def prepare(schema: type, overrides: list[Override], sweep: bool = False) -> lis
     for name in groups:
         known.pop(name, None)
     return [_word(key, value, known, groups, sweep) for key, value in overrides]
+
+
+def _of_task(groups: dict, overrides: dict[str, str]) -> list[Override]:
+    """The defaults that a chosen task has for other keys, where nothing else is said."""
+    task = overrides.get("task")
+    if "task" not in groups or task not in registry.names("task"):
+        return []
+    defaults = getattr(registry.find("task", task), "DEFAULTS", {})
+    return [(key, value) for key, value in defaults.items() if key not in overrides]
 
 
 def register_preset(kind: str, preset: str, into: str) -> type:

@@ -77,12 +77,13 @@ class _BrokenError(Exception):
     """Of an entry: its kind and what it is."""
 
 
-def read_manifest(name: str, root: str | None) -> Manifest:
+def read_manifest(name: str, root: str | None, needs_text: bool = True) -> Manifest:
     """Read a manifest; recordings are not looked at.
 
     Args:
         name: A .tsv or .jsonl file or a Kaldi folder.
         root: The folder that relative paths start from; None: the manifest's.
+        needs_text: Whether each entry must have a text (in a Kaldi folder they always must).
 
     Raises:
         UserError: no such file, none of these formats, a column that is missing, no entries.
@@ -93,7 +94,7 @@ def read_manifest(name: str, root: str | None) -> Manifest:
     if path.is_dir():
         rows = _kaldi(path)
     elif path.suffix == ".tsv":
-        rows = _tsv(path)
+        rows = _tsv(path, needs_text)
     elif path.suffix == ".jsonl":
         rows = _jsonl(path)
     else:
@@ -102,7 +103,7 @@ def read_manifest(name: str, root: str | None) -> Manifest:
     manifest, seen = Manifest(name, [], []), set()
     for where, row in rows:
         try:
-            entry = _entry(where, row, folder)
+            entry = _entry(where, row, folder, needs_text)
             if entry.id in seen:
                 raise _BrokenError("duplicate id", f"the id {entry.id} was there before")
             seen.add(entry.id)
@@ -118,7 +119,7 @@ def read_manifest(name: str, root: str | None) -> Manifest:
 Row = dict[str, str] | _BrokenError
 
 
-def _entry(where: str, row: Row, folder: Path) -> Entry:
+def _entry(where: str, row: Row, folder: Path, needs_text: bool) -> Entry:
     """The entry of a row. Raises _BrokenError."""
     if isinstance(row, _BrokenError):
         raise row
@@ -130,9 +131,9 @@ def _entry(where: str, row: Row, folder: Path) -> Entry:
         found[column] = next(iter(values.values()), None)
     if found["audio"] is None:
         raise _BrokenError("malformed", "no audio")
-    if not str(found["text"] or "").strip():
+    text = str(found["text"] or "").strip()
+    if needs_text and not text:
         raise _BrokenError("empty text", "no text")
-    text = str(found["text"]).strip()
     if "\n" in text:
         raise _BrokenError("malformed", "a text of several lines")
     start, duration = _seconds(found, "start") or 0.0, _seconds(found, "duration")
@@ -159,10 +160,10 @@ def _lines(path: Path) -> list[str]:
     return decode_lines(block, str(path), 1) if block else []
 
 
-def _tsv(path: Path) -> Iterator[tuple[str, Row]]:
+def _tsv(path: Path, needs_text: bool) -> Iterator[tuple[str, Row]]:
     lines = _lines(path)
     header = lines[0].split("\t") if lines else []
-    for column in ("audio", "text"):
+    for column in ("audio", "text")[: 1 + needs_text]:
         if not set(COLUMNS[column]) & set(header):
             names = " or ".join(COLUMNS[column])
             raise UserError(f"{path}:1: the first line names the columns; {names} is not among {', '.join(header)}")

@@ -9,6 +9,7 @@ import random
 
 import numpy as np
 
+from s2s.audio.augment import SpecAugmentConfig, WaveformConfig
 from s2s.config.schema import option
 from s2s.text.tokenizer import Tokenizer
 from s2s.text.vocabulary import UNK
@@ -29,6 +30,8 @@ class TransformConfig:
         0.0, "probability that a source character is deleted, doubled, swapped with the next or replaced by another of "
         "its line; needs the raw text in the store (keep_text=true)", at_least=0, below=1,
     )  # fmt: skip
+    spec_augment: SpecAugmentConfig = option(SpecAugmentConfig, "masks over features of recordings")
+    waveform: WaveformConfig = option(WaveformConfig, "recordings at other speeds, with noise, louder and softer")
     target_transform: str = option(
         "none", "order of the target's tokens in the model; decoding puts them back", TARGET_TRANSFORMS
     )

@@ -18,15 +18,16 @@ STANDARD_INPUT = "standard input"
 PARALLEL = "line N of one belongs to line N of the other"
 
 Ids = list[int]
-Encode = Callable[[list[str]], list[Ids]]
+Encode = Callable[[list], list]
+MANIFESTS, LISTS = (".tsv", ".jsonl"), (".txt", ".list")
 
 
 @dataclass
 class Window:
-    """Some consecutive sentences, as token ids without EOS; `companions` are target prefixes, or targets to score,
-    `constraints` the phrases that the hypotheses of each sentence must hold."""
+    """Some consecutive sentences, as a task makes them (of text: token ids without EOS); `companions` are target
+    prefixes, or targets to score, `constraints` the phrases that the hypotheses of each sentence must hold."""
 
-    sources: list[Ids]
+    sources: list
     companions: list[Ids] | None
     constraints: list[list[Ids]] | None = None
 
@@ -56,6 +57,39 @@ def count_lines(path: str) -> int:
     """Lines of a file, plain or compressed; raises as `line_windows`, except for UTF-8."""
     with closing(_open(path)) as reader:
         return reader.count()
+
+
+def recording_windows(path: str | None, size: int) -> Iterator[list]:
+    """Recordings, up to `size` at a time, as `encode` of a task of speech takes them.
+
+    Args:
+        path: A manifest (.tsv, .jsonl or a Kaldi folder), in which texts may be missing; a list of files, a line each
+            (.txt, .list); or a recording. None: such a list from standard input.
+
+    Raises:
+        UserError: as `line_windows`; a manifest with entries that cannot be read, all of which are named.
+    """
+    if path is None or path.endswith(LISTS):
+        yield from line_windows(path, size)
+        return
+    items: list = [path]
+    if Path(path).is_dir() or path.endswith(MANIFESTS):
+        from s2s.data.manifest import complaint, read_manifest  # who reads text does not need it
+
+        manifest = read_manifest(path, None, needs_text=False)
+        if manifest.broken:
+            raise UserError(f"{path}: {complaint(manifest.broken, manifest.read)}")
+        items = manifest.entries
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def count_recordings(path: str) -> int:
+    """How many `recording_windows` has; raises as it does."""
+    return sum(len(window) for window in recording_windows(path, 4096))
+
+
+READERS = {"lines": (line_windows, count_lines), "recordings": (recording_windows, count_recordings)}  # by Task.reads
 
 
 def read_phrases(key: str, path: str | None, encode: Encode, needed: bool = False) -> list[Ids]:
@@ -128,27 +162,25 @@ def _open(path: str) -> LineReader:
     return LineReader(Path(path))
 
 
-def from_lines(
-    source: str | None, companion: str | None, size: int, encode: Encode, encode_target: Encode
-) -> Iterator[Window]:
+def from_input(task, source: str | None, companion: str | None, size: int) -> Iterator[Window]:
     """Sentences of a file or of standard input.
 
     Args:
+        task: It says whether they are lines or recordings, and encodes them.
         source: A file; None is standard input.
         companion: A file with a target (prefix) for each line, or None.
-        size: Lines a window.
-        encode: Source lines to ids.
-        encode_target: Target lines to ids.
+        size: Sentences a window.
 
     Raises:
-        UserError: as `line_windows`; files of different line counts (seen before the first window, but for standard
-            input).
+        UserError: as `line_windows` and `recording_windows`; files of different line counts (seen before the first
+            window, but for standard input).
     """
+    windows, count = READERS[task.reads]
     if source and companion:
-        _check_counts(source, count_lines(source), companion, count_lines(companion))
+        _check_counts(source, count(source), companion, count_lines(companion))
     read = 0
     others = iter(()) if companion is None else _one_by_one(line_windows(companion, size))
-    for lines in line_windows(source, size):
+    for lines in windows(source, size):
         read += len(lines)
         companions = None
         if companion:
@@ -156,49 +188,38 @@ def from_lines(
             if len(taken) < len(lines):
                 count = read - len(lines) + len(taken)
                 raise UserError(f"{companion} has {count} lines and {STANDARD_INPUT} has more; {PARALLEL}")
-            companions = encode_target(taken)
-        yield Window(encode(lines), companions)
+            companions = task.encode_target(taken)
+        yield Window(task.encode(lines), companions)
     if companion:
         _check_counts(source or STANDARD_INPUT, read, companion, read + sum(1 for _ in others))
 
 
-def from_split(
-    split: Split,
-    companion: str | None,
-    score: bool,
-    size: int,
-    encode_target: Encode,
-    transform: Callable[[np.ndarray], np.ndarray],
-) -> Iterator[Window]:
+def from_split(task, split: Split, companion: str | None, score: bool, size: int) -> Iterator[Window]:
     """Sentences of a split.
 
     Args:
+        task: It makes sources of examples.
         split: The split.
         companion: A file with a target (prefix) for each sentence, or None.
         score: Without a file, the split's own targets are the companions.
         size: Sentences a window.
-        encode_target: Target lines to ids, in the order in which the model writes them.
-        transform: Puts the split's own target ids into that order.
 
     Raises:
-        UserError: as `from_lines`.
+        UserError: as `from_input`.
     """
     if companion:
         _check_counts(f"split '{split.name}'", len(split), companion, count_lines(companion))
         others = line_windows(companion, size)
-
-    def rows(side: str) -> list[np.ndarray]:
-        flat, lengths = split.gather(side, numbers)
-        return np.split(flat, np.cumsum(lengths[:-1]))
-
     for start in range(0, len(split), size):
         numbers = np.arange(start, min(start + size, len(split)))
         companions = None
         if companion:
-            companions = encode_target(next(others))
+            companions = task.encode_target(next(others))
         elif score:
-            companions = [transform(row).tolist() for row in rows("target")]
-        yield Window([row.tolist() for row in rows("source")], companions)
+            flat, lengths = split.gather("target", numbers)
+            rows = np.split(flat, np.cumsum(lengths[:-1]))
+            companions = [task.target_transform.apply(row).tolist() for row in rows]
+        yield Window(task.inputs(split, numbers), companions)
 
 
 def _one_by_one(windows: Iterator[list[str]]) -> Iterator[str]:

@@ -100,7 +100,7 @@ class Translator:
         A line of more tokens than the model has positions for is cut to what it can take, with a warning.
 
         Args:
-            lines: Source lines; may be a generator, or an open file.
+            lines: Source lines, or of a model of speech files of recordings; may be a generator, or an open file.
             beam_size: As `decode.beam_size`.
             hypotheses: Whether to yield up to n_best Translations of each line, in place of the text of the best.
             prefixes: What the translation of each line must start with.
@@ -122,7 +122,9 @@ class Translator:
             raise UserError(f"n_best={config.n_best} needs hypotheses=True: one text belongs to one line")
         if alignment and not hypotheses:
             raise UserError("alignment=True needs hypotheses=True: a text has none")
-        results = self.decode(self._windows(lines, prefixes, config.buffer), config, seed, alignment=alignment)
+        results = self.decode(
+            self._windows(lines, prefixes, config.buffer or self.task.buffer), config, seed, alignment=alignment
+        )
         return self._warned(results, hypotheses)
 
     def config(self, **options) -> DecodeConfig:
@@ -192,13 +194,13 @@ class Translator:
 
     def _translation(self, hypothesis: Hypothesis, source: list[int], cut: bool) -> Translation:
         # The hypothesis of an empty source was not asked of any model, not even its EOS.
-        symbols = self.task.source_tokenizer.vocabulary.symbols
+        size = self.models[0].memory_length(len(source))
         end = ["</s>"] if hypothesis.token_log_probabilities else []
         return Translation(
             **vars(hypothesis),
             text=self.task.detokenize(hypothesis.ids),
             tokens=[self.symbols[i] for i in hypothesis.ids] + end,
-            source_tokens=None if hypothesis.alignment is None else [*(symbols[i] for i in source), "</s>"],
+            source_tokens=None if hypothesis.alignment is None else self.task.source_symbols(source, size),
             source_truncated=cut,
         )
 

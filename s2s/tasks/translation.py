@@ -9,13 +9,14 @@ import torch
 
 from s2s import registry
 from s2s.config.schema import option
-from s2s.data.batch import Batch, Counts, Packing, Source
-from s2s.data.iterator import Draw
+from s2s.data.batch import Batch, Counts, Source
+from s2s.data.iterator import DataConfig, Draw
 from s2s.data.store import Split, Store, Stores
-from s2s.data.transforms import TargetTransform, masked, noisy, seeds
+from s2s.data.transforms import masked, seeds
 from s2s.errors import UserError
+from s2s.tasks.text import TextDataset, TextTask, packing_of, padded, stages, with_symbol
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
-from s2s.text.vocabulary import BOS, EOS, PAD, UNK
+from s2s.text.vocabulary import EOS, Vocabulary
 
 
 @dataclasses.dataclass
@@ -25,7 +26,7 @@ class TranslationConfig:
     type: str = option("translation", "component")
 
 
-class TranslationTask:
+class TranslationTask(TextTask):
     """Text to text: owns the tokenizers, says what an example is, builds what the commands need.
 
     Args:
@@ -37,13 +38,16 @@ class TranslationTask:
     Config = TranslationConfig
 
     def __init__(self, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer, target_transform: str = "none"):
-        self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
-        self.target_transform = TargetTransform(target_transform, target_tokenizer)
+        super().__init__(target_tokenizer, target_transform)
+        self.source_tokenizer = source_tokenizer
 
     @classmethod
     def setup(cls, store: Store | Stores, target_transform: str = "none") -> "TranslationTask":
         """The task of a store."""
-        return cls(*store.tokenizers(), target_transform)
+        source, target = store.tokenizers()
+        if source is None:
+            raise UserError("the store holds speech: task=speech_to_text")
+        return cls(source, target, target_transform)
 
     @classmethod
     def load(cls, folder: Path, target_transform: str = "none") -> "TranslationTask":
@@ -58,88 +62,70 @@ class TranslationTask:
         self.target_tokenizer.save(folder, "target")
 
     @property
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        return {"source": self.source_tokenizer.vocabulary, "target": self.target_tokenizer.vocabulary}
+
+    @property
     def shared_vocabulary(self) -> bool:
         return self.source_tokenizer.vocabulary.digest == self.target_tokenizer.vocabulary.digest
 
-    def fits(self, store: Store) -> str | None:
-        """What of a store's vocabularies differs from this task's, or None."""
-        for side, mine, other in zip(
-            ("source", "target"), (self.source_tokenizer, self.target_tokenizer), store.tokenizers(), strict=True
-        ):
-            if mine.vocabulary.digest != other.vocabulary.digest:
-                return f"{side} vocabulary of {len(mine.vocabulary)} symbols against {len(other.vocabulary)}"
-        return None
+    def describe(self) -> str:
+        """As TextTask.describe."""
+        source, target = (len(vocabulary) for vocabulary in self.vocabularies.values())
+        if self.shared_vocabulary:
+            return f"vocabulary: shared {target:,} symbols"
+        return f"vocabulary: {source:,} source and {target:,} target symbols"
 
     def dataset(self, split: Split) -> "PairDataset":
         return PairDataset(split, self)
 
     def model(self, config) -> torch.nn.Module:
         """A model with fresh weights for this task's vocabularies; `config` is a model component's config."""
-        sizes = len(self.source_tokenizer.vocabulary), len(self.target_tokenizer.vocabulary)
+        if config.type == "speech":
+            raise UserError("model.type=speech reads recordings: task=speech_to_text; for text, model=transformer_base")
+        sizes = (len(vocabulary) for vocabulary in self.vocabularies.values())
         return registry.find("model", config.type)(config, *sizes, self.shared_vocabulary)
 
-    def criterion(self, config):
-        return registry.find("criterion", config.type)(config)
-
-    def generator(self, models: list[torch.nn.Module], config, seed: int = 1, **options):
-        """A Generator for one model or an ensemble; `config` is a DecodeConfig, `options` are the Generator's own.
-
-        Raises:
-            UserError: as Generator; files that the config names and that are not as they should be.
-        """
-        from s2s.decoding.generator import Generator  # a task is below decoding; only its composition is here
-        from s2s.decoding.inputs import read_phrases
-        from s2s.decoding.shortlist import Shortlist
-
-        if config.speculative == "input" and not self.shared_vocabulary:
-            raise UserError("decode.speculative=input copies from the source: both sides need one vocabulary")
-        forbidden = read_phrases("decode.forbidden", config.forbidden, self.encode_target)
-        # A phrase with a symbol that the vocabulary lacks is in no hypothesis.
-        forbidden = [phrase for phrase in forbidden if UNK not in phrase]
-        allowed = read_phrases("decode.allowed", config.allowed, self.encode_target, needed=True)
-        if config.shortlist is not None and "shortlist" not in options:
-            options["shortlist"] = Shortlist.load(config.shortlist, self)
-        options = {"forbidden": forbidden, "allowed": allowed,
-                   "detokenize": self.detokenize, **options}  # fmt: skip
-        return Generator(models, config, self.collate_sources, seed, **options)
-
-    def encode(self, lines: list[str]) -> list[list[int]]:
+    def encode(self, items: list[str]) -> list[list[int]]:
         """Source ids of raw lines, no EOS."""
-        return [ids.tolist() for ids in self.source_tokenizer.encode_lines(lines)]
+        return [ids.tolist() for ids in self.source_tokenizer.encode_lines(items)]
 
-    def encode_target(self, lines: list[str]) -> list[list[int]]:
-        """Target ids of raw lines in the order in which the model writes them, no BOS, no EOS."""
-        return [self.target_transform.apply(ids).tolist() for ids in self.target_tokenizer.encode_lines(lines)]
+    def inputs(self, split: Split, examples: np.ndarray) -> list[list[int]]:
+        """Source ids of examples, no EOS."""
+        flat, lengths = split.gather("source", examples)
+        return [row.tolist() for row in np.split(flat, np.cumsum(lengths[:-1]))]
 
-    def detokenize(self, ids: list[int]) -> str:
-        """Target ids, as the model writes them, as text."""
-        return self.target_tokenizer.decode(self.target_transform.undo(np.asarray(ids, np.int64)))
+    def source_names(self, split: Split, examples: np.ndarray) -> list[str]:
+        """The raw lines."""
+        return split.texts("source", examples)
+
+    def source_symbols(self, source: list[int], size: int) -> list[str]:
+        """Symbols, EOS among them."""
+        return [self.source_tokenizer.vocabulary.symbols[i] for i in [*source, EOS]]
 
     def collate_sources(self, sources: list[list[int]], device: torch.device | str = "cpu") -> tuple[Source, ...]:
         """Source ids of several sentences (no EOS) as the model's input."""
         lengths = np.fromiter(map(len, sources), np.int64, len(sources))
         flat = np.fromiter(chain.from_iterable(sources), np.int64, lengths.sum())
-        flat, lengths = _with(EOS, flat, lengths, after=True)
-        return (Source(_padded(flat, lengths), torch.from_numpy(lengths)).to(device),)
+        flat, lengths = with_symbol(EOS, flat, lengths, after=True)
+        return (Source(padded(flat, lengths), torch.from_numpy(lengths)).to(device),)
+
+    def check(self, config: DataConfig, dataset: "PairDataset") -> None:
+        """What can be known of training data and its options before training. Raises UserError."""
+        samples = self.source_tokenizer.sampling or self.target_tokenizer.sampling
+        noise = any(stage.character_noise for stage in stages(config))
+        if (samples or noise) and not dataset.split.has_text:
+            wish = "tokenizer.sampling" if samples else "data.character_noise"
+            raise UserError(f"{wish} needs the raw text of the train split; make the store with keep_text=true")
+        for key in ("waveform", "spec_augment"):
+            if getattr(config, key).active:
+                raise UserError(f"data.{key}: is for recordings, and the source is text")
 
 
-class PairDataset:
-    """The examples of a split. Lengths count the EOS that the model sees on both sides.
-
-    Args:
-        split: Of a store or of several.
-        task: It knows the tokenizers and the order of the targets.
-    """
+class PairDataset(TextDataset):
+    """The examples of a split. Lengths count the EOS that the model sees on both sides."""
 
     source_seconds = None
-
-    def __init__(self, split: Split, task: TranslationTask):
-        self.split, self.task = split, task
-        self.corpora = split.corpora
-        self._firsts = [corpus.first for corpus in self.corpora]
-
-    def __len__(self) -> int:
-        return len(self.split)
 
     def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Source and target lengths of the examples first ... last - 1, int32."""
@@ -155,30 +141,23 @@ class PairDataset:
             draw: Of the transforms; without it the examples are as they are.
         """
         examples = np.asarray(examples, np.int64)
-        source, source_lengths = _with(EOS, *self._source(examples, draw), after=True)
-        target, target_lengths = self._target(examples, draw)
-        shown = target
-        if draw and draw.config.prev_output_mask:
-            random = seeds(draw.seed, draw.epoch, examples, "prev_output_mask")
-            shown = masked(target, target_lengths, random, draw.config.prev_output_mask)
-        decoder_input, _ = _with(BOS, shown, target_lengths, after=False)
-        target, target_lengths = _with(EOS, target, target_lengths, after=True)
+        source, source_lengths = with_symbol(EOS, *self._source(examples, draw), after=True)
+        decoder_input, target, target_lengths = self._targets(examples, draw)
         source_rows, target_rows, packing = source_lengths, target_lengths, (None, None)
         if rows is not None:
             firsts = np.cumsum(rows) - rows
             source_rows, target_rows = (np.add.reduceat(side, firsts) for side in (source_lengths, target_lengths))
-            packing = _packing(source_lengths, rows), _packing(target_lengths, rows)
-        ids, targets = _padded(source, source_rows), _padded(target, target_rows)
+            packing = packing_of(source_lengths, rows), packing_of(target_lengths, rows)
+        ids, targets = padded(source, source_rows), padded(target, target_rows)
         real = int(source_rows.sum()), int(target_rows.sum())
-        tags = np.searchsorted(self._firsts, examples, "right") - 1
         return Batch(
             ids=torch.from_numpy(examples),
             sources=(Source(ids, torch.from_numpy(source_rows), packing[0]),),
-            decoder_input=_padded(decoder_input, target_rows),
+            decoder_input=padded(decoder_input, target_rows),
             target=targets,
             target_lengths=torch.from_numpy(target_rows),
             counts=Counts(len(examples), *real, ids.numel() - real[0], targets.numel() - real[1]),
-            tags=torch.from_numpy(tags) if len(self.corpora) > 1 else None,
+            tags=self._tags(examples),
             target_packing=packing[1],
         )
 
@@ -191,52 +170,3 @@ class PairDataset:
         if dropout:
             ids = masked(ids, lengths, seeds(draw.seed, draw.epoch, examples, "word_dropout"), dropout)
         return ids, lengths
-
-    def _target(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray]:
-        """Target ids of examples in the model's order, one after the other, and the number of each."""
-        if draw is None:
-            ids, lengths = self.split.gather("target", examples)
-        else:
-            ids, lengths = self._tokens("target", self.task.target_tokenizer, examples, draw, 0.0)
-        transform = self.task.target_transform
-        if transform.kind != "none":
-            ids = np.concatenate([transform.apply(row) for row in np.split(ids, np.cumsum(lengths)[:-1])])
-        return ids, lengths
-
-    def _tokens(self, side: str, tokenizer: Tokenizer, examples: np.ndarray, draw: Draw, noise: float):
-        """Ids of examples and the number of each: tokenized anew where a tokenizer samples or the text is noisy."""
-        if not noise and not tokenizer.sampling:
-            return self.split.gather(side, examples)
-        lines = self.split.texts(side, examples)
-        if noise:
-            random = seeds(draw.seed, draw.epoch, examples, "character_noise")
-            lines = [noisy(line, seed, noise) for line, seed in zip(lines, random.tolist(), strict=True)]
-        if not tokenizer.sampling:
-            ids, lengths = tokenizer.encode_flat(lines)
-        else:
-            ids, lengths = tokenizer.sample(lines, seeds(draw.seed, draw.epoch, examples, f"sampling {side}"))
-        return ids.astype(np.int64), lengths.astype(np.int64)
-
-
-def _with(symbol: int, ids: np.ndarray, lengths: np.ndarray, after: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of rows one after the other, with a symbol before or after each, and the new lengths."""
-    ends = np.cumsum(lengths)
-    return np.insert(ids, ends if after else ends - lengths, symbol), lengths + 1
-
-
-def _padded(ids: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
-    """Rows one after the other as [B, longest] int64, padded at the right."""
-    padded = np.full((len(lengths), lengths.max()), PAD, np.int64)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = ids
-    return torch.from_numpy(padded)
-
-
-def _packing(lengths: np.ndarray, rows: np.ndarray) -> Packing:
-    """Where examples of these lengths lie, with `rows` of them to each row."""
-    ends = np.cumsum(rows)
-    totals = np.add.reduceat(lengths, ends - rows)
-    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    number = np.repeat(np.arange(len(lengths)) - np.repeat(ends - rows, rows), lengths)
-    segments = np.broadcast_to(rows[:, None] - 1, (len(rows), totals.max())).copy()
-    segments[np.arange(segments.shape[1]) < totals[:, None]] = number
-    return Packing(torch.from_numpy(segments), _padded(place, totals))

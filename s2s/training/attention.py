@@ -1,5 +1,6 @@
 """What a model looks at in the source while it writes its translation, as pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ class Map(NamedTuple):
     """Cross-attention of one translation.
 
     Attributes:
-        source: Its symbols, EOS last.
+        source: Its symbols, EOS last, or times of a recording.
         target: The symbols written, EOS last.
         weights: float32 [target, source]; each row is of the position that predicts the symbol, and its sum is 1.
     """
@@ -29,24 +30,23 @@ class Map(NamedTuple):
     weights: np.ndarray
 
 
-def attention_maps(task, model, decode, pairs: list[tuple[list[int], list[int]]]) -> list[Map]:
+def attention_maps(task, model, decode, pairs: list[tuple[Sequence, list[int]]]) -> list[Map]:
     """The maps of translations.
 
     Args:
         task: The task.
         model: In evaluation mode.
         decode: Its `alignment_layer` and `alignment_head` say which attention.
-        pairs: Ids of source and translation, without EOS.
+        pairs: Of source and ids of its translation, without EOS.
     """
     attention, device = Attention([model], decode), next(model.parameters()).device
-    symbols = [tokenizer.vocabulary.symbols for tokenizer in (task.source_tokenizer, task.target_tokenizer)]
+    symbols = task.target_tokenizer.vocabulary.symbols
     maps = []
-    for pair in pairs:
-        source, target = pair
+    for source, target in pairs:
         decoder_input = torch.tensor([[BOS, *target]], device=device)
         (weights,) = attention(task.collate_sources([source], device), decoder_input)
-        labels = [[names[i] for i in [*ids, EOS]] for names, ids in zip(symbols, pair, strict=True)]
-        maps.append(Map(*labels, weights))
+        written = [symbols[i] for i in [*target, EOS]]
+        maps.append(Map(task.source_symbols(source, weights.shape[1]), written, weights))
     return maps
 
 

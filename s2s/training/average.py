@@ -72,11 +72,11 @@ def average_checkpoints(folders: list[Path], output: Path) -> None:
     for folder in folders:
         model, other, _ = checkpoint.load_model(str(folder))
         weights = dict(model.named_parameters())
-        if {name: p.shape for name, p in weights.items()} != shapes or any(
-            getattr(task, side).vocabulary.digest != getattr(other, side).vocabulary.digest
-            for side in ("source_tokenizer", "target_tokenizer")
-        ):
-            raise UserError(f"{folder}: another model or vocabulary than {folders[0]}; they cannot be averaged")
+        difference = task.difference(other)
+        if difference is None and {name: p.shape for name, p in weights.items()} != shapes:
+            difference = "another model"
+        if difference:
+            raise UserError(f"{folder}: has {difference} of {folders[0]}; they cannot be averaged")
         for name, p in weights.items():
             total[name] = total[name] + p.detach().double() if name in total else p.detach().double()
     mean = {name: (p / len(folders)).float() for name, p in total.items()}

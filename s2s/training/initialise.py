@@ -20,6 +20,9 @@ ROWS = {
     "decoder_embedding.tokens.weight": "target",
     "output.weight": "target",
     "output.bias": "target",
+    "ctc.weight": "target",
+    "ctc.bias": "target",
+    "conditioning.weight": "target",
 }
 # Options of a model that its weights' shapes do not tell, and without which they mean something else.
 MEANING = ("type", "norm", "positions", "activation", "heads")
@@ -85,7 +88,7 @@ def initialise(model: nn.Module, task, config) -> list[str]:
                 if name not in ROWS:
                     p.copy_(value)
                     continue
-                old, new = (getattr(t, f"{ROWS[name]}_tokenizer").vocabulary for t in (before, task))
+                old, new = (t.vocabularies[ROWS[name]] for t in (before, task))
                 rows = _rows(old, new)
                 known = rows >= 0
                 # The matrix may be on a GPU, and its rows are put together where the checkpoint is.
@@ -158,14 +161,8 @@ def make_criterion(config, task, device: torch.device):
 def _teacher(path: str, task, device: torch.device) -> nn.Module:
     """A teacher's model, frozen, in evaluation mode. Raises UserError when its ids are not the task's."""
     model, other, _ = checkpoint.load_model(path, device)
-    for side in ("source", "target"):
-        mine, theirs = (getattr(t, f"{side}_tokenizer").vocabulary for t in (task, other))
-        if mine.digest != theirs.digest:
-            sizes = f"{len(theirs)} symbols against {len(mine)}"
-            raise UserError(f"criterion.teachers: {path} has another {side} vocabulary, of {sizes}")
-    if task.target_transform.kind != other.target_transform.kind:
-        kinds = f"{other.target_transform.kind}, not {task.target_transform.kind}"
-        raise UserError(f"criterion.teachers: the targets of {path} have data.target_transform={kinds}")
+    if difference := task.difference(other):
+        raise UserError(f"criterion.teachers: {path} has {difference}")
     return model.requires_grad_(False)
 
 

@@ -296,11 +296,7 @@ def _check_data(config, task, dataset) -> None:
     limit = getattr(config.model, "max_positions", None)
     if getattr(config.model, "positions", None) == "learned" and longest > limit:
         raise UserError(f"model.max_positions={limit}: {where} holds a line of {longest} tokens")
-    samples = task.source_tokenizer.sampling or task.target_tokenizer.sampling
-    noise = config.data.character_noise or any(stage.character_noise for stage in config.data.stages)
-    if (samples or noise) and not dataset.split.has_text:
-        wish = "tokenizer.sampling" if samples else "data.character_noise"
-        raise UserError(f"{where}: {wish} needs the raw text of the train split; make the store with keep_text=true")
+    task.check(config.data, dataset)
 
 
 def _announce(log: RunLog, trainer: Trainer, store: Stores, resumed: Path | None) -> None:
@@ -308,12 +304,10 @@ def _announce(log: RunLog, trainer: Trainer, store: Stores, resumed: Path | None
     config, task, iterator = trainer.config, trainer.task, trainer.iterator
     parts = trainer.model.parts()
     sizes = ", ".join(f"{name} {count:,}" for name, count in parts.items())
-    source, target = (len(t.vocabulary) for t in (task.source_tokenizer, task.target_tokenizer))
-    shared = "shared" if task.shared_vocabulary else f"{source:,} source and"
     each = f" in each of {trainer.ranks.size} processes" if trainer.ranks.size > 1 else ""
     log.line(f"s2s {__version__}, torch {torch.__version__}, {_device_name(trainer.device)}{each}, {trainer.precision}")
     log.line(f"model: {config.model.type}, {sum(parts.values()):,} parameters ({sizes})")
-    log.line(f"vocabulary: {shared} {target:,} {'' if task.shared_vocabulary else 'target '}symbols")
+    log.line(task.describe())
     log.line(f"data: {len(iterator.dataset):,} pairs of {store.source_language}-{store.target_language}")
     if len(iterator.dataset.corpora) > 1:
         visited = zip(iterator.dataset.corpora, iterator.visited, strict=True)

@@ -54,8 +54,7 @@ class Validator:
         self.shown, self.maps = samples, maps
         lengths = self.dataset.lengths(0, len(self.dataset))
         self.batches = plan(*lengths, dataclasses.replace(data, batching="token_budget"), None).batches
-        self.sources, self.references = split.source_text(), split.target_text()
-        self.source_ids = [split.source(i).tolist() for i in range(len(split))]
+        self.references = split.target_text()
 
     @torch.inference_mode()
     def __call__(self, model, device: torch.device, autocast) -> Validation:
@@ -68,8 +67,10 @@ class Validator:
             shown = list(everything[:: max(1, len(everything) // self.shown)])[: self.shown] if self.shown else []
             wanted = list(everything) if self.metrics else shown
             ids = self._decode(model, wanted)
-            pairs = [(self.source_ids[i], ids[i]) for i in shown if self.maps]
-            maps = attention_maps(self.task, model, self.decode, pairs)
+            maps = []
+            if shown and self.maps:
+                pairs = zip(self.task.inputs(self.dataset.split, shown), (ids[i] for i in shown), strict=True)
+                maps = attention_maps(self.task, model, self.decode, list(pairs))
         finally:
             model.train()
         text = {i: self.task.detokenize(ids[i]) for i in wanted}
@@ -77,16 +78,19 @@ class Validator:
         scores = self.ranks.first(lambda: {m: scoring.score(m, hypotheses, [self.references]) for m in self.metrics})
         values |= {name: score.value for name, score in scores.items()}
         signatures = {name: score.signature for name, score in scores.items()}
-        samples = [(self.sources[i], self.references[i], text[i]) for i in shown]
+        names = self.task.source_names(self.dataset.split, shown) if shown else []
+        samples = [(name, self.references[i], text[i]) for name, i in zip(names, shown, strict=True)]
         return Validation(values, signatures, samples, maps)
 
     def _decode(self, model, examples) -> dict[int, list[int]]:
         """Ids of the best hypotheses of these examples, by example."""
         (first, last), ids = self.ranks.part(len(examples)), {}
         if first < last:
-            generator = self.task.generator([model], self.decode)
-            n_best = generator.generate([self.source_ids[i] for i in examples[first:last]], first=first)
-            ids = {i: best[0].ids for i, best in zip(examples[first:last], n_best, strict=True)}
+            generator, size = self.task.generator([model], self.decode), self.decode.buffer or self.task.buffer
+            for start in range(first, last, size):
+                mine = examples[start : min(start + size, last)]
+                n_best = generator.generate(self.task.inputs(self.dataset.split, mine), first=start)
+                ids |= {i: best[0].ids for i, best in zip(mine, n_best, strict=True)}
         return {i: found for own in self.ranks.gather(ids) for i, found in own.items()}
 
     def _loss(self, model, device: torch.device, autocast) -> dict[str, float]:

@@ -301,7 +301,7 @@ def test_a_checkpoint_that_does_not_fit_the_store_or_its_companions(generate, ru
     fails(
         generate(f"checkpoint={runs[0]}", f"store={other}"),
         "does not fit store=",
-        "vocabulary of 14 symbols against 15",
+        "another source vocabulary, of 15 symbols against 14",
     )
     fails(generate(f"checkpoint=[{runs[0]},{run}]", f"store={store}"), f"checkpoint={run}", "together need the same")
 

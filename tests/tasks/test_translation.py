@@ -101,8 +101,8 @@ def text_store(tmp_path_factory):
     for path in folder.iterdir():  # words of some letters
         path.write_text(path.read_text().replace("a ", "a").replace("b ", "b").replace("c ", "c"))
     tokenizer = SentencePieceConfig(vocab_size=45, sampling=0.2)
-    preprocess(PreprocessConfig("src", "tgt", [f"{folder}/train"], [f"{folder}/valid"], store=f"{folder}/store",
-                                tokenizer=tokenizer, workers=1))  # fmt: skip
+    preprocess(PreprocessConfig(source="src", target="tgt", train=[f"{folder}/train"], valid=[f"{folder}/valid"],
+                                store=f"{folder}/store", tokenizer=tokenizer, workers=1))  # fmt: skip
     return folder / "store"
 
 

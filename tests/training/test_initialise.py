@@ -238,7 +238,7 @@ def test_teachers_that_do_not_fit_are_refused(store, parent, tmp_path, s2s, caps
 
     assert "has another source vocabulary, of 14 symbols against 15" in refused(other, *distilled(parent))
     assert "needs a checkpoint or several" in refused(store, "criterion=distillation")
-    assert "data.target_transform=none, not reverse" in refused(
+    assert "another data.target_transform, none against reverse" in refused(
         store, *distilled(parent), "data.target_transform=reverse"
     )
     assert "two passes are the same without dropout" in refused(store, "criterion.r_drop=5", "model.dropout=0")

@@ -1,0 +1,210 @@
+"""Speech to text: features of recordings in, text out, in the language that is spoken or in another one."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from s2s import registry
+from s2s.audio.augment import perturb, spec_augment
+from s2s.audio.cmvn import normalise, normalise_utterance
+from s2s.audio.features import Fbank, FeatureConfig
+from s2s.audio.waveform import read
+from s2s.config.schema import option
+from s2s.data.batch import Batch, Counts, Source
+from s2s.data.iterator import DataConfig, Draw
+from s2s.data.manifest import Entry
+from s2s.data.speech import SpeechSplit, feature_config, features_facts
+from s2s.data.store import Store, Stores
+from s2s.data.transforms import seeds
+from s2s.errors import UserError
+from s2s.tasks.text import TextDataset, TextTask, padded, stages
+from s2s.text.tokenizer import Tokenizer, load_tokenizer
+
+FILE = "features.json"
+
+
+@dataclasses.dataclass
+class SpeechToTextConfig:
+    """Options of the task."""
+
+    type: str = option("speech_to_text", "component")
+
+
+class SpeechToTextTask(TextTask):
+    """Speech to text: owns the target's tokenizer and knows how features are made and normalised.
+
+    Args:
+        target_tokenizer: Of the text.
+        features: How features are made.
+        cmvn: `mean` and `deviation` of each feature, for features.cmvn=global; else None.
+        target_transform: The order in which the model writes a target, of TARGET_TRANSFORMS.
+    """
+
+    Config = SpeechToTextConfig
+    DEFAULTS: ClassVar = {
+        "model": "conformer_small", "criterion": "ctc_attention",
+        "data.cost": "frames", "data.batching": "bucket_2d", "data.batch_tokens": "20000",
+    }  # fmt: skip
+    reads = "recordings"
+    buffer = 256
+
+    def __init__(self, target_tokenizer: Tokenizer, features: FeatureConfig, cmvn: dict | None,
+                 target_transform: str = "none"):  # fmt: skip
+        super().__init__(target_tokenizer, target_transform)
+        self.features, self.cmvn, self.fbank = features, cmvn, Fbank(features)
+        self.frame_seconds = self.fbank.shift / features.sample_rate
+
+    @classmethod
+    def setup(cls, store: Store | Stores, target_transform: str = "none") -> "SpeechToTextTask":
+        """The task of a store."""
+        manifest = (store.stores[0] if isinstance(store, Stores) else store).manifest
+        if "features" not in manifest:
+            raise UserError(
+                "task=speech_to_text: the store holds text; s2s-preprocess task=speech_to_text makes one of speech"
+            )
+        _, target = store.tokenizers()
+        return cls(target, feature_config(manifest), manifest["cmvn"], target_transform)
+
+    @classmethod
+    def load(cls, folder: Path, target_transform: str = "none") -> "SpeechToTextTask":
+        """The task saved in a checkpoint's folder."""
+        facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return cls(load_tokenizer(folder, "target"), feature_config(facts), facts["cmvn"], target_transform)
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer and features into a checkpoint's folder."""
+        self.target_tokenizer.save(folder, "target")
+        facts = {"features": features_facts(self.features), "cmvn": self.cmvn}
+        (folder / FILE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+    def describe(self) -> str:
+        """As TextTask.describe."""
+        f = self.features
+        vocabulary = f"vocabulary: {len(self.target_tokenizer.vocabulary):,} target symbols"
+        return f"{vocabulary}; features: {f.bins} of {f.sample_rate} Hz every {f.frame_shift:g} ms, cmvn {f.cmvn}"
+
+    def difference(self, other: TextTask) -> str | None:
+        """As TextTask.difference. What a store keeps, features or waveforms, is no difference."""
+        if found := super().difference(other):
+            return found
+        for key, mine in features_facts(self.features).items():
+            its = getattr(other.features, key)
+            if its != mine and key != "keep":
+                return f"other features, {key} {its} against {mine}"
+        return None if self.cmvn == other.cmvn else "another mean and deviation of features (see tokenizer_from)"
+
+    def dataset(self, split: SpeechSplit) -> "SpeechDataset":
+        return SpeechDataset(split, self)
+
+    def model(self, config) -> torch.nn.Module:
+        """A model with fresh weights for this task; `config` is a model component's config."""
+        if config.type == "transformer":
+            raise UserError("model.type=transformer reads text; for recordings, model=conformer_small and others")
+        size = len(self.target_tokenizer.vocabulary)
+        return registry.find("model", config.type)(config, self.features.bins, size)
+
+    def encode(self, items: list[Entry | str]) -> list[np.ndarray]:
+        """Normalised features of recordings, float32 [S, F] each; items: paths, or entries of a manifest. Raises
+        AudioError."""
+        entries = [item if isinstance(item, Entry) else Entry("", item, Path(item), "") for item in items]
+        rate = self.features.sample_rate
+        return [self.normalised(self.fbank(read(e.audio, e.start, e.duration, rate))) for e in entries]
+
+    def inputs(self, split: SpeechSplit, examples: np.ndarray) -> list[np.ndarray]:
+        """Normalised features of examples, float32 [S, F] each."""
+        flat, frames = split.features(np.asarray(examples, np.int64))
+        return [self.normalised(row) for row in np.split(flat, np.cumsum(frames)[:-1])]
+
+    def normalised(self, features: np.ndarray) -> np.ndarray:
+        """Features of an utterance [S, F] as the model takes them, float32."""
+        if self.features.cmvn == "global":
+            return normalise(features, np.array(self.cmvn["mean"]), np.array(self.cmvn["deviation"]))
+        return normalise_utterance(features) if self.features.cmvn == "utterance" else features
+
+    def source_names(self, split: SpeechSplit, examples: np.ndarray) -> list[str]:
+        """Ids of utterances and how long they are."""
+        return [f"{one['id']} ({one['seconds']:.1f} s)" for one in split.utterances(np.asarray(examples, np.int64))]
+
+    def source_symbols(self, source: np.ndarray, size: int) -> list[str]:
+        """The time at which each position begins, in seconds."""
+        step = len(source) / size * self.frame_seconds
+        return [f"{place * step:.2f}" for place in range(size)]
+
+    def collate_sources(self, sources: list[np.ndarray], device: torch.device | str = "cpu") -> tuple[Source, ...]:
+        """Normalised features of several utterances as the model's input [B, S, F], padded with zeros."""
+        lengths = np.fromiter(map(len, sources), np.int64, len(sources))
+        values = torch.zeros(len(sources), int(lengths.max()), self.features.bins)
+        for row, features in zip(values, sources, strict=True):
+            row[: len(features)] = torch.from_numpy(features)
+        return (Source(values, torch.from_numpy(lengths)).to(device),)
+
+    def check(self, config: DataConfig, dataset: "SpeechDataset") -> None:
+        """What can be known of training data and its options before training. Raises UserError."""
+        for key in ("character_noise", "word_dropout"):
+            if any(getattr(stage, key) for stage in stages(config)):
+                raise UserError(f"data.{key}: is for text on the source side; data.spec_augment, data.waveform")
+        if config.batching == "packed":
+            raise UserError("data.batching=packed: is for text; data.batching=bucket_2d")
+        if self.target_tokenizer.sampling and not dataset.split.has_text:
+            raise UserError("tokenizer.sampling needs the raw text of the train split, and the store lacks it")
+        if config.waveform.active and dataset.split.config.keep != "waveform":
+            raise UserError("data.waveform: the store has features, and speed, noise and gain change waveforms; "
+                            "make it with features.keep=waveform")  # fmt: skip
+
+
+class SpeechDataset(TextDataset):
+    """The utterances of a split. Source lengths are frames; with other speeds, utterances in a batch have others.
+
+    Attributes:
+        source_seconds: From one frame to the next.
+    """
+
+    def __init__(self, split: SpeechSplit, task: SpeechToTextTask):
+        super().__init__(split, task)
+        self.source_seconds = task.frame_seconds
+
+    def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Frames, and target lengths (EOS included), of the examples first ... last - 1, int32."""
+        frames, target = self.split.lengths(first, last)
+        return frames, target + 1
+
+    def collate(self, examples: np.ndarray, rows: np.ndarray | None = None, draw: Draw | None = None) -> Batch:
+        """A batch of these examples; without `draw` as they are."""
+        examples = np.asarray(examples, np.int64)
+        (source,) = self.task.collate_sources(self._features(examples, draw))
+        decoder_input, target, lengths = self._targets(examples, draw)
+        targets = padded(target, lengths)
+        real = int(source.lengths.sum()), int(lengths.sum())
+        positions = source.values.size(0) * source.values.size(1)
+        return Batch(
+            ids=torch.from_numpy(examples),
+            sources=(source,),
+            decoder_input=padded(decoder_input, lengths),
+            target=targets,
+            target_lengths=torch.from_numpy(lengths),
+            counts=Counts(len(examples), *real, positions - real[0], targets.numel() - real[1]),
+            tags=self._tags(examples),
+        )
+
+    def _features(self, examples: np.ndarray, draw: Draw | None) -> list[np.ndarray]:
+        """Normalised features of examples, [S, F] each, in training changed as `draw` says."""
+        if draw is None:
+            return self.task.inputs(self.split, examples)
+        change, config = None, draw.config
+        if config.waveform.active:
+            drawn = seeds(draw.seed, draw.epoch, examples, "waveform").tolist()
+            rate = self.task.features.sample_rate
+
+            def change(samples: np.ndarray, place: int) -> np.ndarray:
+                return perturb(samples, rate, config.waveform, drawn[place])
+
+        flat, frames = self.split.features(examples, change)
+        found = [self.task.normalised(row) for row in np.split(flat, np.cumsum(frames)[:-1])]
+        if config.spec_augment.active:
+            drawn_masks = seeds(draw.seed, draw.epoch, examples, "spec_augment").tolist()
+            found = [spec_augment(row, config.spec_augment, seed) for row, seed in zip(found, drawn_masks, strict=True)]
+        return found

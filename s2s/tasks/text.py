@@ -1,0 +1,230 @@
+"""What tasks have in common whose target is text: the tokenizer of it, its order in the model, and batches of it."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from s2s import registry
+from s2s.data.batch import Packing, Source
+from s2s.data.iterator import DataConfig, Draw
+from s2s.data.store import Split, Store, Stores
+from s2s.data.transforms import TargetTransform, masked, noisy, seeds
+from s2s.errors import UserError
+from s2s.text.tokenizer import Tokenizer
+from s2s.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+
+
+class TextTask(ABC):
+    """Says what an example is and builds what the commands need.
+
+    A source, as the commands hand it from `inputs` or `encode` to `collate_sources`, is whatever the task makes of it;
+    its `len` is what options of decoding call its length.
+
+    Args:
+        target_tokenizer: Of the target side.
+        target_transform: The order in which the model writes a target, of TARGET_TRANSFORMS.
+    """
+
+    DEFAULTS: ClassVar[dict[str, str]] = {}  # of other keys of s2s-train
+    reads = "lines"  # what `encode` takes: lines of text, or recordings
+    buffer = 4096  # sources read ahead where decode.buffer does not say it
+    shared_vocabulary = False
+
+    def __init__(self, target_tokenizer: Tokenizer, target_transform: str = "none"):
+        self.target_tokenizer = target_tokenizer
+        self.target_transform = TargetTransform(target_transform, target_tokenizer)
+
+    @classmethod
+    @abstractmethod
+    def setup(cls, store: Store | Stores, target_transform: str = "none") -> "TextTask":
+        """The task of a store. Raises UserError for a store of another task."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, target_transform: str = "none") -> "TextTask":
+        """The task saved in a checkpoint's folder."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what `load` reads into a checkpoint's folder."""
+
+    @abstractmethod
+    def dataset(self, split: Split) -> "TextDataset":
+        """The examples of a split."""
+
+    @abstractmethod
+    def model(self, config) -> torch.nn.Module:
+        """A model with fresh weights for this task; `config` is a model component's config."""
+
+    @abstractmethod
+    def encode(self, items: list) -> list:
+        """Sources of raw ones, what `reads` says."""
+
+    @abstractmethod
+    def inputs(self, split: Split, examples: np.ndarray) -> list:
+        """Sources of examples of a split."""
+
+    @abstractmethod
+    def source_names(self, split: Split, examples: np.ndarray) -> list[str]:
+        """Sources of examples in words, for people."""
+
+    @abstractmethod
+    def source_symbols(self, source, size: int) -> list[str]:
+        """The `size` positions of a source in the model's memory in words, for people."""
+
+    @abstractmethod
+    def collate_sources(self, sources: list, device: torch.device | str = "cpu") -> tuple[Source, ...]:
+        """Several sources as the model's input."""
+
+    @abstractmethod
+    def check(self, config: DataConfig, dataset: "TextDataset") -> None:
+        """What can be known of training data and its options before training. Raises UserError."""
+
+    @property
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        """Of each side that has one, the source's first."""
+        return {"target": self.target_tokenizer.vocabulary}
+
+    def describe(self) -> str:
+        """What sources and targets are made of, in a line."""
+        return "vocabulary: " + " and ".join(f"{len(found):,} {side}" for side, found in self.vocabularies.items())
+
+    def difference(self, other: "TextTask") -> str | None:
+        """What another task has otherwise, so that models of both cannot work together, or None."""
+        if type(self) is not type(other):
+            return f"another task, {type(other).__name__} against {type(self).__name__}"
+        for side, mine in self.vocabularies.items():
+            its = other.vocabularies[side]
+            if mine.digest != its.digest:
+                return f"another {side} vocabulary, of {len(its)} symbols against {len(mine)}"
+        kinds = other.target_transform.kind, self.target_transform.kind
+        return None if kinds[0] == kinds[1] else f"another data.target_transform, {kinds[0]} against {kinds[1]}"
+
+    def fits(self, store: Store) -> str | None:
+        """What a store has otherwise, or None."""
+        return self.difference(self.setup(store, self.target_transform.kind))
+
+    def criterion(self, config):
+        return registry.find("criterion", config.type)(config)
+
+    def generator(self, models: list[torch.nn.Module], config, seed: int = 1, **options):
+        """A Generator for one model or an ensemble; `config` is a DecodeConfig, `options` are the Generator's own.
+
+        Raises:
+            UserError: as Generator; files that the config names and that are not as they should be.
+        """
+        from s2s.decoding.generator import Generator  # a task is below decoding; only its composition is here
+        from s2s.decoding.inputs import read_phrases
+        from s2s.decoding.shortlist import Shortlist
+
+        if config.speculative == "input" and not self.shared_vocabulary:
+            raise UserError("decode.speculative=input copies from the source: both sides need one vocabulary")
+        forbidden = read_phrases("decode.forbidden", config.forbidden, self.encode_target)
+        # A phrase with a symbol that the vocabulary lacks is in no hypothesis.
+        forbidden = [phrase for phrase in forbidden if UNK not in phrase]
+        allowed = read_phrases("decode.allowed", config.allowed, self.encode_target, needed=True)
+        if config.shortlist is not None:
+            if "source" not in self.vocabularies:
+                raise UserError("decode.shortlist: has likely translations of a source's symbols; recordings have none")
+            if "shortlist" not in options:
+                options["shortlist"] = Shortlist.load(config.shortlist, self)
+        options = {"forbidden": forbidden, "allowed": allowed,
+                   "detokenize": self.detokenize, **options}  # fmt: skip
+        return Generator(models, config, self.collate_sources, seed, **options)
+
+    def encode_target(self, lines: list[str]) -> list[list[int]]:
+        """Target ids of raw lines in the order in which the model writes them, no BOS, no EOS."""
+        return [self.target_transform.apply(ids).tolist() for ids in self.target_tokenizer.encode_lines(lines)]
+
+    def detokenize(self, ids: list[int]) -> str:
+        """Target ids, as the model writes them, as text."""
+        return self.target_tokenizer.decode(self.target_transform.undo(np.asarray(ids, np.int64)))
+
+
+class TextDataset:
+    """The examples of a split, as far as their targets go. Target lengths count the EOS that the model sees.
+
+    Args:
+        split: Of a store or of several.
+        task: It knows the tokenizers and the order of the targets.
+    """
+
+    def __init__(self, split: Split, task: TextTask):
+        self.split, self.task = split, task
+        self.corpora = split.corpora
+        self._firsts = [corpus.first for corpus in self.corpora]
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def _tags(self, examples: np.ndarray) -> torch.Tensor | None:
+        """The corpus of each example, where there are several."""
+        return torch.from_numpy(np.searchsorted(self._firsts, examples, "right") - 1) if len(self.corpora) > 1 else None
+
+    def _targets(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The decoder's input (BOS first) and the target (EOS last) of examples, each one after the other, and the
+        lengths [n] of either."""
+        target, lengths = self._target(examples, draw)
+        shown = target
+        if draw and draw.config.prev_output_mask:
+            random = seeds(draw.seed, draw.epoch, examples, "prev_output_mask")
+            shown = masked(target, lengths, random, draw.config.prev_output_mask)
+        decoder_input, _ = with_symbol(BOS, shown, lengths, after=False)
+        return decoder_input, *with_symbol(EOS, target, lengths, after=True)
+
+    def _target(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray]:
+        """Target ids of examples in the model's order, one after the other, and the number of each."""
+        if draw is None:
+            ids, lengths = self.split.gather("target", examples)
+        else:
+            ids, lengths = self._tokens("target", self.task.target_tokenizer, examples, draw, 0.0)
+        transform = self.task.target_transform
+        if transform.kind != "none":
+            ids = np.concatenate([transform.apply(row) for row in np.split(ids, np.cumsum(lengths)[:-1])])
+        return ids, lengths
+
+    def _tokens(self, side: str, tokenizer: Tokenizer, examples: np.ndarray, draw: Draw, noise: float):
+        """Ids of examples and the number of each: tokenized anew where a tokenizer samples or the text is noisy."""
+        if not noise and not tokenizer.sampling:
+            return self.split.gather(side, examples)
+        lines = self.split.texts(side, examples)
+        if noise:
+            random = seeds(draw.seed, draw.epoch, examples, "character_noise")
+            lines = [noisy(line, seed, noise) for line, seed in zip(lines, random.tolist(), strict=True)]
+        if not tokenizer.sampling:
+            ids, lengths = tokenizer.encode_flat(lines)
+        else:
+            ids, lengths = tokenizer.sample(lines, seeds(draw.seed, draw.epoch, examples, f"sampling {side}"))
+        return ids.astype(np.int64), lengths.astype(np.int64)
+
+
+def stages(config: DataConfig) -> list:
+    """`data`, and the stages of its curriculum."""
+    return [config, *config.stages]
+
+
+def with_symbol(symbol: int, ids: np.ndarray, lengths: np.ndarray, after: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of rows one after the other, with a symbol before or after each, and the new lengths."""
+    ends = np.cumsum(lengths)
+    return np.insert(ids, ends if after else ends - lengths, symbol), lengths + 1
+
+
+def padded(ids: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
+    """Rows one after the other as [B, longest] int64, padded at the right."""
+    rows = np.full((len(lengths), lengths.max()), PAD, np.int64)
+    rows[np.arange(rows.shape[1]) < lengths[:, None]] = ids
+    return torch.from_numpy(rows)
+
+
+def packing_of(lengths: np.ndarray, rows: np.ndarray) -> Packing:
+    """Where examples of these lengths lie, with `rows` of them to each row."""
+    ends = np.cumsum(rows)
+    totals = np.add.reduceat(lengths, ends - rows)
+    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    number = np.repeat(np.arange(len(lengths)) - np.repeat(ends - rows, rows), lengths)
+    segments = np.broadcast_to(rows[:, None] - 1, (len(rows), totals.max())).copy()
+    segments[np.arange(segments.shape[1]) < totals[:, None]] = number
+    return Packing(torch.from_numpy(segments), padded(place, totals))
