@@ -61,6 +61,10 @@ class DecodeConfig:
         at_least=0,
         at_most=1,
     )
+    chunk_seconds: float | None = option(
+        None, "longer recordings are decoded in chunks of so many seconds, put together by CTC's times", at_least=1
+    )
+    chunk_overlap: float = option(4.0, "seconds that a chunk shares with the next one", at_least=0)
     language_model: str | None = option(
         None, "a run or checkpoint of task=language_modeling with the same target vocabulary, which rates tokens too"
     )
@@ -131,6 +135,12 @@ class DecodeConfig:
             if self.no_repeat_ngram or self.forbidden or self.allowed or self.shortlist:
                 raise UserError(f"decode.speculative={self.speculative}: goes neither with decode.no_repeat_ngram, "
                                 "decode.forbidden, decode.allowed nor decode.shortlist")  # fmt: skip
+        if self.chunk_seconds and self.chunk_overlap > self.chunk_seconds / 2:
+            raise UserError(f"decode.chunk_overlap={self.chunk_overlap:g}: at most half of "
+                            f"decode.chunk_seconds={self.chunk_seconds:g}")  # fmt: skip
+        if self.chunk_seconds and (self.n_best > 1 or self.coverage_penalty):
+            raise UserError("decode.chunk_seconds: puts the best hypotheses of chunks together, and goes neither with "
+                            "decode.n_best, decode.mbr nor decode.coverage_penalty")  # fmt: skip
         if self.language_model and (self.search != "beam" or self.speculative != "none" or self.shortlist):
             raise UserError("decode.language_model: is for decode.search=beam, without decode.speculative and "
                             "decode.shortlist")  # fmt: skip

@@ -23,6 +23,7 @@ from s2s.decoding.rules import Forbidden, NoRepeatedNgram, Rule
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
 from s2s.decoding.shortlist import Shortlist
 from s2s.decoding.speculative import Speculative
+from s2s.decoding.times import Chunks, token_times
 from s2s.decoding.trie import AllowedOutputs
 from s2s.errors import UserError
 from s2s.models.language_model import LanguageModel
@@ -50,6 +51,8 @@ class Generator:
         shortlist: That of decode.shortlist.
         draft: The model of decode.speculative=draft.
         language_model: That of decode.language_model.
+        timestamps: Whether hypotheses are given the times of their tokens.
+        seconds: From one frame of a source to the next; None: it is text.
         pack: As `prepare`, which makes the models fit for decoding; for many Generators, one that remembers.
 
     Raises:
@@ -62,6 +65,7 @@ class Generator:
                  detokenize: Callable[[Ids], str] | None = None,
                  shortlist: Shortlist | None = None, draft: EncoderDecoder | None = None,
                  language_model: LanguageModel | None = None,
+                 timestamps: bool = False, seconds: float | None = None,
                  pack: Callable[[EncoderDecoder, str, str], EncoderDecoder] = prepare):  # fmt: skip
         config.check()
         self.config, self.collate, self.alignment = config, collate, alignment
@@ -71,6 +75,10 @@ class Generator:
         self.device = next(models[0].parameters()).device
         self.length = lambda source: models[0].memory_length(len(source))
         self.ctc_weight = ctc_weight(config, models)
+        self.model, self.seconds, self.timestamps = models[0], seconds, timestamps
+        self.chunks = None if config.chunk_seconds is None else Chunks(config, self._by_ctc("decode.chunk_seconds"))
+        if timestamps:
+            self._by_ctc("timestamps=true")
         if language_model is not None:
             if language_model.target_vocabulary_size != models[0].target_vocabulary_size:
                 raise UserError(f"decode.language_model: has {language_model.target_vocabulary_size} symbols, "
@@ -119,6 +127,14 @@ class Generator:
         draft = draft and pack(draft, config.dtype, config.backend)
         self.engine = Speculative(models[0], draft, config, collate, self.device)
 
+    def _by_ctc(self, said: str) -> float:
+        """Seconds of a frame, for what needs CTC's times. Raises UserError where there are none."""
+        if self.seconds is None:
+            raise UserError(f"{said}: is for recordings, and the sources are text")
+        if not self.ctc_weight:
+            raise UserError(f"{said}: needs CTC, with decode.ctc_weight above 0, for the times of tokens")
+        return self.seconds
+
     def generate(
         self,
         sources: list[Ids],
@@ -149,6 +165,38 @@ class Generator:
             raise UserError("constraints= need decode.search=beam, without decode.diverse_groups, decode.allowed, "
                             "decode.shortlist and decode.speculative")  # fmt: skip
         self._check_ctc(sources, prefixes, constraints)
+        if self.chunks:
+            if constraints or any(map(len, prefixes or [])):
+                raise UserError("decode.chunk_seconds: goes neither with prefix= nor with constraints=")
+            yield from self._generate_long(sources, progress, first)
+        else:
+            yield from self._generate(sources, prefixes, progress, first, constraints, self.timestamps)
+
+    def _generate_long(self, sources: list, progress: Callable[[int], None] | None, first: int):
+        """As `generate`, in chunks."""
+        spans = [self.chunks.of(len(source)) for source in sources]
+        pieces = [source[a:b] for source, mine in zip(sources, spans, strict=True) for a, b in mine]
+        found = self._generate(pieces, None, None, first, None, True)
+        for mine in spans:
+            parts = [next(found)[0] for _ in mine]
+            if progress:
+                progress(1)
+            if len(parts) > 1:
+                ids, each, times = self.chunks.merged(mine, parts)
+                truncated = any(part.truncated for part in parts)
+                parts = [replace(self._rated(ids, each), times=times, truncated=truncated)]
+            yield [parts[0] if self.timestamps else replace(parts[0], times=None)]
+
+    def _generate(
+        self,
+        sources: list,
+        prefixes: list[Ids] | None,
+        progress: Callable[[int], None] | None,
+        first: int,
+        constraints: list[list[Ids]] | None,
+        timed: bool,
+    ) -> Iterator[list[Hypothesis]]:
+        """As `generate`; `timed`: with times."""
         if self.allowed and any(map(len, prefixes or [])):
             raise UserError("prefix= and decode.allowed: each says how outputs begin; leave one out")
         prefixes = prefixes or [[] for _ in sources]
@@ -157,7 +205,7 @@ class Generator:
         sentences = [Sentence(i, *parts) for i, parts in everything if len(parts[0])]
         sentences.sort(key=lambda sentence: -len(sentence.source))
         empty = {i: [self._empty()] for i, source in enumerate(sources) if not len(source)}
-        results = self._attended(self.engine.run(sentences, first), sources)
+        results = self._attended(self.engine.run(sentences, first), sources, timed)
         try:
             for some, n_best in zip(phrases, self._in_order(len(sources), results, empty, progress), strict=True):
                 if some:
@@ -206,7 +254,9 @@ class Generator:
         empty = {i: [self._empty()] for i, pair in enumerate(pairs) if not any(map(len, pair))}
         chosen = ([todo[j] for j in batch] for batch in batches)
         results = ([(i, [one]) for i, one in zip(batch, rate(batch), strict=True)] for batch in chosen)
-        for (hypothesis,) in self._in_order(len(pairs), self._attended(results, sources), empty, progress):
+        for (hypothesis,) in self._in_order(
+            len(pairs), self._attended(results, sources, self.timestamps), empty, progress
+        ):
             yield hypothesis
 
     @torch.inference_mode()
@@ -216,21 +266,26 @@ class Generator:
         values = self.scorer.score(self.collate(sources, self.device), decoder_input, target).tolist()
         hypotheses = []
         for ids, row in zip(targets, values, strict=True):
-            each = row[: len(ids) + 1]
-            if self.ctc_weight == 1:
-                score = sum(each) + self.config.word_reward * len(ids)
-            else:
-                score = normalised(self.config, sum(each), len(each))
-            hypotheses.append(Hypothesis(list(map(int, ids)), score, sum(each), each))
+            hypotheses.append(self._rated(list(map(int, ids)), row[: len(ids) + 1]))
         return hypotheses
+
+    def _rated(self, ids: Ids, each: list[float]) -> Hypothesis:
+        """A hypothesis of tokens with log-probabilities, EOS's too."""
+        total = sum(each)
+        if self.ctc_weight == 1:
+            return Hypothesis(ids, total + self.config.word_reward * len(ids), total, each)
+        return Hypothesis(ids, normalised(self.config, total, len(each)), total, each)
 
     def _empty(self) -> Hypothesis:
         """Of an empty source."""
-        return replace(Hypothesis.empty(), alignment=[] if self.alignment else None)
+        return replace(
+            Hypothesis.empty(), alignment=[] if self.alignment else None, times=[] if self.timestamps else None
+        )
 
-    def _attended(self, results: Iterator, sources: list[Ids]) -> Iterator:
-        """Lists of (index, hypotheses), with what attention adds to them: alignments, and ranks by coverage."""
-        if self.attention is None:
+    def _attended(self, results: Iterator, sources: list[Ids], timed: bool) -> Iterator:
+        """Lists of (index, hypotheses), with what attention adds to them: alignments, and ranks by coverage; `timed`:
+        and with the times of their tokens."""
+        if self.attention is None and not timed:
             yield from results
             return
         waiting: list[tuple[int, list[Hypothesis]]] = []
@@ -239,25 +294,31 @@ class Generator:
             waiting += some
             tokens += sum(len(one.ids) + 1 for _, found in some for one in found)
             if tokens >= self.config.batch_tokens:
-                yield self._attend(waiting, sources)
+                yield self._attend(waiting, sources, timed)
                 waiting, tokens = [], 0
         if waiting:
-            yield self._attend(waiting, sources)
+            yield self._attend(waiting, sources, timed)
 
-    def _attend(self, results: list[tuple[int, list[Hypothesis]]], sources: list[Ids]):
+    def _attend(self, results: list[tuple[int, list[Hypothesis]]], sources: list[Ids], timed: bool):
         """Some of `_attended`, which are changed here."""
         pairs = [(sources[index], one) for index, found in results for one in found]
-        lengths = [max(len(source), len(one.ids)) + 1 for source, one in pairs]
+        lengths = [max(self.length(source), len(one.ids)) + 1 for source, one in pairs]
         for batch in plan(lengths, 1, self.config.batch_tokens):
             some = [pairs[i] for i in batch]
-            decoder_input, _ = _forced([one.ids for _, one in some], self.device)
-            weights = self.attention(self.collate([source for source, _ in some], self.device), decoder_input)
+            inputs, targets = self.collate([source for source, _ in some], self.device), [one.ids for _, one in some]
+            if timed:
+                found = token_times(self.model, inputs, targets, self.seconds)
+                for one, times in zip((one for _, one in some), found, strict=True):
+                    one.times = times
+            if self.attention is None:
+                continue
+            weights = self.attention(inputs, _forced(targets, self.device)[0])
             for (source, one), mine in zip(some, weights, strict=True):
-                mine = mine[: len(one.ids) + 1, : len(source) + 1]
+                mine = mine[: len(one.ids) + 1, : self.length(source) + 1]
                 if self.alignment:
                     one.alignment = mine.argmax(axis=1).tolist()
                 if self.config.coverage_penalty:
-                    one.score += self.config.coverage_penalty * coverage(mine[:, : len(source)])
+                    one.score += self.config.coverage_penalty * coverage(mine[:, : self.length(source)])
         if not self.config.coverage_penalty:
             return results
         return [(i, sorted(found, key=lambda one: -one.score)[: self.config.n_best]) for i, found in results]

@@ -16,6 +16,8 @@ class Hypothesis:
         unmet: How many of the sentence's constraints it does not hold.
         alignment: For each token, and then for EOS, the source position of the greatest attention, from 0 (EOS of the
             source is the last one); None: was not asked for.
+        times: From when to when each token is said, in seconds, where that was asked for; None also where CTC has no
+            alignment for it.
         passes: In speculative decoding, passes of the decoder that it took.
     """
 
@@ -26,12 +28,22 @@ class Hypothesis:
     truncated: bool = False
     unmet: int = 0
     alignment: list[int] | None = None
+    times: list[tuple[float, float]] | None = None
     passes: int | None = None
 
     @classmethod
     def empty(cls) -> "Hypothesis":
         """The translation of an empty source, which no model has seen."""
         return cls([], 0.0, 0.0, [])
+
+
+@dataclass
+class Word:
+    """A word, from when to when it is said, in seconds."""
+
+    word: str
+    start: float
+    end: float
 
 
 @dataclass(kw_only=True)
@@ -42,10 +54,12 @@ class Translation(Hypothesis):
         text: Detokenized.
         tokens: The symbols of `ids`, and then the end's, `</s>`.
         source_tokens: The same of the source, where an alignment was asked for.
+        words: With times those of the words, None as they are.
         source_truncated: Whether the source was cut to the most that the model can take.
     """
 
     text: str
     tokens: list[str]
     source_tokens: list[str] | None = None
+    words: list[Word] | None = None
     source_truncated: bool = False
