@@ -16,6 +16,7 @@ COMPONENTS = {
     "task": {
         "translation": "s2s.tasks.translation:TranslationTask",
         "speech_to_text": "s2s.tasks.speech:SpeechToTextTask",
+        "language_modeling": "s2s.tasks.language_modeling:LanguageModelingTask",
     },
     "tokenizer": {
         "sentencepiece": "s2s.text.sentencepiece:SentencePieceTokenizer",

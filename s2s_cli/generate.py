@@ -44,6 +44,9 @@ class GenerateCommand:
     alignment: bool = option(
         False, "format=json and tsv: for each target token, EOS too, the source position that it looks at most, from 0"
     )
+    timestamps: bool = option(
+        False, "format=json: of recordings, from when to when each word is said, in seconds, by CTC's alignment"
+    )
     prefix: str | None = option(None, "file of target prefixes, a line each, that the hypotheses must start with")
     constraints: str | None = option(
         None, "file of phrases, separated by tabs, for each input line, all of which the hypotheses must hold"
@@ -67,7 +70,9 @@ def _generate(config: GenerateCommand) -> None:
     score = config.mode == "score"
     write = formatter(config.format, score)
     with _Progress(total) as progress, opened(config.output) as output:
-        results = translator.decode(windows, config.decode, config.seed, score, config.alignment, progress.advance)
+        results = translator.decode(
+            windows, config.decode, config.seed, score, config.alignment, config.timestamps, progress.advance
+        )
         for index, n_best in enumerate(results):
             progress.count(n_best[0])
             output.write(write(index, n_best).encode())
@@ -95,6 +100,8 @@ def _check(config: GenerateCommand) -> None:
                         "in format=text each output line belongs to one input line")  # fmt: skip
     if config.alignment and config.format == "text":
         raise UserError("alignment=true needs format=json or format=tsv")
+    if config.timestamps and config.format != "json":
+        raise UserError("timestamps=true needs format=json")
     for key in ("input", "prefix", "target", "constraints"):
         path = getattr(config, key)
         if path and not os.path.exists(path):

@@ -54,6 +54,8 @@ def formatter(name: str, score: bool = False) -> Format:
             }
             if one.alignment is not None:
                 content |= {"alignment": one.alignment, "source_tokens": one.source_tokens}
+            if one.words is not None:
+                content["words"] = [vars(word) for word in one.words]
             lines.append(json.dumps(content, ensure_ascii=False) + "\n")
         return "".join(lines)
 

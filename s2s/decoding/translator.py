@@ -18,6 +18,7 @@ from s2s.decoding.generator import Generator
 from s2s.decoding.hypothesis import Hypothesis, Translation
 from s2s.decoding.inputs import Window
 from s2s.decoding.shortlist import Shortlist
+from s2s.decoding.times import words
 from s2s.errors import UserError
 from s2s.training.checkpoint import load_model
 from s2s.training.run import choose_device
@@ -144,6 +145,7 @@ class Translator:
         seed: int = 1,
         score: bool = False,
         alignment: bool = False,
+        timestamps: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Iterator[list[Translation]]:
         """Decode windows of sentences, or score their given targets.
@@ -154,6 +156,7 @@ class Translator:
             seed: Of sampling.
             score: The windows' companions are targets, not prefixes.
             alignment: Whether to find alignments.
+            timestamps: Whether to find when words are said.
             progress: Called with the number of sentences decoded since the last call.
 
         Yields:
@@ -162,7 +165,10 @@ class Translator:
         Raises:
             UserError: options that contradict each other; a target or prefix too long for the model.
         """
-        options = {"alignment": alignment, "pack": self._pack}
+        if timestamps and self.task.target_transform.kind != "none":
+            raise UserError("timestamps=true: is for models that write words in their order, without "
+                            "data.target_transform")  # fmt: skip
+        options = {"alignment": alignment, "timestamps": timestamps, "pack": self._pack}
         if config.speculative == "draft":
             options["draft"] = self.draft
         if config.shortlist is not None:
@@ -196,11 +202,13 @@ class Translator:
         # The hypothesis of an empty source was not asked of any model, not even its EOS.
         size = self.models[0].memory_length(len(source))
         end = ["</s>"] if hypothesis.token_log_probabilities else []
+        times = hypothesis.times
         return Translation(
             **vars(hypothesis),
             text=self.task.detokenize(hypothesis.ids),
             tokens=[self.symbols[i] for i in hypothesis.ids] + end,
             source_tokens=None if hypothesis.alignment is None else self.task.source_symbols(source, size),
+            words=None if times is None else words(hypothesis.ids, times, self.task.detokenize),
             source_truncated=cut,
         )
 

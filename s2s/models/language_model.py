@@ -35,6 +35,7 @@ class LanguageModelConfig:
 
     norm: ClassVar[str] = "pre"
     max_positions: ClassVar[int] = 0
+    auxiliary_heads: ClassVar[tuple[int, ...]] = ()
 
     type: str = option("transformer_lm", "component")
     decoder: StackConfig = option(StackConfig, "its layers")

@@ -102,8 +102,8 @@ class SpeechToTextTask(TextTask):
 
     def model(self, config) -> torch.nn.Module:
         """A model with fresh weights for this task; `config` is a model component's config."""
-        if config.type == "transformer":
-            raise UserError("model.type=transformer reads text; for recordings, model=conformer_small and others")
+        if config.type in ("transformer", "transformer_lm"):
+            raise UserError(f"model.type={config.type} reads text; for recordings, model=conformer_small and others")
         size = len(self.target_tokenizer.vocabulary)
         return registry.find("model", config.type)(config, self.features.bins, size)
 

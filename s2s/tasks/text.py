@@ -32,6 +32,8 @@ class TextTask(ABC):
     reads = "lines"  # what `encode` takes: lines of text, or recordings
     buffer = 4096  # sources read ahead where decode.buffer does not say it
     shared_vocabulary = False
+    writes = True  # whether its models make hypotheses
+    frame_seconds: float | None = None  # from one position of a source to the next, of recordings
 
     def __init__(self, target_tokenizer: Tokenizer, target_transform: str = "none"):
         self.target_tokenizer = target_tokenizer
@@ -126,13 +128,18 @@ class TextTask(ABC):
         # A phrase with a symbol that the vocabulary lacks is in no hypothesis.
         forbidden = [phrase for phrase in forbidden if UNK not in phrase]
         allowed = read_phrases("decode.allowed", config.allowed, self.encode_target, needed=True)
+        if config.language_model is not None and "language_model" not in options:
+            from s2s.decoding.fusion import load_language_model
+
+            device = next(models[0].parameters()).device
+            options["language_model"] = load_language_model(config.language_model, self, device)
         if config.shortlist is not None:
             if "source" not in self.vocabularies:
                 raise UserError("decode.shortlist: has likely translations of a source's symbols; recordings have none")
             if "shortlist" not in options:
                 options["shortlist"] = Shortlist.load(config.shortlist, self)
         options = {"forbidden": forbidden, "allowed": allowed,
-                   "detokenize": self.detokenize, **options}  # fmt: skip
+                   "detokenize": self.detokenize, "seconds": self.frame_seconds, **options}  # fmt: skip
         return Generator(models, config, self.collate_sources, seed, **options)
 
     def encode_target(self, lines: list[str]) -> list[list[int]]:

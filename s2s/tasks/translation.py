@@ -83,6 +83,9 @@ class TranslationTask(TextTask):
         """A model with fresh weights for this task's vocabularies; `config` is a model component's config."""
         if config.type == "speech":
             raise UserError("model.type=speech reads recordings: task=speech_to_text; for text, model=transformer_base")
+        if config.type == "transformer_lm":
+            raise UserError("model.type=transformer_lm has no source: task=language_modeling; for translation, "
+                            "model=transformer_base")  # fmt: skip
         sizes = (len(vocabulary) for vocabulary in self.vocabularies.values())
         return registry.find("model", config.type)(config, *sizes, self.shared_vocabulary)
 

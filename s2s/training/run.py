@@ -71,6 +71,8 @@ def _train(config, ranks: Ranks) -> int | None:
     if config.data.verify and ranks.is_first:
         store.verify()
     task = find("task", config.task.type).setup(store, config.data.target_transform)
+    if not task.writes and (config.train.samples or config.train.valid_metrics != ["loss"]):
+        raise UserError(f"task={config.task.type}: writes nothing: train.samples=0 train.valid_metrics=[loss]")
     device = choose_device(config.device)
     packed.check(config.decode.dtype, device.type)  # validation decodes
     loggers.check(config.train.loggers)

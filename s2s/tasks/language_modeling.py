@@ -1,0 +1,117 @@
+"""Language modelling: a model of the targets of a store, of text or of speech, for `decode.language_model`."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from s2s import registry
+from s2s.config.schema import option
+from s2s.data.batch import Source
+from s2s.data.iterator import DataConfig, Draw
+from s2s.data.store import Split, Store, Stores
+from s2s.errors import UserError
+from s2s.tasks.text import TextTask, stages
+from s2s.tasks.translation import PairDataset
+from s2s.text.tokenizer import load_tokenizer
+from s2s.text.vocabulary import EOS
+
+MODELS = "model=transformer_lm_small, transformer_lm_tiny or transformer_lm"
+
+
+@dataclasses.dataclass
+class LanguageModelingConfig:
+    """Options of the task."""
+
+    type: str = option("language_modeling", "component")
+
+
+class LanguageModelingTask(TextTask):
+    """What is to be learned are lines of a store's target side. A source is empty: it has no more than its EOS."""
+
+    Config = LanguageModelingConfig
+    # In s2s-train, defaults of other keys.
+    DEFAULTS: ClassVar[dict[str, str]] = {
+        "model": "transformer_lm_small",
+        "criterion.label_smoothing": "0.0",
+        "train.samples": "0",
+    }
+    writes = False
+
+    @classmethod
+    def setup(cls, store: Store | Stores, target_transform: str = "none") -> "LanguageModelingTask":
+        """The task of a store, whatever its source side is."""
+        _, target = store.tokenizers()
+        return cls(target, target_transform)
+
+    @classmethod
+    def load(cls, folder: Path, target_transform: str = "none") -> "LanguageModelingTask":
+        """The task saved in a checkpoint's folder."""
+        return cls(load_tokenizer(folder, "target"), target_transform)
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer into a checkpoint's folder."""
+        self.target_tokenizer.save(folder, "target")
+
+    def dataset(self, split: Split) -> "LineDataset":
+        return LineDataset(split, self)
+
+    def model(self, config) -> torch.nn.Module:
+        """A model with fresh weights for this task; `config` is a model component's config."""
+        if config.type in ("transformer", "speech"):
+            raise UserError(f"model.type={config.type} is no language model; task=language_modeling has {MODELS}")
+        return registry.find("model", config.type)(config, len(self.target_tokenizer.vocabulary))
+
+    def generator(self, models: list[torch.nn.Module], config, seed: int = 1, **options):
+        """Raises UserError."""
+        raise UserError("a language model writes nothing by itself; it goes with another checkpoint, as "
+                        "decode.language_model")  # fmt: skip
+
+    def encode(self, items: list) -> list[list[int]]:
+        """As many empty sources."""
+        return [[] for _ in items]
+
+    def inputs(self, split: Split, examples: np.ndarray) -> list[list[int]]:
+        """As `encode`."""
+        return self.encode(examples)
+
+    def source_names(self, split: Split, examples: np.ndarray) -> list[str]:
+        """Empty."""
+        return ["" for _ in examples]
+
+    def source_symbols(self, source: list[int], size: int) -> list[str]:
+        """Of an empty source."""
+        return [self.target_tokenizer.vocabulary.symbols[EOS]]
+
+    def collate_sources(self, sources: list, device: torch.device | str = "cpu") -> tuple[Source, ...]:
+        """As many empty sources as a model's input."""
+        values = torch.full((len(sources), 1), EOS)
+        return (Source(values, torch.ones(len(sources), dtype=torch.int64)).to(device),)
+
+    def check(self, config: DataConfig, dataset: "LineDataset") -> None:
+        """What can be known of training data and its options before training. Raises UserError."""
+        for key in ("character_noise", "word_dropout"):
+            if any(getattr(stage, key) for stage in stages(config)):
+                raise UserError(f"data.{key}: is for the source side, and a language model has none")
+        for key in ("waveform", "spec_augment"):
+            if getattr(config, key).active:
+                raise UserError(f"data.{key}: is for recordings, and a language model reads text")
+        if self.target_tokenizer.sampling and not dataset.split.has_text:
+            raise UserError(
+                "tokenizer.sampling needs the raw text of the train split; make the store with keep_text=true"
+            )
+
+
+class LineDataset(PairDataset):
+    """The targets of a split, each with an empty source."""
+
+    def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Source lengths, 1 each, and target lengths of the examples first ... last - 1, EOS included, int32."""
+        _, target = self.split.lengths(first, last)
+        return np.ones_like(target), target + 1
+
+    def _source(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray]:
+        """Nothing."""
+        return np.zeros(0, np.int64), np.zeros(len(examples), np.int64)
