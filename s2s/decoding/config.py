@@ -8,7 +8,8 @@ from s2s.errors import UserError
 
 @dataclass
 class DecodeConfig:
-    """How hypotheses are searched for. A length is in tokens and does not count EOS, unless it is said."""
+    """How hypotheses are searched for. A length is in tokens and does not count EOS, unless it is said; that of a
+    recording is in positions of the encoder, 25 a second where 4 frames of 10 ms make one."""
 
     search: str = option(
         "beam",

@@ -46,7 +46,7 @@ class SpeechToTextTask(TextTask):
 
     Config = SpeechToTextConfig
     DEFAULTS: ClassVar = {
-        "model": "conformer_small", "criterion": "ctc_attention",
+        "model": "conformer_small", "criterion": "ctc_attention", "decode": "speech",
         "data.cost": "frames", "data.batching": "bucket_2d", "data.batch_tokens": "20000",
     }  # fmt: skip
     reads = "recordings"

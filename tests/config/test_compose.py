@@ -34,6 +34,9 @@ def test_the_four_sizes(preset, layers, width):
 
 def test_presets_of_decoding_are_starting_points():
     assert train().decode == DecodeConfig()
+    speech = train("task=speech_to_text").decode
+    assert (speech.max_length_a, speech.max_length_b) == (1.0, 10)
+    assert train("task=speech_to_text", "decode=default").decode.max_length_a == 2.0
     fairseq = train("decode=fairseq", "decode.beam_size=7").decode
     assert fairseq == DecodeConfig(beam_size=7, max_length_a=0.0, max_length_b=200, allow_unknown=True)
     ctranslate2 = train("decode.length_penalty=0.5", "decode=ctranslate2").decode
