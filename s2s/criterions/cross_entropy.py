@@ -99,7 +99,7 @@ class CrossEntropy:
         terms, share = self.terms(batch) if model.training else ([], 1.0)
         states, output = zip(*(last_states(model, batch, memory) for memory in memories), strict=True)
         passes = len(states)
-        target = batch.target[real_positions(batch)].repeat_interleave(passes)
+        target = batch.target.flatten()[real_positions(batch)].repeat_interleave(passes)
 
         def smoothed(states: Sequence[Tensor], share: float, terms: Sequence[Term] = ()) -> tuple[Tensor, ...]:
             # Row passes * i + k is pass k over position i.
@@ -125,13 +125,16 @@ class CrossEntropy:
 
 
 def real_positions(batch: Batch) -> Tensor:
-    """Bool [B, T], true at target tokens."""
-    return torch.arange(batch.target.size(1), device=batch.target.device) < batch.target_lengths[:, None]
+    """Where the P target tokens of a batch lie in its rows one after the other, int64 [P]. The host does not wait for
+    the device, as it would to learn how many are true in a mask."""
+    lengths, count, device = batch.target_lengths, batch.counts.target, batch.target.device
+    shift = torch.arange(len(lengths), device=device) * batch.target.size(1) - (lengths.cumsum(0) - lengths)
+    return torch.arange(count, device=device) + shift.repeat_interleave(lengths, output_size=count)
 
 
 def real_states(states: Tensor, batch: Batch) -> Tensor:
     """States [B, T, D] at the P real target positions of a batch, [P, D] in the type of its matrix products."""
-    states = states[real_positions(batch)]
+    states = states.flatten(0, 1).index_select(0, real_positions(batch))
     if torch.is_autocast_enabled(states.device.type):
         states = states.to(torch.get_autocast_dtype(states.device.type))
     return states

@@ -252,6 +252,7 @@ class Tries:
             batches = [self.dataset.collate(batch.examples, batch.rows, batch.draw) for batch in planned]
             started = time.perf_counter()
             self.trainer._update(batches)
+            self.trainer._settle()
             seconds = time.perf_counter() - started
         except (RuntimeError, MemoryError, Failure) as error:
             if not out_of_memory(error):

@@ -10,7 +10,7 @@ from s2s.data.batch import Batch
 from s2s.errors import Failure
 
 Result = TypeVar("Result")
-PIECE = {"tokens": 2048, "frames": 8192}  # real positions of a side, by the unit of sources
+PIECE = {"tokens": 2048, "frames": 8192}  # real positions of a side, by what the sources have
 
 
 class OutOfMemory(Failure):
@@ -25,10 +25,12 @@ class OutOfMemory(Failure):
         self.batch = batch
 
 
-def pieces(batch: Batch, most: int) -> list[Batch]:
-    """A batch, on the host, halved until a piece has at most `most` real positions of a side, or one example."""
+def pieces(batch: Batch) -> list[Batch]:
+    """A batch, on the host, halved until a piece has at most PIECE real positions of a side, or one example."""
+    has_frames = any(source.values.is_floating_point() for source in batch.sources)
+    most = PIECE["frames" if has_frames else "tokens"]
     halves = batch.halves() if max(batch.counts.source, batch.counts.target) > most else None
-    return [batch] if halves is None else [piece for half in halves for piece in pieces(half, most)]
+    return [batch] if halves is None else [piece for half in halves for piece in pieces(half)]
 
 
 def split_to_fit(

@@ -1,7 +1,11 @@
-"""What a run remembers."""
+"""What a run remembers, and what it does not know yet."""
 
 import dataclasses
+from typing import NamedTuple
 
+from torch import Tensor
+
+from s2s.data.batch import Batch
 from s2s.training.divergence import Course
 
 
@@ -43,3 +47,21 @@ class Progress:
     def trusted(self) -> int:
         """The last update before anything was wrong; this one if nothing is."""
         return self.course.before(self.update) - self.skipped_in_a_row
+
+
+class Pending(NamedTuple):
+    """An update that was made, or skipped, which only its numbers tell.
+
+    Attributes:
+        update: Which one.
+        batches: Of this rank.
+        split: Those of them that were split in two because they did not fit into memory.
+        counts: What all ranks computed.
+        numbers: On the device: the gradient's norm; sums over all ranks: loss, batches split, the criterion's metrics.
+    """
+
+    update: int
+    batches: list[Batch | None]
+    split: list[Batch]
+    counts: dict[str, int]
+    numbers: Tensor

@@ -32,9 +32,9 @@ from s2s.training.interrupt import Interrupt
 from s2s.training.layers import checkpoint_activations, compile_layers
 from s2s.training.log import RunLog
 from s2s.training.loggers import LOGGERS
-from s2s.training.memory import PIECE, OutOfMemory, out_of_memory, pieces, shape, split_to_fit
+from s2s.training.memory import OutOfMemory, out_of_memory, pieces, shape, split_to_fit
 from s2s.training.profile import Profile
-from s2s.training.progress import Progress
+from s2s.training.progress import Pending, Progress
 from s2s.training.report import Interval, report_epoch, report_interval, report_validation
 from s2s.training.saving import Saver
 from s2s.training.sharding import Shards, like, whole
@@ -131,6 +131,7 @@ class Trainer:
         self.best_metric = self.options.best_metric or self.options.valid_metrics[-1]
         self.saver = Saver(self.run, task, self.options.keep_last, self.options.keep_best, self.best_metric)
         self.may_split = True  # a batch that does not fit into memory
+        self.pending: list[Pending] = []  # updates whose numbers are still on the device
         self.norms: list[float] = []  # of the non-finite updates just now, for the message when giving up
 
     # --- what is saved -------------------------------------------------------------------------------------------
@@ -207,6 +208,9 @@ class Trainer:
                         log.line(self.stages.describe(stage))
                     try:
                         self._update(batches, waited)
+                        stop, save = self.ranks.largest([interrupt.signal or 0, self._time_to_save()])  # for all ranks
+                        if stop or save or self._waits():
+                            self._settle()
                         self._look_at_course(log)
                     except Diverged as error:
                         self._roll_back(error, log)
@@ -221,7 +225,6 @@ class Trainer:
                         report_interval(log, self.interval, self.progress, self.config, self.iterator.epoch, rate,
                                         self.device, self.criterion.counted, seconds)  # fmt: skip
                         self.interval = Interval()
-                    stop, save = self.ranks.largest([interrupt.signal or 0, self._time_to_save()])  # once for all ranks
                     if self._due() and not stop:
                         self._validate(log)
                     if self._due() or stop or save:
@@ -238,6 +241,7 @@ class Trainer:
                         report_epoch(log, self.progress.update, self.progress.epoch, epoch, self.config.data.batching,
                                      self.iterator.dataset.source_seconds)  # fmt: skip
                     self.progress.epoch = {}
+            self._settle()
             if self.saved != self.progress.update or self._unvalidated():  # an end by max_epochs
                 self._validate(log)
                 self.save(log)
@@ -275,6 +279,11 @@ class Trainer:
 
     def _unvalidated(self) -> bool:
         return self.validator is not None and self.progress.last_metrics.get("update") != self.progress.update
+
+    def _waits(self) -> bool:
+        """Whether the host needs to know by now what the last updates have been; on a CPU that costs nothing."""
+        reports = self.progress.update % self.options.log_updates == 0
+        return self.device.type == "cpu" or reports or self._due() or len(self.pending) == GIVE_UP_AFTER
 
     def _time_to_save(self) -> bool:
         every, minutes = self.options.checkpoint_updates, self.options.checkpoint_minutes
@@ -327,21 +336,34 @@ class Trainer:
         loss, metrics = split_to_fit(compute, batches, split.append) if may_split else compute(batches)
         limit = self.options.clip_norm or math.inf
         with record_function("optimizer"):
-            norm = float(whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)))
-        sums = torch.stack([loss, loss.new_tensor(len(split)), *metrics])
-        loss, splits, *metrics = self.ranks.total(sums).tolist()
-        if splits:
-            self._note(split)
-        if not math.isfinite(norm) or not math.isfinite(loss):
-            self._skip([batch for batch in batches if batch is not None], norm, loss)
-            return
-        self.progress.skipped_in_a_row = 0
-        with record_function("optimizer"):
-            self.optimizer.step()
+            norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+            sums = self.ranks.total(torch.stack([loss, loss.new_full((), len(split)), *metrics]))
+            skipped = ~(norm + sums[0]).isfinite()
+            if fused := getattr(self.optimizer, "_step_supports_amp_scaling", False):
+                self.optimizer.found_inf = skipped.float()  # with which it changes nothing; the host need not know
+            if fused or not skipped:
+                self.optimizer.step()
             if self.ema:
                 self.ema.update(update)
-        self.interval.add(counts, loss, dict(zip(self.names, metrics, strict=True)), norm)
-        self.progress.course.add(loss, counts["target"])
+        self.pending.append(Pending(update, batches, split, counts, torch.cat([norm[None], sums])))
+
+    def _settle(self) -> None:
+        """Take in the numbers of the updates made since the last time; here the host waits for the device.
+
+        Raises:
+            Diverged: GIVE_UP_AFTER updates in a row were skipped.
+        """
+        pending, self.pending = self.pending, []
+        numbers = torch.stack([one.numbers for one in pending]).tolist() if pending else []
+        for one, (norm, loss, splits, *metrics) in zip(pending, numbers, strict=True):
+            if splits:
+                self._note(one)
+            if not math.isfinite(norm + loss):
+                self._skip(one, norm, loss)
+                continue
+            self.progress.skipped_in_a_row = 0
+            self.interval.add(one.counts, loss, dict(zip(self.names, metrics, strict=True)), norm)
+            self.progress.course.add(loss, one.counts["target"])
 
     def _gradients(self, batches: list[Batch | None], tokens: int) -> tuple[Tensor, Tensor]:
         """Have the gradients of the sum over all batches, divided by `tokens`. Returns the sums of the loss
@@ -387,16 +409,14 @@ class Trainer:
 
     def _pieces(self, batch: Batch | None) -> list[Batch | None]:
         """What of a batch is computed at a time: on a CPU pieces of it, which are as fast and need less memory."""
-        if batch is None or self.device.type != "cpu" or self.shards:
-            return [batch]
-        return pieces(batch, PIECE["tokens" if self.iterator.dataset.source_seconds is None else "frames"])
+        return [batch] if batch is None or self.device.type != "cpu" or self.shards else pieces(batch)
 
-    def _note(self, split: list[Batch]) -> None:
+    def _note(self, made: Pending) -> None:
         """Count, and say, which batches were split in two, on any rank."""
-        shapes = [text for own in self.ranks.gather([shape(batch) for batch in split]) for text in own]
+        shapes = [text for own in self.ranks.gather([shape(batch) for batch in made.split]) for text in own]
         self.progress.split += len(shapes)
         self.log.line(
-            f"update {self.progress.update}: split in two, because it did not fit into memory: a batch of "
+            f"update {made.update}: split in two, because it did not fit into memory: a batch of "
             f"{', one of '.join(shapes)} ({self.progress.split} so far); train.calibrate avoids it"
         )
 
@@ -431,12 +451,12 @@ class Trainer:
         self.resume(folder)
         self.progress.rollbacks = rollbacks
         self.iterator.reorder(rollbacks)
-        self.interval, self.norms, self.saved = Interval(), [], self.progress.update
+        self.interval, self.norms, self.pending, self.saved = Interval(), [], [], self.progress.update
         log.advance(self.progress.update - diverged + 1)
         log.line(f"{error}; back to {folder.name}, and on in another order ({rollbacks} of {ROLLBACKS} rollbacks)")
         log.metrics("rollback", diverged, {"to": self.progress.update, "rollbacks": rollbacks, "reason": str(error)})
 
-    def _skip(self, batches: list[Batch], norm: float, loss: float) -> None:
+    def _skip(self, made: Pending, norm: float, loss: float) -> None:
         """Count an update whose gradient is not finite. Raises Diverged after GIVE_UP_AFTER in a row."""
         progress = self.progress
         progress.skipped += 1
@@ -444,10 +464,11 @@ class Trainer:
         self.interval.skipped += 1
         self.norms = [*self.norms, norm][-progress.skipped_in_a_row :]
         if progress.skipped_in_a_row >= GIVE_UP_AFTER:
-            ids = [i for own in self.ranks.gather([int(i) for batch in batches for i in batch.ids]) for i in own]
+            mine = [int(i) for batch in made.batches if batch is not None for i in batch.ids]
+            ids = [i for own in self.ranks.gather(mine) for i in own]
             shown = ", ".join(map(str, ids[:20])) + (f", ... ({len(ids)} in all)" if len(ids) > 20 else "")
             raise Diverged(
-                f"update {progress.update}: {GIVE_UP_AFTER} updates in a row had a non-finite loss or gradient "
+                f"update {made.update}: {GIVE_UP_AFTER} updates in a row had a non-finite loss or gradient "
                 f"(loss {loss}, gradient norms {', '.join(f'{n:.3g}' for n in self.norms)}); "
                 f"last batch: examples {shown}"
                 "; try a lower optim.lr or a longer optim.warmup_updates; the last checkpoint is whole"

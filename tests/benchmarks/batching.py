@@ -45,6 +45,7 @@ def _measure(corpus: Corpus, device: str, precision: str, quick: bool, rounds: i
             for i in spread(order, batches, number, rounds):
                 batch = dataset.collate(plan.batches[i], plan.rows and plan.rows[i])
                 trainer._update([batch])
+                trainer._settle()
                 tokens += batch.counts.target
             return tokens
 

@@ -98,6 +98,7 @@ class Ours:
 
     def update(self, batch: Batch) -> None:
         self.trainer._update([batch])
+        self.trainer._settle()
 
 
 class Stepwise:

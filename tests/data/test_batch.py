@@ -10,7 +10,7 @@ from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
 from s2s.data.store import Store
 from s2s.models.transformer import EncoderConfig, TransformerConfig
 from s2s.tasks.translation import TranslationTask
-from s2s.training.memory import pieces
+from s2s.training.memory import PIECE, pieces
 
 
 def to_single(batch) -> list:
@@ -63,7 +63,9 @@ def test_pieces_are_within_the_limit_and_together_the_batch(store, seed, count, 
     examples = rng.choice(400, count, replace=False)
     rows = np.diff([0, *sorted(set(rng.integers(1, count, 5))), count]) if packed and count > 1 else None
     batch = dataset.collate(examples, rows)
-    found = pieces(batch, most)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PIECE, "tokens", most)
+        found = pieces(batch)
     assert [i for piece in found for i in piece.ids.tolist()] == examples.tolist()
     for piece in found:
         assert max(piece.counts.source, piece.counts.target) <= most or len(piece.ids) == 1

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from s2s.training import checkpoint
 from s2s.training.average import ExponentialMovingAverage
@@ -71,6 +72,76 @@ def test_a_run_whose_batches_are_computed_in_pieces_has_the_same_weights_to_roun
     weights = [load_file(run / "last/model.safetensors") for run in runs.values()]
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-6)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes a host wait for a GPU: numbers that are read, and sizes that depend on numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if operator.overloadpacket in (
+            torch.ops.aten._local_scalar_dense,
+            torch.ops.aten.nonzero,
+            torch.ops.aten.equal,
+        ):
+            self.found.append(str(operator))
+        return operator(*args, **(kwargs or {}))
+
+
+def test_an_update_reads_nothing_from_the_device_until_its_numbers_are_wanted(store, tmp_path, s2s, monkeypatch):
+    from s2s.training.trainer import Trainer
+
+    plain, waits = Trainer._update, []
+
+    def watched(self, batches, waited):
+        with Waits() as mode:
+            plain(self, batches, waited)
+        waits.append(mode.found)
+
+    monkeypatch.setattr(Trainer, "_update", watched)
+    monkeypatch.setattr(Trainer, "_waits", lambda self: self.progress.update % 4 == 0 or self._due())
+    lazy, prompt = tmp_path / "lazy", tmp_path / "prompt"
+    # On a CPU the encoder looks at the share of padding, to leave it out.
+    options = ["train.log_updates=4", "model.encoder.unpad=false", "train.ema=0.9", "train.max_updates=10"]
+    assert s2s("train", *words(store, lazy, *options)) == 0
+    assert waits == [[]] * 10
+    monkeypatch.undo()
+    assert s2s("train", *words(store, prompt, *options)) == 0
+    for name in ("model.safetensors", "training.safetensors"):
+        assert (lazy / "last" / name).read_bytes() == (prompt / "last" / name).read_bytes()
+    logged = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (lazy, prompt)]
+    losses = [[event["loss"] for event in events if event["kind"] == "train"] for events in logged]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 2
+
+
+def test_an_optimizer_that_cannot_skip_by_itself_is_not_called_where_the_gradient_is_not_finite(
+    store, tmp_path, s2s, monkeypatch
+):
+    from s2s.criterions.cross_entropy import CrossEntropy
+    from s2s.optim.adam import Adam
+    from s2s.optim.groups import parameter_groups
+
+    def sgd(self, model):
+        return torch.optim.SGD(parameter_groups(model, self.config), lr=0.1, momentum=0.5)
+
+    plain, calls = CrossEntropy.__call__, []
+
+    def poisoned(self, model, batch):
+        loss = plain(self, model, batch)
+        calls.append(1)
+        loss.sum = loss.sum * float("nan") if len(calls) == 2 else loss.sum
+        return loss
+
+    monkeypatch.setattr(Adam, "build", sgd)
+    monkeypatch.setattr(CrossEntropy, "__call__", poisoned)
+    run = tmp_path / "run"
+    assert s2s("train", *words(store, run, "train.max_updates=4")) == 0
+    assert json.loads((run / "last/state.json").read_text())["progress"]["skipped"] == 1
+    assert all(torch.isfinite(p).all() for p in load_file(run / "last/model.safetensors").values())
 
 
 def test_non_finite_updates_are_skipped_and_counted_and_ten_in_a_row_stop(store, tmp_path, s2s, capsys, monkeypatch):
