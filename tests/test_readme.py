@@ -22,6 +22,7 @@ SMALLER = {
     "tokenizer.vocab_size=8000": "tokenizer.vocab_size=24",
     "train.max_updates=4000": TINY,
     "train.max_updates=2000": TINY,
+    "train.max_updates=3000": "train.max_updates=6 data.batch_tokens=300 model.decoder.layers=1 model.decoder.width=16",
 }
 
 
@@ -63,7 +64,7 @@ def test_every_command_of_the_readme_works(tmp_path):
         seen |= set(re.findall(r"s2s-\w+", line))
     assert seen >= {"s2s-preprocess", "s2s-train", "s2s-generate", "s2s-score", "s2s-average", "s2s-export",
                     "s2s-shortlist"}  # fmt: skip
-    for name in ("hyp.en", "output.en", "ensemble.en", "sample.en", "scores.txt"):
+    for name in ("hyp.en", "output.en", "ensemble.en", "sample.en", "scores.txt", "fused.en"):
         assert len((tmp_path / name).read_text().splitlines()) == 12, name
 
 
