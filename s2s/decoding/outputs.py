@@ -55,7 +55,9 @@ def formatter(name: str, score: bool = False) -> Format:
             if one.alignment is not None:
                 content |= {"alignment": one.alignment, "source_tokens": one.source_tokens}
             if one.words is not None:
-                content["words"] = [vars(word) for word in one.words]
+                content["words"] = [
+                    {"word": w.word, "start": round(w.start, 3), "end": round(w.end, 3)} for w in one.words
+                ]
             lines.append(json.dumps(content, ensure_ascii=False) + "\n")
         return "".join(lines)
 

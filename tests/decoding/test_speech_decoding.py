@@ -1,0 +1,98 @@
+"""s2s-generate on recordings with a barely trained model: CTC, attention and both, language models, times, chunks."""
+
+import json
+
+import pytest
+
+from tests.audio.recordings import write
+from tests.conftest import _call
+from tests.data.test_manifest import tsv
+
+SIZE = ["device=cpu", "train.max_updates=3", "data.batch_tokens=2000", "train.samples=0"]
+SMALL = [f"model.{side}.{key}" for side in ("encoder", "decoder") for key in ("layers=1", "width=16", "ffn_width=16")]
+WORDS = ["yes", "no yes", "no", "yes yes"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A store, a manifest, and runs: a joint model, one of CTC alone, a language model."""
+    folder = tmp_path_factory.mktemp("speech")
+    for number in range(4):
+        write(folder / f"{number}.wav", 0.6 + 0.4 * number, seed=number)
+    manifest = tsv(folder / "all.tsv", ["audio", "text"], *([f"{n}.wav", text] for n, text in enumerate(WORDS)))
+    store = f"store={folder}/store"
+    model = ["task=speech_to_text", "model=conformer_tiny", "model.encoder.subsampling_channels=2", *SMALL, *SIZE]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for command, *words in (
+            ["preprocess", "task=speech_to_text", f"train={manifest}", f"valid={manifest}", "tokenizer=characters",
+             store, "workers=1"],
+            ["train", store, f"run={folder}/joint", *model],
+            ["train", store, f"run={folder}/ctc", *model, "model.decoder.layers=0"],
+            ["train", store, f"run={folder}/lm", "task=language_modeling", "model=transformer_lm_tiny", *SMALL[3:],
+             *SIZE],
+        ):  # fmt: skip
+            assert _call(monkeypatch, f"s2s_cli.{command}", *words) == 0
+    return folder
+
+
+@pytest.fixture
+def generate(s2s, capsys, folder, tmp_path):
+    """generate(run, words) -> what format=json says of each recording."""
+
+    def call(run, *words):
+        output = tmp_path / "hypotheses"
+        code = s2s("generate", f"checkpoint={folder}/{run}", f"input={folder}/all.tsv", "format=json", "device=cpu",
+                   f"output={output}", "decode.max_length_a=1", "decode.max_length_b=0", *words)  # fmt: skip
+        assert code == 0, capsys.readouterr().err
+        return [json.loads(line) for line in output.read_text().splitlines()]
+
+    return call
+
+
+def test_each_weight_of_ctc_and_a_language_model_change_the_scores(generate, folder):
+    fused = f"decode.language_model={folder}/lm"
+    scores = [[one["score"] for one in generate("joint", *words)]
+              for words in (["decode.ctc_weight=0"], ["decode.ctc_weight=0.3"], ["decode.ctc_weight=0.6"],
+                            ["decode.ctc_weight=1"], ["decode.ctc_weight=0", fused], [fused],
+                            ["decode.ctc_weight=1", fused])]  # fmt: skip
+    assert all(len(found) == 4 for found in scores)
+    assert len({tuple(found) for found in scores}) == 7
+    assert [one["score"] for one in generate("joint")] == scores[1]
+
+
+@pytest.mark.parametrize("words", [[], ["decode.beam_size=1"]])
+def test_a_recording_has_the_same_hypothesis_in_any_batch(generate, words):
+    for run in ("joint", "ctc"):
+        several, single = generate(run, *words), generate(run, *words, "decode.slots=1")
+        for one, other in zip(several, single, strict=True):
+            assert one["hypothesis"] == other["hypothesis"]
+            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+
+
+def test_words_have_times_within_the_recording(generate):
+    found = generate("joint", "timestamps=true", "decode.min_length_b=3")
+    assert any(one["words"] for one in found)
+    for number, one in enumerate(found):
+        assert [word["word"] for word in one["words"]] == one["hypothesis"].split()
+        times = [time for word in one["words"] for time in (word["start"], word["end"])]
+        assert times == sorted(times)
+        assert all(0 <= time <= 0.6 + 0.4 * number + 0.04 for time in times)
+    assert "words" not in generate("joint")[0]
+
+
+def test_longer_recordings_are_decoded_in_chunks(generate):
+    whole, chunked = generate("joint"), generate("joint", "decode.chunk_seconds=1", "decode.chunk_overlap=0.4")
+    assert chunked[0] == whole[0]  # of 0.6 s
+    assert [one["index"] for one in chunked] == [0, 1, 2, 3]
+    assert any(one["score"] != other["score"] for one, other in zip(whole[2:], chunked[2:], strict=True))
+
+
+def test_what_does_not_go_together(s2s, capsys, folder):
+    def failed(run, *words):
+        assert s2s("generate", f"checkpoint={folder}/{run}", f"input={folder}/all.tsv", "device=cpu", *words) == 2
+        return capsys.readouterr().err
+
+    assert "timestamps=true needs format=json" in failed("joint", "timestamps=true")
+    assert "needs CTC" in failed("joint", "timestamps=true", "format=json", "decode.ctc_weight=0")
+    assert "without a decoder has CTC alone" in failed("ctc", "decode.ctc_weight=0.3")
+    assert "decode.search; decode.ctc_weight=0 leaves it out" in failed("joint", "decode.search=sample")
