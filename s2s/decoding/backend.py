@@ -3,11 +3,13 @@
 import functools
 import sys
 
+import torch
+
 from s2s.decoding.native import NativeState, native
 from s2s.decoding.packed import check, packed
 from s2s.errors import UserError
 from s2s.models.model import EncoderDecoder
-from s2s.native.library import Unavailable
+from s2s.native.library import Unavailable, library
 
 
 def prepare(model: EncoderDecoder, dtype: str, backend: str) -> EncoderDecoder:
@@ -36,6 +38,18 @@ def prepare(model: EncoderDecoder, dtype: str, backend: str) -> EncoderDecoder:
 def is_native(model: EncoderDecoder) -> bool:
     """Whether a prepared model decodes with the compiled kernels."""
     return getattr(model, "State", None) is NativeState
+
+
+def has_kernels(model: EncoderDecoder, backend: str) -> bool:
+    """Whether what is decoded beside a prepared model's decoder, or without one, may use the compiled kernels."""
+    parameter = next(model.parameters())
+    if backend == "eager" or parameter.device.type != "cpu" or parameter.dtype == torch.float64:
+        return False
+    try:
+        library()
+    except Unavailable:  # `prepare` has said so
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=8)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from s2s.data.batch import Source
-from s2s.decoding.backend import is_native
+from s2s.decoding.backend import has_kernels
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.ctc import best_path, prefix_beam_search
 from s2s.decoding.ctc_prefix import PrefixScores, token_log_probabilities
@@ -87,7 +87,7 @@ class CtcDecoder:
         return [sorted(some, key=lambda one: -one.score)[: config.n_best] for some in n_best]
 
     def _each(self, x: Tensor, lengths: Tensor, targets: list[list[Ids]]) -> list[list[list[float]]]:
-        state = PrefixScores(x, lengths, max(map(len, targets)), is_native(self.model))
+        state = PrefixScores(x, lengths, max(map(len, targets)), has_kernels(self.model, self.config.backend))
         return token_log_probabilities(state, targets)
 
     def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:

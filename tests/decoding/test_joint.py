@@ -12,6 +12,7 @@ from slow_ctc import ctc_frames, joint_beam_search, tiny_joint, totals
 from slow_search import collate, score, tiny_model
 from test_beam_search import assert_same, configs, ragged
 
+from s2s.decoding.backend import has_kernels
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.errors import Failure, UserError
@@ -193,3 +194,16 @@ def test_ctc_corrects_what_a_decoder_repeats():
 
 def test_an_empty_source():
     assert generate(DecodeConfig(ctc_weight=1.0), [[], [4]])[0][0].ids == []
+
+
+def test_ctc_alone_with_and_without_kernels():
+    one, sources = tiny_joint(2, 40).float(), [source for source in ragged(20, seed=3) if source]
+    results = {}
+    for backend in ("eager", "native"):
+        config = DecodeConfig(backend=backend, n_best=5, slots=3, ctc_weight=1.0)
+        results[backend] = generate(config, sources, models=[one])
+        assert has_kernels(one, backend) == (backend == "native")
+    for mine, expected in zip(results["native"], results["eager"], strict=True):
+        assert [h.ids for h in mine] == [h.ids for h in expected]
+        for found, other in zip(mine, expected, strict=True):
+            assert found.token_log_probabilities == pytest.approx(other.token_log_probabilities, abs=1e-4)
