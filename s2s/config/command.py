@@ -10,6 +10,8 @@ from s2s import __version__
 from s2s.config import schema as schemas
 from s2s.errors import Failure, UserError
 
+HYDRA = ("hydra.", "hydra/")  # beginnings of the keys of hydra's own
+
 
 def run(name: str, schema: type, main: Callable[[Any], None], about: str, multirun: bool = False,
         plain: str | None = None, by_task: Callable[[str], type] | None = None) -> None:  # fmt: skip
@@ -132,7 +134,8 @@ def _help(name: str, schema: type, config: Any, about: str, multirun: bool, plai
 
 
 def _multirun(name: str, schema: type, main: Callable, pairs: list[tuple[str, str]]) -> None:
-    """Hydra's own multirun: comma-separated values are swept, and job N writes to its own folder RUN/N."""
+    """Hydra's own multirun: comma-separated values are swept, and job N writes to its own folder RUN/N. Words of hydra
+    itself (`hydra/launcher=submitit_slurm hydra.launcher.partition=gpu`) are passed on."""
     import hydra
 
     from s2s.config import compose
@@ -140,12 +143,14 @@ def _multirun(name: str, schema: type, main: Callable, pairs: list[tuple[str, st
     run = next((value.strip("'") for key, value in reversed(pairs) if key == "run"), None)
     if run is None or "${" in run:
         raise UserError("--multirun needs run=FOLDER; job N then writes to FOLDER/N")
-    pairs = [pair for pair in pairs if pair[0] != "run"] + [("run", f"'{run}/${{hydra:job.num}}'")]
+    of_hydra = [f"{key}={value}" for key, value in pairs if key.startswith(HYDRA)]
+    pairs = [pair for pair in pairs if pair[0] != "run" and not pair[0].startswith(HYDRA)]
+    pairs.append(("run", f"'{run}/${{hydra:job.num}}'"))
     words = compose.prepare(schema, pairs, sweep=True)
 
     def job(node: Any) -> None:
         main(compose.to_object(node))
 
     sys.argv = [name, "--multirun", "hydra.output_subdir=null", f"hydra.sweep.dir='{run}'", "hydra.sweep.subdir=.",
-                "hydra/job_logging=none", "hydra/hydra_logging=none", *words]  # fmt: skip
+                "hydra/job_logging=none", "hydra/hydra_logging=none", *of_hydra, *words]  # fmt: skip
     hydra.main(version_base=None, config_path=f"pkg://{compose.PRESETS}", config_name=compose.ROOT)(job)()

@@ -336,6 +336,17 @@ def test_a_multirun_trains_each_value_in_a_folder_of_its_own(store, tmp_path, sp
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
 
 
+@pytest.mark.slow
+def test_a_multirun_can_be_handed_to_submitit(store, tmp_path, spawn):
+    run = tmp_path / "sweep"
+    launcher = ["--multirun", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]
+    process = spawn("train", *launcher, *words(store, run, "train.max_updates=2", "seed=3,4"), cwd=tmp_path)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert all((run / str(job) / "last/model.safetensors").exists() for job in (0, 1))
+    assert len(list((run / ".submitit").glob("*/*_result.pkl"))) == 2
+
+
 def test_bf16_trains_like_fp32(store, tmp_path, s2s):
     losses = {}
     for precision in ("fp32", "bf16"):
