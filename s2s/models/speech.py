@@ -212,7 +212,10 @@ class SpeechModel(TransformerDecoder):
         (source,) = sources
         options, dropped = self.config.encoder, self.config.embedding_dropout
         x, lengths = self.subsampling(source.values, source.lengths)
-        x = dropout(self.encoder_positions(x), self.config.dropout if dropped is None else dropped, self.training)
+        x = self.encoder_positions(
+            x * options.width**0.5
+        )  # as embeddings are scaled; else the layers drown it at first
+        x = dropout(x, self.config.dropout if dropped is None else dropped, self.training)
         keys = length_mask(lengths, x.size(1))
         real = keys[:, 0, 0, :, None]
         mask = keys
