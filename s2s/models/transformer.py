@@ -118,8 +118,8 @@ class Layer(nn.Module):
         return x if self.pre_norm else norm(x)
 
     def forward(self, *args) -> Tensor:
-        """`encode` or, of a decoder layer, `decode`: what an update calls, and so what is sharded, compiled, and computed
-        twice (s2s/training/layers.py)."""
+        """`encode` or, of a decoder layer, `decode`: what an update calls, and so what is sharded, compiled, or done twice
+        (s2s/training/layers.py)."""
         return self.decode(*args) if hasattr(self, "cross") else self.encode(*args)
 
     def encode(self, x: Tensor, mask: Tensor, real: RealTokens | None = None) -> Tensor:
