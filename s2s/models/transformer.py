@@ -118,7 +118,7 @@ class Layer(nn.Module):
         return x if self.pre_norm else norm(x)
 
     def forward(self, *args) -> Tensor:
-        """`encode` or, of a decoder layer, `decode`: what an update calls, and so what is sharded, compiled, or done twice
+        """`encode` or, of a decoder layer, `decode`: what an update calls, so what is sharded, compiled or done twice
         (s2s/training/layers.py)."""
         return self.decode(*args) if hasattr(self, "cross") else self.encode(*args)
 
