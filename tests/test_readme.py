@@ -22,6 +22,7 @@ SMALLER = {
     "tokenizer.vocab_size=8000": "tokenizer.vocab_size=24",
     "train.max_updates=4000": TINY,
     "train.max_updates=2000": TINY,
+    "train.max_updates=5000": TINY,
     "train.max_updates=3000": "train.max_updates=6 data.batch_tokens=300 model.decoder.layers=1 model.decoder.width=16",
 }
 
@@ -38,7 +39,7 @@ def write_speech(folder: Path) -> None:
     for number in range(3):
         write(folder / f"{number}.wav", 0.3 + 0.1 * number, seed=number)
     for name in ("train.tsv", "valid.tsv", "test.tsv"):
-        tsv(folder / name, ["audio", "text"], *([f"{n}.wav", text] for n, text in enumerate(texts)))
+        tsv(folder / name, ["audio", "text", "speaker"], *([f"{n}.wav", text, "anna"] for n, text in enumerate(texts)))
     rows = [json.dumps({"audio": f"{n}.wav", "text": text}) for n, text in enumerate(texts)]
     (folder / "train.jsonl").write_text("\n".join(rows))
     (folder / "kaldi").mkdir()

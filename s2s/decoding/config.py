@@ -155,6 +155,10 @@ class DecodeConfig:
         if self.allowed and (self.no_repeat_ngram or self.forbidden):
             raise UserError("decode.allowed: says what outputs there are; leave decode.no_repeat_ngram and "
                             "decode.forbidden out")  # fmt: skip
+        samples = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "epsilon": 0.0}
+        for key in (key for key, nothing in samples.items() if getattr(self, key) != nothing):
+            if self.search == "beam":
+                raise UserError(f"decode.{key}={getattr(self, key)}: is for samples: decode.search=sample")
         if self.mbr != "none" and self.n_best < 2:
             raise UserError(f"decode.mbr={self.mbr}: needs decode.n_best of at least 2, to choose from")
         if self.diverse_groups > 1 and self.search != "beam":

@@ -58,8 +58,10 @@ class Shortlist:
             iterations, pairs, progress: As in `lexicon.translation_probabilities`, which is called once.
 
         Raises:
-            UserError: an empty split.
+            UserError: an empty split, or a store of speech.
         """
+        if None in store.tokenizers():
+            raise UserError("a shortlist is learned from pairs of texts; the sources of this store are none")
         text, (source, target) = store.split(split), (t.vocabulary for t in store.tokenizers())
         keys, probabilities = lexicon.translation_probabilities(text, len(target), iterations, pairs, progress)
         if not len(keys):

@@ -18,6 +18,7 @@ class Progress:
         skipped: Updates skipped because the gradient was not finite.
         skipped_in_a_row: Of those, the ones just now.
         best: Best value of the best metric so far.
+        best_metric: Which one that is.
         bad_validations: Validations since then.
         seconds: Training time so far.
         last_metrics: Values of the last validation, with its update.
@@ -31,6 +32,7 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     best: float | None = None
+    best_metric: str | None = None
     bad_validations: int = 0
     seconds: float = 0.0
     last_metrics: dict = dataclasses.field(default_factory=dict)

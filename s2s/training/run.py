@@ -89,6 +89,9 @@ def _train(config, ranks: Ranks) -> int | None:
     layers.check(config.train, model, device)
     if fsdp:
         sharding.check(model)
+    dataset = task.dataset(store.split("train"))
+    _check_data(config, task, dataset)
+    iterator = _iterator(config, dataset, device, ranks)
     origin = _origin(store, config, is_new)
     resumed = ranks.first(lambda: _open_folder(run, config, origin))
     done = checkpoint.update_of(resumed) if resumed else 0
@@ -97,14 +100,11 @@ def _train(config, ranks: Ranks) -> int | None:
             checkpoint.sweep(run)
         if ranks.is_first and resumed:
             checkpoint.go_back(run, resumed)
-        dataset = task.dataset(store.split("train"))
-        _check_data(config, task, dataset)
         if config.train.calibrate:
             config.data.batch_tokens = ranks.first(lambda: _budget(config, task, dataset, model, log))
             # It and the random state are as if nothing had been tried.
             model, _ = _first_model(config, task, device, is_new)
-        pin = device.type == "cuda"
-        iterator = BatchIterator(dataset, config.data, config.seed, config.workers, pin, ranks.rank, ranks.size)
+            iterator = _iterator(config, dataset, device, ranks)  # with that budget
         validator = None
         if "valid" in store.splits:
             options = config.train
@@ -127,6 +127,11 @@ def _train(config, ranks: Ranks) -> int | None:
             trainer.saver.finish(log)
         _last_words(log, trainer, interrupted)
     return interrupted
+
+
+def _iterator(config, dataset, device: torch.device, ranks: Ranks) -> BatchIterator:
+    pin = device.type == "cuda"
+    return BatchIterator(dataset, config.data, config.seed, config.workers, pin, ranks.rank, ranks.size)
 
 
 def _log(run: Path, config, done: int, ranks: Ranks) -> RunLog | Silence:

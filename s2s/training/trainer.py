@@ -169,6 +169,8 @@ class Trainer:
         checkpoint.load_weights(self.model, weights, folder / "model.safetensors")
         saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         self.progress = Progress(**saved["progress"])
+        if self.progress.best_metric != self.best_metric:  # values of different metrics are not compared
+            self.progress.best, self.progress.bad_validations = None, 0
         self.iterator.load_state_dict(saved["iterator"])
         self.optimizer = None
         self._enter(self.stages.at(max(1, self.progress.update)))
@@ -493,7 +495,7 @@ class Trainer:
             value > progress.best if higher_is_better(self.best_metric) else value < progress.best
         )
         if better:
-            progress.best, progress.bad_validations = value, 0
+            progress.best, progress.best_metric, progress.bad_validations = value, self.best_metric, 0
         else:
             progress.bad_validations += 1
         progress.last_metrics = {"update": update, **found.values}

@@ -201,6 +201,7 @@ def test_minimum_bayes_risk_gives_one_line(generate, runs, lines):
     for index, line in enumerate(printed.splitlines()):
         assert line in [text for number, _, text in samples if int(number) == index]
     fails(generate(words[0], "decode.mbr=bleu"), "needs decode.n_best of at least 2")
+    fails(generate(words[0], "decode.top_p=0.5"), "decode.top_p=0.5: is for samples: decode.search=sample")
 
 
 def test_the_end_by_the_maximum_length_is_reported(generate, runs):

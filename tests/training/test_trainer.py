@@ -347,6 +347,25 @@ def test_a_multirun_can_be_handed_to_submitit(store, tmp_path, spawn):
     assert len(list((run / ".submitit").glob("*/*_result.pkl"))) == 2
 
 
+def test_another_best_metric_begins_anew(store, tmp_path, s2s):
+    """Values of different metrics are not compared."""
+    run, decoded = tmp_path / "run", ["train.valid_metrics=[loss,bleu]", "train.keep_best=1"]
+    assert s2s("train", *words(store, run, "train.max_updates=15")) == 0
+    assert s2s("train", *words(store, run, "train.max_updates=30", *decoded)) == 0
+    progress = json.loads((run / "last/state.json").read_text())["progress"]
+    assert progress["best_metric"] == "bleu"
+    assert progress["best"] == progress["last_metrics"]["bleu"]
+    assert (run / "best").resolve().name == "step_00000030"
+
+
+@pytest.mark.parametrize("word", ["data.character_noise=0.1", "data.weights=[1,2]", "data.waveform.noise=0.5"])
+def test_what_is_refused_leaves_no_folder(store, tmp_path, s2s, capsys, word):
+    run = tmp_path / "run"
+    assert s2s("train", *words(store, run, word)) == 2
+    assert "error: " in capsys.readouterr().err
+    assert not run.exists()
+
+
 def test_bf16_trains_like_fp32(store, tmp_path, s2s):
     losses = {}
     for precision in ("fp32", "bf16"):
