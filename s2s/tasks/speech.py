@@ -94,8 +94,14 @@ class SpeechToTextTask(TextTask):
         for key, mine in features_facts(self.features).items():
             its = getattr(other.features, key)
             if its != mine and key != "keep":
-                return f"other features, {key} {its} against {mine}"
+                return f"another features.{key}, {its} against {mine}"
         return None if self.cmvn == other.cmvn else "another mean and deviation of features (see tokenizer_from)"
+
+    def fits(self, store: Store) -> str | None:
+        """As TextTask.fits. The mean and deviation of a store do not matter: the task has its own."""
+        other = self.setup(store, self.target_transform.kind)
+        other.cmvn = self.cmvn
+        return self.difference(other)
 
     def dataset(self, split: SpeechSplit) -> "SpeechDataset":
         return SpeechDataset(split, self)
