@@ -58,7 +58,17 @@ class DecodeConfig:
     ctc_weight: float | None = option(
         None,
         "share of CTC in a hypothesis's score. 1: CTC alone, the best path with beam_size=1, else prefix beam search; "
-        "null: 1 for a model without a decoder, 0.3 for one with both, 0 for one without CTC",
+        "null: 1 for a model without a decoder and with early exits, 0.3 for one with both, 0 for one without CTC",
+        at_least=0,
+        at_most=1,
+    )
+    exit_layer: int | None = option(
+        None, "CTC alone on this one of model.encoder.ctc_layers; what is above it is not computed", at_least=1
+    )
+    exit_confidence: float | None = option(
+        None,
+        "CTC alone; a recording goes no further than the first of model.encoder.ctc_layers where the most probable "
+        "labels have this probability (geometric mean over the positions)",
         at_least=0,
         at_most=1,
     )
@@ -136,6 +146,10 @@ class DecodeConfig:
             if self.no_repeat_ngram or self.forbidden or self.allowed or self.shortlist:
                 raise UserError(f"decode.speculative={self.speculative}: goes neither with decode.no_repeat_ngram, "
                                 "decode.forbidden, decode.allowed nor decode.shortlist")  # fmt: skip
+        for key in ("exit_layer", "exit_confidence"):
+            if getattr(self, key) is not None and self.ctc_weight not in (None, 1):
+                raise UserError(f"decode.{key}: a decoder reads the last layer only; the exits are for CTC alone, "
+                                "decode.ctc_weight=1")  # fmt: skip
         if self.chunk_seconds and self.chunk_overlap > self.chunk_seconds / 2:
             raise UserError(f"decode.chunk_overlap={self.chunk_overlap:g}: at most half of "
                             f"decode.chunk_seconds={self.chunk_seconds:g}")  # fmt: skip

@@ -72,6 +72,8 @@ class Generator:
         self.detokenize = detokenize
         wholes = [model.output for model in models] if shortlist else None
         models = [pack(model, config.dtype, config.backend) for model in models]
+        if config.exit_layer is not None or config.exit_confidence is not None:
+            models = [_exiting(model, config) for model in models]
         self.device = next(models[0].parameters()).device
         self.length = lambda source: models[0].memory_length(len(source))
         self.ctc_weight = ctc_weight(config, models)
@@ -334,6 +336,15 @@ class Generator:
                 if progress:
                     progress(len(some))
             yield ready.pop(index)
+
+
+def _exiting(model: EncoderDecoder, config: DecodeConfig) -> EncoderDecoder:
+    """The model with the early exits that are asked for. Raises UserError where it has none."""
+    said = "decode.exit_confidence" if config.exit_layer is None else f"decode.exit_layer={config.exit_layer}"
+    if not model.exits or config.exit_layer not in (None, *model.exits):
+        has = ", ".join(map(str, model.exits)) or "none"
+        raise UserError(f"{said}: layers before the last with CTC (model.encoder.ctc_layers): {has}")
+    return model.exiting(config.exit_layer, config.exit_confidence)
 
 
 def _forced(targets: list[Ids], device: torch.device) -> tuple[Tensor, Tensor]:

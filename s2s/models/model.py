@@ -1,7 +1,7 @@
 """What every encoder-decoder is to the rest of the toolkit: encode, decode, and start/step for incremental decoding."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -105,6 +105,7 @@ class EncoderDecoder(Protocol):
     attention_shape: tuple[int, int]  # layers and heads of `cross_attention`, whose layers count from 0
     has_decoder: bool  # without one there are no `output` and nothing from `decode` on
     has_ctc: bool  # `ctc_log_probabilities` of a Memory: [B, S, V] float32, of which PAD is the blank
+    exits: Sequence[int]  # encoder layers, from 1, before the last that have CTC too; with them there is `exiting`
 
     def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory: ...
 

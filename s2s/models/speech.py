@@ -4,6 +4,7 @@ or both.
 Shapes: B utterances, S frames, S' positions after subsampling, F features, D encoder width, V vocabulary, N layers.
 """
 
+import copy
 import dataclasses
 from typing import ClassVar
 
@@ -189,6 +190,7 @@ class SpeechModel(TransformerDecoder):
         encoder, decoder = config.encoder, config.decoder
         _check(config)
         self.has_decoder, self.has_ctc = decoder.layers > 0, config.ctc
+        self.confidence: float | None = None  # at which an utterance leaves at one of `exits`
         self.subsampling = Subsampling(features, encoder.width, encoder.subsampling, encoder.subsampling_channels)
         self.encoder_positions = PositionEmbedding(encoder.positions, encoder.width, 0)
         self.encoder = nn.ModuleList(LAYERS[encoder.type](config) for _ in range(encoder.layers))
@@ -221,7 +223,7 @@ class SpeechModel(TransformerDecoder):
         mask = keys
         if options.chunk is not None:
             mask = context_mask(keys, options.chunk, options.left_context, options.right_context)
-        states = []
+        states, early, rows = [], [], torch.arange(len(x), device=x.device)
         for number, layer in enumerate(self.encoder, 1):
             x = layer(x, mask, real)
             if number in options.ctc_layers:
@@ -229,7 +231,46 @@ class SpeechModel(TransformerDecoder):
                 if self.conditioning is not None:
                     posterior = self.ctc(states[-1]).softmax(dim=-1)
                     x = x + posterior @ self.conditioning.weight
-        return Memory([*states, self.encoder_norm(x)], lengths, keys)
+                if self.confidence is not None:
+                    sure = self._confidence(states[-1], real) >= self.confidence
+                    early.append((states.pop()[sure], rows[sure]))
+                    x, mask, real, rows = (part[~sure] for part in (x, mask, real, rows))
+                    if not len(rows):
+                        break
+        top = self.encoder_norm(x)
+        if early:
+            parts, places = zip(*early, (top, rows), strict=True)
+            top = torch.cat(parts)[torch.cat(places).argsort()]
+        return Memory([*states, top], lengths, keys)
+
+    def _confidence(self, states: Tensor, real: Tensor) -> Tensor:
+        """The probability of CTC's best label on states [B, S', D], [B]: its geometric mean over the real positions."""
+        best = self.ctc(states).float().log_softmax(dim=-1).amax(dim=-1)
+        real = real[:, :, 0]
+        return (best.masked_fill(~real, 0).sum(1) / real.sum(1)).exp()
+
+    @property
+    def exits(self) -> list[int]:
+        """As TransformerDecoder.exits."""
+        return self.config.encoder.ctc_layers
+
+    def exiting(self, layer: int | None, confidence: float | None) -> "SpeechModel":
+        """This model with early exits, as CTC alone (S035); weights are shared.
+
+        Args:
+            layer: One of `exits`, the last that is computed; None: all are.
+            confidence: An utterance goes no further than the first of `exits` where CTC's best label has this
+                probability (its geometric mean over the positions); None: all go on.
+        """
+        light = copy.copy(self)
+        light._modules = dict(self._modules)
+        options, last = self.config.encoder, layer or len(self.encoder)
+        options = dataclasses.replace(options, layers=last, ctc_layers=[n for n in self.exits if n < last])
+        light.config = dataclasses.replace(
+            self.config, encoder=options, decoder=dataclasses.replace(self.config.decoder, layers=0)
+        )
+        light.encoder, light.has_decoder, light.confidence = self.encoder[:last], False, confidence
+        return light
 
     def memory_length(self, length: int) -> int:
         """As EncoderDecoder.memory_length."""

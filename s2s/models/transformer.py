@@ -297,6 +297,7 @@ class TransformerDecoder(nn.Module):
 
     State = TransformerState
     has_decoder, has_ctc = True, False
+    exits = ()  # encoder layers before the last that have CTC too, for `exiting`
 
     def memory_length(self, length: int) -> int:
         """As EncoderDecoder.memory_length: the encoder changes no length."""
