@@ -1,6 +1,7 @@
 """Made-up speech: letters are tones of 120 ms with silence between them."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,19 @@ def tones(text: str, rng: random.Random) -> np.ndarray:
     return (samples + noise).astype(np.float32)
 
 
-def write_tones(folder: Path, counts: dict[str, int], seed: int = 0) -> dict[str, list[str]]:
-    """Write NAME.tsv and the recordings of so many utterances of each split; returns the texts."""
+def write_tones(folder: Path, counts: dict[str, int], seed: int = 0, most: int = 6,
+                text_of: Callable[[str], str] = str) -> dict[str, list[str]]:  # fmt: skip
+    """Write NAME.tsv and the recordings of so many utterances of each split, of at most so many letters each; returns
+    the texts, which `text_of` makes of the letters."""
     import soundfile
 
     rng, texts = random.Random(seed), {}
     for name, count in counts.items():
-        texts[name] = ["".join(rng.choices("abcd", k=rng.randint(2, 6))) for _ in range(count)]
+        letters = ["".join(rng.choices("abcd", k=rng.randint(2, most))) for _ in range(count)]
+        texts[name] = [text_of(said) for said in letters]
         rows = ["id\taudio\ttext\tspeaker\n"]
-        for number, text in enumerate(texts[name]):
-            soundfile.write(folder / f"{name}-{number}.flac", tones(text, rng), RATE)
+        for number, (said, text) in enumerate(zip(letters, texts[name], strict=True)):
+            soundfile.write(folder / f"{name}-{number}.flac", tones(said, rng), RATE)
             rows.append(f"{name}-{number}\t{name}-{number}.flac\t{text}\tspeaker{number % 3}\n")
         (folder / f"{name}.tsv").write_text("".join(rows))
     return texts
