@@ -73,8 +73,9 @@ def test_presets_and_keys_named_in_the_readme_exist():
     from s2s.config import compose, schema
     from s2s_cli.train import TrainCommand
 
-    words = [("model", "transformer_tiny")]
-    known = {leaf.key for leaf in schema.leaves(compose.compose(TrainCommand, words))}
+    known: set = set()
+    for words in ([("model", "transformer_tiny")], [("task", "speech_to_text")]):
+        known |= {leaf.key for leaf in schema.leaves(compose.compose(TrainCommand, words))}
     named = set(re.findall(r"`((?:train|data|optim|model)\.[a-z_.]+)[`=]", README.read_text(encoding="utf-8")))
     assert len(named) > 8
     assert named - {"model.my_option"} <= known
