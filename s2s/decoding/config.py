@@ -62,6 +62,10 @@ class DecodeConfig:
         at_least=0,
         at_most=1,
     )
+    auxiliary_weights: list[float] = option(
+        [], "share of each of model.auxiliary_heads in the logits, the top has the rest; empty: the top alone",
+        at_least=0, at_most=1,
+    )  # fmt: skip
     exit_layer: int | None = option(
         None, "CTC alone on this one of model.encoder.ctc_layers; what is above it is not computed", at_least=1
     )
@@ -146,6 +150,9 @@ class DecodeConfig:
             if self.no_repeat_ngram or self.forbidden or self.allowed or self.shortlist:
                 raise UserError(f"decode.speculative={self.speculative}: goes neither with decode.no_repeat_ngram, "
                                 "decode.forbidden, decode.allowed nor decode.shortlist")  # fmt: skip
+        if sum(self.auxiliary_weights) > 1:
+            raise UserError(f"decode.auxiliary_weights={self.auxiliary_weights}: their sum must be at most 1; the top "
+                            "has the rest")  # fmt: skip
         for key in ("exit_layer", "exit_confidence"):
             if getattr(self, key) is not None and self.ctc_weight not in (None, 1):
                 raise UserError(f"decode.{key}: a decoder reads the last layer only; the exits are for CTC alone, "

@@ -19,6 +19,7 @@ from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.joint import JointScorer, ctc_weight
 from s2s.decoding.limits import normalised
 from s2s.decoding.mbr import most_like_all
+from s2s.decoding.native import mixing
 from s2s.decoding.rules import Forbidden, NoRepeatedNgram, Rule
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
 from s2s.decoding.shortlist import Shortlist
@@ -90,8 +91,12 @@ class Generator:
             if alignment:
                 raise UserError("alignment=true: is what a decoder attends to; decode.ctc_weight=1 has none")
             self.attention, self.allowed = None, False
+            if config.auxiliary_weights:
+                raise UserError("decode.auxiliary_weights: are for a decoder; decode.ctc_weight=1 is CTC alone")
             self.scorer = self.engine = CtcDecoder(models[0], config, collate, self.device, self.length, language_model)
             return
+        if config.auxiliary_weights:
+            models = [_mixing(model, config.auxiliary_weights) for model in models]
         if self.ctc_weight:
             self.scorer = JointScorer(models[0], self.ctc_weight)
         elif len(models) == 1 and not config.ensemble_weights:
@@ -345,6 +350,15 @@ def _exiting(model: EncoderDecoder, config: DecodeConfig) -> EncoderDecoder:
         has = ", ".join(map(str, model.exits)) or "none"
         raise UserError(f"{said}: layers before the last with CTC (model.encoder.ctc_layers): {has}")
     return model.exiting(config.exit_layer, config.exit_confidence)
+
+
+def _mixing(model: EncoderDecoder, weights: list[float]) -> EncoderDecoder:
+    """The model with its auxiliary heads in its logits. Raises UserError where it has not as many."""
+    heads = list(model.config.auxiliary_heads)
+    if len(weights) != len(heads):
+        raise UserError(f"decode.auxiliary_weights={weights}: one weight is needed for each of "
+                        f"model.auxiliary_heads={heads}")  # fmt: skip
+    return mixing(model, weights)
 
 
 def _forced(targets: list[Ids], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,14 @@ def native(model: EncoderDecoder, dtype: str) -> EncoderDecoder:
     return light
 
 
+def mixing(model: TransformerDecoder, shares: list[float]) -> TransformerDecoder:
+    """As TransformerDecoder.mixing, of a model that is prepared for decoding."""
+    light = model.mixing(shares)
+    if isinstance(model.step, Step):
+        light.step = Step(light)
+    return light
+
+
 class NativeLinear(nn.Module):
     """x @ weight.T + bias, perhaps with ReLU after it.
 
@@ -98,8 +106,13 @@ class Step:
         numbers = [stack.layers, stack.width, stack.heads, stack.kv_heads or stack.heads, self.head,
                    int(model.config.norm == "pre"), ACTIVATIONS.index(model.config.activation),
                    model.decoder_embedding.tokens.weight.data_ptr()]  # fmt: skip
-        numbers += [*_norm(model.decoder_norm), *model.output.map.tolist()]
-        self.decoder = torch.tensor(numbers + [number for layer in model.decoder for number in _layer(layer)])
+        heads = {n: model.head_norms[str(n)] for n in model.shares}
+        shares = [model.shares.get(n, 0.0) for n in range(1, stack.layers + 1)]
+        self.shares = torch.tensor([*shares, 1 - sum(shares)])
+        self.kept += heads.values()
+        numbers += [*_norm(model.decoder_norm), self.shares.data_ptr() if heads else 0, *model.output.map.tolist()]
+        layers = [[*_layer(layer), *_norm(heads.get(n))] for n, layer in enumerate(model.decoder, 1)]
+        self.decoder = torch.tensor(numbers + [number for layer in layers for number in layer])
 
     def __call__(
         self,

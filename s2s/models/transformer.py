@@ -4,6 +4,7 @@ Shapes: B sentences, S source positions, T target positions, K rows a sentence, 
 P real tokens of all rows, N layers, G key/value heads, d head width.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable
 
@@ -299,6 +300,10 @@ class TransformerDecoder(nn.Module):
     has_decoder, has_ctc = True, False
     exits = ()  # encoder layers before the last that have CTC too, for `exiting`
 
+    def __init__(self):
+        super().__init__()
+        self.shares: dict[int, float] = {}  # of `auxiliary_heads` in the logits, by layer; the top has the rest
+
     def memory_length(self, length: int) -> int:
         """As EncoderDecoder.memory_length: the encoder changes no length."""
         return length
@@ -314,7 +319,20 @@ class TransformerDecoder(nn.Module):
             x = layer(x, mask, memory.top, memory_mask)
             if number in self.config.auxiliary_heads:
                 heads[number] = self.head_norms[str(number)](x)
-        return DecoderOutput(self.decoder_norm(x), self.output, heads)
+        return DecoderOutput(self._mixed(self.decoder_norm(x), heads), self.output, heads)
+
+    def mixing(self, shares: list[float]) -> "TransformerDecoder":
+        """This model, whose logits are a weighted sum of those of `auxiliary_heads` and the top's (S064); weights are
+        shared. With one output matrix for all of them it is a sum of states. shares: of each head."""
+        light = copy.copy(self)
+        light.shares = dict(zip(self.config.auxiliary_heads, shares, strict=True))
+        return light
+
+    def _mixed(self, top: Tensor, heads: dict[int, Tensor]) -> Tensor:
+        """What the output matrix is for: normed states of the top, and of the heads by layer."""
+        if not self.shares:
+            return top
+        return (1 - sum(self.shares.values())) * top + sum(share * heads[n] for n, share in self.shares.items())
 
     @property
     def attention_shape(self) -> tuple[int, int]:
@@ -339,10 +357,17 @@ class TransformerDecoder(nn.Module):
         state.begin()
         positions = state.positions.expand(-1, state.rows)
         x = self.decoder_embedding(tokens.view(-1, state.rows), positions=positions, length=state.length)
+        return (output or self.output)(self._advance(x, state)).flatten(0, 1)
+
+    def _advance(self, x: Tensor, state: TransformerState) -> Tensor:
+        """Embedded tokens through the layers, to what the output matrix is for."""
+        heads = {}
         for n, layer in enumerate(self.decoder):
             x = layer.step(x, state, n)
+            if n + 1 in self.shares:
+                heads[n + 1] = self.head_norms[str(n + 1)](x)
         state.advance()
-        return (output or self.output)(self.decoder_norm(x)).flatten(0, 1)
+        return self._mixed(self.decoder_norm(x), heads)
 
     def start_blocks(self, memory: Memory) -> BlockState:
         """State for decoding one hypothesis of each sentence, several positions at once."""
@@ -354,10 +379,7 @@ class TransformerDecoder(nn.Module):
         [B, T, V]."""
         state.begin(tokens.size(1))
         x = self.decoder_embedding(tokens, positions=state.places, length=state.length)
-        for n, layer in enumerate(self.decoder):
-            x = layer.step(x, state, n)
-        state.advance()
-        return self.output(self.decoder_norm(x))
+        return self.output(self._advance(x, state))
 
 
 class Transformer(TransformerDecoder):

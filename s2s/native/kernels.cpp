@@ -432,12 +432,14 @@ void cross_attention(const float* queries, const float* keys, const float* value
 struct Layer {
     Norm attention_norm, cross_norm, feedforward_norm;
     Map qkv, output, query, cross_output, inner, outer;  // of null weights: there is none
+    Norm head;                                           // of states that count in the output too, or null
 };
 
 struct Decoder {
     int64_t layers, D, H, G, d, pre_norm, activation;
     const float* embedding;  // [V, D]
     Norm norm;               // of the top, or null
+    const float* shares;     // of each layer's head in the states under the map to logits, last the top's; or null
     Map logits;
     Layer layer[];
 };
@@ -454,7 +456,7 @@ struct State {
 };
 
 struct Buffers {
-    float *x, *normed, *qkv, *attended, *states;
+    float *x, *normed, *mixed, *qkv, *attended, *states;
     uint8_t* codes;
     float* scales;
 };
@@ -466,9 +468,9 @@ Buffers buffers_for(const Decoder& decoder, int64_t R) {
         inner = std::max(inner, decoder.layer[n].inner.O + decoder.layer[n].outer.I);
         most = std::max(most, decoder.layer[n].outer.I);
     }
-    float* x = scratch<float, 3>(R * (2 * D + qkv + rows + inner));
-    float *normed = x + R * D, *after = normed + R * D;
-    return {x, normed, after, after + R * qkv, after + R * (qkv + rows), scratch<uint8_t>(R * (most + 3)),
+    float* x = scratch<float, 3>(R * (3 * D + qkv + rows + inner));
+    float *normed = x + R * D, *mixed = normed + R * D, *after = mixed + R * D;
+    return {x, normed, mixed, after, after + R * qkv, after + R * (qkv + rows), scratch<uint8_t>(R * (most + 3)),
             scratch<float, 2>(R)};
 }
 
@@ -489,9 +491,15 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
     const auto leave = [&](const Norm& norm) {
         if (!decoder.pre_norm) normalize(norm, x, x, R, D);
     };
+    // mixed += share * some states: the states under the map to logits are a sum.
+    const auto mix = [&](const float* states, float share) {
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < R * D; ++i) buffers.mixed[i] += share * states[i];
+    };
     const float scale = std::sqrt(static_cast<float>(D));
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < R; ++r) {
+        if (decoder.shares) std::fill_n(buffers.mixed + r * D, D, 0.0f);
         const float* row = decoder.embedding + tokens[live.rows[r]] * D;
         const float* place = state.added ? state.added + state.positions[live.rows[r] / K] * D : nullptr;
         for (int64_t i = 0; i < D; ++i) x[r * D + i] = row[i] * scale + (place ? place[i] : 0);
@@ -516,12 +524,18 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
         map(layer.inner, enter(layer.feedforward_norm), buffers.states, decoder.activation == RELU ? STORE_RELU : STORE);
         map(layer.outer, activate(buffers.states, R, layer.outer.I, decoder.activation), x, ADD);
         leave(layer.feedforward_norm);
+        if (layer.head.weight) {
+            normalize(layer.head, x, buffers.normed, R, D);
+            mix(buffers.normed, decoder.shares[n]);
+        }
     }
     if (decoder.norm.weight) normalize(decoder.norm, x, x, R, D);
-    if (!top) linear(decoder.logits, x, logits, R, STORE, buffers.codes, buffers.scales, live.rows);
+    if (decoder.shares) mix(x, decoder.shares[decoder.layers]);
+    const float* states = decoder.shares ? buffers.mixed : x;
+    if (!top) linear(decoder.logits, states, logits, R, STORE, buffers.codes, buffers.scales, live.rows);
     else {
 #pragma omp for schedule(static)
-        for (int64_t r = 0; r < R; ++r) std::copy_n(x + r * D, D, top + live.rows[r] * D);
+        for (int64_t r = 0; r < R; ++r) std::copy_n(states + r * D, D, top + live.rows[r] * D);
     }
 }
 
