@@ -24,8 +24,9 @@ def speech(tmp_path_factory):
     """A store of waveforms of 30 + 7 utterances."""
     folder = tmp_path_factory.mktemp("speech")
     write_tones(folder, {"train": 30, "valid": 7}, most=4)
-    words = [f"train={folder}/train.tsv", f"valid={folder}/valid.tsv", "tokenizer=characters", "features.sample_rate=8000",
-             "features.bins=20", "features.keep=waveform", f"store={folder}/store", "workers=1"]  # fmt: skip
+    words = [f"train={folder}/train.tsv", f"valid={folder}/valid.tsv", f"store={folder}/store",
+             "workers=1", "tokenizer=characters", "features.sample_rate=8000", "features.bins=20",
+             "features.keep=waveform"]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         assert _call(patch, "s2s_cli.preprocess", "task=speech_to_text", *words) == 0
     return folder / "store"
