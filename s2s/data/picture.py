@@ -1,6 +1,7 @@
-"""The report of a store as a picture: histograms of both sides of each split, and characters a token."""
+"""The report of a store as a picture: histograms of lengths in each split, and characters a token of both sides."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,30 @@ SHADES = dict(zip(SIDES, COLORS, strict=False))
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Write the picture of a report (see `s2s.data.report`) to a PNG file."""
+    """Write the picture of a report, of text (see `s2s.data.report`) or of speech, to a PNG file."""
+    speech = all("seconds" in split for split in report["splits"].values())
+    canvas = _speech(report["splits"]) if speech else _text(report)
+    canvas.save(path)
+
+
+def _speech(splits: dict[str, Any]) -> Canvas:
+    """For each split how long its utterances are, in seconds and in tokens."""
+    canvas = Canvas(2 * WIDTH, len(splits) * HEIGHT)
+    for number, (name, split) in enumerate(splits.items()):
+        source, target, second = split["source"], split["target"], split["source"]["frame_shift"] / 1000
+        frames, of_frames = source["histogram"].values()
+        tokens, of_tokens = target["histogram"].values()
+        title = f"{name}: {split['pairs']:,} utterances, {split['seconds'] / 3600:.2f} hours"
+        note = f"median {second * source['lengths']['50%']:.1f} s"
+        _histogram(canvas, (0, number * HEIGHT), title, [note], [of_frames], frames * second, "seconds of an utterance")
+        title = f"{name}: {target['tokens']:,} tokens, {target['tokens'] / split['seconds']:.1f} a second"
+        note = f"median {target['lengths']['50%']}, unknown tokens {100 * target['unknown_rate']:.2g}%"
+        _histogram(canvas, (WIDTH, number * HEIGHT), title, [note], [of_tokens], tokens, "tokens of an utterance")
+    return canvas
+
+
+def _text(report: dict[str, Any]) -> Canvas:
+    """For each split the tokens of its lines, side beside side; characters a token of all."""
     splits = report["splits"]
     columns = min(2, len(splits))
     rows = math.ceil(len(splits) / columns)
@@ -22,48 +46,60 @@ def draw(report: dict[str, Any], path: Path) -> None:
     canvas = Canvas(columns * WIDTH, rows * HEIGHT + rates)
     languages = {side: report[f"{side}_language"] for side in SIDES}
     for number, (name, split) in enumerate(splits.items()):
-        _histogram(canvas, languages, (number % columns * WIDTH, number // columns * HEIGHT), name, split)
+        corner = number % columns * WIDTH, number // columns * HEIGHT
+        title = f"{name}: {split['pairs']:,} pairs{_premium(languages, split)}"
+        notes = [
+            f"{languages[side]}: median {split[side]['lengths']['50%']}, "
+            f"unknown tokens {100 * split[side]['unknown_rate']:.2g}%"
+            for side in SIDES
+        ]
+        counts = [split[side]["histogram"]["lines"] for side in SIDES]
+        _histogram(canvas, corner, title, notes, counts, split["source"]["histogram"]["tokens"], "tokens of a line")
     _rates(canvas, languages, rows * HEIGHT, splits)
-    canvas.save(path)
+    return canvas
 
 
-def _legend(canvas: Canvas, x: float, y: float, notes: dict[str, str]) -> None:
-    """A note for each side, in its colour."""
-    for side in SIDES:
-        canvas.box(x, y - 5, x + 11, y + 6, SHADES[side])
-        x = canvas.text(x + 17, y, notes[side], "lm") + 24
+def _legend(canvas: Canvas, x: float, y: float, notes: Iterable[str]) -> None:
+    """Notes, each in its colour."""
+    for note, color in zip(notes, COLORS, strict=False):
+        canvas.box(x, y - 5, x + 11, y + 6, color)
+        x = canvas.text(x + 17, y, note, "lm") + 24
 
 
-def _histogram(
-    canvas: Canvas, languages: dict[str, str], corner: tuple[int, int], name: str, split: dict[str, Any]
-) -> None:
-    """Share of the lines of a split by their number of tokens, side beside side."""
+def _histogram(canvas: Canvas, corner: tuple[int, int], title: str, notes: list[str], counts: list[list[int]],
+               unit: float, label: str) -> None:  # fmt: skip
+    """A panel: the shares of lines by their length, those of several sides side by side.
+
+    Args:
+        canvas, corner: Where.
+        title: Of the panel.
+        notes: On each side.
+        counts: Lines in each bar of each side.
+        unit: What a bar spans.
+        label: What the lengths are.
+    """
     left, top = corner[0] + MARGIN + LEFT, corner[1] + MARGIN + TOP
     right, bottom = corner[0] + WIDTH - MARGIN, corner[1] + HEIGHT - MARGIN - BOTTOM
-    canvas.text(left, top - 46, f"{name}: {split['pairs']:,} pairs{_premium(languages, split)}", "lm", LARGE)
-    rates = {side: f"{100 * split[side]['unknown_rate']:.2g}%" for side in SIDES}
-    medians = {side: split[side]["lengths"]["50%"] for side in SIDES}
-    _legend(canvas, left, top - 20,
-            {s: f"{languages[s]}: median {medians[s]}, unknown tokens {rates[s]}" for s in SIDES})  # fmt: skip
-    shares = {side: [100 * n / split["pairs"] for n in split[side]["histogram"]["lines"]] for side in SIDES}
-    highest, bars = max(map(max, shares.values())), max(map(len, shares.values()))
+    canvas.text(left, top - 46, title, "lm", LARGE)
+    _legend(canvas, left, top - 20, notes)
+    shares = [[100 * n / sum(side) for n in side] for side in counts]
+    highest, bars = max(map(max, shares)), max(map(len, shares))
     step = round_step(highest, 6)
     for number in range(math.floor(highest / step) + 1):
         y = bottom - (bottom - top) * number * step / highest
         canvas.line(left, y, right, y)
         canvas.text(left - 8, y, f"{number * step:g}%", "rm")
-    width, tokens = (right - left) / bars, split["source"]["histogram"]["tokens"]
-    for side, first in (("source", 0.1), ("target", 0.5)):
-        for bar, share in enumerate(shares[side]):
-            x = left + width * (bar + first)
-            canvas.box(x, bottom - (bottom - top) * share / highest, x + 0.4 * width, bottom, SHADES[side])
+    width, each = (right - left) / bars, 0.8 / len(shares)
+    for number, (side, color) in enumerate(zip(shares, COLORS, strict=False)):
+        for bar, share in enumerate(side):
+            x = left + width * (bar + 0.1 + number * each)
+            canvas.box(x, bottom - (bottom - top) * share / highest, x + each * width, bottom, color)
     canvas.line(left, bottom, right, bottom, color=INK)
     for number in range(0, bars, max(1, int(round_step(bars, 8)))):
-        canvas.text(left + width * (number + 0.5), bottom + 6, str(number * tokens), "ma")
-    spans = f" ({tokens} a bar, the first of them given)" if tokens > 1 else ""
-    longer = "; the last bar: all longer lines" if bars == BARS else ""
-    canvas.text((left + right) / 2, bottom + 26, f"tokens of a line{spans}{longer}", "ma")
-    canvas.text(left - 8, top - 20, "lines", "rm")
+        canvas.text(left + width * (number + 0.5), bottom + 6, f"{number * unit:g}", "ma")
+    spans = f" ({unit:g} a bar, its beginning given)" if unit != 1 else ""
+    longer = "; the last bar: all that are longer" if bars == BARS else ""
+    canvas.text((left + right) / 2, bottom + 26, f"{label}{spans}{longer}", "ma")
 
 
 def _premium(languages: dict[str, str], split: dict[str, Any]) -> str:
@@ -78,7 +114,7 @@ def _rates(canvas: Canvas, languages: dict[str, str], corner: int, splits: dict[
     left, right, top = MARGIN + LEFT, canvas.image.width - 3 * MARGIN, corner + MARGIN + TOP
     bottom = top + 48 * len(splits)
     canvas.text(left, top - 46, "Characters a token", "lm", LARGE)
-    _legend(canvas, left, top - 20, languages)
+    _legend(canvas, left, top - 20, languages.values())
     highest = max(split[side]["characters_per_token"] for split in splits.values() for side in SIDES) or 1.0
     step = round_step(highest, 8)
     for number in range(math.floor(highest / step) + 1):

@@ -88,7 +88,7 @@ def preprocess(config: PreprocessConfig) -> dict[str, Any]:
             "vocabularies": _by_side(tokenizers, lambda t: {"size": len(t.vocabulary), "digest": t.vocabulary.digest}),
             "splits": facts,
         }
-        complaint = _write_report(report, writer.folder)
+        complaint = write_report(report, table(report), writer.folder)
         manifest = writer.commit(
             {
                 "s2s": __version__,
@@ -100,18 +100,18 @@ def preprocess(config: PreprocessConfig) -> dict[str, Any]:
             }
         )
     if complaint:
-        raise Failure(f"{config.store}: the store is complete, but its report.png could not be drawn: {complaint}")
+        raise without_picture(config.store, complaint)
     seconds = round(time.perf_counter() - began, 2)
     return {"store": config.store, "digest": manifest["digest"], **report, "seconds": seconds}
 
 
-def _write_report(report: dict[str, Any], folder: Path) -> str:
+def write_report(report: dict[str, Any], text: str, folder: Path) -> str:
     """Write the report into a store's folder as text and picture.
 
     Returns:
         Why there is no picture, if there is none: hours of work are not lost for it.
     """
-    (folder / "report.txt").write_text(f"{table(report)}\n", encoding="utf-8")
+    (folder / "report.txt").write_text(f"{text}\n", encoding="utf-8")
     try:
         from s2s.data.picture import draw  # here, for only who makes a store needs Pillow
 
@@ -119,6 +119,11 @@ def _write_report(report: dict[str, Any], folder: Path) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def without_picture(store: str, complaint: str) -> Failure:
+    """What is said of a store that lacks its picture."""
+    return Failure(f"{store}: the store is complete, but its report.png could not be drawn: {complaint}")
 
 
 def _find_corpora(config: PreprocessConfig) -> dict[str, list[Corpus]]:

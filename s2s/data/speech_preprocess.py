@@ -23,7 +23,7 @@ from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import from_int16, read, to_int16
 from s2s.config.schema import group, option
 from s2s.data.manifest import Broken, Checked, Entry, Manifest, check, complaint, read_manifest
-from s2s.data.preprocess import TOKENIZER, Side, SideWriter
+from s2s.data.preprocess import TOKENIZER, Side, SideWriter, without_picture, write_report
 from s2s.data.processes import cores, pool, progress
 from s2s.data.report import BARS, SideCounts, aligned, bar_width, blocks, unknown_tokens
 from s2s.data.speech import FEATURES, WAVEFORM, feature_config
@@ -120,7 +120,7 @@ def preprocess(config: SpeechPreprocessConfig) -> dict[str, Any]:
                 },
                 "splits": facts,
             }  # fmt: skip
-            (writer.folder / "report.txt").write_text(f"{table(report)}\n", encoding="utf-8")
+            complaint = write_report(report, table(report), writer.folder)
             cmvn = None
             if config.features.cmvn == "global":
                 cmvn = parent.manifest["cmvn"] if parent else statistics.facts()
@@ -136,6 +136,8 @@ def preprocess(config: SpeechPreprocessConfig) -> dict[str, Any]:
                     **report,
                 }
             )
+    if complaint:
+        raise without_picture(config.store, complaint)
     seconds = time.perf_counter() - began
     hours = sum(facts["seconds"] for facts in report["splits"].values()) / 3600
     return {

@@ -75,6 +75,10 @@ def broken(folder):
     nan = sweep(0.1, 8000)
     nan[400] = np.nan
     soundfile.write(folder / "nan.wav", nan, 8000, subtype="FLOAT")
+    soundfile.write(folder / "infinite.wav", np.where(np.isnan(nan), np.inf, nan), 8000, subtype="FLOAT")
+    damaged = bytearray(write(folder / "damaged.flac", 2.0).read_bytes())
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 64] = bytes(64)
+    (folder / "damaged.flac").write_bytes(damaged)
     soundfile.write(folder / "none.wav", np.empty(0), 8000)
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("this is no audio\n" * 20)
@@ -90,7 +94,9 @@ def broken(folder):
         ("cut.wav", "truncated", "its header says 4800"),
         ("cut.flac", "truncated", "truncated or damaged"),
         ("cut.mp3", "truncated", "truncated"),
+        ("damaged.flac", "truncated", "truncated or damaged"),
         ("nan.wav", "not numbers", "NaN or infinite"),
+        ("infinite.wav", "not numbers", "NaN or infinite"),
     ]
 
 

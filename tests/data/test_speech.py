@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from s2s.audio.cmvn import Statistics
 from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import read
-from s2s.data import speech_preprocess
+from s2s.data import picture, speech_preprocess
 from s2s.data.speech import SpeechSplit, feature_config
 from s2s.data.speech_preprocess import SpeechFilterConfig, select
 from s2s.data.store import Store, Stores
@@ -333,6 +334,22 @@ def test_the_report_says_hours_and_lengths(make, tmp_path, capsys, s2s):
     assert report["splits"]["test"]["seconds"] == pytest.approx(1.5)
     assert report["splits"]["test"]["target"]["characters"] == sum(map(len, WORDS))
     assert {"hours", "hours_per_minute", "seconds"} <= set(report)
+
+
+def test_the_picture_shows_seconds_and_tokens_of_every_split(make, tmp_path, s2s, monkeypatch, capsys):
+    manifest = corpus(tmp_path / "a")
+    store = make("store", f"train={manifest}", f"valid={corpus(tmp_path / 'b', 1)}")
+    with Image.open(store / "report.png") as image:
+        assert image.size == (2 * picture.WIDTH, 2 * picture.HEIGHT)
+        for number in range(4):
+            left, top = number % 2 * picture.WIDTH, number // 2 * picture.HEIGHT
+            panel = image.crop((left, top + 100, left + picture.WIDTH, top + picture.HEIGHT))  # without its legend
+            assert (0, 0x72, 0xB2) in {color for _, color in panel.getcolors(1 << 16)}
+    monkeypatch.setattr(picture, "draw", lambda *_: 1 / 0)
+    words = [*OPTIONS, "tokenizer=bytes", f"train={manifest}", f"store={tmp_path / 'none'}"]
+    assert s2s("preprocess", *words) == 1
+    assert "the store is complete, but its report.png could not be drawn: ZeroDivisionError" in capsys.readouterr().err
+    assert len(Store(tmp_path / "none").split("train")) == 5
 
 
 def test_inspect_tells_of_speech_and_of_damage(make, s2s, tmp_path, capsys):
