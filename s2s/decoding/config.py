@@ -47,7 +47,15 @@ class DecodeConfig:
         None, "file of words or phrases, one a line, whose tokens no hypothesis holds one after the other"
     )
     allowed: str | None = option(None, "file of outputs, one a line: nothing else is produced, whatever its length")
-    temperature: float = option(1.0, "sampling: logits are divided by it", at_least=0.01)
+    temperature: float = option(
+        1.0,
+        "logits are divided by it: those that are drawn from, or in beam search those that rate: above 1, less sure "
+        "models keep more hypotheses in the beam",
+        at_least=0.01,
+    )
+    eos_scale: float = option(
+        1.0, "beam search: EOS's log-probability times this: below 1, hypotheses end earlier", at_least=0.01, at_most=1
+    )
     top_k: int = option(0, "sampling: only from the k most probable tokens; 0: all", at_least=0)
     top_p: float = option(
         1.0, "sampling: only from the most probable tokens that together reach p", at_least=0, at_most=1
@@ -150,6 +158,9 @@ class DecodeConfig:
             if self.no_repeat_ngram or self.forbidden or self.allowed or self.shortlist:
                 raise UserError(f"decode.speculative={self.speculative}: goes neither with decode.no_repeat_ngram, "
                                 "decode.forbidden, decode.allowed nor decode.shortlist")  # fmt: skip
+            if self.temperature != 1 or self.eos_scale != 1:
+                raise UserError(f"decode.speculative={self.speculative}: goes neither with decode.temperature nor "
+                                "decode.eos_scale")  # fmt: skip
         if sum(self.auxiliary_weights) > 1:
             raise UserError(f"decode.auxiliary_weights={self.auxiliary_weights}: their sum must be at most 1; the top "
                             "has the rest")  # fmt: skip
@@ -176,7 +187,9 @@ class DecodeConfig:
         if self.allowed and (self.no_repeat_ngram or self.forbidden):
             raise UserError("decode.allowed: says what outputs there are; leave decode.no_repeat_ngram and "
                             "decode.forbidden out")  # fmt: skip
-        samples = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "epsilon": 0.0}
+        if self.eos_scale != 1 and self.search != "beam":
+            raise UserError(f"decode.eos_scale={self.eos_scale:g}: is for decode.search=beam")
+        samples = {"top_k": 0, "top_p": 1.0, "epsilon": 0.0}
         for key in (key for key, nothing in samples.items() if getattr(self, key) != nothing):
             if self.search == "beam":
                 raise UserError(f"decode.{key}={getattr(self, key)}: is for samples: decode.search=sample")

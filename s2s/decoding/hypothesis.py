@@ -11,7 +11,8 @@ class Hypothesis:
         ids: Token ids, without EOS.
         score: Length-normalised log-probability, what hypotheses are ranked by.
         log_probability: Sum of `token_log_probabilities`; nats.
-        token_log_probabilities: One for each token, then that of EOS; nats, of the unfiltered model.
+        token_log_probabilities: One for each token, then that of EOS; nats, of the unfiltered model (in beam search
+            with decode.temperature and decode.eos_scale).
         truncated: Whether the maximum length ended it.
         unmet: How many of the sentence's constraints it does not hold.
         alignment: For each token, and then for EOS, the source position of the greatest attention, from 0 (EOS of the

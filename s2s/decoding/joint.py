@@ -9,7 +9,7 @@ Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, C candidates of a ro
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from s2s.data.batch import Source
 from s2s.decoding.choice import NEVER, Beam, Choice
@@ -56,13 +56,14 @@ class JointScorer(ModelScorer):
     Args:
         model: As ModelScorer's.
         weight: w.
+        options: As ModelScorer's.
 
     Attributes:
         prefixes: CTC's part of the state.
     """
 
-    def __init__(self, model: EncoderDecoder, weight: float, whole: nn.Linear | None = None):
-        super().__init__(model, whole)
+    def __init__(self, model: EncoderDecoder, weight: float, **options):
+        super().__init__(model, **options)
         self.weight, self.prefixes = weight, None
 
     def prepare(self, sources: tuple[Source, ...], rows: int) -> tuple[DecoderState, PrefixScores]:

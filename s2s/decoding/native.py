@@ -218,15 +218,15 @@ class NativeState(TransformerState):
 
 
 class NativeBeam(Beam):
-    """As Beam, from logits to choice in one pass."""
+    """As Beam, from logits to choice in one pass, which scales the log-probability of EOS too."""
 
     def __call__(self, logits: Tensor, normalizer: None, scores: Tensor, limits: Limits) -> Choice:
         """logits: [R, V], unchanged; normalizer: is found here; scores: [B, K]."""
         B, K = scores.shape
         tokens, parents = torch.empty(2, B, K, dtype=torch.int64)
         values = torch.empty(4, B, K).unbind()
-        ended = ctypes.c_int64()
+        ended, scale = ctypes.c_int64(), ctypes.c_float(self.config.eos_scale)
         call("beam", logits, scores, limits.host.ctypes.data, limits.prefix, tokens, parents, *values,
              ctypes.addressof(ended), B, K, logits.size(1), limits.prefix.size(1),
-             int(self.config.allow_unknown))  # fmt: skip
+             int(self.config.allow_unknown), ctypes.addressof(scale))  # fmt: skip
         return Choice(tokens, None if K == 1 else parents, *values, bool(ended.value))

@@ -13,6 +13,7 @@ from s2s.decoding.backend import is_native
 from s2s.decoding.packed import rows_of
 from s2s.errors import UserError
 from s2s.models.model import DecoderState, EncoderDecoder
+from s2s.text.vocabulary import EOS
 
 
 class ModelScorer:
@@ -21,10 +22,14 @@ class ModelScorer:
     Args:
         model: In evaluation mode, perhaps packed.
         whole: Its map to logits before it was packed, of which `narrow` takes rows.
+        temperature: Logits are divided by it.
+        eos_scale: The log-probability of EOS is multiplied by it, after that.
     """
 
-    def __init__(self, model: EncoderDecoder, whole: nn.Linear | None = None):
+    def __init__(self, model: EncoderDecoder, whole: nn.Linear | None = None, temperature: float = 1.0,
+                 eos_scale: float = 1.0):  # fmt: skip
         self.model, self.whole, self.state = model, whole, None
+        self.temperature, self.eos_scale = temperature, eos_scale
         self.native = is_native(model)
         self.max_length = model.max_length
         self.rows, self.output = None, {}
@@ -56,23 +61,31 @@ class ModelScorer:
 
         Args:
             tokens: [R] int64.
-            live: [B, K] scores of the rows, for a native scorer and a choice that finds the log-normaliser itself;
-                nothing is computed for rows of score -inf.
+            live: [B, K] scores of the rows, for a native scorer and a choice that finds the log-normaliser itself and
+                scales EOS; nothing is computed for rows of score -inf.
 
         Returns:
             Logits [R, V], the caller's to change, in fp32 (fp64 for an fp64 model), and their log-normaliser [R, 1]:
             the log-probabilities are the difference, which is left to the caller because it needs only a few.
         """
         if live is not None:
-            return self.model.step(tokens, self.state, **self.output, scores=live), None
-        logits = self.model.step(tokens, self.state, **self.output)
+            logits = self.model.step(tokens, self.state, **self.output, scores=live)
+            return logits if self.temperature == 1 else logits.div_(self.temperature), None
+        logits = self._cooled(self.model.step(tokens, self.state, **self.output))
+        normalizer = _log_normalizer(logits)
+        if self.eos_scale != 1:
+            logits[:, EOS] = torch.lerp(normalizer[:, 0], logits[:, EOS], self.eos_scale)
+        return logits, normalizer
+
+    def _cooled(self, logits: Tensor) -> Tensor:
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        return logits, _log_normalizer(logits)
+        return logits if self.temperature == 1 else logits / self.temperature
 
     def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
         """Log-probabilities [B, T] of given targets by teacher forcing; decoder_input and target: [B, T] int64."""
         logits = self._logits(sources, decoder_input)
-        return (logits.gather(2, target[:, :, None]) - _log_normalizer(logits)).squeeze(2)
+        values = (logits.gather(2, target[:, :, None]) - _log_normalizer(logits)).squeeze(2)
+        return _scaled(values, target, self.eos_scale)
 
     def log_probabilities(self, sources: tuple[Source, ...], decoder_input: Tensor) -> Tensor:
         """Of every token after given targets, [B, T, V]; decoder_input: [B, T] int64."""
@@ -80,8 +93,7 @@ class ModelScorer:
         return logits - _log_normalizer(logits)
 
     def _logits(self, sources: tuple[Source, ...], decoder_input: Tensor) -> Tensor:
-        logits = self.model.decode(self.model.encode(sources), decoder_input).logits()
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return self._cooled(self.model.decode(self.model.encode(sources), decoder_input).logits())
 
     def reorder(self, parents: Tensor) -> None:
         """Row r goes on from row parents[r]; parents: [R] int64."""
@@ -111,13 +123,16 @@ class EnsembleScorer:
         kind: `linear` or `log_linear`.
         weights: Of each model; empty: all the same.
         wholes: As ModelScorer's, of each.
+        temperature: As ModelScorer's, of each.
+        eos_scale: As ModelScorer's, of the average.
 
     Raises:
         UserError: vocabularies of different sizes, weights that are not one positive number for each model.
     """
 
     def __init__(self, models: list[EncoderDecoder], kind: str = "linear", weights: list[float] = (),
-                 wholes: list[nn.Linear] | None = None):  # fmt: skip
+                 wholes: list[nn.Linear] | None = None, temperature: float = 1.0,
+                 eos_scale: float = 1.0):  # fmt: skip
         sizes = [model.target_vocabulary_size for model in models]
         if len(set(sizes)) > 1:
             raise UserError(f"an ensemble needs models of one target vocabulary; theirs have {sizes} symbols")
@@ -126,7 +141,8 @@ class EnsembleScorer:
             raise UserError(f"decode.ensemble_weights={weights}: one positive number is needed for each of "
                             f"{len(models)} models")  # fmt: skip
         self.kind, self.weights = kind, [weight / sum(weights) for weight in weights]
-        self.scorers = list(map(ModelScorer, models, wholes or [None] * len(models)))
+        pairs = zip(models, wholes or [None] * len(models), strict=True)
+        self.scorers, self.eos_scale = [ModelScorer(*pair, temperature) for pair in pairs], eos_scale
         self.native = False  # the average is not one of the kernels
         self.max_length = min((m.max_length for m in models if m.max_length is not None), default=None)
 
@@ -145,6 +161,7 @@ class EnsembleScorer:
         """As ModelScorer.step; the logits are log-probabilities and the normaliser is 0."""
         parts = (scorer.step(tokens) for scorer in self.scorers)
         mean = self._mean([logits - normalizer for logits, normalizer in parts])
+        mean[:, EOS] *= self.eos_scale
         return mean, mean.new_zeros(len(mean), 1)
 
     def _mean(self, log_probabilities: list[Tensor]) -> Tensor:
@@ -156,7 +173,7 @@ class EnsembleScorer:
 
     def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
         mean = self._mean([scorer.log_probabilities(sources, decoder_input) for scorer in self.scorers])
-        return mean.gather(2, target[:, :, None]).squeeze(2)
+        return _scaled(mean.gather(2, target[:, :, None]).squeeze(2), target, self.eos_scale)
 
     def reorder(self, parents: Tensor) -> None:
         for scorer in self.scorers:
@@ -173,6 +190,11 @@ class EnsembleScorer:
     @property
     def nbytes(self) -> int:
         return sum(scorer.nbytes for scorer in self.scorers)
+
+
+def _scaled(values: Tensor, target: Tensor, eos_scale: float) -> Tensor:
+    """Log-probabilities of the tokens of a target, with those of EOS scaled."""
+    return values if eos_scale == 1 else torch.where(target == EOS, eos_scale * values, values)
 
 
 def _log_normalizer(logits: Tensor) -> Tensor:

@@ -666,10 +666,10 @@ void ctc_advance(const float* x, const int64_t* lengths, const float* tables, co
 //   logits [B, K, V]; scores [B, K]
 //   limits [4, B]: steps done, shortest, longest, prefix length; prefix [B, P]
 //   tokens, parents, values, best, end, end_scores [B, K] are written; ended: whether any row ended in a slot that was
-//   not free, or none of its rows is live
+//   not free, or none of its rows is live; eos_scale: EOS's log-probability is multiplied by it
 void beam(const float* logits, const float* scores, const int64_t* limits, const int64_t* prefix, int64_t* tokens,
           int64_t* parents, float* values, float* best, float* end, float* end_scores, int64_t* ended, int64_t B,
-          int64_t K, int64_t V, int64_t P, int64_t allow_unknown) {
+          int64_t K, int64_t V, int64_t P, int64_t allow_unknown, const float* eos_scale) {
     const int64_t *done = limits, *shortest = limits + B, *longest = limits + 2 * B, *forced = limits + 3 * B;
     float* row_values = scratch<float, 4>(B * K * K);
     int64_t* row_tokens = scratch<int64_t>(B * K * K);
@@ -696,7 +696,7 @@ void beam(const float* logits, const float* scores, const int64_t* limits, const
 #pragma omp simd reduction(+ : sum)
         for (int64_t v = 0; v < V; ++v) sum += exponential(x[v] - most);
         const float normalizer = most + std::log(sum);
-        if (shortest[b] <= done[b]) end[row] = x[EOS] - normalizer;
+        if (shortest[b] <= done[b]) end[row] = *eos_scale * (x[EOS] - normalizer);
         if (forced[b] > done[b]) {
             const int64_t token = prefix[b * P + done[b]];
             mine.add(x[token] - normalizer, token);

@@ -102,7 +102,8 @@ def joint_beam_search(models, source, config, prefix=(), forbidden=(), lm=None):
     least, most = slow_search.bounds(source, prefix, config)
     live, finished = [([], 0.0, [], w and empty(x), 0.0)], []
     for length in range(most + 1):
-        rated = slow_search.next_log_probabilities(models, source, [ids for ids, *_ in live])
+        rates = {"temperature": config.temperature, "eos_scale": config.eos_scale}
+        rated = slow_search.next_log_probabilities(models, source, [ids for ids, *_ in live], **rates)
         rated = [[(1 - w) * value for value in row] for row in rated]
         if lm is not None:
             other = slow_search.next_log_probabilities([lm], source, [ids for ids, *_ in live])

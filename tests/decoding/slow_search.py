@@ -32,17 +32,19 @@ def collate(sources, device="cpu"):
     return (Source(torch.tensor(ids, device=device), torch.tensor(lengths, device=device)),)
 
 
-def next_log_probabilities(models, source, prefixes, weights=None, log_linear=False):
+def next_log_probabilities(models, source, prefixes, weights=None, log_linear=False, temperature=1, eos_scale=1):
     """[prefixes, V] lists: log of the mean probability of each next token; the prefixes are of one length."""
     total = 0
     for model, weight in zip(models, weights or [1] * len(models), strict=True):
         with torch.no_grad():
             sources = collate([source] * len(prefixes))
             output = model.decode(model.encode(sources), torch.tensor([[BOS, *prefix] for prefix in prefixes]))
-            probabilities = output.logits()[:, -1].softmax(dim=-1)
+            probabilities = (output.logits()[:, -1] / temperature).softmax(dim=-1)
             total = total + weight * (probabilities.log() if log_linear else probabilities)
     total = total / sum(weights or [1] * len(models))
-    return (total.softmax(dim=-1) if log_linear else total).log().tolist()
+    rated = (total.softmax(dim=-1) if log_linear else total).log()
+    rated[:, EOS] *= eos_scale
+    return rated.tolist()
 
 
 def normalised(log_probability, tokens, config):
@@ -108,7 +110,9 @@ def beam_search(models, source, config, prefix=(), forbidden=(), outputs=()):
     for length in range(most + 1):
         prefixes = [ids for ids, _, _ in live]
         log_linear = config.ensemble == "log_linear"
-        rated = next_log_probabilities(models, source, prefixes, config.ensemble_weights, log_linear)
+        rated = next_log_probabilities(
+            models, source, prefixes, config.ensemble_weights, log_linear, config.temperature, config.eos_scale
+        )
         candidates = [
             (total + row[token], ids, token, [*values, row[token]])
             for (ids, total, values), row in zip(live, rated, strict=True)
