@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from s2s import registry
 from s2s.config import schema as schemas
@@ -21,6 +21,7 @@ from s2s.errors import UserError
 
 PRESETS = "s2s.config.conf"
 ROOT = "s2s"
+LISTED = 3  # keys that a message lists
 
 Override = tuple[str, str]
 
@@ -138,7 +139,7 @@ def _word(key: str, value: str, known: dict[str, schemas.Leaf], groups: dict, sw
     if key not in known:
         if any(name.startswith(f"{key}.") for name in known):
             raise UserError(f"{key} is a section: set one of its keys, such as {_first_below(key, known)}")
-        raise UserError(f"unknown key '{key}'; {registry.nearest(key, list(known) + list(groups))}")
+        raise UserError(f"unknown key '{key}'; {_nearest_key(key, [*known, *groups])}")
     if known[key].is_list and not value.startswith(("[", "$")) and value != "null":
         value = f"[{value}]"
     word = f"{key}={value}"
@@ -153,6 +154,15 @@ def _word(key: str, value: str, known: dict[str, schemas.Leaf], groups: dict, sw
             return f"{key}=[{','.join(quote(part.strip()) for part in value[1:-1].split(','))}]"
         raise UserError(f"{key}={value}: cannot be read as {known[key].type_name}") from None
     return word
+
+
+def _nearest_key(key: str, known: list[str]) -> str:
+    """A hint for an unknown key: those with the same last word, else the closest one."""
+    same = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    if 0 < len(same) <= LISTED:
+        return f"did you mean {' or '.join(map(repr, same))}?"
+    hint = registry.nearest(key, known)
+    return "--help lists all keys" if len(known) > LISTED and hint.startswith("choose") else hint
 
 
 def _first_below(key: str, known: dict) -> str:
@@ -225,7 +235,13 @@ def _one_line(error: BaseException) -> str:
     text = str(cause).strip().split("\n")
     key = next((line.split(":", 1)[1].strip() for line in text if line.strip().startswith("full_key:")), "")
     first = text[0].strip()
+    if isinstance(cause, ConfigKeyError) and dataclasses.is_dataclass(cause.object_type):
+        names = [field.name for field in dataclasses.fields(cause.object_type)]
+        first, key = f"unknown key '{cause.full_key}'; {registry.nearest(str(cause.key), names)}", ""
     kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
     if wrong := re.match(r"Value (.*) of type .* could not be converted to (\w+)", first):
         first = f"{wrong[1]} is not {kinds.get(wrong[2], wrong[2])}"
-    return f"{key}: {first}" if key and key not in first else first
+    first = f"{key}: {first}" if key and key not in first else first
+    # An error inside of a list's entry does not say which list it is.
+    override = re.search(r"override '?([\w.]+)", str(error))
+    return f"{override[1]}: {first}" if override and override[1] not in first else first

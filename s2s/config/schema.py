@@ -14,7 +14,7 @@ from s2s.errors import UserError
 
 
 def option(default: Any, help: str, choices: tuple = (), at_least: float | None = None, below: float | None = None,
-           at_most: float | None = None):  # fmt: skip
+           at_most: float | None = None, needs: str | tuple[str, ...] = ()):  # fmt: skip
     """A field of a config dataclass.
 
     Args:
@@ -24,8 +24,13 @@ def option(default: Any, help: str, choices: tuple = (), at_least: float | None 
         at_least: Smallest allowed number.
         below: The number must stay under this bound.
         at_most: Largest allowed number.
+        needs: Without any of these other options it does nothing, so that it is an error to set it alone. An option of
+            the same section, else of the whole schema: `noise` is not its default, `batching=packed` is that value, of
+            several divided by `|` one of them.
     """
-    metadata = {"help": help, "choices": choices, "at_least": at_least, "below": below, "at_most": at_most}
+    needs = (needs,) if isinstance(needs, str) else needs
+    metadata = {"help": help, "choices": choices, "at_least": at_least, "below": below, "at_most": at_most,
+                "needs": needs}  # fmt: skip
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     if isinstance(default, type):  # a nested config dataclass
@@ -45,12 +50,13 @@ def groups(schema: type) -> dict[str, dataclasses.Field]:
 
 @dataclasses.dataclass
 class Leaf:
-    """One key of a flattened schema."""
+    """One key of a flattened schema; `default`: its value, that of a preset perhaps, `plain`: that of the schema."""
 
     key: str
     annotation: Any
     default: Any
     metadata: Any
+    plain: Any
 
     @property
     def is_list(self) -> bool:
@@ -87,21 +93,24 @@ def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
         if dataclasses.is_dataclass(value):
             yield from leaves(value, f"{prefix}{field.name}.")
         else:
-            yield Leaf(prefix + field.name, hints[field.name], value, field.metadata)
+            missing = field.default_factory is dataclasses.MISSING
+            plain = field.default if missing else field.default_factory()
+            yield Leaf(prefix + field.name, hints[field.name], value, field.metadata, plain)
 
 
-def check(config: Any) -> None:
-    """Check choices and bounds of a whole config object.
+def check(config: Any, prefix: str = "") -> None:
+    """Check choices, bounds and needs of a whole config object, whose keys begin with `prefix`.
 
     Raises:
-        UserError: naming the key, the value and what is allowed.
+        UserError: naming the key, the value and what is allowed, or what the key needs.
     """
-    for leaf in leaves(config):
-        for value in leaf.default if isinstance(leaf.default, list) else [leaf.default]:
+    found = {leaf.key: leaf for leaf in leaves(config, prefix)}
+    for leaf in found.values():
+        for number, value in enumerate(leaf.default if isinstance(leaf.default, list) else [leaf.default]):
             if value is None:
                 continue
             if dataclasses.is_dataclass(value):
-                check(value)
+                check(value, f"{leaf.key}[{number}].")
                 continue
             bounds = ("choices", "at_least", "below", "at_most")
             choices, low, high, most = (leaf.metadata.get(name) for name in bounds)
@@ -113,3 +122,22 @@ def check(config: Any) -> None:
                 raise UserError(f"{leaf.key}={value}: must be below {high}")
             if most is not None and not value <= most:
                 raise UserError(f"{leaf.key}={value}: must be at most {most}")
+    for leaf in found.values():
+        needs = [_beside(leaf.key, need, found) for need in leaf.metadata.get("needs", ())]
+        if needs and leaf.default != leaf.plain and not any(_met(need, found) for need in needs):
+            raise UserError(f"{leaf.key}={leaf.default}: does nothing without {' or '.join(needs)}")
+
+
+def _beside(key: str, need: str, found: dict[str, Leaf]) -> str:
+    """What a key needs, its name written out."""
+    sibling = f"{key.rpartition('.')[0]}.{need}".lstrip(".")
+    return sibling if sibling.partition("=")[0] in found else need
+
+
+def _met(need: str, found: dict[str, Leaf]) -> bool:
+    """Whether what a key needs is there."""
+    name, _, values = need.partition("=")
+    if name not in found:
+        return False
+    leaf = found[name]
+    return str(leaf.default) in values.split("|") if values else leaf.default != leaf.plain

@@ -32,8 +32,9 @@ class CrossEntropyConfig:
         0.1, "share of the target probability spread evenly over the vocabulary", at_least=0, below=1
     )
     auxiliary: float = option(
-        0.3, "share of model.auxiliary_heads in the loss, where there are any", at_least=0, at_most=1
-    )
+        0.3, "share of model.auxiliary_heads in the loss, where there are any", at_least=0, at_most=1,
+        needs="model.auxiliary_heads",
+    )  # fmt: skip
     r_drop: float = option(
         0.0, "weight of R-Drop: two passes with other dropout should agree; 5 is the paper's; 0: one pass", at_least=0
     )

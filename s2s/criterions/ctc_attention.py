@@ -26,14 +26,16 @@ class CTCAttentionConfig:
         at_least=0, at_most=1,
     )  # fmt: skip
     intermediate: float = option(
-        0.5, "share in CTC of model.encoder.ctc_layers, where there are any", at_least=0, at_most=1
-    )
+        0.5, "share in CTC of model.encoder.ctc_layers, where there are any", at_least=0, at_most=1,
+        needs="model.encoder.ctc_layers",
+    )  # fmt: skip
     label_smoothing: float = option(
         0.1, "share of the target probability spread evenly over the vocabulary, of the decoder", at_least=0, below=1
     )
     auxiliary: float = option(
-        0.3, "share of model.auxiliary_heads in the decoder's loss, where there are any", at_least=0, at_most=1
-    )
+        0.3, "share of model.auxiliary_heads in the decoder's loss, where there are any", at_least=0, at_most=1,
+        needs="model.auxiliary_heads",
+    )  # fmt: skip
 
 
 class CTCAttention(CrossEntropy):

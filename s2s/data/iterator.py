@@ -271,8 +271,12 @@ class BatchIterator:
             return None
         if config.homogeneous == "corpus":
             return corpora
-        languages = [(corpus.source_language, corpus.target_language) for corpus in self.dataset.corpora]
+        languages = self._languages()
         return np.array([languages.index(pair) for pair in languages])[corpora]
+
+    def _languages(self) -> list[tuple[str, str]]:
+        """Of each corpus."""
+        return [(corpus.source_language, corpus.target_language) for corpus in self.dataset.corpora]
 
     def _stages(self) -> list[tuple[int | None, DataConfig]]:
         """The last epoch (None: no last one) and the config of each stage."""
@@ -308,6 +312,9 @@ class BatchIterator:
                 raise UserError(f"data.weights={config.weights}: no weight may be negative, and one must be above 0")
             if config.weights and config.temperature != 1:
                 raise UserError("data.weights and data.temperature exclude each other: choose one of them")
+        kind = self.config.homogeneous
+        if kind != "none" and len(set(names if kind == "corpus" else self._languages())) < 2:
+            raise UserError(f"data.homogeneous={kind}: does nothing, for all training examples are of one {kind}")
         if self.config.cost == "frames" and self.dataset.source_seconds is None:
             raise UserError("data.cost=frames counts frames of audio, and the source is text: data.cost=source")
         if len(self.config.buckets) not in ((0, 2) if self.config.batching == "bucket_2d" else (0, 1)):

@@ -43,11 +43,12 @@ class PlanConfig:
         None, "Q: a length L counts as L + L^2/Q, for attention's share; null: as L", at_least=1
     )
     buckets: list[int] = option(
-        [], "buckets of bucket_1d [N] or of bucket_2d [source, target]; empty: about two batches each", at_least=1
-    )
+        [], "buckets of bucket_1d [N] or of bucket_2d [source, target]; empty: about two batches each", at_least=1,
+        needs="batching=bucket_1d|bucket_2d",
+    )  # fmt: skip
     row_tokens: int | None = option(
         None, "packed: room of a row, doubled where a longer example opens it; null: 64, or 1/128 of the budget",
-        at_least=1,
+        at_least=1, needs="batching=packed",
     )  # fmt: skip
 
 

@@ -18,7 +18,8 @@ class AdamConfig:
     lr: float = option(1e-3, "highest learning rate", at_least=0)
     schedule: str = option("inverse_sqrt", "how the learning rate goes after the warm-up", tuple(SCHEDULES))
     warmup_updates: int = option(1000, "updates over which the learning rate rises linearly from 0", at_least=0)
-    min_lr: float = option(0.0, "where the cosine and linear schedules end, at train.max_updates", at_least=0)
+    min_lr: float = option(0.0, "where the cosine and linear schedules end, at train.max_updates", at_least=0,
+                           needs="schedule=cosine|linear")  # fmt: skip
     beta1: float = option(0.9, "decay of the gradient's mean", at_least=0, below=1)
     beta2: float = option(0.98, "decay of its square", at_least=0, below=1)
     eps: float = option(1e-9, "added to the root of the square", at_least=0)

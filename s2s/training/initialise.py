@@ -41,6 +41,7 @@ class InitConfig:
         "mean",
         "of symbols that it does not have: the mean of its rows, or fresh ones drawn at random",
         ("mean", "fresh"),
+        needs=("checkpoint", "encoder", "decoder", "embeddings"),
     )
 
 

@@ -68,6 +68,25 @@ def test_the_last_of_equal_keys_counts():
         ("decode.top_p=1.5", "decode.top_p=1.5: must be at most 1"),
         ("model.norm=middle", "model.norm=middle: choose one of pre, post"),
         ("train.valid_metrics=[loss,blue]", "train.valid_metrics=blue: choose one of"),
+        ("data.row_tokens=64", "data.row_tokens=64: does nothing without data.batching=packed$"),
+        ("data.buckets=[4]", "does nothing without data.batching=bucket_1d\\|bucket_2d$"),
+        ("data.spec_augment.time_width=9", "does nothing without data.spec_augment.time_masks$"),
+        ("data.spec_augment.frequency_width=9", "does nothing without data.spec_augment.frequency_masks$"),
+        ("data.waveform.noise_snr=[1,2]", "does nothing without data.waveform.noise$"),
+        ("data.waveform.noise_folder=noise", "does nothing without data.waveform.noise$"),
+        ("train.init.new_rows=fresh", "does nothing without train.init.checkpoint or train.init.encoder or"),
+        ("criterion.auxiliary=0.2", "does nothing without model.auxiliary_heads$"),
+        ("optim.min_lr=1e-6", r"does nothing without optim.schedule=cosine\|linear"),
+        (
+            "train.stages=[{updates:5,freze:[encoder]},{}]",
+            r"train.stages: unknown key 'freze'; did you mean 'freeze'\?$",
+        ),
+        ("data.stages=[{epochs:many}]", "data.stages: epochs: 'many' is not a whole number"),
+        ("optim.groups=[{paramters:[a]}]", r"optim.groups: unknown key 'paramters'; did you mean 'parameters'\?$"),
+        ("train.stages=[{updates:5},{factor:-1}]", r"train.stages\[1\].factor=-1.0: must be at least 0"),
+        ("lr=0.1", r"unknown key 'lr'; did you mean 'optim.lr'\?"),
+        ("train.batch_tokens=9", r"did you mean 'data.batch_tokens' or 'decode.batch_tokens'\?"),
+        ("what=9", "unknown key 'what'; --help lists all keys$"),
         ("train=3", "train is a section: set one of its keys, such as train.max_updates"),
     ],
 )
@@ -75,6 +94,26 @@ def test_mistakes_get_one_line_that_helps(word, message):
     with pytest.raises(UserError, match=message) as error:
         train(word)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data.row_tokens=64", "data.batching=packed"],
+        ["data.buckets=[4,4]", "data.batching=bucket_2d"],
+        ["data.batching=token_budget", "data.row_tokens=null", "data.buckets=[]"],  # as they are
+        ["data.waveform.noise_snr=[1,2]", "data.waveform.noise=0.5"],
+        ["train.init.new_rows=fresh", "train.init.embeddings=runs/a"],
+        ["criterion.auxiliary=0.2", "model.auxiliary_heads=[2]"],
+        ["optim.min_lr=1e-6", "optim.schedule=linear"],
+        ["task=speech_to_text", "criterion.intermediate=0.3", "model.encoder.ctc_layers=[2]"],
+    ],
+)
+def test_options_with_what_they_need_are_no_mistakes(words):
+    train(*words)
+    if len(words) == 2:
+        with pytest.raises(UserError, match=f"^{words[0].split('=')[0]}=.*: does nothing without "):
+            train(words[0])
 
 
 @pytest.mark.parametrize("path", ["runs/a b(1)", "runs/lr=0.1", "it's here", "a,b", "ünï/c{d}", "back\\slash"])

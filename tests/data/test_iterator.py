@@ -203,6 +203,10 @@ def test_a_length_that_leaves_nothing_is_an_error():
         def lengths(self, first, last):
             return super().lengths(first, last)[0] + 40, super().lengths(first, last)[1]
 
+    one = Numbers(corpora=((0, 90, "de"), (90, 200, "de")))
+    make(dataset=one, homogeneous="corpus")
+    with pytest.raises(UserError, match=r"data.homogeneous=language: does nothing, .* are of one language"):
+        make(dataset=one, homogeneous="language")
     with pytest.raises(UserError, match=r"data.max_length=40 leaves out every pair: the shortest one has 41 tokens"):
         list(make(dataset=Long(), max_length=40).rest_of_epoch())
 
