@@ -18,6 +18,8 @@ From a file:  s2s-generate checkpoint=RUN input=test.de output=hyp.en
 Recordings:   s2s-generate checkpoint=RUN input=talk.flac (or a manifest, or a list of files)
 In a pipe:    cat test.de | s2s-generate checkpoint=RUN > hyp.en"""
 
+RECORDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aiff", ".au")  # endings that text has not
+
 
 @dataclasses.dataclass
 class GenerateCommand:
@@ -32,7 +34,7 @@ class GenerateCommand:
         "list of files (.txt, .list) or a recording; null: standard input, or store",
     )  # fmt: skip
     store: str | None = option(None, "store whose split is decoded")
-    split: str = option("test", "split of the store")
+    split: str = option("test", "split of the store", needs="store")
     output: str | None = option(None, "file to write, replaced when complete; null: standard output")
     format: str = option(
         "text",
@@ -134,6 +136,8 @@ def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
     if config.input is None and sys.stdin.isatty():
         print(f"reading {task.reads} from the terminal; Ctrl-D ends", file=sys.stderr)
         size = 1
+    if task.reads == "lines" and config.input and config.input.lower().endswith(RECORDINGS):
+        raise UserError(f"input={config.input}: is a recording, and the model reads lines of text")
     total = READERS[task.reads][1](config.input) if config.input and sys.stderr.isatty() else None
     return from_input(task, config.input, companion, size), total
 

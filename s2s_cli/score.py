@@ -32,7 +32,7 @@ class ScoreConfig:
     reference: list[str] = option([], "file of references, or a list of several files, all of the same line count")
     metrics: list[str] = option(["bleu", "chrf"], "what to compute, in this order", choices=tuple(scoring.METRICS))
     store: str | None = option(None, "store whose split's target text is the reference")
-    split: str = option("test", "split of the store")
+    split: str = option("test", "split of the store", needs="store")
     lowercase: bool = option(False, "compare lower-cased text (TER always does)")
     remove_punctuation: bool = option(False, "compare text without punctuation, but that inside words")
     tokenizer: str = option("13a", "BLEU's tokenizer, by sacrebleu's name", choices=scoring.TOKENIZERS)
@@ -115,6 +115,8 @@ def _check(config: ScoreConfig) -> None:
         path = getattr(config, key)
         if path and any(_same_file(path, other) for other in inputs):
             raise UserError(f"{key}={path}: is also an input, and would be overwritten")
+    if config.tokenizer != ScoreConfig.tokenizer and "bleu" not in config.metrics:
+        raise UserError(f"tokenizer={config.tokenizer}: is for metrics=[bleu]; the others have their own units")
     if 0 < config.bootstrap < FEWEST:
         raise UserError(f"bootstrap={config.bootstrap}: fewer than {FEWEST} resamples say nothing of an interval")
     if (config.worst or config.errors) and len(config.reference) > 1:

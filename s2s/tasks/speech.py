@@ -12,7 +12,7 @@ from s2s import registry
 from s2s.audio.augment import perturb, spec_augment
 from s2s.audio.cmvn import normalise, normalise_utterance
 from s2s.audio.features import Fbank, FeatureConfig
-from s2s.audio.waveform import read
+from s2s.audio.waveform import AudioError, read
 from s2s.config.schema import option
 from s2s.data.batch import Batch, Counts, Source
 from s2s.data.iterator import DataConfig, Draw
@@ -115,10 +115,18 @@ class SpeechToTextTask(TextTask):
 
     def encode(self, items: list[Entry | str]) -> list[np.ndarray]:
         """Normalised features of recordings, float32 [S, F] each; items: paths, or entries of a manifest. Raises
-        AudioError."""
-        entries = [item if isinstance(item, Entry) else Entry("", item, Path(item), "") for item in items]
-        rate = self.features.sample_rate
-        return [self.normalised(self.fbank(read(e.audio, e.start, e.duration, rate))) for e in entries]
+        AudioError, and UserError of a path that is no recording."""
+        return [self.normalised(self.fbank(self._samples(item))) for item in items]
+
+    def _samples(self, item: Entry | str) -> np.ndarray:
+        entry = item if isinstance(item, Entry) else Entry("", item, Path(item), "")
+        try:
+            return read(entry.audio, entry.start, entry.duration, self.features.sample_rate)
+        except AudioError as error:
+            if item is entry or error.kind not in ("missing", "not audio"):
+                raise
+            raise UserError(f"{error}; the model reads recordings: one, a list of their files (.txt, .list), "
+                            "or a manifest (.tsv, .jsonl, Kaldi folder)") from error  # fmt: skip
 
     def inputs(self, split: SpeechSplit, examples: np.ndarray) -> list[np.ndarray]:
         """Normalised features of examples, float32 [S, F] each."""

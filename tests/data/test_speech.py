@@ -244,6 +244,14 @@ def test_every_tokenizer_learns_from_the_transcripts(make, tmp_path, tokenizer):
     assert [target.decode(piece.tolist()) for piece in np.split(ids, np.cumsum(lengths)[:-1])] == WORDS
 
 
+def test_more_pieces_than_the_transcripts_give_are_told(s2s, tmp_path, capsys):
+    words = [*OPTIONS, f"train={corpus(tmp_path / 'a', 10)}", f"store={tmp_path / 'store'}"]
+    assert s2s("preprocess", *words) == 2  # as by default
+    said = capsys.readouterr().err
+    assert "vocab_size=8000 is too large: the most that can be learned from this text is vocab_size=" in said
+    assert s2s("preprocess", *words, f"tokenizer.vocab_size={said.strip().rpartition('=')[2]}") == 0
+
+
 def test_another_store_gives_its_tokenizer_features_and_means(make, tmp_path, s2s, capsys):
     train = corpus(tmp_path / "a")
     first = make("first", f"train={train}")

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from s2s.audio.augment import SpecAugmentConfig, WaveformConfig
+from s2s.audio.waveform import AudioError
 from s2s.data.iterator import BatchIterator, DataConfig, Draw
+from s2s.data.manifest import Entry
 from s2s.data.store import Store
 from s2s.errors import UserError
 from s2s.tasks.speech import SpeechToTextTask
@@ -145,6 +147,16 @@ def test_a_saved_task_is_the_same_and_reads_recordings_as_the_store_has_them(spe
     for mine, stored in zip(again.encode(paths), task.inputs(speech.split("valid"), range(6)), strict=True):
         np.testing.assert_allclose(mine, stored, atol=0.02)  # features are stored in 16 bits
     assert task.source_names(speech.split("valid"), [4])[0].startswith("valid-4 (")
+
+
+def test_text_in_place_of_recordings_is_told(speech, folder, tmp_path):
+    task = SpeechToTextTask.setup(speech)
+    (tmp_path / "test.de").write_text("ein Satz\n")
+    for item, message in ((f"{tmp_path}/test.de", "not audio"), ("ein Satz", "ein Satz: no such file")):
+        with pytest.raises(UserError, match=f"{message}.*; the model reads recordings: one, a list of their files"):
+            task.encode([item])
+    with pytest.raises(AudioError, match="not audio that libsndfile reads"):
+        task.encode([Entry("m.tsv:2", "u", tmp_path / "test.de", "")])
 
 
 def test_what_does_not_fit_is_told(speech, waveforms, store, folder):
