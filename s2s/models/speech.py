@@ -111,6 +111,10 @@ class ConformerLayer(nn.Module):
         x = x + dropout(self.convolution(self.convolution_norm(x), real), self.dropout, self.training)
         return self.norm(self.after(x))
 
+    def outputs(self) -> list[nn.Linear]:
+        """The linear maps whose results are added to the states."""
+        return [self.before.block.outer, self.attention.output, self.convolution.outer, self.after.block.outer]
+
 
 class EBranchformerLayer(nn.Module):
     """Attention and a gating convolution side by side, merged, between two halves of feed-forward (Kim et al. 2022)."""
@@ -134,6 +138,10 @@ class EBranchformerLayer(nn.Module):
         near = dropout(self.gating(self.gating_norm(x), real), self.dropout, self.training)
         x = x + dropout(self.merge(far, near, real), self.dropout, self.training)
         return self.norm(self.after(x))
+
+    def outputs(self) -> list[nn.Linear]:
+        """As of a ConformerLayer."""
+        return [self.before.block.outer, self.merge.output, self.after.block.outer]
 
 
 class HalfFeedForward(nn.Module):
@@ -161,6 +169,10 @@ class TransformerLayer(Layer):
     def forward(self, x: Tensor, mask: Tensor, real: Tensor) -> Tensor:
         """As of a ConformerLayer."""
         return self.encode(x, mask)
+
+    def outputs(self) -> list[nn.Linear]:
+        """As of a ConformerLayer."""
+        return [self.attention.output, self.feedforward.outer]
 
 
 LAYERS = {"transformer": TransformerLayer, "conformer": ConformerLayer, "e_branchformer": EBranchformerLayer}
@@ -205,6 +217,8 @@ class SpeechModel(TransformerDecoder):
             self.output = nn.Linear(decoder.width, target_size, bias=False)
         self.head_norms = head_norms(config)
         self.apply(initialise)
+        for linear in (linear for layer in self.encoder for linear in layer.outputs()):
+            nn.init.zeros_(linear.weight)  # a layer adds nothing at first (Zhang et al. 2019): what enters gets to CTC
         if self.has_decoder and config.tie_embeddings:
             self.output.weight = self.decoder_embedding.tokens.weight
 

@@ -13,7 +13,7 @@ from s2s.criterions.ctc_attention import CTCAttention, CTCAttentionConfig, impos
 from s2s.data.batch import Batch, Counts, Source
 from s2s.errors import UserError
 from s2s.models.speech import SpeechConfig, SpeechDecoderConfig, SpeechEncoderConfig, SpeechModel
-from s2s.models.transformer import EncoderConfig, Transformer, TransformerConfig
+from s2s.models.transformer import EncoderConfig, Transformer, TransformerConfig, initialise
 from s2s.text.vocabulary import BOS, EOS, PAD
 
 F, V = 5, 7
@@ -40,7 +40,7 @@ def model(decoder=3, ctc=True, heads=(), **encoder):
         decoder=SpeechDecoderConfig(decoder, 8, 2, None, 12),
         ctc=ctc, dropout=0.0, auxiliary_heads=list(heads),
     )  # fmt: skip
-    return SpeechModel(config, F, V).double()
+    return SpeechModel(config, F, V).double().apply(initialise)  # else its layers do nothing yet
 
 
 def by_hand(log_probabilities, target):

@@ -11,6 +11,7 @@ from s2s.decoding.ctc import best_path
 from s2s.decoding.generator import Generator
 from s2s.errors import UserError
 from s2s.models.speech import SpeechConfig, SpeechDecoderConfig, SpeechEncoderConfig, SpeechModel
+from s2s.models.transformer import initialise
 
 F, V = 8, 11
 
@@ -24,6 +25,7 @@ def model(**options):
     torch.manual_seed(0)
     encoder = SpeechEncoderConfig(5, 16, 2, None, 24, kernel=3, subsampling_channels=2, ctc_layers=[2, 4], **options)
     made = SpeechModel(SpeechConfig(encoder=encoder, decoder=SpeechDecoderConfig(1, 16, 2, None, 24)), F, V).eval()
+    made.apply(initialise)  # else its layers do nothing yet
     with torch.no_grad():
         made.ctc.weight *= 3
     return made

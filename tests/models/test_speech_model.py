@@ -13,6 +13,7 @@ from s2s.data.batch import Source
 from s2s.decoding.backend import is_native, prepare
 from s2s.errors import UserError
 from s2s.models.speech import ConformerLayer, SpeechConfig, SpeechDecoderConfig, SpeechEncoderConfig, SpeechModel
+from s2s.models.transformer import initialise
 from s2s.native.library import Unavailable, library
 
 F, V = 8, 11
@@ -30,7 +31,7 @@ def config(decoder=2, **encoder):
 
 def model(**options):
     torch.manual_seed(0)
-    return SpeechModel(config(**options), F, V).double().eval()
+    return SpeechModel(config(**options), F, V).double().eval().apply(initialise)  # else its layers do nothing yet
 
 
 def utterances(lengths):
@@ -218,3 +219,16 @@ def test_contradictions_are_told(change, message):
     ctc = change.pop("ctc", True)
     with pytest.raises(UserError, match=message):
         SpeechModel(dataclasses.replace(config(**change), ctc=ctc), F, V)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_enters_a_deep_encoder_gets_to_its_top_at_first(kind):
+    deep = SpeechModel(config(type=kind, layers=12), F, V).double().eval()
+    source = utterances([40, 23])
+    x, _ = deep.subsampling(source.values, source.lengths)
+    entered = deep.encoder_norm(deep.encoder_positions(x * deep.config.encoder.width**0.5))
+    real = deep.encode((source,)).mask[:, 0, 0]
+    assert torch.allclose(deep.encode((source,)).states[-1][real], entered[real], rtol=1e-3)
+    source.values.requires_grad_()
+    deep.ctc_log_probabilities(deep.encode((source,)))[real].sum().backward()
+    assert all(linear.weight.grad.abs().sum() > 0 for layer in deep.encoder for linear in layer.outputs())
