@@ -72,6 +72,7 @@ def _generate(config: GenerateCommand) -> None:
     score = config.mode == "score"
     write = formatter(config.format, score)
     with _Progress(total) as progress, opened(config.output) as output:
+        windows = progress.heard(windows, translator.task.frame_seconds)
         results = translator.decode(
             windows, config.decode, config.seed, score, config.alignment, config.timestamps, progress.advance
         )
@@ -154,6 +155,7 @@ class _Progress:
 
         self.bar = tqdm(total=total, unit=" sentences", dynamic_ncols=True, disable=not sys.stderr.isatty())
         self.sentences = self.tokens = self.truncated = self.cut = self.unmet = self.guessed = self.passes = 0
+        self.audio = 0.0
         self.start = time.perf_counter()
 
     def __enter__(self) -> "_Progress":
@@ -165,6 +167,13 @@ class _Progress:
     def advance(self, sentences: int) -> None:
         """So many more sentences are decoded."""
         self.bar.update(sentences)
+
+    def heard(self, windows: Iterator, frame_seconds: float | None) -> Iterator:
+        """The windows; the seconds of recordings are counted."""
+        for window in windows:
+            if frame_seconds is not None:
+                self.audio += sum(map(len, window.sources)) * frame_seconds
+            yield window
 
     def count(self, best) -> None:
         """Count the best hypothesis of a sentence."""
@@ -182,6 +191,8 @@ class _Progress:
         seconds = time.perf_counter() - self.start
         rate = self.sentences / seconds
         line = f"{self.sentences:,} sentences, {self.tokens:,} tokens, {seconds:.1f} s, {rate:,.1f} sentences/s"
+        if self.audio:
+            line += f", RTFx {self.audio / seconds:,.1f}"
         if self.truncated:
             line += f"; {self.truncated:,} ended by the maximum length (decode.max_length_a, decode.max_length_b)"
         if self.passes:

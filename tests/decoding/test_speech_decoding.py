@@ -1,6 +1,7 @@
 """s2s-generate on recordings with a barely trained model: CTC, attention and both, language models, times, chunks."""
 
 import json
+import re
 
 import pytest
 
@@ -78,6 +79,13 @@ def test_words_have_times_within_the_recording(generate):
         assert times == sorted(times)
         assert all(0 <= time <= 0.6 + 0.4 * number + 0.04 for time in times)
     assert "words" not in generate("joint")[0]
+
+
+def test_the_speed_is_told_in_audio_too(generate, capsys):
+    generate("ctc")
+    sentences, audio = re.search(r"([\d,.]+) sentences/s, RTFx ([\d,.]+)\n", capsys.readouterr().err).groups()
+    seconds = sum(0.6 + 0.4 * number - 0.015 for number in range(4))  # a frame of 25 ms every 10
+    assert float(audio.replace(",", "")) / float(sentences.replace(",", "")) == pytest.approx(seconds / 4, rel=0.02)
 
 
 def test_longer_recordings_are_decoded_in_chunks(generate):
