@@ -51,6 +51,8 @@ from s2s.text.vocabulary import BOS
 POLL_STEPS = {"cpu": 1, "cuda": 8}
 # Free slots are refilled, or given up, when they are at least this share of all: both have a price of their own.
 REFILL_SHARE = 1 / 16
+# Where nothing is computed for free slots, they are given up when they are at least this share: it copies the others.
+IDLE_SHARE = 1 / 2
 # Slots are added when at least so many more fit, because shorter sentences have come.
 GROW = 1.5
 
@@ -307,7 +309,9 @@ class _Run:
         constraints = {first + sentence.number: sentence.constraints for sentence in waiting.sentences}
         constrained = any(constraints.values())
         plain = config.search == "beam" and config.diverse_groups == 1 and not constrained
-        self.fused = plain and not engine.rules and not engine.joint and engine.scorer.native
+        # Whether rows that are not live are left out of the models' steps; and whether the choice is a kernel too.
+        self.skips = plain and not engine.rules and engine.scorer.native
+        self.fused = self.skips and not engine.joint
         if engine.joint:
             self.choose = JointBeam(config, device, engine.joint)
         elif plain:
@@ -372,9 +376,9 @@ class _Run:
 
     def step(self) -> None:
         """Advance every slot by one token."""
-        if self.fused and self.scores is None:
+        if self.skips and self.scores is None:
             self._begin(torch.empty(0))
-        logits, normalizer = self.scorer.step(self.tokens.flatten(), self.scores if self.fused else None)
+        logits, normalizer = self.scorer.step(self.tokens.flatten(), self.scores if self.skips else None, self.fused)
         if self.scores is None:
             self._begin(logits)
         if self.rules:
@@ -433,8 +437,8 @@ class _Run:
 
     def shrink(self) -> None:
         """Give up free slots, when no sentence waits for one."""
-        busy = int((self.numbers >= 0).sum())
-        if busy and self.slots - busy >= REFILL_SHARE * self.slots:
+        busy, share = int((self.numbers >= 0).sum()), IDLE_SHARE if self.skips else REFILL_SHARE
+        if busy and self.slots - busy >= share * self.slots:
             self._resize(busy)
             if self.candidates:
                 self.candidates.narrow(self.scorer, self.limits)

@@ -58,7 +58,7 @@ class FusionScorer:
         for scorer, state in zip((self.scorer, self.other), prepared, strict=True):
             scorer.admit(slots, state, which, size)
 
-    def step(self, tokens: Tensor, live: None = None) -> tuple[Tensor, Tensor]:
+    def step(self, tokens: Tensor, live: None = None, fused: bool = False) -> tuple[Tensor, Tensor]:
         """As ModelScorer.step; the logits are sums of log-probabilities and the normaliser is 0."""
         (logits, normalizer), (other, its_normalizer) = (scorer.step(tokens) for scorer in (self.scorer, self.other))
         other = other.sub_(its_normalizer).to(logits.dtype)

@@ -130,7 +130,7 @@ class Step:
         place = state.place(*tables)
         if output is None:
             if state.logits is None or len(state.logits) != len(tokens):
-                state.logits = torch.empty(len(tokens), self.size)  # every step's: fresh memory is slow to touch
+                state.logits = torch.zeros(len(tokens), self.size)  # every step's: fresh memory is slow to touch
             logits, top = state.logits, 0
         else:
             logits, top = 0, torch.empty(len(tokens) // state.rows, state.rows, self.width)

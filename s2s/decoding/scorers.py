@@ -56,22 +56,23 @@ class ModelScorer:
             self.state = prepared.empty(size)
         self.state.admit(slots, prepared, which)
 
-    def step(self, tokens: Tensor, live: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def step(self, tokens: Tensor, live: Tensor | None = None, fused: bool = False) -> tuple[Tensor, Tensor | None]:
         """Advance every row by one token.
 
         Args:
             tokens: [R] int64.
-            live: [B, K] scores of the rows, for a native scorer and a choice that finds the log-normaliser itself and
-                scales EOS; nothing is computed for rows of score -inf.
+            live: [B, K] scores of the rows, for a native scorer: nothing is computed for rows of score -inf, whose
+                logits are any finite numbers.
+            fused: With `live`, for a choice that finds the log-normaliser itself and scales EOS: it is None here.
 
         Returns:
             Logits [R, V], the caller's to change, in fp32 (fp64 for an fp64 model), and their log-normaliser [R, 1]:
             the log-probabilities are the difference, which is left to the caller because it needs only a few.
         """
-        if live is not None:
-            logits = self.model.step(tokens, self.state, **self.output, scores=live)
-            return logits if self.temperature == 1 else logits.div_(self.temperature), None
-        logits = self._cooled(self.model.step(tokens, self.state, **self.output))
+        scores = {} if live is None else {"scores": live}
+        logits = self._cooled(self.model.step(tokens, self.state, **self.output, **scores))
+        if fused:
+            return logits, None
         normalizer = _log_normalizer(logits)
         if self.eos_scale != 1:
             logits[:, EOS] = torch.lerp(normalizer[:, 0], logits[:, EOS], self.eos_scale)
@@ -157,7 +158,7 @@ class EnsembleScorer:
         for scorer, state in zip(self.scorers, prepared, strict=True):
             scorer.admit(slots, state, which, size)
 
-    def step(self, tokens: Tensor, live: None = None) -> tuple[Tensor, Tensor]:
+    def step(self, tokens: Tensor, live: None = None, fused: bool = False) -> tuple[Tensor, Tensor]:
         """As ModelScorer.step; the logits are log-probabilities and the normaliser is 0."""
         parts = (scorer.step(tokens) for scorer in self.scorers)
         mean = self._mean([logits - normalizer for logits, normalizer in parts])

@@ -30,6 +30,9 @@ from s2s.nn.dropout import dropout
 from s2s.nn.feedforward import ACTIVATIONS, FeedForward
 from s2s.nn.positions import PositionEmbedding
 
+# Positions that a CPU encodes at once in decoding: not faster for being more (tests/benchmarks/joint.py).
+TOGETHER = 512
+
 
 @dataclasses.dataclass
 class SpeechEncoderConfig(StackConfig):
@@ -226,6 +229,19 @@ class SpeechModel(TransformerDecoder):
         """The encoder over one source of features. Returns the states, each [B, S', D], after `ctc_layers` and of the
         top; padded positions hold no meaning."""
         (source,) = sources
+        if self.training or source.values.device.type != "cpu":
+            return self._encode(source)
+        # A few rows of about one length at a time: computing on padding takes as long as on what is real.
+        order = source.lengths.argsort(descending=True)
+        frames, parts, first = source.lengths[order].tolist(), [], 0
+        while first < len(frames):
+            rows = order[first : first + max(1, TOGETHER // self.memory_length(frames[first]))]
+            parts.append(self._encode(Source(source.values[rows, : frames[first]], source.lengths[rows])))
+            first += len(rows)
+        return parts[0] if len(parts) == 1 and frames == source.lengths.tolist() else _joined(parts, order.argsort())
+
+    def _encode(self, source: Source) -> Memory:
+        """`encode` of rows that are computed together."""
         options, dropped = self.config.encoder, self.config.embedding_dropout
         x, lengths = self.subsampling(source.values, source.lengths)
         x = self.encoder_positions(
@@ -333,6 +349,17 @@ class SpeechModel(TransformerDecoder):
             linear += S * memory + T * (_weights(self.decoder) - memory + self.output.weight.numel())
             seen += len(self.decoder) * self.config.decoder.width * int((target * (target + frames)).sum())
         return 2 * linear + 4 * seen  # attention: scores, and sums of values
+
+
+def _joined(parts: list[Memory], places: Tensor) -> Memory:
+    """Rows that were encoded apart as one batch, in which row i is the one of number places[i] among theirs."""
+    size = max(part.top.size(1) for part in parts)
+    lengths = torch.cat([part.lengths for part in parts])[places]
+    columns = zip(*(part.states for part in parts), strict=True)
+    states = [
+        torch.cat([nn.functional.pad(x, (0, 0, 0, size - x.size(1))) for x in column])[places] for column in columns
+    ]
+    return Memory(states, lengths, length_mask(lengths, size))
 
 
 def _weights(*modules: nn.Module) -> int:

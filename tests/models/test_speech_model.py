@@ -71,6 +71,30 @@ def test_an_utterance_alone_has_the_states_that_it_has_in_a_padded_batch(kind, f
         torch.testing.assert_close(speech.decode(one, target[row : row + 1]).logits()[0], logits[row])
 
 
+@pytest.mark.parametrize(
+    ("together", "expected"),
+    [
+        (1, [(1, 70), (1, 41), (1, 41), (1, 20), (1, 8), (1, 5), (1, 3)]),
+        (9, [(1, 70), (1, 41), (1, 41), (1, 20), (3, 8)]),  # of 18, 11, 11, 5 and 2 positions
+        (22, [(1, 70), (2, 41), (4, 20)]),
+    ],
+)
+def test_a_cpu_encodes_a_batch_in_parts_of_little_padding(together, expected, monkeypatch):
+    speech, source = model(ctc_layers=[1]), utterances([20, 3, 41, 41, 8, 70, 5])
+    whole, sizes = speech._encode(source), []
+    monkeypatch.setattr("s2s.models.speech.TOGETHER", together)
+    speech.subsampling.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[:2]))
+    parts = speech.encode((source,))
+    assert sizes == expected
+    torch.testing.assert_close(parts.lengths, whole.lengths)
+    torch.testing.assert_close(parts.mask, whole.mask)
+    real = whole.mask[:, 0, 0]
+    for mine, theirs in zip(parts.states, whole.states, strict=True):
+        torch.testing.assert_close(mine[real], theirs[real])
+    speech.train().encode((source,))
+    assert sizes[-1] == (7, 70)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("context", "sees"),
