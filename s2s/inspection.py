@@ -293,7 +293,9 @@ def _run_text(facts: Facts) -> list[str]:
     shown = facts["validations"][-VALIDATIONS:]
     if shown:
         lines.append(f"the last {len(shown)} of {len(facts['validations'])} validations")
-        names = [key for key, value in shown[-1].items() if isinstance(value, float) and key not in UNTOLD]
+        names = dict.fromkeys(
+            key for event in shown for key, value in event.items() if isinstance(value, float) and key not in UNTOLD
+        )
         rows = [("update", *names)]
         rows += [(f"{event['update']:,}", *(_number(event.get(name)) for name in names)) for event in shown]
         lines += [f"  {line}" for line in aligned(rows, right=range(len(names) + 1))]

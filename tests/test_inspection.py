@@ -1,6 +1,7 @@
 """What s2s-inspect says of stores, runs, checkpoints and shortlists, whole and damaged."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -86,6 +87,20 @@ def test_a_run_is_told_by_its_checkpoints_and_its_history(run):
     shown = text(facts)
     assert "the last 4 of 4 validations" in shown
     assert "checkpoint step_00000040 (" in shown
+
+
+def test_metrics_of_some_validations_only_are_shown(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run", symlinks=True)
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    for event in lines:
+        if event["kind"] == "valid":
+            event |= {"chrf": 12.5} if event["update"] == 10 else {"wer": 40.0}
+    (copy / "metrics.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in lines))
+    rows = [line.split() for line in text(inspect(copy)).splitlines()]
+    header = next(row for row in rows if row[:1] == ["update"] and "chrf" in row)
+    first, *_, last = (row for row in rows if row[:1] in (["10"], ["40"]))
+    assert [row[header.index("chrf")] for row in (first, last)] == ["12.500", "-"]
+    assert [row[header.index("wer")] for row in (first, last)] == ["-", "40.000"]
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,11 @@ class BatchIterator:
         return next(config for last, config in self._stages() if last is None or epoch <= last)
 
     @property
+    def unit(self) -> str:
+        """What a source's length is in, and the budget of a batch but for data.cost=target."""
+        return "tokens" if self.dataset.source_seconds is None else "frames"
+
+    @property
     def windows(self) -> int:
         """Windows of this epoch."""
         return window_count(self.visited, self.config.pool)
@@ -244,7 +249,7 @@ class BatchIterator:
             longer = np.maximum(source, target)
             keep = longer <= config.max_length
             if not keep.any() and self.windows == 1:
-                shortest = f"the shortest one has {longer.min()} tokens"
+                shortest = f"the shortest one has {longer.min()} {self.unit}"
                 raise UserError(f"data.max_length={config.max_length} leaves out every pair: {shortest}")
             everything, source, target = everything[keep], source[keep], target[keep]
             tags = tags if tags is None else tags[keep]

@@ -114,7 +114,7 @@ class Shape(NamedTuple):
     target: int
 
     def __str__(self) -> str:
-        return f"{self.rows} x {self.source} source x {self.target} target tokens"
+        return f"{self.rows} x {self.source} source x {self.target} target positions"
 
 
 class Planned(NamedTuple):

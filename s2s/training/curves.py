@@ -53,9 +53,7 @@ def read(paths: list[str]) -> Panels:
         events = read_metrics(file, [])
         train, valid = ([e for e in events if e["kind"] == kind] for kind in ("train", "valid"))
         panels[LOSS] += [Curve(run, False, _points(train, "loss")), Curve(run, True, _points(valid, "loss"))]
-        names = [
-            n for n in dict.fromkeys(n for e in valid for n in e) if _is_number(valid[-1].get(n)) and n not in PLAIN
-        ]
+        names = dict.fromkeys(name for e in valid for name, v in e.items() if _is_number(v) and name not in PLAIN)
         for name in names or ["accuracy"]:
             decoded.setdefault(name, []).append(Curve(run, True, _points(valid, name)))
         speed.append(Curve(run, False, _points(train, "target_tokens_per_second")))

@@ -74,4 +74,4 @@ def out_of_memory(error: BaseException) -> bool:
 def shape(batch: Batch) -> str:
     """The size of a batch, in words."""
     source, target = batch.sources[0].values.size(1), batch.target.size(1)
-    return f"{len(batch.ids)} sentences x {source} source x {target} target tokens"
+    return f"{len(batch.ids)} sentences x {source} source x {target} target positions"

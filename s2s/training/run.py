@@ -324,6 +324,10 @@ def _announce(log: RunLog, trainer: Trainer, store: Stores, resumed: Path | None
         f" or {config.train.max_epochs} epochs" if config.train.max_epochs else ""
     )
     log.line(f"run: {config.run}, until {limit}, seed {config.seed}")
+    warmup, most = config.optim.warmup_updates, config.train.max_updates
+    if warmup > most:
+        log.line(f"warning: optim.warmup_updates={warmup} are more than train.max_updates={most}: "
+                 f"the learning rate never reaches optim.lr={config.optim.lr:g}")  # fmt: skip
     if trainer.validator is None:
         log.line("note: the store has no valid split; nothing is validated")
     if resumed:
@@ -337,8 +341,9 @@ def _announce_plan(log: RunLog, config, iterator: BatchIterator) -> None:
     batches = len(plan.batches) * windows
     updates = -(-batches // config.train.accumulate)
     about = "about " if windows > 1 else ""
+    unit = "tokens" if config.data.cost == "target" else iterator.unit
     log.line(
-        f"batches: {config.data.batching} of at most {config.data.batch_tokens:,} tokens; {about}{batches:,} batches, "
+        f"batches: {config.data.batching} of at most {config.data.batch_tokens:,} {unit}; {about}{batches:,} batches, "
         f"{updates:,} updates an epoch; padding {plan.source_padding:.1%} source, {plan.target_padding:.1%} target; "
         f"{iterator.kept_together():.0%} of the pairs of examples that share a batch do so in the next epoch"
         + (f"; planned in {windows:,} windows of {len(window.examples):,} examples" if windows > 1 else "")
@@ -347,7 +352,7 @@ def _announce_plan(log: RunLog, config, iterator: BatchIterator) -> None:
     if plan.oversized:
         log.line(f"note: {plan.oversized:,} pairs{of} are over data.batch_tokens; each is a batch of its own")
     if plan.empty:
-        log.line(f"note: {plan.empty:,} pairs{of} have a side of no tokens")
+        log.line(f"note: {plan.empty:,} pairs{of} have a side of no length")
     if window.left_out:
         longest = iterator.stage(iterator.epoch).max_length
         log.line(f"note: {window.left_out:,} pairs{of} are left out by max_length={longest}")

@@ -222,11 +222,8 @@ class Trainer:
                     update = self.progress.update
                     if profile:
                         self.interval.started += profile.step([b for b in batches if b is not None], update)
-                    if update % self.options.log_updates == 0:
-                        rate, seconds = self.stages.learning_rate(update), self.iterator.dataset.source_seconds
-                        report_interval(log, self.interval, self.progress, self.config, self.iterator.epoch, rate,
-                                        self.device, self.criterion.counted, seconds)  # fmt: skip
-                        self.interval = Interval()
+                    if update % self.options.log_updates == 0 or self._out_of_updates():
+                        self._report(log, self.iterator.epoch)
                     if self._due() and not stop:
                         self._validate(log)
                     if self._due() or stop or save:
@@ -244,11 +241,20 @@ class Trainer:
                                      self.iterator.dataset.source_seconds)  # fmt: skip
                     self.progress.epoch = {}
             self._settle()
+            if self.interval.waited:
+                self._report(log, min(self.iterator.epoch, self.options.max_epochs or self.iterator.epoch))
             if self.saved != self.progress.update or self._unvalidated():  # an end by max_epochs
                 self._validate(log)
                 self.save(log)
             self.saver.close(log)
         return None
+
+    def _report(self, log: RunLog, epoch: int) -> None:
+        """Say how the updates since the last report went, and begin to count anew."""
+        rate, seconds = self.stages.learning_rate(self.progress.update), self.iterator.dataset.source_seconds
+        report_interval(log, self.interval, self.progress, self.config, epoch, rate, self.device,
+                        self.criterion.counted, seconds)  # fmt: skip
+        self.interval = Interval()
 
     def _enter(self, stage: int) -> None:
         """Begin a stage; its optimizer goes on with what the one before knows."""

@@ -249,7 +249,7 @@ def test_every_stage_is_looked_at(tries, memory):
 def test_a_pair_that_does_not_fit_alone_is_named(tries, memory):
     made = tries()
     memory(300)
-    with pytest.raises(Failure, match=r"not even a batch of 1 x 9 source x 9 target tokens fits .* data.max_length"):
+    with pytest.raises(Failure, match=r"not even a batch of 1 x 9 source x 9 target positions fits .* data.max_length"):
         made.longest_alone()
 
 
@@ -382,7 +382,7 @@ def test_a_run_that_was_stopped_while_it_calibrated_starts_again(store, tmp_path
 def test_a_failed_calibration_ends_with_one_line(store, tmp_path, s2s, memory, capsys):
     memory(300)
     assert s2s("train", *words(store, tmp_path / "run", "train.calibrate=true")) == 1
-    assert "train.calibrate: not even a batch of 1 x 9 source x 9 target tokens fits" in one_error_line(capsys)
+    assert "train.calibrate: not even a batch of 1 x 9 source x 9 target positions fits" in one_error_line(capsys)
     memory(2000)  # a pair, but no rung of the ladder
     assert s2s("train", *words(store, tmp_path / "run", "train.calibrate=true")) == 1
     assert "train.calibrate: data.batch_tokens=512 does not fit into memory" in one_error_line(capsys)

@@ -65,6 +65,8 @@ def test_panels_are_loss_decoded_metrics_and_throughput(tmp_path):
     assert [c.points for c in panels["bleu"]] == [[(20, 10.0)], [(20, 11.0)]]
     assert [c.run for c in panels["chrf"]] == [0]
     assert panels[curves.SPEED][0].points == [(10, 1000.0), (20, 2000.0)]
+    gone = write(tmp_path / "d", [valid(20, 2.5, bleu=10.0), valid(30, 2.4, wer=40.0)])  # train.valid_metrics changed
+    assert [c.points for c in curves.read([gone])["bleu"]] == [[(20, 10.0)]]
     assert "accuracy" in curves.read([write(tmp_path / "c", [valid(5, 1.0)])])  # where nothing was decoded
 
 

@@ -605,7 +605,7 @@ def test_a_batch_that_does_not_fit_is_split_and_nothing_else_differs(store, tmp_
     assert states[0]["progress"]["epoch"]["target"] == states[1]["progress"]["epoch"]["target"]
     said = capsys.readouterr().err
     assert "update 1: split in two, because it did not fit into memory: a batch of " in said
-    assert " target tokens (1 so far)" in said or " so far); train.calibrate avoids it" in said
+    assert " target positions (1 so far)" in said or " so far); train.calibrate avoids it" in said
 
 
 def test_out_of_memory_in_the_middle_of_the_backward_pass_leaves_no_gradient_behind(store, tmp_path, s2s, monkeypatch):

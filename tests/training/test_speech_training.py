@@ -60,6 +60,6 @@ def test_a_budget_of_frames_is_calibrated(speech, tmp_path, s2s, monkeypatch, ca
     said = capsys.readouterr().err
     budget = compose.OmegaConf.load(run / "config.yaml").data.batch_tokens
     assert f"calibrate | data.batch_tokens={budget}: " in said
-    assert f"bucket_2d of at most {budget:,} " in said
+    assert f"bucket_2d of at most {budget:,} frames" in said
     frames = int(said.split(" source x ")[0].rsplit("x ", 1)[1].split()[0])
     assert frames > 20  # not tokens

@@ -115,7 +115,30 @@ def test_an_update_reads_nothing_from_the_device_until_its_numbers_are_wanted(st
     logged = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (lazy, prompt)]
     losses = [[event["loss"] for event in events if event["kind"] == "train"] for events in logged]
     assert losses[0] == losses[1]
-    assert len(losses[0]) == 2
+    assert len(losses[0]) == 3
+
+
+@pytest.mark.parametrize("limit", ["train.max_updates=7", "train.max_epochs=1", "train.patience=1"])
+def test_the_last_updates_are_reported_however_few(store, tmp_path, s2s, capsys, limit):
+    run = tmp_path / "run"
+    few = ["train.valid_updates=2", "optim.lr=1e-9"] if "patience" in limit else []
+    assert s2s("train", *words(store, run, "train.log_updates=1000", *few, limit)) == 0
+    said = capsys.readouterr().err
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (train,) = (event for event in events if event["kind"] == "train")
+    assert f"update {train['update']} | epoch 1 | loss {train['loss']:.3f} nats" in said
+    assert f"done: {train['update']} updates" in said
+    assert len(train["steps"]["source_padding"]) == train["update"]
+
+
+def test_a_warm_up_beyond_the_last_update_is_told(store, tmp_path, s2s, capsys):
+    for updates, told in ((3, 0), (2, 1)):
+        options = [f"train.max_updates={updates}", "optim.warmup_updates=3", "optim.lr=0.01"]
+        assert s2s("train", *words(store, tmp_path / str(updates), *options)) == 0
+        assert capsys.readouterr().err.count(
+            "warning: optim.warmup_updates=3 are more than train.max_updates=2: the learning rate never reaches "
+            "optim.lr=0.01"
+        ) == told  # fmt: skip
 
 
 def test_an_optimizer_that_cannot_skip_by_itself_is_not_called_where_the_gradient_is_not_finite(
