@@ -93,6 +93,7 @@ class Translator:
         hypotheses: bool = False,
         prefixes: Iterable[str] | None = None,
         alignment: bool = False,
+        timestamps: bool = False,
         seed: int = 1,
         **options,
     ) -> Iterator:
@@ -106,6 +107,7 @@ class Translator:
             hypotheses: Whether to yield up to n_best Translations of each line, in place of the text of the best.
             prefixes: What the translation of each line must start with.
             alignment: Whether Translations are given their alignments.
+            timestamps: Whether Translations of recordings are given when their words are said.
             seed: Of sampling.
             options: Other keys of `decode`.
 
@@ -123,9 +125,10 @@ class Translator:
             raise UserError(f"n_best={config.n_best} needs hypotheses=True: one text belongs to one line")
         if alignment and not hypotheses:
             raise UserError("alignment=True needs hypotheses=True: a text has none")
-        results = self.decode(
-            self._windows(lines, prefixes, config.buffer or self.task.buffer), config, seed, alignment=alignment
-        )
+        if timestamps and not hypotheses:
+            raise UserError("timestamps=True needs hypotheses=True: a text has none")
+        windows = self._windows(lines, prefixes, config.buffer or self.task.buffer)
+        results = self.decode(windows, config, seed, alignment=alignment, timestamps=timestamps)
         return self._warned(results, hypotheses)
 
     def config(self, **options) -> DecodeConfig:

@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from s2s.decoding.translator import load
+from s2s.errors import UserError
 from tests.audio.recordings import write
 from tests.conftest import _call
 from tests.data.test_manifest import tsv
@@ -86,6 +88,22 @@ def test_the_speed_is_told_in_audio_too(generate, capsys):
     sentences, audio = re.search(r"([\d,.]+) sentences/s, RTFx ([\d,.]+)\n", capsys.readouterr().err).groups()
     seconds = sum(0.6 + 0.4 * number - 0.015 for number in range(4))  # a frame of 25 ms every 10
     assert float(audio.replace(",", "")) / float(sentences.replace(",", "")) == pytest.approx(seconds / 4, rel=0.02)
+
+
+def test_translate_knows_the_words_times_as_the_command_does(generate, folder):
+    translator, files = load(folder / "joint", device="cpu"), [str(folder / f"{number}.wav") for number in range(4)]
+    limits = {"max_length_a": 1.0, "max_length_b": 0, "min_length_b": 3}
+    for options in ({}, {"chunk_seconds": 1.0, "chunk_overlap": 0.4}):
+        words = [f"decode.{key}={value}" for key, value in (limits | options).items()]
+        expected = [one["words"] for one in generate("joint", "timestamps=true", *words)]
+        assert any(expected)
+        found = translator.translate(files, hypotheses=True, timestamps=True, **limits, **options)
+        for (best,), theirs in zip(found, expected, strict=True):
+            mine = [{"word": w.word, "start": round(w.start, 3), "end": round(w.end, 3)} for w in best.words]
+            assert mine == theirs
+            assert len(best.times) == len(best.ids)
+    with pytest.raises(UserError, match="timestamps=True needs hypotheses=True"):
+        translator.translate(files, timestamps=True)
 
 
 def test_longer_recordings_are_decoded_in_chunks(generate):
