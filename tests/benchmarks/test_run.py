@@ -12,7 +12,8 @@ from tests.benchmarks.plain_batches import sorted_then_cut
 
 RUN = Path(__file__).with_name("run.py")
 NAMES = (
-    "start", "preprocess", "padding", "planning", "scaling", "training", "batching", "unpad", "decoding", "quantization"
+    "start", "preprocess", "padding", "planning", "scaling", "training", "batching", "unpad", "decoding",
+    "quantization", "joint",
 )  # fmt: skip
 
 
@@ -46,6 +47,7 @@ def test_quick_benchmarks_write_their_figures(tmp_path):
             "seconds an update"} <= figures["training"]  # fmt: skip
     assert figures["batching"] == {"target tokens/s", "target tokens a batch", "padding, %"}
     assert figures["scaling"] == {"target tokens/s"}
+    assert figures["joint"] == {"recordings/s", "GFLOP/s"}
     assert figures["unpad"] == {"real tokens/s"}
     assert {"GFLOP/s", "sentences/s", "the reference's hypotheses, %"} <= figures["quantization"]
     assert {"sentences/s, ctranslate2-int8", "sentences/s, huggingface-fp32", "time in linear maps, %"} <= figures[
