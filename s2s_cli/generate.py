@@ -118,6 +118,7 @@ def _check(config: GenerateCommand) -> None:
             f"decode.speculative={config.decode.speculative} and draft={config.draft}: decode.speculative=draft "
             "needs draft=CHECKPOINT, and nothing else does"
         )
+    config.decode.check_alignment(config.alignment, "alignment=true")
     config.decode.check()
 
 

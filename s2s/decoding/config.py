@@ -22,8 +22,9 @@ class DecodeConfig:
         1, "beam search in so many groups of equal size, each kept away from what the earlier ones choose", at_least=1
     )
     diverse_strength: float = option(
-        0.5, "taken off a token's log-probability for each earlier group's row that chose it at the step", at_least=0
-    )
+        0.5, "taken off a token's log-probability for each earlier group's row that chose it at the step", at_least=0,
+        needs="diverse_groups",
+    )  # fmt: skip
     length_penalty: float = option(
         1.0, "alpha of the length normalisation: 0 is none, larger prefers longer hypotheses (length counts EOS)"
     )
@@ -87,12 +88,14 @@ class DecodeConfig:
     chunk_seconds: float | None = option(
         None, "longer recordings are decoded in chunks of so many seconds, put together by CTC's times", at_least=1
     )
-    chunk_overlap: float = option(4.0, "seconds that a chunk shares with the next one", at_least=0)
+    chunk_overlap: float = option(
+        4.0, "seconds that a chunk shares with the next one", at_least=0, needs="chunk_seconds"
+    )
     language_model: str | None = option(
         None, "a run or checkpoint of task=language_modeling with the same target vocabulary, which rates tokens too"
     )
     language_model_weight: float = option(
-        0.3, "its log-probability, so many times, is added to a token's score", at_least=0
+        0.3, "its log-probability, so many times, is added to a token's score", at_least=0, needs="language_model"
     )
     ensemble: str = option(
         "linear",
@@ -147,7 +150,14 @@ class DecodeConfig:
         "greedy search, several tokens a step: guessed by copying from the source, or by the model draft=CHECKPOINT",
         ("none", "input", "draft"),
     )
-    speculative_tokens: int = option(4, "tokens guessed for a step", at_least=1)
+    speculative_tokens: int = option(4, "tokens guessed for a step", at_least=1, needs=("speculative", "draft"))
+
+    def check_alignment(self, wanted: bool, by: str) -> None:
+        """Whether what `alignment_*` say is read by anything; `by` is what else reads it. Raises UserError."""
+        for key in ("alignment_layer", "alignment_head"):
+            value = getattr(self, key)
+            if value is not None and not (wanted or self.coverage_penalty):
+                raise UserError(f"decode.{key}={value}: does nothing without {by} or decode.coverage_penalty")
 
     def check(self) -> None:
         """Check what concerns two keys. Raises UserError."""

@@ -67,6 +67,7 @@ def _train(config, ranks: Ranks) -> int | None:
         raise UserError(f"train.best_metric={config.train.best_metric} is not in train.valid_metrics")
     if config.train.attention_maps and not config.train.samples:
         raise UserError("train.attention_maps are of the samples: train.samples=0 has none")
+    config.decode.check_alignment(config.train.attention_maps, "train.attention_maps=true")
     store, run = Stores(config.store), Path(config.run)
     if config.data.verify and ranks.is_first:
         store.verify()

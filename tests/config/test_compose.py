@@ -87,6 +87,10 @@ def test_the_last_of_equal_keys_counts():
         ("lr=0.1", r"unknown key 'lr'; did you mean 'optim.lr'\?"),
         ("train.batch_tokens=9", r"did you mean 'data.batch_tokens' or 'decode.batch_tokens'\?"),
         ("what=9", "unknown key 'what'; --help lists all keys$"),
+        ("decode.diverse_strength=0.2", "does nothing without decode.diverse_groups$"),
+        ("decode.language_model_weight=0.2", "does nothing without decode.language_model$"),
+        ("decode.chunk_overlap=2", "does nothing without decode.chunk_seconds$"),
+        ("decode.speculative_tokens=2", "does nothing without decode.speculative or draft$"),
         ("train=3", "train is a section: set one of its keys, such as train.max_updates"),
     ],
 )
@@ -106,6 +110,8 @@ def test_mistakes_get_one_line_that_helps(word, message):
         ["train.init.new_rows=fresh", "train.init.embeddings=runs/a"],
         ["criterion.auxiliary=0.2", "model.auxiliary_heads=[2]"],
         ["optim.min_lr=1e-6", "optim.schedule=linear"],
+        ["decode.diverse_strength=0.2", "decode.diverse_groups=5"],
+        ["decode.chunk_overlap=2", "decode.chunk_seconds=30"],
         ["task=speech_to_text", "criterion.intermediate=0.3", "model.encoder.ctc_layers=[2]"],
     ],
 )

@@ -237,6 +237,8 @@ def test_mistakes_in_the_words(generate, runs, store, tmp_path):
     fails(generate(checkpoint, f"store={store}", "input=x"), "input= and store=")
     fails(generate(checkpoint, "input=absent"), "input=absent: no such file")
     fails(generate(checkpoint, "input=x", "split=valid"), "split=valid: does nothing without store")
+    alone = "decode.alignment_head=1: does nothing without alignment=true or decode.coverage_penalty"
+    fails(generate(checkpoint, f"store={store}", "decode.alignment_head=1"), alone)
     (tmp_path / "talk.wav").write_bytes(b"RIFF")
     fails(generate(checkpoint, f"input={tmp_path}/talk.wav"), "talk.wav: is a recording, and the model reads lines")
     fails(generate(checkpoint, "mode=score"), "mode=score needs target=FILE")

@@ -381,7 +381,8 @@ def test_another_best_metric_begins_anew(store, tmp_path, s2s):
     assert (run / "best").resolve().name == "step_00000030"
 
 
-@pytest.mark.parametrize("word", ["data.character_noise=0.1", "data.weights=[1,2]", "data.waveform.noise=0.5"])
+@pytest.mark.parametrize("word", ["data.character_noise=0.1", "data.weights=[1,2]", "data.waveform.noise=0.5",
+                                  "decode.alignment_layer=1"])  # fmt: skip
 def test_what_is_refused_leaves_no_folder(store, tmp_path, s2s, capsys, word):
     run = tmp_path / "run"
     assert s2s("train", *words(store, run, word)) == 2
