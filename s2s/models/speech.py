@@ -6,6 +6,7 @@ Shapes: B utterances, S frames, S' positions after subsampling, F features, D en
 
 import copy
 import dataclasses
+import math
 from typing import ClassVar
 
 import torch
@@ -29,9 +30,12 @@ from s2s.nn.convolution import ConvolutionalGating, ConvolutionModule, Merge, Su
 from s2s.nn.dropout import dropout
 from s2s.nn.feedforward import ACTIVATIONS, FeedForward
 from s2s.nn.positions import PositionEmbedding
+from s2s.text.vocabulary import PAD
 
 # Positions that a CPU encodes at once in decoding: not faster for being more (tests/benchmarks/joint.py).
 TOGETHER = 512
+
+FIRST_BLANK = 0.8  # probability of the blank where all labels are alike
 
 
 @dataclasses.dataclass
@@ -222,6 +226,8 @@ class SpeechModel(TransformerDecoder):
         self.apply(initialise)
         for linear in (linear for layer in self.encoder for linear in layer.outputs()):
             nn.init.zeros_(linear.weight)  # a layer adds nothing at first (Zhang et al. 2019): what enters gets to CTC
+        if self.ctc is not None:  # mostly blanks at first; else a label may become what is said of all speech, for good
+            nn.init.constant_(self.ctc.bias[PAD], math.log(FIRST_BLANK / (1 - FIRST_BLANK) * (target_size - 1)))
         if self.has_decoder and config.tie_embeddings:
             self.output.weight = self.decoder_embedding.tokens.weight
 

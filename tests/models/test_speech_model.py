@@ -15,6 +15,7 @@ from s2s.errors import UserError
 from s2s.models.speech import ConformerLayer, SpeechConfig, SpeechDecoderConfig, SpeechEncoderConfig, SpeechModel
 from s2s.models.transformer import initialise
 from s2s.native.library import Unavailable, library
+from s2s.text.vocabulary import PAD
 
 F, V = 8, 11
 KINDS = ("transformer", "conformer", "e_branchformer")
@@ -256,3 +257,10 @@ def test_what_enters_a_deep_encoder_gets_to_its_top_at_first(kind):
     source.values.requires_grad_()
     deep.ctc_log_probabilities(deep.encode((source,)))[real].sum().backward()
     assert all(linear.weight.grad.abs().sum() > 0 for layer in deep.encoder for linear in layer.outputs())
+
+
+def test_ctc_begins_with_blanks():
+    for size in (6, 500):
+        row = SpeechModel(config(), F, size).ctc.bias.softmax(0)
+        assert row[PAD] == pytest.approx(0.8)
+        assert torch.allclose(row[PAD + 1 :], row[-1])
