@@ -14,7 +14,7 @@ shift 2
 
 [ -f "$out/store/manifest.json" ] ||
     s2s-preprocess task=speech_to_text train="$out/train.tsv" valid="$out/valid.tsv" test="$out/test.tsv" \
-        tokenizer=characters features.sample_rate=8000 features.bins=40 features.keep=waveform store="$out/store"
+        tokenizer=words features.sample_rate=8000 features.bins=40 features.keep=waveform store="$out/store"
 
 s2s-train --config "$here/config.yaml" store="$out/store" run="$out/run" "$@"
 

@@ -34,8 +34,8 @@ from s2s.text.vocabulary import PAD
 
 # Positions that a CPU encodes at once in decoding: not faster for being more (tests/benchmarks/joint.py).
 TOGETHER = 512
-
-FIRST_BLANK = 0.8  # probability of the blank where all labels are alike
+# Probability of the blank at first, where nothing tells labels apart.
+FIRST_BLANK = 0.8
 
 
 @dataclasses.dataclass

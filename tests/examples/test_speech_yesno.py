@@ -43,5 +43,4 @@ def test_yesno_goes_through_the_commands_to_its_word_error_rate(tmp_path):
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "out" / "test.hyp").read_text().splitlines()) == 29
     rate = float((tmp_path / "out" / "scores.txt").read_text().split(" = ")[1].split()[0])
-    if rate > 1.0:  # the way through the commands must work all the same
-        pytest.xfail(f"{rate}% word error rate; the aim is 1%, see the example's README")
+    assert rate <= 1.0, done.stdout
