@@ -182,7 +182,7 @@ class SmoothedCrossEntropy(torch.autograd.Function):
         grad_states = torch.empty_like(states) if need else None
         grad_weight = torch.zeros_like(weight) if need and ctx.needs_input_grad[1] else None  # None: it is frozen
         grad_bias = torch.zeros_like(bias) if need and bias is not None else None
-        # One room for the logits of all chunks: a new one each time costs a CPU up to an eighth of the whole.
+        # One room for the logits of all chunks: a CPU takes long to get a new one each time.
         room = states.new_empty(min(CHUNK, len(states)), vocabulary)
         wide = room if states.dtype == weight.dtype else weight.new_empty(room.shape)
         for start in range(0, len(states), CHUNK):

@@ -38,5 +38,7 @@ class ByteTokenizer(Tokenizer):
         return None, FIRST + ord(" ")
 
     def _decode(self, ids: list[int]) -> str:
-        """What is not UTF-8 (a model can emit anything) becomes the replacement character U+FFFD."""
-        return b"".join(bytes((i - FIRST,)) if i >= FIRST else "\ufffd".encode() for i in ids).decode(errors="replace")
+        """Bytes that are not UTF-8 (a model can emit anything) are left out, so that as many characters as possible
+        remain: what the dynamic programming of byte-level subwords finds (arXiv:1909.03341), and going from left to
+        right too, as no two characters of UTF-8 overlap. An unknown symbol becomes U+FFFD."""
+        return b"".join(bytes((i - FIRST,)) if i >= FIRST else "\ufffd".encode() for i in ids).decode(errors="ignore")
