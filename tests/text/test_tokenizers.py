@@ -224,7 +224,7 @@ def most_characters(data):
     return best[-1]
 
 
-# Characters of one to four bytes; characters cut off, a lone continuation, a surrogate, an overlong form, no byte of UTF-8.
+# Characters of one to four bytes; characters cut off, a lone continuation, a surrogate, an overlong form, no UTF-8.
 PIECES = [character.encode() for character in "aé€😀"]
 BROKEN = [b"\xe2\x82", b"\xf0\x9f\x98", b"\x80", b"\xed\xa0\x80", b"\xc0\xaf", b"\xff"]
 
