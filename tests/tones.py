@@ -22,7 +22,7 @@ def tones(text: str, rng: random.Random) -> np.ndarray:
 
 
 def write_tones(folder: Path, counts: dict[str, int], seed: int = 0, most: int = 6,
-                text_of: Callable[[str], str] = str) -> dict[str, list[str]]:  # fmt: skip
+                text_of: Callable[[str], str] = str, speakers: int = 3) -> dict[str, list[str]]:  # fmt: skip
     """Write NAME.tsv and the recordings of so many utterances of each split, of at most so many letters each; returns
     the texts, which `text_of` makes of the letters."""
     import soundfile
@@ -34,6 +34,6 @@ def write_tones(folder: Path, counts: dict[str, int], seed: int = 0, most: int =
         rows = ["id\taudio\ttext\tspeaker\n"]
         for number, (said, text) in enumerate(zip(letters, texts[name], strict=True)):
             soundfile.write(folder / f"{name}-{number}.flac", tones(said, rng), RATE)
-            rows.append(f"{name}-{number}\t{name}-{number}.flac\t{text}\tspeaker{number % 3}\n")
+            rows.append(f"{name}-{number}\t{name}-{number}.flac\t{text}\tspeaker{number % speakers}\n")
         (folder / f"{name}.tsv").write_text("".join(rows))
     return texts

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from s2s.config import compose
+from tests.tones import write_tones
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "slurm")
@@ -96,6 +97,14 @@ def test_tables():
     assert sigmorphon.splitlines()[-1].split() == ["mean", "50.00", "9.40", "25.00", "1.86"]
 
 
+def test_an4_is_divided_by_speaker():
+    prepare = load(EXAMPLES / "speech_an4" / "prepare.py")
+    assert [prepare.part(speaker) for speaker in ("fkai", "fkdo", "fash")] == ["test", "valid", "train"]
+    parts = [prepare.part(f"speaker{number}") for number in range(20_000)]
+    assert abs(parts.count("test") / 20_000 - 0.18) < 0.01
+    assert abs(parts.count("valid") / 20_000 - 0.08) < 0.01
+
+
 WORDS = ["".join(letters) for letters in zip("abcabcab" * 30, "bcdbcdbd" * 30, "xyzzyxxy" * 30, strict=True)]
 
 
@@ -121,6 +130,28 @@ def multi30k(data):
     for split in ("train", "val", "test_2016_flickr"):
         for language in ("de", "en"):
             (data / f"{split}.{language}").write_text("".join(sentences if split == "train" else sentences[:8]))
+
+
+@pytest.mark.slow
+def test_an4_goes_through_all_models_to_a_table(tmp_path):
+    pytest.importorskip("soundfile")
+    data, out = tmp_path / "the data", tmp_path / "out"
+    data.mkdir()
+    write_tones(data, {"all": 60}, speakers=30)
+    manifest = (data / "all.tsv").read_text().replace("\ttext\t", "\ttgt_text\t", 1)
+    (data / "manifest_train.tsv").write_text(manifest)
+    words = ["train.max_updates=3", "train.valid_updates=3", "model.encoder.width=16", "model.decoder.width=16",
+             "model.encoder.ffn_width=32", "model.decoder.ffn_width=32", "model.encoder.subsampling_channels=2",
+             "train.log_updates=1"]  # fmt: skip
+    folder = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    for _ in range(2):  # the second time everything is there
+        done = subprocess.run([EXAMPLES / "speech_an4" / "run.sh", data, out, *words], capture_output=True, text=True,
+                              env=environment)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        table = [line.split() for line in done.stdout.splitlines()[-7:]]
+        assert table[0][:3] == ["model", "WER", "CER"]
+        assert [row[0] for row in table[1:]] == ["attention", "bytes", "ctc", "ctc-lm", "deep-decoder", "joint"]
 
 
 @pytest.mark.slow
