@@ -46,10 +46,10 @@ class Beam:
     it is among the K best: a hypothesis that leaves the beam is lost whether it ends or not. This is fairseq's rule.
 
     Attributes:
-        prebeam: Each row has so many times K continuations to choose from.
+        choices: So many continuations of each row can be chosen, and at least K.
     """
 
-    prebeam = 1.0
+    choices = 1
 
     def __init__(self, config: DecodeConfig, device: torch.device | str):
         self.config = config
@@ -78,15 +78,15 @@ class Beam:
         )
 
     def _continuations(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> tuple[Tensor, ...]:
-        """Each row's best tokens and their log-probabilities, [B, K, up to K * prebeam], -inf for none; and EOS's, [B,
-        K]."""
+        """Each row's best tokens and their log-probabilities, [B, K, up to K or `choices`], -inf for none; and
+        EOS's, [B, K]."""
         B, K = scores.shape
         end = (logits[:, EOS, None] - normalizer).view(B, K)
         early, late, forced = limits.early(), limits.late(), limits.forced()
         if forced is not None:
             forced_value = _pick(logits, normalizer, forced[1].expand(B, K))
         logits.index_fill_(1, self.forbidden, NEVER)
-        values, tokens = logits.topk(min(int(self.prebeam * K), logits.size(1)), dim=1)
+        values, tokens = logits.topk(min(max(K, self.choices), logits.size(1)), dim=1)
         width = values.size(1)
         values, tokens = (values - normalizer).view(B, K, width), tokens.view(B, K, width)
         if early is not None:

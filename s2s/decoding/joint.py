@@ -22,6 +22,7 @@ from s2s.models.model import DecoderState, EncoderDecoder, Memory
 from s2s.text.vocabulary import EOS
 
 WEIGHT = 0.3  # of CTC in a model that has both, where nothing else is said
+PREBEAM, LEAST = 1.5, 8  # CTC rates so many times K candidates of each row, and at least so many
 
 
 def ctc_weight(config: DecodeConfig, models: list[EncoderDecoder]) -> float:
@@ -114,11 +115,10 @@ class JointBeam(Beam):
         scorer: Has the prefixes; they go on here, with the choice.
     """
 
-    prebeam = 1.5
-
     def __init__(self, config: DecodeConfig, device: torch.device | str, scorer: JointScorer):
         super().__init__(config, device)
         self.scorer = scorer
+        self.choices = max(int(PREBEAM * config.beam_size), LEAST)
 
     def __call__(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> Choice:
         """As Beam."""

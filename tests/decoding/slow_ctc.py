@@ -114,7 +114,7 @@ def joint_beam_search(models, source, config, prefix=(), forbidden=(), lm=None):
             tokens = slow_search.choices(ids, row, least, most, prefix, config, forbidden)
             best = sorted((token for token in tokens if token != EOS), key=lambda token: -row[token])
             if w:
-                best = [(token, *extended(x, state, ids, token)) for token in best[: int(1.5 * K)]]
+                best = [(token, *extended(x, state, ids, token)) for token in best[: max(int(1.5 * K), 8)]]
             else:
                 best = [(token, 0, 0.0) for token in best]
             best = [one for one in best if one[2] > -math.inf]
