@@ -93,8 +93,8 @@ def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
         if dataclasses.is_dataclass(value):
             yield from leaves(value, f"{prefix}{field.name}.")
         else:
-            missing = field.default_factory is dataclasses.MISSING
-            plain = field.default if missing else field.default_factory()
+            # Not `is MISSING`: in a schema that was pickled, as for a launcher of sweeps, it is another object.
+            plain = field.default_factory() if callable(field.default_factory) else field.default
             yield Leaf(prefix + field.name, hints[field.name], value, field.metadata, plain)
 
 
