@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 TEST, VALID = 18, 26
-FORMAT = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "lineterminator": "\n"}
 
 
 def part(speaker: str) -> str:
@@ -20,25 +19,23 @@ def part(speaker: str) -> str:
     return "test" if number < TEST else "valid" if number < VALID else "train"
 
 
-def main() -> None:
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    manifest, folder = Path(sys.argv[1]), Path(sys.argv[2])
+def write(manifest: Path, folder: Path) -> None:
+    """Write the parts of a manifest into a folder."""
     with manifest.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, **{key: FORMAT[key] for key in ("delimiter", "quoting")}))
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("train", "valid", "test"):
         mine = [row for row in rows if part(row["speaker"]) == name]
-        with (folder / f"{name}.tsv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, **FORMAT)
-            writer.writerow(("id", "audio", "text", "speaker"))
+        with (folder / f"{name}.tsv").open("w", encoding="utf-8", newline="\n") as file:
+            file.write("id\taudio\ttext\tspeaker\n")
             for row in mine:
-                writer.writerow(
-                    (row["id"], (manifest.parent / row["audio"]).resolve(), row["tgt_text"], row["speaker"])
-                )
+                audio = (manifest.parent / row["audio"]).resolve()
+                file.write(f"{row['id']}\t{audio}\t{row['tgt_text']}\t{row['speaker']}\n")
         speakers = len({row["speaker"] for row in mine})
         print(f"{name}: {len(mine)} utterances of {speakers} speakers", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    write(Path(sys.argv[1]), Path(sys.argv[2]))

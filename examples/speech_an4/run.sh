@@ -12,7 +12,7 @@ data=$1 out=$2
 shift 2
 models=${MODELS:-ctc ctc-lm attention joint bytes deep-decoder}
 
-[ -f "$out/data/test.tsv" ] || python3 "$here/prepare.py" "$data/manifest_train.tsv" "$out/data"
+python3 "$here/prepare.py" "$data/manifest_train.tsv" "$out/data"
 for units in characters bytes; do
     [ -f "$out/$units/manifest.json" ] ||
         s2s-preprocess task=speech_to_text train="$out/data/train.tsv" valid="$out/data/valid.tsv" \

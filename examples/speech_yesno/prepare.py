@@ -1,9 +1,9 @@
-"""yesno as manifests: one TSV for each split, and the test recordings' words as a reference file.
+"""yesno as manifests: one TSV for each split.
 
 Usage: python prepare.py DATA_FOLDER OUTPUT_FOLDER
 
 DATA_FOLDER holds the 60 recordings, .flac or .wav. Their names are what is said: 0_1_1_0_1_0_0_0 is NO YES YES NO ...
-Writes train.tsv, valid.tsv, test.tsv and test.ref into OUTPUT_FOLDER: by name, the first 27 recordings train, the next
+Writes train.tsv, valid.tsv and test.tsv into OUTPUT_FOLDER: by name, the first 27 recordings train, the next
 4 are valid, the last 29 are test (the test part of Kaldi's recipe).
 """
 
@@ -26,18 +26,8 @@ def write(data: Path, out: Path) -> None:
         sys.exit(f"{data}: 60 recordings were expected, {len(recordings)} found")
     out.mkdir(parents=True, exist_ok=True)
     for name, places in SPLITS.items():
-        part = recordings[places]
-        rows = ["id\taudio\ttext", *(f"{path.stem}\t{path}\t{words(path.stem)}" for path in part)]
-        write_lines(out / f"{name}.tsv", rows)
-        if name == "test":
-            write_lines(out / "test.ref", [words(path.stem) for path in part])
-
-
-def write_lines(path: Path, lines: list[str]) -> None:
-    """Write a file whole, or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-    part.replace(path)
+        rows = ["id\taudio\ttext", *(f"{path.stem}\t{path}\t{words(path.stem)}" for path in recordings[places])]
+        (out / f"{name}.tsv").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ if [ $# -lt 2 ]; then sed -n '2,6s/^# //p' "$0" >&2; exit 2; fi
 data=$1 out=$2
 shift 2
 
-[ -f "$out/test.ref" ] || python3 "$here/prepare.py" "$data" "$out"
-
-[ -f "$out/store/manifest.json" ] ||
+if [ ! -f "$out/store/manifest.json" ]; then
+    python3 "$here/prepare.py" "$data" "$out"
     s2s-preprocess task=speech_to_text train="$out/train.tsv" valid="$out/valid.tsv" test="$out/test.tsv" \
         tokenizer=words features.sample_rate=8000 features.bins=40 features.keep=waveform store="$out/store"
+fi
 
 s2s-train --config "$here/config.yaml" store="$out/store" run="$out/run" "$@"
 
 s2s-generate checkpoint="$out/run" store="$out/store" split=test decode.beam_size=1 output="$out/test.hyp"
 
-s2s-score hypothesis="$out/test.hyp" reference="$out/test.ref" metrics='[wer]' | tee "$out/scores.txt"
+s2s-score hypothesis="$out/test.hyp" store="$out/store" metrics='[wer]' | tee "$out/scores.txt"

@@ -91,22 +91,11 @@ class Generator:
             if alignment:
                 raise UserError("alignment=true: is what a decoder attends to; decode.ctc_weight=1 has none")
             self.attention, self.allowed = None, False
-            for key, nothing in {"auxiliary_weights": [], "temperature": 1.0, "eos_scale": 1.0}.items():
-                if (value := getattr(config, key)) != nothing:
-                    raise UserError(f"decode.{key}={value}: is for a decoder; decode.ctc_weight=1 is CTC alone")
             self.scorer = self.engine = CtcDecoder(models[0], config, collate, self.device, self.length, language_model)
             return
         if config.auxiliary_weights:
             models = [_mixing(model, config.auxiliary_weights) for model in models]
-        # Samples are drawn at the temperature, but rated without it.
-        temperature = config.temperature if config.search == "beam" else 1.0
-        rating = {"temperature": temperature, "eos_scale": config.eos_scale}
-        if self.ctc_weight:
-            self.scorer = JointScorer(models[0], self.ctc_weight, **rating)
-        elif len(models) == 1 and not config.ensemble_weights:
-            self.scorer = ModelScorer(models[0], wholes and wholes[0], **rating)
-        else:
-            self.scorer = EnsembleScorer(models, config.ensemble, config.ensemble_weights, wholes, **rating)
+        self.scorer = _scorer(models, config, self.ctc_weight, wholes)
         joint = self.scorer if self.ctc_weight else None
         if language_model is not None:
             self.scorer = FusionScorer(self.scorer, language_model, config.language_model_weight, 1 - self.ctc_weight)
@@ -345,6 +334,19 @@ class Generator:
                 if progress:
                     progress(len(some))
             yield ready.pop(index)
+
+
+def _scorer(models: list[EncoderDecoder], config: DecodeConfig, ctc_weight: float,
+            wholes: list[torch.nn.Linear] | None) -> ModelScorer | EnsembleScorer:  # fmt: skip
+    """What rates the continuations of hypotheses; `wholes`: the output matrices that a shortlist is taken from."""
+    # Samples are drawn at the temperature, but rated without it.
+    temperature = config.temperature if config.search == "beam" else 1.0
+    rating = {"temperature": temperature, "eos_scale": config.eos_scale}
+    if ctc_weight:
+        return JointScorer(models[0], ctc_weight, **rating)
+    if len(models) == 1 and not config.ensemble_weights:
+        return ModelScorer(models[0], wholes and wholes[0], **rating)
+    return EnsembleScorer(models, config.ensemble, config.ensemble_weights, wholes, **rating)
 
 
 def _exiting(model: EncoderDecoder, config: DecodeConfig) -> EncoderDecoder:

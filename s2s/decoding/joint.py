@@ -42,7 +42,9 @@ def ctc_weight(config: DecodeConfig, models: list[EncoderDecoder]) -> float:
     search = {"decode.search": config.search != "beam", "decode.diverse_groups": config.diverse_groups > 1,
               "decode.shortlist": config.shortlist, "decode.speculative": config.speculative != "none"}  # fmt: skip
     alone = {"decode.no_repeat_ngram": config.no_repeat_ngram, "decode.forbidden": config.forbidden,
-             "decode.allowed": config.allowed, "decode.coverage_penalty": config.coverage_penalty}  # fmt: skip
+             "decode.allowed": config.allowed, "decode.coverage_penalty": config.coverage_penalty,
+             "decode.auxiliary_weights": config.auxiliary_weights, "decode.temperature": config.temperature != 1,
+             "decode.eos_scale": config.eos_scale != 1}  # fmt: skip
     for key, is_set in (search | alone if w == 1 else search).items():
         if is_set:
             raise UserError(f"{said}: CTC is for beam search, and does not go with {key}"

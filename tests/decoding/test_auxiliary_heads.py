@@ -115,5 +115,5 @@ def test_weights_that_do_not_fit_are_refused(make, options, message):
 def test_ctc_alone_has_no_heads():
     single = model()
     single.has_ctc, single.ctc = True, nn.Linear(16, V)
-    with pytest.raises(UserError, match="is CTC alone"):
+    with pytest.raises(UserError, match=r"decode.auxiliary_weights if there is nothing else"):
         Generator([single], DecodeConfig(auxiliary_weights=WEIGHTS, ctc_weight=1.0), collate)
