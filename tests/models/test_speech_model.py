@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from s2s.config import compose
 from s2s.data.batch import Source
 from s2s.decoding.backend import is_native, prepare
 from s2s.errors import UserError
@@ -16,6 +17,7 @@ from s2s.models.speech import ConformerLayer, SpeechConfig, SpeechDecoderConfig,
 from s2s.models.transformer import initialise
 from s2s.native.library import Unavailable, library
 from s2s.text.vocabulary import PAD
+from s2s_cli.train import TrainCommand
 
 F, V = 8, 11
 KINDS = ("transformer", "conformer", "e_branchformer")
@@ -264,3 +266,14 @@ def test_ctc_begins_with_blanks():
         row = SpeechModel(config(), F, size).ctc.bias.detach().softmax(0)
         assert row[PAD] == pytest.approx(0.8)
         assert torch.allclose(row[PAD + 1 :], row[-1])
+
+
+@pytest.mark.parametrize("preset", ["conformer_tiny", "conformer_small", "conformer_base", "conformer_shallow",
+                                    "conformer_ctc_small", "e_branchformer_small", "speech_transformer_small"])  # fmt: skip
+def test_presets_are_models(preset):
+    chosen = compose.compose(TrainCommand, [("task", "speech_to_text"), ("model", preset)]).model
+    with torch.device("meta"):
+        made = SpeechModel(chosen, 80, 100)
+    assert made.has_decoder == (preset != "conformer_ctc_small")
+    if preset == "conformer_shallow":  # asymmetric: layers are in the encoder
+        assert len(made.encoder) > 8 * len(made.decoder)
