@@ -1,6 +1,7 @@
 """The model of speech: padding, limited context, against transformers' Conformer layer, and its decoder in steps."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -268,8 +269,11 @@ def test_ctc_begins_with_blanks():
         assert torch.allclose(row[PAD + 1 :], row[-1])
 
 
-@pytest.mark.parametrize("preset", ["conformer_tiny", "conformer_small", "conformer_base", "conformer_shallow",
-                                    "conformer_ctc_small", "e_branchformer_small", "speech_transformer_small"])  # fmt: skip
+FOLDER = Path(compose.__file__).parent / "conf" / "model"
+PRESETS = sorted(path.stem for path in FOLDER.glob("*.yaml") if "defaults: [speech," in path.read_text())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_models(preset):
     chosen = compose.compose(TrainCommand, [("task", "speech_to_text"), ("model", preset)]).model
     with torch.device("meta"):
