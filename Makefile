@@ -14,7 +14,7 @@ PYTEST_OPTIONS ?=
 PARALLEL := -n auto --maxprocesses=8 --dist=worksteal
 BIN := $(abspath $(VENV))/bin
 
-.PHONY: help quickstart test slow bench lint
+.PHONY: help quickstart test slow faults bench lint
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -27,6 +27,9 @@ test: $(VENV)/.installed-test ## run the tests, as many at a time as there are c
 
 slow: $(VENV)/.installed-test ## run the tests that take minutes
 	PATH="$(BIN):$$PATH" python -m pytest -m slow $(PARALLEL) $(PYTEST_OPTIONS)
+
+faults: $(VENV)/.installed-test ## run the fault injection of the slow tests in full; hours
+	PATH="$(BIN):$$PATH" FAULTS=full python -m pytest -m slow tests/faults $(PARALLEL) $(PYTEST_OPTIONS)
 
 bench: $(VENV)/.installed-test ## measure speed against other tools; nothing is asserted
 	PATH="$(BIN):$$PATH" python tests/benchmarks/run.py
