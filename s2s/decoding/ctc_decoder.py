@@ -39,12 +39,15 @@ class CtcDecoder:
         device: Of the model.
         length: Frames of a source in the model's memory.
         language_model: Rates hypotheses too.
+        tick: As Engine's, between batches.
     """
 
     max_length = None
 
     def __init__(self, model: EncoderDecoder, config: DecodeConfig, collate: Collate, device: torch.device,
-                 length: Callable[[Ids], int], language_model: LanguageModel | None = None):  # fmt: skip
+                 length: Callable[[Ids], int], language_model: LanguageModel | None = None,
+                 tick: Callable[[], None] | None = None):  # fmt: skip
+        self.tick = tick
         self.model, self.config, self.collate, self.device, self.length = model, config, collate, device, length
         self.other = language_model and ModelScorer(language_model)
 
@@ -57,6 +60,8 @@ class CtcDecoder:
             room = max(1, self.config.batch_tokens // (self.config.rows * length))
             batch = sentences[start : start + (self.config.slots or room)]
             start += len(batch)
+            if self.tick:
+                self.tick()
             found = self._decode(*self._frames(self.collate([one.source for one in batch], self.device)))
             yield [(sentence.number, n_best) for sentence, n_best in zip(batch, found, strict=True)]
 

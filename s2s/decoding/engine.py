@@ -215,11 +215,14 @@ class Engine:
         shortlist: Which symbols a sentence may become; None: all.
         joint: The part of the scorer in which CTC rates tokens too; None: there is none.
         length: Positions of a source as the models' decoders see it, EOS not among them.
+        tick: Called between two steps; what it raises ends decoding.
     """
 
     def __init__(self, scorer: ModelScorer | EnsembleScorer, config: DecodeConfig, collate: Collate,
                  device: torch.device, seed: int, rules: list[Rule], shortlist: Shortlist | None = None,
-                 joint: JointScorer | None = None, length: Callable[[Ids], int] = len):  # fmt: skip
+                 joint: JointScorer | None = None, length: Callable[[Ids], int] = len,
+                 tick: Callable[[], None] | None = None):  # fmt: skip
+        self.tick = tick
         self.scorer, self.config, self.collate, self.device, self.seed = scorer, config, collate, device, seed
         self.rules, self.shortlist, self.joint, self.length = rules, shortlist, joint, length
 
@@ -251,6 +254,8 @@ class Engine:
                 run.refill(waiting)
             if run is None or not run.busy:
                 return
+            if self.tick:
+                self.tick()
             run.step()
             if run.clock % POLL_STEPS[self.device.type] == 0 and (results := run.collect()):
                 yield results

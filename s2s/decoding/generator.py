@@ -55,6 +55,7 @@ class Generator:
         timestamps: Whether hypotheses are given the times of their tokens.
         seconds: From one frame of a source to the next; None: it is text.
         pack: As `prepare`, which makes the models fit for decoding; for many Generators, one that remembers.
+        tick: Called between two steps of `generate`; what it raises ends decoding.
 
     Raises:
         UserError: options that contradict each other, a decode.dtype that is not for the models' device, or models of
@@ -67,7 +68,8 @@ class Generator:
                  shortlist: Shortlist | None = None, draft: EncoderDecoder | None = None,
                  language_model: LanguageModel | None = None,
                  timestamps: bool = False, seconds: float | None = None,
-                 pack: Callable[[EncoderDecoder, str, str], EncoderDecoder] = prepare):  # fmt: skip
+                 pack: Callable[[EncoderDecoder, str, str], EncoderDecoder] = prepare,
+                 tick: Callable[[], None] | None = None):  # fmt: skip
         config.check()
         self.config, self.collate, self.alignment = config, collate, alignment
         self.detokenize = detokenize
@@ -91,7 +93,8 @@ class Generator:
             if alignment:
                 raise UserError("alignment=true: is what a decoder attends to; decode.ctc_weight=1 has none")
             self.attention, self.allowed = None, False
-            self.scorer = self.engine = CtcDecoder(models[0], config, collate, self.device, self.length, language_model)
+            self.scorer = self.engine = CtcDecoder(models[0], config, collate, self.device, self.length,
+                                                   language_model, tick)  # fmt: skip
             return
         if config.auxiliary_weights:
             models = [_mixing(model, config.auxiliary_weights) for model in models]
@@ -120,12 +123,13 @@ class Generator:
                                 f"model.max_positions={self.scorer.max_length} is the most")  # fmt: skip
             search = replace(search, min_length_a=0.0, min_length_b=0, max_length_a=0.0, max_length_b=most + 1)
         if config.speculative == "none":
-            self.engine = Engine(self.scorer, search, collate, self.device, seed, rules, shortlist, joint, self.length)
+            self.engine = Engine(self.scorer, search, collate, self.device, seed, rules, shortlist, joint, self.length,
+                                 tick)  # fmt: skip
             return
         if len(models) > 1:
             raise UserError(f"decode.speculative={config.speculative}: is for one model, not for an ensemble")
         draft = draft and pack(draft, config.dtype, config.backend)
-        self.engine = Speculative(models[0], draft, config, collate, self.device)
+        self.engine = Speculative(models[0], draft, config, collate, self.device, tick)
 
     def _by_ctc(self, said: str) -> float:
         """Seconds of a frame, for what needs CTC's times. Raises UserError where there are none."""

@@ -112,13 +112,15 @@ class Speculative:
         config: Decode options.
         collate: Makes source ids the models' input.
         device: Of the models.
+        tick: As Engine's.
 
     Raises:
         UserError: models that cannot do it, or not together.
     """
 
     def __init__(self, model: EncoderDecoder, draft: EncoderDecoder | None, config: DecodeConfig, collate: Collate,
-                 device: torch.device):  # fmt: skip
+                 device: torch.device, tick: Callable[[], None] | None = None):  # fmt: skip
+        self.tick = tick
         if (draft is not None) != (config.speculative == "draft"):
             raise UserError("decode.speculative=draft needs draft=CHECKPOINT, and is what a draft is for")
         if not hasattr(model, "step_block"):
@@ -169,6 +171,8 @@ class Speculative:
             return np.where(place < starts, start, np.where(place < longest, tokens, EOS))
 
         while len(numbers):
+            if self.tick:
+                self.tick()
             k = self.config.speculative_tokens
             if self.most is not None:  # no guess is beyond the last position
                 k = min(k, max(0, self.most - int(lengths.max())))

@@ -150,6 +150,8 @@ class Translator:
         alignment: bool = False,
         timestamps: bool = False,
         progress: Callable[[int], None] | None = None,
+        first: int = 0,
+        tick: Callable[[], None] | None = None,
     ) -> Iterator[list[Translation]]:
         """Decode windows of sentences, or score their given targets.
 
@@ -161,6 +163,8 @@ class Translator:
             alignment: Whether to find alignments.
             timestamps: Whether to find when words are said.
             progress: Called with the number of sentences decoded since the last call.
+            first: Number of the first sentence, which samples depend on.
+            tick: Called between two steps of a search; what it raises ends decoding.
 
         Yields:
             Up to n_best translations of each sentence, in order.
@@ -171,7 +175,7 @@ class Translator:
         if timestamps and self.task.target_transform.kind != "none":
             raise UserError("timestamps=true: is for models that write words in their order, without "
                             "data.target_transform")  # fmt: skip
-        options = {"alignment": alignment, "timestamps": timestamps, "pack": self._pack}
+        options = {"alignment": alignment, "timestamps": timestamps, "pack": self._pack, "tick": tick}
         if config.speculative == "draft":
             options["draft"] = self.draft
         if config.shortlist is not None:
@@ -179,10 +183,9 @@ class Translator:
         if config.language_model is not None:
             options["language_model"] = self._language_model(config.language_model)
         generator = self.task.generator(self.models, config, seed, **options)
-        return self._decode(generator, windows, score, progress)
+        return self._decode(generator, windows, score, progress, first)
 
-    def _decode(self, generator: Generator, windows: Iterable[Window], score: bool, progress) -> Iterator:
-        first = 0
+    def _decode(self, generator: Generator, windows: Iterable[Window], score: bool, progress, first: int) -> Iterator:
         for window in windows:
             sources, companions = window.sources, window.companions
             cut = set()

@@ -207,3 +207,17 @@ def test_ctc_alone_with_and_without_kernels():
         assert [h.ids for h in mine] == [h.ids for h in expected]
         for found, other in zip(mine, expected, strict=True):
             assert found.token_log_probabilities == pytest.approx(other.token_log_probabilities, abs=1e-4)
+
+
+def test_decoding_by_ctc_alone_is_ended_between_batches():
+    seen = []
+
+    def tick():
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyError
+
+    config, sources = DecodeConfig(ctc_weight=1.0, slots=1), [[4], [5], [6], [7]]
+    with pytest.raises(KeyError):
+        list(Generator([model(1)], config, collate, tick=tick).generate(sources))
+    assert len(seen) == 3

@@ -10,6 +10,7 @@ import torch
 
 import s2s
 from s2s.decoding import translator as translators
+from s2s.decoding.inputs import Window
 from s2s.errors import UserError
 from tests.conftest import _call, write_corpus
 from tests.decoding.test_generate_command import SMALL
@@ -129,6 +130,41 @@ def test_two_translations_may_be_read_in_turn(translator, lines):
         strict=True,
     )
     assert tuple(map(list, zip(*in_turn, strict=True))) == alone
+
+
+@pytest.mark.parametrize("options", [{}, {"beam_size": 1, "speculative": "input"}, {"search": "sample"}])
+def test_between_two_steps_decoding_is_ended_or_gives_way_to_another(translator, lines, options):
+    config = translator.config(**options)
+    windows = [Window(translator.task.encode(lines[:20]), None)]
+    alone = [[one.text for one in n_best] for n_best in translator.decode(windows, config)]
+    ticks, others = [], []
+
+    def tick():
+        ticks.append(len(ticks))
+        if len(ticks) == 3:
+            others.append(list(translator.translate(lines[:4], beam_size=2)))
+            raise KeyError
+        if len(ticks) == 5:
+            others.append(list(translator.translate(lines[:4], beam_size=2)))
+
+    with pytest.raises(KeyError):
+        list(translator.decode(windows, config, tick=tick))
+    assert len(ticks) == 3
+    assert [[one.text for one in n_best] for n_best in translator.decode(windows, config, tick=tick)] == alone
+    assert others == [list(translator.translate(lines[:4], beam_size=2))] * 2
+
+
+@pytest.mark.parametrize("search", ["sample", "stochastic_beam"])
+def test_samples_of_a_part_are_those_of_the_whole(translator, lines, search):
+    config = translator.config(search=search, beam_size=2)
+    sources = translator.task.encode(lines)
+
+    def texts(sources, **options):
+        return [one[0].text for one in translator.decode([Window(sources, None)], config, 5, **options)]
+
+    whole = texts(sources)
+    assert texts(sources[7:20], first=7) == whole[7:20]
+    assert texts(sources[7:20]) != whole[7:20]
 
 
 def test_weights_are_packed_once_for_each_type(run, lines, monkeypatch):
