@@ -157,18 +157,20 @@ class Golden:
         return run
 
     def training(self, name: str) -> dict:
-        """The recorded values of a training: a hash of the weights, the norm of each tensor, the losses."""
+        """The recorded values of a training: a hash of the weights, whatever they are called; the norms of the tensors;
+        the losses."""
         from safetensors.numpy import load_file
 
         run = self.run(name)
-        tensors = load_file(run / "last" / "model.safetensors")
-        digest = hashlib.sha256()
-        for key in sorted(tensors):
-            digest.update(key.encode() + tensors[key].tobytes())
+        tensors = list(load_file(run / "last" / "model.safetensors").values())
+        digests = sorted(hashlib.sha256(str(tensor.shape).encode() + tensor.tobytes()).hexdigest() for tensor in tensors)
         events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses = [[event["update"], event["loss"]] for event in events if event["kind"] in ("train", "valid")]
-        norms = {key: float(np.linalg.norm(tensors[key].astype(np.float64))) for key in sorted(tensors)}
-        return {"sha256": digest.hexdigest(), "norms": norms, "losses": losses}
+        return {
+            "sha256": hashlib.sha256("".join(digests).encode()).hexdigest(),
+            "norms": sorted(float(np.linalg.norm(tensor.astype(np.float64))) for tensor in tensors),
+            "losses": losses,
+        }
 
     def decoding(self, name: str) -> dict:
         """The recorded values of a decoding: a hash of all that the hypotheses hold; their texts and scores."""
