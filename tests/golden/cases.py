@@ -163,7 +163,7 @@ class Golden:
 
         run = self.run(name)
         tensors = list(load_file(run / "last" / "model.safetensors").values())
-        digests = sorted(hashlib.sha256(str(tensor.shape).encode() + tensor.tobytes()).hexdigest() for tensor in tensors)
+        digests = sorted(hashlib.sha256(str(x.shape).encode() + x.tobytes()).hexdigest() for x in tensors)
         events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses = [[event["update"], event["loss"]] for event in events if event["kind"] in ("train", "valid")]
         return {
