@@ -6,10 +6,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from s2s.config.schema import option
-from s2s.errors import UserError
 from s2s.text.tokenizer import Tokenizer, TokenizerConfig, normalise
 from s2s.text.vocabulary import SPECIALS, UNK, Vocabulary
-from s2s.text.words import CountedConfig, counted_vocabulary
+from s2s.text.words import CountedConfig, counted_vocabulary, given_vocabulary
 
 CODE_POINTS = 0x110000
 
@@ -35,11 +34,7 @@ class CharacterTokenizer(Tokenizer):
     @classmethod
     def learn(cls, config: CharacterConfig, chunks: Iterable[list[str]] = (), seed: int = 1) -> "CharacterTokenizer":
         if config.vocabulary is not None:
-            vocabulary = Vocabulary.from_user(config.vocabulary)
-            for number, symbol in enumerate(vocabulary.symbols[len(SPECIALS) :], 1):
-                if len(symbol) != 1:
-                    raise UserError(f"{config.vocabulary}: symbol {number}, {symbol!r}, is not one character")
-            return cls(config, vocabulary)
+            return cls(config, given_vocabulary(config, list))
         totals = np.zeros(CODE_POINTS, np.int64)
         for lines in chunks:
             totals += np.bincount(

@@ -21,7 +21,7 @@ import sentencepiece
 from s2s.config.schema import option
 from s2s.errors import Failure, UserError
 from s2s.text.sampling import Sampler, sampler
-from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig, normalise
+from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig, check_given, normalise, without_blank
 from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
 
 
@@ -72,6 +72,8 @@ class SentencePieceTokenizer(Tokenizer):
         cls, config: SentencePieceConfig, chunks: Iterable[list[str]] = (), seed: int = 1
     ) -> "SentencePieceTokenizer":
         if config.model is not None:
+            check_given(config, "model", ("algorithm", "vocab_size", "character_coverage", "byte_fallback",
+                                          "sample_lines", "sample_characters"))  # fmt: skip
             tokenizer = cls._read(config, Path(config.model))
             if config.sampling:
                 try:
@@ -85,7 +87,8 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode_text(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         # In UTF-8, which SentencePiece would make of each line by itself.
-        return self._encode(self._normalised(text).encode().split(b"\n"))
+        text = self._normalised(text)
+        return without_blank(text, text.split("\n"), *self._encode(text.encode().split(b"\n")))
 
     def _encode(self, lines: list[str] | list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         rows = self._processor.encode(lines, out_type=int, num_threads=1)
@@ -104,8 +107,9 @@ class SentencePieceTokenizer(Tokenizer):
     def sample(self, lines: list[str], seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not self.sampling:
             return super().sample(lines, seeds)
-        ids, lengths = self._sampler.sample(self._processor.normalize(self.normalise(lines)), seeds)
-        return ids if self._same else self._ours[ids], lengths
+        lines = self.normalise(lines)
+        ids, lengths = self._sampler.sample(self._processor.normalize(lines), seeds)
+        return without_blank("".join(lines), lines, ids if self._same else self._ours[ids], lengths)
 
     @cached_property
     def _sampler(self) -> Sampler:

@@ -15,6 +15,8 @@ from s2s.config.schema import option
 from s2s.errors import UserError
 from s2s.text.vocabulary import EOS, UNK, Vocabulary
 
+NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # zero width space, word joiner, zero width no-break space
+
 
 class LearningError(UserError):
     """A text from which no tokenizer can be learned with the chosen settings."""
@@ -77,17 +79,19 @@ class Tokenizer(ABC):
         return normalise(lines, self.config.normalization, self.config.lowercase)
 
     def encode_flat(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of many lines, one after the other, without BOS and EOS.
+        """Ids of many lines, one after the other, without BOS and EOS; a line that is blank has none.
 
         Returns:
             ids: Integers [sum of lengths].
             lengths: Integers [number of lines], tokens of each line.
         """
-        return self._encode(self.normalise(lines))
+        lines = self.normalise(lines)
+        return without_blank("".join(lines), lines, *self._encode(lines))
 
     def encode_text(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """As `encode_flat` of the lines of a text, with line feeds between them: the fastest way for many lines."""
-        return self._encode(self._normalised(text).split("\n"))
+        lines = self._normalised(text).split("\n")
+        return without_blank(text, lines, *self._encode(lines))
 
     def _normalised(self, text: str) -> str:
         return _normalised(text, self.config.normalization, self.config.lowercase)
@@ -154,6 +158,31 @@ def load_tokenizer(folder: Path, name: str) -> Tokenizer:
     """
     path = Path(folder) / f"{name}.tokenizer.json"
     return registry.find("tokenizer", str(_read_config(path).get("type"))).load(folder, name)
+
+
+def is_blank(line: str) -> bool:
+    """Whether nothing is to be seen of a line: white space (`str.isspace`) and characters of no width only."""
+    return not line.translate(NO_WIDTH).strip()
+
+
+def without_blank(text: str, lines: list[str], ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and lengths, as `encode_flat` has them, without those of blank lines; `text` holds all lines."""
+    blank = is_blank if any(map(text.__contains__, map(chr, NO_WIDTH))) else str.isspace
+    drop = np.fromiter(map(blank, lines), bool, len(lines))
+    if not drop.any():
+        return ids, lengths
+    return ids[np.repeat(~drop, lengths)], np.where(drop, 0, lengths)
+
+
+def check_given(config: TokenizerConfig, file: str, learning: Iterable[str]) -> None:
+    """Whether options of learning are left alone where a file is given instead; `file` and `learning` are options.
+
+    Raises:
+        LearningError: naming one that does nothing.
+    """
+    for field in dataclasses.fields(config):
+        if field.name in learning and (value := getattr(config, field.name)) != field.default:
+            raise LearningError(f"{field.name}={value}: does nothing beside {file}={getattr(config, file)}")
 
 
 def normalise(lines: list[str], form: str, lowercase: bool) -> list[str]:

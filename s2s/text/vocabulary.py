@@ -1,6 +1,8 @@
 """Symbols and their numbers. The first four are the same everywhere."""
 
 import hashlib
+import json
+import re
 from functools import cached_property
 from pathlib import Path
 
@@ -8,6 +10,11 @@ from s2s.errors import UserError
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
+
+NEEDED = "one symbol a line is needed, with a number after each of them or after none"
+NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
+COUNTED = re.compile(rf"(\S+|.)[ \t]+{NUMBER}(?: #fairseq:overwrite)?[ \t]*")
+YAML = re.compile(r".*:[ \t]+\d+[ \t]*")
 
 
 class Vocabulary:
@@ -59,27 +66,43 @@ class Vocabulary:
         except ValueError as error:  # UnicodeDecodeError is one
             raise UserError(f"{path}: not a vocabulary: {error}") from error
 
-    @classmethod
-    def from_user(cls, path: Path) -> "Vocabulary":
-        """Read a list of symbols that somebody wrote: one a line, the special ones first or not there at all.
 
-        Raises:
-            UserError: naming file and line of an empty line or a symbol that is there twice.
-        """
-        if not Path(path).is_file():
-            raise UserError(f"{path}: no such vocabulary file")
-        try:
-            lines = Path(path).read_bytes().decode().removesuffix("\n").split("\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: invalid UTF-8 at byte {error.start}") from error
-        symbols = [line.removesuffix("\r") or line for line in lines]
-        first = len(SPECIALS) if tuple(symbols[: len(SPECIALS)]) == SPECIALS else 0
-        seen = dict.fromkeys(SPECIALS, 0)
-        for number, symbol in enumerate(symbols[first:], first + 1):
-            if not symbol:
-                raise UserError(f"{path}:{number}: empty line; one symbol a line is needed")
-            if symbol in seen:
-                where = f"line {seen[symbol]}" if seen[symbol] else "the special symbols"
-                raise UserError(f"{path}:{number}: symbol {symbol!r} is there twice (also in {where})")
-            seen[symbol] = number
-        return cls(list(seen))
+def read_symbols(path: str) -> list[tuple[int, str]]:
+    """A list of symbols that somebody wrote, one a line, perhaps each with a number after it, as in fairseq's dict.txt,
+    SentencePiece's .vocab and Kaldi's words.txt; the numbers are not read.
+
+    Returns:
+        Line number and symbol; the special symbols, which every vocabulary has, are left out.
+
+    Raises:
+        UserError: no such file, not UTF-8, JSON or YAML, an empty line; the message names file and line.
+    """
+    if not Path(path).exists() or Path(path).is_dir():
+        raise UserError(f"{path}: no such vocabulary file")
+    block = Path(path).read_bytes()
+    try:
+        text = block.decode("utf-8-sig").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        line = block.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: invalid UTF-8 at byte {error.start} of the file; convert it") from error
+    lines = [line.removesuffix("\r") or line for line in text.split("\n")]
+    if _is_json(text):
+        raise UserError(f"{path}:1: is JSON; {NEEDED}")
+    if all(map(YAML.fullmatch, lines)):
+        raise UserError(f"{path}:1: is YAML, a number for each symbol; {NEEDED}")
+    counted = list(map(COUNTED.fullmatch, lines))
+    if all(counted):
+        lines = [found[1] for found in counted]
+    if "" in lines:
+        raise UserError(f"{path}:{lines.index('') + 1}: empty line; {NEEDED}")
+    return [(number, line) for number, line in enumerate(lines, 1) if line not in SPECIALS]
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is an object or a list of JSON with text in it."""
+    if text.strip()[:1] not in ("{", "[") or '"' not in text:
+        return False
+    try:
+        return bool(json.loads(text))
+    except (ValueError, RecursionError):
+        return False

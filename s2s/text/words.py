@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain, repeat
 
 import numpy as np
 
 from s2s.config.schema import option
-from s2s.text.tokenizer import Tokenizer, TokenizerConfig, normalise
-from s2s.text.vocabulary import SPECIALS, UNK, Vocabulary
+from s2s.errors import UserError
+from s2s.text.tokenizer import Tokenizer, TokenizerConfig, check_given, normalise
+from s2s.text.vocabulary import NEEDED, SPECIALS, UNK, Vocabulary, read_symbols
 
 
 @dataclasses.dataclass
@@ -39,7 +40,7 @@ class WordTokenizer(Tokenizer):
     @classmethod
     def learn(cls, config: WordConfig, chunks: Iterable[list[str]] = (), seed: int = 1) -> "WordTokenizer":
         if config.vocabulary is not None:
-            return cls(config, Vocabulary.from_user(config.vocabulary))
+            return cls(config, given_vocabulary(config, str.split))
         counts: Counter[str] = Counter()
         for lines in chunks:
             counts.update(" ".join(normalise(lines, config.normalization, config.lowercase)).split())
@@ -69,3 +70,34 @@ def counted_vocabulary(counts: dict[str, int], config: CountedConfig) -> Vocabul
     kept.sort(key=lambda symbol: (-counts[symbol], symbol))
     size = None if config.vocab_size is None else config.vocab_size - len(SPECIALS)
     return Vocabulary([*SPECIALS, *kept[:size]])
+
+
+def given_vocabulary(config: CountedConfig, symbols_of: Callable[[str], list[str]]) -> Vocabulary:
+    """The vocabulary of the file that `config.vocabulary` names, its symbols normalised as lines are: each of them can
+    be made of a line.
+
+    Args:
+        config: Of a tokenizer.
+        symbols_of: The symbols of a normalised line.
+
+    Raises:
+        LearningError: options that do nothing beside the file.
+        UserError: naming the file and the line of what is no symbol of this tokenizer or is there twice.
+    """
+    check_given(config, "vocabulary", ("vocab_size", "min_count"))
+    path, seen = config.vocabulary, {}
+    for number, written in read_symbols(path):
+        symbols = symbols_of(*normalise([written], config.normalization, config.lowercase))
+        if len(symbols) != 1:
+            found = f"{len(symbols)} symbols, {symbols}" if symbols else "no symbol"
+            raise UserError(f"{path}:{number}: tokenizer={config.type} makes {found} of {written!r}; {NEEDED}")
+        (symbol,) = symbols
+        if symbol in seen:
+            other, spelled = seen[symbol]
+            same = "" if spelled == written else f", as {spelled!r}; lines have {symbol!r} for both"
+            raise UserError(f"{path}:{number}: symbol {written!r} is there twice (also in line {other}{same})")
+        seen[symbol] = number, written
+    seen = {symbol: place for symbol, place in seen.items() if symbol not in SPECIALS}
+    if not seen:
+        raise UserError(f"{path}: no symbols in it; {NEEDED}")
+    return Vocabulary([*SPECIALS, *seen])

@@ -2,7 +2,6 @@
 
 import pytest
 
-from s2s.errors import UserError
 from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
 
 
@@ -28,18 +27,3 @@ def test_saved_and_loaded_symbols_are_the_same_even_odd_ones(tmp_path):
 
 def test_digest_changes_with_order():
     assert Vocabulary([*SPECIALS, "a", "b"]).digest != Vocabulary([*SPECIALS, "b", "a"]).digest
-
-
-@pytest.mark.parametrize("text", ["a\nb\n", "<pad>\n<unk>\n<s>\n</s>\na\nb", "a\r\nb\r\n"])
-def test_a_users_list_needs_no_special_symbols(tmp_path, text):
-    (tmp_path / "v").write_bytes(text.encode())
-    assert Vocabulary.from_user(tmp_path / "v").symbols == [*SPECIALS, "a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("text", "where"), [("a\nb\na\n", ":3: symbol 'a' is there twice"), ("a\n\nb\n", ":2: empty line")]
-)
-def test_a_users_list_with_a_mistake_is_an_error_with_its_line(tmp_path, text, where):
-    (tmp_path / "v").write_text(text)
-    with pytest.raises(UserError, match=where):
-        Vocabulary.from_user(tmp_path / "v")
