@@ -21,6 +21,7 @@ from s2s.data.corpus import Chunk, Corpus
 from s2s.data.processes import cores, pool, progress
 from s2s.data.report import Premium, SideCounts, bar_width, premium_sums, table, unknown_tokens
 from s2s.data.store import SIDES, TEXT, RaggedWriter, Store, StoreWriter, check_free, token_type
+from s2s.data.unknown import LINES, check_unknown, unknown_lines
 from s2s.errors import Failure, UserError
 from s2s.text.tokenizer import LearningError, Tokenizer, load_tokenizer
 
@@ -229,19 +230,22 @@ class Side:
     characters: int
     text: bytes
     text_lengths: np.ndarray
+    unknown_lines: list[str]  # some, where much is unknown
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, text: str, ids: np.ndarray, lengths: np.ndarray, unknown: int, keep: bool):
-        """That of lines, with line feeds between them, and their tokens; `keep`: their text too."""
+    def of(cls, tokenizer: Tokenizer, text: str, ids: np.ndarray, lengths: np.ndarray, unknown: np.ndarray, keep: bool):
+        """That of lines, with line feeds between them, their tokens and how many of each are unknown; `keep`: their
+        text too."""
         raw = f"{text}\n".encode() if keep and len(lengths) else b""
         ends = np.flatnonzero(np.frombuffer(raw, TEXT) == ord("\n")) + 1
         return cls(
             ids.astype(token_type(len(tokenizer.vocabulary))),
             lengths.astype(np.int32),
-            unknown,
+            int(unknown.sum()),
             len(text) - max(0, len(lengths) - 1),
             raw,
             np.diff(ends, prepend=0),
+            unknown_lines(text, unknown, lengths),
         )
 
 
@@ -276,8 +280,7 @@ def encode(task: Task, chunk: Chunk) -> Encoded:
     sides, unknown = {}, {}
     for side, tokenizer in zip(SIDES, tokenizers, strict=True):
         unknown[side] = unknown_tokens(ids[side], lengths[side])
-        total = int(unknown[side].sum())
-        sides[side] = Side.of(tokenizer, texts[side], ids[side], lengths[side], total, task.text)
+        sides[side] = Side.of(tokenizer, texts[side], ids[side], lengths[side], unknown[side], task.text)
     return Encoded(sides, premium_sums(lengths, unknown), pairs, dropped, chunk.read)
 
 
@@ -352,6 +355,10 @@ def _write_split(
     if not kept:
         rules = ", ".join(f"filter.{rule} drops {count}" for rule, count in dropped.items() if count)
         raise UserError(f"{', '.join(str(c.source) for c in corpora)}: all {read} pairs are filtered away: {rules}")
+    facts = {side: columns[side].facts(bar_width(column.counts for column in columns.values())) for side in SIDES}
+    for side, tokenizer, other in zip(SIDES, tokenizers, tokenizers[::-1], strict=True):
+        what = f"{name}, {getattr(config, side)}"
+        check_unknown(what, tokenizer, other, facts[side], columns[side].unknown_lines, training=name == "train")
     return {
         "pairs": kept,
         "shards": tokens.shards,  # those of all columns: each holds every pair
@@ -360,7 +367,7 @@ def _write_split(
         "corpora": counts,
         "text": task.text,
         "premium": premium.facts(),
-        **{side: columns[side].facts(bar_width(column.counts for column in columns.values())) for side in SIDES},
+        **facts,
     }
 
 
@@ -370,12 +377,14 @@ class SideWriter:
     def __init__(self, tokens: RaggedWriter, text: RaggedWriter | None):
         self._tokens, self._text = tokens, text
         self.counts = SideCounts()
+        self.unknown_lines: list[str] = []
 
     def append(self, side: Side) -> None:
         self._tokens.append(side.ids, side.lengths)
         if self._text is not None:
             self._text.append(np.frombuffer(side.text, TEXT), side.text_lengths)
         self.counts.add(side.lengths, side.unknown, side.characters)
+        self.unknown_lines += side.unknown_lines[: LINES - len(self.unknown_lines)]
 
     def facts(self, bar: int) -> dict[str, Any]:
         return {"type": self._tokens.dtype.str, **self.counts.facts(bar)}

@@ -28,6 +28,7 @@ from s2s.data.processes import cores, pool, progress
 from s2s.data.report import BARS, SideCounts, aligned, bar_width, blocks, unknown_tokens
 from s2s.data.speech import FEATURES, WAVEFORM, feature_config
 from s2s.data.store import TEXT, Store, StoreWriter, check_free, token_type
+from s2s.data.unknown import check_unknown
 from s2s.errors import UserError
 from s2s.text.tokenizer import LearningError, Tokenizer, load_tokenizer
 
@@ -297,7 +298,7 @@ def encode(work: Work, chunk: list[Utterance]) -> Encoded:
         np.fromiter(map(len, values), np.int64, len(values)),
         np.array(frames, np.int64),
         [_line(entry, facts) for entry, facts in kept],
-        Side.of(tokenizer, text, ids, lengths, int(unknown_tokens(ids, lengths).sum()), keep=True),
+        Side.of(tokenizer, text, ids, lengths, unknown_tokens(ids, lengths), keep=True),
         statistics,
         dropped,
         sum(facts.seconds for _, facts in kept),
@@ -400,7 +401,8 @@ def _write_split(
     if not pairs:
         rules = ", ".join(f"filter.{rule} drops {count}" for rule, count in dropped.items() if count)
         raise UserError(f"{name}: all utterances are filtered away: {rules}")
-    lengths = frames.facts(bar_width([frames]))
+    lengths, texts = frames.facts(bar_width([frames])), target.facts(bar_width([target.counts]))
+    check_unknown(f"{name}, {config.target}", tokenizer, None, texts, target.unknown_lines, training)
     facts = {
         "pairs": pairs,
         "shards": tokens.shards,
@@ -419,7 +421,7 @@ def _write_split(
             "lengths": lengths["lengths"],
             "histogram": {"frames": lengths["histogram"]["tokens"], "lines": lengths["histogram"]["lines"]},
         },
-        "target": target.facts(bar_width([target.counts])),
+        "target": texts,
     }
     return facts, statistics
 

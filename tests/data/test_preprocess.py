@@ -237,7 +237,8 @@ def test_the_table_names_what_was_dropped_and_why(run, data):
     write(data, "train.de", ["a b", "", "a b c"])
     write(data, "train.en", ["x", "x", "x"])
     code, out, err = run("train=train", "valid=valid", "tokenizer=words", "filter.max_length=2")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err.count("warning: valid, ") == 2  # of other words
     rows = [line.split() for line in out.split("\n")]
     assert ["train", "3", "1", "1", "by", "min_length,", "1", "by", "max_length"] in rows
     assert ["valid", "20", "20", "0"] in rows
@@ -664,3 +665,18 @@ def test_memory_does_not_grow_with_the_corpus(data):
         )
         peaks.append(int(done.stdout.split()[-1]) / 1024)  # MiB
     assert peaks[1] < peaks[0] + 10
+
+
+def test_text_that_the_vocabulary_does_not_know_is_told(run, data):
+    write(data, "words", ["THE", "HOUSE", "OVER", "GREEN", "WOOD", "DOG", "RUNS", "STREET", ".", ","])
+    options = ("source=en", "target=en", "tokenizer=words", "tokenizer.vocabulary=words", "workers=2")
+    code, _, err = run("test=test", *options)
+    assert code == 0
+    assert err.startswith("warning: test, en: 77% of the tokens are unknown, such as 'over', 'dog', 'green': ")
+    assert err.count("the vocabulary has them in upper case") == 2
+    assert Store("out").manifest["splits"]["test"]["source"]["unknown_rate"] > 0.5
+    write(data, "words", ["Haus"])
+    code, _, err = run(*SPLITS, *options, "overwrite=true")
+    assert code == 2
+    assert "s2s-preprocess: error: train, en: 100% of the tokens are unknown" in err
+    assert list(Store("out").manifest["splits"]) == ["test"]  # the store that was there is there
