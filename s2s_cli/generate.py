@@ -155,7 +155,8 @@ class _Progress:
         from tqdm import tqdm
 
         self.bar = tqdm(total=total, unit=" sentences", dynamic_ncols=True, disable=not sys.stderr.isatty())
-        self.sentences = self.tokens = self.truncated = self.cut = self.unmet = self.guessed = self.passes = 0
+        self.sentences = self.tokens = self.truncated = self.unmet = self.guessed = self.passes = 0
+        self.cut, self.failed, self.unit = _Places(), _Places(), "line"
         self.audio = 0.0
         self.start = time.perf_counter()
 
@@ -172,8 +173,9 @@ class _Progress:
     def heard(self, windows: Iterator, frame_seconds: float | None) -> Iterator:
         """The windows; the seconds of recordings are counted."""
         for window in windows:
+            self.unit = window.unit
             if frame_seconds is not None:
-                self.audio += sum(map(len, window.sources)) * frame_seconds
+                self.audio += sum(len(s) for s in window.sources if not isinstance(s, Exception)) * frame_seconds
             yield window
 
     def count(self, best) -> None:
@@ -181,7 +183,10 @@ class _Progress:
         self.sentences += 1
         self.tokens += len(best.ids)
         self.truncated += best.truncated
-        self.cut += best.source_truncated
+        if best.source_truncated:
+            self.cut.add(self.sentences)
+        if best.error is not None:
+            self.failed.add(self.sentences)
         if best.passes:
             self.passes += best.passes
             self.guessed += len(best.tokens) - best.passes
@@ -200,9 +205,31 @@ class _Progress:
             line += f"; {self.guessed / self.passes:.2f} guessed tokens accepted a step of a sentence"
         if self.unmet:
             line += f"; {self.unmet:,} without all of their constraints, which did not fit into the maximum length"
-        if self.cut:
-            line += f"; {self.cut:,} input lines were too long for the model and cut to model.max_positions"
+        if self.cut.count:
+            line += f"; too long for the model and cut to model.max_positions: {self.cut.said(self.unit)}"
+        if self.failed.count:
+            line += f"; failed and left empty: {self.failed.said(self.unit)}"
         print(line, file=sys.stderr)
+
+
+class _Places:
+    """How many sentences something has happened to, and which were the first."""
+
+    SHOWN = 5
+
+    def __init__(self):
+        self.count, self.first = 0, []
+
+    def add(self, number: int) -> None:
+        """To this one, counted from 1."""
+        self.count += 1
+        if len(self.first) < self.SHOWN:
+            self.first.append(number)
+
+    def said(self, unit: str) -> str:
+        """In words; `unit`: what a sentence is called."""
+        more = ", ..." * (self.count > len(self.first))
+        return f"{self.count:,} {unit}{'s' * (self.count > 1)} ({', '.join(map(str, self.first))}{more})"
 
 
 def main() -> None:

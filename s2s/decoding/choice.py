@@ -98,7 +98,7 @@ class Beam:
             values = values.masked_fill(mask[:, :, None], NEVER)
             values[:, :, 0] = torch.where(mask, forced_value, values[:, :, 0])
             tokens[:, :, 0] = torch.where(mask, token, tokens[:, :, 0])
-        return tokens, values, end
+        return tokens, real(values), real(end)  # NaN would be the best of all
 
     def admit(self, slots: Tensor, numbers: list[int]) -> None:
         """Nothing is kept for a sentence."""
@@ -177,6 +177,11 @@ class Sampling:
     def release(self, keep: Tensor, slots: int) -> None:
         """Keep these slots as the first of `slots` ones."""
         self.keys = kept(self.keys, keep, slots)
+
+
+def real(scores: Tensor) -> Tensor:
+    """Scores with minus infinity in place of NaN: what a model says nothing of is never chosen."""
+    return scores.nan_to_num(NEVER, float("inf"), NEVER)
 
 
 def _pick(logits: Tensor, normalizer: Tensor, tokens: Tensor) -> Tensor:

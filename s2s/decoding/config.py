@@ -119,6 +119,12 @@ class DecodeConfig:
         "lines or recordings read ahead, sorted by length and decoded together; null: 4096 lines, 256 recordings",
         at_least=1,
     )
+    on_error: str = option(
+        "stop",
+        "where a sentence fails (its model output is not finite, it does not fit into memory): stop with an error that "
+        "names it, or mark it by an empty line, in JSON an error, and go on",
+        ("stop", "mark"),
+    )
     backend: str = option(
         "auto",
         "what computes a step: PyTorch's operators (eager), or on a CPU kernels compiled at first use (native); auto: "

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from s2s.decoding.choice import NEVER, Beam, Choice
+from s2s.decoding.choice import NEVER, Beam, Choice, real
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.limits import Limits
 from s2s.nn.slots import kept
@@ -104,7 +104,7 @@ class ConstrainedBeam(Beam):
         progress = (self._begins() * (self.places - 1)).amax(3)  # [B, K, J]
         wanted = self.phrases[:, None].expand(B, K, -1, -1).gather(3, progress[:, :, :, None]).squeeze(3)
         wanted = wanted.masked_fill(self.held, PAD)  # which nobody may choose
-        gains = (logits.gather(1, wanted.flatten(0, 1)) - normalizer).view(wanted.shape)
+        gains = real(logits.gather(1, wanted.flatten(0, 1)) - normalizer).view(wanted.shape)
         for mask in (limits.late(), None if (forced := limits.forced()) is None else forced[0]):
             if mask is not None:
                 gains = gains.masked_fill(mask[:, :, None], NEVER)

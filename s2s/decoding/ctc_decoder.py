@@ -6,6 +6,7 @@ many frames it explains. Its length is bounded by the frames, not by options.
 Shapes: B sentences, S frames, V symbols.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -13,14 +14,14 @@ from torch import Tensor
 
 from s2s.data.batch import Source
 from s2s.decoding.backend import has_kernels
+from s2s.decoding.choice import NEVER
 from s2s.decoding.config import DecodeConfig
-from s2s.decoding.ctc import best_path, prefix_beam_search
+from s2s.decoding.ctc import BLANK, best_path, prefix_beam_search
 from s2s.decoding.ctc_prefix import PrefixScores, token_log_probabilities
 from s2s.decoding.engine import Sentence
 from s2s.decoding.fusion import PrefixBonus
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.scorers import ModelScorer
-from s2s.errors import Failure
 from s2s.models.language_model import LanguageModel
 from s2s.models.model import EncoderDecoder
 from s2s.text.vocabulary import EOS
@@ -62,17 +63,23 @@ class CtcDecoder:
             start += len(batch)
             if self.tick:
                 self.tick()
-            found = self._decode(*self._frames(self.collate([one.source for one in batch], self.device)))
-            yield [(sentence.number, n_best) for sentence, n_best in zip(batch, found, strict=True)]
+            x, lengths, broken = self._frames(self.collate([one.source for one in batch], self.device))
+            found = zip(batch, self._decode(x, lengths), broken, strict=True)
+            yield [(one.number, [Hypothesis.not_finite()] if failed or not n_best else n_best)
+                   for one, n_best, failed in found]  # fmt: skip
 
-    def _frames(self, sources: tuple[Source, ...]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [B, S, V] and numbers of frames [B]."""
+    def _frames(self, sources: tuple[Source, ...]) -> tuple[Tensor, Tensor, list[bool]]:
+        """Log-probabilities [B, S, V], numbers of frames [B], and which sentences have one that is not a number: all of
+        theirs are those of the blank, for whoever goes on with the others."""
         memory = self.model.encode(sources)
         x = self.model.ctc_log_probabilities(memory)
         real = torch.arange(x.size(1), device=x.device) < memory.lengths[:, None]
-        if x.isnan().any(2).logical_and(real).any():
-            raise Failure("CTC's log-probabilities are not finite: the model's output is not a number")
-        return x, memory.lengths
+        broken = (x.isnan().any(2) & real).any(1)
+        if broken.any():
+            x = x.clone()
+            x[broken] = NEVER
+            x[broken, :, BLANK] = 0
+        return x, memory.lengths, broken.tolist()
 
     def _decode(self, x: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
         config = self.config
@@ -89,18 +96,22 @@ class CtcDecoder:
              for (ids, _, bonus), each in zip(some, mine, strict=True)]
             for some, mine in zip(found, values, strict=True)
         ]  # fmt: skip
+        n_best = [[one for one in some if not math.isnan(one.score)] for some in n_best]  # the language model's opinion
         return [sorted(some, key=lambda one: -one.score)[: config.n_best] for some in n_best]
 
     def _each(self, x: Tensor, lengths: Tensor, targets: list[list[Ids]]) -> list[list[list[float]]]:
-        state = PrefixScores(x, lengths, max(map(len, targets)), has_kernels(self.model, self.config.backend))
+        rows = max(1, *map(len, targets))
+        state = PrefixScores(x, lengths, rows, has_kernels(self.model, self.config.backend))
         return token_log_probabilities(state, targets)
 
     def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
         """As ModelScorer.score."""
         targets = [[row[: row.index(EOS)]] for row in target.tolist()]
         values = torch.zeros(target.shape, dtype=torch.float64)
-        for row, (each,) in zip(values, self._each(*self._frames(sources), targets), strict=True):
+        x, lengths, broken = self._frames(sources)
+        for row, (each,) in zip(values, self._each(x, lengths, targets), strict=True):
             row[: len(each)] = torch.tensor(each, dtype=torch.float64)
+        values[broken] = math.nan
         if self.other:
             values += self.config.language_model_weight * self.other.score(sources, decoder_input, target).cpu()
         return values

@@ -156,7 +156,7 @@ def token_log_probabilities(state: PrefixScores, targets: list[list[list[int]]])
         targets: Labels of the hypotheses of each sentence.
     """
     B, K = state.last.shape
-    longest = max(len(ids) for some in targets for ids in some)
+    longest = max((len(ids) for some in targets for ids in some), default=0)
     device = state.last.device
     padded = torch.full((B, K, longest), BLANK)
     for b, some in enumerate(targets):

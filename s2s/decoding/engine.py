@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from s2s.data.batch import Source
-from s2s.decoding.choice import NEVER, Beam, Choice, Sampling
+from s2s.decoding.choice import NEVER, Beam, Choice, Sampling, real
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.constraints import ConstrainedBeam
 from s2s.decoding.diverse import DiverseBeam
@@ -43,7 +43,6 @@ from s2s.decoding.rules import Rule, Rules
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
 from s2s.decoding.shortlist import AHEAD, Candidates, Shortlist
 from s2s.decoding.stochastic import StochasticBeam
-from s2s.errors import Failure
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import BOS
 
@@ -240,10 +239,7 @@ class Engine:
 
         Yields:
             Now and then, some numbers of sentences that are done, with up to n_best hypotheses of each (fewer only if
-            fewer exist), the best first; samples by number.
-
-        Raises:
-            Failure: a sentence without any hypothesis of finite score: the model's output is not finite.
+            fewer exist), the best first; samples by number. A sentence without any of finite score has failed.
         """
         self.scorer.close()
         waiting = _Waiting(sentences, self)
@@ -389,6 +385,8 @@ class _Run:
         if self.rules:
             self.rules(logits, self.limits)
         choice = self.choose(logits, normalizer, self.scores, self.limits)
+        if not self.fused:  # whose kernel does so
+            choice = choice._replace(scores=real(choice.scores), end_scores=real(choice.end_scores))
         if self.candidates:
             choice = choice._replace(tokens=self.candidates.symbols[choice.tokens])
         if self.rules:
@@ -410,14 +408,12 @@ class _Run:
             return []
         self.ended = False
         done = self.finished.done(self.limits.done, self.limits.longest, self.scores).cpu().numpy()
-        done |= self.limits.host[0] > self.limits.host_longest  # scores that are not finite are not done otherwise
+        done |= self.limits.host[0] > self.limits.host_longest  # whatever the scores are
         slots = np.flatnonzero(done & (self.numbers >= 0))
         if not slots.size:
             return []
         where = torch.from_numpy(slots).to(self.engine.device)
         scores, ends, end_values = self.finished.best(where)
-        if not np.isfinite(scores[:, 0]).all():
-            raise Failure("decoding found no hypothesis of finite probability: the model's output is not finite")
         ids, values, lengths = self.trellis.paths(slots, self.starts[slots], ends)
         config, longest = self.config, self.limits.host_longest[slots]
         results = []
@@ -432,7 +428,7 @@ class _Run:
                     score = normalised(config, total, len(each))
                 truncated = bool(length >= longest[i])
                 n_best.append(Hypothesis(path, score, total, each, truncated))
-            results.append((number, n_best))
+            results.append((number, n_best or [Hypothesis.not_finite()]))
         self.numbers[slots] = -1
         self.scores[where] = NEVER
         self.limits.free(where, slots)

@@ -1,5 +1,6 @@
 """From sentences in any order of length to hypotheses in the order of the input: batches are planned here."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -14,6 +15,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.constraints import lacking
 from s2s.decoding.ctc_decoder import CtcDecoder
 from s2s.decoding.engine import Engine, Sentence
+from s2s.decoding.fitting import fitting
 from s2s.decoding.fusion import FusionScorer
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.joint import JointScorer, ctc_weight
@@ -149,8 +151,12 @@ class Generator:
     ) -> Iterator[list[Hypothesis]]:
         """Decode. An empty source has one empty hypothesis of score 0, which no model has seen.
 
+        A sentence fails alone, with one hypothesis that says why (`Hypothesis.error`): it cannot be had, its source or
+        prefix is not for the model, it does not fit into memory by itself, the model's output is not finite.
+
         Args:
-            sources: Source ids of each sentence, without EOS.
+            sources: Source ids of each sentence, without EOS; or the UserError or Failure with which it has failed
+                before.
             prefixes: Tokens that each hypothesis must start with, perhaps none; they count in score and length.
             progress: Called with the number of sentences decoded since the last call.
             first: Number of the first sentence in the whole input, which the samples depend on.
@@ -168,7 +174,10 @@ class Generator:
                             or config.speculative != "none"):  # fmt: skip
             raise UserError("constraints= need decode.search=beam, without decode.diverse_groups, decode.allowed, "
                             "decode.shortlist and decode.speculative")  # fmt: skip
-        self._check_ctc(sources, prefixes, constraints)
+        if self.ctc_weight and constraints:
+            raise UserError("constraints= do not go with CTC; decode.ctc_weight=0 leaves it out")
+        if self.ctc_weight == 1 and any(map(len, prefixes or [])):
+            raise UserError("prefix= needs a decoder; with CTC alone there is none")
         if self.chunks:
             if constraints or any(map(len, prefixes or [])):
                 raise UserError("decode.chunk_seconds: goes neither with prefix= nor with constraints=")
@@ -178,13 +187,17 @@ class Generator:
 
     def _generate_long(self, sources: list, progress: Callable[[int], None] | None, first: int):
         """As `generate`, in chunks."""
-        spans = [self.chunks.of(len(source)) for source in sources]
-        pieces = [source[a:b] for source, mine in zip(sources, spans, strict=True) for a, b in mine]
+        spans = [self.chunks.of(0 if isinstance(source, Exception) else len(source)) for source in sources]
+        pieces = [source if isinstance(source, Exception) else source[a:b]
+                  for source, mine in zip(sources, spans, strict=True) for a, b in mine]  # fmt: skip
         found = self._generate(pieces, None, None, first, None, True)
         for mine in spans:
             parts = [next(found)[0] for _ in mine]
             if progress:
                 progress(1)
+            if failed := [part for part in parts if part.error]:
+                yield failed[:1]
+                continue
             if len(parts) > 1:
                 ids, each, times = self.chunks.merged(mine, parts)
                 truncated = any(part.truncated for part in parts)
@@ -205,13 +218,18 @@ class Generator:
             raise UserError("prefix= and decode.allowed: each says how outputs begin; leave one out")
         prefixes = prefixes or [[] for _ in sources]
         phrases = constraints or [[] for _ in sources]
+        ready = self._failed(sources, prefixes, "prefix")
+        ready |= {i: [self._empty()] for i, source in enumerate(sources) if i not in ready and not len(source)}
         everything = enumerate(zip(sources, prefixes, phrases, strict=True))
-        sentences = [Sentence(i, *parts) for i, parts in everything if len(parts[0])]
+        sentences = [Sentence(i, *parts) for i, parts in everything if i not in ready]
         sentences.sort(key=lambda sentence: -len(sentence.source))
-        empty = {i: [self._empty()] for i, source in enumerate(sources) if not len(source)}
-        results = self._attended(self.engine.run(sentences, first), sources, timed)
+        found = fitting(lambda some: self.engine.run(some, first), {one.number: one for one in sentences})
+        results = self._attended(found, sources, timed)
         try:
-            for some, n_best in zip(phrases, self._in_order(len(sources), results, empty, progress), strict=True):
+            for some, n_best in zip(phrases, self._in_order(len(sources), results, ready, progress), strict=True):
+                if n_best[0].error:
+                    yield n_best
+                    continue
                 if some:
                     n_best = [replace(one, unmet=lacking(one.ids, some)) for one in n_best]
                 if self.config.mbr != "none":
@@ -221,18 +239,23 @@ class Generator:
         finally:
             results.close()
 
-    def _check_ctc(self, sources: list[Ids], prefixes: list[Ids] | None, constraints: list | None) -> None:
-        """Raises UserError for what CTC does not do."""
-        if self.ctc_weight and constraints:
-            raise UserError("constraints= do not go with CTC; decode.ctc_weight=0 leaves it out")
-        if self.ctc_weight == 1 and any(map(len, prefixes or [])):
-            raise UserError("prefix= needs a decoder; with CTC alone there is none")
-        for source, prefix in zip(sources, prefixes, strict=True) if self.ctc_weight and prefixes else ():
-            frames, labels = self.length(source), list(prefix)
-            needed = len(labels) + sum(one == other for one, other in pairwise(labels))
-            if needed > frames:
-                raise UserError(f"prefix=: {len(labels)} tokens do not fit into {frames} frames of the encoder, and "
-                                "have no probability by CTC; decode.ctc_weight=0 leaves it out")  # fmt: skip
+    def _failed(self, sources: list, companions: list[Ids], name: str) -> dict[int, list[Hypothesis]]:
+        """What is known to fail, by index: sources that have, and companions (prefixes or targets, which `name` says)
+        that are not for the models."""
+        failed, most = {}, self.scorer.max_length
+        for i, (source, ids) in enumerate(zip(sources, companions, strict=True)):
+            error = source if isinstance(source, Exception) else None
+            if error is None and most is not None and len(ids) >= most:
+                error = UserError(f"{name} of {len(ids)} tokens; with EOS, model.max_positions={most} is the most")
+            if error is None and self.ctc_weight and name == "prefix" and len(ids):
+                frames, labels = self.length(source), list(ids)
+                if len(labels) + sum(one == other for one, other in pairwise(labels)) > frames:
+                    error = UserError(f"prefix of {len(labels)} tokens: they do not fit into {frames} frames of the "
+                                      "encoder, and have no probability by CTC; decode.ctc_weight=0 leaves it "
+                                      "out")  # fmt: skip
+            if error is not None:
+                failed[i] = [Hypothesis.failed(error)]
+        return failed
 
     def score(
         self, sources: list[Ids], targets: list[Ids], progress: Callable[[int], None] | None = None
@@ -245,21 +268,23 @@ class Generator:
             progress: As in `generate`.
 
         Yields:
-            The target of each sentence as a hypothesis, in order. An empty target of an empty source scores 0.
+            The target of each sentence as a hypothesis, in order. An empty target of an empty source scores 0. A
+            sentence fails alone, as in `generate`.
         """
 
-        def rate(batch: list[int]) -> list[Hypothesis]:
-            return self._score([sources[i] for i in batch], [targets[i] for i in batch])
+        def rate(batch: list[int]) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
+            found = self._score([sources[i] for i in batch], [targets[i] for i in batch])
+            yield [(i, [one]) for i, one in zip(batch, found, strict=True)]
 
         pairs = list(zip(sources, targets, strict=True))
-        todo = [i for i, pair in enumerate(pairs) if any(map(len, pair))]
+        ready = self._failed(sources, targets, "target")
+        ready |= {i: [self._empty()] for i, pair in enumerate(pairs) if i not in ready and not any(map(len, pair))}
+        todo = [i for i in range(len(pairs)) if i not in ready]
         lengths = [max(self.length(pairs[i][0]), len(pairs[i][1])) + 1 for i in todo]
         batches = plan(lengths, self.config.rows, self.config.batch_tokens)
-        empty = {i: [self._empty()] for i, pair in enumerate(pairs) if not any(map(len, pair))}
-        chosen = ([todo[j] for j in batch] for batch in batches)
-        results = ([(i, [one]) for i, one in zip(batch, rate(batch), strict=True)] for batch in chosen)
+        results = (found for batch in batches for found in fitting(rate, {todo[j]: todo[j] for j in batch}))
         for (hypothesis,) in self._in_order(
-            len(pairs), self._attended(results, sources, self.timestamps), empty, progress
+            len(pairs), self._attended(results, sources, self.timestamps), ready, progress
         ):
             yield hypothesis
 
@@ -276,6 +301,8 @@ class Generator:
     def _rated(self, ids: Ids, each: list[float]) -> Hypothesis:
         """A hypothesis of tokens with log-probabilities, EOS's too."""
         total = sum(each)
+        if math.isnan(total):
+            return Hypothesis.not_finite()
         if self.ctc_weight == 1:
             return Hypothesis(ids, total + self.config.word_reward * len(ids), total, each)
         return Hypothesis(ids, normalised(self.config, total, len(each)), total, each)
@@ -305,27 +332,34 @@ class Generator:
 
     def _attend(self, results: list[tuple[int, list[Hypothesis]]], sources: list[Ids], timed: bool):
         """Some of `_attended`, which are changed here."""
-        pairs = [(sources[index], one) for index, found in results for one in found]
-        lengths = [max(self.length(source), len(one.ids)) + 1 for source, one in pairs]
+        pairs = [(i, sources[i], one) for i, found in results for one in found if one.error is None]
+        lengths = [max(self.length(source), len(one.ids)) + 1 for _, source, one in pairs]
+        failed = {}
         for batch in plan(lengths, 1, self.config.batch_tokens):
-            some = [pairs[i] for i in batch]
-            inputs, targets = self.collate([source for source, _ in some], self.device), [one.ids for _, one in some]
-            if timed:
-                found = token_times(self.model, inputs, targets, self.seconds)
-                for one, times in zip((one for _, one in some), found, strict=True):
-                    one.times = times
-            if self.attention is None:
-                continue
-            weights = self.attention(inputs, _forced(targets, self.device)[0])
-            for (source, one), mine in zip(some, weights, strict=True):
-                mine = mine[: len(one.ids) + 1, : self.length(source) + 1]
-                if self.alignment:
-                    one.alignment = mine.argmax(axis=1).tolist()
-                if self.config.coverage_penalty:
-                    one.score += self.config.coverage_penalty * coverage(mine[:, : self.length(source)])
+            for found in fitting(lambda some: self._look(some, timed), {place: pairs[place] for place in batch}):
+                failed |= {pairs[place][0]: errors for place, errors in found if errors}
+        results = [(i, failed.get(i, found)) for i, found in results]
         if not self.config.coverage_penalty:
             return results
         return [(i, sorted(found, key=lambda one: -one.score)[: self.config.n_best]) for i, found in results]
+
+    def _look(self, some: list[tuple[int, Ids, Hypothesis]], timed: bool) -> tuple:
+        """One batch of `_attend`, which are changed here; nothing else is found."""
+        inputs, targets = self.collate([source for _, source, _ in some], self.device), [one.ids for *_, one in some]
+        if timed:
+            found = token_times(self.model, inputs, targets, self.seconds)
+            for (*_, one), times in zip(some, found, strict=True):
+                one.times = times
+        if self.attention is None:
+            return ()
+        weights = self.attention(inputs, _forced(targets, self.device)[0])
+        for (_, source, one), mine in zip(some, weights, strict=True):
+            mine = mine[: len(one.ids) + 1, : self.length(source) + 1]
+            if self.alignment:
+                one.alignment = mine.argmax(axis=1).tolist()
+            if self.config.coverage_penalty:
+                one.score += self.config.coverage_penalty * coverage(mine[:, : self.length(source)])
+        return ()
 
     def _in_order(self, total: int, results: Iterator, ready: dict, progress: Callable[[int], None] | None) -> Iterator:
         """Results that come as lists of (index, result), and those that are ready, in the order of their indices."""

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from s2s.errors import Failure, UserError
+
+NEVER = float("-inf")
+
 
 @dataclass
 class Hypothesis:
@@ -20,6 +24,9 @@ class Hypothesis:
         times: From when to when each token is said, in seconds, where that was asked for; None also where CTC has no
             alignment for it.
         passes: In speculative decoding, passes of the decoder that it took.
+        source_truncated: Whether the source was cut to decode.max_source, or to the most that the model can take.
+        error: Why the sentence has no hypothesis: a UserError that says what is wrong with its input, a Failure that
+            says what went wrong with it. It is the only one of its sentence then, without tokens. None: all is well.
     """
 
     ids: list[int]
@@ -31,11 +38,29 @@ class Hypothesis:
     alignment: list[int] | None = None
     times: list[tuple[float, float]] | None = None
     passes: int | None = None
+    source_truncated: bool = False
+    error: UserError | Failure | None = None
 
     @classmethod
     def empty(cls) -> "Hypothesis":
         """The translation of an empty source, which no model has seen."""
         return cls([], 0.0, 0.0, [])
+
+    @classmethod
+    def failed(cls, error: UserError | Failure) -> "Hypothesis":
+        """In place of the hypotheses of a sentence that has failed."""
+        return cls([], NEVER, NEVER, [], error=error.with_traceback(None))  # which would keep what its frames hold
+
+    @classmethod
+    def not_finite(cls) -> "Hypothesis":
+        """In place of the hypotheses of a sentence of which none has a finite score."""
+        return cls.failed(Failure("no hypothesis has a finite probability: the model's output is not finite"))
+
+    def check(self, where: str) -> None:
+        """Raise the error that it holds, if there is one, as one of its kind that says where."""
+        if self.error is not None:
+            kind = UserError if isinstance(self.error, UserError) else Failure
+            raise kind(f"{where}: {self.error}") from self.error
 
 
 @dataclass
@@ -56,11 +81,9 @@ class Translation(Hypothesis):
         tokens: The symbols of `ids`, and then the end's, `</s>`.
         source_tokens: The same of the source, where an alignment was asked for.
         words: With times those of the words, None as they are.
-        source_truncated: Whether the source was cut to the most that the model can take.
     """
 
     text: str
     tokens: list[str]
     source_tokens: list[str] | None = None
     words: list[Word] | None = None
-    source_truncated: bool = False

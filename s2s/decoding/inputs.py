@@ -25,11 +25,13 @@ MANIFESTS, LISTS = (".tsv", ".jsonl"), (".txt", ".list")
 @dataclass
 class Window:
     """Some consecutive sentences, as a task makes them (of text: token ids without EOS); `companions` are target
-    prefixes, or targets to score, `constraints` the phrases that the hypotheses of each sentence must hold."""
+    prefixes, or targets to score, `constraints` the phrases that the hypotheses of each sentence must hold. A source
+    may be the UserError or Failure with which its sentence has failed already. `unit`: what a sentence is called."""
 
     sources: list
     companions: list[Ids] | None
     constraints: list[list[Ids]] | None = None
+    unit: str = "line"
 
 
 def line_windows(path: str | None, size: int) -> Iterator[list[str]]:
@@ -189,7 +191,7 @@ def from_input(task, source: str | None, companion: str | None, size: int) -> It
                 count = read - len(lines) + len(taken)
                 raise UserError(f"{companion} has {count} lines and {STANDARD_INPUT} has more; {PARALLEL}")
             companions = task.encode_target(taken)
-        yield Window(task.encode(lines), companions)
+        yield Window(task.encode(lines), companions, unit=task.reads[:-1])
     if companion:
         _check_counts(source or STANDARD_INPUT, read, companion, read + sum(1 for _ in others))
 
@@ -219,7 +221,7 @@ def from_split(task, split: Split, companion: str | None, score: bool, size: int
             flat, lengths = split.gather("target", numbers)
             rows = np.split(flat, np.cumsum(lengths[:-1]))
             companions = [task.target_transform.apply(row).tolist() for row in rows]
-        yield Window(task.inputs(split, numbers), companions)
+        yield Window(task.inputs(split, numbers), companions, unit="sentence")
 
 
 def _one_by_one(windows: Iterator[list[str]]) -> Iterator[str]:

@@ -207,6 +207,9 @@ class NativeState(TransformerState):
         self.history[slots] = torch.arange(self.rows, dtype=torch.int32)[:, None]
         self._count()
 
+    def _forget(self, slots: Tensor) -> None:
+        """The kernel reads nothing that is not of a sentence."""
+
     def release(self, keep: Tensor, slots: int) -> None:
         """As TransformerState.release."""
         cache, self.cache = self.cache, self.key_values.new_empty(0)

@@ -31,14 +31,20 @@ def formatter(name: str, score: bool = False) -> Format:
 
     def text(index: int, n_best: list[Translation]) -> str:
         best = n_best[0]
-        return f"{best.score:.6f}\n" if score else f"{best.text.translate(LINE_BREAKS)}\n"
+        if score and best.error is None:
+            return f"{best.score:.6f}\n"
+        return f"{best.text.translate(LINE_BREAKS)}\n"
 
     def tsv(index: int, n_best: list[Translation]) -> str:
+        if n_best[0].error is not None:
+            return f"{index}\t\t\n"
         return "".join(
             f"{index}\t{one.score:.6f}\t{one.text.translate(BREAKS)}{_pairs(one.alignment)}\n" for one in n_best
         )
 
     def as_json(index: int, n_best: list[Translation]) -> str:
+        if (error := n_best[0].error) is not None:
+            return json.dumps({"index": index, "error": str(error)}, ensure_ascii=False) + "\n"
         lines = []
         for rank, one in enumerate(n_best):
             content = {

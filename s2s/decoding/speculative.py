@@ -22,7 +22,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.engine import Sentence
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.limits import Limits, normalised
-from s2s.errors import Failure, UserError
+from s2s.errors import UserError
 from s2s.models.model import EncoderDecoder
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
@@ -230,7 +230,7 @@ class Speculative:
         each = values[1:length].tolist()
         total = sum(each)
         if not np.isfinite(total):
-            raise Failure("decoding found no hypothesis of finite probability: the model's output is not finite")
+            return int(number), [Hypothesis.not_finite()]
         score = float(normalised(self.config, total, len(each)))
         ids = history[1 : length - 1].tolist()
         return int(number), [Hypothesis(ids, score, total, each, bool(len(ids) >= longest), passes=passes)]

@@ -170,7 +170,9 @@ class Translator:
             Up to n_best translations of each sentence, in order.
 
         Raises:
-            UserError: options that contradict each other; a target or prefix too long for the model.
+            UserError: options that contradict each other.
+            UserError, Failure: a sentence fails, which is named, with decode.on_error=stop. With `mark` it has one
+                translation, without text, that says why.
         """
         if timestamps and self.task.target_transform.kind != "none":
             raise UserError("timestamps=true: is for models that write words in their order, without "
@@ -190,21 +192,22 @@ class Translator:
             sources, companions = window.sources, window.companions
             cut = set()
             if (most := self.max_length) is not None:
-                for index, ids in enumerate(companions or []):
-                    if len(ids) >= most:
-                        raise UserError(f"line {first + index + 1}: {'target' if score else 'prefix'} of {len(ids)} "
-                                        f"tokens; with EOS, model.max_positions={most} is the most")  # fmt: skip
-                cut = {i for i, ids in enumerate(sources) if len(ids) >= most}
-                sources = [ids[: most - 1] for ids in sources] if cut else sources
+                cut = {i for i, ids in enumerate(sources) if not isinstance(ids, Exception) and len(ids) >= most}
+                sources = [ids[: most - 1] if i in cut else ids for i, ids in enumerate(sources)]
             if score:
                 results = ([one] for one in generator.score(sources, companions, progress))
             else:
                 results = generator.generate(sources, companions, progress, first, window.constraints)
             for index, n_best in enumerate(results):
+                if generator.config.on_error == "stop":
+                    n_best[0].check(f"{window.unit} {first + index + 1}")
                 yield [self._translation(hypothesis, sources[index], index in cut) for hypothesis in n_best]
             first += len(sources)
 
     def _translation(self, hypothesis: Hypothesis, source: list[int], cut: bool) -> Translation:
+        hypothesis.source_truncated = cut
+        if hypothesis.error is not None:
+            return Translation(**vars(hypothesis), text="", tokens=[])
         # The hypothesis of an empty source was not asked of any model, not even its EOS.
         size = self.models[0].memory_length(len(source))
         end = ["</s>"] if hypothesis.token_log_probabilities else []
@@ -215,7 +218,6 @@ class Translator:
             tokens=[self.symbols[i] for i in hypothesis.ids] + end,
             source_tokens=None if hypothesis.alignment is None else self.task.source_symbols(source, size),
             words=None if times is None else words(hypothesis.ids, times, self.task.detokenize),
-            source_truncated=cut,
         )
 
     def _windows(self, lines: Iterable[str], prefixes: Iterable[str] | None, size: int) -> Iterator[Window]:
@@ -226,6 +228,8 @@ class Translator:
 
     def _warned(self, results: Iterator[list[Translation]], hypotheses: bool) -> Iterator:
         for number, n_best in enumerate(results, 1):
+            if (error := n_best[0].error) is not None:
+                warnings.warn(f"line {number} failed: {error}", stacklevel=2)
             if n_best[0].source_truncated:
                 warnings.warn(f"line {number} was cut to {self.max_length} tokens, model.max_positions", stacklevel=2)
             yield n_best if hypotheses else n_best[0].text

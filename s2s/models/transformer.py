@@ -240,10 +240,18 @@ class TransformerState:
         if wanted > size:
             self.key_values = nn.functional.pad(self.key_values, (0, 0, 0, wanted - size))
             self.mask = nn.functional.pad(self.mask, (0, wanted - size))
+        self._forget(slots)
         self.key_values[:, :, :, :, :wanted].index_copy_(2, slots, other.key_values.index_select(2, which))
         self.mask[slots] = nn.functional.pad(other.mask[which], (0, self.mask.size(3) - wanted))
         self.steps[slots.cpu().numpy()] = 0
         self.positions[slots] = 0
+
+    def _forget(self, slots: Tensor) -> None:
+        """Nothing of who was in these places is left: what is not seen counts nothing only if it is finite."""
+        self.key_values.index_fill_(2, slots, 0)
+        if self.cache.numel():
+            rows = slots[:, None] * self.rows + torch.arange(self.rows, device=slots.device)
+            self.cache.index_fill_(2, rows.flatten(), 0)
 
     def release(self, keep: Tensor, slots: int) -> None:
         """Keep these sentences as the first of `slots` ones; the other places are free."""

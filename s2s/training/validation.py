@@ -90,7 +90,10 @@ class Validator:
             for start in range(first, last, size):
                 mine = examples[start : min(start + size, last)]
                 n_best = generator.generate(self.task.inputs(self.dataset.split, mine), first=start)
-                ids |= {i: best[0].ids for i, best in zip(mine, n_best, strict=True)}
+                for i, (best, *_) in zip(mine, n_best, strict=True):
+                    if self.decode.on_error == "stop":
+                        best.check(f"validation: sentence {i + 1}")
+                    ids[i] = best.ids
         return {i: found for own in self.ranks.gather(ids) for i, found in own.items()}
 
     def _loss(self, model, device: torch.device, autocast) -> dict[str, float]:

@@ -3,12 +3,16 @@
 import gzip
 import io
 import json
+import math
 import re
 import shutil
 import sys
 
 import pytest
+import torch
 
+from s2s.decoding import translator
+from s2s.training import checkpoint
 from tests.conftest import _call, write_corpus
 
 SMALL = ["model=transformer_tiny", "model.encoder.layers=1", "model.decoder.layers=1", "model.encoder.width=32",
@@ -322,3 +326,62 @@ def test_a_checkpoint_that_is_missing_or_damaged(generate, runs, tmp_path):
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     fails(generate(f"checkpoint={copy}", stdin=b"a b\n"), weights, "damaged")
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """poison(symbol): from now on the output of models is not a number for sources with it."""
+
+    def start(symbol):
+        def load_model(path, device):
+            model, task, facts = checkpoint.load_model(path, device)
+            number = task.source_tokenizer.vocabulary.symbols.index(symbol)
+            weight = model.encoder_embedding.tokens.weight.detach().clone()
+            weight[number] = math.nan
+            model.encoder_embedding.tokens = torch.nn.Embedding.from_pretrained(weight)
+            return model, task, facts
+
+        monkeypatch.setattr(translator, "load_model", load_model)
+
+    return start
+
+
+def test_a_line_that_fails_stops_the_command_or_is_marked(generate, runs, tmp_path, poison):
+    text, output = b"a b\n\nc j\nb a\nj\n", tmp_path / "output"
+    words = f"checkpoint={runs[0]}", "decode.buffer=2", "decode.max_length_b=5"
+    whole = generate(*words, stdin=text)[1].splitlines()
+    poison("j")
+    for more in ([], ["decode.search=sample"]):
+        code, printed, error = generate(*words, f"output={output}", *more, stdin=text)
+        assert (code, printed, list(tmp_path.iterdir())) == (1, "", [])
+        assert error == ("s2s-generate: failed: line 3: no hypothesis has a finite probability: the model's output is "
+                         "not finite\n")  # fmt: skip
+    words += ("decode.on_error=mark",)
+    code, printed, error = generate(*words, stdin=text)
+    assert (code, printed.splitlines()) == (0, [whole[0], "", "", whole[3], ""])
+    assert error.endswith("; failed and left empty: 2 lines (3, 5)\n")
+    assert generate(*words, "format=tsv", stdin=text)[1].splitlines()[2::2] == ["2\t\t", "4\t\t"]
+    found = [json.loads(line) for line in generate(*words, "format=json", stdin=text)[1].splitlines()]
+    assert [one.get("hypothesis") for one in found] == [whole[0], "", None, whole[3], None]
+    assert [sorted(one) for one in found[2::2]] == [["error", "index"]] * 2
+    assert "not finite" in found[4]["error"]
+
+
+def test_a_target_that_fails_is_marked(generate, runs, tmp_path, poison):
+    text, target = b"a b\nj\nb a\n", tmp_path / "target"
+    target.write_bytes(text)
+    words = f"checkpoint={runs[0]}", "mode=score", f"target={target}"
+    whole = generate(*words, stdin=text)[1].splitlines()
+    poison("j")
+    code, _, error = generate(*words, stdin=text)
+    assert code == 1
+    assert "line 2: " in error
+    assert generate(*words, "decode.on_error=mark", stdin=text)[1].splitlines() == [whole[0], "", whole[2]]
+
+
+def test_what_fails_is_named_by_its_number_in_the_split(generate, runs, store, lines, poison):
+    poison("j")
+    code, _, error = generate(f"checkpoint={runs[0]}", f"store={store}", "split=test")
+    first = next(number for number, line in enumerate(lines, 1) if "j" in line)
+    assert code == 1
+    assert f"failed: sentence {first}: no hypothesis" in error

@@ -15,7 +15,7 @@ from test_beam_search import assert_same, configs, ragged
 from s2s.decoding.backend import has_kernels
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
-from s2s.errors import Failure, UserError
+from s2s.errors import UserError
 
 V = 9
 model = cache(tiny_joint)
@@ -133,8 +133,8 @@ def test_what_does_not_go_together():
         generate(DecodeConfig(ctc_weight=1.0), [[4, 5]], [[4]])
     with pytest.raises(UserError, match="constraints="):
         generate(DecodeConfig(), [[4, 5]], constraints=[[[4]]])
-    with pytest.raises(UserError, match="2 tokens do not fit into 2 frames"):  # the same one needs a blank between
-        generate(DecodeConfig(), [[4, 5]], [[6, 6]])
+    ((failed,),) = generate(DecodeConfig(), [[4, 5]], [[6, 6]])  # the same one needs a blank between
+    assert "prefix of 2 tokens: they do not fit into 2 frames" in str(failed.error)
 
 
 def test_a_hypothesis_that_must_be_longer_than_the_frames_ends_with_them():
@@ -155,16 +155,6 @@ def test_limits_of_length_count_the_encoder_s_positions():
     for one, most in ((plain, 8), (half, 4)):
         config = DecodeConfig(ctc_weight=0.0, max_length_a=1.0, max_length_b=0, min_length_b=8)
         assert len(generate(config, [[4] * 8], models=[one])[0][0].ids) == most
-
-
-@pytest.mark.parametrize("w", [0.3, 1.0])
-@pytest.mark.parametrize("beam_size", [1, 3])
-def test_output_that_is_not_finite_is_an_error(w, beam_size):
-    broken = tiny_joint(1)
-    with torch.no_grad():
-        broken.ctc.bias.fill_(float("nan"))
-    with pytest.raises(Failure, match="not"):
-        generate(DecodeConfig(ctc_weight=w, beam_size=beam_size), [[4, 5]], models=[broken])
 
 
 def test_ctc_corrects_what_a_decoder_repeats():

@@ -230,7 +230,7 @@ def test_lines_too_long_for_the_model_are_cut_and_counted(s2s, capsys, learned, 
     assert s2s("generate", *words) == 0
     printed, error = capsys.readouterr()
     assert len(printed.splitlines()) == 6
-    assert "; 3 input lines were too long for the model and cut to model.max_positions" in error
+    assert "; too long for the model and cut to model.max_positions: 3 lines (2, 5, 6)\n" in error
     translator = translators.load(learned, "cpu")
     with pytest.warns(UserWarning, match="cut to 12 tokens") as told:
         texts = list(translator.translate(text))

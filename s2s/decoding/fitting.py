@@ -1,0 +1,36 @@
+"""Sentences that are decoded together, though memory may not suffice for all of them."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from s2s.decoding.hypothesis import Hypothesis
+from s2s.errors import Failure
+from s2s.training.memory import free, out_of_memory
+
+Results = list[tuple[int, list[Hypothesis]]]
+
+
+def fitting(run: Callable[[list], Iterable[Results]], items: dict[int, object]) -> Iterator[Results]:
+    """`run(items)`. Where memory is short, what has no result yet is run again in two halves, as often as it takes; an
+    item that does not fit by itself has failed.
+
+    Args:
+        run: Takes some of the items, gives lists of their numbers and hypotheses, and may be called again.
+        items: By number.
+    """
+    left = dict(items)
+    try:
+        for results in run(list(items.values())):
+            for number, _ in results:
+                del left[number]
+            yield results
+        return
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    free()  # only now: the error, now gone, kept the frames of the computation, and these their tensors
+    numbers = list(left)
+    if len(numbers) == 1:
+        yield [(numbers[0], [Hypothesis.failed(Failure("does not fit into memory by itself"))])]
+        return
+    for half in (numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]):
+        yield from fitting(run, {number: left[number] for number in half})
