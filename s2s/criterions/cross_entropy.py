@@ -14,7 +14,8 @@ from s2s.config.schema import option
 from s2s.criterions.r_drop import RDrop
 from s2s.data.batch import Batch
 from s2s.errors import UserError
-from s2s.models.model import DecoderOutput, EncoderDecoder, Memory
+from s2s.models.contract import DecoderOutput, Memory
+from s2s.models.encoder_decoder import EncoderDecoder
 
 CHUNK = 512  # rows whose logits exist at a time; even, so that both passes over a position share a chunk
 
@@ -78,12 +79,12 @@ class CrossEntropy:
         self._check_heads(model)
 
     def _check_heads(self, model: EncoderDecoder) -> None:
-        if model.config.auxiliary_heads and not self.config.auxiliary:
+        if model.auxiliary_heads and not self.config.auxiliary:
             raise UserError("criterion.auxiliary=0 does not train model.auxiliary_heads; leave them out")
 
     def names(self, model: EncoderDecoder) -> list[str]:
         """Names of the metrics of a Loss."""
-        return ["nll", "correct", *(f"auxiliary_{number}" for number in model.config.auxiliary_heads)]
+        return ["nll", "correct", *(f"auxiliary_{number}" for number in model.auxiliary_heads)]
 
     def __call__(self, model: EncoderDecoder, batch: Batch) -> Loss:
         """Run the model on a batch; returns the Loss. Other terms than the cross-entropy count in training only, so

@@ -10,7 +10,8 @@ from s2s.config.schema import option
 from s2s.criterions.cross_entropy import CrossEntropy, Loss
 from s2s.data.batch import Batch
 from s2s.errors import UserError
-from s2s.models.model import EncoderDecoder, Memory
+from s2s.models.contract import Memory
+from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.text.vocabulary import PAD
 
 SHARE = 0.3  # of CTC beside a decoder
@@ -65,14 +66,14 @@ class CTCAttention(CrossEntropy):
             raise UserError(f"criterion.ctc={weight}: without a decoder (model.decoder.layers=0) it can only be 1")
         if model.has_decoder and weight == 1:
             raise UserError("criterion.ctc=1 does not train the decoder: model.decoder.layers=0")
-        if model.config.encoder.ctc_layers and not self.config.intermediate:
+        if model.exits and not self.config.intermediate:
             raise UserError("criterion.intermediate=0 leaves model.encoder.ctc_layers out of the loss; leave them out")
         self._check_heads(model)
 
     def names(self, model: EncoderDecoder) -> list[str]:
         """As CrossEntropy.names."""
         metrics = super().names(model) if model.has_decoder else ["nll"]
-        return [*metrics, "ctc", *(f"ctc_{number}" for number in model.config.encoder.ctc_layers), *self.counted]
+        return [*metrics, "ctc", *(f"ctc_{number}" for number in model.exits), *self.counted]
 
     def __call__(self, model: EncoderDecoder, batch: Batch) -> Loss:
         """Run the model on a batch; returns the Loss."""
@@ -81,7 +82,7 @@ class CTCAttention(CrossEntropy):
         ctc, share = last, self.config.intermediate
         if others:
             ctc = (1 - share) * last + share * sum(others) / len(others)
-        numbers = model.config.encoder.ctc_layers
+        numbers = model.exits
         metrics = {"ctc": last, **{f"ctc_{n}": value for n, value in zip(numbers, others, strict=True)}}
         metrics = {name: value.detach() for name, value in metrics.items()}
         metrics["impossible"] = impossible(batch, memory.lengths).sum()

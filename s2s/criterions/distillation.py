@@ -8,7 +8,8 @@ from torch import Tensor
 from s2s.config.schema import option
 from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig, Term, last_states
 from s2s.data.batch import Batch
-from s2s.models.model import DecoderOutput, EncoderDecoder
+from s2s.models.contract import DecoderOutput
+from s2s.models.encoder_decoder import EncoderDecoder
 
 
 @dataclasses.dataclass

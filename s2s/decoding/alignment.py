@@ -12,7 +12,7 @@ from torch import Tensor
 from s2s.data.batch import Source
 from s2s.decoding.config import DecodeConfig
 from s2s.errors import UserError
-from s2s.models.model import EncoderDecoder
+from s2s.models.encoder_decoder import EncoderDecoder
 
 
 class Attention:

@@ -8,7 +8,7 @@ import torch
 from s2s.decoding.native import NativeState, native
 from s2s.decoding.packed import check, packed
 from s2s.errors import UserError
-from s2s.models.model import EncoderDecoder
+from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.native.library import Unavailable, library
 
 
@@ -37,7 +37,7 @@ def prepare(model: EncoderDecoder, dtype: str, backend: str) -> EncoderDecoder:
 
 def is_native(model: EncoderDecoder) -> bool:
     """Whether a prepared model decodes with the compiled kernels."""
-    return getattr(model, "State", None) is NativeState
+    return getattr(getattr(model, "decoder", None), "State", None) is NativeState
 
 
 def has_kernels(model: EncoderDecoder, backend: str) -> bool:

@@ -22,8 +22,8 @@ from s2s.decoding.engine import Sentence
 from s2s.decoding.fusion import PrefixBonus
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.scorers import ModelScorer
+from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.language_model import LanguageModel
-from s2s.models.model import EncoderDecoder
 from s2s.text.vocabulary import EOS
 
 Ids = list[int]

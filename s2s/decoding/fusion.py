@@ -13,8 +13,8 @@ from s2s.data.batch import Source
 from s2s.decoding.ctc import BLANK
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
 from s2s.errors import UserError
+from s2s.models.contract import DecoderState
 from s2s.models.language_model import LanguageModel
-from s2s.models.model import DecoderState
 from s2s.text.vocabulary import BOS
 from s2s.training.checkpoint import load_model
 

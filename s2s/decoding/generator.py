@@ -29,8 +29,8 @@ from s2s.decoding.speculative import Speculative
 from s2s.decoding.times import Chunks, token_times
 from s2s.decoding.trie import AllowedOutputs
 from s2s.errors import UserError
+from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.language_model import LanguageModel
-from s2s.models.model import EncoderDecoder
 from s2s.text.vocabulary import BOS, EOS
 
 Ids = list[int]
@@ -398,7 +398,7 @@ def _exiting(model: EncoderDecoder, config: DecodeConfig) -> EncoderDecoder:
 
 def _mixing(model: EncoderDecoder, weights: list[float]) -> EncoderDecoder:
     """The model with its auxiliary heads in its logits. Raises UserError where it has not as many."""
-    heads = list(model.config.auxiliary_heads)
+    heads = model.auxiliary_heads
     if len(weights) != len(heads):
         raise UserError(f"decode.auxiliary_weights={weights}: one weight is needed for each of "
                         f"model.auxiliary_heads={heads}")  # fmt: skip

@@ -18,7 +18,8 @@ from s2s.decoding.ctc_prefix import PrefixScores, token_log_probabilities
 from s2s.decoding.limits import Limits
 from s2s.decoding.scorers import ModelScorer
 from s2s.errors import UserError
-from s2s.models.model import DecoderState, EncoderDecoder, Memory
+from s2s.models.contract import DecoderState, Memory
+from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.text.vocabulary import EOS
 
 WEIGHT = 0.3  # of CTC in a model that has both, where nothing else is said

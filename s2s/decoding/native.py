@@ -17,19 +17,21 @@ from torch import Tensor, nn
 from s2s.decoding.choice import NEVER, Beam, Choice
 from s2s.decoding.limits import Limits
 from s2s.decoding.packed import packed
-from s2s.models.model import EncoderDecoder
-from s2s.models.transformer import Layer, TransformerDecoder, TransformerState
+from s2s.models.decoders.transformer import TransformerDecoder
+from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.native.library import Unavailable, call, library
 from s2s.nn.feedforward import ACTIVATIONS
+from s2s.nn.layers import Layer
 from s2s.nn.positions import turns
 from s2s.nn.slots import kept
+from s2s.nn.state import TransformerState
 
 PANEL = 32  # outputs of a linear map whose weights lie together
 
 
 def native(model: EncoderDecoder, dtype: str) -> EncoderDecoder:
     """A light copy of a model that decodes with the kernels. Raises Unavailable."""
-    if not isinstance(model, TransformerDecoder):
+    if not isinstance(model, EncoderDecoder) or not isinstance(model.decoder, TransformerDecoder | None):
         raise Unavailable(f"there are none for a {type(model).__name__}")
     parameter = next(model.parameters())
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
@@ -39,12 +41,12 @@ def native(model: EncoderDecoder, dtype: str) -> EncoderDecoder:
     library()
     light = packed(model, dtype, partial(NativeLinear, int8=dtype == "int8"))
     if light.has_decoder:
-        light.State, light.step = NativeState, Step(light)
+        light.decoder.State, light.step = NativeState, Step(light)
     return light
 
 
-def mixing(model: TransformerDecoder, shares: list[float]) -> TransformerDecoder:
-    """As TransformerDecoder.mixing, of a model that is prepared for decoding."""
+def mixing(model: EncoderDecoder, shares: list[float]) -> EncoderDecoder:
+    """As EncoderDecoder.mixing, of a model that is prepared for decoding."""
     light = model.mixing(shares)
     if isinstance(model.step, Step):
         light.step = Step(light)
@@ -92,26 +94,27 @@ class NativeLinear(nn.Module):
 
 
 class Step:
-    """`TransformerDecoder.step` of a model whose linear maps are native.
+    """`EncoderDecoder.step` of a model whose linear maps are native.
 
     Args:
         model: The model.
     """
 
-    def __init__(self, model: TransformerDecoder):
-        stack = model.config.decoder
+    def __init__(self, model: EncoderDecoder):
+        decoder = model.decoder
+        stack, layer = decoder.config, decoder.layers[0]
+        activation = getattr(layer.feedforward, "activation", "relu")  # packed, one with ReLU is two maps
         self.width, self.head, self.size = stack.width, stack.width // stack.heads, model.target_vocabulary_size
-        self.positions = model.decoder_embedding.positions
-        self.kept = [model.decoder, model.decoder_norm, model.output, model.decoder_embedding]  # addresses are theirs
+        self.positions = decoder.embedding.positions
+        self.kept = [decoder, model.output]  # addresses are theirs
         numbers = [stack.layers, stack.width, stack.heads, stack.kv_heads or stack.heads, self.head,
-                   int(model.config.norm == "pre"), ACTIVATIONS.index(model.config.activation),
-                   model.decoder_embedding.tokens.weight.data_ptr()]  # fmt: skip
-        heads = {n: model.head_norms[str(n)] for n in model.shares}
-        shares = [model.shares.get(n, 0.0) for n in range(1, stack.layers + 1)]
+                   int(layer.pre_norm), ACTIVATIONS.index(activation),
+                   decoder.embedding.tokens.weight.data_ptr()]  # fmt: skip
+        heads = {n: decoder.head_norms[str(n)] for n in decoder.shares}
+        shares = [decoder.shares.get(n, 0.0) for n in range(1, stack.layers + 1)]
         self.shares = torch.tensor([*shares, 1 - sum(shares)])
-        self.kept += heads.values()
-        numbers += [*_norm(model.decoder_norm), self.shares.data_ptr() if heads else 0, *model.output.map.tolist()]
-        layers = [[*_layer(layer), *_norm(heads.get(n))] for n, layer in enumerate(model.decoder, 1)]
+        numbers += [*_norm(decoder.norm), self.shares.data_ptr() if heads else 0, *model.output.map.tolist()]
+        layers = [[*_layer(layer), *_norm(heads.get(n))] for n, layer in enumerate(decoder.layers, 1)]
         self.decoder = torch.tensor(numbers + [number for layer in layers for number in layer])
 
     def __call__(

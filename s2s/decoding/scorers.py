@@ -12,7 +12,8 @@ from s2s.data.batch import Source
 from s2s.decoding.backend import is_native
 from s2s.decoding.packed import rows_of
 from s2s.errors import UserError
-from s2s.models.model import DecoderState, EncoderDecoder
+from s2s.models.contract import DecoderState
+from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.text.vocabulary import EOS
 
 

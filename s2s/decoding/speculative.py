@@ -23,7 +23,7 @@ from s2s.decoding.engine import Sentence
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.limits import Limits, normalised
 from s2s.errors import UserError
-from s2s.models.model import EncoderDecoder
+from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 MATCH = 4  # last tokens that are looked for in the source

@@ -9,7 +9,7 @@ from s2s.data.batch import Source
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.ctc import align
 from s2s.decoding.hypothesis import Hypothesis, Word
-from s2s.models.model import EncoderDecoder
+from s2s.models.encoder_decoder import EncoderDecoder
 
 LONG = 1 << 20  # frames of a source in which the rounding of a model's subsampling is nothing
 

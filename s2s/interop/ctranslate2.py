@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from s2s.errors import UserError
-from s2s.models.transformer import Embedding, Layer, StackConfig, Transformer
+from s2s.models.stack import StackConfig
+from s2s.models.transformer import Transformer
+from s2s.nn.embedding import Embedding
+from s2s.nn.layers import Layer
 from s2s.nn.positions import sinusoidal
 from s2s.text.vocabulary import SPECIALS
 from s2s.training.checkpoint import whole
@@ -57,24 +60,24 @@ def specification(model: nn.Module, task):
         options |= {"rotary_dim": 0, "rotary_interleave": False}  # all of a head, in halves
     encoder = specs.TransformerEncoderSpec(**_size(config.encoder), **options)
     decoder = specs.TransformerDecoderSpec(**_size(config.decoder), **options)
-    _embedding(encoder, encoder.embeddings[0], model.encoder_embedding)
-    _embedding(decoder, decoder.embeddings, model.decoder_embedding)
-    for to, layer in zip(encoder.layer, model.encoder, strict=True):
+    _embedding(encoder, encoder.embeddings[0], model.frontend.embedding)
+    _embedding(decoder, decoder.embeddings, model.decoder.embedding)
+    for to, layer in zip(encoder.layer, model.encoder.layers, strict=True):
         _layer(to, layer)
-    for to, layer in zip(decoder.layer, model.decoder, strict=True):
+    for to, layer in zip(decoder.layer, model.decoder.layers, strict=True):
         _layer(to, layer)
         _linears(to.attention.linear, layer.cross.query, layer.cross.key_value, layer.cross.output)
         _norm(to.attention.layer_norm, layer.cross_norm)
     if config.norm == "pre":
-        _norm(encoder.layer_norm, model.encoder_norm)
-        _norm(decoder.layer_norm, model.decoder_norm)
+        _norm(encoder.layer_norm, model.encoder.norm)
+        _norm(decoder.layer_norm, model.decoder.norm)
     _linears([decoder.projection], model.output)
     spec = specs.TransformerSpec(encoder, decoder)
     spec.register_source_vocabulary(task.source_tokenizer.vocabulary.symbols)
     spec.register_target_vocabulary(task.target_tokenizer.vocabulary.symbols)
     _, spec.config.unk_token, spec.config.bos_token, spec.config.eos_token = SPECIALS
     spec.config.decoder_start_token, spec.config.add_source_eos = spec.config.bos_token, True
-    spec.config.layer_norm_epsilon = model.decoder[0].attention_norm.eps
+    spec.config.layer_norm_epsilon = model.decoder.layers[0].attention_norm.eps
     spec.validate()
     spec.optimize()
     return spec

@@ -1,4 +1,4 @@
-"""Which parameters of a model are meant: parts that every encoder-decoder has, and patterns of names."""
+"""Which parameters of a model are meant: its parts, and patterns of names."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -8,17 +8,25 @@ from torch import nn
 
 from s2s.errors import UserError
 
-# Part -> beginnings of its parameters' names, up to a dot.
-PARTS = {
-    "embeddings": ("encoder_embedding", "decoder_embedding", "output", "ctc", "conditioning"),
-    "encoder": ("encoder", "encoder_norm", "subsampling"),
-    "decoder": ("decoder", "decoder_norm", "head_norms"),
-}
+PARTS = ("embeddings", "encoder", "bridge", "decoder")
+# Beginnings of the names of what has a row for each symbol, and of what goes with it.
+EMBEDDINGS = ("frontend.embedding.", "decoder.embedding.", "output.", "encoder.ctc.", "encoder.conditioning.")
 
 
-def part_of(name: str) -> str | None:
-    """The part that a parameter belongs to, by its name."""
-    return next((part for part, beginnings in PARTS.items() if name.split(".")[0] in beginnings), None)
+def part_of(name: str) -> str:
+    """The part that a parameter belongs to, by its name; a front-end's belong to the encoder."""
+    if name.startswith(EMBEDDINGS):
+        return "embeddings"
+    first = name.partition(".")[0]
+    return "encoder" if first == "frontend" else first
+
+
+def counts(model: nn.Module) -> dict[str, int]:
+    """How many numbers each part has, shared ones counted once."""
+    found: dict[str, int] = {}
+    for name, p in model.named_parameters():
+        found[part_of(name)] = found.get(part_of(name), 0) + p.numel()
+    return found
 
 
 def all_names(model: nn.Module) -> dict[str, list[str]]:
@@ -34,8 +42,8 @@ def select(model: nn.Module, patterns: Iterable[str], key: str) -> set[str]:
 
     Args:
         model: The model.
-        patterns: Each a part (`encoder`), or a pattern with * of a name or of its beginning up to a dot (`encoder.0`,
-            `*norm`, `decoder.*.cross`). A shared matrix is meant by any of its names.
+        patterns: Each a part (`encoder`), or a pattern with * of a name or of its beginning up to a dot
+            (`encoder.layers.0`, `*norm`, `decoder.layers.*.cross`). A shared matrix is meant by any of its names.
         key: The option that they come from.
 
     Raises:
@@ -43,16 +51,18 @@ def select(model: nn.Module, patterns: Iterable[str], key: str) -> set[str]:
     """
     names, selected = all_names(model), set()
     for pattern in patterns:
-        globs = [form for glob in PARTS.get(pattern, (pattern,)) for form in (glob, f"{glob}.*")]
-        found = {
-            first
-            for first, several in names.items()
-            if any(fnmatchcase(name, glob) for name in several for glob in globs)
-        }
+        found = {first for first, several in names.items() if any(_meant(name, pattern) for name in several)}
         if not found:
             parameters = [name.split(".") for several in names.values() for name in several]
             known = {".".join(words[:length]) for words in parameters for length in range(1, len(words) + 1)}
-            (close,) = get_close_matches(pattern, sorted(known), n=1, cutoff=0.0)
+            (close,) = get_close_matches(pattern, sorted({*known, *PARTS}), n=1, cutoff=0.0)
             raise UserError(f"{key}: '{pattern}' matches no parameter of the model; did you mean '{close}'?")
         selected |= found
     return selected
+
+
+def _meant(name: str, pattern: str) -> bool:
+    """Whether a pattern means a parameter of this name."""
+    if pattern in PARTS:
+        return part_of(name) == pattern
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")

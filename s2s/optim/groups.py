@@ -59,13 +59,12 @@ def _below_the_top(model: nn.Module) -> dict[str, int]:
         UserError: the model has no layers that are numbered.
     """
     names = [name for name, _ in model.named_parameters()]
-    places = {name: found for name in names if (found := re.match(r"(\w+)\.(\d+)\.", name))}
+    places = {name: found for name in names if (found := re.match(r"(\w+)\.layers\.(\d+)\.", name))}
     layers: dict[str, int] = {}
     for found in places.values():
         layers[found[1]] = max(layers.get(found[1], 0), int(found[2]) + 1)
     if not layers:
         raise UserError("optim.layer_decay: the model has no layers that are numbered")
     below = {name: layers[found[1]] - 1 - int(found[2]) for name, found in places.items()}
-    return below | {
-        name: count for stack, count in layers.items() for name in names if name.startswith(f"{stack}_embedding.")
-    }
+    under = {"frontend.": "encoder", "decoder.embedding.": "decoder"}
+    return below | {name: layers[stack] for start, stack in under.items() for name in names if name.startswith(start)}

@@ -7,18 +7,16 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from s2s import registry
 from s2s.config.schema import option
 from s2s.data.batch import Source
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.store import Split, Store, Stores
 from s2s.errors import UserError
+from s2s.models.spec import Spec
 from s2s.tasks.text import TextTask, stages
 from s2s.tasks.translation import PairDataset
 from s2s.text.tokenizer import load_tokenizer
 from s2s.text.vocabulary import EOS
-
-MODELS = "model=transformer_lm_small, transformer_lm_tiny or transformer_lm"
 
 
 @dataclasses.dataclass
@@ -58,11 +56,10 @@ class LanguageModelingTask(TextTask):
     def dataset(self, split: Split) -> "LineDataset":
         return LineDataset(split, self)
 
-    def model(self, config) -> torch.nn.Module:
-        """A model with fresh weights for this task; `config` is a model component's config."""
-        if config.type in ("transformer", "speech"):
-            raise UserError(f"model.type={config.type} is no language model; task=language_modeling has {MODELS}")
-        return registry.find("model", config.type)(config, len(self.target_tokenizer.vocabulary))
+    @property
+    def spec(self) -> Spec:
+        """As TextTask.spec."""
+        return Spec((), len(self.target_tokenizer.vocabulary))
 
     def generator(self, models: list[torch.nn.Module], config, seed: int = 1, **options):
         """Raises UserError."""

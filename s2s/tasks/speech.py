@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from s2s import registry
 from s2s.audio.augment import perturb, spec_augment
 from s2s.audio.cmvn import normalise, normalise_utterance
 from s2s.audio.features import Fbank, FeatureConfig
@@ -21,6 +20,7 @@ from s2s.data.speech import SpeechSplit, feature_config, features_facts
 from s2s.data.store import Store, Stores
 from s2s.data.transforms import seeds
 from s2s.errors import UserError
+from s2s.models.spec import FeatureSource, Spec
 from s2s.tasks.text import TextDataset, TextTask, padded, stages
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -106,12 +106,10 @@ class SpeechToTextTask(TextTask):
     def dataset(self, split: SpeechSplit) -> "SpeechDataset":
         return SpeechDataset(split, self)
 
-    def model(self, config) -> torch.nn.Module:
-        """A model with fresh weights for this task; `config` is a model component's config."""
-        if config.type in ("transformer", "transformer_lm"):
-            raise UserError(f"model.type={config.type} reads text; for recordings, model=conformer_small and others")
-        size = len(self.target_tokenizer.vocabulary)
-        return registry.find("model", config.type)(config, self.features.bins, size)
+    @property
+    def spec(self) -> Spec:
+        """As TextTask.spec."""
+        return Spec((FeatureSource(self.features.bins),), len(self.target_tokenizer.vocabulary))
 
     def encode(self, items: list[Entry | str]) -> list[np.ndarray]:
         """Normalised features of recordings, float32 [S, F] each; items: paths, or entries of a manifest. Raises

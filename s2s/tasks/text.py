@@ -13,6 +13,7 @@ from s2s.data.iterator import DataConfig, Draw
 from s2s.data.store import Split, Store, Stores
 from s2s.data.transforms import TargetTransform, masked, noisy, seeds
 from s2s.errors import UserError
+from s2s.models.spec import Spec
 from s2s.text.tokenizer import Tokenizer
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
@@ -57,9 +58,14 @@ class TextTask(ABC):
     def dataset(self, split: Split) -> "TextDataset":
         """The examples of a split."""
 
+    @property
     @abstractmethod
+    def spec(self) -> Spec:
+        """All that a model knows of this task."""
+
     def model(self, config) -> torch.nn.Module:
         """A model with fresh weights for this task; `config` is a model component's config."""
+        return registry.find("model", config.type)(config, self.spec)
 
     @abstractmethod
     def encode(self, items: list) -> list:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from s2s import registry
 from s2s.config.schema import option
 from s2s.data.batch import Batch, Counts, Source
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.store import Split, Store, Stores
 from s2s.data.transforms import masked, seeds
 from s2s.errors import UserError
+from s2s.models.spec import Spec, TokenSource
 from s2s.tasks.text import TextDataset, TextTask, packing_of, padded, stages, with_symbol
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 from s2s.text.vocabulary import EOS, Vocabulary
@@ -79,15 +79,11 @@ class TranslationTask(TextTask):
     def dataset(self, split: Split) -> "PairDataset":
         return PairDataset(split, self)
 
-    def model(self, config) -> torch.nn.Module:
-        """A model with fresh weights for this task's vocabularies; `config` is a model component's config."""
-        if config.type == "speech":
-            raise UserError("model.type=speech reads recordings: task=speech_to_text; for text, model=transformer_base")
-        if config.type == "transformer_lm":
-            raise UserError("model.type=transformer_lm has no source: task=language_modeling; for translation, "
-                            "model=transformer_base")  # fmt: skip
-        sizes = (len(vocabulary) for vocabulary in self.vocabularies.values())
-        return registry.find("model", config.type)(config, *sizes, self.shared_vocabulary)
+    @property
+    def spec(self) -> Spec:
+        """As TextTask.spec."""
+        source, target = (len(vocabulary) for vocabulary in self.vocabularies.values())
+        return Spec((TokenSource(source),), target, self.shared_vocabulary)
 
     def encode(self, items: list[str]) -> list[list[int]]:
         """Source ids of raw lines, no EOS."""

@@ -29,6 +29,7 @@ from s2s import __version__, registry
 from s2s.config import compose
 from s2s.data.store import file_hash, flush
 from s2s.errors import UserError
+from s2s.models.names import current
 from s2s.training import sharding
 from s2s.training.sharding import Part
 
@@ -204,10 +205,11 @@ def remove(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """A safetensors file. Raises UserError when it is damaged."""
+def load_tensors(path: Path, device: torch.device | str = "cpu", states: bool = False) -> dict[str, Tensor]:
+    """A safetensors file of parameters, or of an optimizer's `states`, by today's names. Raises UserError when it is
+    damaged."""
     try:
-        return load_file(path, device=str(device))
+        return {current(name, states): value for name, value in load_file(path, device=str(device)).items()}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: damaged or unreadable: {error}") from error
 
@@ -220,7 +222,7 @@ def load_training(folder: Path, model: nn.Module) -> dict[str, Tensor]:
         return sharding.read(folder, parameters)
     if not (folder / "training.safetensors").is_file():  # of parts before the first update there are none
         return {}
-    tensors = load_tensors(folder / "training.safetensors")
+    tensors = load_tensors(folder / "training.safetensors", states=True)
     return {key: sharding.like(value, parameters[key.split(".", 1)[1]]) for key, value in tensors.items()}
 
 

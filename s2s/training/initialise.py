@@ -10,20 +10,21 @@ from torch import Tensor, nn
 from s2s.config.schema import option
 from s2s.criterions.distillation import Distillation
 from s2s.errors import UserError
-from s2s.models.parts import PARTS, part_of
+from s2s.models.parts import part_of
 from s2s.text.vocabulary import Vocabulary
 from s2s.training import checkpoint
 
 # Parameters with a row for each symbol, and the side whose symbols they are.
 ROWS = {
-    "encoder_embedding.tokens.weight": "source",
-    "decoder_embedding.tokens.weight": "target",
+    "frontend.embedding.tokens.weight": "source",
+    "decoder.embedding.tokens.weight": "target",
     "output.weight": "target",
     "output.bias": "target",
-    "ctc.weight": "target",
-    "ctc.bias": "target",
-    "conditioning.weight": "target",
+    "encoder.ctc.weight": "target",
+    "encoder.ctc.bias": "target",
+    "encoder.conditioning.weight": "target",
 }
+OWN = ("embeddings", "encoder", "decoder")  # parts that may come from checkpoints of their own
 # Options of a model that its weights' shapes do not tell, and without which they mean something else.
 MEANING = ("type", "norm", "positions", "activation", "heads")
 SPACE = {" ": "\u2581", "\u2581": " "}  # of characters, and of sentencepiece
@@ -46,9 +47,9 @@ class InitConfig:
 
 
 def sources(config: InitConfig) -> dict[str, list[str | None]]:
-    """Checkpoint -> the parts that are taken from it; None among them: what belongs to no part."""
+    """Checkpoint -> the parts that are taken from it; None among them: what belongs to none of those with an option."""
     taken: dict[str, list[str | None]] = {}
-    for part in (*PARTS, None):
+    for part in (*OWN, None):
         path = (getattr(config, part) if part else None) or config.checkpoint
         if path:
             taken.setdefault(path, []).append(part)
@@ -73,7 +74,7 @@ def initialise(model: nn.Module, task, config) -> list[str]:
     written: dict[int, tuple[str, Tensor]] = {}  # of a parameter that has several names: one of them, and what it got
     for path, parts in sources(config.train.init).items():
         other, before, settings = checkpoint.load_model(path)
-        theirs, ours = ({name: p for name, p in m.named_parameters(remove_duplicate=False) if part_of(name) in parts}
+        theirs, ours = ({name: p for name, p in m.named_parameters(remove_duplicate=False) if _owner(name) in parts}
                         for m in (other, model))  # fmt: skip
         _check(path, parts, theirs, ours, settings["model"], dataclasses.asdict(config.model))
         report.append(f"init: {', '.join(part or 'the rest' for part in parts)} from {checkpoint.resolve(path)}")
@@ -105,6 +106,12 @@ def initialise(model: nn.Module, task, config) -> list[str]:
                     )
         report += remapped.values()
     return report
+
+
+def _owner(name: str) -> str | None:
+    """The one of OWN that a parameter belongs to; None: to none of them."""
+    part = part_of(name)
+    return part if part in OWN else None
 
 
 def _rows(old: Vocabulary, new: Vocabulary) -> Tensor:

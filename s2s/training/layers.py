@@ -15,13 +15,13 @@ def layers(model: nn.Module, key: str) -> list[nn.Module]:
     """The layers of all stacks of a model, which it calls as modules.
 
     Args:
-        model: Its stacks are attributes of type ModuleList.
+        model: An EncoderDecoder.
         key: The option that they are needed for.
 
     Raises:
         UserError: it has none, or does not call them as modules, so that there is nothing to take hold of.
     """
-    found = [layer for stack in model.children() if isinstance(stack, nn.ModuleList) for layer in stack]
+    found = [layer for stack in model.stacks() for layer in stack]
     if not found or any(type(layer).forward is nn.Module.forward for layer in found):
         raise UserError(f"{key}: a {type(model).__name__} has no layers that are called as modules")
     return found

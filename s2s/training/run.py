@@ -19,6 +19,7 @@ from s2s.data.iterator import BatchIterator
 from s2s.data.store import Stores, flush
 from s2s.decoding import packed
 from s2s.errors import UserError
+from s2s.models.parts import counts
 from s2s.registry import find
 from s2s.training import checkpoint, distributed, layers, loggers, sharding
 from s2s.training.calibrate import calibrate
@@ -310,7 +311,7 @@ def _check_data(config, task, dataset) -> None:
 def _announce(log: RunLog, trainer: Trainer, store: Stores, resumed: Path | None) -> None:
     """What is going to be done."""
     config, task, iterator = trainer.config, trainer.task, trainer.iterator
-    parts = trainer.model.parts()
+    parts = counts(trainer.model)
     sizes = ", ".join(f"{name} {count:,}" for name, count in parts.items())
     each = f" in each of {trainer.ranks.size} processes" if trainer.ranks.size > 1 else ""
     log.line(f"s2s {__version__}, torch {torch.__version__}, {_device_name(trainer.device)}{each}, {trainer.precision}")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from s2s.criterions.cross_entropy import Loss
 from s2s.data.batch import Batch
 from s2s.errors import UserError
+from s2s.models.names import current
 from s2s.training.distributed import Criterion, Ranks
 from s2s.training.layers import layers
 
@@ -214,11 +215,11 @@ def read(folder: Path, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     reader = HuggingFaceStorageReader(str(folder / FOLDER))
     tensors = {}
     for key, found in reader.read_metadata().state_dict_metadata.items():
-        p = parameters.get(key.split(".", 1)[1])
+        p = parameters.get(current(key, kind=True).split(".", 1)[1])
         same = p is not None and p.shape == found.size
         dtype = found.properties.dtype
         tensors[key] = torch.empty_like(p, dtype=dtype) if same else torch.empty(found.size, dtype=dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that it reads without the other ranks, as it should
         load(tensors, storage_reader=reader, no_dist=True)
-    return tensors
+    return {current(key, kind=True): tensor for key, tensor in tensors.items()}

@@ -178,8 +178,8 @@ def m2m100(ours: Transformer) -> nn.Module:
         pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, decoder_start_token_id=BOS
     )
     theirs.model.shared.weight.copy_(ours.output.weight.detach())
-    for to, layers, norm in ((theirs.model.encoder, ours.encoder, ours.encoder_norm),
-                             (theirs.model.decoder, ours.decoder, ours.decoder_norm)):  # fmt: skip
+    for to, layers, norm in ((theirs.model.encoder, ours.encoder.layers, ours.encoder.norm),
+                             (theirs.model.decoder, ours.decoder.layers, ours.decoder.norm)):  # fmt: skip
         to.embed_positions.weights[1 : POSITIONS + 1] = sinusoidal(torch.arange(POSITIONS), decoder.width)
         _copy(to.layer_norm, norm)
         for one, layer in zip(to.layers, layers, strict=True):

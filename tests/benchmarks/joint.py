@@ -17,6 +17,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.models.speech import SpeechModel
 from s2s_cli.train import TrainCommand
+from tests.specs import speech_spec
 
 REFERENCE = "one recording at a time"
 BATCH, BANDS, VOCABULARY = 16, 80, 1000
@@ -49,7 +50,7 @@ def measure(preset: str, recordings: list[np.ndarray], device: str, speeds: Call
     """A model's rows; speeds: of some works, in turn."""
     torch.manual_seed(0)
     config = compose(TrainCommand, [("task", "speech_to_text"), ("model", preset)]).model
-    model = SpeechModel(config, BANDS, VOCABULARY).eval().to(device)
+    model = SpeechModel(config, speech_spec(BANDS, VOCABULARY)).eval().to(device)
     rows, pairs = [], []
     for case, options in WAYS.items():
         lengths = {"min_length_a": TOKENS, "max_length_a": TOKENS, "max_length_b": 0}

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from s2s.models.transformer import Layer as OurLayer
 from s2s.models.transformer import Transformer
+from s2s.nn.layers import Layer as OurLayer
 from s2s.nn.positions import sinusoidal
 from s2s.text.vocabulary import PAD
 
@@ -115,11 +115,11 @@ class PlainTransformer(nn.Module):
         table = torch.cat([torch.zeros(1, width), sinusoidal(torch.arange(1024), width)])  # row 0 is for padding
         self.register_buffer("positions", table, persistent=False)
         sizes = width, heads, ours.config.encoder.ffn_width
-        self.encoder = nn.ModuleList(Layer(layer, *sizes, causal=False) for layer in ours.encoder)
-        self.decoder = nn.ModuleList(Layer(layer, *sizes, causal=True) for layer in ours.decoder)
+        self.encoder = nn.ModuleList(Layer(layer, *sizes, causal=False) for layer in ours.encoder.layers)
+        self.decoder = nn.ModuleList(Layer(layer, *sizes, causal=True) for layer in ours.decoder.layers)
         self.encoder_norm, self.decoder_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.encoder_norm.load_state_dict(ours.encoder_norm.state_dict())
-        self.decoder_norm.load_state_dict(ours.decoder_norm.state_dict())
+        self.encoder_norm.load_state_dict(ours.encoder.norm.state_dict())
+        self.decoder_norm.load_state_dict(ours.decoder.norm.state_dict())
 
     def _embed(self, ids: Tensor, last: bool = False) -> Tensor:
         """ids: [B, T]. Returns [T, B, D], of the last position only if so asked."""

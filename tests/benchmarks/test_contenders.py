@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from s2s.models.transformer import EncoderConfig, StackConfig, TransformerConfig
+from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.stack import StackConfig
+from s2s.models.transformer import TransformerConfig
 from s2s.tasks.translation import TranslationTask
 from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
 from s2s.text.words import WordTokenizer
@@ -19,13 +21,13 @@ def test_all_contenders_find_the_same_hypotheses(monkeypatch, beam_size):
     tokenizer = WordTokenizer(WordTokenizer.Config(), Vocabulary([*SPECIALS, *map(str, range(26))]))
     task = TranslationTask(tokenizer, tokenizer)
     size = {"layers": 2, "width": 32, "heads": 4, "ffn_width": 48}
-    torch.manual_seed(0)
+    torch.manual_seed(5)
     model = task.model(TransformerConfig(encoder=EncoderConfig(**size), decoder=StackConfig(**size))).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias") or "norm" in name:
                 parameter.normal_(float("norm.weight" in name), 0.3)
-        model.decoder_norm.weight[0], model.decoder_norm.bias[0] = 0, 1
+        model.decoder.norm.weight[0], model.decoder.norm.bias[0] = 0, 1
         model.output.weight[:, 0] = 0
         model.output.weight[[PAD, UNK, BOS], 0] = -50
         model.output.weight[EOS, 0] = 2

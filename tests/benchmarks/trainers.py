@@ -33,6 +33,7 @@ from s2s.tasks.translation import TranslationTask
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 from s2s.training.trainer import Interval, Trainer
 from s2s_cli.train import TrainCommand
+from tests.specs import text_spec
 
 PRODUCTS = {f"aten::{name}" for name in ("mm", "mm_", "addmm", "addmm_", "bmm", "baddbmm")}
 SPECIAL = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"}
@@ -71,7 +72,7 @@ class Setting:
     def model(self) -> Transformer:
         """Ours, with fresh weights."""
         torch.manual_seed(self.config.seed)
-        return Transformer(self.config.model, self.symbols, self.symbols, shared_vocabulary=True)
+        return Transformer(self.config.model, text_spec(self.symbols))
 
     def autocast(self):
         """A context of the precision."""

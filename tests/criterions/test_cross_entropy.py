@@ -6,7 +6,9 @@ import torch
 from s2s.criterions import cross_entropy
 from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig, SmoothedCrossEntropy
 from s2s.data.batch import Batch, Counts, Source
-from s2s.models.transformer import EncoderConfig, Transformer, TransformerConfig
+from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.transformer import Transformer, TransformerConfig
+from tests.specs import text_spec
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -47,7 +49,7 @@ def test_extreme_logits_stay_finite():
 def test_only_real_target_positions_count():
     torch.manual_seed(0)
     stack = EncoderConfig(1, 8, 2, None, 16)
-    model = Transformer(TransformerConfig(encoder=stack, decoder=stack), 12, 12).eval()
+    model = Transformer(TransformerConfig(encoder=stack, decoder=stack), text_spec(12, 12)).eval()
     source = Source(torch.randint(4, 12, (2, 3)), torch.tensor([3, 2]))
     target, inputs = torch.randint(4, 12, (2, 4)), torch.randint(4, 12, (2, 4))
     lengths = torch.tensor([4, 2])

@@ -12,9 +12,13 @@ from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
 from s2s.criterions.ctc_attention import CTCAttention, CTCAttentionConfig, impossible
 from s2s.data.batch import Batch, Counts, Source
 from s2s.errors import UserError
-from s2s.models.speech import SpeechConfig, SpeechDecoderConfig, SpeechEncoderConfig, SpeechModel
-from s2s.models.transformer import EncoderConfig, Transformer, TransformerConfig, initialise
+from s2s.models.encoders.speech import SpeechEncoderConfig
+from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.speech import SpeechConfig, SpeechDecoderConfig, SpeechModel
+from s2s.models.transformer import Transformer, TransformerConfig
+from s2s.nn.initialise import initialise
 from s2s.text.vocabulary import BOS, EOS, PAD
+from tests.specs import speech_spec, text_spec
 
 F, V = 5, 7
 
@@ -40,7 +44,7 @@ def model(decoder=3, ctc=True, heads=(), **encoder):
         decoder=SpeechDecoderConfig(decoder, 8, 2, None, 12),
         ctc=ctc, dropout=0.0, auxiliary_heads=list(heads),
     )  # fmt: skip
-    return SpeechModel(config, F, V).double().apply(initialise)  # else its layers do nothing yet
+    return SpeechModel(config, speech_spec(F, V)).double().apply(initialise)  # else its layers do nothing yet
 
 
 def by_hand(log_probabilities, target):
@@ -148,8 +152,8 @@ def test_auxiliary_heads_of_a_text_model_count_in_training_only():
     stack = EncoderConfig(3, 8, 2, None, 12)
     config = TransformerConfig(encoder=stack, decoder=stack, dropout=0.0, auxiliary_heads=[1, 2])
     torch.manual_seed(0)
-    headed = Transformer(config, V, V).double()
-    plain = Transformer(dataclasses.replace(config, auxiliary_heads=[]), V, V).double()
+    headed = Transformer(config, text_spec(V, V)).double()
+    plain = Transformer(dataclasses.replace(config, auxiliary_heads=[]), text_spec(V, V)).double()
     plain.load_state_dict({name: p for name, p in headed.state_dict().items() if "head_norms" not in name})
     data = batch(TARGETS, FRAMES)
     data.sources = (Source(torch.randint(4, V, (4, 5)), torch.tensor([5, 2, 3, 4])),)

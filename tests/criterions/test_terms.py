@@ -9,8 +9,10 @@ from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig, Smoot
 from s2s.criterions.distillation import Distillation, DistillationConfig, Teaching
 from s2s.criterions.r_drop import RDrop
 from s2s.data.batch import Batch, Counts, Source
-from s2s.models.model import DecoderOutput
-from s2s.models.transformer import EncoderConfig, Transformer, TransformerConfig
+from s2s.models.contract import DecoderOutput
+from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.transformer import Transformer, TransformerConfig
+from tests.specs import text_spec
 
 V, D = 50, 16
 VOCABULARY = 13  # of the models
@@ -82,7 +84,7 @@ def test_no_gradient_is_computed_for_a_frozen_output_matrix():
 def small(seed: int, dropout: float) -> Transformer:
     torch.manual_seed(seed)
     stack = EncoderConfig(1, 16, 2, None, 32)
-    return Transformer(TransformerConfig(encoder=stack, decoder=stack, dropout=dropout), 12, VOCABULARY)
+    return Transformer(TransformerConfig(encoder=stack, decoder=stack, dropout=dropout), text_spec(12, VOCABULARY))
 
 
 def batch_of(size: int = 6) -> Batch:

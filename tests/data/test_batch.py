@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
 from s2s.data.store import Store
-from s2s.models.transformer import EncoderConfig, TransformerConfig
+from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.transformer import TransformerConfig
 from s2s.tasks.translation import TranslationTask
 from s2s.training.memory import PIECE, pieces
 

@@ -9,6 +9,7 @@ import torch
 from s2s.data.batch import Source
 from s2s.models.transformer import Transformer
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
+from tests.specs import text_spec
 
 
 def tiny_model(seed, vocabulary=9, positions="sinusoidal", kv_heads=None, scale=1.6, **options):
@@ -17,7 +18,7 @@ def tiny_model(seed, vocabulary=9, positions="sinusoidal", kv_heads=None, scale=
     config = Transformer.Config(positions=positions, **options)
     for stack in (config.encoder, config.decoder):
         stack.layers, stack.width, stack.heads, stack.kv_heads, stack.ffn_width = 2, 16, 2, kv_heads, 32
-    model = Transformer(config, vocabulary, vocabulary, True).double().eval()
+    model = Transformer(config, text_spec(vocabulary)).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(scale)

@@ -17,6 +17,7 @@ from s2s.models.transformer import Transformer
 from s2s.text.vocabulary import BOS
 from tests.decoding.slow_search import collate, tiny_model
 from tests.decoding.test_translator import lines, run, trained  # noqa: F401 (fixtures)
+from tests.specs import text_spec
 
 V = 9
 
@@ -27,7 +28,7 @@ def three_layers(seed, norm="pre", kv_heads=None, heads=2):
     config = Transformer.Config(norm=norm)
     for stack in (config.encoder, config.decoder):
         stack.layers, stack.width, stack.heads, stack.kv_heads, stack.ffn_width = 3, 16, heads, kv_heads, 32
-    model = Transformer(config, V, V, True).double().eval()
+    model = Transformer(config, text_spec(V)).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.6)
@@ -41,11 +42,11 @@ def weights_by_hand(model, source, target, layer):
     def remember(module, inputs, output):
         given_.update(x=inputs[0], key_value=inputs[1], output=output)
 
-    hook = model.decoder[layer].cross.register_forward_hook(remember)
+    hook = model.decoder.layers[layer].cross.register_forward_hook(remember)
     with torch.no_grad():
         model.decode(model.encode(collate([source])), torch.tensor([[BOS, *target]]))
         hook.remove()
-        cross = model.decoder[layer].cross
+        cross = model.decoder.layers[layer].cross
         query, keys, values = cross.query(given_["x"])[0], given_["key_value"][0][0], given_["key_value"][1][0]
         d, group = keys.size(-1), cross.heads // cross.kv_heads
         heads, attended = [], []

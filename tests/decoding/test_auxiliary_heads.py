@@ -9,8 +9,10 @@ from torch import nn
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.errors import UserError
-from s2s.models.transformer import EncoderConfig, Transformer
+from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.transformer import Transformer
 from s2s.native.library import Unavailable, library
+from tests.specs import text_spec
 
 V, HEADS, WEIGHTS = 30, [1, 2], [0.4, 0.25]
 
@@ -19,12 +21,12 @@ def model(seed=1, norm="pre", **options):
     torch.manual_seed(seed)
     stack = EncoderConfig(3, 16, 2, None, 24)
     made = Transformer(
-        Transformer.Config(encoder=stack, decoder=stack, norm=norm, auxiliary_heads=HEADS, **options), V, V, True
+        Transformer.Config(encoder=stack, decoder=stack, norm=norm, auxiliary_heads=HEADS, **options), text_spec(V)
     )
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.mul_(1.6)
-        for head in made.head_norms.values():
+        for head in made.decoder.head_norms.values():
             head.bias.normal_()
     return made.double().eval()
 
@@ -114,6 +116,6 @@ def test_weights_that_do_not_fit_are_refused(make, options, message):
 
 def test_ctc_alone_has_no_heads():
     single = model()
-    single.has_ctc, single.ctc = True, nn.Linear(16, V)
+    single.encoder.ctc = nn.Linear(16, V)
     with pytest.raises(UserError, match=r"decode.auxiliary_weights if there is nothing else"):
         Generator([single], DecodeConfig(auxiliary_weights=WEIGHTS, ctc_weight=1.0), collate)

@@ -10,8 +10,10 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.ctc import best_path
 from s2s.decoding.generator import Generator
 from s2s.errors import UserError
-from s2s.models.speech import SpeechConfig, SpeechDecoderConfig, SpeechEncoderConfig, SpeechModel
-from s2s.models.transformer import initialise
+from s2s.models.encoders.speech import SpeechEncoderConfig
+from s2s.models.speech import SpeechConfig, SpeechDecoderConfig, SpeechModel
+from s2s.nn.initialise import initialise
+from tests.specs import speech_spec
 
 F, V = 8, 11
 
@@ -24,10 +26,12 @@ def speech(request):
 def model(**options):
     torch.manual_seed(0)
     encoder = SpeechEncoderConfig(5, 16, 2, None, 24, kernel=3, subsampling_channels=2, ctc_layers=[2, 4], **options)
-    made = SpeechModel(SpeechConfig(encoder=encoder, decoder=SpeechDecoderConfig(1, 16, 2, None, 24)), F, V).eval()
+    made = SpeechModel(
+        SpeechConfig(encoder=encoder, decoder=SpeechDecoderConfig(1, 16, 2, None, 24)), speech_spec(F, V)
+    ).eval()
     made.apply(initialise)  # else its layers do nothing yet
     with torch.no_grad():
-        made.ctc.weight *= 3
+        made.encoder.ctc.weight *= 3
     return made
 
 
@@ -62,7 +66,7 @@ def paths(speech, recordings, which):
 def test_decoding_from_a_layer_is_that_of_its_ctc_and_computes_nothing_above(speech, recordings, layer, which):
     expected = paths(speech, recordings, which)
     ran = []
-    for number, each in enumerate(speech.encoder, 1):
+    for number, each in enumerate(speech.encoder.layers, 1):
         each.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
     ids, scores, _ = zip(*generate(speech, recordings, beam_size=1, exit_layer=layer, ctc_weight=1.0), strict=True)
     assert (list(ids), list(scores)) == expected
@@ -96,7 +100,7 @@ def test_times_are_those_of_the_exit(recordings):
     times = [generate(speech, recordings, exit_layer=layer)[0][2] for layer in (2, 4)]
     assert times[0] != times[1]
     with torch.no_grad():  # what is above has no say
-        speech.encoder[3].norm.weight.zero_()
+        speech.encoder.layers[3].norm.weight.zero_()
     assert generate(speech, recordings, exit_layer=2)[0][2] == times[0]
 
 

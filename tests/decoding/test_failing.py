@@ -51,7 +51,7 @@ def poisoned(kind):
     if "native" in kind or "int8" in kind:
         model = model.float()
     with torch.no_grad():
-        model.encoder_embedding.tokens.weight[POISON] = float("nan")
+        model.frontend.embedding.tokens.weight[POISON] = float("nan")
     return model
 
 
@@ -111,7 +111,7 @@ def test_a_sample_that_is_not_finite_leaves_the_others():
     """A target symbol after which the model's output is not a number."""
     model = tiny_model(1, V, tie_embeddings="none")
     with torch.no_grad():
-        model.decoder_embedding.tokens.weight[6] = float("nan")
+        model.decoder.embedding.tokens.weight[6] = float("nan")
     config = DecodeConfig(search="sample", n_best=40, temperature=2.0, **SHORT)
     (n_best,) = Generator([model], config, collate).generate([[4, 5, 7]])
     assert 0 < len(n_best) < 40
@@ -125,7 +125,7 @@ def test_a_hypothesis_that_is_not_finite_leaves_the_others(backend):
     whole = next(Generator([model], config, collate).generate([[4, 5, 7]]))
     used = next(token for token in range(4, V) if 0 < sum(token in one.ids for one in whole) < len(whole))
     with torch.no_grad():
-        model.decoder_embedding.tokens.weight[used] = float("nan")
+        model.decoder.embedding.tokens.weight[used] = float("nan")
     n_best = next(Generator([model], config, collate).generate([[4, 5, 7]]))
     assert n_best
     assert all(one.error is None and used not in one.ids for one in n_best)

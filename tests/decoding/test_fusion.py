@@ -15,6 +15,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.errors import UserError
 from s2s.models.language_model import LanguageModel, LanguageModelConfig
+from tests.specs import target_spec
 
 V = 9
 tokens = st.integers(4, V - 1)
@@ -26,7 +27,7 @@ def language_model(seed=0, vocabulary=V):
     torch.manual_seed(seed)
     config = LanguageModelConfig()
     config.decoder.layers, config.decoder.width, config.decoder.heads, config.decoder.ffn_width = 2, 16, 2, 32
-    found = LanguageModel(config, vocabulary).double().eval()
+    found = LanguageModel(config, target_spec(vocabulary)).double().eval()
     with torch.no_grad():
         for parameter in found.parameters():
             parameter.mul_(1.6)

@@ -336,9 +336,9 @@ def poison(monkeypatch):
         def load_model(path, device):
             model, task, facts = checkpoint.load_model(path, device)
             number = task.source_tokenizer.vocabulary.symbols.index(symbol)
-            weight = model.encoder_embedding.tokens.weight.detach().clone()
+            weight = model.frontend.embedding.tokens.weight.detach().clone()
             weight[number] = math.nan
-            model.encoder_embedding.tokens = torch.nn.Embedding.from_pretrained(weight)
+            model.frontend.embedding.tokens = torch.nn.Embedding.from_pretrained(weight)
             return model, task, facts
 
         monkeypatch.setattr(translator, "load_model", load_model)

@@ -106,14 +106,14 @@ def test_given_targets_are_scored(w):
 def test_the_weight_of_a_model_where_none_is_said():
     plain, both = tiny_model(1, V), model(1)
     alone = tiny_joint(1)
-    alone.has_decoder = False
+    alone.decoder = None
     cases = [([plain], 0), ([both], 0.3), ([alone], 1), ([both, both], 0)]
     assert [Generator(models, DecodeConfig(), collate).ctc_weight for models, _ in cases] == [w for _, w in cases]
 
 
 def test_what_does_not_go_together():
     plain, both, alone = tiny_model(1, V), model(1), tiny_joint(1)
-    alone.has_decoder = False
+    alone.decoder = None
     cases = [
         ([plain], {"ctc_weight": 0.3}, "has no CTC"),
         ([alone], {"ctc_weight": 0.3}, "without a decoder has CTC alone"),

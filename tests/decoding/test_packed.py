@@ -16,8 +16,11 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.packed import BFloat16Linear, Int8Linear, PackedLinear, check, packed
 from s2s.errors import UserError
-from s2s.models.transformer import EncoderConfig, StackConfig, Transformer, TransformerConfig
+from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.stack import StackConfig
+from s2s.models.transformer import Transformer, TransformerConfig
 from s2s.text.vocabulary import BOS, EOS
+from tests.specs import text_spec
 
 V = 14
 
@@ -114,7 +117,7 @@ def test_int8_rows_do_not_depend_on_each_other(monkeypatch, vnni):
 def model_of(**changes) -> Transformer:
     torch.manual_seed(0)
     sizes = {"encoder": EncoderConfig(2, 32, 4, None, 64), "decoder": StackConfig(2, 32, 4, None, 64)}
-    return Transformer(TransformerConfig(**{**sizes, "dropout": 0.0, **changes}), V, V, True).eval()
+    return Transformer(TransformerConfig(**{**sizes, "dropout": 0.0, **changes}), text_spec(V)).eval()
 
 
 def random_sources(count: int, seed: int) -> list[list[int]]:
@@ -244,7 +247,7 @@ def test_on_another_device_than_a_cpu_the_whole_model_is_in_the_type():
         inputs = torch.zeros(2, 4, dtype=torch.int64)
     light = packed(model, "bf16")
     assert {parameter.dtype for parameter in light.parameters()} == {torch.bfloat16}
-    assert light.output.weight is light.decoder_embedding.tokens.weight is light.encoder_embedding.tokens.weight
+    assert light.output.weight is light.decoder.embedding.tokens.weight is light.frontend.embedding.tokens.weight
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     light.config.encoder.unpad = False  # counting tokens needs their values
     assert light.decode(light.encode((source,)), inputs).logits().dtype == torch.bfloat16

@@ -17,7 +17,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.shortlist import Shortlist
 from s2s.errors import UserError
-from s2s.models.model import DecoderOutput
+from s2s.models.contract import DecoderOutput
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 V = 24

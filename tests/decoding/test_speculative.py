@@ -18,6 +18,7 @@ from s2s.models.transformer import Transformer
 from s2s.text.vocabulary import BOS, EOS
 from tests.decoding.slow_search import collate, tiny_model
 from tests.decoding.test_translator import learned, lines, run, trained  # noqa: F401 (fixtures)
+from tests.specs import text_spec
 
 V = 9
 
@@ -78,7 +79,7 @@ def test_nothing_is_beyond_the_last_position(seed, k, speculative):
     config = Transformer.Config(positions="learned", max_positions=9)
     for stack in (config.encoder, config.decoder):
         stack.layers, stack.width, stack.heads, stack.ffn_width = 1, 8, 2, 16
-    model, draft = (Transformer(config, V, V, True).double().eval() for _ in range(2))
+    model, draft = (Transformer(config, text_spec(V)).double().eval() for _ in range(2))
     sources = [[4, 5, 6, 7], [8] * 8, [5]]
     expected = decoded([model], sources, min_length_b=7)
     found = decoded([model], sources, None, draft if speculative == "draft" else None, speculative=speculative,

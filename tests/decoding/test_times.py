@@ -14,7 +14,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.times import Chunks, words
 from s2s.errors import UserError
-from s2s.models.model import Memory
+from s2s.models.contract import Memory
 from s2s.nn.attention import length_mask
 from s2s.text.vocabulary import EOS
 

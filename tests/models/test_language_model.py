@@ -6,7 +6,9 @@ import torch
 from s2s.data.batch import Packing, Source
 from s2s.decoding.backend import is_native, prepare
 from s2s.models.language_model import LanguageModel, LanguageModelConfig
+from s2s.models.parts import counts
 from s2s.text.vocabulary import BOS
+from tests.specs import target_spec
 
 V = 12
 
@@ -15,7 +17,7 @@ def language_model(seed=0, **options):
     torch.manual_seed(seed)
     config = LanguageModelConfig(**options)
     config.decoder.layers, config.decoder.width, config.decoder.heads, config.decoder.ffn_width = 2, 16, 2, 32
-    model = LanguageModel(config, V).eval()
+    model = LanguageModel(config, target_spec(V)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)
@@ -75,4 +77,4 @@ def test_examples_that_share_a_row_do_not_see_each_other():
 
 def test_parts_are_all_parameters():
     model = language_model()
-    assert sum(model.parts().values()) == sum(p.numel() for p in model.parameters())
+    assert sum(counts(model).values()) == sum(p.numel() for p in model.parameters())

@@ -9,7 +9,9 @@ from torch import Tensor
 from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
 from s2s.data.batch import Batch, Counts, Packing, Source
 from s2s.errors import UserError
-from s2s.models.transformer import EncoderConfig, Transformer, TransformerConfig
+from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.transformer import Transformer, TransformerConfig
+from tests.specs import text_spec
 
 LENGTH = st.integers(1, 7)
 ROWS = st.lists(st.lists(st.tuples(LENGTH, LENGTH), min_size=1, max_size=4), min_size=1, max_size=4)
@@ -20,7 +22,7 @@ def model_of(positions: str = "sinusoidal", norm: str = "pre", kv_heads: int | N
     torch.manual_seed(0)
     stack = EncoderConfig(2, 32, 4, kv_heads, 48, unpad)
     return Transformer(TransformerConfig(encoder=stack, decoder=stack, positions=positions, norm=norm, dropout=0.0,
-                                         **changes), 20, 23)  # fmt: skip
+                                         **changes), text_spec(20, 23))  # fmt: skip
 
 
 def right_padded(rows: list[Tensor], last: bool = False) -> Tensor:
@@ -109,7 +111,7 @@ def test_which_tokens_the_encoder_layers_compute(unpad, rows, unpads):
     model = model_of(unpad=unpad)
     (source,) = batches([[row] for row in rows])[1].sources
     shapes = set()
-    for module in [*model.encoder.modules(), model.encoder_norm]:
+    for module in [*model.encoder.modules(), model.encoder.norm]:
         if isinstance(module, torch.nn.Linear | torch.nn.LayerNorm):
             module.register_forward_hook(lambda module, inputs, output: shapes.add(output.shape[:-1]))
     memory = model.encode((source,))

@@ -6,8 +6,12 @@ from torch import nn
 
 from s2s.data.batch import Source
 from s2s.errors import UserError
-from s2s.models.transformer import EncoderConfig, StackConfig, Transformer, TransformerConfig
+from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.parts import counts
+from s2s.models.stack import StackConfig
+from s2s.models.transformer import Transformer, TransformerConfig
 from s2s.nn.positions import sinusoidal
+from tests.specs import text_spec
 
 
 def config(**changes) -> TransformerConfig:
@@ -17,7 +21,7 @@ def config(**changes) -> TransformerConfig:
 
 def model_of(seed: int = 0, sizes=(20, 23), shared: bool = False, **changes) -> Transformer:
     torch.manual_seed(seed)
-    model = Transformer(config(**changes), *sizes, shared)
+    model = Transformer(config(**changes), text_spec(*sizes, shared))
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "norm" in name:  # fresh ones are 0 and 1, which would hide a mistake
             nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.2)
@@ -47,25 +51,25 @@ def test_same_logits_as_pytorch_modules(norm, activation):
               "norm_first": norm == "pre"}  # fmt: skip
     source, target = ragged(20, [7, 3, 5]), ragged(23, [6, 6, 2], seed=1)
     with torch.no_grad():
-        x = model.encoder_embedding(source.values)
+        x = model.frontend.embedding(source.values)
         padding = torch.arange(7) >= source.lengths[:, None]
-        for layer in model.encoder:
+        for layer in model.encoder.layers:
             theirs = nn.TransformerEncoderLayer(32, 4, **common)  # in training mode: no fused path of its own
             copy_attention(layer.attention, theirs.self_attn, cross=False)
             theirs.linear1, theirs.linear2 = layer.feedforward.inner, layer.feedforward.outer
             theirs.norm1, theirs.norm2 = layer.attention_norm, layer.feedforward_norm
             x = theirs(x, src_key_padding_mask=padding)
-        memory = model.encoder_norm(x)
-        y = model.decoder_embedding(target.values)
+        memory = model.encoder.norm(x)
+        y = model.decoder.embedding(target.values)
         causal = nn.Transformer.generate_square_subsequent_mask(6)
-        for layer in model.decoder:
+        for layer in model.decoder.layers:
             theirs = nn.TransformerDecoderLayer(32, 4, **common)
             copy_attention(layer.attention, theirs.self_attn, cross=False)
             copy_attention(layer.cross, theirs.multihead_attn, cross=True)
             theirs.linear1, theirs.linear2 = layer.feedforward.inner, layer.feedforward.outer
             theirs.norm1, theirs.norm2, theirs.norm3 = layer.attention_norm, layer.cross_norm, layer.feedforward_norm
             y = theirs(y, memory, tgt_mask=causal, memory_key_padding_mask=padding)
-        expected = model.output(model.decoder_norm(y))
+        expected = model.output(model.decoder.norm(y))
         actual = model.decode(model.encode((source,)), target.values).logits()
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
@@ -91,7 +95,7 @@ def test_same_logits_as_hugging_face_marian():
     }  # fmt: skip
     for side in ("encoder", "decoder"):
         weights[f"model.{side}.embed_positions.weight"] = sinusoidal(torch.arange(64), 32)
-        for n, layer in enumerate(getattr(model, side)):
+        for n, layer in enumerate(getattr(model, side).layers):
             at = f"model.{side}.layers.{n}."
             linears = {"fc1": layer.feedforward.inner, "fc2": layer.feedforward.outer,
                        "final_layer_norm": layer.feedforward_norm, "self_attn_layer_norm": layer.attention_norm,
@@ -224,8 +228,8 @@ def test_padding_value_and_amount_never_matter():
 )
 def test_tied_embeddings_are_one_matrix(tie, shared, matrices):
     model = model_of(sizes=(23, 23), shared=shared, tie_embeddings=tie)
-    assert model.parts()["embeddings and output"] == matrices * 23 * 32
-    assert sum(model.parts().values()) == sum(p.numel() for p in model.parameters())
+    assert counts(model)["embeddings"] == matrices * 23 * 32
+    assert sum(counts(model).values()) == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -254,5 +258,5 @@ def test_depth_and_width_may_differ_on_each_side():
     model = model_of(encoder=EncoderConfig(4, 48, 6, None, 96), decoder=StackConfig(1, 16, 2, 1, 32))
     logits = model.decode(model.encode((ragged(20, [7, 3]),)), ragged(23, [4, 4]).values).logits()
     assert logits.shape == (2, 4, 23)
-    assert len(model.encoder) == 4
-    assert len(model.decoder) == 1
+    assert len(model.encoder.layers) == 4
+    assert len(model.decoder.layers) == 1

@@ -97,10 +97,10 @@ def test_what_goes_wrong(s2s, capsys, runs, store, tmp_path):
     assert "train.samples=0 train.valid_metrics=[loss]" in failed(
         "train", f"store={store}", f"run={tmp_path}/a", *LM, "train.valid_metrics=[bleu]"
     )
-    assert "model.type=transformer is no language model" in failed(
+    assert "model.type=transformer: is for text, and the task has no source: model=transformer_lm_small" in failed(
         "train", f"store={store}", f"run={tmp_path}/a", "task=language_modeling", "model=transformer_tiny"
     )
-    assert "model.type=transformer_lm has no source" in failed(
+    assert "model.type=transformer_lm: is for no source, and the task has text: model=transformer_base" in failed(
         "train", f"store={store}", f"run={tmp_path}/a", "model=transformer_lm_tiny"
     )
 

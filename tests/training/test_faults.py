@@ -622,7 +622,7 @@ def test_out_of_memory_in_the_middle_of_the_backward_pass_leaves_no_gradient_beh
         handle = None
         if model.training and len(batch.ids) > 25:
             # The decoder's gradients are there by then.
-            handle = model.encoder_norm.register_forward_hook(lambda *args: args[2].register_hook(fail) and None)
+            handle = model.encoder.norm.register_forward_hook(lambda *args: args[2].register_hook(fail) and None)
         try:
             return plain(self, model, batch)
         finally:

@@ -93,8 +93,8 @@ def test_parts_of_several_checkpoints(store, parent, tmp_path, s2s, capsys):
     assert f"init: embeddings, encoder, the rest from {parent}" in errors
     assert f"init: decoder from {other}" in errors
     ours = weights(run)
-    assert ours["encoder.0.attention.qkv.weight"].equal(weights(parent)["encoder.0.attention.qkv.weight"])
-    assert ours["decoder.0.attention.qkv.weight"].equal(weights(other)["decoder.0.attention.qkv.weight"])
+    assert ours["encoder.layers.0.attention.qkv.weight"].equal(weights(parent)["encoder.layers.0.attention.qkv.weight"])
+    assert ours["decoder.layers.0.attention.qkv.weight"].equal(weights(other)["decoder.layers.0.attention.qkv.weight"])
 
 
 @pytest.mark.parametrize("new_rows", ["mean", "fresh"])
@@ -114,7 +114,7 @@ def test_symbols_find_their_rows_in_another_vocabulary(store, parent, tmp_path, 
         assert ours[symbols.index(symbol)].equal(parents[old.index(symbol)]), symbol
     for symbol in ("new", "newer"):
         row = symbols.index(symbol)
-        expected = parents.mean(0) if new_rows == "mean" else weights(fresh)["encoder_embedding.tokens.weight"][row]
+        expected = parents.mean(0) if new_rows == "mean" else weights(fresh)["frontend.embedding.tokens.weight"][row]
         torch.testing.assert_close(ours[row], expected)
     lines = ["a b d e", "j i h", "g"]
     decode = [
@@ -140,7 +140,7 @@ def test_what_does_not_fit_is_named(store, parent, tmp_path, s2s, capsys):
         assert not (tmp_path / "run").exists()
         return one_error_line(capsys)
 
-    assert "encoder.1.attention.output.bias is not in it" in refused(init, "model.encoder.layers=2")
+    assert "encoder.layers.1.attention.output.bias is not in it" in refused(init, "model.encoder.layers=2")
     assert "model.encoder.heads is 4 in it, not 2" in refused(init, "model.encoder.heads=2")
     assert "model.norm is pre in it, not post" in refused(f"train.init.encoder={parent}", "model.norm=post")
     assert "no such folder" in refused("train.init.encoder=nowhere")
@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_named(store, parent, tmp_path, s2s, capsys):
     assert "model.tie_embeddings" in line
     assert s2s("train", *words(store, run, *STILL, init, "model.tie_embeddings=none")) == 0  # one matrix goes to all
     ours = weights(run)
-    assert ours["output.weight"].equal(weights(parent)["encoder_embedding.tokens.weight"])
+    assert ours["output.weight"].equal(weights(parent)["frontend.embedding.tokens.weight"])
     folder = tmp_path / "damaged"
     shutil.copytree(checkpoint.resolve(str(parent)), folder)
     with (folder / "model.safetensors").open("r+b") as file:

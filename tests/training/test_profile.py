@@ -8,7 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from s2s.data.iterator import BatchIterator, DataConfig
 from s2s.data.store import Store
-from s2s.models.transformer import EncoderConfig, StackConfig, TransformerConfig
+from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.stack import StackConfig
+from s2s.models.transformer import TransformerConfig
 from s2s.tasks.translation import TranslationTask
 from s2s.training import profile
 from s2s.training.profile import Span, breakdown, innermost

@@ -14,7 +14,7 @@ FSDP = "distributed.strategy=fsdp"
 
 def test_shards_make_the_same_run_and_go_on_in_one_process_and_back(store, tmp_path, s2s, together, capsys):
     """2 -> 1 -> 2 processes; clipping, averaging, frozen parts, accumulated batches, decoded validation."""
-    options = ["train.ema=0.9", "train.valid_metrics=[chrf,loss]", "train.freeze=[encoder.0.attention]",
+    options = ["train.ema=0.9", "train.valid_metrics=[chrf,loss]", "train.freeze=[encoder.layers.0.attention]",
                "train.log_updates=1", "data.group=4", "train.clip_norm=0.5", "train.valid_updates=10", NO_NOISE,
                "distributed.strategy=ddp"]  # fmt: skip
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
@@ -55,7 +55,7 @@ def test_what_cannot_be_sharded_is_told(store, tmp_path, s2s, capsys):
     [
         ["train.precision=bf16", "train.checkpoint_activations=true"],
         ["criterion.r_drop=1", "train.checkpoint_activations=true"],
-        ["train.stages=[{updates:5,freeze:[encoder,embeddings]},{factor:0.5,freeze:[decoder.0.cross]}]"],
+        ["train.stages=[{updates:5,freeze:[encoder,embeddings]},{factor:0.5,freeze:[decoder.layers.0.cross]}]"],
     ],
     ids=["bf16", "r-drop", "stages"],
 )

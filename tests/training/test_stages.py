@@ -8,12 +8,15 @@ import torch
 from safetensors.torch import load_file
 
 from s2s.config.compose import compose
+from s2s.models.encoders.transformer import EncoderConfig
 from s2s.models.parts import part_of, select
-from s2s.models.transformer import EncoderConfig, StackConfig, Transformer, TransformerConfig
+from s2s.models.stack import StackConfig
+from s2s.models.transformer import Transformer, TransformerConfig
 from s2s.optim.adam import Adam, AdamConfig
 from s2s.optim.groups import GroupConfig, parameter_groups
 from s2s.training.stages import Stages
 from s2s_cli.train import TrainCommand
+from tests.specs import text_spec
 from tests.training.test_resume import SMALL, same_bits
 from tests.training.test_trainer import one_error_line
 
@@ -34,7 +37,7 @@ def moved(run: Path, first: int, last: int) -> dict[str, bool]:
 def model(**options) -> Transformer:
     torch.manual_seed(0)
     stacks = {"encoder": EncoderConfig(3, 16, 2, None, 32), "decoder": StackConfig(2, 16, 2, None, 32)}
-    return Transformer(TransformerConfig(**stacks, **options), 12, 12, shared_vocabulary=True)
+    return Transformer(TransformerConfig(**stacks, **options), text_spec(12))
 
 
 def test_patterns_of_names():
@@ -46,16 +49,24 @@ def test_patterns_of_names():
 
     for part in ("embeddings", "encoder", "decoder"):
         assert selected(part) == {name for name in names if part_of(name) == part}
-    assert selected("encoder.0", "encoder.2") == {n for n in names if n.startswith(("encoder.0.", "encoder.2."))}
-    assert selected("decoder.*.cross") == {name for name in names if ".cross." in name}
+    assert selected("encoder.layers.0", "encoder.layers.2") == {
+        n for n in names if n.startswith(("encoder.layers.0.", "encoder.layers.2."))
+    }
+    assert selected("decoder.layers.*.cross") == {name for name in names if ".cross." in name}
     assert selected("*norm*") == {name for name in names if "norm" in name}
     assert selected("*") == set(names)
     # A shared matrix goes by any of its names.
-    assert select(model(), ["output"], "train.freeze") == {"encoder_embedding.tokens.weight"}
+    assert select(model(), ["output"], "train.freeze") == {"frontend.embedding.tokens.weight"}
 
 
-@pytest.mark.parametrize(("pattern", "near"), [("encodr", "encoder"), ("decoder.0.atention", "decoder.0.attention"),
-                                               ("encoder.7", "encoder.2")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("pattern", "near"),
+    [
+        ("encodr", "encoder"),
+        ("decoder.layers.0.atention", "decoder.layers.0.attention"),
+        ("encoder.layers.7", "encoder.layers.2"),
+    ],
+)
 def test_a_pattern_that_matches_nothing_is_an_error_that_names_the_nearest(store, tmp_path, s2s, capsys, pattern, near):
     options = ["model.encoder.layers=3"]
     for key in (f"train.freeze=[{pattern}]", f"train.stages=[{{updates:3}},{{freeze:[{pattern}]}}]",
@@ -142,7 +153,10 @@ def test_a_stage_has_a_factor_and_groups_of_its_own(store, tmp_path, s2s):
     assert s2s("train", *words(store, run, *options, "train.max_updates=2", "train.checkpoint_updates=1")) == 0
     # Adam's first step is the learning rate, whatever the gradient is.
     before, after = step(start, 1), step(run, 1)
-    for name, rate in (("encoder.0.attention.qkv.weight", 5e-4), ("decoder.0.attention.qkv.weight", 5e-5)):
+    for name, rate in (
+        ("encoder.layers.0.attention.qkv.weight", 5e-4),
+        ("decoder.layers.0.attention.qkv.weight", 5e-5),
+    ):
         assert float((after[name] - before[name]).abs().max()) == pytest.approx(rate, rel=1e-2)
     config = compose(TrainCommand, [tuple(word.split("=", 1)) for word in words(store, run, *options)])
     net = model()
@@ -176,35 +190,35 @@ def test_a_group_moves_at_its_own_rate_and_warms_up_by_itself(store, tmp_path, s
     first, second = tmp_path / "first", tmp_path / "second"
     options = [*RATES, "train.max_updates=1", "optim.lr=1e-3"]
     assert s2s("train", *words(store, first, *options[:-1], "optim.lr=0")) == 0
-    groups = "optim.groups=[{parameters:[encoder.0.feedforward],factor:0.1},{parameters:[*attention],warmup_updates:4}]"
-    assert s2s("train", *words(store, second, *options, groups)) == 0
+    groups = "{parameters:[encoder.layers.0.feedforward],factor:0.1},{parameters:[*attention],warmup_updates:4}"
+    assert s2s("train", *words(store, second, *options, f"optim.groups=[{groups}]")) == 0
     start, end = step(first, 1), step(second, 1)
 
     def largest_step(name: str) -> float:
         return float((end[name] - start[name]).abs().max())
 
     # Adam's first step is the learning rate, whatever the gradient is.
-    assert largest_step("encoder.0.feedforward.inner.weight") == pytest.approx(1e-4, rel=1e-2)
-    assert largest_step("encoder.0.attention.qkv.weight") == pytest.approx(2.5e-4, rel=1e-2)
-    assert largest_step("decoder.0.cross.query.weight") == pytest.approx(1e-3, rel=1e-2)
+    assert largest_step("encoder.layers.0.feedforward.inner.weight") == pytest.approx(1e-4, rel=1e-2)
+    assert largest_step("encoder.layers.0.attention.qkv.weight") == pytest.approx(2.5e-4, rel=1e-2)
+    assert largest_step("decoder.layers.0.cross.query.weight") == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_layer_decay():
     factors = {}
     net = model()
     names = {id(p): name for name, p in net.named_parameters()}
-    groups = [GroupConfig(["decoder.0.cross"], 10.0)]
+    groups = [GroupConfig(["decoder.layers.0.cross"], 10.0)]
     for group in parameter_groups(net, AdamConfig(layer_decay=0.5, weight_decay=0.1, groups=groups)):
         assert all(group["weight_decay"] == (0.1 if p.ndim > 1 else 0) for p in group["params"])
         factors |= {names[id(p)]: group["factor"] for p in group["params"]}
-    assert factors["encoder.2.attention.qkv.weight"] == 1
-    assert factors["encoder.1.attention.qkv.bias"] == 0.5
-    assert factors["encoder.0.feedforward_norm.weight"] == 0.25
-    assert factors["encoder_embedding.tokens.weight"] == 0.125  # under three layers
-    assert factors["decoder.1.attention.qkv.weight"] == 1
-    assert factors["decoder.0.attention.qkv.weight"] == 0.5
-    assert factors["decoder.0.cross.query.weight"] == 5
-    assert factors["encoder_norm.weight"] == factors["decoder_norm.weight"] == 1
+    assert factors["encoder.layers.2.attention.qkv.weight"] == 1
+    assert factors["encoder.layers.1.attention.qkv.bias"] == 0.5
+    assert factors["encoder.layers.0.feedforward_norm.weight"] == 0.25
+    assert factors["frontend.embedding.tokens.weight"] == 0.125  # under three layers
+    assert factors["decoder.layers.1.attention.qkv.weight"] == 1
+    assert factors["decoder.layers.0.attention.qkv.weight"] == 0.5
+    assert factors["decoder.layers.0.cross.query.weight"] == 5
+    assert factors["encoder.norm.weight"] == factors["decoder.norm.weight"] == 1
     assert len(factors) == len(names)
     assert len(Adam(AdamConfig()).build(net).param_groups) == 1
     assert len(Adam(AdamConfig(weight_decay=0.1)).build(net).param_groups) == 2

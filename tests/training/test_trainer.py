@@ -29,7 +29,8 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(store, tmp_path, s2s
     """Two batches in one update move the weights as their union would: one sum, divided once by all tokens."""
     from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
     from s2s.data.store import Store
-    from s2s.models.transformer import EncoderConfig, TransformerConfig
+    from s2s.models.encoders.transformer import EncoderConfig
+    from s2s.models.transformer import TransformerConfig
     from s2s.tasks.translation import TranslationTask
 
     data = Store(store)
@@ -291,7 +292,7 @@ def test_ema_follows_its_formula_and_is_what_is_decoded(store, tmp_path, s2s):
     run = tmp_path / "run"
     assert s2s("train", *words(store, run, "train.ema=0.9", "train.max_updates=10")) == 0
     weights, training = (load_file(run / "last" / f"{name}.safetensors") for name in ("model", "training"))
-    name = "decoder.0.feedforward.inner.weight"
+    name = "decoder.layers.0.feedforward.inner.weight"
     assert not weights[name].equal(training[f"raw.{name}"])
 
 

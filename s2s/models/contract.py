@@ -1,13 +1,70 @@
-"""What every encoder-decoder is to the rest of the toolkit: encode, decode, and start/step for incremental decoding."""
+"""What the parts of a model hand to each other.
+
+A model has five parts (s2s/models/encoder_decoder.py): front-end, encoder, bridge, decoder, output.
+
+Shapes: B rows, S source positions, T target positions, K rows a sentence, R = B*K, D width, V vocabulary.
+"""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor, nn
 
-from s2s.data.batch import Packing, Source
+from s2s.data.batch import Packing
 from s2s.nn.attention import segment_mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """Options that all parts of a model share, as plain values.
+
+    Attributes:
+        norm: `pre` or `post`: normalise before each block or after it.
+        positions: `sinusoidal`, `learned` or `rotary`.
+        max_positions: Longest sequence, for learned positions only.
+        activation: Of the feed-forward blocks.
+        dropout, embedding_dropout, attention_dropout, activation_dropout: Probabilities of dropping a component of a
+            block's output, of an embedded token, an attention weight, an inner state of a feed-forward block.
+    """
+
+    norm: str = "pre"
+    positions: str = "sinusoidal"
+    max_positions: int = 0
+    activation: str = "relu"
+    dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+
+    def layer(self, stack) -> dict:
+        """Arguments of a `Layer` of a stack of this size (`layers, width, heads, kv_heads, ffn_width`)."""
+        return {
+            "width": stack.width,
+            "heads": stack.heads,
+            "kv_heads": stack.kv_heads or stack.heads,
+            "ffn_width": stack.ffn_width,
+            "activation": self.activation,
+            "pre_norm": self.norm == "pre",
+            "rotary": self.positions == "rotary",
+            "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
+            "activation_dropout": self.activation_dropout,
+        }
+
+
+@dataclasses.dataclass
+class States:
+    """What a front-end makes of a source.
+
+    Attributes:
+        values: [B, S, D], right-padded.
+        lengths: [B] int64, real positions of each row; a front-end may have changed them.
+        packing: Of rows that hold several examples.
+    """
+
+    values: Tensor
+    lengths: Tensor
+    packing: Packing | None = None
 
 
 @dataclasses.dataclass
@@ -94,30 +151,3 @@ class DecoderState(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-
-
-class EncoderDecoder(Protocol):
-    """The calls of a model, the size of what it predicts, and how long a sequence may be."""
-
-    target_vocabulary_size: int
-    max_length: int | None  # tokens of a source or target at most, EOS among them; None: any number
-    output: nn.Module  # the linear map to logits; `step` takes another in its place
-    attention_shape: tuple[int, int]  # layers and heads of `cross_attention`, whose layers count from 0
-    has_decoder: bool  # without one there are no `output` and nothing from `decode` on
-    has_ctc: bool  # `ctc_log_probabilities` of a Memory: [B, S, V] float32, of which PAD is the blank
-    exits: Sequence[int]  # encoder layers, from 1, before the last that have CTC too; with them there is `exiting`
-
-    def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory: ...
-
-    def memory_length(self, length: int) -> int:
-        """Positions in the Memory of a source of so many tokens or frames."""
-
-    def decode(self, memory: Memory, decoder_input: Tensor, packing: Packing | None = None) -> DecoderOutput: ...
-
-    def cross_attention(self, memory: Memory, decoder_input: Tensor, layer: int) -> Tensor: ...
-
-    def flops(self, source: Tensor, target: Tensor) -> int: ...
-
-    def start(self, memory: Memory, rows: int) -> DecoderState: ...
-
-    def step(self, tokens: Tensor, state: DecoderState, output: Callable[[Tensor], Tensor] | None = None) -> Tensor: ...

@@ -1,0 +1,144 @@
+"""The Transformer's decoder, with or without attention to a memory.
+
+Shapes: B sentences, S memory positions, T target positions, K rows a sentence, R = B*K, D width, N layers, G key/value
+heads, d head width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from s2s.data.batch import Packing
+from s2s.errors import UserError
+from s2s.models.contract import Shared
+from s2s.models.stack import StackConfig, check_heads
+from s2s.nn.attention import segment_mask
+from s2s.nn.embedding import Embedding
+from s2s.nn.layers import Layer
+from s2s.nn.state import BlockState, TransformerState
+
+
+class TransformerDecoder(nn.Module):
+    """Layers that see what was written before, and a memory.
+
+    Args:
+        config: Its size.
+        shared: Options of the model.
+        embedding: Of target tokens.
+        memory_width: D of what the layers attend to; None: they attend to nothing.
+        heads: Layers, from 1, whose states predict the target too (`auxiliary_heads`), each with a norm of its own.
+
+    Raises:
+        UserError: heads that do not fit the width, or layers that are not there.
+    """
+
+    State = TransformerState
+
+    def __init__(self, config: StackConfig, shared: Shared, embedding: Embedding, memory_width: int | None,
+                 heads: list[int] = ()):  # fmt: skip
+        super().__init__()
+        check_heads("model.decoder", config, shared.positions)
+        for number in heads:
+            if number >= config.layers:
+                raise UserError(f"model.auxiliary_heads={list(heads)}: layers from 1 to {config.layers - 1} can "
+                                "have one")  # fmt: skip
+        self.config, self.width, self.attends = config, config.width, memory_width is not None
+        self.embedding = embedding
+        options = {**shared.layer(config), "causal": True, "memory_width": memory_width}
+        self.layers = nn.ModuleList(Layer(**options) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
+        self.head_norms = nn.ModuleDict({str(number): nn.LayerNorm(config.width) for number in heads})
+        self.shares: dict[int, float] = {}  # of the heads in the logits, by layer; the top has the rest
+
+    @property
+    def heads(self) -> list[int]:
+        """Layers, from 1, whose states predict the target too."""
+        return [int(number) for number in self.head_norms]
+
+    def decode(self, seen: list[Tensor], seen_mask: Tensor | None, decoder_input: Tensor,
+               packing: Packing | None = None) -> tuple[Tensor, dict[int, Tensor]]:  # fmt: skip
+        """Teacher forcing.
+
+        Args:
+            seen: What each layer attends to, [B, S, D]; none, of a decoder that attends to nothing.
+            seen_mask: Bool [B, 1, 1 or T, S], true where a target position may look.
+            decoder_input: [B, T] int64, BOS first, right-padded.
+            packing: Of rows that hold several examples.
+
+        Returns:
+            What the output is for: states [B, T, D], and those of each head, by its layer.
+        """
+        segments, positions = packing or (None, None)
+        mask = None if segments is None else segment_mask(segments, segments).tril()
+        x, states = self.embedding(decoder_input, positions=positions), {}
+        for number, layer in enumerate(self.layers, 1):
+            x = layer(x, mask, seen[number - 1], seen_mask) if self.attends else layer(x, mask)
+            if str(number) in self.head_norms:
+                states[number] = self.head_norms[str(number)](x)
+        return self._mixed(self.norm(x), states), states
+
+    def _mixed(self, top: Tensor, heads: dict[int, Tensor]) -> Tensor:
+        """What the output is for: normed states of the top, and of the heads by layer."""
+        if not self.shares:
+            return top
+        return (1 - sum(self.shares.values())) * top + sum(share * heads[n] for n, share in self.shares.items())
+
+    def cross_attention(self, seen: list[Tensor], seen_mask: Tensor, decoder_input: Tensor, layer: int) -> Tensor:
+        """Weights of the attention to the memory under teacher forcing, fp32 [B, H, T, S], of a layer, from 0."""
+        x = self.embedding(decoder_input)
+        for below, memory in zip(self.layers[:layer], seen, strict=False):
+            x = below.decode(x, None, memory, seen_mask)
+        return self.layers[layer].cross_attention(x, seen[layer], seen_mask)
+
+    def start(self, seen: list[Tensor], seen_mask: Tensor, rows: int) -> TransformerState:
+        """State for decoding `rows` rows of each sentence; arguments as of `decode`."""
+        return self.State(*self._start(seen, seen_mask), rows)
+
+    def _start(self, seen: list[Tensor], seen_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of what the layers attend to, [N, 2, B, G, S, d], and where there are any."""
+        if self.attends:
+            projected = [layer.cross.project(memory) for layer, memory in zip(self.layers, seen, strict=True)]
+            return torch.stack(projected), seen_mask
+        # One position of each sentence, at which nobody looks.
+        stack, weight, B = self.config, self.embedding.tokens.weight, len(seen_mask)
+        shape = len(self.layers), 2, B, stack.kv_heads or stack.heads, 1, stack.width // stack.heads
+        return weight.new_zeros(shape), torch.ones(B, 1, 1, 1, dtype=torch.bool, device=weight.device)
+
+    def step(self, tokens: Tensor, state: TransformerState) -> Tensor:
+        """Advance every row by one token. tokens: [R] int64. Returns what the output is for, [B, K, D]."""
+        state.begin()
+        positions = state.positions.expand(-1, state.rows)
+        x = self.embedding(tokens.view(-1, state.rows), positions=positions, length=state.length)
+        return self._advance(x, state)
+
+    def _advance(self, x: Tensor, state: TransformerState) -> Tensor:
+        """Embedded tokens through the layers, to what the output is for."""
+        heads = {}
+        for n, layer in enumerate(self.layers):
+            x = layer.step(x, state, n)
+            if n + 1 in self.shares:
+                heads[n + 1] = self.head_norms[str(n + 1)](x)
+        state.advance()
+        return self._mixed(self.norm(x), heads)
+
+    def start_blocks(self, seen: list[Tensor], seen_mask: Tensor) -> BlockState:
+        """State for decoding one hypothesis of each sentence, several positions at once."""
+        return BlockState(*self._start(seen, seen_mask), 1)
+
+    def step_block(self, tokens: Tensor, state: BlockState) -> Tensor:
+        """Advance every sentence by T tokens, each seen by those after it. tokens: [B, T] int64. Returns what the
+        output is for, [B, T, D]."""
+        state.begin(tokens.size(1))
+        x = self.embedding(tokens, positions=state.places, length=state.length)
+        return self._advance(x, state)
+
+    def flops(self, memory: Tensor, target: Tensor) -> int:
+        """Operations of matrix products over memories and targets of these lengths, both [B] int64; attention counts
+        whole, causal or not."""
+        S, T = int(memory.sum()), int(target.sum())
+        linear = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
+        seen, over_memory = target * target, 0  # the products of keys and values of the memory are over S
+        if self.attends:
+            over_memory = sum(layer.cross.key_value.weight.numel() for layer in self.layers)
+            seen = target * (target + memory)
+        scores = len(self.layers) * self.width * int(seen.sum())
+        return 2 * (S * over_memory + T * (linear - over_memory)) + 4 * scores

@@ -1,0 +1,183 @@
+"""A model of five parts: front-end, encoder, bridge, decoder, output.
+
+    source -> front-end -> States -> encoder -> Memory -> bridge -> what each decoder layer sees -> decoder -> output
+
+Each part is a module that knows nothing of the others. A model without an encoder is a language model; one without a
+decoder writes by CTC on its encoder.
+
+Shapes: B sentences, S source positions, T target positions, K rows a sentence, R = B*K, D width, V vocabulary.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from s2s.data.batch import Packing, Source
+from s2s.models.contract import DecoderOutput, DecoderState, Memory
+from s2s.nn.attention import length_mask
+from s2s.nn.initialise import initialise
+
+
+class EncoderDecoder(nn.Module):
+    """What every model is to the rest of the toolkit. A model calls `assemble` in its constructor.
+
+    Attributes:
+        config: Its options.
+        target_vocabulary_size: V.
+        max_length: Tokens of a source or target at most, EOS among them; None: any number.
+        together: States that a CPU encodes at once when it decodes; None: a whole batch.
+    """
+
+    max_length: int | None = None
+    together: int | None = None
+
+    def assemble(self, frontend: nn.Module | None, encoder: nn.Module | None, bridge: nn.Module,
+                 decoder: nn.Module | None, output: nn.Module | None) -> None:  # fmt: skip
+        """The parts of a model; those that it does not have are None."""
+        self.frontend, self.encoder, self.bridge = frontend, encoder, bridge
+        self.decoder, self.output = decoder, output
+
+    @staticmethod
+    def draw(*modules: nn.Module | None) -> None:
+        """First weights of modules, drawn in this order."""
+        for module in modules:
+            if module is not None:
+                module.apply(initialise)
+
+    @property
+    def has_decoder(self) -> bool:
+        """Without one there is no `output`, and nothing from `decode` on."""
+        return self.decoder is not None
+
+    @property
+    def has_ctc(self) -> bool:
+        """Whether there is `ctc_log_probabilities`."""
+        return getattr(self.encoder, "ctc", None) is not None
+
+    @property
+    def exits(self) -> list[int]:
+        """Encoder layers, from 1, before the last that have CTC too; with them there is `exiting`."""
+        return [] if self.encoder is None else list(self.encoder.exits)
+
+    @property
+    def auxiliary_heads(self) -> list[int]:
+        """Decoder layers, from 1, whose states predict the target too."""
+        return self.decoder.heads if self.has_decoder else []
+
+    @property
+    def attention_shape(self) -> tuple[int, int]:
+        """Layers and heads of `cross_attention`, whose layers count from 0."""
+        return self.decoder.config.layers, self.decoder.config.heads
+
+    def stacks(self) -> list[nn.ModuleList]:
+        """The layers of encoder and decoder, which are called as modules."""
+        return [part.layers for part in (self.encoder, self.decoder) if part is not None]
+
+    def memory_length(self, length: int) -> int:
+        """Positions in the Memory of a source of so many tokens or frames, at most."""
+        return length if self.frontend is None else self.frontend.most(length)
+
+    def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory:
+        """The memory of sentences; padded positions hold no meaning."""
+        (source,) = sources
+        if self.encoder is None:  # nothing of a source, whatever it is, but that it is there
+            segments = source.packing and source.packing.segments
+            return Memory([], source.lengths, length_mask(source.lengths, source.values.size(1)), segments)
+        if self.training or self.together is None or source.values.device.type != "cpu":
+            return self.bridge.join([self.encoder(self.frontend(source))])
+        # A few rows of about one length at a time: computing on padding takes as long as on what is real.
+        order = source.lengths.argsort(descending=True)
+        sizes, parts, first = source.lengths[order].tolist(), [], 0
+        while first < len(sizes):
+            rows = order[first : first + max(1, self.together // self.memory_length(sizes[first]))]
+            part = Source(source.values[rows, : sizes[first]], source.lengths[rows])
+            parts.append(self.bridge.join([self.encoder(self.frontend(part))]))
+            first += len(rows)
+        return parts[0] if len(parts) == 1 and sizes == source.lengths.tolist() else _joined(parts, order.argsort())
+
+    def ctc_log_probabilities(self, memory: Memory, which: int = -1) -> Tensor:
+        """CTC on the states of an encoder's layer, `memory.states[which]`: log-probabilities [B, S', V], float32 at
+        least, of which PAD is the blank."""
+        logits = self.encoder.ctc(memory.states[which])
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+
+    def decode(self, memory: Memory, decoder_input: Tensor, packing: Packing | None = None) -> DecoderOutput:
+        """Teacher forcing. decoder_input: [B, T] int64, BOS first, right-padded; packed rows with their packing.
+        Without an encoder the memory is not read."""
+        mask = memory.visible(packing) if self.decoder.attends else None
+        states, heads = self.decoder.decode(self._seen(memory), mask, decoder_input, packing)
+        return DecoderOutput(states, self.output, heads)
+
+    def _seen(self, memory: Memory) -> list[Tensor]:
+        """What each decoder layer attends to."""
+        return self.bridge.seen(memory, len(self.decoder.layers)) if self.decoder.attends else []
+
+    def cross_attention(self, memory: Memory, decoder_input: Tensor, layer: int) -> Tensor:
+        """Weights of the attention to the memory under teacher forcing, fp32 [B, H, T, S], of a decoder layer, counted
+        from 0."""
+        return self.decoder.cross_attention(self._seen(memory), memory.visible(), decoder_input, layer)
+
+    def start(self, memory: Memory, rows: int) -> DecoderState:
+        """State for decoding `rows` rows of each sentence."""
+        return self.decoder.start(self._seen(memory), memory.visible(), rows)
+
+    def step(self, tokens: Tensor, state: DecoderState, output: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Advance every row by one token. tokens: [R] int64; output: [B, K, D] -> [B, K, V'], in place of the model's
+        own. Returns logits [R, V] or [R, V']."""
+        return (output or self.output)(self.decoder.step(tokens, state)).flatten(0, 1)
+
+    def start_blocks(self, memory: Memory) -> DecoderState:
+        """State for decoding one hypothesis of each sentence, several positions at once."""
+        return self.decoder.start_blocks(self._seen(memory), memory.visible())
+
+    def step_block(self, tokens: Tensor, state: DecoderState) -> Tensor:
+        """Advance every sentence by T tokens, each seen by those after it. tokens: [B, T] int64. Returns logits
+        [B, T, V]."""
+        return self.output(self.decoder.step_block(tokens, state))
+
+    def light(self, **parts: nn.Module | None) -> "EncoderDecoder":
+        """A copy with some parts replaced; weights are shared, and this model stays as it is."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, **parts}
+        return other
+
+    def mixing(self, shares: list[float]) -> "EncoderDecoder":
+        """This model, whose logits are a weighted sum of those of `auxiliary_heads` and the top's (S064); weights are
+        shared. With one output matrix for all of them it is a sum of states. shares: of each head."""
+        decoder = copy.copy(self.decoder)
+        decoder.shares = dict(zip(self.auxiliary_heads, shares, strict=True))
+        return self.light(decoder=decoder)
+
+    def exiting(self, layer: int | None, confidence: float | None) -> "EncoderDecoder":
+        """This model with early exits, as CTC alone (S035); weights are shared.
+
+        Args:
+            layer: One of `exits`, the last that is computed; None: all are.
+            confidence: An utterance goes no further than the first of `exits` where CTC's best label has this
+                probability (its geometric mean over the positions); None: all go on.
+        """
+        return self.light(encoder=self.encoder.exiting(layer, confidence), decoder=None, output=None)
+
+    def flops(self, source: Tensor, target: Tensor) -> int:
+        """Floating-point operations of all matrix products and convolutions of a forward pass over pairs of these
+        lengths, both [B] int64; attention counts whole, causal or not."""
+        total, memory = 0, source
+        if self.encoder is not None:
+            memory = torch.tensor([self.memory_length(length) for length in source.tolist()])
+            total += self.frontend.flops(source) + self.encoder.flops(memory)
+        if self.has_decoder:
+            total += self.decoder.flops(memory, target) + 2 * int(target.sum()) * self.output.weight.numel()
+        return total
+
+
+def _joined(parts: list[Memory], places: Tensor) -> Memory:
+    """Rows that were encoded apart as one batch, in which row i is the one of number places[i] among theirs."""
+    size = max(part.top.size(1) for part in parts)
+    lengths = torch.cat([part.lengths for part in parts])[places]
+    columns = zip(*(part.states for part in parts), strict=True)
+    states = [
+        torch.cat([nn.functional.pad(x, (0, 0, 0, size - x.size(1))) for x in column])[places] for column in columns
+    ]
+    return Memory(states, lengths, length_mask(lengths, size))

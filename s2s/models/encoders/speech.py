@@ -1,0 +1,168 @@
+"""Encoders of recordings: Transformer, Conformer or E-Branchformer layers, perhaps with CTC on them.
+
+Shapes: B utterances, S positions, D width, V vocabulary.
+"""
+
+import copy
+import dataclasses
+import math
+
+import torch
+from torch import Tensor, nn
+
+from s2s.config.schema import option
+from s2s.errors import UserError
+from s2s.models.contract import Memory, Shared, States
+from s2s.models.stack import StackConfig, check_heads
+from s2s.nn.attention import context_mask, length_mask
+from s2s.nn.conformer import ConformerLayer, EBranchformerLayer
+from s2s.nn.feedforward import ACTIVATIONS
+from s2s.nn.layers import Layer
+from s2s.text.vocabulary import PAD
+
+# Probability of the blank at first, where nothing tells labels apart.
+FIRST_BLANK = 0.8
+
+
+@dataclasses.dataclass
+class SpeechEncoderConfig(StackConfig):
+    """Options of the encoder."""
+
+    layers: int = option(12, "number of layers", at_least=1)
+    width: int = option(256, "model width D", at_least=1)
+    heads: int = option(4, "attention heads; divides the width", at_least=1)
+    ffn_width: int = option(1024, "inner width of the feed-forward blocks, and of the gating convolution", at_least=1)
+    type: str = option("conformer", "kind of layer", ("transformer", "conformer", "e_branchformer"))
+    activation: str = option("silu", "of the feed-forward blocks", ("silu", *ACTIVATIONS))
+    positions: str = option("rotary", "position information; rotary is relative", ("rotary", "sinusoidal"))
+    kernel: int = option(15, "positions that a depth-wise convolution spans; odd", at_least=1)
+    subsampling: int = option(4, "frames that make a position", (2, 4, 8))
+    subsampling_channels: int = option(32, "channels of the convolutions that subsample", at_least=1)
+    chunk: int | None = option(
+        None, "for streaming: a position sees no further than so many, its chunk, and convolutions do not look ahead; "
+        "1: a window; null: everything", at_least=1,
+    )  # fmt: skip
+    left_context: int | None = option(None, "with chunk: positions seen before the chunk; null: all", at_least=0)
+    right_context: int = option(0, "with chunk: positions seen after it, in every layer", at_least=0)
+    ctc_layers: list[int] = option(
+        [], "layers, from 1, after which there is CTC too: criterion.intermediate; places of early exits", at_least=1
+    )
+    self_conditioned: bool = option(False, "the layers after them see what CTC says there (2104.02724)")
+
+
+class TransformerLayer(Layer):
+    """The Transformer's encoder layer, called as the others."""
+
+    def forward(self, x: Tensor, mask: Tensor, real: Tensor) -> Tensor:
+        """As of a ConformerLayer."""
+        return self.encode(x, mask)
+
+
+LAYERS = {"transformer": TransformerLayer, "conformer": ConformerLayer, "e_branchformer": EBranchformerLayer}
+
+
+class SpeechEncoder(nn.Module):
+    """Layers over frames.
+
+    The blank of CTC is PAD, which no target holds, so that its vocabulary is the target's. CTC after other layers than
+    the last (`ctc_layers`) has the same norm and output matrix.
+
+    Args:
+        config: Its options.
+        shared: Options of the model; positions and activation are the encoder's own.
+        ctc_size: V of CTC; None: there is none.
+
+    Attributes:
+        confidence: Of CTC's best label, at which an utterance leaves at one of `exits`; None: all go on.
+
+    Raises:
+        UserError: sizes that do not fit together.
+    """
+
+    def __init__(self, config: SpeechEncoderConfig, shared: Shared, ctc_size: int | None):
+        super().__init__()
+        _check(config, ctc_size)
+        self.config, self.width, self.exits = config, config.width, list(config.ctc_layers)
+        self.confidence: float | None = None
+        options = dataclasses.replace(shared, positions=config.positions, activation=config.activation).layer(config)
+        if config.type != "transformer":
+            options |= {"kernel": config.kernel, "causal": config.chunk is not None}
+            options.pop("pre_norm")
+        self.layers = nn.ModuleList(LAYERS[config.type](**options) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.ctc = nn.Linear(config.width, ctc_size) if ctc_size else None
+        self.conditioning = nn.Embedding(ctc_size, config.width) if config.self_conditioned else None
+
+    def begin(self) -> None:
+        """What the first weights are beside the blocks' own, once these are drawn."""
+        for linear in (linear for layer in self.layers for linear in layer.outputs()):
+            nn.init.zeros_(linear.weight)  # a layer adds nothing at first (Zhang et al. 2019): what enters gets to CTC
+        if self.ctc is not None:  # mostly blanks at first; else a label may become what is said of all speech, for good
+            odds = FIRST_BLANK / (1 - FIRST_BLANK) * (self.ctc.out_features - 1)
+            nn.init.constant_(self.ctc.bias[PAD], math.log(odds))
+
+    def forward(self, source: States) -> Memory:
+        """Returns the states, each [B, S, D], after `ctc_layers` and of the top; padded positions hold no meaning."""
+        options, x = self.config, source.values
+        keys = length_mask(source.lengths, x.size(1))
+        real = keys[:, 0, 0, :, None]
+        mask = keys
+        if options.chunk is not None:
+            mask = context_mask(keys, options.chunk, options.left_context, options.right_context)
+        states, early, rows = [], [], torch.arange(len(x), device=x.device)
+        for number, layer in enumerate(self.layers, 1):
+            x = layer(x, mask, real)
+            if number in self.exits:
+                states.append(self.norm(x))
+                if self.conditioning is not None:
+                    posterior = self.ctc(states[-1]).softmax(dim=-1)
+                    x = x + posterior @ self.conditioning.weight
+                if self.confidence is not None:
+                    sure = self._confidence(states[-1], real) >= self.confidence
+                    early.append((states.pop()[sure], rows[sure]))
+                    x, mask, real, rows = (part[~sure] for part in (x, mask, real, rows))
+                    if not len(rows):
+                        break
+        top = self.norm(x)
+        if early:
+            parts, places = zip(*early, (top, rows), strict=True)
+            top = torch.cat(parts)[torch.cat(places).argsort()]
+        return Memory([*states, top], source.lengths, keys)
+
+    def _confidence(self, states: Tensor, real: Tensor) -> Tensor:
+        """The probability of CTC's best label on states [B, S, D], [B]: its geometric mean over the real positions."""
+        best = self.ctc(states).float().log_softmax(dim=-1).amax(dim=-1)
+        real = real[:, :, 0]
+        return (best.masked_fill(~real, 0).sum(1) / real.sum(1)).exp()
+
+    def exiting(self, layer: int | None, confidence: float | None) -> "SpeechEncoder":
+        """As EncoderDecoder.exiting."""
+        light, last = copy.copy(self), layer or len(self.layers)
+        light._modules = {**self._modules, "layers": self.layers[:last]}
+        light.exits, light.confidence = [number for number in self.exits if number < last], confidence
+        return light
+
+    def flops(self, lengths: Tensor) -> int:
+        """Operations of matrix products and convolutions over States of these lengths, [B] int64; attention counts
+        whole."""
+        linear = sum(p.numel() for p in self.layers.parameters() if p.dim() > 1)
+        if self.ctc is not None:
+            linear += self.ctc.weight.numel() * (1 + len(self.exits))
+        return 2 * int(lengths.sum()) * linear + 4 * len(self.layers) * self.width * int((lengths * lengths).sum())
+
+
+def _check(config: SpeechEncoderConfig, ctc_size: int | None) -> None:
+    """What concerns several options. Raises UserError."""
+    check_heads("model.encoder", config, config.positions)
+    if config.kernel % 2 == 0 or config.ffn_width % 2:
+        raise UserError(f"model.encoder.kernel={config.kernel} must be odd, "
+                        f"and model.encoder.ffn_width={config.ffn_width} even")  # fmt: skip
+    if config.ctc_layers and not ctc_size:
+        raise UserError("model.encoder.ctc_layers: need model.ctc=true")
+    if any(number >= config.layers for number in config.ctc_layers):
+        raise UserError(f"model.encoder.ctc_layers={config.ctc_layers}: layers from 1 to {config.layers - 1} can "
+                        "have one; the last layer always has CTC")  # fmt: skip
+    if config.self_conditioned and not config.ctc_layers:
+        raise UserError("model.encoder.self_conditioned=true: needs model.encoder.ctc_layers, whose CTC is seen")
+    if config.chunk is None and (config.left_context is not None or config.right_context):
+        raise UserError("model.encoder.left_context and right_context: need model.encoder.chunk; 1 is a window")

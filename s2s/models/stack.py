@@ -1,0 +1,27 @@
+"""The size of a stack of layers."""
+
+import dataclasses
+
+from s2s.config.schema import option
+from s2s.errors import UserError
+
+
+@dataclasses.dataclass
+class StackConfig:
+    """Size of one side."""
+
+    layers: int = option(6, "number of layers", at_least=1)
+    width: int = option(512, "model width D", at_least=1)
+    heads: int = option(8, "attention heads; divides the width", at_least=1)
+    kv_heads: int | None = option(None, "key/value heads, shared by groups of query heads; null: as many as heads")
+    ffn_width: int = option(2048, "inner width of the feed-forward blocks", at_least=1)
+
+
+def check_heads(key: str, stack: StackConfig, positions: str) -> None:
+    """The arithmetic of heads. Raises UserError."""
+    if stack.width % stack.heads:
+        raise UserError(f"{key}.width={stack.width} is not a multiple of {key}.heads={stack.heads}")
+    if stack.kv_heads is not None and (stack.kv_heads < 1 or stack.heads % stack.kv_heads):
+        raise UserError(f"{key}.kv_heads={stack.kv_heads} does not divide {key}.heads={stack.heads}")
+    if stack.width % 2 or (positions == "rotary" and stack.width // stack.heads % 2):
+        raise UserError(f"{key}.width={stack.width}: widths must be even (and with rotary positions, a head's too)")

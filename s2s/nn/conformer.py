@@ -1,0 +1,110 @@
+"""Encoder layers with convolutions. No result depends on how much padding there is.
+
+Shapes: B rows, S positions, D width.
+"""
+
+from torch import Tensor, nn
+
+from s2s.nn.attention import SelfAttention
+from s2s.nn.convolution import ConvolutionalGating, ConvolutionModule, Merge
+from s2s.nn.dropout import dropout
+from s2s.nn.feedforward import FeedForward
+
+
+class ConformerLayer(nn.Module):
+    """Attention and a convolution, one after the other, between two halves of feed-forward (Gulati et al. 2020).
+
+    Args:
+        width: D.
+        heads: Attention heads; divides D.
+        kv_heads: Heads of keys and values; divides `heads`.
+        ffn_width: Inner width of the feed-forward blocks.
+        kernel: Positions that the convolution spans; odd.
+        activation: Of the feed-forward blocks, as there.
+        rotary: Queries and keys turn with their positions.
+        causal: The convolution does not look ahead.
+        dropout: Probability of dropping a component of a block's output.
+        attention_dropout: Of dropping an attention weight.
+        activation_dropout: Of dropping an inner state of a feed-forward block.
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, kernel: int, activation: str,
+                 rotary: bool, causal: bool, dropout: float, attention_dropout: float,
+                 activation_dropout: float):  # fmt: skip
+        super().__init__()
+        self.dropout = dropout
+        self.before, self.after = (
+            HalfFeedForward(width, ffn_width, activation, dropout, activation_dropout) for _ in range(2)
+        )
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, heads, kv_heads, attention_dropout, causal=False, rotary=rotary)
+        self.convolution_norm = nn.LayerNorm(width)
+        self.convolution = ConvolutionModule(width, kernel, causal)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor, real: Tensor) -> Tensor:
+        """x: [B, S, D]; mask: bool [B, 1, 1 or S, S], true at the keys of each query; real: bool [B, S, 1]."""
+        x = self.before(x)
+        x = x + dropout(self.attention(self.attention_norm(x), mask), self.dropout, self.training)
+        x = x + dropout(self.convolution(self.convolution_norm(x), real), self.dropout, self.training)
+        return self.norm(self.after(x))
+
+    def outputs(self) -> list[nn.Linear]:
+        """The linear maps whose results are added to the states."""
+        return [self.before.block.outer, self.attention.output, self.convolution.outer, self.after.block.outer]
+
+
+class EBranchformerLayer(nn.Module):
+    """Attention and a gating convolution side by side, merged, between two halves of feed-forward (Kim et al. 2022).
+
+    Args:
+        width, heads, kv_heads, kernel, activation, rotary, causal, dropout, attention_dropout, activation_dropout: As
+            of a ConformerLayer.
+        ffn_width: Inner width of the feed-forward blocks, and of the gating convolution; even.
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, kernel: int, activation: str,
+                 rotary: bool, causal: bool, dropout: float, attention_dropout: float,
+                 activation_dropout: float):  # fmt: skip
+        super().__init__()
+        self.dropout = dropout
+        self.before, self.after = (
+            HalfFeedForward(width, ffn_width, activation, dropout, activation_dropout) for _ in range(2)
+        )
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, heads, kv_heads, attention_dropout, causal=False, rotary=rotary)
+        self.gating_norm = nn.LayerNorm(width)
+        self.gating = ConvolutionalGating(width, ffn_width, kernel, causal, activation_dropout)
+        self.merge = Merge(width, kernel, causal)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor, real: Tensor) -> Tensor:
+        """As of a ConformerLayer."""
+        x = self.before(x)
+        far = dropout(self.attention(self.attention_norm(x), mask), self.dropout, self.training)
+        near = dropout(self.gating(self.gating_norm(x), real), self.dropout, self.training)
+        x = x + dropout(self.merge(far, near, real), self.dropout, self.training)
+        return self.norm(self.after(x))
+
+    def outputs(self) -> list[nn.Linear]:
+        """As of a ConformerLayer."""
+        return [self.before.block.outer, self.merge.output, self.after.block.outer]
+
+
+class HalfFeedForward(nn.Module):
+    """x + 1/2 of a feed-forward block.
+
+    Args:
+        width, inner, activation, activation_dropout: Of the block, as there.
+        dropout: Probability of dropping a component of its output.
+    """
+
+    def __init__(self, width: int, inner: int, activation: str, dropout: float, activation_dropout: float):
+        super().__init__()
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(width)
+        self.block = FeedForward(width, inner, activation, activation_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, S, D] -> [B, S, D]"""
+        return x + 0.5 * dropout(self.block(self.norm(x)), self.dropout, self.training)

@@ -1,0 +1,28 @@
+"""Embedded tokens."""
+
+from torch import Tensor, nn
+
+from s2s.nn.dropout import dropout
+from s2s.nn.positions import PositionEmbedding
+
+
+class Embedding(nn.Module):
+    """Token embedding, scaled by sqrt(D), with positions and dropout.
+
+    Args:
+        tokens: The embedding matrix [V, D], perhaps shared.
+        positions: `sinusoidal`, `learned` or `rotary`.
+        max_positions: The longest sequence, for learned positions only.
+        dropout: Probability of dropping a component of an embedded token.
+    """
+
+    def __init__(self, tokens: nn.Embedding, positions: str, max_positions: int, dropout: float):
+        super().__init__()
+        width = tokens.embedding_dim
+        self.tokens, self.dropout, self.scale = tokens, dropout, width**0.5
+        self.positions = PositionEmbedding(positions, width, max_positions)
+
+    def forward(self, ids: Tensor, positions: Tensor | None = None, length: int | None = None) -> Tensor:
+        """ids: [B, T] int64 at positions 0 ..., or at `positions` [B, T], all less than `length`. Returns [B, T, D]."""
+        x = self.positions(self.tokens(ids) * self.scale, positions, length)
+        return dropout(x, self.dropout, self.training)

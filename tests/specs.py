@@ -1,0 +1,18 @@
+"""Specs of models in tests."""
+
+from s2s.models.spec import FeatureSource, Spec, TokenSource
+
+
+def text_spec(source: int, target: int | None = None, shared: bool = False) -> Spec:
+    """Text to text, with vocabularies of these sizes; without `target` both sides share one."""
+    return Spec((TokenSource(source),), source if target is None else target, shared or target is None)
+
+
+def speech_spec(features: int, target: int) -> Spec:
+    """Recordings to text."""
+    return Spec((FeatureSource(features),), target)
+
+
+def target_spec(size: int) -> Spec:
+    """Text alone."""
+    return Spec((), size)
