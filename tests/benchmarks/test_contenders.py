@@ -21,7 +21,7 @@ def test_all_contenders_find_the_same_hypotheses(monkeypatch, beam_size):
     tokenizer = WordTokenizer(WordTokenizer.Config(), Vocabulary([*SPECIALS, *map(str, range(26))]))
     task = TranslationTask(tokenizer, tokenizer)
     size = {"layers": 2, "width": 32, "heads": 4, "ffn_width": 48}
-    torch.manual_seed(5)
+    torch.manual_seed(15)
     model = task.model(TransformerConfig(encoder=EncoderConfig(**size), decoder=StackConfig(**size))).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
