@@ -1,4 +1,4 @@
-"""The two ways a command can end badly. Neither is ever shown to a user with a traceback."""
+"""The ways a command can end badly. None is ever shown to a user with a traceback."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class Failure(Exception):
     """The input was fine and the work failed all the same (a diverged run, say). Exit code 1."""
+
+
+class ReaderGone(Exception):
+    """Whoever read the results has gone away (`| head`): there is nobody to work for. Exit code 141, as of SIGPIPE."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from s2s.config import command
+from s2s.config import command, streams
 from s2s.config.schema import group, option
 from s2s.errors import UserError
 
@@ -61,7 +61,7 @@ class GenerateCommand:
 def _generate(config: GenerateCommand) -> None:
     _check(config)
     from s2s.decoding.inputs import READERS, with_constraints
-    from s2s.decoding.outputs import formatter, opened
+    from s2s.decoding.outputs import formatter
     from s2s.decoding.translator import load
 
     translator = load(config.checkpoint, config.device, config.decode.dtype, config.draft, config.decode.backend)
@@ -71,7 +71,7 @@ def _generate(config: GenerateCommand) -> None:
         windows = with_constraints(windows, config.constraints, count, translator.task.encode_target)
     score = config.mode == "score"
     write = formatter(config.format, score)
-    with _Progress(total) as progress, opened(config.output) as output:
+    with _Progress(total) as progress, streams.opened(config.output) as output:
         windows = progress.heard(windows, translator.task.frame_seconds)
         results = translator.decode(
             windows, config.decode, config.seed, score, config.alignment, config.timestamps, progress.advance

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from s2s.config import command
+from s2s.config import command, streams
 from s2s.config.schema import option
 from s2s.errors import Failure, UserError
 
@@ -25,14 +25,14 @@ def _inspect(config: InspectCommand) -> None:
 
     if not config.path:
         raise UserError("what is to be explained? s2s-inspect FOLDER")
-    damaged = []
+    damaged, output = [], streams.results()
     for number, path in enumerate(config.path):
         facts = inspect(path, config.verify)
         damaged += facts["damaged"]
         if config.format == "json":
-            print(json.dumps(facts, indent=2, ensure_ascii=False))
+            print(json.dumps(facts, indent=2, ensure_ascii=False), file=output)
         else:
-            print(("\n" if number else "") + text(facts))
+            print(("\n" if number else "") + text(facts), file=output)
     if damaged:
         raise Failure(f"{len(damaged)} damaged: {'; '.join(damaged)}")
 

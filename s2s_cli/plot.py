@@ -4,7 +4,7 @@ import dataclasses
 import shutil
 import sys
 
-from s2s.config import command
+from s2s.config import command, streams
 from s2s.config.schema import option
 from s2s.errors import UserError
 
@@ -29,7 +29,8 @@ def _plot(config: PlotCommand) -> None:
     if config.output:
         curves.to_picture(panels, config.path, config.output)
         print(f"{config.output}: {len(panels)} panels", file=sys.stderr)
-    print(curves.to_text(panels, config.path, shutil.get_terminal_size((100, 24)).columns))
+    text = curves.to_text(panels, config.path, shutil.get_terminal_size((100, 24)).columns)
+    print(text, file=None if config.output else streams.results())
 
 
 def main() -> None:

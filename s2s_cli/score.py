@@ -1,15 +1,14 @@
 """`s2s-score`: hypotheses and references in, scores with their signatures out."""
 
-import json
-import os
-import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from functools import partial
 
 from s2s import scoring
-from s2s.config import command
+from s2s.config import command, streams
+from s2s.config.documents import to_json
 from s2s.config.schema import option
+from s2s.data.lines import MAX_LINE_BYTES
 from s2s.errors import UserError
 from s2s.scoring import details
 from s2s.scoring.edits import ErrorRate
@@ -28,7 +27,7 @@ CONFUSED = 10  # substitutions shown with the worst lines
 class ScoreConfig:
     """The keys of `s2s-score`."""
 
-    hypothesis: str | None = option(None, "file of hypotheses, one a line; - reads standard input")
+    hypothesis: str | None = option(None, "file of hypotheses, one a line; for any file to read, - is standard input")
     reference: list[str] = option([], "file of references, or a list of several files, all of the same line count")
     metrics: list[str] = option(["bleu", "chrf"], "what to compute, in this order", choices=tuple(scoring.METRICS))
     store: str | None = option(None, "store whose split's target text is the reference")
@@ -43,15 +42,28 @@ class ScoreConfig:
     worst: int = option(0, "show so many lines with the most errors, aligned with their references", at_least=0)
     errors: str | None = option(None, "file to write: all lines with errors, aligned with their references")
     format: str = option("text", "one line a metric, or one JSON object", choices=("text", "json"))
-    output: str | None = option(None, "file to write; null prints")
+    output: str | None = option(None, "file to write, replaced when complete; null prints")
+    max_line_bytes: int = option(MAX_LINE_BYTES, "a longer line is an error", at_least=1)
 
 
 def score(config: ScoreConfig) -> None:
     """Read, score, print. Raises UserError for files that are missing, unreadable or not parallel."""
     _check(config)
-    hypotheses = read_lines(config.hypothesis)
+    with streams.opened(config.output) as output:
+        found = _score(config)
+        if config.errors:
+            with streams.opened(config.errors, "errors") as file:
+                file.write("".join(f"{line}\n\n" for line in found.wrong).encode())
+        text = as_json(found, config.worst) if config.format == "json" else as_text(found, config)
+        output.write(text.encode())
+
+
+def _score(config: ScoreConfig) -> "Found":
+    """Read and score. Raises UserError."""
+    read = partial(read_lines, max_line_bytes=config.max_line_bytes)
+    hypotheses = read(config.hypothesis)
     split = _split(config)
-    references = [split.target_text()] if split else [read_lines(path) for path in config.reference]
+    references = [split.target_text()] if split else list(map(read, config.reference))
     groups = _groups(config, split)
     sides = {path: lines for path, lines in zip(config.reference, references, strict=False)}
     sides |= {f"store={config.store}": references[0]} if split else {}
@@ -75,14 +87,7 @@ def score(config: ScoreConfig) -> None:
         found.sizes = dict(sorted(Counter(groups).items()))
     if config.worst or config.errors:
         found.wrong = list(_wrong(config, hypotheses, references[0], split))
-    if config.errors:
-        text = "".join(f"{line}\n\n" for line in found.wrong)
-        Path(config.errors).write_text(text, encoding="utf-8")
-    text = as_json(found, config.worst) if config.format == "json" else as_text(found, config)
-    if config.output:
-        Path(config.output).write_text(text, encoding="utf-8")
-    else:
-        sys.stdout.write(text)
+    return found
 
 
 @dataclass
@@ -105,15 +110,15 @@ def _check(config: ScoreConfig) -> None:
     if config.reference and config.store:
         raise UserError("reference= and store=: one of them says what is right")
     inputs = [config.hypothesis, *config.reference]
-    if inputs.count("-") > 1:
-        raise UserError("standard input (-) can be read only once")
     if config.groups in FACTS and not config.store:
         raise UserError(f"groups={config.groups}: only a store of speech knows it; give store=, or a file")
     if config.groups and config.groups not in FACTS:
         inputs.append(config.groups)
+    if (path := streams.read_twice(inputs)) is not None:
+        raise UserError(f"{path}: is there twice, and a stream can be read only once")
     for key in ("output", "errors"):
         path = getattr(config, key)
-        if path and any(_same_file(path, other) for other in inputs):
+        if path and streams.overwritten(path, inputs):
             raise UserError(f"{key}={path}: is also an input, and would be overwritten")
     if config.tokenizer != ScoreConfig.tokenizer and "bleu" not in config.metrics:
         raise UserError(f"tokenizer={config.tokenizer}: is for metrics=[bleu]; the others have their own units")
@@ -137,7 +142,7 @@ def _groups(config: ScoreConfig, split) -> list[str] | None:
     if config.groups is None:
         return None
     if config.groups not in FACTS:
-        return read_lines(config.groups)
+        return read_lines(config.groups, config.max_line_bytes)
     facts = split.utterances(range(len(split))) if hasattr(split, "utterances") else []
     names = [one.get(config.groups) for one in facts]
     if not any(names):
@@ -189,11 +194,7 @@ def as_json(found: Found, worst: int) -> str:
         }
     if worst:
         content["worst"] = [asdict(line) for line in details.worst(found.wrong, worst)]
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def _same_file(output: str, path: str) -> bool:
-    return os.path.exists(output) and os.path.exists(path) and os.path.samefile(output, path)
+    return to_json(content, indent=2) + "\n"
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,22 @@ def _call(monkeypatch, module: str, *words: str) -> int:
 def s2s(monkeypatch):
     """s2s("train", "store=...", ...) runs a command in this process and returns its exit code."""
     return lambda command, *words: _call(monkeypatch, f"s2s_cli.{command}", *words)
+
+
+@pytest.fixture
+def standard_input():
+    """standard_input(b"...") is what this process, and a command called in it, reads from its standard input."""
+    kept = os.dup(0)
+
+    def give(data: bytes) -> None:
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            file.seek(0)
+            os.dup2(file.fileno(), 0)
+
+    yield give
+    os.dup2(kept, 0)
+    os.close(kept)
 
 
 @pytest.fixture

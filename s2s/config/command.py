@@ -1,14 +1,15 @@
 """What every command shares: its words, its help, its exit codes."""
 
 import errno
-import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from s2s import __version__
 from s2s.config import schema as schemas
-from s2s.errors import Failure, UserError
+from s2s.config import streams
+from s2s.errors import Failure, ReaderGone, UserError
 
 HYDRA = ("hydra.", "hydra/")  # beginnings of the keys of hydra's own
 
@@ -17,7 +18,8 @@ def run(name: str, schema: type, main: Callable[[Any], None], about: str, multir
         plain: str | None = None, by_task: Callable[[str], type] | None = None) -> None:  # fmt: skip
     """Run a command: read `sys.argv`, compose the config, call `main(config)`, exit.
 
-    Exit codes: 0 success, 1 failure, 2 bad usage or input or a file that cannot be written, 130 interrupted.
+    Exit codes: 0 success, 1 failure, 2 bad usage or input or a file that cannot be written, 130 interrupted, 141 when
+    the reader of the results has gone away. That of progress may: see `streams`.
 
     Args:
         name: The command's name.
@@ -29,8 +31,11 @@ def run(name: str, schema: type, main: Callable[[Any], None], about: str, multir
         by_task: The schema in place of `schema` where the key `task` is set, by its value.
     """
     code = 0
+    streams.prepare()
     try:
         _run(name, schema, main, about, multirun, plain, by_task, sys.argv[1:])
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except UserError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         code = 2
@@ -40,8 +45,8 @@ def run(name: str, schema: type, main: Callable[[Any], None], about: str, multir
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # the reader of our output went away; not ours to complain of
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderGone:  # not ours to complain of
+        code = 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno is None:
             raise
@@ -49,6 +54,8 @@ def run(name: str, schema: type, main: Callable[[Any], None], about: str, multir
         where = f"{error.filename}: " if error.filename else ""
         print(f"{name}: error: {where}{error.strerror}{hint}", file=sys.stderr)
         code = 2
+    finally:
+        streams.settle()
     if code:
         sys.exit(code)
 

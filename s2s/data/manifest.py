@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import AudioError, record
-from s2s.data.corpus import decode_lines
+from s2s.data.lines import decode_lines
 from s2s.errors import UserError
 
 COLUMNS = {

@@ -17,7 +17,9 @@ import numpy as np
 
 from s2s import __version__, registry
 from s2s.config.schema import group, option
+from s2s.config.streams import read_twice
 from s2s.data.corpus import Chunk, Corpus
+from s2s.data.lines import MAX_LINE_BYTES
 from s2s.data.processes import cores, pool, progress
 from s2s.data.report import Premium, SideCounts, bar_width, premium_sums, table, unknown_tokens
 from s2s.data.store import SIDES, TEXT, RaggedWriter, Store, StoreWriter, check_free, token_type
@@ -55,6 +57,7 @@ class PreprocessConfig:
     tokenizer_from: str | None = option(None, "a store whose tokenizers and vocabularies are used instead")
     filter: FilterConfig = option(FilterConfig, "")
     keep_text: bool = option(False, "keep the raw text of the training split too")
+    max_line_bytes: int = option(MAX_LINE_BYTES, "a longer line of a corpus is an error", at_least=1)
     shard_pairs: int = option(10_000_000, "pairs of a shard; a full one is closed and the next begun", at_least=1)
     workers: int | None = option(None, "processes; null: one for each core", at_least=1)
     seed: int = option(1, "of the sample of lines that a tokenizer learns from")
@@ -133,9 +136,9 @@ def _find_corpora(config: PreprocessConfig) -> dict[str, list[Corpus]]:
     names |= {f"test{number or ''}": [name] for number, name in enumerate(config.test)}
     if not any(names.values()):
         raise UserError("no corpus: train=PREFIX reads PREFIX.SOURCE and PREFIX.TARGET")
-    find = partial(Corpus.find, source=config.source, target=config.target)
-    if sum(name == "-" for of_split in names.values() for name in of_split) > 1:
-        raise UserError("train, valid, test: only one of them can be -, for standard input can be read once")
+    find = partial(Corpus.find, source=config.source, target=config.target, max_line_bytes=config.max_line_bytes)
+    if (twice := read_twice([name for of_split in names.values() for name in of_split])) is not None:
+        raise UserError(f"{twice}: is there twice among train, valid and test, and a stream can be read only once")
     return {split: [find(name) for name in of_split] for split, of_split in names.items() if of_split}
 
 

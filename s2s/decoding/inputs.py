@@ -1,6 +1,5 @@
 """What is to be decoded, a window at a time: lines of files or of standard input, or a split of a store."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -9,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from s2s.data.corpus import LineReader, decode_lines
+from s2s.data.lines import STANDARD_INPUT, LineReader, decode_lines
 from s2s.data.store import Split
 from s2s.errors import UserError
 from s2s.text.vocabulary import UNK
 
-STANDARD_INPUT = "standard input"
 PARALLEL = "line N of one belongs to line N of the other"
 
 Ids = list[int]
@@ -42,22 +40,15 @@ def line_windows(path: str | None, size: int) -> Iterator[list[str]]:
         OSError: no such file.
     """
     number = 1
-    if path is None:
-        name, take, close = STANDARD_INPUT, lambda: list(islice(sys.stdin.buffer, size)), lambda: None
-    else:
-        reader = _open(path)
-        name, take, close = path, lambda: reader.take(size), reader.close
-    try:
-        while lines := take():
-            yield decode_lines(b"".join(lines), name, number)
+    with closing(LineReader(STANDARD_INPUT if path is None else path)) as reader:
+        while lines := reader.take(size):
+            yield decode_lines(b"".join(lines), str(reader.path), number)
             number += len(lines)
-    finally:
-        close()
 
 
 def count_lines(path: str) -> int:
     """Lines of a file, plain or compressed; raises as `line_windows`, except for UTF-8."""
-    with closing(_open(path)) as reader:
+    with closing(LineReader(path)) as reader:
         return reader.count()
 
 
@@ -156,12 +147,6 @@ def _check_known(ids: list[Ids], texts: list[str], places: Iterable[str]) -> Non
             raise UserError(
                 f"{place}: {text!r} has a symbol that the target vocabulary lacks, so it cannot be produced"
             )
-
-
-def _open(path: str) -> LineReader:
-    if Path(path).is_dir():
-        raise UserError(f"{path}: is a folder; a file of lines is needed")
-    return LineReader(Path(path))
 
 
 def from_input(task, source: str | None, companion: str | None, size: int) -> Iterator[Window]:

@@ -1,15 +1,9 @@
-"""Hypotheses as lines: plain text, tab-separated with scores, or JSON; to standard output, or to a file at once."""
+"""Hypotheses as lines: plain text, tab-separated with scores, or JSON."""
 
-import json
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Callable
 
+from s2s.config.documents import to_json
 from s2s.decoding.hypothesis import Translation
-from s2s.errors import UserError
 
 # index: number of the sentence in the input, from 0; its translations, the best first; returns whole lines
 Format = Callable[[int, list[Translation]], str]
@@ -64,7 +58,7 @@ def formatter(name: str, score: bool = False) -> Format:
                 content["words"] = [
                     {"word": w.word, "start": round(w.start, 3), "end": round(w.end, 3)} for w in one.words
                 ]
-            lines.append(json.dumps(content, ensure_ascii=False) + "\n")
+            lines.append(to_json(content) + "\n")
         return "".join(lines)
 
     return {"text": text, "tsv": tsv, "json": as_json}[name]
@@ -73,38 +67,3 @@ def formatter(name: str, score: bool = False) -> Format:
 def _pairs(alignment: list[int] | None) -> str:
     """A column of an alignment, if there is one."""
     return "" if alignment is None else "\t" + " ".join(f"{i}-{j}" for j, i in enumerate(alignment))
-
-
-@contextmanager
-def opened(path: str | None) -> Iterator[BinaryIO]:
-    """A file that appears, or replaces the one that is there, only when it is complete; None is standard output.
-
-    What is no ordinary file (a pipe, /dev/null) is written to as it is.
-
-    Raises:
-        UserError: the path is a folder, or its folder is not there.
-        OSError: it cannot be written; nothing is left behind then.
-    """
-    if path is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise UserError(f"output={path}: is a folder; a file name is needed")
-    if not target.parent.is_dir():
-        raise UserError(f"output={path}: there is no folder {Path(path).parent}")
-    if target.exists() and not target.is_file():
-        with target.open("wb") as file:
-            yield file
-        return
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

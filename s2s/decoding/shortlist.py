@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
+from s2s.config.streams import opened
 from s2s.data.store import Store, Stores
 from s2s.decoding import lexicon
 from s2s.decoding.choice import NEVER
 from s2s.decoding.limits import Limits
-from s2s.decoding.outputs import opened
 from s2s.errors import UserError
 from s2s.text.vocabulary import EOS, SPECIALS
 

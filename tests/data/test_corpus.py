@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2s.data import corpus as corpora
-from s2s.data.corpus import Corpus, decode_lines
+from s2s.data import lines as files
+from s2s.data.corpus import Corpus
+from s2s.data.lines import decode_lines
 from s2s.errors import UserError
 
 PACK = {
@@ -42,7 +44,8 @@ def find(folder, name="c") -> Corpus:
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(corpora, "CHUNK_BYTES", 64)
-    monkeypatch.setattr(corpora, "ZSTD_FEED_BYTES", 16)
+    monkeypatch.setattr(files, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(files, "ZSTD_FEED_BYTES", 16)
 
 
 @pytest.mark.parametrize("source", PACK)

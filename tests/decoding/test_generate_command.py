@@ -1,12 +1,10 @@
 """s2s-generate by its command line: inputs, outputs, formats, and one clear line for each mistake."""
 
 import gzip
-import io
 import json
 import math
 import re
 import shutil
-import sys
 
 import pytest
 import torch
@@ -35,11 +33,11 @@ def runs(store, tmp_path_factory):
 
 
 @pytest.fixture
-def generate(s2s, capsys, monkeypatch):
+def generate(s2s, capsys, standard_input):
     """generate(words, stdin=bytes) -> exit code, standard output, standard error."""
 
     def call(*words, stdin: bytes = b""):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        standard_input(stdin)
         code = s2s("generate", *words, "device=cpu")
         return code, *capsys.readouterr()
 

@@ -1,7 +1,6 @@
 """The `s2s-score` command as its users meet it: files in, lines or JSON out, one line for a mistake."""
 
 import gzip
-import io
 import json
 import subprocess
 import sys
@@ -15,11 +14,11 @@ REFERENCE = "The cat is sitting on the mat.\nIt rained.\nsame line here too\n"
 
 
 @pytest.fixture
-def run(s2s, monkeypatch, capsys):
+def run(s2s, standard_input, capsys):
     """Runs the command in this process; returns (exit code, standard output, standard error)."""
 
     def run(*words, stdin=b""):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        standard_input(stdin)
         return s2s("score", *words), *capsys.readouterr()
 
     return run
@@ -124,7 +123,7 @@ def test_invalid_utf8_names_file_and_line(run, files):
         ("hypothesis={0}/hyp reference={0}/ref metrics=wer tokenizer=char", "tokenizer=char: is for metrics=[bleu]"),
         ("hypothesis={0}/hyp reference={0}/ref metric=bleu", "did you mean 'metrics'?"),
         ("hypothesis={0}/hyp reference={0}/ref output={0}/hyp", "is also an input"),
-        ("hypothesis={0}/hyp reference={0}/ref output={0}/none/scores", "No such file or directory"),
+        ("hypothesis={0}/hyp reference={0}/ref output={0}/none/scores", "there is no folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(run, files, words, message):

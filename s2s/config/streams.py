@@ -1,0 +1,175 @@
+"""Where a command's results and progress go. Results must arrive: on standard output, or in a file that appears when it
+is complete. Progress, on standard error, may be lost. Both are UTF-8, in whatever locale.
+
+The standard streams that a process finds may be closed (`>&-`), full (/dev/full), or a pipe whose reader goes away.
+"""
+
+import io
+import os
+import re
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from s2s.errors import ReaderGone, UserError
+
+INPUT, OUTPUT, ERROR = 0, 1, 2
+NAMES = {"/dev/stdin": INPUT, "/dev/stdout": OUTPUT, "/dev/stderr": ERROR}
+STANDARD_OUTPUT = "standard output"  # what messages call it
+
+
+class Output(io.FileIO):
+    """What results are written to. Raises ReaderGone, or OSError with a name that tells a user what failed.
+
+    Args:
+        file: Its path or number.
+        called: Its name in messages.
+        closefd: Whether closing it closes its number.
+    """
+
+    def __init__(self, file: str | Path | int, called: str, closefd: bool = True):
+        self.called = called
+        with self._named():
+            super().__init__(file if (number := descriptor(file)) is None else os.dup(number), "wb", closefd)
+
+    def write(self, data) -> int:
+        with self._named():
+            while (written := super().write(data)) is None:  # of a stream that does not block: it is full just now
+                select.select([], [self], [])
+        return written
+
+    def sync(self) -> None:
+        """Have the disk keep what is written."""
+        with self._named():
+            os.fsync(self.fileno())
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.called) from error
+
+
+class Progress(io.FileIO):
+    """Standard error. What it does not take is lost, and ends nothing."""
+
+    def write(self, data) -> int:
+        written = None
+        with suppress(OSError):
+            written = super().write(data)
+        return written or len(data)
+
+
+def prepare() -> None:
+    """Make the standard streams of this process fit for a command. Streams that a caller has put in their place stay.
+
+    A closed stream's number leads to /dev/null afterwards, so that no file that is opened gets it, in this process or
+    in one that it starts. `sys.stdin` and `sys.stdout` stay None then.
+    """
+    for number in (INPUT, OUTPUT, ERROR):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+    if sys.stdout is not None and sys.stdout is sys.__stdout__:
+        sys.stdout = _text(Output(OUTPUT, STANDARD_OUTPUT, closefd=False), sys.stdout.isatty())
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _text(Progress(ERROR, "wb", closefd=False), True)
+
+
+def _text(raw: io.FileIO, by_line: bool) -> TextIO:
+    return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=by_line)
+
+
+def results() -> TextIO:
+    """Standard output, for results that go nowhere else. Raises UserError: it is closed."""
+    if sys.stdout is None:
+        raise UserError(f"{STANDARD_OUTPUT} is closed, and the results would be lost")
+    return sys.stdout
+
+
+def settle() -> None:
+    """Write what still waits to be written of the results; where that cannot be, it is lost without another word."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ReaderGone):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), OUTPUT)  # for Python flushes once more when it ends
+
+
+def descriptor(path: str | Path | int) -> int | None:
+    """The number of the open stream that a path stands for (/dev/stdin, bash's /dev/fd/63), or None."""
+    found = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", str(path))
+    return int(found[1]) if found else NAMES.get(str(path))
+
+
+def is_stream(path: str | Path) -> bool:
+    """Whether a path leads to no file: to an open stream, a pipe, a terminal, a device. It is read once, and written to
+    as it is."""
+    return descriptor(path) is not None or (
+        os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    )
+
+
+def read_twice(paths: list[str]) -> str | None:
+    """Of paths to be read, with `-` for standard input, the first that leads to the stream of an earlier one."""
+    seen = set()
+    for path in paths:
+        if path != os.devnull and (path == "-" or is_stream(path)):
+            with suppress(OSError):
+                found = os.fstat(INPUT) if path == "-" else os.stat(path)
+                if (found.st_dev, found.st_ino) in seen:
+                    return path
+                seen.add((found.st_dev, found.st_ino))
+    return None
+
+
+def overwritten(output: str, paths: list[str]) -> bool:
+    """Whether a file to be written is one of those to be read."""
+    return os.path.isfile(output) and any(os.path.exists(path) and os.path.samefile(output, path) for path in paths)
+
+
+@contextmanager
+def opened(path: str | None, key: str = "output") -> Iterator[BinaryIO]:
+    """A file that appears, or replaces the one that is there, only when it is complete.
+
+    Args:
+        path: The file; a stream is written to as it is. None and `-`: standard output.
+        key: What a user names it by.
+
+    Raises:
+        UserError: the path is a folder, its folder is not there, or standard output is closed.
+        OSError: it cannot be written; nothing is left behind then.
+        ReaderGone: it is a pipe, and nobody reads it any more.
+    """
+    if path in (None, "-") or descriptor(path) == OUTPUT:
+        file = results()
+        file.flush()
+        yield file.buffer
+        file.buffer.flush()
+        return
+    if is_stream(path):
+        with io.BufferedWriter(Output(path, path)) as file:
+            yield file
+        return
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise UserError(f"{key}={path}: is a folder; a file name is needed")
+    if not target.parent.is_dir():
+        raise UserError(f"{key}={path}: there is no folder {Path(path).parent}")
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        with io.BufferedWriter(Output(partial, path)) as file:
+            yield file
+            file.flush()
+            file.raw.sync()
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
