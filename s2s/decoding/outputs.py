@@ -38,7 +38,7 @@ def formatter(name: str, score: bool = False) -> Format:
 
     def as_json(index: int, n_best: list[Translation]) -> str:
         if (error := n_best[0].error) is not None:
-            return json.dumps({"index": index, "error": str(error)}, ensure_ascii=False) + "\n"
+            return to_json({"index": index, "error": str(error)}) + "\n"
         lines = []
         for rank, one in enumerate(n_best):
             content = {
