@@ -1,12 +1,14 @@
-"""Names of components, and the one place where a name becomes a class.
+"""Names of components, and the one place where a name becomes a class or a function.
 
-A component is imported only when it is chosen. Each component class carries its config dataclass as `Config`, whose
-first field is `type`, the component's name; the one of `decode`, of which there are only presets, is the dataclass
-itself. Other people's packages add components through entry points, one group for each kind: a `setup.cfg` with
-`s2s.model = mine = my_package.model:MyModel` makes `model=mine` work.
+A component is imported only when it is chosen. A component that has options is a class that carries their dataclass as
+`Config`, whose first field is `type`, the component's name; that of `decode`, of which there are only presets, is the
+dataclass itself. Other people's packages add components through entry points, one group for each kind: a `setup.cfg`
+with `s2s.model = mine = my_package.model:MyModel` makes `model=mine` work.
 """
 
+import functools
 import importlib
+from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 
@@ -36,16 +38,63 @@ COMPONENTS = {
     },
     "decode": {"default": "s2s.decoding.config:DecodeConfig"},
     "optim": {"adam": "s2s.optim.adam:Adam", "adamw": "s2s.optim.adam:AdamW"},
+    "schedule": {name: f"s2s.optim.schedule:{name}" for name in ("inverse_sqrt", "cosine", "linear", "constant")},
+    "cost": {f"{name}": f"s2s.data.costs:{name}" for name in ("max", "sum", "product", "source", "target", "frames")},
+    "logger": {
+        "tensorboard": "s2s.training.loggers:TensorBoard",
+        "wandb": "s2s.training.loggers:WeightsAndBiases",
+    },
+    "metric": {
+        "bleu": "s2s.scoring.translation:bleu",
+        "chrf": "s2s.scoring.translation:chrf",
+        "chrf++": "s2s.scoring.translation:chrf_plus_plus",
+        "ter": "s2s.scoring.translation:ter",
+        "wer": "s2s.scoring.edits:WordErrorRate",
+        "cer": "s2s.scoring.edits:CharacterErrorRate",
+        "per": "s2s.scoring.edits:PhonemeErrorRate",
+        "ser": "s2s.scoring.edits:SentenceErrorRate",
+        "exact_match": "s2s.scoring.agreement:ExactMatch",
+        "token_accuracy": "s2s.scoring.agreement:TokenAccuracy",
+    },
 }
 
 
+class Names(Sequence):
+    """The names of a kind's components, those of plug-ins too, as the choices of an option. Looked up when they are
+    needed, and not when a schema is defined.
+
+    Args:
+        kind: A key of COMPONENTS.
+        more: Other choices, which come first.
+    """
+
+    def __init__(self, kind: str, *more: str):
+        self.kind, self.more = kind, more
+
+    def _names(self) -> list[str]:
+        return [*self.more, *names(self.kind)]
+
+    def __getitem__(self, place):
+        return self._names()[place]
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+
+@functools.cache
+def _plugins(kind: str) -> dict:
+    """Entry points of installed packages by name."""
+    return {point.name: point for point in entry_points(group=f"s2s.{kind}")}
+
+
 def names(kind: str) -> list[str]:
-    """Names of all components of a kind, installed plug-ins included."""
-    return sorted({*COMPONENTS[kind], *(point.name for point in entry_points(group=f"s2s.{kind}"))})
+    """Names of all components of a kind: the toolkit's in its order, then those of plug-ins."""
+    return list(dict.fromkeys([*COMPONENTS[kind], *sorted(_plugins(kind))]))
 
 
-def find(kind: str, name: str) -> type:
-    """The class of a component, imported now.
+@functools.cache
+def find(kind: str, name: str):
+    """The class or function of a component, imported now.
 
     Raises:
         UserError: no such component; the message names the nearest one.
@@ -53,9 +102,8 @@ def find(kind: str, name: str) -> type:
     if name in COMPONENTS[kind]:
         module, attribute = COMPONENTS[kind][name].split(":")
         return getattr(importlib.import_module(module), attribute)
-    for point in entry_points(group=f"s2s.{kind}"):
-        if point.name == name:
-            return point.load()
+    if name in _plugins(kind):
+        return _plugins(kind)[name].load()
     raise UserError(f"no {kind} is called '{name}'; {nearest(name, names(kind))}")
 
 

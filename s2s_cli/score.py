@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
-from s2s import scoring
+from s2s import registry, scoring
 from s2s.config import command, streams
 from s2s.config.documents import to_json
 from s2s.config.schema import option
@@ -29,7 +29,7 @@ class ScoreConfig:
 
     hypothesis: str | None = option(None, "file of hypotheses, one a line; for any file to read, - is standard input")
     reference: list[str] = option([], "file of references, or a list of several files, all of the same line count")
-    metrics: list[str] = option(["bleu", "chrf"], "what to compute, in this order", choices=tuple(scoring.METRICS))
+    metrics: list[str] = option(["bleu", "chrf"], "what to compute, in this order", choices=registry.Names("metric"))
     store: str | None = option(None, "store whose split's target text is the reference")
     split: str = option("test", "split of the store", needs="store")
     lowercase: bool = option(False, "compare lower-cased text (TER always does)")

@@ -11,21 +11,13 @@ computes: its number of sentences times the cost of its longest sides, padding i
 
 import dataclasses
 from bisect import bisect_right
-from collections.abc import Callable
 
 import numpy as np
 
+from s2s import registry
 from s2s.config.schema import option
 
 STRATEGIES = ("token_budget", "bucket_1d", "bucket_2d", "packed")
-COSTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "max": np.maximum,
-    "sum": np.add,
-    "product": np.multiply,
-    "source": lambda source, target: source,
-    "target": lambda source, target: target,
-    "frames": lambda source, target: source,  # the source's unit, where it is audio
-}
 
 
 @dataclasses.dataclass
@@ -38,7 +30,7 @@ class PlanConfig:
     )
     batch_sentences: int | None = option(None, "most sentences (packed: rows) of a batch; null: any", at_least=1)
     batch_multiple: int = option(1, "batches have a multiple of so many sentences, where they have so many", at_least=1)
-    cost: str = option("max", "what a sentence costs, of its source and target length", tuple(COSTS))
+    cost: str = option("max", "what a sentence costs, of its source and target length", registry.Names("cost"))
     quadratic: float | None = option(
         None, "Q: a length L counts as L + L^2/Q, for attention's share; null: as L", at_least=1
     )
@@ -137,7 +129,7 @@ def batch_cost(config: PlanConfig, source: np.ndarray, target: np.ndarray) -> np
     """What one sentence of these lengths costs, in tokens (`product`: in pairs of them); arrays or numbers."""
     if config.quadratic is not None:
         source, target = source + source**2 / config.quadratic, target + target**2 / config.quadratic
-    return COSTS[config.cost](source, target)
+    return registry.find("cost", config.cost)(source, target)
 
 
 def kept_together(before: Plan, after: Plan) -> float:

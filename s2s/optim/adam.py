@@ -5,9 +5,9 @@ import dataclasses
 import torch
 from torch import nn
 
+from s2s import registry
 from s2s.config.schema import option
 from s2s.optim.groups import GroupConfig, parameter_groups
-from s2s.optim.schedule import SCHEDULES
 
 
 @dataclasses.dataclass
@@ -16,7 +16,7 @@ class AdamConfig:
 
     type: str = option("adam", "component")
     lr: float = option(1e-3, "highest learning rate", at_least=0)
-    schedule: str = option("inverse_sqrt", "how the learning rate goes after the warm-up", tuple(SCHEDULES))
+    schedule: str = option("inverse_sqrt", "how the learning rate goes after the warm-up", registry.Names("schedule"))
     warmup_updates: int = option(1000, "updates over which the learning rate rises linearly from 0", at_least=0)
     min_lr: float = option(0.0, "where the cosine and linear schedules end, at train.max_updates", at_least=0,
                            needs="schedule=cosine|linear")  # fmt: skip

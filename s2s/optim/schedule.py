@@ -1,43 +1,46 @@
-"""Learning-rate schedules: pure functions of the update, so that a resumed run has nothing to restore."""
+"""Learning-rate schedules: pure functions of the update, so that a resumed run has nothing to restore.
+
+A schedule says the rate after the warm-up: update u, highest rate lr, W updates of warm-up, N updates in all, and the
+rate `minimum` where a schedule ends that has an end.
+"""
 
 import math
 
-
-def _inverse_sqrt(update: int, warmup: int, total: int) -> float:
-    return math.sqrt(max(warmup, 1) / update)
+from s2s import registry
 
 
-def _cosine(update: int, warmup: int, total: int) -> float:
-    return (1 + math.cos(math.pi * min(1.0, (update - warmup) / max(1, total - warmup)))) / 2
+def inverse_sqrt(update: int, lr: float, warmup: int, total: int, minimum: float) -> float:
+    """lr * sqrt(W / u) (Vaswani et al. 2017)."""
+    return lr * math.sqrt(max(warmup, 1) / update)
 
 
-def _linear(update: int, warmup: int, total: int) -> float:
-    return max(0.0, 1 - (update - warmup) / max(1, total - warmup))
+def cosine(update: int, lr: float, warmup: int, total: int, minimum: float) -> float:
+    """From lr to `minimum` along half a cosine until N."""
+    done = min(1.0, (update - warmup) / max(1, total - warmup))
+    return minimum + (lr - minimum) * ((1 + math.cos(math.pi * done)) / 2)
 
 
-def _constant(update: int, warmup: int, total: int) -> float:
-    return 1.0
+def linear(update: int, lr: float, warmup: int, total: int, minimum: float) -> float:
+    """From lr to `minimum` along a line until N."""
+    return minimum + (lr - minimum) * max(0.0, 1 - (update - warmup) / max(1, total - warmup))
 
 
-SCHEDULES = {"inverse_sqrt": _inverse_sqrt, "cosine": _cosine, "linear": _linear, "constant": _constant}
+def constant(update: int, lr: float, warmup: int, total: int, minimum: float) -> float:
+    """lr."""
+    return lr
 
 
 def learning_rate(schedule: str, update: int, lr: float, warmup: int, total: int, minimum: float = 0.0) -> float:
-    """The learning rate of an update.
-
-    A linear warm-up from 0 to `lr` over `warmup` updates; then, with u the update and W, N the warm-up and total:
-    inverse_sqrt: lr * sqrt(W / u) (Vaswani et al. 2017); cosine: from lr to `minimum` along half a cosine until N;
-    linear: from lr to `minimum` along a line until N; constant: lr.
+    """The learning rate of an update: a linear warm-up from 0 to `lr` over `warmup` updates, then the schedule.
 
     Args:
-        schedule: A key of SCHEDULES.
+        schedule: The name of a schedule.
         update: Number of the update, from 1.
         lr: The highest learning rate.
         warmup: W.
-        total: N, used by cosine and linear.
+        total: N.
         minimum: Where cosine and linear end.
     """
     if update <= warmup:
         return lr * update / warmup
-    factor = SCHEDULES[schedule](update, warmup, total)
-    return minimum + (lr - minimum) * factor if schedule in ("cosine", "linear") else lr * factor
+    return registry.find("schedule", schedule)(update, lr, warmup, total, minimum)

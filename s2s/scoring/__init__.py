@@ -6,25 +6,9 @@ PER|nrefs:1|case:mixed|tok:space|norm:no|version:s2s-0.1.0 = 33.33 (S = 1 D = 0 
 """
 
 import dataclasses
-import importlib
 
 from s2s import registry
-from s2s.errors import UserError
 from s2s.scoring.metric import Lines, Metric, References, Score, without_punctuation
-
-METRICS = {
-    "bleu": "s2s.scoring.translation:bleu",
-    "chrf": "s2s.scoring.translation:chrf",
-    "chrf++": "s2s.scoring.translation:chrf_plus_plus",
-    "ter": "s2s.scoring.translation:ter",
-    "wer": "s2s.scoring.edits:WordErrorRate",
-    "cer": "s2s.scoring.edits:CharacterErrorRate",
-    "per": "s2s.scoring.edits:PhonemeErrorRate",
-    "ser": "s2s.scoring.edits:SentenceErrorRate",
-    "exact_match": "s2s.scoring.agreement:ExactMatch",
-    "token_accuracy": "s2s.scoring.agreement:TokenAccuracy",
-}
-"""Name -> `module:factory`, imported only when chosen. A factory takes `(lowercase, tokenizer)`."""
 
 TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "spm", "flores101", "flores200", "none")
 """BLEU's tokenizers, by sacrebleu's names; listed here so that no one has to import sacrebleu to know them."""
@@ -34,17 +18,14 @@ def metric(name: str, lowercase: bool = False, tokenizer: str = "13a") -> Metric
     """A metric by its name.
 
     Args:
-        name: One of `METRICS`.
+        name: A metric of `registry`.
         lowercase: Compare lower-cased text. TER ignores case with or without it, as TERCOM does.
         tokenizer: BLEU's tokenizer, one of `TOKENIZERS`; the other metrics have no choice of tokenizer.
 
     Raises:
         UserError: no such metric, or a tokenizer that cannot be used; the message says why.
     """
-    if name not in METRICS:
-        raise UserError(f"no metric is called '{name}'; {registry.nearest(name, list(METRICS))}")
-    module, factory = METRICS[name].split(":")
-    return getattr(importlib.import_module(module), factory)(lowercase, tokenizer)
+    return registry.find("metric", name)(lowercase, tokenizer)
 
 
 def higher_is_better(name: str) -> bool:
@@ -64,7 +45,7 @@ def score(
     """Score a corpus with one metric.
 
     Args:
-        name: One of `METRICS`.
+        name: A metric of `registry`.
         hypotheses: One string a line.
         references: One list of lines for each reference translation, each as long as `hypotheses`.
         lowercase: See `metric`.

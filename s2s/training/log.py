@@ -11,11 +11,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from s2s.training.loggers import LOGGERS
+from s2s import registry
 
 
 class RunLog:
-    """Writes to standard error, to RUN/train.log, RUN/metrics.jsonl and what LOGGERS name; everything is appended.
+    """Writes to standard error, to RUN/train.log, RUN/metrics.jsonl and to loggers; everything is appended.
 
     What cannot be written to a file, because the disk is full say, is lost, which is said once, and ends nothing.
 
@@ -23,11 +23,11 @@ class RunLog:
         run: The run's folder.
         total: Updates of the whole run, for the bar.
         done: Updates done before.
-        loggers: Names of LOGGERS.
+        loggers: Names of loggers.
     """
 
     def __init__(self, run: Path, total: int | None, done: int, loggers: list[str]):
-        self.loggers = {name: LOGGERS[name](run, done) for name in loggers}
+        self.loggers = {name: registry.find("logger", name)(run, done) for name in loggers}
         self.run = run
         self.text, self.jsonl = Lines(run / "train.log"), Lines(run / "metrics.jsonl")
         self.failing: set[str] = set()

@@ -62,9 +62,6 @@ class WeightsAndBiases:
         self.run.finish()
 
 
-LOGGERS = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
-
-
 def check(names: list[str]) -> None:
     """See whether the loggers of these names are installed. Raises UserError."""
     if "wandb" in names:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from s2s import scoring
+from s2s import registry
 from s2s.config.compose import to_yaml
 from s2s.config.schema import option
 from s2s.data.batch import Batch, Counts
@@ -31,7 +31,6 @@ from s2s.training.initialise import InitConfig
 from s2s.training.interrupt import Interrupt
 from s2s.training.layers import checkpoint_activations, compile_layers
 from s2s.training.log import RunLog
-from s2s.training.loggers import LOGGERS
 from s2s.training.memory import OutOfMemory, out_of_memory, pieces, shape, split_to_fit
 from s2s.training.profile import Profile
 from s2s.training.progress import Pending, Progress
@@ -41,7 +40,7 @@ from s2s.training.sharding import Shards, like, whole
 from s2s.training.stages import Stages, TrainStageConfig
 from s2s.training.validation import Validation, Validator, higher_is_better
 
-METRICS = ("loss", *scoring.METRICS)
+METRICS = registry.Names("metric", "loss")  # of a validation
 GIVE_UP_AFTER = 10  # updates in a row with a non-finite gradient
 
 
@@ -84,7 +83,9 @@ class TrainConfig:
     keep_best: int = option(1, "how many of the best checkpoints stay", at_least=1)
     log_updates: int = option(100, "report every so many updates", at_least=1)
     loggers: list[str] = option(
-        ["tensorboard"], "where numbers go beside metrics.jsonl; wandb: Weights & Biases, if installed", tuple(LOGGERS)
+        ["tensorboard"],
+        "where numbers go beside metrics.jsonl; wandb: Weights & Biases, if installed",
+        registry.Names("logger"),
     )
     profile: bool = option(False, "trace a few updates to RUN/profile.json, say where their time went, and go on")
     samples: int = option(3, "decoded samples to show after each validation", at_least=0)

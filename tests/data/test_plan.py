@@ -5,14 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2s.data.plan import COSTS, STRATEGIES, PlanConfig, batch_cost, kept_together, plan
+from s2s import registry
+from s2s.data.plan import STRATEGIES, PlanConfig, batch_cost, kept_together, plan
 
 lengths = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=1, max_size=200)
 configs = st.builds(
     PlanConfig,
     batching=st.sampled_from(STRATEGIES),
     batch_tokens=st.integers(1, 400),
-    cost=st.sampled_from(list(COSTS)),
+    cost=st.sampled_from(registry.names("cost")),
     quadratic=st.none() | st.floats(1, 500),
     batch_sentences=st.none() | st.integers(1, 20),
     batch_multiple=st.sampled_from([1, 1, 2, 8]),

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from s2s.optim.schedule import SCHEDULES, learning_rate
+from s2s import registry
+from s2s.optim.schedule import learning_rate
 
 
-@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+@pytest.mark.parametrize("schedule", registry.names("schedule"))
 def test_warmup_rises_linearly_to_the_peak(schedule):
     assert learning_rate(schedule, 1, 0.4, 4, 100) == pytest.approx(0.1)
     assert learning_rate(schedule, 3, 0.4, 4, 100) == pytest.approx(0.3)

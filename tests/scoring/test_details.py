@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2s import scoring
+from s2s import registry, scoring
 from s2s.scoring import details
 from s2s.scoring.edits import WordErrorRate, edits
 from s2s.scoring.metric import interval, without_punctuation
@@ -101,7 +101,7 @@ def test_the_interval_is_that_of_a_plain_bootstrap():
     assert interval(wrong, lengths, 0) is None
 
 
-@pytest.mark.parametrize("name", list(scoring.METRICS))
+@pytest.mark.parametrize("name", registry.names("metric"))
 def test_every_metric_has_an_interval_around_its_value(name):
     references = [f"{'a b c d e f g'[: 1 + i % 12]} end" for i in range(60)]
     hypotheses = [line if i % 3 else line.replace("a", "x") for i, line in enumerate(references)]

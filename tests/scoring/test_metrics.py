@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2s import scoring
+from s2s import registry, scoring
 from s2s.errors import UserError
 from s2s.scoring.edits import edits
 
@@ -93,9 +93,9 @@ def test_lowercase_changes_the_value_and_the_signature():
 
 
 def test_error_rates_are_better_lower_and_the_others_higher():
-    lower = {name for name in scoring.METRICS if not scoring.higher_is_better(name)}
+    lower = {name for name in registry.names("metric") if not scoring.higher_is_better(name)}
     assert lower == {"ter", "wer", "cer", "per", "ser"}
-    for name in scoring.METRICS:
+    for name in registry.names("metric"):
         assert scoring.score(name, ["a b c d"], [["a b c d"]]).higher_is_better == scoring.higher_is_better(name)
 
 
