@@ -1,6 +1,6 @@
 """Specs of models in tests."""
 
-from s2s.models.spec import FeatureSource, Spec, TokenSource
+from s2s.data.spec import FeatureSource, Spec, TokenSource
 
 
 def text_spec(source: int, target: int | None = None, shared: bool = False) -> Spec:

@@ -12,6 +12,7 @@ from torch import nn
 from s2s import registry
 from s2s.config import compose, schema
 from s2s.decoding.backend import prepare
+from s2s.decoding.compose import generator_of
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.fusion import load_language_model
 from s2s.decoding.generator import Generator
@@ -184,7 +185,7 @@ class Translator:
             options["shortlist"] = self._shortlist(config.shortlist)
         if config.language_model is not None:
             options["language_model"] = self._language_model(config.language_model)
-        generator = self.task.generator(self.models, config, seed, **options)
+        generator = generator_of(self.task, self.models, config, seed, **options)
         return self._decode(generator, windows, score, progress, first)
 
     def _decode(self, generator: Generator, windows: Iterable[Window], score: bool, progress, first: int) -> Iterator:

@@ -11,10 +11,10 @@ import dataclasses
 from torch import nn
 
 from s2s.config.schema import option
+from s2s.data.spec import Spec, check_sources
 from s2s.models.bridges.top import TopBridge
 from s2s.models.decoders.transformer import TransformerDecoder
 from s2s.models.encoder_decoder import EncoderDecoder
-from s2s.models.spec import Spec, check_sources
 from s2s.models.stack import StackConfig
 from s2s.models.transformer import shared_options
 from s2s.nn.embedding import Embedding

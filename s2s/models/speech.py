@@ -9,13 +9,13 @@ import dataclasses
 from torch import nn
 
 from s2s.config.schema import option
+from s2s.data.spec import FeatureSource, Spec, check_sources
 from s2s.errors import UserError
 from s2s.models.bridges.top import TopBridge
 from s2s.models.decoders.transformer import TransformerDecoder
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.encoders.speech import SpeechEncoder, SpeechEncoderConfig
 from s2s.models.frontends.subsampling import SubsamplingFrontend
-from s2s.models.spec import FeatureSource, Spec, check_sources
 from s2s.models.stack import StackConfig
 from s2s.models.transformer import shared_options
 from s2s.nn.embedding import Embedding

@@ -8,6 +8,7 @@ import dataclasses
 from torch import nn
 
 from s2s.config.schema import option
+from s2s.data.spec import Spec, TokenSource, check_sources
 from s2s.errors import UserError
 from s2s.models.bridges.top import TopBridge
 from s2s.models.contract import Shared
@@ -15,7 +16,6 @@ from s2s.models.decoders.transformer import TransformerDecoder
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.encoders.transformer import EncoderConfig, TransformerEncoder
 from s2s.models.frontends.tokens import TokenFrontend
-from s2s.models.spec import Spec, TokenSource, check_sources
 from s2s.models.stack import StackConfig
 from s2s.nn.embedding import Embedding
 from s2s.nn.feedforward import ACTIVATIONS

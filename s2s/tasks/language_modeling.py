@@ -10,9 +10,9 @@ import torch
 from s2s.config.schema import option
 from s2s.data.batch import Source
 from s2s.data.iterator import DataConfig, Draw
+from s2s.data.spec import Spec
 from s2s.data.store import Split, Store, Stores
 from s2s.errors import UserError
-from s2s.models.spec import Spec
 from s2s.tasks.text import TextTask, stages
 from s2s.tasks.translation import PairDataset
 from s2s.text.tokenizer import load_tokenizer
@@ -60,11 +60,6 @@ class LanguageModelingTask(TextTask):
     def spec(self) -> Spec:
         """As TextTask.spec."""
         return Spec((), len(self.target_tokenizer.vocabulary))
-
-    def generator(self, models: list[torch.nn.Module], config, seed: int = 1, **options):
-        """Raises UserError."""
-        raise UserError("a language model writes nothing by itself; it goes with another checkpoint, as "
-                        "decode.language_model")  # fmt: skip
 
     def encode(self, items: list) -> list[list[int]]:
         """As many empty sources."""

@@ -16,11 +16,11 @@ from s2s.config.schema import option
 from s2s.data.batch import Batch, Counts, Source
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.manifest import Entry
+from s2s.data.spec import FeatureSource, Spec
 from s2s.data.speech import SpeechSplit, feature_config, features_facts
 from s2s.data.store import Store, Stores
 from s2s.data.transforms import seeds
 from s2s.errors import UserError
-from s2s.models.spec import FeatureSource, Spec
 from s2s.tasks.text import TextDataset, TextTask, padded, stages
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 

@@ -10,12 +10,11 @@ import torch
 from s2s import registry
 from s2s.data.batch import Packing, Source
 from s2s.data.iterator import DataConfig, Draw
+from s2s.data.spec import Spec
 from s2s.data.store import Split, Store, Stores
 from s2s.data.transforms import TargetTransform, masked, noisy, seeds
-from s2s.errors import UserError
-from s2s.models.spec import Spec
 from s2s.text.tokenizer import Tokenizer
-from s2s.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from s2s.text.vocabulary import BOS, EOS, PAD, Vocabulary
 
 
 class TextTask(ABC):
@@ -117,36 +116,6 @@ class TextTask(ABC):
 
     def criterion(self, config):
         return registry.find("criterion", config.type)(config)
-
-    def generator(self, models: list[torch.nn.Module], config, seed: int = 1, **options):
-        """A Generator for one model or an ensemble; `config` is a DecodeConfig, `options` are the Generator's own.
-
-        Raises:
-            UserError: as Generator; files that the config names and that are not as they should be.
-        """
-        from s2s.decoding.generator import Generator  # a task is below decoding; only its composition is here
-        from s2s.decoding.inputs import read_phrases
-        from s2s.decoding.shortlist import Shortlist
-
-        if config.speculative == "input" and not self.shared_vocabulary:
-            raise UserError("decode.speculative=input copies from the source: both sides need one vocabulary")
-        forbidden = read_phrases("decode.forbidden", config.forbidden, self.encode_target)
-        # A phrase with a symbol that the vocabulary lacks is in no hypothesis.
-        forbidden = [phrase for phrase in forbidden if UNK not in phrase]
-        allowed = read_phrases("decode.allowed", config.allowed, self.encode_target, needed=True)
-        if config.language_model is not None and "language_model" not in options:
-            from s2s.decoding.fusion import load_language_model
-
-            device = next(models[0].parameters()).device
-            options["language_model"] = load_language_model(config.language_model, self, device)
-        if config.shortlist is not None:
-            if "source" not in self.vocabularies:
-                raise UserError("decode.shortlist: has likely translations of a source's symbols; recordings have none")
-            if "shortlist" not in options:
-                options["shortlist"] = Shortlist.load(config.shortlist, self)
-        options = {"forbidden": forbidden, "allowed": allowed,
-                   "detokenize": self.detokenize, "seconds": self.frame_seconds, **options}  # fmt: skip
-        return Generator(models, config, self.collate_sources, seed, **options)
 
     def encode_target(self, lines: list[str]) -> list[list[int]]:
         """Target ids of raw lines in the order in which the model writes them, no BOS, no EOS."""

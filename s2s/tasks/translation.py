@@ -10,10 +10,10 @@ import torch
 from s2s.config.schema import option
 from s2s.data.batch import Batch, Counts, Source
 from s2s.data.iterator import DataConfig, Draw
+from s2s.data.spec import Spec, TokenSource
 from s2s.data.store import Split, Store, Stores
 from s2s.data.transforms import masked, seeds
 from s2s.errors import UserError
-from s2s.models.spec import Spec, TokenSource
 from s2s.tasks.text import TextDataset, TextTask, packing_of, padded, stages, with_symbol
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 from s2s.text.vocabulary import EOS, Vocabulary

@@ -9,6 +9,7 @@ import torch
 from s2s import scoring
 from s2s.data.iterator import prefetch
 from s2s.data.plan import PlanConfig, plan
+from s2s.decoding.compose import generator_of
 from s2s.training.attention import Map, attention_maps
 from s2s.training.distributed import Ranks
 
@@ -86,7 +87,7 @@ class Validator:
         """Ids of the best hypotheses of these examples, by example."""
         (first, last), ids = self.ranks.part(len(examples)), {}
         if first < last:
-            generator, size = self.task.generator([model], self.decode), self.decode.buffer or self.task.buffer
+            generator, size = generator_of(self.task, [model], self.decode), self.decode.buffer or self.task.buffer
             for start in range(first, last, size):
                 mine = examples[start : min(start + size, last)]
                 n_best = generator.generate(self.task.inputs(self.dataset.split, mine), first=start)

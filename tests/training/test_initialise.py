@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from s2s.decoding.compose import generator_of
 from s2s.training import checkpoint
 from tests.conftest import write_corpus
 from tests.training.test_resume import SMALL, same_bits
@@ -118,7 +119,7 @@ def test_symbols_find_their_rows_in_another_vocabulary(store, parent, tmp_path, 
         torch.testing.assert_close(ours[row], expected)
     lines = ["a b d e", "j i h", "g"]
     decode = [
-        t.generator([m], _default_decode()).generate(t.encode(lines)) for m, t in ((mine, task), (theirs, before))
+        generator_of(t, [m], _default_decode()).generate(t.encode(lines)) for m, t in ((mine, task), (theirs, before))
     ]
     texts = [[t.detokenize(best[0].ids) for best in n_best] for t, n_best in zip((task, before), decode, strict=True)]
     # What the new symbols take of the probability may cost a token its place, and not often.
