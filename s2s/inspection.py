@@ -4,6 +4,8 @@ A store, a run, a checkpoint or a shortlist is told by what is in it. Files are 
 written with them; what is damaged is named, and everything else is told all the same.
 """
 
+import contextlib
+import hashlib
 import json
 import math
 import os
@@ -14,14 +16,19 @@ from typing import Any
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
+from s2s.config.documents import read_json
 from s2s.data.report import aligned
-from s2s.data.store import SIDES, digest, file_hash
+from s2s.data.store import AGAIN, SIDES, digest
+from s2s.data.store import FORMATS as STORE_FORMATS
+from s2s.data.store import SHAPE as STORE
 from s2s.errors import UserError
+from s2s.files import file_hash
+from s2s.manifests import MANIFEST, read_manifest
+from s2s.training import shapes
 from s2s.training.metrics import read_metrics
+from s2s.training.runs import CONFIG, STATE, TRIES, WEIGHTS, misnamed, unlisted
 
 Facts = dict[str, Any]
-WEIGHTS, STATE, CONFIG, MANIFEST = "model.safetensors", "state.json", "config.yaml", "manifest.json"
-ROLES = ("averaged_from", "initialised_from", "teachers")
 UNTOLD = ("time", "seconds_validating")  # of an event
 VALIDATIONS = 10  # of a run that the text shows
 
@@ -40,22 +47,34 @@ def inspect(path: str | Path, verify: bool = True) -> Facts:
         UserError: nothing that s2s wrote.
     """
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
-    damaged: list[str] = []
-    if path.is_file():
-        kind, look = "shortlist", _shortlist
-    elif (path / "run.json").is_file():
-        kind, look = "run", _run
-    elif (path / WEIGHTS).exists():
-        kind, look = "checkpoint", _checkpoint
-    elif (path / MANIFEST).is_file():
-        kind, look = "store", _store
+    for _ in range(TRIES):
+        real = path.resolve() if path.is_symlink() else path  # where a run's `last` points to may change meanwhile
+        if not real.exists():
+            raise UserError(f"{path}: no such file or folder")
+        damaged: list[str] = []
+        kind, look = _kind(path, real)
+        try:
+            facts = look(real, verify, damaged)
+            size = real.stat().st_size if real.is_file() else _bytes(real)
+            break
+        except FileNotFoundError as error:
+            gone = error
     else:
-        raise UserError(f"{path}: neither a store, a run, a checkpoint nor a shortlist")
-    facts = look(path, verify, damaged)
-    size = path.stat().st_size if path.is_file() else _bytes(path)
+        raise gone
     return {"kind": kind, "path": str(path), "bytes": size, "damaged": damaged, **facts}
+
+
+def _kind(path: Path, real: Path) -> tuple[str, Callable[[Path, bool, list[str]], Facts]]:
+    """What there is at a path, and what reads it."""
+    if real.is_file():
+        return "shortlist", _shortlist
+    if (real / "run.json").is_file():
+        return "run", _run
+    if (real / WEIGHTS).exists():
+        return "checkpoint", _checkpoint
+    if (real / MANIFEST).is_file():
+        return "store", _store
+    raise UserError(f"{path}: neither a store, a run, a checkpoint nor a shortlist")
 
 
 def text(facts: Facts) -> str:
@@ -71,31 +90,32 @@ def text(facts: Facts) -> str:
 
 
 def _store(path: Path, verify: bool, damaged: list[str]) -> Facts:
-    manifest = _json(path / MANIFEST, damaged)
-    if manifest and digest(manifest) != manifest.get("digest"):
+    manifest = _read(path / MANIFEST, lambda: read_manifest(path, STORE, STORE_FORMATS, AGAIN), damaged)
+    if manifest and digest(manifest) != manifest["digest"]:
         damaged.append(f"{path / MANIFEST}: its digest does not fit its content")
     tokenizers = manifest.get("tokenizers", {})
     vocabularies = {
         side: {"type": tokenizers.get(side, {}).get("type"), **vocabulary}
         for side, vocabulary in manifest.get("vocabularies", {}).items()
     }
-    told = {"vocabularies", "files", "task", "seed"}
+    told = {"vocabularies", "files", "other_files", "block_size", "task", "seed"}
     return {
         **{key: value for key, value in manifest.items() if key not in told},
         "vocabularies": vocabularies,
-        "files": _files(path, manifest.get("files", {}), verify, damaged),
+        "files": _files(path, manifest.get("files", {}) | manifest.get("other_files", {}), verify, damaged),
     }
 
 
 def _checkpoint(path: Path, verify: bool, damaged: list[str]) -> Facts:
-    manifest = _json(path / MANIFEST, damaged)
+    manifest = _read(path / MANIFEST, lambda: read_manifest(path, shapes.MANIFEST, shapes.FORMATS, ""), damaged)
     files = _files(path, manifest.get("files", {}), verify, damaged)
-    state, config = _json(path / STATE, damaged), _yaml(path / CONFIG, damaged)
+    state, config = _json(path / STATE, shapes.STATE, damaged), _yaml(path / CONFIG, damaged)
+    damaged += filter(None, [manifest and unlisted(path, files), misnamed(path, state)])
     progress = state.get("progress", {})
     vocabularies = {}
     for side in SIDES:
         if f"{side}.vocabulary.txt" in files:
-            kind = _json(path / f"{side}.tokenizer.json", damaged).get("type")
+            kind = _json(path / f"{side}.tokenizer.json", {"type": str, ...: object}, damaged).get("type")
             symbols = (
                 (path / f"{side}.vocabulary.txt").read_bytes() if files[f"{side}.vocabulary.txt"]["there"] else b""
             )
@@ -116,13 +136,20 @@ def _checkpoint(path: Path, verify: bool, damaged: list[str]) -> Facts:
 
 
 def _run(path: Path, verify: bool, damaged: list[str]) -> Facts:
-    origin = _json(path / "run.json", damaged)
+    origin = _json(path / "run.json", shapes.RUN, damaged)
     config = _yaml(path / CONFIG, damaged) if (path / CONFIG).is_file() else {}
     events = read_metrics(path / "metrics.jsonl", damaged)
     checkpoints = []
     for folder in sorted((path / "checkpoints").glob("*step_*")):
         links = [name for name in ("best", "last") if (path / name).is_symlink() and (path / name).samefile(folder)]
-        facts = _checkpoint(folder, verify, damaged)
+        found: list[str] = []
+        try:
+            facts = _checkpoint(folder, verify, found)
+        except FileNotFoundError:
+            facts = {}
+        if not folder.exists():  # the run has deleted it meanwhile
+            continue
+        damaged += found
         keys = ("update", "validated")
         size = sum(file["bytes"] for file in facts["files"].values())
         checkpoints.append({"name": folder.name, "links": links, "bytes": size, **{key: facts[key] for key in keys}})
@@ -145,12 +172,15 @@ def _shortlist(path: Path, verify: bool, damaged: list[str]) -> Facts:
     try:
         with safe_open(path, "np") as file:
             facts = file.metadata() or {}
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            if {name: len(size) for name, size in sizes.items()} != {"translations": 2, "frequent": 1}:
+                raise UserError(f"{path}: a safetensors file, but not a shortlist; it holds {', '.join(sizes)}")
+            content = b"".join(file.get_tensor(name).tobytes() for name in ("translations", "frequent") if verify)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: neither a store, a run, a checkpoint nor a shortlist: {error}") from error
-    if set(shapes) != {"translations", "frequent"}:
-        raise UserError(f"{path}: a safetensors file, but not a shortlist; it holds {', '.join(shapes)}")
-    (symbols, candidates), (frequent,) = shapes["translations"], shapes["frequent"]
+    if verify and "sha256" in facts and facts["sha256"] != hashlib.sha256(content).hexdigest():
+        damaged.append(f"{path}: its content is not what was written")
+    (symbols, candidates), (frequent,) = sizes["translations"], sizes["frequent"]
     return {
         "format": facts.get("format"),
         "symbols": symbols,
@@ -165,7 +195,7 @@ def _parents(state: Facts) -> dict[str, dict[str, Facts]]:
     """Role -> path -> the hash of its weights when they were taken, and what has become of it."""
     origin = state.get("origin", {})
     found = {}
-    for role in ROLES:
+    for role in shapes.ROLES:
         for place in (state, origin, origin.get("parents", {})):
             parents = place.get(role) or {}
             parents = parents if isinstance(parents, dict) else dict.fromkeys(parents)
@@ -178,7 +208,7 @@ def _parents(state: Facts) -> dict[str, dict[str, Facts]]:
 
 def _now(folder: Path, sha256: str | None) -> str:
     """What has become of a parent, by its manifest."""
-    files = _json(folder / MANIFEST, []).get("files", {})
+    files = _json(folder / MANIFEST, shapes.MANIFEST, []).get("files", {})
     if WEIGHTS not in files:
         return "gone"
     return "there" if sha256 in (None, files[WEIGHTS].get("sha256")) else "other weights"
@@ -220,11 +250,16 @@ def _files(folder: Path, entries: dict[str, Facts], verify: bool, damaged: list[
 
 def _bytes(folder: Path) -> int:
     """Of all files in a folder; what links lead to lies elsewhere."""
-    return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names)
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a run that is saving deletes files
+                size += os.lstat(os.path.join(place, name)).st_size
+    return size
 
 
-def _json(path: Path, damaged: list[str]) -> Facts:
-    return _read(path, lambda: json.loads(path.read_text(encoding="utf-8")), damaged)
+def _json(path: Path, shape: Any, damaged: list[str]) -> Facts:
+    return _read(path, lambda: read_json(path, shape, finite=False), damaged)
 
 
 def _yaml(path: Path, damaged: list[str]) -> Facts:
@@ -237,11 +272,11 @@ def _read(path: Path, read: Callable[[], Any], damaged: list[str]) -> Facts:
         content = read()
         if isinstance(content, dict):
             return content
-        error: Any = "no object in it"
+        error = "no object in it"
     except Exception as wrong:  # whatever the readers raise of content that is not theirs
         error = str(wrong).split("\n")[0]
     if not any(complaint.startswith(f"{path}:") for complaint in damaged):
-        damaged.append(f"{path}: {error}")
+        damaged.append(error if error.startswith(f"{path.parent}{os.sep}") else f"{path}: {error}")
     return {}
 
 
@@ -252,10 +287,10 @@ def _store_text(facts: Facts) -> list[str]:
     speech = "features" in facts
     rows = [("split", "pairs", "dropped", "hours" if speech else "source tokens", "target tokens", "shards", "text")]
     for name, split in facts.get("splits", {}).items():
-        source = f"{split['seconds'] / 3600:.2f}" if speech else f"{split['source']['tokens']:,}"
+        source = f"{split.get('seconds', 0) / 3600:.2f}" if speech else f"{split['source'].get('tokens', 0):,}"
         kept = "kept" if split["text"] else "-"
-        dropped = sum(split["dropped"].values()) + sum(split.get("broken", {}).values())
-        rows.append((name, f"{split['pairs']:,}", f"{dropped:,}", source, f"{split['target']['tokens']:,}",
+        dropped = sum(split.get("dropped", {}).values()) + sum(split.get("broken", {}).values())
+        rows.append((name, f"{split['pairs']:,}", f"{dropped:,}", source, f"{split['target'].get('tokens', 0):,}",
                      f"{len(split['shards']):,}", kept))  # fmt: skip
     made = f"format {facts.get('format')}, s2s {facts.get('s2s')}"
     return [
@@ -271,8 +306,8 @@ def _checkpoint_text(facts: Facts) -> list[str]:
     lines = [f"format {facts['format']}, s2s {facts['s2s']}"]
     if facts["update"] is not None:
         seconds = facts["seconds"]
-        lines.append(f"update {facts['update']:,}, epoch {facts['epoch']}, {seconds / 3600:.2f} hours of training, "
-                     f"{facts['skipped']} updates skipped")  # fmt: skip
+        lines.append(f"update {facts['update']:,}, epoch {facts['epoch']}, {(seconds or 0) / 3600:.2f} hours of "
+                     f"training, {facts['skipped'] or 0} updates skipped")  # fmt: skip
     lines += _parent_lines(facts)
     if facts["validated"]:
         lines.append(f"validated at {_metrics(facts['validated'])}")
@@ -286,9 +321,11 @@ def _checkpoint_text(facts: Facts) -> list[str]:
 def _run_text(facts: Facts) -> list[str]:
     lines = [*_origin(facts), f"resumed {facts['resumed']} times", *_parent_lines(facts)]
     if train := facts["train"]:
+        speed, seconds = train.get("target_tokens_per_second"), train.get("seconds")
         lines.append(
-            f"update {train['update']:,}, epoch {train['epoch']}: loss {train['loss']:.3f}, "
-            f"{train['target_tokens_per_second']:,.0f} target tokens/s, {train['seconds'] / 3600:.2f} hours of training"
+            f"update {_number(train['update'])}, epoch {_number(train.get('epoch'))}: "
+            f"loss {_number(train.get('loss'))}, {_number(speed, 0)} target tokens/s, "
+            f"{_number(seconds / 3600 if isinstance(seconds, (int, float)) else None, 2)} hours of training"
         )
     shown = facts["validations"][-VALIDATIONS:]
     if shown:
@@ -297,7 +334,7 @@ def _run_text(facts: Facts) -> list[str]:
             key for event in shown for key, value in event.items() if isinstance(value, float) and key not in UNTOLD
         )
         rows = [("update", *names)]
-        rows += [(f"{event['update']:,}", *(_number(event.get(name)) for name in names)) for event in shown]
+        rows += [(_number(event["update"]), *(_number(event.get(name)) for name in names)) for event in shown]
         lines += [f"  {line}" for line in aligned(rows, right=range(len(names) + 1))]
     for checkpoint in facts["checkpoints"]:
         links = f" ({', '.join(checkpoint['links'])})" if checkpoint["links"] else ""
@@ -367,8 +404,10 @@ def _metrics(values: Facts) -> str:
     return f"update {values.get('update')} | {numbers}"
 
 
-def _number(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else "-" if value is None else str(value)
+def _number(value: Any, digits: int = 3) -> str:
+    if isinstance(value, (int, float)):
+        return f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}"
+    return "-" if value is None else str(value)
 
 
 def _size(size: int) -> str:

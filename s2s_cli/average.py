@@ -7,6 +7,7 @@ from pathlib import Path
 from s2s.config import command
 from s2s.config.schema import option
 from s2s.errors import UserError
+from s2s.files import claim
 
 
 @dataclasses.dataclass
@@ -21,7 +22,7 @@ class AverageCommand:
 
 
 def _average(config: AverageCommand) -> None:
-    from s2s.training import checkpoint
+    from s2s.training import runs
     from s2s.training.average import average_checkpoints, choose
 
     if not config.checkpoint or not config.output:
@@ -29,15 +30,21 @@ def _average(config: AverageCommand) -> None:
             "checkpoint=RUN with last=N or best=N (or a list of checkpoints), and output=FOLDER, are needed"
         )
     output = Path(config.output)
-    if output.exists() and not (config.overwrite and (output / "model.safetensors").is_file()):
-        raise UserError(f"output={output}: exists; overwrite=true replaces a checkpoint")
-    if config.last or config.best:
-        if len(config.checkpoint) != 1 or (config.last and config.best):
-            raise UserError("last=N or best=N, one of them, chooses from one run: checkpoint=RUN")
-        folders = choose(Path(config.checkpoint[0]), config.last, config.best)
-    else:
-        folders = [checkpoint.resolve(path) for path in config.checkpoint]
-    average_checkpoints(folders, output)
+    if (config.last or config.best) and (len(config.checkpoint) != 1 or (config.last and config.best)):
+        raise UserError("last=N or best=N, one of them, chooses from one run: checkpoint=RUN")
+
+    def chosen() -> list[Path]:
+        if config.last or config.best:
+            return choose(Path(config.checkpoint[0]), config.last, config.best)
+        folders = [runs.resolve(path) for path in config.checkpoint]
+        if output.exists() and any(output.samefile(folder) for folder in folders):
+            raise UserError(f"output={output}: is one of the checkpoints that are averaged; choose another folder")
+        return folders
+
+    with claim(output, "output"):
+        if output.exists() and not (config.overwrite and (output / "model.safetensors").is_file()):
+            raise UserError(f"output={output}: exists; overwrite=true replaces a checkpoint")
+        folders = runs.reread(chosen, lambda folders: average_checkpoints(folders, output), named=config.checkpoint)
     print(output)
     print(f"averaged {len(folders)}: {', '.join(folder.name for folder in folders)}", file=sys.stderr)
 

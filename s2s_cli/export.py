@@ -7,6 +7,7 @@ from pathlib import Path
 from s2s.config import command
 from s2s.config.schema import option
 from s2s.errors import UserError
+from s2s.files import claim
 
 ABOUT = """Write a checkpoint as another toolkit's model, with the tokenizers beside it.
 Example: s2s-export checkpoint=RUN format=ctranslate2 output=FOLDER"""
@@ -26,6 +27,14 @@ def _export(config: ExportCommand) -> None:
     if not config.checkpoint or not config.output:
         raise UserError("checkpoint=RUN and output=FOLDER are needed")
     output = Path(config.output)
+    with claim(output, "output"):
+        size = _write(config, output)
+    print(output)
+    print(f"{config.format}: {size / 1e6:,.1f} MB", file=sys.stderr)
+
+
+def _write(config: ExportCommand, output: Path) -> int:
+    """Write the model; returns its bytes."""
     if output.exists() or output.is_symlink():
         exported = all((output / name).is_file() for name in ("model.bin", "config.json", "source.tokenizer.json"))
         if not exported or output.is_symlink():
@@ -37,9 +46,7 @@ def _export(config: ExportCommand) -> None:
 
     model, task, _ = load_model(config.checkpoint)
     ctranslate2.write(model, task, output)
-    size = sum(path.stat().st_size for path in output.iterdir())
-    print(output)
-    print(f"{config.format}: {size / 1e6:,.1f} MB", file=sys.stderr)
+    return sum(path.stat().st_size for path in output.iterdir())
 
 
 def main() -> None:

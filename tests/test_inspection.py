@@ -110,7 +110,10 @@ def test_metrics_of_some_validations_only_are_shown(run, tmp_path):
         (lambda folder: (folder / "source.vocabulary.txt").unlink(), "source.vocabulary.txt: missing"),
         (lambda folder: (folder / "state.json").write_text("{"), "state.json: 1 bytes,"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 100), "model.safetensors: 100 bytes,"),
-        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json: no object in it"),
+        (
+            lambda folder: (folder / "manifest.json").write_text("[]"),
+            "manifest.json: an object of keys and values is needed",
+        ),
     ],
 )
 def test_damaged_files_of_a_checkpoint_are_named_and_the_rest_is_told(run, tmp_path, s2s, capsys, damage, complaint):

@@ -18,7 +18,8 @@ from s2s.errors import UserError
 YAML_LIMITS = Limits(size=1 << 20, values=1 << 16)  # PyYAML reads some 100 kB in a second
 
 
-def read_json(path: str | Path, shape: Shape = object, remedy: str = "", limits: Limits = LIMITS) -> Any:
+def read_json(path: str | Path, shape: Shape = object, remedy: str = "", limits: Limits = LIMITS,
+              finite: bool = True) -> Any:  # fmt: skip
     """The content of a JSON file.
 
     Args:
@@ -26,12 +27,13 @@ def read_json(path: str | Path, shape: Shape = object, remedy: str = "", limits:
         shape: What it must hold.
         remedy: What would be right when it does not ("make the store again"); the end of each message.
         limits: Its bounds.
+        finite: Refuse numbers that are not finite; else they are read as null.
 
     Raises:
         UserError: the file is missing, not JSON, or something else than the shape says.
     """
     with _remedy(remedy):
-        return _json(_content(path, limits), str(path), shape, limits, lines=True)
+        return _json(_content(path, limits), str(path), shape, limits, lines=True, finite=finite)
 
 
 def parse_json(content: str | bytes, where: str, shape: Shape = object, remedy: str = "",
@@ -162,13 +164,13 @@ def _decoded(content: str | bytes, where: str) -> str:
         raise UserError(f"{where}: not UTF-8, at byte {error.start:,}") from error
 
 
-def _json(content: str, where: str, shape: Shape, limits: Limits, lines: bool = False) -> Any:
+def _json(content: str, where: str, shape: Shape, limits: Limits, lines: bool = False, finite: bool = True) -> Any:
     most = max(content.count(","), content.count("[") + content.count("{"))  # those inside of strings, too
     if most > limits.values:
         raise UserError(f"{where}: more than {limits.values:,} values")
     try:
         value = json.loads(content, object_pairs_hook=_object, parse_int=integer, parse_float=real,
-                           parse_constant=real)  # fmt: skip
+                           parse_constant=real if finite else lambda constant: None)  # fmt: skip
     except json.JSONDecodeError as error:
         where += f":{error.lineno}" * lines
         if not content.strip():

@@ -10,6 +10,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
+from s2s.config import shapes
 from s2s.errors import UserError
 
 
@@ -141,3 +142,43 @@ def _met(need: str, found: dict[str, Leaf]) -> bool:
         return False
     leaf = found[name]
     return str(leaf.default) in values.split("|") if values else leaf.default != leaf.plain
+
+
+# --- from files ---------------------------------------------------------------------------------------------------
+
+
+def shape(config: type) -> dict[str, Any]:
+    """The shape (`s2s.config.shapes`) of a dataclass's values in a file; those that are missing have their defaults."""
+    hints = typing.get_type_hints(config)
+    return {f"{f.name}?": _shape(hints[f.name], f.metadata.get("choices")) for f in dataclasses.fields(config)}
+
+
+def _shape(annotation: Any, choices: tuple | None) -> Any:
+    bare = _without_none(annotation)
+    if bare is not annotation:
+        return _shape(bare, choices), None
+    if get_origin(bare) is list:
+        return [_shape(get_args(bare)[0], choices)]
+    if choices:
+        return shapes.one_of(*choices)
+    if dataclasses.is_dataclass(bare):
+        return shape(bare)
+    return shapes.mapping(object) if bare is dict else object if bare is Any else bare
+
+
+def load(config: type, values: Any, where: str) -> Any:
+    """A config object from the values that a file has for it.
+
+    Raises:
+        UserError: unknown keys, wrong types, values out of bounds; `where` names the file.
+    """
+    values = shapes.conform(values, shape(config), where)
+    hints = typing.get_type_hints(config)
+    nested = {key: _without_none(hints[key]) for key, value in values.items() if isinstance(value, dict)}
+    values |= {key: load(kind, values[key], where) for key, kind in nested.items() if dataclasses.is_dataclass(kind)}
+    found = config(**values)
+    try:
+        check(found)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return found

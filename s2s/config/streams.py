@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from s2s.errors import ReaderGone, UserError
+from s2s.files import whole_file
 
 INPUT, OUTPUT, ERROR = 0, 1, 2
 NAMES = {"/dev/stdin": INPUT, "/dev/stdout": OUTPUT, "/dev/stderr": ERROR}
@@ -40,11 +41,6 @@ class Output(io.FileIO):
             while (written := super().write(data)) is None:  # of a stream that does not block: it is full just now
                 select.select([], [self], [])
         return written
-
-    def sync(self) -> None:
-        """Have the disk keep what is written."""
-        with self._named():
-            os.fsync(self.fileno())
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -144,7 +140,7 @@ def opened(path: str | None, key: str = "output") -> Iterator[BinaryIO]:
         key: What a user names it by.
 
     Raises:
-        UserError: the path is a folder, its folder is not there, or standard output is closed.
+        UserError: as `whole_file`, or standard output is closed.
         OSError: it cannot be written; nothing is left behind then.
         ReaderGone: it is a pipe, and nobody reads it any more.
     """
@@ -158,18 +154,5 @@ def opened(path: str | None, key: str = "output") -> Iterator[BinaryIO]:
         with io.BufferedWriter(Output(path, path)) as file:
             yield file
         return
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise UserError(f"{key}={path}: is a folder; a file name is needed")
-    if not target.parent.is_dir():
-        raise UserError(f"{key}={path}: there is no folder {Path(path).parent}")
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    try:
-        with io.BufferedWriter(Output(partial, path)) as file:
-            yield file
-            file.flush()
-            file.raw.sync()
-        partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with whole_file(path, key) as file:
+        yield file

@@ -55,7 +55,7 @@ class DataConfig(TransformConfig, PlanConfig):
     )
     homogeneous: str = option("none", "a batch holds examples of one of these only", ("none", "corpus", "language"))
     stages: list[StageConfig] = option([], "a curriculum, such as [{epochs:2,max_length:20},{word_dropout:0.1}]")
-    verify: bool = option(True, "read the whole store before training and check its hashes")
+    verify: bool = option(True, "check all data that is trained on before it begins; false: each part when it is read")
 
 
 class Draw(NamedTuple):

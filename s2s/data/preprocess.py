@@ -21,10 +21,13 @@ from s2s.config.streams import read_twice
 from s2s.data.corpus import Chunk, Corpus
 from s2s.data.lines import MAX_LINE_BYTES
 from s2s.data.processes import cores, pool, progress
+from s2s.data.ragged import RaggedWriter
 from s2s.data.report import Premium, SideCounts, bar_width, premium_sums, table, unknown_tokens
-from s2s.data.store import SIDES, TEXT, RaggedWriter, Store, StoreWriter, check_free, token_type
+from s2s.data.store import SIDES, TEXT, Store, token_type
+from s2s.data.store_writer import StoreWriter
 from s2s.data.unknown import LINES, check_unknown, unknown_lines
 from s2s.errors import Failure, UserError
+from s2s.files import check_apart, write
 from s2s.text.tokenizer import LearningError, Tokenizer, load_tokenizer
 
 TOKENIZER = "sentencepiece"  # the default
@@ -77,15 +80,17 @@ def preprocess(config: PreprocessConfig) -> dict[str, Any]:
     if config.store is None:
         raise UserError("store is needed: the folder to write, such as store=data-bin/mine")
     splits = _find_corpora(config)
-    check_free(config.store, config.overwrite)
-    tokenizers = _tokenizers(config, splits.get("train", []))
-    workers = config.workers or cores()
-    with StoreWriter(config.store, config.overwrite, config.shard_pairs) as writer, pool(workers) as submit:
+    check_apart(config.store, "store", _inputs(config))
+    with StoreWriter(config.store, config.overwrite, config.shard_pairs) as writer:
+        tokenizers = _tokenizers(config, splits.get("train", []))
         for side, tokenizer in zip(SIDES, tokenizers, strict=True):
             writer.add_tokenizer(tokenizer, side)
-        facts = {
-            name: _write_split(name, corpora, config, tokenizers, writer, submit) for name, corpora in splits.items()
-        }
+        _loaded.cache_clear()  # of another store at this place
+        with pool(config.workers or cores()) as submit:
+            facts = {
+                name: _write_split(name, corpora, config, tokenizers, writer, submit)
+                for name, corpora in splits.items()
+            }
         report = {
             "source_language": config.source,
             "target_language": config.target,
@@ -109,13 +114,20 @@ def preprocess(config: PreprocessConfig) -> dict[str, Any]:
     return {"store": config.store, "digest": manifest["digest"], **report, "seconds": seconds}
 
 
+def _inputs(config: PreprocessConfig) -> Iterator[str | None]:
+    """The paths that a store is made from."""
+    yield from (*config.train, *config.valid, *config.test, config.tokenizer_from)
+    for tokenizer in (config.tokenizer, config.source_tokenizer, config.target_tokenizer):
+        yield from (getattr(tokenizer, key, None) for key in ("model", "vocabulary"))
+
+
 def write_report(report: dict[str, Any], text: str, folder: Path) -> str:
     """Write the report into a store's folder as text and picture.
 
     Returns:
         Why there is no picture, if there is none: hours of work are not lost for it.
     """
-    (folder / "report.txt").write_text(f"{text}\n", encoding="utf-8")
+    write(folder / "report.txt", f"{text}\n")
     try:
         from s2s.data.picture import draw  # here, for only who makes a store needs Pillow
 

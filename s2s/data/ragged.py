@@ -7,7 +7,6 @@ A long column is cut into shards, each a pair of such files; its rows are number
 little-endian.
 """
 
-import hashlib
 import mmap
 import os
 from collections.abc import Callable
@@ -16,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from s2s.errors import UserError
+from s2s import files
+from s2s.data.blocks import BlockHasher, Blocks, damaged, unreadable
 
 OFFSET = np.dtype("<i8")
 # Mappings are dropped after so many rows or files. What was touched once counts as this process's memory till then (up
@@ -27,18 +27,19 @@ LONG_ROW = 512  # values; rows that are longer on average are copied one by one,
 
 
 class Ragged:
-    """The rows of a column, read when asked for.
+    """The rows of a column, read when asked for, and verified as they are read.
 
     Args:
         shards: The file of values and the number of rows of each shard.
         dtype: Of the values.
+        blocks: What a file must hold.
     """
 
-    def __init__(self, shards: list[tuple[Path, int]], dtype: np.dtype):
-        self.dtype = dtype
+    def __init__(self, shards: list[tuple[Path, int]], dtype: np.dtype, blocks: Callable[[Path], Blocks]):
+        self.dtype, self._blocks = dtype, blocks
         self._paths = [path for path, _ in shards]
         self._starts = np.cumsum([0, *(rows for _, rows in shards)])  # [shards + 1]: number of each shard's first row
-        self._mapped: dict[Path, tuple[mmap.mmap, np.ndarray]] = {}
+        self._mapped: dict[Path, _Mapping] = {}
         self._gathered = 0  # rows since `_mapped` was empty
 
     def __len__(self) -> int:
@@ -62,9 +63,9 @@ class Ragged:
         for shard, path in enumerate(self._paths):
             start, end = int(self._starts[shard]), min(last, int(self._starts[shard + 1]))
             if done < end:
-                found = np.diff(_read(offsets_path(path), OFFSET, done - start, end - done + 1))
+                found = np.diff(_read(self._blocks(offsets_path(path)), OFFSET, done - start, end - done + 1))
                 if found.min() < 0:
-                    raise _damaged(offsets_path(path))
+                    raise damaged(offsets_path(path))
                 lengths[done - first : end - first] = found
                 done = end
         return lengths
@@ -106,26 +107,27 @@ class Ragged:
         """`gather` for the rows of one shard, numbered within it."""
         path = self._paths[shard]
         offsets, values = self._map(offsets_path(path), OFFSET), self._map(path, self.dtype)
-        if len(offsets) != self._starts[shard + 1] - self._starts[shard] + 1:
-            raise _damaged(offsets_path(path))
-        begins, ends = offsets[rows], offsets[rows + 1]
+        if len(offsets.array) != self._starts[shard + 1] - self._starts[shard] + 1:
+            raise damaged(offsets_path(path))
+        offsets.check(rows, rows + 2)
+        begins, ends = offsets.array[rows], offsets.array[rows + 1]
         if (ends < begins).any() or begins.min() < 0:
-            raise _damaged(offsets_path(path))
-        if ends.max() > len(values):
-            raise _damaged(path)
-        return _take(values, begins, ends - begins), ends - begins
+            raise damaged(offsets_path(path))
+        if ends.max() > len(values.array):
+            raise damaged(path)
+        values.check(begins, ends)
+        return _take(values.array, begins, ends - begins), ends - begins
 
-    def _map(self, path: Path, dtype: np.dtype) -> np.ndarray:
+    def _map(self, path: Path, dtype: np.dtype) -> "_Mapping":
         """A file as a read-only array whose pages are read when touched."""
         found = self._mapped.get(path)
         if found is None:
             if len(self._mapped) >= MAPPED_FILES:
                 self._mapped = {}
-            found = self._mapped[path] = _mapping(path, dtype)
-        memory, array = found  # kept by this call, whatever other threads drop
-        if memory is not None and memory.size() < len(memory):  # to touch what is gone would kill the process
-            raise _damaged(path)
-        return array
+            found = self._mapped[path] = _Mapping(self._blocks(path), dtype)
+        if found.memory is not None and found.memory.size() < len(found.memory):  # to touch it would kill the process
+            raise damaged(path)
+        return found  # kept by the caller, whatever other threads drop
 
 
 def _take(values: np.ndarray, begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -136,37 +138,48 @@ def _take(values: np.ndarray, begins: np.ndarray, lengths: np.ndarray) -> np.nda
     return values[np.repeat(begins - (np.cumsum(lengths) - lengths), lengths) + np.arange(total)]
 
 
-def _mapping(path: Path, dtype: np.dtype) -> tuple[mmap.mmap | None, np.ndarray]:
-    try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:  # cannot be mapped
-                return None, np.empty(0, dtype)
-            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return memory, np.frombuffer(memory, dtype, len(memory) // dtype.itemsize)
+class _Mapping:
+    """A file as a read-only `array`.
+
+    Args:
+        blocks: What it must hold.
+        dtype: Of its values.
+
+    Raises:
+        UserError: it cannot be read, or has another size.
+    """
+
+    def __init__(self, blocks: Blocks, dtype: np.dtype):
+        self.blocks, self.memory, self.array = blocks, None, np.empty(0, dtype)
+        try:
+            with open(blocks.path, "rb") as file:
+                blocks.look(file.fileno())
+                if blocks.size:  # else it cannot be mapped
+                    self.memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    self.array = np.frombuffer(self.memory, dtype, len(self.memory) // dtype.itemsize)
+        except OSError as error:
+            raise unreadable(blocks.path, error) from error
+
+    def check(self, begins: np.ndarray, ends: np.ndarray) -> None:
+        """Verify values begins ... ends - 1 of several stretches, integers [n]. Raises UserError naming the file."""
+        size = self.array.dtype.itemsize
+        self.blocks.check(begins * size, ends * size, lambda begin, end: memoryview(self.memory)[begin:end])
 
 
-def _read(path: Path, dtype: np.dtype, first: int, count: int) -> np.ndarray:
+def _read(blocks: Blocks, dtype: np.dtype, first: int, count: int) -> np.ndarray:
     """`count` numbers of a file, from number `first` on. Raises UserError naming a file that does not hold them."""
-    numbers = np.empty(count, dtype)
+    numbers, begin = np.empty(count, dtype), first * dtype.itemsize
     try:
-        with open(path, "rb") as file:
-            file.seek(first * dtype.itemsize)
+        with open(blocks.path, "rb") as file:
+            blocks.look(file.fileno())
+            blocks.check(begin, begin + numbers.nbytes, lambda b, e: os.pread(file.fileno(), e - b, b))
+            file.seek(begin)
             size = file.readinto(memoryview(numbers).cast("B"))
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(blocks.path, error) from error
     if size < numbers.nbytes:
-        raise _damaged(path)
+        raise damaged(blocks.path)
     return numbers
-
-
-def _damaged(path: Path) -> UserError:
-    return UserError(f"{path}: truncated or changed since the store was made; make the store again")
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path}: this file of the store cannot be read: {error.strerror}")
 
 
 class RaggedWriter:
@@ -184,7 +197,7 @@ class RaggedWriter:
         self._path, self._shard_rows = path, shard_rows
         self._open: tuple[_HashedFile, _HashedFile] | None = None  # values and offsets of the last shard
         self._end = 0
-        self._files: dict[str, dict[str, Any]] = {}
+        self._files: dict[str, BlockHasher] = {}
 
     def append(self, values: np.ndarray, lengths: np.ndarray) -> None:
         """Append rows: all their values [sum of lengths], and how many each has [rows]."""
@@ -201,8 +214,8 @@ class RaggedWriter:
             if self.shards[-1] == self._shard_rows:
                 self._finish()
 
-    def close(self) -> dict[str, dict[str, Any]]:
-        """Flush to the disk; returns size and SHA-256 of each file by name."""
+    def close(self) -> dict[str, BlockHasher]:
+        """Flush to the disk; returns the hashes of each file by name."""
         if self._open is not None:
             self._finish()
         return self._files
@@ -220,7 +233,7 @@ class RaggedWriter:
 
     def _finish(self) -> None:
         for file in self._open:
-            self._files |= file.close()
+            self._files[file.path.name] = file.close()
         self._open = None
 
 
@@ -228,23 +241,21 @@ class _HashedFile:
     """A new file whose write errors name it."""
 
     def __init__(self, path: Path):
-        self.path, self._size, self._sha = path, 0, hashlib.sha256()
+        self.path, self._hasher = path, BlockHasher()
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115 (chunks are large; closed below)
 
     def write(self, array: np.ndarray) -> None:
         view = memoryview(array).cast("B") if array.size else memoryview(b"")
-        self._sha.update(view)
-        self._size += len(view)
-        try:
+        self._hasher.update(view)
+        with files.naming(self.path):
             while view:  # an unbuffered file may take only a part
                 view = view[self._file.write(view) :]
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
-    def close(self) -> dict[str, dict[str, Any]]:
-        os.fsync(self._file.fileno())
+    def close(self) -> BlockHasher:
+        with files.naming(self.path):
+            os.fsync(self._file.fileno())
         self._file.close()
-        return {self.path.name: {"size": self._size, "sha256": self._sha.hexdigest()}}
+        return self._hasher
 
     def abandon(self) -> None:
         self._file.close()

@@ -9,20 +9,22 @@ mean and deviation of each feature over the training split (null where features.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import from_int16
-from s2s.data.ragged import Ragged
+from s2s.config import schema
+from s2s.config.documents import parse_json
 from s2s.data.store import TEXT, Split, Store
 from s2s.errors import UserError
+from s2s.manifests import MANIFEST
 
 FEATURES, WAVEFORM = np.dtype("<f2"), np.dtype("<i2")
-UTTERANCE = ("id", "speaker", "language", "seconds")
+UTTERANCE = {"id": str, "speaker": (str, None), "language": (str, None), "seconds": float}
 
 Perturb = Callable[[np.ndarray, int], np.ndarray]
 
@@ -40,14 +42,13 @@ class SpeechSplit(Split):
     def __init__(self, name: str, stores: list[Store]):
         self.name = name
         self._stores = [(store, store.manifest["splits"][name]) for store in stores]
-        self.config = feature_config(stores[0].manifest)
+        self.config = feature_config(stores[0].manifest, stores[0].path / MANIFEST)
         features = self.config.keep == "features"
-        self._source = Ragged(self._shards(f"source.{self.config.keep}"), FEATURES if features else WAVEFORM)
-        self._tokens = {"target": Ragged(self._shards("target.tokens"), np.dtype(self._stores[0][1]["target"]["type"]))}
+        self._source = self._column(f"source.{self.config.keep}", FEATURES if features else WAVEFORM)
+        self._tokens = {"target": self._column("target.tokens", np.dtype(self._stores[0][1]["target"]["type"]))}
         self._texts = {
-            "target": Ragged(self._shards("target.text"), TEXT),
-            "utterance": Ragged(self._shards("source.utterance"), TEXT),
-        }
+            "target": self._column("target.text", TEXT), "utterance": self._column("source.utterance", TEXT)
+        }  # fmt: skip
 
     @cached_property
     def fbank(self) -> Fbank:
@@ -107,12 +108,19 @@ class SpeechSplit(Split):
 
     def utterances(self, examples: np.ndarray) -> list[dict]:
         """What is known of examples: a dictionary of UTTERANCE for each; None for what is not known."""
-        return [json.loads(line) for line in self._lines("utterance", examples)]
+        where = f"{self._stores[0][0].path}: an utterance of '{self.name}'"
+        return [parse_json(line, where, UTTERANCE) for line in self._lines("utterance", examples)]
 
 
-def feature_config(manifest: dict) -> FeatureConfig:
-    """The options of the features in a store's manifest, or in a checkpoint's `features.json`."""
-    return FeatureConfig(**manifest["features"])
+def feature_config(facts: dict, where: Path) -> FeatureConfig:
+    """The options of the features in a store's manifest or in a checkpoint's `features.json`, and of its `cmvn` whether
+    it fits them. Raises UserError naming that file."""
+    config = schema.load(FeatureConfig, facts["features"], str(where))
+    sizes = {len(values) for values in (facts["cmvn"] or {}).values()}
+    if sizes != ({config.bins} if config.cmvn == "global" else set()):
+        raise UserError(f"{where}: cmvn: a mean and a deviation of each of the {config.bins} features are needed where "
+                        "features.cmvn=global, and none elsewhere")  # fmt: skip
+    return config
 
 
 def features_facts(config: FeatureConfig) -> dict:

@@ -27,9 +27,12 @@ from s2s.data.preprocess import TOKENIZER, Side, SideWriter, without_picture, wr
 from s2s.data.processes import cores, pool, progress
 from s2s.data.report import BARS, SideCounts, aligned, bar_width, blocks, unknown_tokens
 from s2s.data.speech import FEATURES, WAVEFORM, feature_config
-from s2s.data.store import TEXT, Store, StoreWriter, check_free, token_type
+from s2s.data.store import TEXT, Store, token_type
+from s2s.data.store_writer import StoreWriter
 from s2s.data.unknown import check_unknown
 from s2s.errors import UserError
+from s2s.files import check_apart
+from s2s.manifests import MANIFEST
 from s2s.text.tokenizer import LearningError, Tokenizer, load_tokenizer
 
 CHECKED = 64  # entries that a worker checks at a time
@@ -90,7 +93,9 @@ def preprocess(config: SpeechPreprocessConfig) -> dict[str, Any]:
     began = time.perf_counter()
     if config.store is None:
         raise UserError("store is needed: the folder to write, such as store=data-bin/mine")
-    check_free(config.store, config.overwrite)
+    inputs = (getattr(config.tokenizer, key, None) for key in ("model", "vocabulary"))
+    check_apart(config.store, "store", [*config.train, *config.valid, *config.test, config.tokenizer_from, *inputs])
+    writer = StoreWriter(config.store, config.overwrite, config.shard_pairs)
     config, parent = _inherited(config)
     Fbank(config.features)  # complains of what does not fit, before anything is read
     names = {"train": config.train, "valid": config.valid}
@@ -104,16 +109,16 @@ def preprocess(config: SpeechPreprocessConfig) -> dict[str, Any]:
         split: [read_manifest(name, config.audio_root) for name in of_split]
         for split, of_split in names.items() if of_split
     }  # fmt: skip
-    with pool(config.workers or cores()) as submit:
+    _loaded.cache_clear()  # of another store at this place
+    with writer, pool(config.workers or cores()) as submit:
         splits = _checked(manifests, config, submit)
         tokenizer = _tokenizer(config, parent, splits)
-        with StoreWriter(config.store, config.overwrite, config.shard_pairs) as writer:
-            writer.add_tokenizer(tokenizer, "target")
-            statistics, facts = Statistics(), {}
-            for name, split in splits.items():
-                facts[name], found = _write_split(name, split, config, tokenizer, writer, submit)
-                statistics += found
-            report = {
+        writer.add_tokenizer(tokenizer, "target")
+        statistics, facts = Statistics(), {}
+        for name, split in splits.items():
+            facts[name], found = _write_split(name, split, config, tokenizer, writer, submit)
+            statistics += found
+        report = {
                 "source_language": config.source,
                 "target_language": config.target,
                 "vocabularies": {
@@ -121,22 +126,22 @@ def preprocess(config: SpeechPreprocessConfig) -> dict[str, Any]:
                 },
                 "splits": facts,
             }  # fmt: skip
-            complaint = write_report(report, table(report), writer.folder)
-            cmvn = None
-            if config.features.cmvn == "global":
-                cmvn = parent.manifest["cmvn"] if parent else statistics.facts()
-            manifest = writer.commit(
-                {
-                    "s2s": __version__,
-                    "task": config.task,
-                    "seed": config.seed,
-                    "filter": dataclasses.asdict(config.filter),
-                    "features": dataclasses.asdict(config.features),
-                    "cmvn": cmvn,
-                    "tokenizers": {"target": dataclasses.asdict(tokenizer.config)},
-                    **report,
-                }
-            )
+        complaint = write_report(report, table(report), writer.folder)
+        cmvn = None
+        if config.features.cmvn == "global":
+            cmvn = parent.manifest["cmvn"] if parent else statistics.facts()
+        manifest = writer.commit(
+            {
+                "s2s": __version__,
+                "task": config.task,
+                "seed": config.seed,
+                "filter": dataclasses.asdict(config.filter),
+                "features": dataclasses.asdict(config.features),
+                "cmvn": cmvn,
+                "tokenizers": {"target": dataclasses.asdict(tokenizer.config)},
+                **report,
+            }
+        )
     if complaint:
         raise without_picture(config.store, complaint)
     seconds = time.perf_counter() - began
@@ -156,7 +161,7 @@ def _inherited(config: SpeechPreprocessConfig) -> tuple[SpeechPreprocessConfig, 
     store = Store(config.tokenizer_from)
     if "features" not in store.manifest:
         return config, None
-    features = feature_config(store.manifest)
+    features = feature_config(store.manifest, store.path / MANIFEST)
     if config.features not in (FeatureConfig(), features):
         raise UserError("tokenizer_from and features exclude each other: the features are those of that store")
     return dataclasses.replace(config, features=features), store

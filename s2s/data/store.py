@@ -1,6 +1,8 @@
 """The store: a folder of binarised parallel text (or speech: `s2s.data.speech`) that opens in milliseconds at any size.
 
     manifest.json               what is inside, how it was made, size and SHA-256 of every file
+    manifest.sha256             the manifest's own
+    blocks.sha256               SHA-256 of every 256 KiB of every file, 32 bytes each, in the manifest's order
     source.* target.*           the tokenizers, as `Tokenizer.save` writes them
     SPLIT-SHARD.SIDE.tokens     ids of a shard's examples, one after the other, in the smallest unsigned type that fits
     SPLIT-SHARD.SIDE.text       their raw lines, line feeds included, where they are kept (validation and test splits)
@@ -8,32 +10,62 @@
     report.txt report.png       what the text is like: for people, no part of the content
 
 SHARD is 00000, 00001 ...; the examples of a split are numbered through its shards. A store is written beside its place
-and renamed when it is complete.
+and renamed when it is complete. Whatever is read of it is verified, block by block.
 """
 
-import errno
 import hashlib
 import json
-import os
-import shutil
-import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from s2s.data.ragged import OFFSET, Ragged, RaggedWriter, offsets_path
+from s2s import manifests
+from s2s.config.documents import read_json
+from s2s.config.shapes import mapping, number, one_of, text, whole
+from s2s.data.blocks import DIGEST, Blocks, damaged
+from s2s.data.ragged import OFFSET, Ragged, offsets_path
 from s2s.errors import UserError
+from s2s.files import file_hash
+from s2s.manifests import MANIFEST
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 2
-MANIFEST = "manifest.json"
+FORMATS = (2, 3)  # that are read; the last one is written, the ones before have neither manifest.sha256 nor blocks
 SIDES = ("source", "target")
 TEXT = np.dtype("u1")
+BLOCKS = "blocks.sha256"
+AGAIN = "make the store again"
+HASHERS = 4  # threads that verify files
+
+
+# A manifest: what is read of it. `other_files` are no part of the data: the digest does not depend on them.
+FILES = mapping({"size": whole(0), "sha256": manifests.SHA256}, manifests.NAME)
+VOCABULARY = {"size?": whole(0), "digest?": manifests.SHA256}
+SIDE = {
+    "type": one_of("|u1", "<u2", "<u4", "<f2", "<i2"), "lengths": {"max": whole(0), ...: object}, "tokens?": whole(0),
+    ...: object,
+}  # fmt: skip
+SPLIT = {
+    "pairs": whole(0), "shards": [whole(0)], "corpora": [{"name": str, "kept": whole(0), ...: object}], "text": bool,
+    "source": SIDE, "target": SIDE, "seconds?": number(0), "dropped?": mapping(whole(0)), "broken?": mapping(whole(0)),
+    ...: object,
+}  # fmt: skip
+CMVN_SHAPE = ({"mean": [float], "deviation": [float]}, None)
+SHAPE = {
+    "format": int, "task": str, "source_language": str, "target_language": str,
+    "tokenizers?": mapping({"type?": str, ...: object}), "vocabularies": mapping(VOCABULARY),
+    "splits": mapping(SPLIT, text("[a-z]+[0-9]*", "the name of a split")), "features?": mapping(object),
+    "cmvn?": CMVN_SHAPE, "files": FILES, "other_files?": FILES, "block_size?": whole(1), "digest": manifests.SHA256,
+    ...: object,
+}  # fmt: skip
 
 
 class Store:
-    """A store opened for reading. Nothing but the manifest and the tokenizers' files is read until asked for.
+    """A store opened for reading. Nothing but the manifest and the tokenizers' files is read until asked for, and what
+    is read then is verified.
 
     Args:
         path: Its folder.
@@ -46,12 +78,15 @@ class Store:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.manifest: dict[str, Any] = _read_manifest(self.path)
-        for name, facts in self.manifest["files"].items():
+        self._files = self.manifest["files"]
+        self._blocks: dict[str, Blocks] = {}
+        self._digests: dict[str, bytes] | None = None
+        for name, facts in self._files.items():
             self._check_size(name, facts["size"])
             if name.startswith(tuple(f"{side}." for side in SIDES)):
                 self._check_hash(name, facts["sha256"])
         if digest(self.manifest) != self.digest:
-            raise UserError(f"{self.path / MANIFEST}: the digest does not fit the content; make the store again")
+            raise UserError(f"{self.path / MANIFEST}: the digest does not fit the content; {AGAIN}")
         for name in self.splits:
             self._check_shards(name)
 
@@ -96,10 +131,54 @@ class Store:
             for side in SIDES
         }
 
-    def verify(self) -> None:
-        """Read everything and compare with the manifest's hashes. Raises UserError naming a file that differs."""
-        for name, facts in self.manifest["files"].items():
-            self._check_hash(name, facts["sha256"])
+    def verify(self, splits: Iterable[str] | None = None) -> None:
+        """Read everything, or what there is of some splits, and compare it with the manifest's hashes.
+
+        Raises:
+            UserError: naming a file that differs.
+        """
+        wanted = list(self._files)
+        if splits is None:
+            for name, facts in self.manifest.get("other_files", {}).items():
+                if name != BLOCKS and not (self.path / name).exists():
+                    continue  # reports are nobody's input
+                self._check_size(name, facts["size"])
+                self._check_hash(name, facts["sha256"])
+        else:
+            wanted = [name for name in wanted if name.startswith(tuple(f"{split}-" for split in splits))]
+        with ThreadPoolExecutor(HASHERS) as threads:
+            list(threads.map(lambda name: self.blocks(self.path / name).check_all(), wanted))
+
+    def blocks(self, path: Path) -> Blocks:
+        """What a file of the store must hold. It remembers what has been verified."""
+        name = path.name
+        if name not in self._blocks:
+            size = self._files[name]["size"]
+            if "block_size" in self.manifest:
+                digests = self._block_digests()[name]
+                found = Blocks(path, size, digests, self.manifest["block_size"])
+            else:  # of format 2: one block
+                found = Blocks(path, size, bytes.fromhex(self._files[name]["sha256"]) if size else b"", size)
+            self._blocks.setdefault(name, found)
+        return self._blocks[name]
+
+    def _block_digests(self) -> dict[str, bytes]:
+        """Of each file the SHA-256 of its blocks, one after the other."""
+        if self._digests is None:
+            facts = self.manifest.get("other_files", {}).get(BLOCKS)
+            if facts is None:
+                raise UserError(f"{self.path / MANIFEST}: other_files['{BLOCKS}'] is missing; {AGAIN}")
+            self._check_size(BLOCKS, facts["size"])
+            self._check_hash(BLOCKS, facts["sha256"])
+            content, found, place = (self.path / BLOCKS).read_bytes(), {}, 0
+            for name, facts in self._files.items():
+                count = -(-facts["size"] // self.manifest["block_size"])
+                found[name] = content[place : place + DIGEST * count]
+                place += DIGEST * count
+            if place != len(content):
+                raise damaged(self.path / BLOCKS)
+            self._digests = found
+        return self._digests
 
     def _check_shards(self, split: str) -> None:
         """See whether the shards are those of the manifest's counts."""
@@ -116,21 +195,20 @@ class Store:
                 offsets = sizes.get(offsets_path(values).name, {}).get("size")
                 fits &= values.name in sizes and offsets == (pairs + 1) * OFFSET.itemsize
         if not fits:
-            raise UserError(f"{self.path / MANIFEST}: split '{split}': its counts do not fit its files; "
-                            "make the store again")  # fmt: skip
+            raise UserError(f"{self.path / MANIFEST}: split '{split}': its counts do not fit its files; {AGAIN}")
 
     def _check_size(self, name: str, size: int) -> None:
         path = self.path / name
         if not path.is_file():
-            raise UserError(f"{path}: this file of the store is missing; make the store again")
+            raise UserError(f"{path}: this file of the store is missing; {AGAIN}")
         if path.stat().st_size != size:
             found = f"{path.stat().st_size} bytes, the manifest says {size}"
-            raise UserError(f"{path}: truncated or changed: {found}; make the store again")
+            raise UserError(f"{path}: truncated or changed: {found}; {AGAIN}")
 
     def _check_hash(self, name: str, expected: str) -> None:
         path = self.path / name
         if file_hash(path) != expected:
-            raise UserError(f"{path}: changed: its SHA-256 is not the manifest's; make the store again")
+            raise UserError(f"{path}: changed: its SHA-256 is not the manifest's; {AGAIN}")
 
 
 class Stores:
@@ -192,10 +270,10 @@ class Stores:
         """The tokenizers of source and target; the same object twice if they are the same. Speech has none."""
         return self.stores[0].tokenizers()
 
-    def verify(self) -> None:
-        """Read everything and compare with the manifests' hashes. Raises UserError naming a file that differs."""
+    def verify(self, splits: Iterable[str] | None = None) -> None:
+        """As `Store.verify`, of all stores."""
         for store in self.stores:
-            store.verify()
+            store.verify(splits)
 
 
 def _split(name: str, stores: list[Store]) -> "Split":
@@ -228,11 +306,9 @@ class Split:
     def __init__(self, name: str, stores: list[Store]):
         self.name = name
         self._stores = [(store, store.manifest["splits"][name]) for store in stores]
-        kind = np.dtype(self._stores[0][1]["source"]["type"]), np.dtype(self._stores[0][1]["target"]["type"])
-        self._tokens = {
-            side: Ragged(self._shards(f"{side}.tokens"), dtype) for side, dtype in zip(SIDES, kind, strict=True)
-        }
-        self._texts = {side: Ragged(self._shards(f"{side}.text"), TEXT) for side in SIDES}
+        kind = self._stores[0][1]
+        self._tokens = {side: self._column(f"{side}.tokens", np.dtype(kind[side]["type"])) for side in SIDES}
+        self._texts = {side: self._column(f"{side}.text", TEXT) for side in SIDES}
 
     def __len__(self) -> int:
         return len(self._tokens["target"])
@@ -328,7 +404,11 @@ class Split:
 
     def _all_text(self, side: str) -> list[str]:
         self._need_text()
-        return [line for path, count in self._shards(f"{side}.text") for line in _lines(path.read_bytes(), count, path)]
+        lines = []
+        for store, path, count in self._shards(f"{side}.text"):
+            store.blocks(path).check_all()
+            lines += _lines(path.read_bytes(), count, path)
+        return lines
 
     def _need_text(self) -> None:
         for store, facts in self._stores:
@@ -337,102 +417,22 @@ class Split:
                     f"{store.path}: split '{self.name}' has no raw text; make the store with keep_text=true"
                 )
 
-    def _shards(self, column: str) -> list[tuple[Path, int]]:
-        """The file of values and the number of rows of each shard of a column."""
+    def _column(self, column: str, dtype: np.dtype) -> Ragged:
+        """The rows of a column, of all shards of all stores."""
+        stores = {store.path: store for store, _ in self._stores}
+        return Ragged([shard[1:] for shard in self._shards(column)], dtype, partial(_blocks, stores))
+
+    def _shards(self, column: str) -> list[tuple[Store, Path, int]]:
+        """The store, the file of values and the number of rows of each shard of a column."""
         return [
-            (store.path / shard_file(self.name, shard, column), pairs)
+            (store, store.path / shard_file(self.name, shard, column), pairs)
             for store, facts in self._stores
             for shard, pairs in enumerate(facts["shards"])
         ]
 
 
-class StoreWriter:
-    """Writes a store beside its place. A context: left by `commit` the store is there, left otherwise nothing is.
-
-    Args:
-        path: Where the store will be.
-        overwrite: Replace the store that is there.
-        shard_pairs: Examples of a shard.
-
-    Raises:
-        UserError: the place is taken.
-    """
-
-    def __init__(self, path: str | Path, overwrite: bool, shard_pairs: int = 10_000_000):
-        self.shard_pairs = shard_pairs
-        self.path = Path(os.path.realpath(path))
-        check_free(path, overwrite)
-        self.folder = self.path.with_name(f"{self.path.name}.partial-{os.getpid()}-{time.time_ns():x}")
-        self._replaced = self.folder.with_name(f"{self.folder.name}.replaced")
-        self._open: list[RaggedWriter] = []
-        self._files: dict[str, dict[str, Any]] = {}
-
-    def __enter__(self) -> "StoreWriter":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.folder.mkdir()
-        return self
-
-    def __exit__(self, *_) -> None:
-        for column in self._open:
-            column.abandon()
-        shutil.rmtree(self.folder, ignore_errors=True)  # after `commit` it is not there any more
-        if self._replaced.exists():
-            if not self.path.exists():  # cut off between the two renames of `commit`
-                os.rename(self._replaced, self.path)
-            shutil.rmtree(self._replaced, ignore_errors=True)
-
-    def add_tokenizer(self, tokenizer: Tokenizer, side: str) -> None:
-        """Write the tokenizer of a side."""
-        tokenizer.save(self.folder, side)
-        for path in self.folder.glob(f"{side}.*"):
-            flush(path)
-            self._files[path.name] = {"size": path.stat().st_size, "sha256": file_hash(path)}
-
-    def column(self, split: str, name: str, dtype: np.dtype) -> RaggedWriter:
-        """A new column of a split: `SIDE.tokens` or `SIDE.text`."""
-        self._open.append(
-            RaggedWriter(lambda shard: self.folder / shard_file(split, shard, name), dtype, self.shard_pairs)
-        )
-        return self._open[-1]
-
-    def commit(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Complete the store and put it in its place.
-
-        Args:
-            facts: The manifest but for format, files and digest.
-
-        Returns:
-            The manifest.
-        """
-        for column in self._open:
-            self._files |= column.close()
-        self._open = []
-        manifest = {"format": FORMAT, **facts, "files": dict(sorted(self._files.items()))}
-        manifest["digest"] = digest(manifest)
-        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        (self.folder / MANIFEST).write_text(text, encoding="utf-8")
-        flush(self.folder / MANIFEST)
-        flush(self.folder)
-        if (self.path / MANIFEST).is_file():  # `check_free` has seen to it that this one may go
-            os.rename(self.path, self._replaced)
-        os.rename(self.folder, self.path)
-        flush(self.path.parent)
-        return manifest
-
-
-def check_free(path: str | Path, overwrite: bool) -> None:
-    """See whether a store may be written to a place.
-
-    Raises:
-        UserError: something else is there, or a store is and `overwrite` is false.
-    """
-    path = Path(path)
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not _is_store(path):
-        raise UserError(f"store={path}: this holds something that is not a store; choose another place")
-    if not overwrite:
-        raise UserError(f"store={path}: there is a store already; overwrite=true replaces it")
+def _blocks(stores: dict[Path, Store], path: Path) -> Blocks:
+    return stores[path.parent].blocks(path)
 
 
 def _lines(text: bytes, count: int, where: str | Path) -> list[str]:
@@ -441,7 +441,7 @@ def _lines(text: bytes, count: int, where: str | Path) -> list[str]:
     except UnicodeDecodeError:
         lines = []
     if len(lines) != count:
-        raise UserError(f"{where}: changed since the store was made; make the store again")
+        raise UserError(f"{where}: changed since the store was made; {AGAIN}")
     return lines
 
 
@@ -455,21 +455,13 @@ def shard_file(split: str, shard: int, column: str) -> str:
     return f"{split}-{shard:05d}.{column}"
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    sha = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
-
-
 def digest(manifest: dict[str, Any]) -> str:
-    """SHA-256 of what identifies the data in a manifest: format, task, languages, the hashes of the files, and of
+    """SHA-256 of what identifies the data in a manifest: task, languages, the hashes of the files, and of
     speech how its features are made.
     """
-    facts = {key: manifest.get(key) for key in ("format", "task", "source_language", "target_language", "files")}
+    facts = {key: manifest.get(key) for key in ("task", "source_language", "target_language", "files")}
     facts |= {key: manifest[key] for key in ("features", "cmvn") if key in manifest}
+    facts["format"] = FORMATS[0]  # of the digest: the same data has the same one whatever the manifest's format
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -478,36 +470,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         reason = "not a store (no manifest.json)" if folder.is_dir() else "no such store"
         raise UserError(f"{folder}: {reason}; s2s-preprocess makes one")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: damaged: {error}; make the store again") from error
-    if not _describes_store(manifest):
+    if not describes_store(read_json(path, remedy=AGAIN)):
         raise UserError(f"{path}: not the manifest of a store")
-    if manifest["format"] != FORMAT:
-        raise UserError(f"{path}: store format {manifest['format']}, this version reads {FORMAT}; make the store again")
-    return manifest
+    return manifests.read_manifest(folder, SHAPE, FORMATS, AGAIN)
 
 
-def _describes_store(manifest: Any) -> bool:
+def describes_store(manifest: Any) -> bool:
     """Whether some JSON is the manifest of a store, of whatever format."""
     return isinstance(manifest, dict) and {"format", "splits", "vocabularies", "files", "digest"} <= set(manifest)
-
-
-def _is_store(path: Path) -> bool:
-    try:
-        return _describes_store(json.loads((path / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return False
-
-
-def flush(path: Path) -> None:
-    """Make a file's content, or a folder's names, survive a power cut, where the system can."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)

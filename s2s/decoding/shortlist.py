@@ -8,6 +8,7 @@ hypotheses do not depend on the others.
 Shapes: B slots, V target vocabulary, V' symbols of the output product.
 """
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from s2s.decoding.limits import Limits
 from s2s.errors import UserError
 from s2s.text.vocabulary import EOS, SPECIALS
 
-FORMAT = "1"
+FORMATS = ("1", "2")  # that are read; the last one is written, the one before has no hash
 # Packing the product's rows has a price, so it is done for so many sentences that come at least.
 AHEAD = 64
 
@@ -75,9 +76,10 @@ class Shortlist:
         return cls(best, most.astype(np.int32), (source.digest, target.digest), len(target))
 
     def save(self, path: str) -> None:
-        """Write a file, which appears when it is complete. Raises as `outputs.opened`."""
+        """Write a file, which appears when it is complete. Raises as `opened`."""
         facts = dict(zip(("source", "target"), self.vocabularies, strict=True))
-        content = save({"translations": self.translations, "frequent": self.frequent}, {"format": FORMAT, **facts})
+        facts |= {"format": FORMATS[-1], "sha256": _hash(self.translations, self.frequent)}
+        content = save({"translations": self.translations, "frequent": self.frequent}, facts)
         with opened(path) as file:
             file.write(content)
 
@@ -89,17 +91,25 @@ class Shortlist:
         try:
             with safe_open(Path(path), "np") as file:
                 facts, translations, frequent = file.metadata(), *map(file.get_tensor, ("translations", "frequent"))
-            vocabularies = facts["source"], facts["target"]
+            vocabularies, form = (facts["source"], facts["target"]), facts["format"]
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise UserError(f"decode.shortlist={path}: not a shortlist, or damaged: {error}") from error
-        if facts["format"] != FORMAT:
-            raise UserError(f"decode.shortlist={path}: of format {facts['format']}, this version reads {FORMAT}; "
+        if form not in FORMATS:
+            raise UserError(f"decode.shortlist={path}: of format {form}, this version reads {' and '.join(FORMATS)}; "
                             "make it again with s2s-shortlist")  # fmt: skip
+        if form == FORMATS[-1] and facts.get("sha256") != _hash(translations, frequent):
+            raise UserError(f"decode.shortlist={path}: damaged: its SHA-256 is another; make it again with "
+                            "s2s-shortlist")  # fmt: skip
         mine = {side: getattr(task, f"{side}_tokenizer").vocabulary for side in ("source", "target")}
         for digest, (side, vocabulary) in zip(vocabularies, mine.items(), strict=True):
             if digest != vocabulary.digest:
                 raise UserError(f"decode.shortlist={path}: was learned with another {side} vocabulary than the "
                                 "checkpoint's; make it with s2s-shortlist from the checkpoint's store")  # fmt: skip
+        shapes = translations.ndim == 2 and len(translations) == len(mine["source"]) and frequent.ndim == 1
+        for ids in (translations, frequent):
+            if not shapes or ids.dtype != np.int32 or (ids < 0).any() or (ids >= len(mine["target"])).any():
+                raise UserError(f"decode.shortlist={path}: damaged: not ids of the target vocabulary for each source "
+                                "symbol; make it again with s2s-shortlist")  # fmt: skip
         return cls(translations, frequent, vocabularies, len(mine["target"]))
 
     def of(self, source: list[int], prefix: list[int]) -> np.ndarray:
@@ -108,6 +118,11 @@ class Shortlist:
         mine[self.translations[source]] = True
         mine[prefix] = True
         return mine
+
+
+def _hash(*arrays: np.ndarray) -> str:
+    """SHA-256 of some arrays."""
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
 class Candidates:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from s2s.errors import UserError
+from s2s.files import naming, whole_folder
 from s2s.models.stack import StackConfig
 from s2s.models.transformer import Transformer
 from s2s.nn.embedding import Embedding
 from s2s.nn.layers import Layer
 from s2s.nn.positions import sinusoidal
 from s2s.text.vocabulary import SPECIALS
-from s2s.training.checkpoint import whole
 
 POSITIONS = 4096  # of the sinusoidal table, which CTranslate2 cannot make longer
 ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "swiglu": "SWISH"}
@@ -38,7 +38,7 @@ def write(model: nn.Module, task, folder: Path) -> None:
         OSError: the disk is full, say; nothing is left behind then.
     """
     spec = specification(model, task)
-    with whole(folder) as partial:
+    with whole_folder(folder) as partial, naming(partial / "model.bin"):
         spec.save(str(partial))
         task.save(partial)
 

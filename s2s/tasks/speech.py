@@ -12,15 +12,19 @@ from s2s.audio.augment import perturb, spec_augment
 from s2s.audio.cmvn import normalise, normalise_utterance
 from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import AudioError, read
+from s2s.config.documents import read_json
 from s2s.config.schema import option
+from s2s.config.shapes import mapping
 from s2s.data.batch import Batch, Counts, Source
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.manifest import Entry
 from s2s.data.spec import FeatureSource, Spec
 from s2s.data.speech import SpeechSplit, feature_config, features_facts
-from s2s.data.store import Store, Stores
+from s2s.data.store import CMVN_SHAPE, Store, Stores
 from s2s.data.transforms import seeds
 from s2s.errors import UserError
+from s2s.files import write
+from s2s.manifests import MANIFEST
 from s2s.tasks.text import TextDataset, TextTask, padded, stages
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -61,25 +65,27 @@ class SpeechToTextTask(TextTask):
     @classmethod
     def setup(cls, store: Store | Stores, target_transform: str = "none") -> "SpeechToTextTask":
         """The task of a store."""
-        manifest = (store.stores[0] if isinstance(store, Stores) else store).manifest
+        first = store.stores[0] if isinstance(store, Stores) else store
+        manifest = first.manifest
         if "features" not in manifest:
             raise UserError(
                 "task=speech_to_text: the store holds text; s2s-preprocess task=speech_to_text makes one of speech"
             )
         _, target = store.tokenizers()
-        return cls(target, feature_config(manifest), manifest["cmvn"], target_transform)
+        return cls(target, feature_config(manifest, first.path / MANIFEST), manifest["cmvn"], target_transform)
 
     @classmethod
     def load(cls, folder: Path, target_transform: str = "none") -> "SpeechToTextTask":
         """The task saved in a checkpoint's folder."""
-        facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return cls(load_tokenizer(folder, "target"), feature_config(facts), facts["cmvn"], target_transform)
+        facts = read_json(folder / FILE, {"features": mapping(object), "cmvn": CMVN_SHAPE})
+        features = feature_config(facts, folder / FILE)
+        return cls(load_tokenizer(folder, "target"), features, facts["cmvn"], target_transform)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer and features into a checkpoint's folder."""
         self.target_tokenizer.save(folder, "target")
         facts = {"features": features_facts(self.features), "cmvn": self.cmvn}
-        (folder / FILE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        write(folder / FILE, json.dumps(facts, indent=1))
 
     def describe(self) -> str:
         """As TextTask.describe."""

@@ -20,6 +20,7 @@ import sentencepiece
 
 from s2s.config.schema import option
 from s2s.errors import Failure, UserError
+from s2s.files import write
 from s2s.text.sampling import Sampler, sampler
 from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig, check_given, normalise, without_blank
 from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
@@ -117,7 +118,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def save(self, folder: Path, name: str) -> None:
         super().save(folder, name)
-        (Path(folder) / f"{name}.spm.model").write_bytes(self.model)
+        write(Path(folder) / f"{name}.spm.model", self.model)
 
     @classmethod
     def _load(cls, config: SentencePieceConfig, folder: Path, name: str) -> "SentencePieceTokenizer":

@@ -11,8 +11,12 @@ from typing import ClassVar
 import numpy as np
 
 from s2s import registry
+from s2s.config import schema
+from s2s.config.documents import read_json
 from s2s.config.schema import option
+from s2s.config.shapes import shown
 from s2s.errors import UserError
+from s2s.files import write
 from s2s.text.vocabulary import EOS, UNK, Vocabulary
 
 NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # zero width space, word joiner, zero width no-break space
@@ -132,18 +136,14 @@ class Tokenizer(ABC):
         """Write all that `load_tokenizer` needs to `folder`, into files called `name.*`."""
         folder = Path(folder)
         text = json.dumps(dataclasses.asdict(self.config), indent=2, ensure_ascii=False)
-        (folder / f"{name}.tokenizer.json").write_text(text + "\n", encoding="utf-8")
+        write(folder / f"{name}.tokenizer.json", text + "\n")
         self.vocabulary.save(folder / f"{name}.vocabulary.txt")
 
     @classmethod
     def load(cls, folder: Path, name: str) -> "Tokenizer":
         """Read what `save` wrote. Raises UserError naming the file that is missing or wrong."""
         path = Path(folder) / f"{name}.tokenizer.json"
-        try:
-            config = cls.Config(**_read_config(path))
-        except TypeError as error:  # a key that this version does not have
-            raise UserError(f"{path}: not readable by this version: {error}") from error
-        return cls._load(config, Path(folder), name)
+        return cls._load(schema.load(cls.Config, _read_config(path), str(path)), Path(folder), name)
 
     @classmethod
     def _load(cls, config: TokenizerConfig, folder: Path, name: str) -> "Tokenizer":
@@ -157,7 +157,11 @@ def load_tokenizer(folder: Path, name: str) -> Tokenizer:
         UserError: naming the file that is missing or wrong.
     """
     path = Path(folder) / f"{name}.tokenizer.json"
-    return registry.find("tokenizer", str(_read_config(path).get("type"))).load(folder, name)
+    kind = _read_config(path)["type"]
+    if kind not in registry.names("tokenizer"):
+        known = registry.nearest(kind, registry.names("tokenizer"))
+        raise UserError(f"{path}: no tokenizer is called {shown(kind)}; {known}")
+    return registry.find("tokenizer", kind).load(folder, name)
 
 
 def is_blank(line: str) -> bool:
@@ -218,13 +222,7 @@ def _in_form(text: str, form: str) -> str:
 
 
 def _read_config(path: Path) -> dict:
-    try:
-        config = json.loads(_present(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: not a tokenizer's config")
-    return config
+    return read_json(_present(path), {"type": str, ...: object})
 
 
 def _present(path: Path) -> Path:

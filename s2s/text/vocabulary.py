@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from s2s.errors import UserError
+from s2s.files import write
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
@@ -52,7 +53,7 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Write one symbol a line."""
-        Path(path).write_bytes("".join(f"{symbol}\n" for symbol in self.symbols).encode())
+        write(path, "".join(f"{symbol}\n" for symbol in self.symbols))
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from s2s.config.documents import read_yaml
 from s2s.errors import UserError
-from s2s.training import checkpoint
+from s2s.training import checkpoint, runs
 from s2s.training.validation import higher_is_better
+
+METRICS = {"train": {"best_metric?": (str, None), "valid_metrics": [str], ...: object}, ...: object}  # of a config.yaml
 
 
 class ExponentialMovingAverage:
@@ -44,11 +46,11 @@ class ExponentialMovingAverage:
 
 def choose(run: Path, last: int | None, best: int | None) -> list[Path]:
     """The newest `last` or the best `best` checkpoints of a run. Raises UserError when there are not so many."""
-    folders = checkpoint.steps(run)
+    folders = runs.steps(run)
     if best and folders:
-        options = OmegaConf.load(folders[-1] / "config.yaml").train
-        metric = options.best_metric or options.valid_metrics[-1]
-        values = {folder: checkpoint.validated(folder, metric) for folder in folders}
+        options = read_yaml(folders[-1] / runs.CONFIG, METRICS)["train"]
+        metric = options.get("best_metric") or options["valid_metrics"][-1]
+        values = {folder: runs.validated(folder, metric) for folder in folders}
         scored = [folder for folder in folders if values[folder] is not None]
         folders = sorted(scored, key=values.get, reverse=higher_is_better(metric))
     wanted = last or best
@@ -60,17 +62,21 @@ def choose(run: Path, last: int | None, best: int | None) -> list[Path]:
     return folders[:wanted] if best else folders[-wanted:]
 
 
-def average_checkpoints(folders: list[Path], output: Path) -> None:
+def average_checkpoints(folders: list[Path], output: Path) -> list[Path]:
     """Write a checkpoint whose weights are the mean of several checkpoints'; the rest is the last one's.
+
+    Returns:
+        `folders`.
 
     Raises:
         UserError: damaged checkpoints, or ones of different models or vocabularies.
+        OSError: the disk is full, say; nothing is left behind then, and what was there is there.
     """
     total: dict[str, Tensor] = {}
-    first, task, _ = checkpoint.load_model(str(folders[0]))
+    first, task, _ = checkpoint.load_folder(folders[0])
     shapes = {name: p.shape for name, p in first.named_parameters()}
     for folder in folders:
-        model, other, _ = checkpoint.load_model(str(folder))
+        model, other, _ = checkpoint.load_folder(folder)
         weights = dict(model.named_parameters())
         difference = task.difference(other)
         if difference is None and {name: p.shape for name, p in weights.items()} != shapes:
@@ -81,14 +87,10 @@ def average_checkpoints(folders: list[Path], output: Path) -> None:
             total[name] = total[name] + p.detach().double() if name in total else p.detach().double()
     mean = {name: (p / len(folders)).float() for name, p in total.items()}
     texts = {
-        "config.yaml": (folders[-1] / "config.yaml").read_text(encoding="utf-8"),
+        "config.yaml": (folders[-1] / runs.CONFIG).read_text(encoding="utf-8"),
         "state.json": json.dumps(
-            {"averaged_from": {str(folder): _weights_hash(folder) for folder in folders}}, indent=1
+            {"averaged_from": {str(folder): runs.weights_hash(folder) for folder in folders}}, indent=1
         ),
     }
-    checkpoint.write(output, {"model.safetensors": mean}, texts, task)
-
-
-def _weights_hash(folder: Path) -> str:
-    """SHA-256 of a checkpoint's weights, by its manifest."""
-    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]["model.safetensors"]["sha256"]
+    checkpoint.write(output, {runs.WEIGHTS: mean}, texts, task)
+    return folders

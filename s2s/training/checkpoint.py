@@ -8,15 +8,15 @@ RUN/checkpoints/step_00004000/
     config.yaml              the resolved config
     source.*, target.*       tokenizers and vocabularies
     manifest.json            size and sha256 of every file above
+    manifest.sha256          its own
 RUN/last, RUN/best           links to the checkpoints of these names
 """
 
 import errno
-import json
+import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,42 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from s2s import __version__, registry
+from s2s import __version__, files, manifests, registry
 from s2s.config import compose
-from s2s.data.store import file_hash, flush
 from s2s.errors import UserError
 from s2s.models.names import current
-from s2s.training import sharding
+from s2s.training import shapes, sharding
+from s2s.training.runs import CONFIG, WEIGHTS, read, read_state, steps, update_of, verify
 from s2s.training.sharding import Part
-
-FORMAT = 1
-
-
-@contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """A folder that appears, or replaces the one that is there, only when it is complete and on disk.
-
-    Args:
-        folder: Its parent is made.
-
-    Yields:
-        An empty folder beside it, to write to; on any error nothing of it is left.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".partial-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-        yield partial
-        for path in [*partial.rglob("*"), partial]:
-            flush(path)
-        if folder.exists():
-            remove(folder)
-        partial.rename(folder)
-        flush(folder.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def write(
@@ -78,7 +49,7 @@ def write(
     Raises:
         OSError: there is too little space on the disk, say; nothing is left behind then.
     """
-    with whole(folder) as partial:
+    with files.whole_folder(folder) as partial:
         needed = sum(value.nbytes for content in tensors.values() for value in content.values())
         needed += part.nbytes if part else 0
         free = shutil.disk_usage(partial).free
@@ -91,59 +62,34 @@ def write(
                 save_file({key: value.detach().cpu().contiguous() for key, value in content.items()}, partial / name)
             except SafetensorError as error:  # it wraps the system's errors
                 number = re.search(r"os error (\d+)", str(error))
-                raise OSError(int(number[1]) if number else errno.EIO, str(error), str(partial / name)) from error
-        for name, text in texts.items():
-            (partial / name).write_text(text, encoding="utf-8")
+                number = int(number[1]) if number else errno.EIO
+                raise OSError(number, os.strerror(number), str(partial / name)) from error
+        for name, content in texts.items():
+            files.write(partial / name, content)
         task.save(partial)
         if part:
             part.write(partial)
-        files = {
-            path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+        written = {
+            path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": files.file_hash(path)}
             for path in sorted(partial.rglob("*"))
             if path.is_file()
         }
-        manifest = {"format": FORMAT, "s2s": __version__, "files": files}
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-
-def verify(folder: Path) -> None:
-    """Compare a checkpoint's files with its manifest. Raises UserError naming the file that disagrees."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: not a checkpoint (no readable manifest.json)") from error
-    if manifest["format"] > FORMAT:
-        raise UserError(f"{folder}: written by a newer s2s ({manifest['s2s']}); this is {__version__}")
-    for name, entry in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path}: missing; the checkpoint is damaged")
-        if path.stat().st_size != entry["bytes"] or file_hash(path) != entry["sha256"]:
-            raise UserError(f"{path}: its content is not what was saved; the checkpoint is damaged")
-
-
-def steps(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    return sorted((run / "checkpoints").glob("step_*"))
+        manifests.write_manifest(partial, {"format": shapes.FORMATS[-1], "s2s": __version__, "files": written})
 
 
 def newest_whole(run: Path, report: Callable[[str], None], until: int | None = None) -> Path | None:
-    """The newest undamaged checkpoint of a run, or of those until an update; `report` hears of each damaged one that
-    is passed over, in a line."""
+    """The newest undamaged checkpoint of a run that training can go on from, or of those until an update; `report`
+    hears of each one that is passed over, in a line."""
     for folder in reversed(steps(run)):
         try:
             if until is None or update_of(folder) <= until:
                 verify(folder)
+                if not {"progress", "iterator"} <= read_state(folder).keys():
+                    raise UserError(f"{folder}: has weights and no training state, as averages of checkpoints do")
                 return folder
-        except UserError as error:
+        except (UserError, OSError) as error:
             report(f"warning: {error}; trying the one before")
     return None
-
-
-def update_of(folder: Path) -> int:
-    """The update that a checkpoint was saved after."""
-    return int(folder.name.removeprefix("step_"))
 
 
 def go_back(run: Path, folder: Path) -> None:
@@ -151,58 +97,29 @@ def go_back(run: Path, folder: Path) -> None:
     for newer in steps(run):
         if update_of(newer) > update_of(folder):
             aside = newer.with_name(f"aside_{newer.name}")
-            shutil.rmtree(aside, ignore_errors=True)
+            files.clear(aside)
             newer.rename(aside)
+    if (run / "best").is_symlink() and not (run / "best").exists():
+        (run / "best").unlink()  # the next save finds the best of those that there are
     link(run, "last", folder)
 
 
 def sweep(run: Path) -> None:
-    """Delete what a process that was killed has left half-written or half-deleted."""
-    for leftover in [*run.glob("checkpoints/.partial-*"), *run.glob("checkpoints/.removed-*")]:
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def validated(folder: Path, metric: str) -> float | None:
-    """The value of a metric, if the checkpoint is readable and was saved at a validation that had it."""
-    try:
-        progress = json.loads((folder / "state.json").read_text(encoding="utf-8"))["progress"]
-        metrics = progress["last_metrics"]
-        return metrics.get(metric) if metrics.get("update") == progress["update"] else None
-    except (OSError, ValueError, KeyError):
-        return None
+    """Delete what a process that was killed has left half-written or half-deleted, and put back what it replaced."""
+    for leftover in (run / "checkpoints").glob(".*-step_*"):
+        files.recover(leftover.with_name(leftover.name.partition("-")[2]))
 
 
 def link(run: Path, name: str, folder: Path) -> None:
     """Point RUN/name at a checkpoint, atomically."""
     fresh = run / f".{name}"
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(folder.relative_to(run))
-    fresh.replace(run / name)
-
-
-def resolve(path: str) -> Path:
-    """The checkpoint folder that a user means: itself, RUN/best or RUN/last, or a run (its best, else its last).
-
-    Raises:
-        UserError: nothing there.
-    """
-    folder = Path(path)
-    if not folder.exists() and not folder.is_symlink():
-        raise UserError(f"checkpoint={path}: no such folder")
-    candidates = [folder, folder / "best", folder / "last", *reversed(steps(folder))]
-    for candidate in candidates:
-        if (candidate / "manifest.json").is_file() and (candidate / "model.safetensors").exists():
-            return candidate.resolve() if candidate.is_symlink() else candidate
-    raise UserError(
-        f"checkpoint={path}: neither a checkpoint nor a run with one (no manifest.json and model.safetensors)"
-    )
-
-
-def remove(folder: Path) -> None:
-    """Delete a checkpoint; renamed first, so that a half-deleted one is never taken for a whole one."""
-    doomed = folder.with_name(f".removed-{folder.name}")
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
+    files.clear(fresh)
+    try:
+        fresh.symlink_to(folder.relative_to(run))
+        fresh.replace(run / name)
+    except OSError:
+        files.clear(fresh)
+        raise
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu", states: bool = False) -> dict[str, Tensor]:
@@ -222,8 +139,14 @@ def load_training(folder: Path, model: nn.Module) -> dict[str, Tensor]:
         return sharding.read(folder, parameters)
     if not (folder / "training.safetensors").is_file():  # of parts before the first update there are none
         return {}
-    tensors = load_tensors(folder / "training.safetensors", states=True)
-    return {key: sharding.like(value, parameters[key.split(".", 1)[1]]) for key, value in tensors.items()}
+    file = folder / "training.safetensors"
+    found = {}
+    for key, value in load_tensors(file, states=True).items():
+        parameter = parameters.get(key.partition(".")[2])
+        if parameter is None or (value.dim() and value.shape != parameter.shape):
+            raise UserError(f"{file}: does not fit the model: {key} of shape {list(value.shape)}")
+        found[key] = sharding.like(value, parameter)
+    return found
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
@@ -256,12 +179,16 @@ def load_model(path: str, device: torch.device | str = "cpu") -> tuple:
     Raises:
         UserError: missing or damaged files, or a config that this version does not know.
     """
-    folder = resolve(path)
-    verify(folder)
-    where = f"{folder / 'config.yaml'}"
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    return read(path, lambda folder: load_folder(folder, device))
+
+
+def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple:
+    """As `load_model`, of a checkpoint's folder."""
+    verify(folder, training=False)
+    where = f"{folder / CONFIG}"
+    config = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
     task = registry.find("task", config["task"]["type"]).load(folder, config["data"]["target_transform"])
     kind = registry.find("model", config["model"]["type"])
     model = task.model(compose.load(kind.Config, config["model"], where))
-    load_weights(model, load_tensors(folder / "model.safetensors"), folder / "model.safetensors")
+    load_weights(model, load_tensors(folder / WEIGHTS), folder / WEIGHTS)
     return model.to(device).eval(), task, config

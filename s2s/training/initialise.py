@@ -1,7 +1,6 @@
 """Starting from something: the weights of a checkpoint, whole or by part, and the models that teach."""
 
 import dataclasses
-import json
 from collections.abc import Iterable
 
 import torch
@@ -12,7 +11,7 @@ from s2s.criterions.distillation import Distillation
 from s2s.errors import UserError
 from s2s.models.parts import part_of
 from s2s.text.vocabulary import Vocabulary
-from s2s.training import checkpoint
+from s2s.training import checkpoint, runs
 
 # Parameters with a row for each symbol, and the side whose symbols they are.
 ROWS = {
@@ -77,7 +76,7 @@ def initialise(model: nn.Module, task, config) -> list[str]:
         theirs, ours = ({name: p for name, p in m.named_parameters(remove_duplicate=False) if _owner(name) in parts}
                         for m in (other, model))  # fmt: skip
         _check(path, parts, theirs, ours, settings["model"], dataclasses.asdict(config.model))
-        report.append(f"init: {', '.join(part or 'the rest' for part in parts)} from {checkpoint.resolve(path)}")
+        report.append(f"init: {', '.join(part or 'the rest' for part in parts)} from {runs.resolve(path)}")
         remapped: dict[str, str] = {}
         for name, p in ours.items():
             first, value = written.setdefault(id(p), (name, theirs[name]))
@@ -176,5 +175,4 @@ def _teacher(path: str, task, device: torch.device) -> nn.Module:
 
 def parents(paths: Iterable[str]) -> dict[str, str]:
     """Folders of checkpoints, and the SHA-256 of the weights in each. Raises UserError for one that is not there."""
-    manifests = {folder: (folder / "manifest.json").read_text("utf-8") for folder in map(checkpoint.resolve, paths)}
-    return {str(folder): json.loads(m)["files"]["model.safetensors"]["sha256"] for folder, m in manifests.items()}
+    return dict(runs.read(path, lambda folder: (str(folder), runs.weights_hash(folder))) for path in paths)

@@ -1,12 +1,14 @@
 """What a run remembers, and what it does not know yet."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
-
-from s2s.data.batch import Batch
 from s2s.training.divergence import Course
+
+if TYPE_CHECKING:  # who reads what a run remembers need not import torch
+    from torch import Tensor
+
+    from s2s.data.batch import Batch
 
 
 @dataclasses.dataclass
@@ -63,7 +65,7 @@ class Pending(NamedTuple):
     """
 
     update: int
-    batches: list[Batch | None]
-    split: list[Batch]
+    batches: "list[Batch | None]"
+    split: "list[Batch]"
     counts: dict[str, int]
-    numbers: Tensor
+    numbers: "Tensor"

@@ -1,10 +1,8 @@
 """A run from its config: the folder, what will be done, training, and the last words."""
 
 import contextlib
-import fcntl
 import json
 import shlex
-import shutil
 import signal
 import sys
 import time
@@ -13,15 +11,16 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from s2s import __version__
+from s2s import __version__, files
 from s2s.config import compose
+from s2s.config.documents import read_json
 from s2s.data.iterator import BatchIterator
-from s2s.data.store import Stores, flush
+from s2s.data.store import Stores
 from s2s.decoding import packed
 from s2s.errors import UserError
 from s2s.models.parts import counts
 from s2s.registry import find
-from s2s.training import checkpoint, distributed, layers, loggers, sharding
+from s2s.training import checkpoint, distributed, layers, loggers, runs, shapes, sharding
 from s2s.training.calibrate import calibrate
 from s2s.training.distributed import Ranks
 from s2s.training.initialise import initialise, make_criterion, parents, sources
@@ -30,8 +29,10 @@ from s2s.training.stages import Stages
 from s2s.training.trainer import Trainer
 from s2s.training.validation import Validator
 
+LOCK = "lock"  # the file that the s2s-train at work in a run's folder has locked
 MARK = "run.json"  # the file that a run's folder is known by
 CONFIG = "config.yaml"  # there once the run's settings are known, those that are calibrated too
+UNREADABLE = "the run is damaged; its checkpoints decode all the same"
 # A resumed run may change anything but what its weights, its data position or its random numbers depend on.
 FIXED = ("task.", "model.", "criterion.", "seed", "data.", "train.init.")
 FIXED_KEYS = ("train.ema", "train.accumulate", "train.calibrate", "train.freeze", "train.stages")
@@ -71,7 +72,7 @@ def _train(config, ranks: Ranks) -> int | None:
     config.decode.check_alignment(config.train.attention_maps, "train.attention_maps=true")
     store, run = Stores(config.store), Path(config.run)
     if config.data.verify and ranks.is_first:
-        store.verify()
+        store.verify(["train", "valid"])
     task = find("task", config.task.type).setup(store, config.data.target_transform)
     if not task.writes and (config.train.samples or config.train.valid_metrics != ["loss"]):
         raise UserError(f"task={config.task.type}: writes nothing: train.samples=0 train.valid_metrics=[loss]")
@@ -84,7 +85,7 @@ def _train(config, ranks: Ranks) -> int | None:
         raise UserError(f"{', '.join(config.store)}: no valid split for train.valid_metrics or train.patience")
     # Before the folder is touched: a bad config leaves nothing behind.
     criterion = make_criterion(config, task, device)
-    is_new = config.overwrite or not checkpoint.steps(run)  # else the weights are in its checkpoints
+    is_new = config.overwrite or not runs.steps(run)  # else the weights are in its checkpoints
     model, copied = _first_model(config, task, device, is_new)
     criterion.check(model)
     Stages(config, model)
@@ -95,9 +96,10 @@ def _train(config, ranks: Ranks) -> int | None:
     _check_data(config, task, dataset)
     iterator = _iterator(config, dataset, device, ranks)
     origin = _origin(store, config, is_new)
-    resumed = ranks.first(lambda: _open_folder(run, config, origin))
-    done = checkpoint.update_of(resumed) if resumed else 0
-    with _lock(run, ranks), contextlib.closing(_log(run, config, done, ranks)) as log:
+    with contextlib.ExitStack() as stack:
+        resumed = ranks.first(lambda: _open_folder(run, config, origin, stack))
+        done = runs.update_of(resumed) if resumed else 0
+        log = stack.enter_context(contextlib.closing(_log(run, config, done, ranks)))
         if ranks.is_first:
             checkpoint.sweep(run)
         if ranks.is_first and resumed:
@@ -171,7 +173,7 @@ def choose_device(name: str) -> torch.device:
 def _origin(store: Stores, config, is_new: bool) -> dict:
     """What made a run, beside its config."""
     mark = Path(config.run) / MARK
-    before = json.loads(mark.read_text(encoding="utf-8")) if not is_new and mark.is_file() else {}
+    before = read_json(mark, shapes.RUN, UNREADABLE) if not is_new and mark.is_file() else {}
     roles = {
         # Of a run that goes on they may be gone: it needs them no more.
         "initialised_from": parents(sources(config.train.init)) if is_new else before.get("initialised_from"),
@@ -181,42 +183,47 @@ def _origin(store: Stores, config, is_new: bool) -> dict:
     return made | {role: found for role, found in roles.items() if found}
 
 
-def _open_folder(run: Path, config, origin: dict) -> Path | None:
-    """Make the run's folder, or find the checkpoint to go on from.
+def _open_folder(run: Path, config, origin: dict, stack: contextlib.ExitStack) -> Path | None:
+    """Make the run's folder, or find the checkpoint to go on from. Till the stack ends no other s2s-train may touch it.
 
     Raises:
         UserError: the folder holds something else, or a run with other data or another model.
     """
     if run.exists() and not run.is_dir():
         raise UserError(f"run={run}: is a file")
-    if run.exists() and any(run.iterdir()):
-        if not (run / MARK).is_file():
-            raise UserError(f"run={run}: the folder holds something that is not a run; choose another one")
+    if not (run / MARK).is_file() and _content(run):
+        raise UserError(f"run={run}: the folder holds something that is not a run; choose another one")
+    run.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(files.lock(run / LOCK, f"run={run}: another s2s-train is at work in this folder"))
+    if (run / MARK).is_file():
         if config.overwrite:
-            with _lock(run, Ranks()):
-                pass  # not under the feet of a living run
             for folder in (folder for role in ("initialised_from", "teachers") for folder in origin.get(role, {})):
                 if Path(folder).resolve().is_relative_to(run.resolve()):
                     raise UserError(f"overwrite=true: {folder} is needed, and lies in run={run}; choose another run")
-            shutil.rmtree(run)
-        elif (run / CONFIG).is_file() or checkpoint.steps(run):  # else it was stopped while it calibrated
+            for path in _content(run):
+                files.clear(path)
+        elif (run / CONFIG).is_file() or runs.steps(run):  # else it was stopped while it calibrated
             return _resume_from(run, config, origin)
-    run.mkdir(parents=True, exist_ok=True)
     if not config.train.calibrate:
         _write(run / CONFIG, compose.to_yaml(config))
     _write(run / MARK, json.dumps(origin, indent=1))
     return None
 
 
+def _content(run: Path) -> list[Path]:
+    """What is in a run's folder, but for its lock."""
+    return [path for path in run.iterdir() if path.name != LOCK] if run.is_dir() else []
+
+
 def _write(file: Path, text: str) -> None:
     """Write a file whole or not at all."""
     fresh = file.with_name(f".{file.name}")
     try:
-        fresh.write_text(text, encoding="utf-8")
-        flush(fresh)
+        files.write(fresh, text)
+        files.flush(fresh)
         fresh.replace(file)
     except OSError:
-        fresh.unlink(missing_ok=True)
+        files.clear(fresh)
         raise
 
 
@@ -227,7 +234,7 @@ def _resume_from(run: Path, config, origin: dict) -> Path | None:
         print(text, file=sys.stderr)
 
     before = OmegaConf.to_container(OmegaConf.load(run / CONFIG))
-    mark = json.loads((run / MARK).read_text(encoding="utf-8"))
+    mark = read_json(run / MARK, shapes.RUN, UNREADABLE)
     if mark["store_digest"] != origin["store_digest"]:
         raise UserError(f"run={run}: was trained on other data than store={config.store}; choose another run folder")
     taught = [list(made.get("teachers", {}).values()) for made in (mark, origin)]
@@ -262,8 +269,8 @@ def _resume_from(run: Path, config, origin: dict) -> Path | None:
         if old != new:
             report(f"note: an update was made of {old} batches and is now made of {new}; see train.accumulate")
     folder = checkpoint.newest_whole(run, report)
-    if folder is None and checkpoint.steps(run):
-        raise UserError(f"run={run}: every checkpoint in it is damaged; overwrite=true starts over")
+    if folder is None and runs.steps(run):
+        raise UserError(f"run={run}: training can go on from none of its checkpoints; overwrite=true starts over")
     _write(run / CONFIG, compose.to_yaml(config))
     _write(run / MARK, json.dumps(origin, indent=1))
     return folder
@@ -274,26 +281,6 @@ def _flat(mapping: dict, prefix: str = "") -> dict:
     for key, value in mapping.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
-
-
-class _lock:
-    """Holds RUN/lock on rank 0, so that two runs never train in one folder. Raises UserError when another one does."""
-
-    def __init__(self, run: Path, ranks: Ranks):
-        self.path, self.is_first = run / "lock", ranks.is_first
-
-    def __enter__(self) -> None:
-        if not self.is_first:
-            return
-        self.file = self.path.open("w")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"run={self.path.parent}: another s2s-train is at work in this folder") from None
-
-    def __exit__(self, *_) -> None:
-        if self.is_first:
-            self.file.close()
 
 
 def _check_data(config, task, dataset) -> None:

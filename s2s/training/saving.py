@@ -2,14 +2,16 @@
 
 import contextlib
 import math
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from s2s import files
 from s2s.errors import Failure
-from s2s.training import checkpoint
+from s2s.training import checkpoint, runs
 from s2s.training.log import RunLog
 from s2s.training.sharding import Part
 from s2s.training.validation import higher_is_better
@@ -79,7 +81,7 @@ class Saver:
     def _why(self) -> str:
         """Of a save that failed: what, why, and what there is."""
         update, error = self.failed
-        there = checkpoint.steps(self.run)
+        there = runs.steps(self.run)
         older = f"the newest one is {there[-1].name}" if there else "there is none yet"
         return f"the checkpoint of update {update} could not be saved: {error}; {older}"
 
@@ -96,19 +98,22 @@ class Saver:
 
     def _prune(self, trusted: int) -> None:
         """Keep the newest and the best checkpoints, and the newest up to update `trusted`."""
-        folders = checkpoint.steps(self.run)
+        folders = runs.steps(self.run)
         sign = -1 if higher_is_better(self.metric) else 1
 
         def score(folder: Path) -> float:
-            value = checkpoint.validated(folder, self.metric)
+            value = runs.validated(folder, self.metric)
             return math.inf if value is None or not math.isfinite(value) else sign * value
 
         ranked = sorted(folders, key=score)
         best = [folder for folder in ranked[: self.keep_best] if score(folder) < math.inf]
         if best:
             checkpoint.link(self.run, "best", best[0])
-        before = [folder for folder in folders if checkpoint.update_of(folder) <= trusted]
+        before = [folder for folder in folders if runs.update_of(folder) <= trusted]
         kept = {*best, *folders[-self.keep_last :], *before[-1:]}
         for folder in folders:
             if folder not in kept:
-                checkpoint.remove(folder)
+                try:
+                    files.remove(folder)
+                except OSError as error:  # it has no say in whether the new one was saved
+                    print(f"warning: {folder} is left behind, and can be deleted: {error}", file=sys.stderr)

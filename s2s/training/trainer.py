@@ -7,7 +7,6 @@ the number of the update, and the learning rate on the number of the update, so 
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import time
 from pathlib import Path
@@ -19,11 +18,12 @@ from torch.profiler import record_function
 
 from s2s import registry
 from s2s.config.compose import to_yaml
+from s2s.config.documents import to_json
 from s2s.config.schema import option
 from s2s.data.batch import Batch, Counts
 from s2s.data.iterator import BatchIterator
 from s2s.errors import Failure
-from s2s.training import checkpoint
+from s2s.training import checkpoint, runs
 from s2s.training.average import ExponentialMovingAverage
 from s2s.training.distributed import Ranks
 from s2s.training.divergence import ROLLBACKS, Diverged
@@ -156,7 +156,7 @@ class Trainer:
         progress, position = dataclasses.asdict(self.progress), self.iterator.state_dict()
         state = {"progress": progress, "iterator": position, "origin": self.origin}
         tensors = {"model.safetensors": weights} | ({} if self.shards else {"training.safetensors": training})
-        texts = {"state.json": json.dumps(state, indent=1), "config.yaml": to_yaml(self.config)}
+        texts = {"state.json": to_json(state, indent=1), "config.yaml": to_yaml(self.config)}
         tensors = tensors if self.ranks.is_first else {}
         self.saver.begin(self.progress.update, tensors, texts, log, self.progress.trusted, part)
 
@@ -168,7 +168,7 @@ class Trainer:
             self.ema.average = {name: like(weights[name], p) for name, p in self.model.named_parameters()}
             weights = {name[4:]: value for name, value in tensors.items() if name.startswith("raw.")}
         checkpoint.load_weights(self.model, weights, folder / "model.safetensors")
-        saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        saved = runs.read_state(folder)
         self.progress = Progress(**saved["progress"])
         if self.progress.best_metric != self.best_metric:  # values of different metrics are not compared
             self.progress.best, self.progress.bad_validations = None, 0

@@ -17,6 +17,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.shortlist import Shortlist
 from s2s.errors import UserError
+from s2s.inspection import inspect
 from s2s.models.contract import DecoderOutput
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
@@ -250,8 +251,12 @@ def test_a_shortlist_that_is_not_one_is_refused(store, learned, tmp_path, s2s, c
         Shortlist.load("nowhere", task)
     (tmp_path / "damaged").write_bytes(learned.read_bytes()[:-5])
     (tmp_path / "text").write_text("no shortlist")
-    for name in ("damaged", "text"):
-        with pytest.raises(UserError, match=rf"{name}: not a shortlist, or damaged"):
+    flipped = bytearray(learned.read_bytes())
+    flipped[-1] ^= 1  # in an id
+    (tmp_path / "flipped").write_bytes(flipped)
+    assert inspect(tmp_path / "flipped")["damaged"] == [f"{tmp_path}/flipped: its content is not what was written"]
+    for name in ("damaged", "text", "flipped"):
+        with pytest.raises(UserError, match=rf"{name}: (not a shortlist, or )?damaged"):
             Shortlist.load(str(tmp_path / name), task)
     corpus = store.parent / "train"
     assert s2s("preprocess", "source=src", "target=tgt", f"train={corpus}", f"store={tmp_path / 'store'}",

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from s2s.criterions.cross_entropy import CrossEntropy
-from s2s.training import checkpoint, divergence
+from s2s.training import checkpoint, divergence, runs
 from s2s.training.interrupt import Interrupt
 from s2s.training.log import RunLog
 from tests.training.test_calibrate import memory_of
@@ -42,8 +42,8 @@ def whole(store, tmp_path, s2s) -> Path:
 
 def nothing_half_written(run: Path) -> None:
     assert not [path for path in run.rglob(".*") if path.name.startswith((".partial", ".removed"))]
-    for folder in checkpoint.steps(run):
-        checkpoint.verify(folder)
+    for folder in runs.steps(run):
+        runs.verify(folder)
 
 
 def events(run: Path, kind: str) -> list[dict]:
@@ -121,13 +121,13 @@ def test_killed_many_times_at_random(store, whole, tmp_path, s2s, spawn):
     rng = random.Random(1)
     run = tmp_path / "killed"
     # A slow file system makes it likely to be in the middle of a save.
-    slow = ("import time; from s2s.training import checkpoint as c; plain = c.flush; "
-            "c.flush = lambda path: (time.sleep(0.1), plain(path)); "
+    slow = ("import time; from s2s import files as f; plain = f.flush; "
+            "f.flush = lambda path: (time.sleep(0.1), plain(path)); "
             "from s2s_cli.train import main; main()")  # fmt: skip
     for _ in range(12):
         process = subprocess.Popen([sys.executable, "-c", slow, *words(store, run)], stderr=subprocess.DEVNULL)
-        before = len(checkpoint.steps(run))
-        while process.poll() is None and len(checkpoint.steps(run)) <= min(before, 1):
+        before = len(runs.steps(run))
+        while process.poll() is None and len(runs.steps(run)) <= min(before, 1):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 1.5))
         process.kill()
@@ -143,7 +143,7 @@ def test_killed_many_times_at_random(store, whole, tmp_path, s2s, spawn):
 def test_the_signal_of_slurm_saves_and_ends_well(store, whole, tmp_path, s2s, spawn):
     run = tmp_path / "run"
     process = spawn("train", *words(store, run))
-    while process.poll() is None and not checkpoint.steps(run):
+    while process.poll() is None and not runs.steps(run):
         time.sleep(0.002)
     process.send_signal(signal.SIGUSR1)
     _, said = process.communicate(timeout=300)
@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_is_kept_aside(store, whole, tmp_path, s2s, capsys,
     same_bits(whole, run)
     assert (run / "checkpoints/aside_step_00000014" / name).exists()
     # It does not count as one of the newest that are kept.
-    assert [folder.name[-2:] for folder in checkpoint.steps(run)] == ["16", "18", "20"]
+    assert [folder.name[-2:] for folder in runs.steps(run)] == ["16", "18", "20"]
 
 
 def test_an_unreadable_shard_is_named_and_its_return_is_all_that_is_needed(store, whole, tmp_path, s2s, capsys):
@@ -264,14 +264,14 @@ def test_a_shard_that_is_cut_while_training_is_named(store, whole, tmp_path, s2s
 @pytest.mark.parametrize("when", ["before", "weights", "texts"])
 def test_a_full_disk_costs_the_saves_that_it_prevents(store, whole, tmp_path, s2s, capsys, monkeypatch, when):
     """The disk is full from update 9 to 16; seen before a save, or only when the weights or the state are written."""
-    run, plain = tmp_path / "run", (shutil.disk_usage, checkpoint.save_file, Path.write_text)
+    run, plain = tmp_path / "run", (shutil.disk_usage, checkpoint.save_file, Path.write_bytes)
     update = [0]
 
     def full() -> bool:
         return 9 <= update[0] <= 16
 
     def written(folder, *args):
-        update[0] = checkpoint.update_of(folder)
+        update[0] = runs.update_of(folder)
         return write(folder, *args)
 
     def usage(path):
@@ -283,16 +283,16 @@ def test_a_full_disk_costs_the_saves_that_it_prevents(store, whole, tmp_path, s2
             truncated(path)
             raise checkpoint.SafetensorError("I/O error: No space left on device (os error 28)")
 
-    def write_text(path, *args, **options):
+    def write_bytes(path, content):
         if full() and when == "texts" and path.name == "state.json":
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        return plain[2](path, *args, **options)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain[2](path, content)
 
     write = checkpoint.write
     monkeypatch.setattr(checkpoint, "write", written)
     monkeypatch.setattr(shutil, "disk_usage", usage)
     monkeypatch.setattr(checkpoint, "save_file", save_file)
-    monkeypatch.setattr(Path, "write_text", write_text)
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
     assert s2s("train", *words(store, run)) == 0
     same_bits(whole, run)
     said = capsys.readouterr().err
@@ -336,7 +336,7 @@ def test_a_limit_on_file_size_keeps_the_run_alive(store, whole, tmp_path, s2s):
     assert "Traceback" not in done.stderr
     assert "update 6 could not be saved: [Errno 27]" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("s2s-train: failed: ")
-    assert [folder.name for folder in checkpoint.steps(run)] == ["step_00000003", "step_00000004"]
+    assert [folder.name for folder in runs.steps(run)] == ["step_00000003", "step_00000004"]
     nothing_half_written(run)
     assert s2s("train", *words(store, run)) == 0
     same_bits(whole, run)
@@ -374,9 +374,9 @@ def test_training_goes_on_while_a_checkpoint_is_written(store, whole, tmp_path, 
 
     def write(folder, *args):
         until = time.monotonic() + 5
-        while trainers[0].progress.update <= checkpoint.update_of(folder) and time.monotonic() < until:
+        while trainers[0].progress.update <= runs.update_of(folder) and time.monotonic() < until:
             time.sleep(0.001)
-        seen[checkpoint.update_of(folder)] = trainers[0].progress.update
+        seen[runs.update_of(folder)] = trainers[0].progress.update
         plain(folder, *args)
 
     def noted(self, *args):
@@ -478,7 +478,7 @@ def test_a_divergence_can_stop_the_run(store, tmp_path, s2s, capsys, heavy):
     assert s2s("train", *words(store, tmp_path / "run", *DIVERGES, "train.on_divergence=stop")) == 1
     line = one_error_line(capsys)
     assert "failed: update 13: the loss of 3 intervals in a row is over 1.5 times its best of late" in line
-    assert checkpoint.steps(tmp_path / "run")[-1].name == "step_00000012"
+    assert runs.steps(tmp_path / "run")[-1].name == "step_00000012"
 
 
 def test_a_divergence_is_only_warned_of_by_default(store, tmp_path, s2s, capsys, heavy):

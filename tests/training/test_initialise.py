@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from s2s.decoding.compose import generator_of
-from s2s.training import checkpoint
+from s2s.training import checkpoint, runs
 from tests.conftest import write_corpus
 from tests.training.test_resume import SMALL, same_bits
 from tests.training.test_trainer import one_error_line
@@ -62,7 +62,7 @@ def test_a_whole_checkpoint_is_where_a_run_starts(store, parent, tmp_path, s2s, 
     assert s2s("train", *words(store, fresh, *STILL)) == 0
     assert nll(run) == pytest.approx(nll(parent))
     assert nll(run) < 0.9 * nll(fresh)
-    folder = checkpoint.resolve(str(parent))
+    folder = runs.resolve(str(parent))
     manifest = json.loads((folder / "manifest.json").read_text())
     expected = {str(folder): manifest["files"]["model.safetensors"]["sha256"]}
     for file in (run / "run.json", run / "last/state.json"):
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_named(store, parent, tmp_path, s2s, capsys):
     ours = weights(run)
     assert ours["output.weight"].equal(weights(parent)["frontend.embedding.tokens.weight"])
     folder = tmp_path / "damaged"
-    shutil.copytree(checkpoint.resolve(str(parent)), folder)
+    shutil.copytree(runs.resolve(str(parent)), folder)
     with (folder / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x55")
@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_named(store, parent, tmp_path, s2s, capsys):
 
 def test_a_run_that_goes_on_needs_its_parent_no_more(store, parent, tmp_path, s2s, capsys):
     moved, whole, pieces = tmp_path / "moved", tmp_path / "whole", tmp_path / "pieces"
-    shutil.copytree(checkpoint.resolve(str(parent)), moved)
+    shutil.copytree(runs.resolve(str(parent)), moved)
     init = f"train.init.checkpoint={moved}"
     assert s2s("train", *words(store, whole, init, "train.max_updates=12", "train.checkpoint_updates=5")) == 0
     assert s2s("train", *words(store, pieces, init, "train.max_updates=5", "train.checkpoint_updates=5")) == 0

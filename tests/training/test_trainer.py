@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from s2s.training import checkpoint
+from s2s.training import checkpoint, runs
 from s2s.training.average import ExponentialMovingAverage
 from tests.training.test_resume import SMALL, words
 
@@ -213,7 +213,7 @@ def test_the_folder_of_another_run_is_never_taken(store, trained, tmp_path, s2s,
         assert "holds something that is not a run" in one_error_line(capsys)
     assert (tmp_path / "precious/thesis.txt").exists()
     assert s2s("train", *words(store, trained, "seed=2", "overwrite=true", "train.max_updates=2")) == 0
-    assert checkpoint.resolve(str(trained)).name == "step_00000002"
+    assert runs.resolve(str(trained)).name == "step_00000002"
 
 
 def test_a_complete_run_repeated_changes_nothing(store, trained, s2s, capsys):
@@ -234,9 +234,9 @@ def test_two_processes_never_train_in_one_folder(store, trained, s2s, capsys):
 
 def test_keeps_the_newest_and_the_best(trained):
     # Saved at 7, 14, 15 (valid), 21, 28, 30 (valid), 35, 40 (the end, valid).
-    assert [folder.name[-2:] for folder in checkpoint.steps(trained)] == ["30", "35", "40"]
+    assert [folder.name[-2:] for folder in runs.steps(trained)] == ["30", "35", "40"]
     metrics = [json.loads((folder / "state.json").read_text())["progress"]["last_metrics"]
-               for folder in checkpoint.steps(trained)]  # fmt: skip
+               for folder in runs.steps(trained)]  # fmt: skip
     best = min((m["loss"], m["update"]) for m in metrics)
     assert (trained / "best").resolve().name == f"step_{best[1]:08d}"
     assert (trained / "last").resolve().name == "step_00000040"
@@ -257,9 +257,9 @@ def test_a_failed_save_leaves_the_older_checkpoint_and_nothing_half_written(stor
 
     with pytest.raises(OSError, match="No space left"):
         checkpoint.write(trained / "checkpoints/step_00000041", {"model.safetensors": {"a": torch.ones(2)}}, {}, Task())
-    assert checkpoint.steps(trained)[-1].name == "step_00000040"
+    assert runs.steps(trained)[-1].name == "step_00000040"
     assert not list((trained / "checkpoints").glob(".partial*"))
-    checkpoint.verify((trained / "last").resolve())
+    runs.verify((trained / "last").resolve())
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_one_line(store, tmp_path, spawn):
@@ -299,7 +299,7 @@ def test_ema_follows_its_formula_and_is_what_is_decoded(store, tmp_path, s2s):
 def test_average_is_the_mean_of_the_weights(trained, tmp_path, s2s, capsys):
     output = tmp_path / "average"
     assert s2s("average", f"checkpoint={trained}", "last=3", f"output={output}") == 0
-    parts = [load_file(folder / "model.safetensors") for folder in checkpoint.steps(trained)]
+    parts = [load_file(folder / "model.safetensors") for folder in runs.steps(trained)]
     mean = load_file(output / "model.safetensors")
     for name in mean:
         torch.testing.assert_close(mean[name], torch.stack([part[name] for part in parts]).mean(0))
@@ -317,13 +317,16 @@ def test_average_is_the_mean_of_the_weights(trained, tmp_path, s2s, capsys):
     [
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "model.safetensors: its content is not"),
         (lambda folder: (folder / "source.vocabulary.txt").unlink(), "source.vocabulary.txt: missing"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), "no readable manifest.json"),
+        (
+            lambda folder: (folder / "manifest.json").write_text("{"),
+            "manifest.json:1: not JSON: it ends too early; ",
+        ),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_by_name(trained, change, message):
     from s2s.errors import UserError
 
-    folder = checkpoint.resolve(str(trained))
+    folder = runs.resolve(str(trained))
     change(folder)
     with pytest.raises(UserError, match=message):
         checkpoint.load_model(str(folder))
@@ -415,4 +418,4 @@ def test_checkpoints_by_the_clock(store, tmp_path, s2s):
     run = tmp_path / "run"
     options = ["train.max_updates=5", "train.checkpoint_minutes=1e-9", "train.keep_last=9"]
     assert s2s("train", *words(store, run, *options)) == 0
-    assert len(checkpoint.steps(run)) == 5
+    assert len(runs.steps(run)) == 5

@@ -1,0 +1,121 @@
+"""Writing a store: beside its place, and renamed when it is complete."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2s.config.documents import read_json
+from s2s.data.blocks import BLOCK, BlockHasher
+from s2s.data.ragged import RaggedWriter
+from s2s.data.store import BLOCKS, FORMATS, describes_store, digest, shard_file
+from s2s.errors import UserError
+from s2s.files import claim, file_hash, whole_folder, write
+from s2s.manifests import MANIFEST, write_manifest
+from s2s.text.tokenizer import Tokenizer
+
+
+class StoreWriter:
+    """Writes a store beside its place. A context: left by `commit` the store is there, left otherwise nothing is.
+
+    Args:
+        path: Where the store will be. While the context lasts no other process can write there.
+        overwrite: Replace the store that is there.
+        shard_pairs: Examples of a shard.
+
+    Raises:
+        UserError: the place is taken, or another process is writing there.
+    """
+
+    def __init__(self, path: str | Path, overwrite: bool, shard_pairs: int = 10_000_000):
+        self.path, self.overwrite, self.shard_pairs = Path(path), overwrite, shard_pairs
+        check_free(path, overwrite)
+        self._open: list[RaggedWriter] = []
+        self._files: dict[str, BlockHasher] = {}
+
+    def __enter__(self) -> "StoreWriter":
+        with ExitStack() as stack:
+            stack.enter_context(claim(self.path, "store"))
+            check_free(self.path, self.overwrite)  # the one that had the claim may have written one
+            self._place = stack.enter_context(ExitStack())
+            self.folder = self._place.enter_context(whole_folder(self.path))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_) -> None:
+        for column in self._open:
+            column.abandon()
+        try:
+            self._place.__exit__(_Left, _Left(), None)  # after `commit` there is nothing to leave
+        except _Left:
+            pass
+        finally:
+            self._stack.close()
+
+    def add_tokenizer(self, tokenizer: Tokenizer, side: str) -> None:
+        """Write the tokenizer of a side."""
+        tokenizer.save(self.folder, side)
+        for path in self.folder.glob(f"{side}.*"):
+            hasher = self._files[path.name] = BlockHasher()
+            hasher.update(path.read_bytes())
+
+    def column(self, split: str, name: str, dtype: np.dtype) -> RaggedWriter:
+        """A new column of a split: `SIDE.tokens` or `SIDE.text`."""
+        self._open.append(
+            RaggedWriter(lambda shard: self.folder / shard_file(split, shard, name), dtype, self.shard_pairs)
+        )
+        return self._open[-1]
+
+    def commit(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Complete the store and put it in its place.
+
+        Args:
+            facts: The manifest but for format, files and digest.
+
+        Returns:
+            The manifest.
+        """
+        for column in self._open:
+            self._files |= column.close()
+        self._open = []
+        files = {name: {"size": hasher.size, "sha256": hasher.close()} for name, hasher in sorted(self._files.items())}
+        write(self.folder / BLOCKS, b"".join(hasher.digests for _, hasher in sorted(self._files.items())))
+        others = sorted(path for path in self.folder.iterdir() if path.name not in files)
+        manifest = {
+            "format": FORMATS[-1],
+            **facts,
+            "files": files,
+            "other_files": {path.name: {"size": path.stat().st_size, "sha256": file_hash(path)} for path in others},
+            "block_size": BLOCK,
+        }
+        manifest["digest"] = digest(manifest)
+        write_manifest(self.folder, manifest)
+        self._place.close()
+        return manifest
+
+
+class _Left(Exception):
+    """A store that was begun is given up."""
+
+
+def check_free(path: str | Path, overwrite: bool) -> None:
+    """See whether a store may be written to a place.
+
+    Raises:
+        UserError: something else is there, or a store is and `overwrite` is false.
+    """
+    path = Path(path)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not _is_store(path):
+        raise UserError(f"store={path}: this holds something that is not a store; choose another place")
+    if not overwrite:
+        raise UserError(f"store={path}: there is a store already; overwrite=true replaces it")
+
+
+def _is_store(path: Path) -> bool:
+    try:
+        return describes_store(read_json(path / MANIFEST))
+    except UserError:
+        return False

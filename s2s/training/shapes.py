@@ -1,0 +1,26 @@
+"""What the files of a run and of its checkpoints hold; see `s2s.config.shapes`."""
+
+from s2s.config import schema
+from s2s.config.shapes import mapping, text, whole
+from s2s.manifests import PATH, SHA256
+from s2s.training.progress import Progress
+
+FORMATS = (1, 2)  # of checkpoints that are read; the last one is written, the one before has no manifest.sha256
+MANIFEST = {"format": int, "s2s": str, "files": mapping({"bytes": whole(0), "sha256": SHA256}, PATH)}
+# Folders of checkpoints, and the SHA-256 of the weights in each; it was not always noted.
+PARENTS = (mapping((SHA256, None)), [str])
+ROLES = ("averaged_from", "initialised_from", "teachers")
+ORIGIN = {
+    "store_digest?": str, "s2s?": str, "torch?": str, **{f"{role}?": PARENTS for role in ROLES},
+    "parents?": mapping(PARENTS, text("|".join(ROLES), " or ".join(ROLES))),
+}  # fmt: skip
+# The state of an average has only what it is made of.
+STATE = {
+    "progress?": schema.shape(Progress),
+    "iterator?": {"epoch": whole(1), "window": whole(0), "position": whole(0), "group": whole(1),
+                  "reorders?": [[whole(0)]]},
+    "origin?": ORIGIN,
+    **{f"{role}?": PARENTS for role in ROLES},
+}  # fmt: skip
+RUN = ORIGIN | {"store_digest": str}
+del RUN["store_digest?"]
