@@ -109,10 +109,15 @@ class DecodeConfig:
         ("none", "chrf", "bleu"),
     )
     batch_tokens: int = option(
-        6000, "budget of a batch: sentences x hypotheses a sentence x longest source (EOS included)", at_least=1
+        6000,
+        "budget of memory: sentences side by side x hypotheses a sentence x longest source of them (EOS included); of "
+        "target tokens that they may come to, 8 times as many; one sentence goes always",
+        at_least=1,
     )
     slots: int | None = option(
-        None, "sentences decoded side by side; null: as many as batch_tokens allows for their length", at_least=1
+        None,
+        "sentences decoded side by side at most; null: as many as batch_tokens allows for their length",
+        at_least=1,
     )
     buffer: int | None = option(
         None,

@@ -9,11 +9,13 @@ Shapes: B sentences, S frames, V symbols.
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from s2s.data.batch import Source
 from s2s.decoding.backend import has_kernels
+from s2s.decoding.budget import together
 from s2s.decoding.choice import NEVER
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.ctc import BLANK, best_path, prefix_beam_search
@@ -55,11 +57,10 @@ class CtcDecoder:
     @torch.inference_mode()
     def run(self, sentences: list[Sentence], first: int = 0) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
         """As Engine.run; sentences by falling length."""
-        start = 0
+        lengths = np.array([self.length(one.source) + 1 for one in sentences])
+        each, start = np.stack([lengths, lengths]), 0  # no hypothesis has more labels than frames
         while start < len(sentences):
-            length = self.length(sentences[start].source) + 1
-            room = max(1, self.config.batch_tokens // (self.config.rows * length))
-            batch = sentences[start : start + (self.config.slots or room)]
+            batch = sentences[start : start + together(self.config, each[:, start:])]
             start += len(batch)
             if self.tick:
                 self.tick()

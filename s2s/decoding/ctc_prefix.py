@@ -132,6 +132,8 @@ class PrefixScores:
 
     def release(self, keep: Tensor, slots: int) -> None:
         """As DecoderState.release."""
+        size = int(self.lengths[keep].amax()) if len(keep) else 0
+        self.x, self.tables = self.x[:, :, :size], self.tables[:, :, : 1 + size]
         for name in ("x", "lengths", "tables", "last", "psi"):
             setattr(self, name, kept(getattr(self, name), keep, slots))
 

@@ -17,8 +17,8 @@ When a sentence is done (`decode.stopping`):
 In all of them a sentence is done when no hypothesis is live, and EOS is forced at the maximum length. In diverse beam
 search, `first_finished` waits for every group. Stochastic beam search is done when no live row can enter the n_best.
 
-Memory: slots x rows hypotheses of the models' states, as many slots as `decode.batch_tokens` allows for the sentences
-at hand; as many sentences again are encoded ahead.
+Memory: slots x rows hypotheses of the models' states, as many slots as `decode.batch_tokens` allows for the longest of
+the sentences at hand (s2s/decoding/budget.py): next to a long one there are few, and the others wait.
 
 Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, n n_best, T steps that are remembered.
 """
@@ -31,13 +31,14 @@ import torch
 from torch import Tensor
 
 from s2s.data.batch import Source
+from s2s.decoding.budget import room, together
 from s2s.decoding.choice import NEVER, Beam, Choice, Sampling, real
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.constraints import ConstrainedBeam
 from s2s.decoding.diverse import DiverseBeam
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.joint import JointBeam, JointScorer
-from s2s.decoding.limits import Limits, divisor, normalised
+from s2s.decoding.limits import Limits, divisor, needs, normalised
 from s2s.decoding.native import NativeBeam
 from s2s.decoding.rules import Rule, Rules
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
@@ -152,24 +153,37 @@ class Finished:
 
 
 class Trellis:
-    """Back-pointers of the last T steps: tokens, parents and log-probabilities of all rows, by the engine's clock."""
+    """Back-pointers of the last T steps: tokens, parents and log-probabilities of all rows, by the engine's clock. T
+    doubles when needed."""
 
-    def __init__(self, slots: int, rows: int, steps: int, like: Tensor):
-        shape = (steps, slots, rows)
+    def __init__(self, slots: int, rows: int, like: Tensor):
+        shape = (32, slots, rows)
         self.tokens = torch.zeros(shape, dtype=torch.int64, device=like.device)
         self.parents = torch.zeros_like(self.tokens)
         self.values = like.new_zeros(shape)
         self.own = torch.arange(rows, device=like.device)
 
-    def add(self, clock: int, choice: Choice) -> None:
-        """Remember a step."""
+    def add(self, clock: int, oldest: int, choice: Choice) -> None:
+        """Remember a step, and those from `oldest` on."""
+        if clock - oldest >= len(self.tokens):
+            self._fit(clock, 2 * len(self.tokens))
         place = clock % len(self.tokens)
         self.tokens[place] = choice.tokens
         self.parents[place] = self.own if choice.parents is None else choice.parents
         self.values[place] = choice.log_probabilities
 
-    def release(self, keep: Tensor, slots: int) -> None:
-        """Keep these slots as the first of `slots` ones."""
+    def _fit(self, clock: int, size: int) -> None:
+        """Remember `size` steps, of those before `clock` the last ones."""
+        steps = np.arange(max(0, clock - min(size, len(self.tokens))), clock)
+        for name in ("tokens", "parents", "values"):
+            old = getattr(self, name)
+            new = old.new_zeros(size, *old.shape[1:])
+            new[steps % size] = old[steps % len(old)]
+            setattr(self, name, new)
+
+    def release(self, keep: Tensor, slots: int, clock: int, oldest: int) -> None:
+        """Keep these slots as the first of `slots` ones, and of the steps before `clock` those from `oldest` on."""
+        self._fit(clock, max(32, 1 << (clock - oldest).bit_length()))
         self.tokens, self.parents, self.values = (
             kept(x, keep, slots, 1) for x in (self.tokens, self.parents, self.values)
         )
@@ -260,39 +274,45 @@ class Engine:
 
 
 class _Waiting:
-    """Sentences that wait for a slot, some of them encoded."""
+    """Sentences that wait for a slot, some of them encoded.
+
+    Attributes:
+        needs: [2], positions of the longest source of those that are encoded together next, and tokens of the longest
+            hypothesis that they may have, both with EOS.
+    """
 
     def __init__(self, sentences: list[Sentence], engine: Engine):
         self.sentences, self.engine, self.taken = sentences, engine, 0
+        self.each = needs(sentences, engine.config, engine.length, engine.scorer.max_length)
         self.encoded, self.first, self.until = None, 0, 0  # the models' states of sentences first ... until - 1
+        self._plan()
 
     def __bool__(self) -> bool:
         return self.taken < len(self.sentences)
 
-    @property
-    def room(self) -> int:
-        """Slots that memory allows for the sentences that come now."""
-        config = self.engine.config
-        if config.slots is not None:
-            return config.slots
-        length = self.engine.length(self.sentences[self.taken].source) + 1
-        return max(1, config.batch_tokens // (config.rows * length))
+    def _plan(self) -> None:
+        """Choose sentences to encode together, as many as memory allows."""
+        if self.taken < self.until or not self:
+            return
+        self.encoded, self.first = None, self.taken
+        self.until = self.taken + together(self.engine.config, self.each[:, self.taken :])
+        self.needs = self.each[:, self.first : self.until].max(axis=1)
 
     def next(self, most: int) -> list[Sentence]:
         """Up to `most` sentences that wait."""
         return self.sentences[self.taken : self.taken + most]
 
     def take(self, most: int):
-        """Up to `most` sentences that are encoded together: they, their states, and their places in these."""
-        if self.taken == self.until:
-            self.first, self.until = self.taken, min(self.taken + self.room, len(self.sentences))
+        """Up to `most` sentences that are encoded together: they, their states, their places in these, and what each of
+        them needs, as `needs`, [2, sentences]."""
+        if self.encoded is None:
             sources = [sentence.source for sentence in self.sentences[self.first : self.until]]
             self.encoded = self.engine.prepare(sources)
-        last = min(self.taken + most, self.until)
-        places = torch.arange(self.taken - self.first, last - self.first, device=self.engine.device)
-        taken = self.sentences[self.taken : last]
+        encoded, first, last = self.encoded, self.taken, min(self.taken + most, self.until)
+        places = torch.arange(first - self.first, last - self.first, device=self.engine.device)
         self.taken = last
-        return taken, self.encoded, places
+        self._plan()
+        return self.sentences[first:last], encoded, places, self.each[:, first:last]
 
 
 class _Run:
@@ -302,10 +322,12 @@ class _Run:
         self.first = first
         self.engine, self.config, self.scorer = engine, engine.config, engine.scorer
         config, device = engine.config, engine.device
-        B = self.slots = min(waiting.room, len(waiting.sentences))
+        B = self.slots = min(int(room(config, *waiting.needs)), len(waiting.sentences))
         self.numbers = np.full(B, -1)  # of the sentence in each slot; -1: free
         self.starts = np.zeros(B, np.int64)  # clock of its first step
-        self.clock = 0
+        self.needs = np.zeros((2, B), np.int64)  # of it, as of _Waiting; 0: the slot is free
+        self.clock = self.oldest = 0  # steps done; the clock of the first step of those at work
+        self.changed = True  # whether sentences have come or gone since `wants` was asked
         self.limits = Limits(config, B, waiting.sentences, device, engine.scorer.max_length, engine.length)
         constraints = {first + sentence.number: sentence.constraints for sentence in waiting.sentences}
         constrained = any(constraints.values())
@@ -336,19 +358,30 @@ class _Run:
 
     def wants(self, waiting: _Waiting) -> bool:
         """Whether it is time to take in waiting sentences."""
-        free = int((self.numbers < 0).sum())
-        return free >= max(1, REFILL_SHARE * self.slots) or self._room(waiting) >= GROW * self.slots
+        if not self.changed:
+            return False
+        self.changed = False
+        busy, (most, wanted) = int((self.numbers >= 0).sum()), self._room(waiting)
+        return busy < most and (self.slots - busy >= max(1, REFILL_SHARE * self.slots) or wanted >= GROW * self.slots)
 
-    def _room(self, waiting: _Waiting) -> int:
-        """How many slots there could and need be."""
-        return min(waiting.room, int((self.numbers >= 0).sum()) + len(waiting.sentences) - waiting.taken)
+    def _room(self, waiting: _Waiting) -> tuple[int, int]:
+        """How many slots there may be with those that come next, and how many there may and need be."""
+        most = int(room(self.config, *np.maximum(self.needs.max(axis=1), waiting.needs)))
+        return most, min(most, int((self.numbers >= 0).sum()) + len(waiting.sentences) - waiting.taken)
 
     def refill(self, waiting: _Waiting) -> None:
-        """Give free slots to waiting sentences; where memory has come to allow many more slots, add them."""
-        if (room := self._room(waiting)) >= GROW * self.slots:
-            self._resize(room)
-        while waiting and (free := np.flatnonzero(self.numbers < 0)).size:
-            sentences, states, places = waiting.take(free.size)
+        """Give free slots to waiting sentences, as many as memory allows; where it has come to allow many more slots,
+        add them."""
+        while waiting:
+            most, wanted = self._room(waiting)
+            if self.scores is None and most < self.slots:
+                break  # when there is something to resize
+            if most < self.slots or wanted >= GROW * self.slots:
+                self._resize(max(wanted, int((self.numbers >= 0).sum())))
+            free = np.flatnonzero(self.numbers < 0)
+            if not free.size:
+                break
+            sentences, states, places, each = waiting.take(free.size)
             mine = free[: len(sentences)]
             slots = torch.from_numpy(mine).to(self.engine.device)
             self.scorer.admit(slots, states, places, self.slots)
@@ -363,9 +396,14 @@ class _Run:
                 self.scores[slots] = self.choose.first_scores(torch.zeros_like(self.scores[slots]))
                 self.finished.admit(slots)
             self.numbers[mine] = [sentence.number for sentence in sentences]
-            self.starts[mine] = self.clock
+            self.starts[mine], self.needs[:, mine] = self.clock, each
+        self._look()
         if self.candidates:
             self.candidates.narrow(self.scorer, self.limits)
+
+    def _look(self) -> None:
+        """Other sentences are at work than before."""
+        self.oldest, self.changed = int(self.starts[self.numbers >= 0].min(initial=self.clock)), True
 
     def _begin(self, like: Tensor) -> None:
         """Nothing has been found yet; scores have the type of `like`."""
@@ -373,7 +411,7 @@ class _Run:
         taken = torch.from_numpy(np.flatnonzero(self.numbers >= 0)).to(like.device)
         self.scores[taken] = self.choose.first_scores(torch.zeros_like(self.scores[taken]))
         self.finished = Finished(self.config, self.slots, like)
-        self.trellis = Trellis(*self.tokens.shape, self.limits.steps + max(POLL_STEPS.values()), like)
+        self.trellis = Trellis(*self.tokens.shape, like)
 
     def step(self) -> None:
         """Advance every slot by one token."""
@@ -391,7 +429,7 @@ class _Run:
             choice = choice._replace(tokens=self.candidates.symbols[choice.tokens])
         if self.rules:
             self.rules.advance(choice, self.limits)
-        self.trellis.add(self.clock, choice)
+        self.trellis.add(self.clock, self.oldest, choice)
         if choice.ended:
             self.finished.add(self.limits.done, choice)
             self.ended = True
@@ -429,8 +467,10 @@ class _Run:
                 truncated = bool(length >= longest[i])
                 n_best.append(Hypothesis(path, score, total, each, truncated))
             results.append((number, n_best or [Hypothesis.not_finite()]))
-        self.numbers[slots] = -1
+        self.numbers[slots], self.needs[:, slots] = -1, 0
+        self._look()
         self.scores[where] = NEVER
+        self.scorer.free(where)
         self.limits.free(where, slots)
         if self.candidates:
             self.candidates.free(slots)
@@ -456,9 +496,10 @@ class _Run:
         if self.candidates:
             self.candidates.release(mine, slots)
         self.finished.release(keep, slots)
-        self.trellis.release(keep, slots)
+        self.trellis.release(keep, slots, self.clock, self.oldest)
         self.tokens, self.scores = kept(self.tokens, keep, slots), kept(self.scores, keep, slots)
         self.scores[len(mine) :] = NEVER
         self.numbers = np.append(self.numbers[mine], np.full(slots - len(mine), -1))
         self.starts = np.append(self.starts[mine], np.zeros(slots - len(mine), np.int64))
+        self.needs = kept(torch.from_numpy(self.needs), torch.from_numpy(mine), slots, 1).numpy()
         self.slots = slots

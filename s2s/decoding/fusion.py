@@ -74,6 +74,10 @@ class FusionScorer:
         for scorer in (self.scorer, self.other):
             scorer.reorder(parents)
 
+    def free(self, slots: Tensor) -> None:
+        for scorer in (self.scorer, self.other):
+            scorer.free(slots)
+
     def release(self, keep: Tensor, slots: int) -> None:
         for scorer in (self.scorer, self.other):
             scorer.release(keep, slots)

@@ -36,7 +36,7 @@ class Limits:
     def __init__(self, config: DecodeConfig, slots: int, sentences: list, device: torch.device | str,
                  most: int | None = None, length: Callable[[Sequence], int] = len):  # fmt: skip
         self.config, self.most, self.length = config, most, length
-        self.steps = max(self._bounds(sentence)[1] for sentence in sentences) + 1
+        self.steps = max(self.bounds(sentence)[1] for sentence in sentences) + 1
         width = max(len(sentence.prefix) for sentence in sentences)
         self.done = torch.zeros(slots, 1, dtype=torch.int64, device=device)
         self.shortest = torch.zeros_like(self.done[:, 0])
@@ -49,13 +49,9 @@ class Limits:
         self.host[2] = self.steps
         self.stuck: Tensor | None = None
 
-    def _bounds(self, sentence) -> tuple[int, int]:
-        """Least and greatest length: a * source length + b, rounded down. A prefix is never cut: it raises the greatest
-        length to its own, and where least and greatest contradict each other the greatest counts."""
-        c, source, prefix = self.config, self.length(sentence.source), len(sentence.prefix)
-        longest = int(c.max_length_a * source) + c.max_length_b
-        longest = max(longest if self.most is None else min(longest, self.most - 1), prefix)
-        return min(max(int(c.min_length_a * source) + c.min_length_b, prefix), longest), longest
+    def bounds(self, sentence) -> tuple[int, int]:
+        """As the function."""
+        return bounds(self.config, self.length(sentence.source), len(sentence.prefix), self.most)
 
     @property
     def host_longest(self) -> np.ndarray:
@@ -63,7 +59,7 @@ class Limits:
 
     def admit(self, slots: Tensor, mine: np.ndarray, sentences: list) -> None:
         """Sentences take these slots; `mine` is `slots` on the host."""
-        bounds = np.array([self._bounds(sentence) for sentence in sentences]).T
+        bounds = np.array([self.bounds(sentence) for sentence in sentences]).T
         lengths = [len(sentence.prefix) for sentence in sentences]
         self.host[:, mine] = np.stack([np.zeros_like(bounds[0]), *bounds, lengths])
         values = torch.from_numpy(self.host[:, mine]).to(slots.device)
@@ -117,6 +113,22 @@ class Limits:
             return None
         token = self.prefix.gather(1, self.done.clamp(max=self.prefix_ids.size(1) - 1))
         return self.prefix_lengths[:, None] > self.done, token
+
+
+def bounds(config: DecodeConfig, source: int, prefix: int, most: int | None) -> tuple[int, int]:
+    """Least and greatest length: a * source length + b, rounded down. A prefix is never cut: it raises the greatest
+    length to its own, and where least and greatest contradict each other the greatest counts; most: as of Limits."""
+    c = config
+    longest = int(c.max_length_a * source) + c.max_length_b
+    longest = max(longest if most is None else min(longest, most - 1), prefix)
+    return min(max(int(c.min_length_a * source) + c.min_length_b, prefix), longest), longest
+
+
+def needs(sentences: list, config: DecodeConfig, length: Callable[[Sequence], int], most: int | None) -> np.ndarray:
+    """What each sentence may need of memory: positions of its source and tokens of its longest hypothesis, both with
+    EOS, int64 [2, sentences]; length, most: as of Limits."""
+    lengths = [(length(one.source), len(one.prefix)) for one in sentences]
+    return np.array([(source, bounds(config, source, prefix, most)[1]) for source, prefix in lengths]).T + 1
 
 
 def normalised(config: DecodeConfig, log_probability: float | Tensor, length: int | Tensor) -> float | Tensor:

@@ -215,11 +215,11 @@ class NativeState(TransformerState):
 
     def release(self, keep: Tensor, slots: int) -> None:
         """As TransformerState.release."""
-        cache, self.cache = self.cache, self.key_values.new_empty(0)
+        cache, self.cache, needed = self.cache, self.key_values.new_empty(0), self._needed(keep)
         super().release(keep, slots)
         if cache.numel():
-            self.cache = kept(cache, keep, slots, 2)
-        self.history = kept(self.history, keep, slots)
+            self.cache = kept(cache[:, :, :, :, :needed], keep, slots, 2)
+        self.history = kept(self.history[:, :, :needed], keep, slots)
         self._count()
 
 

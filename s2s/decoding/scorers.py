@@ -101,6 +101,10 @@ class ModelScorer:
         """Row r goes on from row parents[r]; parents: [R] int64."""
         self.state.reorder(parents)
 
+    def free(self, slots: Tensor) -> None:
+        """These slots are free."""
+        self.state.free(slots)
+
     def release(self, keep: Tensor, slots: int) -> None:
         """Keep these slots as the first of `slots` ones; keep: [B'] int64."""
         self.state.release(keep, slots)
@@ -180,6 +184,10 @@ class EnsembleScorer:
     def reorder(self, parents: Tensor) -> None:
         for scorer in self.scorers:
             scorer.reorder(parents)
+
+    def free(self, slots: Tensor) -> None:
+        for scorer in self.scorers:
+            scorer.free(slots)
 
     def release(self, keep: Tensor, slots: int) -> None:
         for scorer in self.scorers:

@@ -12,16 +12,18 @@ Shapes: B sentences, k guesses, T = k + 1 positions of a pass, S source position
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from s2s.data.batch import Source
+from s2s.decoding.budget import together
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.engine import Sentence
 from s2s.decoding.hypothesis import Hypothesis
-from s2s.decoding.limits import Limits, normalised
+from s2s.decoding.limits import Limits, needs, normalised
 from s2s.errors import UserError
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
@@ -140,11 +142,12 @@ class Speculative:
     @torch.inference_mode()
     def run(self, sentences: list[Sentence], first: int = 0) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
         """As Engine.run."""
-        start = 0
+        config = self.config
+        if config.slots is None and self.device.type == "cpu":
+            config = replace(config, slots=1)  # the fastest
+        each, start = needs(sentences, config, self._length, self.model.max_length), 0
         while start < len(sentences):
-            room = max(1, self.config.batch_tokens // (self._length(sentences[start].source) + 1))
-            default = 1 if self.device.type == "cpu" else room
-            batch = sentences[start : start + (self.config.slots or default)]
+            batch = sentences[start : start + together(config, each[:, start:])]
             start += len(batch)
             yield from self._run(batch)
 

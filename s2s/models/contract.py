@@ -144,9 +144,12 @@ class DecoderState(Protocol):
     def admit(self, slots: Tensor, other: "DecoderState", which: Tensor) -> None:
         """Sentences `which` of a state that is fresh from `start` take these places; both [n] int64."""
 
+    def free(self, slots: Tensor) -> None:
+        """These places are free: they need no more memory, however long they stay so."""
+
     def release(self, keep: Tensor, slots: int) -> None:
         """Keep these sentences with all their rows as the first of `slots` ones, the other places are free; keep: [B']
-        int64, ascending."""
+        int64, ascending. What is held is no longer than these sentences need."""
 
     @property
     def nbytes(self) -> int:

@@ -117,17 +117,28 @@ class TransformerState:
             rows = slots[:, None] * self.rows + torch.arange(self.rows, device=slots.device)
             self.cache.index_fill_(2, rows.flatten(), 0)
 
+    def free(self, slots: Tensor) -> None:
+        """These places are free, and begin anew."""
+        self.steps[slots.cpu().numpy()] = 0
+        self.positions[slots] = 0
+
     def release(self, keep: Tensor, slots: int) -> None:
         """Keep these sentences as the first of `slots` ones; the other places are free."""
         first = keep[:, None] * self.rows
         rows = (first + torch.arange(self.rows, device=keep.device)).flatten()
         if self.cache.numel():
-            self.cache = kept(self.cache, rows, slots * self.rows, 2)
-        self.key_values, self.mask = kept(self.key_values, keep, slots, 2), kept(self.mask, keep, slots)
+            self.cache = kept(self.cache[:, :, :, :, : self._needed(keep)], rows, slots * self.rows, 2)
+        size = max(1, int(self.mask[keep].flatten(1).sum(1).amax())) if len(keep) else 1
+        self.key_values = kept(self.key_values[:, :, :, :, :size], keep, slots, 2)
+        self.mask = kept(self.mask[:, :, :, :size], keep, slots)
         self.mask[len(keep) :, :, :, 0] = True  # a free place sees something, whatever it is
         steps = self.steps[keep.cpu().numpy()]
         self.steps = np.append(steps, np.zeros(slots - len(steps), np.int64))
         self.positions = kept(self.positions, keep, slots)
+
+    def _needed(self, keep: Tensor) -> int:
+        """Own positions that there must be for these sentences, some to come among them."""
+        return max(32, 1 << int(self.steps[keep.cpu().numpy()].max(initial=0)).bit_length())
 
     @property
     def nbytes(self) -> int:

@@ -128,7 +128,8 @@ def test_slots_and_refilling_change_nothing(options, monkeypatch):
     results = []
     for slots, share in ((1, 0.1), (2, 0.1), (3, 0.5), (7, 0.01), (100, 0.1), (None, 0.1)):
         monkeypatch.setattr(engine, "REFILL_SHARE", share)
-        generator = Generator([model(2, V)], replace(config, slots=slots, batch_tokens=200), collate)
+        tokens = 200 if slots is None else 100_000
+        generator = Generator([model(2, V)], replace(config, slots=slots, batch_tokens=tokens), collate)
         results.append([[(h.ids, round(h.score, 9)) for h in n] for n in generator.generate(sources, prefixes)])
     assert all(result == results[0] for result in results)
 

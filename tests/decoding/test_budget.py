@@ -1,0 +1,118 @@
+"""`decode.batch_tokens` bounds what decoding holds, whoever is decoded beside whom: counted, and measured in a process."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from slow_ctc import tiny_joint
+from slow_search import collate, tiny_model
+
+from s2s.decoding import engine
+from s2s.decoding.budget import TARGETS, room, together
+from s2s.decoding.config import DecodeConfig
+from s2s.decoding.engine import Sentence
+from s2s.decoding.generator import Generator
+
+V = 9
+
+
+class Held:
+    """The most that an engine has held at a time: positions of sources, places of targets, steps that are remembered,
+    positions encoded ahead."""
+
+    def __init__(self, monkeypatch, found):
+        self.source = self.target = self.steps = self.ahead = 0
+        scorer, prepare, add = found.scorer, found.prepare, engine.Trellis.add
+
+        def step(*args):
+            result = type(scorer).step(scorer, *args)
+            state = scorer.state
+            slots = len(state.mask) * state.rows
+            self.source = max(self.source, slots * state.key_values.size(4))
+            self.target = max(self.target, slots * state.cache.size(4))
+            return result
+
+        def remembered(trellis, *args):
+            add(trellis, *args)
+            self.steps = max(self.steps, trellis.tokens.numel())
+
+        def encode(sources):
+            self.ahead = max(self.ahead, len(sources) * found.config.rows * (max(map(len, sources)) + 1))
+            return prepare(sources)
+
+        monkeypatch.setattr(scorer, "step", step)
+        monkeypatch.setattr(found, "prepare", encode)
+        monkeypatch.setattr(engine.Trellis, "add", remembered)
+
+
+@pytest.mark.parametrize("kind", ["eager", "native", "joint", "sample"])
+@given(st.lists(st.integers(1, 12) | st.integers(1, 90), min_size=1, max_size=12), st.integers(1, 3),
+       st.sampled_from([1, 60, 300, 900]), st.booleans(), st.sampled_from([0.0, 1.5]), st.integers(0, 50))  # fmt: skip
+@settings(max_examples=15)
+def test_what_is_held_is_within_the_budget(kind, lengths, rows, budget, falling, a, b):
+    lengths = sorted(lengths, reverse=True) if falling else lengths
+    sentences = [Sentence(i, [4 + (i + j) % 5 for j in range(n)], []) for i, n in enumerate(lengths)]
+    config = DecodeConfig(beam_size=rows, n_best=rows, search="sample" if kind == "sample" else "beam",
+                          ctc_weight=0.3 if kind == "joint" else None, backend="native" if kind == "native" else "eager",
+                          batch_tokens=budget, max_length_a=a, max_length_b=b)  # fmt: skip
+    model = tiny_joint(1, V) if kind == "joint" else tiny_model(1, V, scale=1.2)
+    found = Generator([model.float() if kind == "native" else model], config, collate).engine
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        held = Held(monkeypatch, found)
+        results = {number: n_best for some in found.run(sentences) for number, n_best in some}
+    assert sorted(results) == list(range(len(lengths)))
+    longest = rows * (max(lengths) + 1)
+    assert held.source <= max(budget, longest)
+    assert held.ahead <= max(budget, longest)
+    # What is held of targets doubles as it grows, from 32 on.
+    most = 2 * max(TARGETS * budget, rows * (int(a * max(lengths)) + b + 1), 16 * rows)
+    assert held.target <= most
+    assert held.steps <= most
+    for number in {0, int(np.argmax(lengths)), len(lengths) - 1}:
+        (alone,) = (n_best for some in found.run([sentences[number]]) for _, n_best in some)
+        assert [one.ids for one in results[number]] == [one.ids for one in alone]
+
+
+def test_room():
+    config = DecodeConfig(batch_tokens=600, beam_size=2)
+    assert room(config, 30, 1) == 10  # 600 = 10 x 2 x 30
+    assert room(config, 30, 480) == 5  # 8 x 600 = 5 x 2 x 480
+    assert room(config, 301, 1) == room(config, 1, 4801) == 1
+    assert room(DecodeConfig(batch_tokens=600, beam_size=2, slots=4), 30, 1) == 4
+    sources = np.array([30, 30, 60, 20, 20, 20])
+    assert together(config, np.stack([sources, sources])) == 5  # 600 = 5 x 2 x 60
+    assert together(config, np.array([[30, 30, 30], [10, 10, 2401]])) == 2  # with the third there is room for one
+
+
+def peak(code, limit):
+    """The peak of resident memory of a process that runs some code, over that before it, in megabytes."""
+    code = textwrap.dedent(PROCESS) + textwrap.dedent(code) + "print(resource.getrusage(RUSAGE_SELF).ru_maxrss - start)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=limit, check=True)
+    return int(done.stdout.split()[-1]) / 1000
+
+
+PROCESS = """
+    import resource, sys
+    from resource import RUSAGE_SELF
+    sys.path.insert(0, "tests/decoding")
+    from slow_search import collate, tiny_model
+    from s2s.decoding.config import DecodeConfig
+    from s2s.decoding.generator import Generator
+    model = tiny_model(1, 9, scale=1.2).float()
+    def lengths(sources):
+        found = Generator([model], DecodeConfig(max_length_a=0.0, max_length_b=20), collate).generate(sources)
+        return [len(n_best[0].ids) for n_best in found]
+    lengths([[4, 5, 6]] * 100)
+    short, long = [[4 + i % 5] * (1 + i % 5) for i in range(2000)], [4, 5, 6, 7] * 2500
+    start = resource.getrusage(RUSAGE_SELF).ru_maxrss
+"""
+
+
+def test_a_long_line_beside_short_ones_needs_what_it_needs_alone():
+    alone = peak("lengths([long]); lengths(short)", 100)
+    both = peak("assert len(lengths([*short[:1000], long, *short[1000:]])) == 2001", 100)
+    assert both < alone + 30  # 3 GB, were the keys of all slots as long
