@@ -86,7 +86,7 @@ class Limits:
             setattr(self, name, kept(getattr(self, name), keep, slots))
         self.longest[len(mine) :] = self.steps
         free = np.array([0, 0, self.steps, 0])[:, None].repeat(slots - len(mine), 1)
-        self.host = np.append(self.host[:, mine], free, axis=1)
+        self.host = np.ascontiguousarray(np.append(self.host[:, mine], free, axis=1))
 
     def advance(self) -> None:
         """A step is done."""
