@@ -26,12 +26,15 @@ class DecodeConfig:
         needs="diverse_groups",
     )  # fmt: skip
     length_penalty: float = option(
-        1.0, "alpha of the length normalisation: 0 is none, larger prefers longer hypotheses (length counts EOS)"
-    )
+        1.0, "alpha of the length normalisation: 0 is none, larger prefers longer hypotheses (length counts EOS)",
+        at_least=-10, at_most=10,
+    )  # fmt: skip
     length_normalization: str = option(
         "power", "power: score / length^alpha; gnmt: score / ((5 + length) / 6)^alpha", ("power", "gnmt")
     )
-    word_reward: float = option(0.0, "added to a hypothesis's score for each of its tokens; negative: a penalty")
+    word_reward: float = option(
+        0.0, "added to a hypothesis's score for each of its tokens; negative: a penalty", at_least=-1000, at_most=1000
+    )
     min_length_a: float = option(0.0, "no hypothesis is shorter than a * source length + b: a", at_least=0)
     min_length_b: int = option(1, "no hypothesis is shorter than a * source length + b: b", at_least=0)
     max_length_a: float = option(2.0, "a hypothesis is ended at a * source length + b tokens: a", at_least=0)

@@ -1,9 +1,17 @@
-"""The lines of many callers, decoded together in one thread."""
+"""The lines of many callers, decoded together in one thread, so that no caller waits long for another's.
+
+A batch is led by the request whose turn it is, and takes a line of each caller in turn, of those that ask for the same
+options, until it takes about `seconds` by what was measured before. A line that takes longer alone gives way, between
+two steps, to batches of lines that take much less, for half of the time at most. So a short request beside a huge one
+waits for about two batches. A request whose caller is gone is not decoded any further.
+"""
 
 import sys
 import threading
 import time
-from collections import deque
+from array import array
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -12,127 +20,293 @@ from s2s.decoding.hypothesis import Translation
 from s2s.decoding.inputs import Window
 from s2s.decoding.translator import Translator
 from s2s.errors import UserError
+from s2s.serving.cost import cost
+from s2s.serving.metrics import Metrics
+
+SHARE = 1 / 4  # a line gives way to those that cost at most so much of what it costs
+FADING = 0.9  # of what earlier batches say of the speed, from one batch to the next
 
 
 class Full(Exception):
     """More lines wait than may."""
 
 
-@dataclass
-class Counts:
-    """What has been decoded.
+class Closed(Exception):
+    """Nothing more is decoded."""
 
-    Attributes:
-        batches, lines: Numbers of them.
-        source_tokens, tokens: Of the sources and of the best hypotheses, without EOS.
-        seconds: Spent decoding.
-    """
 
-    batches: int = 0
-    lines: int = 0
-    source_tokens: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
+class _Left(Exception):
+    """Nobody waits for any line of a batch."""
 
 
 @dataclass(eq=False)
-class _Job:
-    """What one caller wants."""
+class Job:
+    """What one request wants.
 
-    sources: list[list[int]]
+    Attributes:
+        sources: Source ids of each line.
+        costs: Of each line.
+        config: Decode options.
+        seed: Of samples.
+        caller: Who asks; callers take turns.
+        future: The n-best list of each line; to cancel it takes the request back.
+        taken: Lines that have been given to a batch; the first ones.
+        found: What has been found for each line.
+        left: Lines that are not decoded yet.
+    """
+
+    sources: list[array]
+    costs: list[int]
     config: DecodeConfig
     seed: int
+    caller: str
     future: Future = field(default_factory=Future)
+    taken: int = 0
+    start: float = field(default_factory=time.perf_counter)
 
-    def joins(self, other: "_Job") -> bool:
-        """Whether both may be decoded together. Samples depend on a line's number, so a caller's are on their own."""
-        return self.config == other.config and self.config.search != "sample"
+    @classmethod
+    def of(cls, translator: Translator, sources: list[list[int]], config: DecodeConfig, seed: int = 1,
+           caller: str = "") -> "Job":  # fmt: skip
+        """What is wanted of a translator."""
+        costs = [cost(config, len(ids), translator.max_length) for ids in sources]
+        return cls([array("i", ids) for ids in sources], costs, config, seed, caller)
+
+    def __post_init__(self):
+        self.left = len(self.sources)
+        self.found: list[list[Translation]] = [[] for _ in self.sources]
+
+    @property
+    def waiting(self) -> int:
+        """Lines that no batch has taken."""
+        return len(self.sources) - self.taken
+
+    def finish(self, error: Exception | None = None) -> None:
+        """Tell the caller, if there still is one."""
+        if self.future.done() or not self.future.set_running_or_notify_cancel():
+            return
+        if error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(self.found)
+
+
+Batch = list[tuple[Job, int]]  # jobs and numbers of their lines
 
 
 class Batcher:
-    """Decodes what callers submit, oldest first; what asks for the same options goes together.
+    """Decodes what callers submit.
 
     Args:
         translator: Decodes.
-        batch_lines: Lines that are decoded together; one caller's stay together, if there are more.
-        wait: Seconds to wait for more callers after the first.
-        waiting_lines: Lines that may wait at most.
+        speed: Cost that is decoded in a second, at first; then what was measured.
+        seconds: That a batch may take by it.
+        batch_lines: Lines that are decoded together at most.
+        wait: Seconds to wait for more lines before a batch, when nothing is being decoded.
+        waiting_lines: Lines that may wait; beyond, a caller's share of it.
+        metrics: Count.
     """
 
-    def __init__(self, translator: Translator, batch_lines: int, wait: float, waiting_lines: int):
+    def __init__(self, translator: Translator, speed: float, seconds: float, batch_lines: int, wait: float,
+                 waiting_lines: int, metrics: Metrics | None = None):  # fmt: skip
         self.translator, self.batch_lines, self.wait, self.most = translator, batch_lines, wait, waiting_lines
-        self.counts = Counts()
+        self.metrics = metrics or Metrics()
+        self.seconds = seconds
         self.waiting = 0  # lines
-        self._jobs: deque[_Job] = deque()
+        self._measured = speed, 1.0  # cost and seconds of the last batches, the last one counts most
+        self._queues: OrderedDict[str, deque[Job]] = OrderedDict()  # of callers with lines that wait, in turn
+        self._open: set[Job] = set()
         self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="decoding", daemon=True)
         self._thread.start()
 
-    def submit(
-        self, sources: list[list[int]], config: DecodeConfig, seed: int = 1
-    ) -> "Future[list[list[Translation]]]":
-        """Have source ids decoded. Raises Full where too many lines wait, RuntimeError after `close`."""
-        job = _Job(sources, config, seed)
+    def submit(self, job: Job) -> "Future[list[list[Translation]]]":
+        """Have lines decoded: the n-best list of each; to cancel it ends their decoding.
+
+        Raises:
+            Full: too many lines wait.
+            Closed: after `close`.
+        """
         with self._changed:
             if self._closing:
-                raise RuntimeError("closed")
-            if self.waiting and self.waiting + len(sources) > self.most:
+                raise Closed
+            own = sum(other.waiting for other in self._queues.get(job.caller, ()))
+            share = self.most / len({*self._queues, job.caller})
+            if self.waiting and self.waiting + job.waiting > self.most and own + job.waiting > share:
                 raise Full
-            self._jobs.append(job)
-            self.waiting += len(sources)
+            if not job.waiting:
+                job.finish()
+                return job.future
+            self._open.add(job)
+            self._queues.setdefault(job.caller, deque()).append(job)
+            self._count(job.waiting)
             self._changed.notify()
+        job.future.add_done_callback(lambda future: self._forget(job))
         return job.future
 
-    def close(self) -> None:
-        """Finish what was submitted, and end."""
+    def close(self, timeout: float | None = None) -> bool:
+        """Finish what was submitted, and end; whether that was done within `timeout` seconds."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(timeout)
+        return not self.alive
+
+    def cancel(self) -> None:
+        """Take all requests back."""
+        with self._changed:
+            self._closing = True
+            jobs = list(self._open)
+        for job in jobs:
+            job.future.cancel()
 
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def _work(self) -> None:
-        while jobs := self._take():
-            jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
-            start = time.perf_counter()
-            try:
-                if jobs:
-                    self._decode(jobs)
-            except Exception as error:  # a caller hears of it; the next ones go on
-                if not isinstance(error, UserError):
-                    print(f"s2s-serve: decoding failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                for job in jobs:
-                    if not job.future.done():
-                        job.future.set_exception(error)
-            self.counts.seconds += time.perf_counter() - start
+    @property
+    def budget(self) -> float:
+        """Cost of a batch that takes `seconds`."""
+        spent, seconds = self._measured
+        return self.seconds * spent / seconds
 
-    def _take(self) -> list[_Job]:
-        """The jobs of the next batch; none at the end."""
+    def _count(self, lines: int) -> None:
+        self.waiting += lines
+        self.metrics.waiting.set(self.waiting)
+
+    def _forget(self, job: Job) -> None:
+        """A request is answered, or was taken back."""
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closing)
-            self._changed.wait_for(lambda: self.waiting >= self.batch_lines or self._closing, self.wait)
-            taken, left, lines = [], deque(), 0
-            for job in self._jobs:
-                if not taken or (job.joins(taken[0]) and lines + len(job.sources) <= self.batch_lines):
-                    taken.append(job)
-                    lines += len(job.sources)
-                else:
-                    left.append(job)
-            self._jobs = left
-            self.waiting -= lines
-        return taken
+            self._open.discard(job)
+            queue = self._queues.get(job.caller, ())
+            if job in queue:
+                queue.remove(job)
+                self._count(-job.waiting)
+            if not queue:
+                self._queues.pop(job.caller, None)
 
-    def _decode(self, jobs: list[_Job]) -> None:
-        sources = [source for job in jobs for source in job.sources]
-        results = self.translator.decode([Window(sources, None)], jobs[0].config, jobs[0].seed)
-        self.counts.batches += 1
-        for job in jobs:
-            n_bests = [next(results) for _ in job.sources]
-            self.counts.lines += len(n_bests)
-            self.counts.source_tokens += sum(map(len, job.sources))
-            self.counts.tokens += sum(len(n_best[0].ids) for n_best in n_bests)
-            job.future.set_result(n_bests)
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queues or self._closing)
+                self._changed.wait_for(lambda: self.waiting >= self.batch_lines or self._closing, self.wait)
+                if self._closing and not self._queues:
+                    return
+            if batch := self._take():
+                self._decode(batch)
+
+    def _take(self, most: float = float("inf")) -> Batch:
+        """The lines of the next batch, none of which costs more than `most`; none, if there is no such line."""
+        with self._changed:
+            jobs = (job for queue in self._queues.values() for job in queue)
+            lead = next((job for job in jobs if job.costs[job.taken] <= most), None)
+            if lead is None:
+                return []
+            self._queues.move_to_end(lead.caller)
+            self._queues[lead.caller].remove(lead)
+            self._queues[lead.caller].append(lead)
+            turns = self._turns(lead)
+            batch, spent = [], 0
+            while turns and len(batch) < self.batch_lines:
+                queue = turns.popleft()  # of a caller
+                job = queue.popleft()
+                price = job.costs[job.taken]
+                if not batch or (price <= most and spent + price <= self.budget):
+                    if not job.taken:
+                        self.metrics.queue.observe(time.perf_counter() - job.start)
+                    batch.append((job, job.taken))
+                    spent += price
+                    job.taken += 1
+                    if job.waiting:
+                        queue.append(job)
+                if queue:
+                    turns.append(queue)
+            self._count(-len(batch))
+            for caller in list(self._queues):
+                self._queues[caller] = deque(job for job in self._queues[caller] if job.waiting)
+                if not self._queues[caller]:
+                    del self._queues[caller]
+        return batch
+
+    def _turns(self, lead: Job) -> deque[deque[Job]]:
+        """The jobs of each caller that may be in a batch with the first one, which is the first."""
+        if lead.config.search != "beam":  # samples depend on a request's seed and on a line's place in it
+            return deque([deque([lead])])
+        found = {caller: [job for job in queue if job is not lead and job.config == lead.config]
+                 for caller, queue in self._queues.items()}  # fmt: skip
+        own = found.pop(lead.caller)
+        return deque([deque([lead, *own]), *(deque(jobs) for jobs in found.values() if jobs)])
+
+    def _decode(self, batch: Batch) -> None:
+        jobs = {job for job, _ in batch}
+        config = batch[0][0].config
+        if config.search == "beam":  # what is short is answered first
+            batch.sort(key=lambda line: line[0].costs[line[1]])
+        price = sum(job.costs[i] for job, i in batch)
+        pause = _Pause(self.seconds)
+
+        def tick() -> None:
+            if all(job.future.done() for job in jobs):
+                raise _Left
+            if self.waiting and pause.due and (others := self._take(max(self.budget, SHARE * price))):
+                pause.spend(lambda: self._decode(others))
+
+        try:
+            self._translate(batch, config, tick)
+            spent, seconds = self._measured
+            self._measured = FADING * spent + price, FADING * seconds + pause.working
+        except _Left:
+            pass
+        except Exception as error:
+            self._failed(batch, jobs, error)
+        self.metrics.decoding_seconds.inc(pause.working)
+
+    def _failed(self, batch: Batch, jobs: set[Job], error: Exception) -> None:
+        """Find out whose lines it was: those of each request are decoded alone, and one that fails alone is told."""
+        if len(jobs) > 1:
+            for job in jobs:
+                if lines := [(one, i) for one, i in batch if one is job and not one.found[i]]:
+                    self._decode(lines)
+            return
+        if not isinstance(error, UserError):
+            print(f"s2s-serve: decoding failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        jobs.pop().finish(error)
+
+    def _translate(self, batch: Batch, config: DecodeConfig, tick: Callable[[], None]) -> None:
+        window = Window([job.sources[i].tolist() for job, i in batch], None)
+        lead, first = batch[0]
+        found = self.translator.decode([window], config, lead.seed, first=first, tick=tick)
+        self.metrics.batches.inc()
+        for (job, i), n_best in zip(batch, found, strict=True):
+            job.found[i] = n_best
+            job.left -= 1
+            self.metrics.lines.inc()
+            self.metrics.source_tokens.inc(len(job.sources[i]))
+            self.metrics.target_tokens.inc(len(n_best[0].ids))
+            if not job.left:
+                job.finish()
+
+
+class _Pause:
+    """When a batch gives way to others: after `seconds` of work, and after each of them for as long as it took."""
+
+    def __init__(self, seconds: float):
+        self.seconds, self.since, self.before = seconds, time.perf_counter(), 0.0
+        self.wanted = seconds
+
+    @property
+    def due(self) -> bool:
+        return time.perf_counter() - self.since >= self.wanted
+
+    @property
+    def working(self) -> float:
+        """Seconds, without those of others."""
+        return self.before + time.perf_counter() - self.since
+
+    def spend(self, others: Callable[[], None]) -> None:
+        """Give way."""
+        start = time.perf_counter()
+        self.before += start - self.since
+        others()
+        self.since = time.perf_counter()
+        self.wanted = max(self.seconds, self.since - start)

@@ -1,33 +1,48 @@
-"""The HTTP side of s2s-serve: what a request may ask, what it is answered, and the metrics."""
+"""The HTTP side of s2s-serve: what a request may ask, and what it is answered."""
 
 import asyncio
 import dataclasses
-import json
 import time
-from collections import Counter
+from weakref import WeakValueDictionary
 
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from s2s import __version__
+from s2s.config.documents import to_json
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import Translation
 from s2s.errors import UserError
-from s2s.serving.batcher import Batcher, Full
+from s2s.serving.batcher import Batcher, Closed, Full, Job
+from s2s.serving.metrics import CONTENT_TYPE
+from s2s.serving.requests import Answer, Hypothesis, Refusal, complaint, request_model
+from s2s.serving.requests import Request as Asked
 
-FIELDS = ("text", "score", "log_probability", "tokens", "token_log_probabilities", "truncated")
+LEFT = 499  # the status, for the metrics, of a request that nobody waits for any more
+REFUSALS = {
+    400: "what a request says is wrong",
+    408: "the request did not come in time",
+    413: "the request is too long or too costly",
+    415: "the request is not JSON by its content-type",
+    429: "too many lines wait",
+    503: "the server is about to end, or the answer takes too long",
+}
+CLOSING = "the server is about to end"
+LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclasses.dataclass
 class Bounds:
-    """What a request may hold.
+    """What a request may hold and cost.
 
     Attributes:
-        body_bytes, lines, line_characters: At most so many; over them the answer is 413.
+        body_bytes, lines, line_characters, cost: At most so many; over them the answer is 413.
+        seconds: For the answer; a request that takes longer is not decoded any further.
         beam_size: The greatest beam_size and n_best.
         options: Keys of `decode` that a request may set.
     """
@@ -35,6 +50,8 @@ class Bounds:
     body_bytes: int
     lines: int
     line_characters: int
+    cost: int
+    seconds: float
     beam_size: int
     options: list[str]
 
@@ -46,160 +63,198 @@ class Service:
         batcher: Decodes.
         decode: Decode options of a request that says nothing.
         bounds: Of requests.
+        hosts: Names that a request may have in `Host`, `*.` before a domain for all in it, `*` for any; besides the
+            address that it came to.
+        caller_header: The header that says who asks; without it, it is the client's address.
     """
 
-    def __init__(self, batcher: Batcher, decode: DecodeConfig, bounds: Bounds):
+    def __init__(self, batcher: Batcher, decode: DecodeConfig, bounds: Bounds, hosts: list[str] | None = None,
+                 caller_header: str | None = None):  # fmt: skip
         self.batcher, self.translator, self.decode, self.bounds = batcher, batcher.translator, decode, bounds
-        self.statuses: Counter[int] = Counter()
-        self.seconds = 0.0  # of answered translation requests
-        self.in_flight = 0
+        self.hosts, self.caller_header = hosts or list(LOCAL), caller_header
+        self.metrics = batcher.metrics
+        self.model = request_model(bounds.options, decode, bounds.beam_size)
+        self.closing = False
+        self._encoding: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def application(self) -> Starlette:
+    def application(self) -> ASGIApp:
         """As an ASGI application."""
-        routes = [
-            Route("/translate", self.translate, methods=["POST"]),
-            Route("/health", self.health),
-            Route("/metrics", self.metrics),
-        ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _error, Exception: _failure})
+        handlers = {HTTPException: _error, Exception: _failure}
+        # Pages of documentation would load scripts from elsewhere.
+        app = FastAPI(
+            title="s2s-serve", version=__version__, exception_handlers=handlers, docs_url=None, redoc_url=None
+        )
+        refusals = {status: {"model": Refusal, "description": text} for status, text in REFUSALS.items()}
+        body = {"required": True, "content": {"application/json": {"schema": self.model.model_json_schema()}}}
+        app.post("/translate", responses={200: {"model": Answer}, **refusals}, response_model=None,
+                 openapi_extra={"requestBody": body})(self.translate)  # fmt: skip
+        app.get("/health", response_model=None)(self.health)
+        app.get("/metrics", response_model=None)(self.text_of_metrics)
+
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            """A page elsewhere that has a name of its own point to this machine is not answered."""
+            if self._is_host(scope):
+                await app(scope, receive, send)
+            else:
+                message = "the host that the request names is none of allowed_hosts"
+                await JSONResponse({"error": message}, 400)(scope, receive, send)
+
+        return guarded
+
+    def _is_host(self, scope: Scope) -> bool:
+        """Whether a request names a host that is this one."""
+        named = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
+        if len(named) != 1:
+            return "*" in self.hosts
+        host, _, port = named[0].rpartition(":")
+        host = (host if host and port.isdigit() else named[0]).strip("[]")
+        address = scope.get("server") or ("", 0)
+        return host == address[0] or any(
+            pattern in ("*", host) or (pattern.startswith("*.") and host.endswith(pattern[1:]))
+            for pattern in self.hosts
+        )
 
     async def translate(self, request: Request) -> Response:
-        """POST /translate: a JSON object with `lines`, and perhaps `hypotheses`, `seed` and decode options."""
-        start = time.perf_counter()
-        self.in_flight += 1
-        status = 500
-        try:
-            content = await self._translate(request)
-            status = 200
-            return JSONResponse(content)
-        except HTTPException as error:
-            status = error.status_code
-            raise
-        finally:
-            self.in_flight -= 1
-            self.statuses[status] += 1
-            self.seconds += time.perf_counter() - start
+        """Translate lines."""
+        start, status = time.perf_counter(), 500
+        with self.metrics.in_flight.track_inprogress():
+            try:
+                content = await self._translate(request)
+                status = 200
+                return Response(content, media_type="application/json")
+            except ClientDisconnect as error:
+                status = request.scope["state"].get("refused", LEFT)  # by the connection: see server.py
+                raise HTTPException(status, "the client has left") from error  # nobody hears it
+            except HTTPException as error:
+                status = error.status_code
+                raise
+            finally:
+                self.metrics.requests.labels(status).inc()
+                self.metrics.errors.inc(status != 200)
+                self.metrics.request_seconds.inc(time.perf_counter() - start)
+                self.metrics.latency.observe(time.perf_counter() - start)
 
-    async def _translate(self, request: Request) -> dict:
-        asked = _parsed(await self._body(request))
-        lines = self._lines(asked.pop("lines", None))
-        hypotheses = asked.pop("hypotheses", False)
-        if not isinstance(hypotheses, bool):
-            raise HTTPException(400, "hypotheses: true or false is needed")
-        seed = asked.pop("seed", 1)
-        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-            raise HTTPException(400, "seed: a whole number of at least 0 is needed")
-        config = self._config(asked)
-        if config.n_best > 1 and not hypotheses:
+    async def _translate(self, request: Request) -> bytes:
+        deadline = time.monotonic() + self.bounds.seconds
+        if self.closing:
+            raise HTTPException(503, CLOSING)
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise HTTPException(415, "the header 'content-type: application/json' is needed")
+        body, caller = await self._body(request), self._caller(request)
+        async with self._encoding.setdefault(caller, asyncio.Lock()):  # one at a time for each caller
+            if await request.is_disconnected():
+                raise ClientDisconnect
+            job, hypotheses = await run_in_threadpool(self._job, body, caller)
+        n_bests = await self._decoded(request, job, deadline)
+        return await run_in_threadpool(_content, n_bests, hypotheses)
+
+    def _caller(self, request: Request) -> str:
+        named = request.headers.get(self.caller_header) if self.caller_header else None
+        return named or (request.client.host if request.client else "")
+
+    async def _body(self, request: Request) -> bytes:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self.bounds.body_bytes:
+                raise HTTPException(413, f"the request is over {self.bounds.body_bytes:,} bytes")
+        return bytes(body)
+
+    def _job(self, body: bytes, caller: str) -> tuple[Job, bool]:
+        """What a request wants, and whether with hypotheses."""
+        asked = self._asked(body)
+        config = self._config(asked.model_dump(include=set(self.bounds.options)))
+        if config.n_best > 1 and not asked.hypotheses:
             raise HTTPException(400, f'n_best={config.n_best} needs "hypotheses": true: one text belongs to one line')
-        sources = await run_in_threadpool(self.translator.task.encode, lines)
+        sources = self.translator.task.encode(asked.lines)
         if (most := self.translator.max_length) is not None:
             for number, ids in enumerate(sources, 1):
                 if len(ids) >= most:
                     message = f"line {number} has {len(ids)} tokens; the model takes at most {most - 1}"
                     raise HTTPException(413, message)
-        try:
-            n_bests = await asyncio.wrap_future(self.batcher.submit(sources, config, seed))
-        except Full as error:
-            raise HTTPException(429, "too many lines are waiting; try again", {"Retry-After": "1"}) from error
-        except UserError as error:
-            raise HTTPException(400, str(error)) from error
-        except Exception as error:  # which the batcher has told
-            raise HTTPException(500, f"translation failed: {type(error).__name__}") from error
-        if hypotheses:
-            return {"translations": [[_content(one) for one in n_best] for n_best in n_bests]}
-        return {"translations": [n_best[0].text for n_best in n_bests]}
+        job = Job.of(self.translator, sources, config, asked.seed, caller)
+        if (costs := sum(job.costs)) > self.bounds.cost:
+            raise HTTPException(413, f"the request may cost {costs:,}, of its tokens and its beam_size or n_best "
+                                     "hypotheses at their greatest length; at most "
+                                     f"max_request_cost={self.bounds.cost:,} is allowed")  # fmt: skip
+        return job, asked.hypotheses
 
-    async def _body(self, request: Request) -> bytes:
-        body = bytearray()
+    def _asked(self, body: bytes) -> Asked:
+        """A request's content, checked."""
         try:
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > self.bounds.body_bytes:
-                    raise HTTPException(413, f"the request is over {self.bounds.body_bytes:,} bytes")
-        except ClientDisconnect as error:
-            raise HTTPException(400, "the request ended early") from error
-        return bytes(body)
-
-    def _lines(self, lines) -> list[str]:
-        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-            raise HTTPException(400, "lines: a list of texts is needed")
-        if len(lines) > self.bounds.lines:
-            raise HTTPException(413, f"{len(lines):,} lines; at most {self.bounds.lines:,} go into a request")
-        for number, line in enumerate(lines, 1):
+            asked = self.model.model_validate_json(body)
+        except ValidationError as error:
+            raise HTTPException(400, complaint(error, self.bounds.options)) from error
+        if len(asked.lines) > self.bounds.lines:
+            raise HTTPException(413, f"{len(asked.lines):,} lines; at most {self.bounds.lines:,} go into a request")
+        for number, line in enumerate(asked.lines, 1):
             if len(line) > self.bounds.line_characters:
                 raise HTTPException(413, f"line {number} has {len(line):,} characters; "
                                          f"at most {self.bounds.line_characters:,} are allowed")  # fmt: skip
-            try:
-                line.encode()
-            except UnicodeEncodeError as error:
-                raise HTTPException(400, f"line {number}: half of a surrogate pair is no character") from error
-        return lines
+        return asked
 
     def _config(self, options: dict) -> DecodeConfig:
         """Decode options of a request, over those of the server."""
-        for name, value in options.items():
-            if name not in self.bounds.options:
-                allowed = ", ".join(["lines", "hypotheses", "seed", *self.bounds.options])
-                raise HTTPException(400, f"'{name}' cannot be set here; there is {allowed}")
-            # No lists, and nothing that the config's language would look up ("${...}").
-            if not isinstance(value, int | float | str) or "$" in str(value):
-                raise HTTPException(400, f"{name}: a number, a word, true or false is needed")
+        config = dataclasses.replace(self.decode, **options)
         try:
-            config = self.translator.config(**dataclasses.asdict(self.decode) | options)
+            config.check()
         except UserError as error:
             raise HTTPException(400, str(error)) from error
-        if config.rows > self.bounds.beam_size:
-            raise HTTPException(400, f"beam_size and n_best may be {self.bounds.beam_size} at most")
         return config
 
-    async def health(self, request: Request) -> Response:
-        """GET /health: 200 while lines are decoded, else 503."""
-        alive = self.batcher.alive
-        return JSONResponse({"status": "ok" if alive else "failed", "s2s": __version__}, 200 if alive else 503)
+    async def _decoded(self, request: Request, job: Job, deadline: float) -> list[list[Translation]]:
+        """What a request wants, unless the client leaves before."""
+        try:
+            found = asyncio.wrap_future(self.batcher.submit(job))
+        except Full as error:
+            raise HTTPException(429, "too many lines are waiting; try again", {"Retry-After": "1"}) from error
+        except Closed as error:
+            raise HTTPException(503, CLOSING) from error
+        left = asyncio.ensure_future(_left(request))
+        try:
+            seconds = max(0.0, deadline - time.monotonic())
+            await asyncio.wait({found, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if found.done() and not found.cancelled():
+                return found.result()
+            if left.done():
+                raise ClientDisconnect
+            if found.cancelled():
+                raise HTTPException(503, CLOSING)
+            raise HTTPException(503, f"not decoded within {self.bounds.seconds:g} seconds; ask for less")
+        except UserError as error:
+            raise HTTPException(400, str(error)) from error
+        except (HTTPException, ClientDisconnect):
+            raise
+        except Exception as error:  # which the batcher has told
+            raise HTTPException(500, f"translation failed: {type(error).__name__}") from error
+        finally:
+            found.cancel()
+            left.cancel()
 
-    async def metrics(self, request: Request) -> Response:
-        """GET /metrics: counters in the text format of Prometheus."""
-        counts = self.batcher.counts
-        answered = [(f'{{status="{status}"}}', number) for status, number in sorted(self.statuses.items())]
-        rows = [
-            ("requests_total", "counter", "translation requests by status", answered),
-            ("errors_total", "counter", "translation requests that were not answered with 200",
-             [("", sum(number for status, number in self.statuses.items() if status != 200))]),
-            ("request_seconds_total", "counter", "seconds that translation requests took", [("", self.seconds)]),
-            ("requests_in_flight", "gauge", "translation requests that are not answered yet", [("", self.in_flight)]),
-            ("waiting_lines", "gauge", "lines that wait to be decoded", [("", self.batcher.waiting)]),
-            ("batches_total", "counter", "batches decoded", [("", counts.batches)]),
-            ("lines_total", "counter", "lines decoded", [("", counts.lines)]),
-            ("source_tokens_total", "counter", "tokens of their sources", [("", counts.source_tokens)]),
-            ("target_tokens_total", "counter", "tokens of their best translations", [("", counts.tokens)]),
-            ("decoding_seconds_total", "counter", "seconds spent decoding", [("", counts.seconds)]),
-        ]  # fmt: skip
-        text = []
-        for name, kind, help, values in rows:
-            text += [f"# HELP s2s_{name} {help}", f"# TYPE s2s_{name} {kind}"]
-            text += [f"s2s_{name}{label} {value}" for label, value in values]
-        return PlainTextResponse("\n".join(text) + "\n", media_type="text/plain; version=0.0.4")
+    async def health(self) -> Response:
+        """200 while lines are decoded, else 503."""
+        status = "failed" if not self.batcher.alive else "closing" if self.closing else "ok"
+        return JSONResponse({"status": status, "s2s": __version__}, 200 if status == "ok" else 503)
+
+    async def text_of_metrics(self) -> Response:
+        """Counters, gauges and histograms in the text format of Prometheus."""
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE)
 
 
-def _content(one: Translation) -> dict:
-    """A translation for JSON."""
-    return {name: getattr(one, name) for name in FIELDS}
+async def _left(request: Request) -> None:
+    """Returns when the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
-def _parsed(body: bytes) -> dict:
-    """A JSON object."""
-
-    def constant(name: str):
-        raise ValueError(f"{name} is no JSON")
-
-    try:
-        asked = json.loads(body, parse_constant=constant)
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"the request is not JSON: {error}") from error
-    if not isinstance(asked, dict):
-        raise HTTPException(400, 'a JSON object is needed, such as {"lines": ["..."]}')
-    return asked
+def _content(n_bests: list[list[Translation]], hypotheses: bool) -> bytes:
+    """The answer as JSON."""
+    if hypotheses:
+        fields = list(Hypothesis.model_fields)
+        found = [[{name: getattr(one, name) for name in fields} for one in n_best] for n_best in n_bests]
+    else:
+        found = [n_best[0].text for n_best in n_bests]
+    return to_json({"translations": found}).encode()
 
 
 async def _error(request: Request, error: HTTPException) -> Response:
