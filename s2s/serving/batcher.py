@@ -13,7 +13,7 @@ from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import Translation
@@ -275,12 +275,14 @@ class Batcher:
     def _translate(self, batch: Batch, config: DecodeConfig, tick: Callable[[], None]) -> None:
         window = Window([job.sources[i].tolist() for job, i in batch], None)
         lead, first = batch[0]
+        config = replace(config, on_error="mark")
         found = self.translator.decode([window], config, lead.seed, first=first, tick=tick)
         self.metrics.batches.inc()
         for (job, i), n_best in zip(batch, found, strict=True):
             job.found[i] = n_best
             job.left -= 1
             self.metrics.lines.inc()
+            self.metrics.failed_lines.inc(n_best[0].error is not None)
             self.metrics.source_tokens.inc(len(job.sources[i]))
             self.metrics.target_tokens.inc(len(n_best[0].ids))
             if not job.left:

@@ -249,12 +249,19 @@ async def _left(request: Request) -> None:
 
 def _content(n_bests: list[list[Translation]], hypotheses: bool) -> bytes:
     """The answer as JSON."""
-    if hypotheses:
-        fields = list(Hypothesis.model_fields)
-        found = [[{name: getattr(one, name) for name in fields} for one in n_best] for n_best in n_bests]
-    else:
-        found = [n_best[0].text for n_best in n_bests]
-    return to_json({"translations": found}).encode()
+
+    def translation(n_best: list[Translation]) -> str | list[dict] | None:
+        if n_best[0].error:
+            return None
+        if not hypotheses:
+            return n_best[0].text
+        return [{name: getattr(one, name) for name in Hypothesis.model_fields} for one in n_best]
+
+    content = {"translations": list(map(translation, n_bests))}
+    failed = [(number, n_best[0].error) for number, n_best in enumerate(n_bests, 1) if n_best[0].error]
+    if failed:
+        content["errors"] = [{"line": number, "error": str(error)} for number, error in failed]
+    return to_json(content).encode()
 
 
 async def _error(request: Request, error: HTTPException) -> Response:

@@ -25,6 +25,9 @@ from s2s.serving.http import CLOSING, Service
 DECODED, SENT, HANDLED, ENDED = 0.8, 0.85, 0.9, 0.95
 
 
+LINGERING = 1.0  # seconds that a client has to read why it was refused
+
+
 @dataclass
 class Patience:
     """With clients, in seconds, and how many of them.
@@ -55,6 +58,7 @@ class Connection(H11Protocol):
         super().__init__(*args, **options)
         self.patience = patience
         self.opened = self.loop.time()
+        self._refused = False
         self._stage = None  # what is awaited of the client: IDLE, a header; SEND_BODY, a body; None: nothing
         self._overdue: asyncio.TimerHandle | None = None  # when that has not come
         self._unread: asyncio.TimerHandle | None = None  # when an answer has not been read
@@ -73,8 +77,9 @@ class Connection(H11Protocol):
             timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
+        if not self._refused:
+            super().data_received(data)
+            self._watch()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -114,16 +119,23 @@ class Connection(H11Protocol):
             self._refuse(408, "the request did not come in time")
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer, if that has not begun, and close."""
+        """Answer, if that has not begun, and close; a little later, as a client that still sends would not hear it."""
+        if self.transport.is_closing():
+            return
+        self._refused = True
+        self.connections.discard(self)
         if self.cycle and not self.cycle.response_complete:
             self.scope["state"]["refused"] = status
-        if not self.transport.is_closing() and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = json.dumps({"error": message}).encode()
             self.transport.write(
                 b"HTTP/1.1 %d %s\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
                 % (status, http.HTTPStatus(status).phrase.encode(), len(body), body)
             )
-        self.transport.close()
+        self.transport.write_eof()
+        self.loop.call_later(LINGERING, self.transport.abort)
 
     @property
     def _idle(self) -> bool:

@@ -87,14 +87,15 @@ def test_a_client_that_does_not_read_its_answer_is_left(translator):
 
 
 def test_a_new_client_gets_in_beside_many_that_ask_nothing(translator):
-    with serving(translator, patience=replace(PATIENCE, connections=8)) as (port, _):
+    with serving(translator, patience=replace(PATIENCE, connections=8)) as (port, batcher):
         clients = [raw(port, HALVES["half a header"]) for _ in range(12)]
         assert ask(port, lines=["a"])[0] == 200
         assert rest(clients[0], 5) == b""  # the oldest made room
         for client in clients:
             client.close()
+        until(lambda: batcher.metrics.value("connections") == 0)
         busy = [raw(port, HALVES["half a body"]) for _ in range(8)]
-        time.sleep(0.3)
+        until(lambda: batcher.metrics.value("requests_in_flight") == 8)
         assert ask(port, lines=["a"])[0] == 503  # nobody is idle
         for client in busy:
             client.close()

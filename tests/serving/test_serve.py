@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 
 import pytest
+import torch
 
 import s2s as package
 from s2s.decoding.config import DecodeConfig
+from s2s.decoding.translator import Translator
 from s2s.errors import Failure
 from s2s_cli.serve import COSTLY, OPTIONS
 from tests.serving.server import BOUNDS, ask, metrics, raw, request, serving, until
@@ -181,9 +183,11 @@ class Held:
 
     def __init__(self, inner):
         self.inner, self.task = inner, inner.task
-        self.may, self.batches, self.fails, self.ended = threading.Event(), [], False, 0
+        self.may, self.batches, self.fails = threading.Event(), [], False
+        self.begun = self.ended = 0
 
     def decode(self, windows, config, seed, first, tick):
+        self.begun += 1
         try:
             while not self.may.wait(0.01):
                 tick()
@@ -219,7 +223,7 @@ def test_a_request_whose_client_has_left_is_not_decoded(translator, lines):
         until(lambda: batcher.waiting == 2)  # one is being decoded, one waits
         for client in clients:
             client.close()
-        until(lambda: metrics(port)["s2s_requests_in_flight"] == 0 and held.ended == 1)
+        until(lambda: metrics(port)["s2s_requests_in_flight"] == 0 and held.ended == held.begun)
         found = metrics(port)
         held.may.set()
         assert ask(port, lines=lines[:3])[0] == 200
@@ -235,6 +239,31 @@ def test_a_request_that_takes_too_long_is_given_up(translator, lines):
         held.may.set()
     assert (status, answer["error"]) == (503, "not decoded within 0.2 seconds; ask for less")
     assert held.batches == []
+
+
+def test_a_line_that_fails_does_so_alone(run, translator, lines):
+    sick = package.load(run, device="cpu")
+    weight = sick.models[0].frontend.embedding.tokens.weight.detach().clone()  # the target's is the same
+    weight[translator.task.encode(["j"])[0]] = float("nan")
+    sick.models[0].frontend.embedding.tokens.weight = torch.nn.Parameter(weight)
+    sick = Translator(sick.models, sick.task)
+    asked = [line.replace("j", "i") for line in lines[:6]]
+    expected = list(translator.translate(asked))
+    message = "no hypothesis has a finite probability: the model's output is not finite"
+    with serving(sick) as (port, _), ThreadPoolExecutor(2) as pool:
+        beside = pool.submit(ask, port, lines=asked)
+        status, _, answer = ask(port, lines=[*asked[:2], "a j", *asked[2:], "j"])
+        assert (status, answer["translations"]) == (200, [*expected[:2], None, *expected[2:], None])
+        assert answer["errors"] == [{"line": 3, "error": message}, {"line": 8, "error": message}]
+        assert beside.result()[2] == {"translations": expected}
+        assert ask(port, lines=["j"], hypotheses=True)[2]["translations"] == [None]
+        assert (metrics(port)["s2s_failed_lines_total"], metrics(port)["s2s_errors_total"]) == (3, 0)
+
+
+def test_blank_lines_have_empty_translations(port):
+    blank = ["", " ", "\t", "\u3000 \u00a0"]
+    assert ask(port, lines=blank)[2] == {"translations": [""] * 4}
+    assert ask(port, lines=blank, search="sample", seed=3)[2] == {"translations": [""] * 4}
 
 
 def test_a_failed_batch_is_told_and_the_next_is_decoded(translator, capsys):
