@@ -39,6 +39,7 @@ class FeatureConfig:
         "features", "what the store has: features, or the waveform, as speed perturbation needs it",
         ("features", "waveform"),
     )  # fmt: skip
+    channel: int | None = option(None, "channel of recordings that have several, from 1; null: their mean", at_least=1)
 
 
 class Fbank:

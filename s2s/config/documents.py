@@ -36,12 +36,13 @@ def read_json(path: str | Path, shape: Shape = object, remedy: str = "", limits:
         return _json(_content(path, limits), str(path), shape, limits, lines=True, finite=finite)
 
 
-def parse_json(content: str | bytes, where: str, shape: Shape = object, remedy: str = "",
-               limits: Limits = LIMITS) -> Any:  # fmt: skip
-    """As `read_json`, of a text; `where` is what messages begin with (`FILE:LINE`)."""
+def parse_json(content: str | bytes, where: str, shape: Shape = object, remedy: str = "", limits: Limits = LIMITS,
+               number: type | None = None) -> Any:  # fmt: skip
+    """As `read_json`, of a text; `where` is what messages begin with (`FILE:LINE`), `number` is made of the characters
+    of each number, in place of an int or a float."""
     with _remedy(remedy):
         _check_size(len(content), where, limits)
-        return _json(_decoded(content, where), where, shape, limits)
+        return _json(_decoded(content, where), where, shape, limits, number=number)
 
 
 def read_json_lines(path: str | Path, shape: Shape = object, broken: Callable[[UserError], None] | None = None,
@@ -164,12 +165,13 @@ def _decoded(content: str | bytes, where: str) -> str:
         raise UserError(f"{where}: not UTF-8, at byte {error.start:,}") from error
 
 
-def _json(content: str, where: str, shape: Shape, limits: Limits, lines: bool = False, finite: bool = True) -> Any:
+def _json(content: str, where: str, shape: Shape, limits: Limits, lines: bool = False, finite: bool = True,
+          number: type | None = None) -> Any:  # fmt: skip
     most = max(content.count(","), content.count("[") + content.count("{"))  # those inside of strings, too
     if most > limits.values:
         raise UserError(f"{where}: more than {limits.values:,} values")
     try:
-        value = json.loads(content, object_pairs_hook=_object, parse_int=integer, parse_float=real,
+        value = json.loads(content, object_pairs_hook=_object, parse_int=number or integer, parse_float=number or real,
                            parse_constant=real if finite else lambda constant: None)  # fmt: skip
     except json.JSONDecodeError as error:
         where += f":{error.lineno}" * lines

@@ -5,9 +5,10 @@
     FOLDER        of Kaldi: wav.scp and text, perhaps segments and utt2spk
 
 Columns and keys are those of COLUMNS, under any of their names; others are not read. Only audio and text must be there.
+A number in place of a string is the characters that it is written with.
 """
 
-import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,19 +16,23 @@ from typing import NamedTuple
 
 from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import AudioError, record
+from s2s.config.documents import parse_json
 from s2s.data.lines import decode_lines
 from s2s.errors import UserError
+from s2s.text.tokenizer import is_blank
 
 COLUMNS = {
     "id": ("id",),
     "audio": ("audio", "path", "audio_filepath"),
     "start": ("start", "offset"),  # seconds
     "duration": ("duration",),  # seconds
+    "channel": ("channel",),  # from 1
     "text": ("text", "tgt_text"),
     "speaker": ("speaker",),
     "language": ("language", "lang"),
 }
 NAMED = 20  # broken entries that a message names; the others are counted
+NOT_STRINGS = {list: "a list", dict: "an object", bool: "true or false"}  # of JSON, whose numbers are strings here
 KALDI = ("wav.scp", "text")
 
 
@@ -42,6 +47,7 @@ class Entry(NamedTuple):
     duration: float | None = None
     speaker: str | None = None
     language: str | None = None
+    channel: int | None = None  # from 1; None: as the features say
 
 
 class Broken(NamedTuple):
@@ -71,6 +77,7 @@ class Checked(NamedTuple):
     seconds: float
     rate: int
     clipped: bool
+    silent: bool
 
 
 class _BrokenError(Exception):
@@ -110,44 +117,54 @@ def read_manifest(name: str, root: str | None, needs_text: bool = True) -> Manif
             manifest.entries.append(entry)
         except _BrokenError as error:
             utterance = row.get("id") if isinstance(row, dict) else None
-            manifest.broken.append(Broken(where, str(utterance or ""), *error.args))
+            name = utterance if isinstance(utterance, str) else ""
+            manifest.broken.append(Broken(where, name, *error.args))
     if not manifest.read:
         raise UserError(f"{name}: no entries")
     return manifest
 
 
-Row = dict[str, str] | _BrokenError
+Row = dict[str, object] | _BrokenError
 
 
 def _entry(where: str, row: Row, folder: Path, needs_text: bool) -> Entry:
     """The entry of a row. Raises _BrokenError."""
     if isinstance(row, _BrokenError):
         raise row
-    found = {}
-    for column, names in COLUMNS.items():
-        values = {key: row[key] for key in names if row.get(key) not in (None, "")}
-        if len(values) > 1:
-            raise _BrokenError("malformed", f"{' and '.join(values)} say the same: one of them is needed")
-        found[column] = next(iter(values.values()), None)
-    if found["audio"] is None:
+    found = {column: _value(row, names) for column, names in COLUMNS.items()}
+    audio, text = found["audio"], (found["text"] or "").strip()
+    if audio is None:
         raise _BrokenError("malformed", "no audio")
-    text = str(found["text"] or "").strip()
-    if needs_text and not text:
+    if needs_text and is_blank(text):
         raise _BrokenError("empty text", "no text")
     if "\n" in text:
         raise _BrokenError("malformed", "a text of several lines")
-    start, duration = _seconds(found, "start") or 0.0, _seconds(found, "duration")
-    audio = str(found["audio"])
+    start, duration, channel = _seconds(found, "start") or 0.0, _seconds(found, "duration"), found["channel"]
+    if channel is not None and not re.fullmatch("[1-9][0-9]{0,2}", channel):
+        raise _BrokenError("malformed", f"channel {channel}: a number from 1 on is needed")
     segment = "" if found["start"] is None and duration is None else f":{start:g}"
-    speaker, language = (None if found[key] is None else str(found[key]) for key in ("speaker", "language"))
-    return Entry(where, str(found["id"] or audio + segment), folder / audio, text, start, duration, speaker, language)
+    name = found["id"] or audio + segment + (f"#{channel}" if channel else "")
+    return Entry(where, name, folder / audio, text, start, duration, found["speaker"], found["language"],
+                 int(channel) if channel else None)  # fmt: skip
 
 
-def _seconds(found: dict, column: str) -> float | None:
+def _value(row: dict[str, object], names: tuple[str, ...]) -> str | None:
+    """What a row has under one of these names. Raises _BrokenError: under several, or no string."""
+    found = {name: row[name] for name in names if row.get(name) not in (None, "")}
+    if len(found) > 1:
+        raise _BrokenError("malformed", f"{' and '.join(found)} say the same: one of them is needed")
+    for name, value in found.items():
+        if not isinstance(value, str):
+            raise _BrokenError("malformed", f"{name}: a string is needed, not {NOT_STRINGS[type(value)]}")
+        return value
+    return None
+
+
+def _seconds(found: dict[str, str | None], column: str) -> float | None:
     value = found[column]
     try:
         seconds = None if value is None else float(value)
-    except (TypeError, ValueError):
+    except ValueError:
         seconds = -1.0
     if seconds is not None and not 0 <= seconds < float("inf"):
         raise _BrokenError("malformed", f"{column} {value}: a number of seconds is needed")
@@ -167,30 +184,34 @@ def _tsv(path: Path, needs_text: bool) -> Iterator[tuple[str, Row]]:
         if not set(COLUMNS[column]) & set(header):
             names = " or ".join(COLUMNS[column])
             raise UserError(f"{path}:1: the first line names the columns; {names} is not among {', '.join(header)}")
+    for name in (name for names in COLUMNS.values() for name in names if header.count(name) > 1):
+        raise UserError(f"{path}:1: the column {name} is there {header.count(name)} times")
     for number, line in enumerate(lines[1:], 2):
         fields = line.split("\t")
-        if len(fields) != len(header):
-            yield f"{path}:{number}", _BrokenError("malformed", f"{len(fields)} columns, the header has {len(header)}")
-        else:
+        if len(fields) == len(header):
             yield f"{path}:{number}", dict(zip(header, fields, strict=True))
+        elif line:
+            yield f"{path}:{number}", _BrokenError("malformed", f"{len(fields)} columns, the header has {len(header)}")
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
     for number, line in enumerate(_lines(path), 1):
+        where = f"{path}:{number}"
         try:
-            row = json.loads(line)
-            yield f"{path}:{number}", row if isinstance(row, dict) else _BrokenError("malformed", "no JSON object")
-        except ValueError as error:
-            yield f"{path}:{number}", _BrokenError("malformed", f"not JSON: {error}")
+            if line.strip():
+                yield where, parse_json(line, where, {...: object}, number=str)
+        except UserError as error:
+            yield where, _BrokenError("malformed", str(error).removeprefix(f"{where}: "))
 
 
 def _kaldi(folder: Path) -> Iterator[tuple[str, Row]]:
     for name in KALDI:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: not a folder of Kaldi: it has no {name}")
-    recordings, texts = _table(folder / "wav.scp"), _table(folder / "text")
-    speakers = _table(folder / "utt2spk")
-    segments = _table(folder / "segments") if (folder / "segments").is_file() else None
+    twice: list[tuple[str, Row]] = []
+    recordings, texts, speakers = (_table(folder / name, twice) for name in (*KALDI, "utt2spk"))
+    segments = _table(folder / "segments", twice) if (folder / "segments").is_file() else None
+    yield from twice
     for utterance, (where, text) in texts.items():
         row: dict = {"id": utterance, "text": text, "speaker": speakers.get(utterance, ("", ""))[1]}
         recording = utterance
@@ -201,7 +222,7 @@ def _kaldi(folder: Path) -> Iterator[tuple[str, Row]]:
                 continue
             recording, start, end = fields
             try:
-                row |= {"start": start, "duration": None if float(end) < 0 else float(end) - float(start)}
+                row |= {"start": start, "duration": None if float(end) < 0 else str(float(end) - float(start))}
             except ValueError:
                 yield where, _BrokenError("malformed", f"{utterance}: segments: {start} and {end} are no seconds")
                 continue
@@ -218,15 +239,17 @@ def _kaldi(folder: Path) -> Iterator[tuple[str, Row]]:
             yield where, _BrokenError("empty text", f"{utterance}: not in text")
 
 
-def _table(path: Path) -> dict[str, tuple[str, str]]:
-    """The lines of a Kaldi table by their first word: where they are, and what follows. Raises UserError: one twice."""
+def _table(path: Path, twice: list[tuple[str, Row]]) -> dict[str, tuple[str, str]]:
+    """The lines of a Kaldi table by their id, which ends at the first space or tab: where they are, and what follows.
+    Lines with an id that was there before are added to `twice`."""
     table: dict[str, tuple[str, str]] = {}
     for number, line in enumerate(_lines(path) if path.is_file() else [], 1):
-        key, _, rest = line.strip().partition(" ") if "\t" not in line else line.strip().partition("\t")
+        key, *rest = re.split(r"[ \t]+", line.strip(), maxsplit=1)
+        where = f"{path}:{number}"
         if key in table:
-            raise UserError(f"{path}:{number}: {key} was there before")
-        if key:
-            table[key] = f"{path}:{number}", rest.strip()
+            twice.append((where, _BrokenError("duplicate id", f"{key} was there before")))
+        elif key:
+            table[key] = where, "".join(rest)
     return table
 
 
@@ -244,7 +267,9 @@ def check(config: FeatureConfig, wrong_rate: str, entries: list[Entry]) -> list[
 
 def _check(fbank: Fbank, wrong_rate: str, entry: Entry) -> Checked | Broken:
     try:
-        samples, rate, clipped = record(entry.audio, entry.start, entry.duration)
+        samples, rate, clipped, silent = record(
+            entry.audio, entry.start, entry.duration, entry.channel or fbank.config.channel
+        )
         wanted = fbank.config.sample_rate
         if rate != wanted and wrong_rate == "error":
             raise AudioError(f"{entry.audio}: {rate} Hz; features.sample_rate={wanted}, and wrong_rate=error",
@@ -253,7 +278,7 @@ def _check(fbank: Fbank, wrong_rate: str, entry: Entry) -> Checked | Broken:
             raise AudioError(f"{entry.audio}: {len(samples) / rate:g} s are less than a frame", "too short")
     except AudioError as error:
         return Broken(entry.where, entry.id, error.kind, str(error))
-    return Checked(len(samples) / rate, rate, clipped)
+    return Checked(len(samples) / rate, rate, clipped, silent)
 
 
 def complaint(broken: list[Broken], of: int, what: str = "broken") -> str:

@@ -125,4 +125,7 @@ def feature_config(facts: dict, where: Path) -> FeatureConfig:
 
 def features_facts(config: FeatureConfig) -> dict:
     """What `feature_config` reads."""
-    return dataclasses.asdict(config)
+    facts = dataclasses.asdict(config)
+    if config.channel is None:  # so are the digests of stores that were made before there was a choice
+        del facts["channel"]
+    return facts

@@ -26,7 +26,7 @@ from s2s.data.manifest import Broken, Checked, Entry, Manifest, check, complaint
 from s2s.data.preprocess import TOKENIZER, Side, SideWriter, without_picture, write_report
 from s2s.data.processes import cores, pool, progress
 from s2s.data.report import BARS, SideCounts, aligned, bar_width, blocks, unknown_tokens
-from s2s.data.speech import FEATURES, WAVEFORM, feature_config
+from s2s.data.speech import FEATURES, WAVEFORM, feature_config, features_facts
 from s2s.data.store import TEXT, Store, token_type
 from s2s.data.store_writer import StoreWriter
 from s2s.data.unknown import check_unknown
@@ -136,7 +136,7 @@ def preprocess(config: SpeechPreprocessConfig) -> dict[str, Any]:
                 "task": config.task,
                 "seed": config.seed,
                 "filter": dataclasses.asdict(config.filter),
-                "features": dataclasses.asdict(config.features),
+                "features": features_facts(config.features),
                 "cmvn": cmvn,
                 "tokenizers": {"target": dataclasses.asdict(tokenizer.config)},
                 **report,
@@ -162,8 +162,12 @@ def _inherited(config: SpeechPreprocessConfig) -> tuple[SpeechPreprocessConfig, 
     if "features" not in store.manifest:
         return config, None
     features = feature_config(store.manifest, store.path / MANIFEST)
-    if config.features not in (FeatureConfig(), features):
-        raise UserError("tokenizer_from and features exclude each other: the features are those of that store")
+    if config.features.channel is not None:  # the recordings may have it elsewhere
+        features = dataclasses.replace(features, channel=config.features.channel)
+    if config.features not in (FeatureConfig(channel=config.features.channel), features):
+        raise UserError(
+            "tokenizer_from and features exclude each other: the features are those of that store (but for the channel)"
+        )
     return dataclasses.replace(config, features=features), store
 
 
@@ -186,7 +190,8 @@ def _checked(
 ) -> dict[str, list[CheckedManifest]]:
     """Read all recordings. Raises UserError that names the broken entries, unless they shall be skipped."""
     total = sum(len(manifest.entries) for of_split in manifests.values() for manifest in of_split)
-    broken, clipped, read = [], [], 0
+    broken, read = [], 0
+    doubtful: dict[str, list[Broken]] = {"clipped": [], "silent": []}
     splits: dict[str, list[CheckedManifest]] = {}
     with progress("check", total, " recordings") as bar:
         for split, of_split in manifests.items():
@@ -200,7 +205,8 @@ def _checked(
                     bar(len(chunk))
                 bad = manifest.broken + [one for one in found if isinstance(one, Broken)]
                 good = [(e, c) for e, c in zip(manifest.entries, found, strict=True) if isinstance(c, Checked)]
-                clipped += [entry for entry, facts in good if facts.clipped]
+                for kind, entries in doubtful.items():
+                    entries += [Broken(e.where, e.id, kind, str(e.audio)) for e, facts in good if getattr(facts, kind)]
                 kinds = dict(Counter(entry.kind for entry in bad))
                 splits[split].append(CheckedManifest(manifest.name, [e for e, _ in good], [c for _, c in good],
                                                      manifest.read, kinds))  # fmt: skip
@@ -210,9 +216,8 @@ def _checked(
         raise UserError(f"{complaint(broken, read)}\n(skip_broken=true goes on without them)")
     if broken:
         print(f"warning: skipped: {complaint(broken, read)}", file=sys.stderr)
-    if clipped:
-        warnings = [Broken(entry.where, entry.id, "clipped", str(entry.audio)) for entry in clipped]
-        print(f"warning: {complaint(warnings, read, 'used all the same')}", file=sys.stderr)
+    for entries in filter(None, doubtful.values()):
+        print(f"warning: {complaint(entries, read, 'used all the same')}", file=sys.stderr)
     for split, of_split in splits.items():
         if not any(manifest.entries for manifest in of_split):
             raise UserError(f"{split}: all its entries are broken")
@@ -285,7 +290,8 @@ def encode(work: Work, chunk: list[Utterance]) -> Encoded:
     ids, lengths = ids[np.repeat(keep, lengths)], lengths[keep]
     values, frames, statistics = [], [], Statistics()
     for entry, _ in kept:
-        samples = read(entry.audio, entry.start, entry.duration, work.features.sample_rate)
+        channel = entry.channel or work.features.channel
+        samples = read(entry.audio, entry.start, entry.duration, work.features.sample_rate, channel)
         if work.features.keep == "waveform":
             whole = to_int16(samples)
             values.append(whole)
@@ -415,6 +421,7 @@ def _write_split(
         "dropped": dict(dropped),
         "broken": _sum(manifest.broken for manifest in manifests),
         "clipped": sum(facts.clipped for manifest in manifests for facts in manifest.checked),
+        "silent": sum(facts.silent for manifest in manifests for facts in manifest.checked),
         "rates": dict(sorted(rates.items())),
         "seconds": round(seconds, 3),
         "corpora": counts,
@@ -444,17 +451,19 @@ def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 def table(report: dict[str, Any]) -> str:
     """The report for people, but for where the store is and how long it took."""
     splits = report["splits"].items()
-    utterances = [("split", "entries read", "kept", "hours", "characters", "dropped", "broken", "clipped", "rates")]
+    utterances = [("split", "entries read", "kept", "hours", "characters", "dropped", "broken", "clipped", "silent",
+                   "rates")]  # fmt: skip
     sizes = [("split", "of an utterance", "50%", "90%", "99%", "max", "tokens", "unknown", "characters/token")]
     bars = [("split", "", "bar", "")]
     for name, split in splits:
         why = (_told(split[key], form) for key, form in (("dropped", "{} by {}"), ("broken", "{} {}")))
         rates = ", ".join(f"{rate} Hz" + f" ({n:,})" * (len(split["rates"]) > 1) for rate, n in split["rates"].items())
         source, target = split["source"], split["target"]
+        doubtful = f"{split['clipped']:,}", f"{split['silent']:,}"
         utterances.append((name, f"{split['read']:,}", f"{split['pairs']:,}", f"{split['seconds'] / 3600:.2f}",
-                           f"{target['characters']:,}", *why, f"{split['clipped']:,}", rates))  # fmt: skip
+                           f"{target['characters']:,}", *why, *doubtful, rates))  # fmt: skip
         if len(split["corpora"]) > 1:
-            utterances += [(f"  {c['name']}", f"{c['read']:,}", f"{c['kept']:,}", *[""] * 6) for c in split["corpora"]]
+            utterances += [(f"  {c['name']}", f"{c['read']:,}", f"{c['kept']:,}", *[""] * 7) for c in split["corpora"]]
         second = source["frame_shift"] / 1000
         lengths = [f"{frames * second:.1f}" for frames in source["lengths"].values()]
         sizes.append((name, "seconds", *lengths, "", "", ""))
@@ -465,7 +474,7 @@ def table(report: dict[str, Any]) -> str:
             bars.append((name, what, f"{width * unit:g}", blocks(counts)))
     sections = [
         [f"vocabulary: {report['vocabularies']['target']['size']}"],
-        aligned(utterances, right=(1, 2, 3, 4, 7)),
+        aligned(utterances, right=(1, 2, 3, 4, 7, 8)),
         aligned(sizes, right=range(2, 9)),
         [f"utterances by their length, from 0 on; the last of {BARS} bars holds all that are longer"],
         aligned(bars, right=(2,)),

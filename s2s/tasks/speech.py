@@ -94,12 +94,13 @@ class SpeechToTextTask(TextTask):
         return f"{vocabulary}; features: {f.bins} of {f.sample_rate} Hz every {f.frame_shift:g} ms, cmvn {f.cmvn}"
 
     def difference(self, other: TextTask) -> str | None:
-        """As TextTask.difference. What a store keeps, features or waveforms, is no difference."""
+        """As TextTask.difference. What a store keeps, features or waveforms, is no
+        difference, nor what channel its recordings have been read from."""
         if found := super().difference(other):
             return found
         for key, mine in features_facts(self.features).items():
             its = getattr(other.features, key)
-            if its != mine and key != "keep":
+            if its != mine and key not in ("keep", "channel"):
                 return f"another features.{key}, {its} against {mine}"
         return None if self.cmvn == other.cmvn else "another mean and deviation of features (see tokenizer_from)"
 
@@ -125,7 +126,8 @@ class SpeechToTextTask(TextTask):
     def _samples(self, item: Entry | str) -> np.ndarray:
         entry = item if isinstance(item, Entry) else Entry("", item, Path(item), "")
         try:
-            return read(entry.audio, entry.start, entry.duration, self.features.sample_rate)
+            channel = entry.channel or self.features.channel
+            return read(entry.audio, entry.start, entry.duration, self.features.sample_rate, channel)
         except AudioError as error:
             if item is entry or error.kind not in ("missing", "not audio"):
                 raise

@@ -64,6 +64,54 @@ def test_what_is_at_full_scale_for_some_samples_is_clipped(tmp_path):
         assert record(tmp_path / f"{name}.wav").clipped == clipped, name
 
 
+def stereo(path, *channels):
+    soundfile.write(path, np.stack(channels, 1), 8000, subtype="FLOAT")
+    return path
+
+
+def test_a_channel_is_read_by_its_number(tmp_path):
+    one, two = sweep(0.1, 8000, 1), sweep(0.1, 8000, 2)
+    path = stereo(tmp_path / "a.wav", one, two)
+    for number, samples in ((1, one), (2, two)):
+        assert np.array_equal(read(path, sample_rate=8000, channel=number), samples)
+        assert np.array_equal(read(path, 0.05, 0.02, 8000, number), samples[400:560])
+    with pytest.raises(AudioError, match=r"a.wav: no channel 3: it has 2") as found:
+        read(path, channel=3)
+    assert found.value.kind == "no such channel"
+
+
+def test_clipping_is_that_of_what_is_read(tmp_path):
+    path = stereo(tmp_path / "a.wav", sweep(0.1, 8000), np.clip(9 * sweep(0.1, 8000), -1, 1))
+    assert [record(path, channel=number).clipped for number in (None, 1, 2)] == [True, False, True]
+
+
+def test_a_recording_of_which_nothing_is_left_is_silent(tmp_path):
+    one, two = sweep(0.2, 8000, 1), sweep(0.2, 8000, 2)
+    none = np.zeros_like(one)
+    for number, (channels, silent) in enumerate(
+        [
+            ([one], False),
+            ([1e-4 * one], False),
+            ([none], True),
+            ([none + 0.25], True),  # an offset
+            ([one, two], False),
+            ([one, one], False),
+            ([one, none], False),
+            ([one] + [none] * 7, False),
+            ([one, -one], True),
+            ([one, -0.99 * one], True),
+            ([one, -0.5 * one], False),
+            ([none, none], True),
+        ]
+    ):
+        path = stereo(tmp_path / f"{number}.wav", *channels)
+        assert record(path).silent is silent, number
+    path = stereo(tmp_path / "anti.wav", one, -one)
+    assert not record(path, channel=1).silent
+    path = stereo(tmp_path / "part.wav", np.concatenate([none, one]))
+    assert [record(path, start, 0.2).silent for start in (0, 0.2)] == [True, False]
+
+
 def cut(path, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
@@ -85,7 +133,16 @@ def broken(folder):
     cut(write(folder / "cut.wav"), 0.6)
     cut(write(folder / "cut.flac", 2.0), 0.6)
     cut(write(folder / "cut.mp3", 2.0, 16000), 0.6)
+    for format in ("AIFF", "AU", "RF64", "W64", "SVX", "VOC", "NIST"):
+        soundfile.write(folder / f"cut.{format}", sweep(0.3, 8000), 8000, format=format, subtype="PCM_16")
+        cut(folder / f"cut.{format}", 0.6)
     return [
+        *(
+            (f"cut.{format}", "truncated", "its header says")
+            for format in ("AIFF", "AU", "RF64", "W64", "SVX", "VOC", "NIST")
+        ),
+        ("a" * 300 + ".wav", "unreadable", "File name too long"),
+        ("a\0b.wav", "missing", "no such file"),
         ("absent.wav", "missing", "no such file"),
         ("", "missing", "no such file"),  # the folder
         ("text.wav", "not audio", "not audio that libsndfile reads"),
@@ -123,6 +180,39 @@ def test_a_segment_that_is_not_in_its_recording_is_told(tmp_path, start, duratio
         read(write(tmp_path / "a.wav"), start, duration, 8000)
     assert found.value.kind == kind
     assert words in str(found.value)
+
+
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+def test_ogg_that_is_not_whole_is_told(tmp_path, codec):
+    """libsndfile reads what is left of it."""
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, sweep(2.0, 16000), 16000, format="OGG", subtype=codec)
+    whole = path.read_bytes()
+    starts = [place for place in range(len(whole)) if whole[place : place + 4] == b"OggS"]
+    assert len(read(path)) == 32000
+
+    def said(content):
+        path.write_bytes(content)
+        with pytest.raises(AudioError) as found:
+            read(path, 0.0, 0.1)
+        assert found.value.kind == "truncated"
+        return str(found.value)
+
+    assert f"{path}: truncated: its stream of Ogg has no end" in said(whole[: starts[-1]])
+    for end in (len(whole) - 1, len(whole) // 2, starts[-1] + 10, starts[-1] + 27, starts[1] + 5):
+        assert f"{path}: truncated: it ends inside of a page of Ogg, at byte {end}" in said(whole[:end])
+    missing = whole[: starts[2]] + whole[starts[3] :]
+    assert f"{path}: damaged: a page of Ogg is missing before byte {starts[2]}" in said(missing)
+    rng = np.random.default_rng(3)
+    for place in rng.integers(len(whole), size=50).tolist():
+        content = bytearray(whole)
+        content[place] ^= 1 << int(rng.integers(8))
+        if content[:4] == b"OggS":
+            assert "Ogg" in said(bytes(content)), place
+    path.write_bytes(whole + b"a tag of another making")
+    assert len(read(path)) == 32000
+    path.write_bytes(whole + bytes(4096))
+    assert len(read(path)) == 32000
 
 
 def test_a_header_written_into_a_pipe_is_no_truncation(tmp_path):

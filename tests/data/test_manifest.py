@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from s2s.audio.features import FeatureConfig
 from s2s.data.manifest import NAMED, Broken, Checked, check, complaint, read_manifest
@@ -44,8 +46,8 @@ def test_the_three_formats_say_the_same(tmp_path):
     assert not any(manifest.broken for manifest in found)
     first, *others = [[plain(entry) for entry in manifest.entries] for manifest in found]
     assert all(other == first for other in others)
-    assert first[0][1:] == ("u1", tmp_path / "a.wav", "one two", 0.5, 1.5, "bob", None)
-    assert first[1][1:] == ("u2", tmp_path / "b/c.wav", "drei, größer", 2.0, None, None, None)
+    assert first[0][1:] == ("u1", tmp_path / "a.wav", "one two", 0.5, 1.5, "bob", None, None)
+    assert first[1][1:] == ("u2", tmp_path / "b/c.wav", "drei, größer", 2.0, None, None, None, None)
     assert found[0].entries[1].where == f"{tmp_path / 'm.tsv'}:3"
 
 
@@ -85,7 +87,7 @@ def test_rows_that_cannot_be_used_are_told_by_kind(tmp_path):
     assert manifest.read == len(rows)
     assert kinds(manifest) == [
         ("ok", "duplicate id"), ("e", "empty text"), ("n", "empty text"), ("a", "malformed"),
-        *((name, "malformed") for name in "sditl"), ("", "malformed"), ("", "malformed"),
+        *((name, "malformed") for name in ["s", "d", "", "t", "l", "", ""]),
     ]  # fmt: skip
     path = tsv(tmp_path / "m.tsv", ["id", "audio", "text"], ["x", "a.wav"], ["y", "a.wav", "b", "c"])
     assert [entry.why for entry in read_manifest(path, None).broken] == [
@@ -104,9 +106,135 @@ def test_kaldi_folders_run_nothing_and_miss_nothing(tmp_path):
     assert "none is run" in manifest.broken[0].why
     (tmp_path / "segments").write_text("good good 0.5\nlost good 2 1\n")
     assert [entry.kind for entry in read_manifest(str(tmp_path), None).broken] == ["malformed"] * 3
-    (tmp_path / "text").write_text("good x\ngood y\n")
-    with pytest.raises(UserError, match=r"text:2: good was there before"):
-        read_manifest(str(tmp_path), None)
+
+
+def test_kaldi_ids_end_at_the_first_space_or_tab_of_every_table(tmp_path):
+    (tmp_path / "wav.scp").write_text("r1 a\tb.wav\nr2\tc d.wav\n")
+    (tmp_path / "text").write_text("u1 one\ttwo\nu2\tthree four\nu3 \t five\n")
+    (tmp_path / "segments").write_text("u1 r1\t0 1\nu2\tr2 1 2\nu3 \tr2 0 \t1\n")
+    (tmp_path / "utt2spk").write_text("u1 bob\nu2\tann lee\n")
+    manifest = read_manifest(str(tmp_path), None)
+    assert not manifest.broken
+    assert [(e.id, e.audio.name, e.text, e.start, e.duration, e.speaker) for e in manifest.entries] == [
+        ("u1", "a\tb.wav", "one\ttwo", 0, 1, "bob"), ("u2", "c d.wav", "three four", 1, 1, "ann lee"),
+        ("u3", "c d.wav", "five", 0, 1, None),
+    ]  # fmt: skip
+
+
+def test_a_kaldi_line_whose_id_was_there_before_is_broken(tmp_path):
+    (tmp_path / "wav.scp").write_text("u1 a.wav\nu1 b.wav\nu2 b.wav\n")
+    (tmp_path / "text").write_text("u1 one\nu2 two\nu2 three\n")
+    manifest = read_manifest(str(tmp_path), None)
+    assert [(e.id, e.audio.name, e.text) for e in manifest.entries] == [("u1", "a.wav", "one"), ("u2", "b.wav", "two")]
+    assert [(e.where.rpartition("/")[2], e.kind, e.why) for e in manifest.broken] == [
+        ("wav.scp:2", "duplicate id", "u1 was there before"), ("text:3", "duplicate id", "u2 was there before"),
+    ]  # fmt: skip
+
+
+def jsonl(path, *rows):
+    """A manifest whose entries have an audio and these words of JSON beside it, and a file of it for each."""
+    path.write_text("".join(f'{{"audio": "{n}.wav", {row}}}\n' for n, row in enumerate(rows)), encoding="utf-8")
+    return str(path)
+
+
+def test_a_number_in_json_is_the_characters_that_it_is_written_with(tmp_path):
+    numbers = ["0", "7", "-0", "1.10", "1e3", "12345678901234567890123", "0.1000000000000000055"]
+    path = jsonl(tmp_path / "m.jsonl", *(f'"text": {n}, "id": {100 + place}, "speaker": {n}, "duration": 1.50'
+                                         for place, n in enumerate(numbers)))  # fmt: skip
+    manifest = read_manifest(path, None)
+    assert not manifest.broken
+    assert [entry.text for entry in manifest.entries] == numbers
+    assert [entry.speaker for entry in manifest.entries] == numbers
+    assert [entry.id for entry in manifest.entries] == [str(100 + place) for place in range(len(numbers))]
+    assert {entry.duration for entry in manifest.entries} == {1.5}
+
+
+@pytest.mark.parametrize("key", ["text", "id", "speaker", "language"])
+def test_json_that_is_no_string_is_broken_and_so_is_half_a_character(tmp_path, key):
+    def row(value):
+        return ", ".join(f'"{name}": {text}' for name, text in {"text": '"x"', key: value}.items())
+
+    wrong, halves = ['["a", "b"]', '{"en": "a"}', "true", "false"], ['"a \\ud83d"', '"\\ude00a"']
+    path = jsonl(tmp_path / "m.jsonl", *map(row, [*wrong, *halves, '"\\ud83d\\ude00"']))
+    manifest = read_manifest(path, None)
+    assert [getattr(entry, key) for entry in manifest.entries] == ["\U0001f600"]
+    found = ["a list", "an object", "true or false", "true or false"]
+    assert [entry.why for entry in manifest.broken] == [
+        *(f"{key}: a string is needed, not {what}" for what in found),
+        *[f"{key}: half of a surrogate pair is no character"] * 2,
+    ]
+    assert [entry.where for entry in manifest.broken] == [f"{path}:{number}" for number in range(1, 7)]
+    assert {entry.kind for entry in manifest.broken} == {"malformed"}
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ('{"audio": ["a.wav"], "text": "x"}', "audio: a string is needed, not a list"),
+        ('{"audio": "a\\ud800.wav", "text": "x"}', "audio: half of a surrogate pair is no character"),
+        ('{"audio": "a.wav", "text": NaN}', "NaN is no finite number"),
+        ('{"audio": "a.wav", "text": "x", "text": "y"}', "the key 'text' is there twice"),
+        ('{"audio": "a.wav", "text": "x", "start": true}', "start: a string is needed, not true or false"),
+        ('{"audio": "a.wav", "text": "x", "start": "-1"}', "start -1: a number of seconds is needed"),
+        ('{"audio": "a.wav", "text": "x", "channel": 0}', "channel 0: a number from 1 on is needed"),
+        ('{"audio": "a.wav", "text": "x", "channel": "left"}', "channel left: a number from 1 on is needed"),
+        ('{"audio": "a.wav", "text": "\\u200b\\u3000"}', "no text"),
+        ('{"audio": "a.wav", "text": ' + "[" * 40 + "]" * 40 + "}", "nested deeper than 32"),
+        ('{"audio": "a.wav", "text": ' + "[" * 100_000 + "}", "nested deeper than 32"),
+        ('{"audio": "a.wav", "text": "x"', "not JSON: it ends too early"),
+        ("\x00", "not JSON: expecting value at column 1"),
+    ],
+)
+def test_what_is_wrong_with_a_row_of_json_is_told(tmp_path, row, why):
+    (tmp_path / "m.jsonl").write_text(f'{{"audio": "b.wav", "text": "b", "comment": ["not", "read"]}}\n\n{row}\n')
+    manifest = read_manifest(str(tmp_path / "m.jsonl"), None)
+    assert [entry.text for entry in manifest.entries] == ["b"]
+    assert [(e.where, e.why) for e in manifest.broken] == [(f"{tmp_path / 'm.jsonl'}:3", why)]
+
+
+rows = st.sampled_from(
+    [
+        '{"audio": "a", "text": "b"}',
+        '{"audio": 1, "text": 2, "id": null}',
+        '{"audio": "a", "text": "\\ud800"}',
+        "[]",
+        "1",
+    ]
+)
+
+
+@given(content=st.lists(st.text(max_size=20) | rows, max_size=6).map("\n".join))
+def test_a_manifest_of_anything_is_entries_and_broken_ones(tmp_path_factory, content):
+    for name in ("any.jsonl", "any.tsv"):
+        path = tmp_path_factory.getbasetemp() / name
+        path.write_text(content if name == "any.jsonl" else f"audio\ttext\n{content}", encoding="utf-8")
+        try:
+            manifest = read_manifest(str(path), None)
+        except UserError as error:
+            assert str(error).startswith(str(path))  # noqa: PT017 (either outcome is right)
+            continue
+        for entry in manifest.entries:
+            assert entry.text
+            assert "".join([entry.id, entry.text, str(entry.audio), entry.speaker or ""]).encode()
+
+
+def test_a_column_that_is_there_twice_is_told(tmp_path):
+    path = tsv(tmp_path / "m.tsv", ["audio", "text", "note", "text", "note"], ["a.wav", "x", "", "y", ""])
+    with pytest.raises(UserError, match=r"m.tsv:1: the column text is there 2 times"):
+        read_manifest(path, None)
+    path = tsv(tmp_path / "m.tsv", ["audio", "text", "note", "note"], ["a.wav", "x", "", ""])
+    assert len(read_manifest(path, None).entries) == 1  # columns that are not read may be anything
+
+
+def test_a_channel_makes_another_entry_of_a_recording(tmp_path):
+    path = tsv(
+        tmp_path / "m.tsv", ["audio", "text", "channel"], ["a.wav", "x", "1"], ["a.wav", "y", "2"], ["a.wav", "z", ""]
+    )
+    assert [(e.id, e.channel) for e in read_manifest(path, None).entries] == [
+        ("a.wav#1", 1),
+        ("a.wav#2", 2),
+        ("a.wav", None),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +270,7 @@ def test_recordings_are_read_to_their_end(tmp_path):
     config = FeatureConfig(sample_rate=8000)
     found = check(config, "resample", entries)
     assert [one.kind if isinstance(one, Broken) else one for one in found] == [
-        Checked(0.5, 8000, False), "too short", Checked(0.5, 16000, False), "truncated", "missing"
+        Checked(0.5, 8000, False, False), "too short", Checked(0.5, 16000, False, False), "truncated", "missing"
     ]  # fmt: skip
     fast = check(config, "error", entries)[2]
     assert fast.kind == "wrong rate"

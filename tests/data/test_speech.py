@@ -217,6 +217,61 @@ def test_wrong_rates_and_clipping_are_counted(s2s, make, tmp_path, capsys):
     assert Store(store).manifest["splits"]["train"]["broken"] == {"wrong rate": 1}
 
 
+def stereo(path, *channels):
+    import soundfile
+
+    soundfile.write(path, np.stack(channels, 1), 8000, subtype="FLOAT")
+
+
+def test_silence_is_told_and_counted(make, tmp_path, capsys):
+    manifest = corpus(tmp_path / "a")
+    tone = read(tmp_path / "a/1.wav", sample_rate=8000)
+    stereo(tmp_path / "a/1.wav", tone, -tone)
+    stereo(tmp_path / "a/2.wav", 0 * tone)
+    facts = Store(make("store", f"train={manifest}")).manifest["splits"]["train"]
+    assert (facts["pairs"], facts["clipped"], facts["silent"]) == (5, 0, 2)
+    said = capsys.readouterr()
+    assert "warning: 2 of 5 entries are used all the same (2 silent)" in said.err
+    assert f"{manifest}:3: u1: {tmp_path / 'a/1.wav'}" in said.err
+    header, row = (line.split("  ") for line in said.out.split("\n\n")[1].splitlines()[:2])
+    assert (
+        dict(zip(filter(None, map(str.strip, header)), filter(None, map(str.strip, row)), strict=True))["silent"] == "2"
+    )
+    facts = Store(make("first", f"train={manifest}", "features.channel=1")).manifest["splits"]["train"]
+    assert facts["silent"] == 1
+
+
+def test_channels_are_those_of_the_entry_or_of_the_features(make, s2s, tmp_path, capsys):
+    corpus(tmp_path / "a")
+    tones = [read(tmp_path / f"a/{number}.wav", sample_rate=8000)[:1600] for number in (0, 1)]
+    stereo(tmp_path / "a/both.wav", *tones)
+    path = tsv(tmp_path / "a/m.tsv", ["audio", "channel", "text"], ["both.wav", "1", "x"], ["both.wav", "2", "y"],
+               ["both.wav", "", "z"])  # fmt: skip
+    right = [Fbank(FeatureConfig(sample_rate=8000, bins=20))(samples) for samples in (*tones, sum(tones) / 2)]
+
+    def assert_features(store, *numbers):
+        split = Store(store).split("train" if "train" in Store(store).splits else "test")
+        found = np.split(*(a if n == 0 else np.cumsum(a)[:-1] for n, a in enumerate(split.features(np.arange(3)))))
+        for features, number in zip(found, numbers, strict=True):
+            np.testing.assert_allclose(features, right[number], rtol=2**-11, atol=1e-3)
+        return split
+
+    mean, second = make("mean", f"train={path}"), make("second", f"train={path}", "features.channel=2")
+    assert [one["id"] for one in assert_features(mean, 0, 1, 2).utterances([0, 1, 2])] == [
+        "both.wav#1", "both.wav#2", "both.wav"
+    ]  # fmt: skip
+    assert_features(second, 0, 1, 1)
+    assert "channel" not in Store(mean).manifest["features"]
+    # A store may be read from another channel than the one whose features and means it has.
+    words = ["task=speech_to_text", f"test={path}", f"tokenizer_from={second}", "tokenizer=sentencepiece"]
+    assert s2s("preprocess", *words, f"store={tmp_path / 'same'}") == 0
+    assert_features(tmp_path / "same", 0, 1, 1)
+    assert s2s("preprocess", *words, f"store={tmp_path / 'other'}", "features.channel=1") == 0
+    assert_features(tmp_path / "other", 0, 1, 0)
+    assert s2s("preprocess", *words, f"store={tmp_path / 'none'}", "features.bins=30") == 2
+    assert "those of that store (but for the channel)" in capsys.readouterr().err
+
+
 def test_filters_hold_for_training_and_are_counted(make, tmp_path, s2s, capsys):
     manifest = corpus(tmp_path / "a")
     rules = ["filter.min_seconds=0.22", "filter.max_seconds=0.38", "filter.max_length=5"]

@@ -149,6 +149,26 @@ def test_a_saved_task_is_the_same_and_reads_recordings_as_the_store_has_them(spe
     assert task.source_names(speech.split("valid"), [4])[0].startswith("valid-4 (")
 
 
+def test_the_channel_of_a_recording_is_that_of_its_entry_or_of_the_task(speech, tmp_path):
+    import soundfile
+
+    channels = np.random.default_rng(1).normal(scale=0.1, size=(2, 4000)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", channels.T, 8000, subtype="FLOAT")
+    path = str(tmp_path / "a.wav")
+    entry = Entry("m.tsv:2", "u", tmp_path / "a.wav", "")
+    mean = SpeechToTextTask.setup(speech)
+    features = dataclasses.replace(mean.features, channel=2)
+    SpeechToTextTask(mean.target_tokenizer, features, mean.cmvn).save(tmp_path)
+    second = SpeechToTextTask.load(tmp_path)
+    assert mean.difference(second) is None
+    one, two, both = (mean.normalised(mean.fbank(samples)) for samples in (*channels, channels.mean(0)))
+    for task, default in ((mean, both), (second, two)):
+        for found, right in zip(
+            task.encode([path, entry, entry._replace(channel=1)]), (default, default, one), strict=True
+        ):
+            np.testing.assert_allclose(found, right, atol=1e-3)
+
+
 def test_text_in_place_of_recordings_is_told(speech, folder, tmp_path):
     task = SpeechToTextTask.setup(speech)
     (tmp_path / "test.de").write_text("ein Satz\n")
