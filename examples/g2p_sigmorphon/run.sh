@@ -11,6 +11,9 @@ if [ $# -lt 2 ]; then sed -n '2,7s/^# //p' "$0" >&2; exit 2; fi
 data=$1 out=$2
 shift 2
 languages=${LANGUAGES:-arm_e dut fre hun jpn_hira}
+for language in $languages; do
+    [ -f "$data/${language}_train.tsv" ] || { echo "no language $language: no $data/${language}_train.tsv" >&2; exit 2; }
+done
 
 scores=()
 for language in $languages; do

@@ -16,15 +16,27 @@ PUBLISHED = {
 
 
 def table(scores: dict[str, dict]) -> str:
-    """A row for each language and one for their mean, from language -> `s2s-score format=json metrics=[ser,per]`."""
-    rows = {name: (score["ser"]["value"], score["per"]["value"], *PUBLISHED[name]) for name, score in scores.items()}
-    rows["mean"] = tuple(sum(column) / len(rows) for column in zip(*rows.values(), strict=True))
+    """A row for each language, `-` where nothing is published, and one for the mean of those with published figures.
+
+    Args:
+        scores: `s2s-score format=json metrics=[ser,per]` of each language.
+    """
+    rows = {
+        name: (score["ser"]["value"], score["per"]["value"], *PUBLISHED.get(name, (None, None)))
+        for name, score in scores.items()
+    }
+    compared = [row for row in rows.values() if None not in row]
+    if compared:
+        rows["mean"] = tuple(sum(column) / len(compared) for column in zip(*compared, strict=True))
     lines = [
         f"{'':<10} {'word error rate':>20}  {'phoneme error rate':>20}",
         f"{'language':<10} {'s2s':>10} {'fairseq':>9}  {'s2s':>10} {'fairseq':>9}",
     ]
-    for name, (ours_words, ours_phonemes, words, phonemes) in rows.items():
-        lines.append(f"{name:<10} {ours_words:>10.2f} {words:>9.2f}  {ours_phonemes:>10.2f} {phonemes:>9.2f}")
+    for name, row in rows.items():
+        ours_words, ours_phonemes, words, phonemes = ("-" if rate is None else f"{rate:.2f}" for rate in row)
+        lines.append(f"{name:<10} {ours_words:>10} {words:>9}  {ours_phonemes:>10} {phonemes:>9}")
+    if 0 < len(compared) < len(scores):
+        lines.append(f"(mean of the {len(compared)} with published figures)")
     return "\n".join(lines)
 
 

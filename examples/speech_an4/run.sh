@@ -10,7 +10,15 @@ here=$(cd "$(dirname "$0")" && pwd)
 if [ $# -lt 2 ]; then sed -n '2,7s/^# //p' "$0" >&2; exit 2; fi
 data=$1 out=$2
 shift 2
-models=${MODELS:-ctc ctc-lm attention joint bytes deep-decoder}
+all="ctc ctc-lm attention joint bytes deep-decoder"
+models=${MODELS:-$all}
+for model in $models; do
+    [[ " $all " == *" $model "* ]] || { echo "no model $model; there are $all" >&2; exit 2; }
+    if [[ $model == ctc-lm || $model == attention ]]; then
+        [[ -d $out/ctc/run || " ${models%%"$model"*} " == *" ctc "* ]] ||
+            { echo "model $model begins with ctc: MODELS=\"ctc $model\"" >&2; exit 2; }
+    fi
+done
 
 python3 "$here/prepare.py" "$data/manifest_train.tsv" "$out/data"
 for units in characters bytes; do
@@ -35,7 +43,6 @@ for model in $models; do
             options=(model.ctc=false criterion=cross_entropy train.init.encoder="$out/ctc/run" train.max_updates=800) ;;
         bytes) store=$out/bytes options=(train.max_updates=1500 train.valid_updates=300) ;;
         deep-decoder) options=(model.encoder.layers=4 model.decoder.layers=9) ;;
-        *) echo "no model $model" >&2; exit 2 ;;
     esac
     [ "$model" = ctc-lm ] || s2s-train --config "$here/config.yaml" store="$store" run="$folder/run" "${options[@]}" "$@"
     s2s-generate checkpoint="$folder/run" store="$store" split=test output="$folder/test.hyp" "${search[@]}" \

@@ -18,7 +18,7 @@ def row(folder: Path) -> tuple[str, ...]:
     (size,) = set(re.findall(r"([\d,]+) parameters", (folder / "run" / "train.log").read_text(encoding="utf-8")))
     (decoding,) = re.findall(r"RTFx ([\d,.]+)", (folder / "generate.log").read_text(encoding="utf-8"))
     return (folder.name, f"{scores['wer']['value']:.2f}", f"{scores['cer']['value']:.2f}", size,
-            f"{seconds / 60:.0f} min", f"{audio / seconds:.0f}", decoding)  # fmt: skip
+            f"{seconds / 60:.0f} min", f"{audio / seconds:.0f}" if seconds else "-", decoding)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The examples' files: configs that the schema accepts, scripts that run, data made as their README says."""
 
+import gzip
 import importlib.util
 import os
 import shutil
@@ -97,6 +98,37 @@ def test_tables():
     assert sigmorphon.splitlines()[-1].split() == ["mean", "50.00", "9.40", "25.00", "1.86"]
 
 
+def test_a_language_without_published_figures_has_a_row_without_them():
+    table = load(EXAMPLES / "g2p_sigmorphon" / "table.py").table
+    dut, geo = ({"ser": {"value": ser}, "per": {"value": per}} for ser, per in ((20.0, 4.0), (30.0, 6.0)))
+    assert [line.split() for line in table({"geo": geo, "dut": dut}).splitlines()[2:]] == [
+        ["geo", "30.00", "-", "6.00", "-"],
+        ["dut", "20.00", "16.90", "4.00", "3.37"],
+        ["mean", "20.00", "16.90", "4.00", "3.37"],
+        ["(mean", "of", "the", "1", "with", "published", "figures)"],
+    ]
+    assert [line.split() for line in table({"geo": geo}).splitlines()[2:]] == [["geo", "30.00", "-", "6.00", "-"]]
+
+
+@pytest.mark.parametrize(
+    ("example", "environment", "message"),
+    [
+        ("g2p_sigmorphon", {"LANGUAGES": "dut xyz"}, "no language xyz: no {data}/xyz_train.tsv"),
+        ("speech_an4", {"MODELS": "ctc none"}, "no model none; there are ctc ctc-lm attention joint"),
+        ("speech_an4", {"MODELS": "joint attention ctc"}, 'model attention begins with ctc: MODELS="ctc attention"'),
+    ],
+)
+def test_a_choice_that_is_not_there_is_told_before_any_work(tmp_path, example, environment, message):
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    (data / "dut_train.tsv").touch()
+    done = subprocess.run([EXAMPLES / example / "run.sh", data, out], capture_output=True, text=True,
+                          env={**os.environ, **environment})  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith(message.format(data=data))
+    assert not out.exists()
+
+
 def test_an4_is_divided_by_speaker():
     prepare = load(EXAMPLES / "speech_an4" / "prepare.py")
     assert [prepare.part(speaker) for speaker in ("fkai", "fkdo", "fash")] == ["test", "valid", "train"]
@@ -120,7 +152,7 @@ def g2p_cmudict(data):
 
 
 def g2p_sigmorphon(data):
-    for language in ("dut", "hun"):
+    for language in ("dut", "hun", "geo"):
         for split in ("train", "dev", "test"):
             (data / f"{language}_{split}.tsv").write_text(g2p_rows(WORDS if split == "train" else WORDS[:8]))
 
@@ -133,7 +165,8 @@ def multi30k(data):
 
 
 @pytest.mark.slow
-def test_an4_goes_through_all_models_to_a_table(tmp_path):
+@pytest.mark.parametrize("models", ["", "ctc attention"])
+def test_an4_goes_through_models_to_a_table(tmp_path, models):
     pytest.importorskip("soundfile")
     data, out = tmp_path / "the data", tmp_path / "out"
     data.mkdir()
@@ -144,35 +177,51 @@ def test_an4_goes_through_all_models_to_a_table(tmp_path):
              "model.encoder.ffn_width=32", "model.decoder.ffn_width=32", "model.encoder.subsampling_channels=2",
              "train.log_updates=1"]  # fmt: skip
     folder = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
-    for _ in range(2):  # the second time everything is there
+    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "MODELS": models}
+    rows = sorted((models or "ctc ctc-lm attention joint bytes deep-decoder").split())
+    for _ in range(1 if models else 2):  # the second time everything is there
         done = subprocess.run([EXAMPLES / "speech_an4" / "run.sh", data, out, *words], capture_output=True, text=True,
                               env=environment)  # fmt: skip
         assert done.returncode == 0, done.stderr
-        table = [line.split() for line in done.stdout.splitlines()[-7:]]
+        table = [line.split() for line in done.stdout.splitlines()[-len(rows) - 1 :]]
         assert table[0][:3] == ["model", "WER", "CER"]
-        assert [row[0] for row in table[1:]] == ["attention", "bytes", "ctc", "ctc-lm", "deep-decoder", "joint"]
+        assert [row[0] for row in table[1:]] == rows
+
+
+def packed_multi30k(data):
+    multi30k(data)
+    for path in list(data.iterdir()):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [g2p_cmudict, g2p_sigmorphon, multi30k], ids=lambda make: make.__name__)
-def test_run_goes_through_the_four_commands_to_a_table(make, tmp_path):
+@pytest.mark.parametrize(
+    ("example", "make", "choice", "languages", "last"),
+    [
+        ("g2p_cmudict", g2p_cmudict, (), "", "phoneme error rate"),
+        ("g2p_cmudict", g2p_cmudict, ("long.yaml",), "", "phoneme error rate"),
+        ("g2p_sigmorphon", g2p_sigmorphon, (), "dut hun", "mean"),
+        ("g2p_sigmorphon", g2p_sigmorphon, (), "geo", "geo"),
+        ("multi30k", multi30k, (), "", "BLEU|"),
+        ("multi30k", packed_multi30k, (), "", "BLEU|"),
+    ],
+)
+def test_run_goes_through_the_four_commands_to_a_table(example, make, choice, languages, last, tmp_path):
     data, out = tmp_path / "the data", tmp_path / "out"
     data.mkdir()
     make(data)
-    words = ["model=transformer_tiny", "train.max_updates=3", "train.valid_updates=3"]
-    script = EXAMPLES / make.__name__ / "run.sh"
-    if make is multi30k:  # too little text for the example's 8,000 pieces
+    words = [*choice, "model=transformer_tiny", "train.max_updates=3", "train.valid_updates=3"]
+    script = EXAMPLES / example / "run.sh"
+    if example == "multi30k":  # too little text for the example's 8,000 pieces
         script = tmp_path / "run.sh"
         text = (EXAMPLES / "multi30k" / "run.sh").read_text().replace("vocab_size=8000", "vocab_size=16")
         script.write_text(text)
         script.chmod(0o755)
         shutil.copy(EXAMPLES / "multi30k" / "config.yaml", tmp_path)
     folder = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "LANGUAGES": "dut hun"}
+    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "LANGUAGES": languages}
     for _ in range(2):  # the second time everything is there
         done = subprocess.run([script, data, out, *words], capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
-        table = done.stdout.splitlines()[-3:]
-        wanted = {"g2p_cmudict": "phoneme error rate", "g2p_sigmorphon": "mean", "multi30k": "BLEU|"}[make.__name__]
-        assert any(line.startswith(wanted) for line in table), done.stdout
+        assert any(line.startswith(last) for line in done.stdout.splitlines()[-3:]), done.stdout
