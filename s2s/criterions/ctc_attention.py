@@ -64,6 +64,10 @@ class CTCAttention(CrossEntropy):
             raise UserError("criterion.ctc=0 does not train the model's CTC: model.ctc=false criterion=cross_entropy")
         if not model.has_decoder and weight not in (None, 1):
             raise UserError(f"criterion.ctc={weight}: without a decoder (model.decoder.layers=0) it can only be 1")
+        smoothing = self.config.label_smoothing
+        if not model.has_decoder and smoothing != CTCAttentionConfig.label_smoothing:
+            raise UserError(f"criterion.label_smoothing={smoothing}: does nothing without a decoder "
+                            "(model.decoder.layers=0)")  # fmt: skip
         if model.has_decoder and weight == 1:
             raise UserError("criterion.ctc=1 does not train the decoder: model.decoder.layers=0")
         if model.exits and not self.config.intermediate:

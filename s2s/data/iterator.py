@@ -308,6 +308,10 @@ class BatchIterator:
     def _check(self) -> None:
         names = [corpus.name for corpus in self.dataset.corpora]
         for _, config in self._stages():
+            if config.temperature != 1 and len(names) == 1:
+                raise UserError(
+                    f"data.temperature={config.temperature:g}: does nothing, for there is one training corpus"
+                )
             if config.weights and len(config.weights) != len(names):
                 raise UserError(
                     f"data.weights={config.weights}: one for each of the {len(names)} training corpora is needed: "

@@ -20,6 +20,7 @@ from s2s.decoding import packed
 from s2s.errors import UserError
 from s2s.models.parts import counts
 from s2s.registry import find
+from s2s.tasks.text import stages
 from s2s.training import checkpoint, distributed, layers, loggers, runs, shapes, sharding
 from s2s.training.calibrate import calibrate
 from s2s.training.distributed import Ranks
@@ -93,7 +94,7 @@ def _train(config, ranks: Ranks) -> int | None:
     if fsdp:
         sharding.check(model)
     dataset = task.dataset(store.split("train"))
-    _check_data(config, task, dataset)
+    _check_data(config, task, dataset, model)
     iterator = _iterator(config, dataset, device, ranks)
     origin = _origin(store, config, is_new)
     with contextlib.ExitStack() as stack:
@@ -283,7 +284,7 @@ def _flat(mapping: dict, prefix: str = "") -> dict:
     return flat
 
 
-def _check_data(config, task, dataset) -> None:
+def _check_data(config, task, dataset, model) -> None:
     """What can be known of the data before training is said now, not in the middle."""
     where = ", ".join(config.store)
     if not len(dataset):
@@ -292,6 +293,8 @@ def _check_data(config, task, dataset) -> None:
     limit = getattr(config.model, "max_positions", None)
     if getattr(config.model, "positions", None) == "learned" and longest > limit:
         raise UserError(f"model.max_positions={limit}: {where} holds a line of {longest} tokens")
+    if not model.has_decoder and any(stage.prev_output_mask for stage in stages(config.data)):
+        raise UserError("data.prev_output_mask: masks what a decoder reads, and model.decoder.layers=0: there is none")
     task.check(config.data, dataset)
 
 
