@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from s2s.config import command, streams
-from s2s.config.schema import group, option
+from s2s.config.schema import LARGEST_SEED, group, option
 from s2s.errors import UserError
 
 ABOUT = """Translate (or score given targets) with one model or an ensemble.
@@ -54,7 +54,7 @@ class GenerateCommand:
         None, "file of phrases, separated by tabs, for each input line, all of which the hypotheses must hold"
     )
     device: str = option("auto", "auto: a GPU where there is one", ("auto", "cpu", "cuda"))
-    seed: int = option(1, "of sampling", at_least=0)
+    seed: int = option(1, "of sampling", at_least=0, at_most=LARGEST_SEED)
     decode: Any = group("decode", "default", "search")
 
 

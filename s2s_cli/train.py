@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from s2s.config import command
-from s2s.config.schema import group, option
+from s2s.config.schema import LARGEST_SEED, group, option
 from s2s.data.iterator import DataConfig
 from s2s.errors import UserError
 from s2s.training.distributed import DistributedConfig
@@ -19,7 +19,8 @@ class TrainCommand:
 
     store: list[str] = option([], "folders written by s2s-preprocess; several, with the same tokenizers, are one")
     run: str | None = option(None, "folder of the run; one that holds an unfinished run is resumed")
-    seed: int = option(1, "of the initial weights, dropout and the order of the data", at_least=0)
+    seed: int = option(1, "of the initial weights, dropout and the order of the data", at_least=0,
+                       at_most=LARGEST_SEED)  # fmt: skip
     workers: int = option(1, "threads that prepare batches ahead of time; the batches do not depend on it", at_least=0)
     device: str = option("auto", "auto: a GPU where there is one", ("auto", "cpu", "cuda"))
     overwrite: bool = option(False, "delete the run that the folder holds and start anew")

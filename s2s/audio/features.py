@@ -25,10 +25,10 @@ CMVN = ("global", "utterance", "none")
 class FeatureConfig:
     """Options of the features of speech."""
 
-    sample_rate: int = option(16000, "Hz; recordings of another rate are resampled", at_least=100)
-    bins: int = option(80, "mel filters: features of a frame", at_least=1)
-    frame_length: float = option(25.0, "milliseconds of a frame", at_least=1)
-    frame_shift: float = option(10.0, "milliseconds from one frame to the next", at_least=1)
+    sample_rate: int = option(16000, "Hz; recordings of another rate are resampled", at_least=100, at_most=1_000_000)
+    bins: int = option(80, "mel filters: features of a frame", at_least=1, at_most=4096)
+    frame_length: float = option(25.0, "milliseconds of a frame", at_least=1, at_most=1000)
+    frame_shift: float = option(10.0, "milliseconds from one frame to the next", at_least=1, at_most=1000)
     low_frequency: float = option(20.0, "Hz at which the first filter begins", at_least=0)
     high_frequency: float = option(0.0, "Hz at which the last filter ends; 0 and below: from half the rate downwards")
     window: str = option("povey", "window of a frame", ("povey", "hamming", "hanning"))
@@ -49,13 +49,20 @@ class Fbank:
         config: The options.
 
     Raises:
-        UserError: frequencies that do not fit the sample rate, or a filter so narrow that no frequency falls into it.
+        UserError: frequencies that do not fit the sample rate, a filter so narrow that no frequency falls into it, or
+            frames of no samples.
     """
 
     def __init__(self, config: FeatureConfig):
         self.config = config
         self.length = int(config.sample_rate * 0.001 * config.frame_length)  # samples of a frame
         self.shift = int(config.sample_rate * 0.001 * config.frame_shift)
+        if self.shift < 1 or self.length < 2:
+            raise UserError(
+                f"features.frame_length={config.frame_length:g} and features.frame_shift={config.frame_shift:g} are "
+                f"{self.length} and {self.shift} samples at features.sample_rate={config.sample_rate}, and must be at "
+                "least 2 and 1"
+            )
         self.filters  # noqa: B018 (a wrong config is told now)
 
     @cached_property

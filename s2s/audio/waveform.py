@@ -70,7 +70,7 @@ def record(
     path = Path(path)
     try:
         if not path.is_file():
-            raise AudioError(f"{path}: no such file", "missing")
+            raise AudioError(f"{path}: {'not a file' if path.exists() else 'no such file'}", "missing")
         if path.stat().st_size == 0:
             raise AudioError(f"{path}: an empty file", "zero length")
         if damage := ogg_damage(path):

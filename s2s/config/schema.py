@@ -13,6 +13,8 @@ from typing import Any, get_args, get_origin
 from s2s.config import shapes
 from s2s.errors import UserError
 
+LARGEST_SEED = (1 << 63) - 1  # of what takes seeds: numpy, torch, JSON
+
 
 def option(default: Any, help: str, choices: tuple = (), at_least: float | None = None, below: float | None = None,
            at_most: float | None = None, needs: str | tuple[str, ...] = ()):  # fmt: skip

@@ -222,8 +222,8 @@ def shown(value: str) -> str:
     return repr(cut(value))
 
 
-def cut(value: str) -> str:
-    return value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
+def cut(value: str, most: int = SHOWN) -> str:
+    return value if len(value) <= most else f"{value[:most]}..."
 
 
 def _below(key: str, name: str) -> str:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import AudioError, record
 from s2s.config.documents import parse_json
+from s2s.config.shapes import cut
 from s2s.data.lines import decode_lines
 from s2s.errors import UserError
 from s2s.text.tokenizer import is_blank
@@ -31,6 +32,7 @@ COLUMNS = {
     "speaker": ("speaker",),
     "language": ("language", "lang"),
 }
+LONGEST = 300  # characters of an id, and of what is said of an entry, in a message
 NAMED = 20  # broken entries that a message names; the others are counted
 NOT_STRINGS = {list: "a list", dict: "an object", bool: "true or false"}  # of JSON, whose numbers are strings here
 KALDI = ("wav.scp", "text")
@@ -93,7 +95,7 @@ def read_manifest(name: str, root: str | None, needs_text: bool = True) -> Manif
         needs_text: Whether each entry must have a text (in a Kaldi folder they always must).
 
     Raises:
-        UserError: no such file, none of these formats, a column that is missing, no entries.
+        UserError: no such file, none of these formats, a column that is missing or twice there, no entries.
     """
     path = Path(name)
     if not path.exists():
@@ -171,47 +173,60 @@ def _seconds(found: dict[str, str | None], column: str) -> float | None:
     return seconds
 
 
-def _lines(path: Path) -> list[str]:
-    """The lines of a text file. Raises UserError naming the line that is not UTF-8."""
-    block = path.read_bytes()
-    return decode_lines(block, str(path), 1) if block else []
+def _lines(path: Path) -> Iterator[tuple[str, str | _BrokenError]]:
+    """The lines of a text file that are not empty, and where they are."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        where = f"{path}:{number}"
+        try:
+            (text,) = decode_lines(line, str(path), number)
+            if text.strip():
+                yield where, text
+        except UserError as error:
+            yield where, _malformed(where, error)
+
+
+def _malformed(where: str, error: UserError) -> _BrokenError:
+    return _BrokenError("malformed", str(error).removeprefix(f"{where}: "))
 
 
 def _tsv(path: Path, needs_text: bool) -> Iterator[tuple[str, Row]]:
     lines = _lines(path)
-    header = lines[0].split("\t") if lines else []
+    where, first = next(lines, (f"{path}:1", ""))
+    if isinstance(first, _BrokenError):
+        raise UserError(f"{where}: {first.args[1]}")
+    header = first.split("\t")
     for column in ("audio", "text")[: 1 + needs_text]:
         if not set(COLUMNS[column]) & set(header):
             names = " or ".join(COLUMNS[column])
-            raise UserError(f"{path}:1: the first line names the columns; {names} is not among {', '.join(header)}")
+            raise UserError(f"{where}: the first line names the columns; {names} is not among {', '.join(header)}")
     for name in (name for names in COLUMNS.values() for name in names if header.count(name) > 1):
-        raise UserError(f"{path}:1: the column {name} is there {header.count(name)} times")
-    for number, line in enumerate(lines[1:], 2):
-        fields = line.split("\t")
-        if len(fields) == len(header):
-            yield f"{path}:{number}", dict(zip(header, fields, strict=True))
-        elif line:
-            yield f"{path}:{number}", _BrokenError("malformed", f"{len(fields)} columns, the header has {len(header)}")
+        raise UserError(f"{where}: the column {name} is there {header.count(name)} times")
+    for where, line in lines:
+        if isinstance(line, _BrokenError):
+            yield where, line
+        elif line.count("\t") + 1 == len(header):
+            yield where, dict(zip(header, line.split("\t"), strict=True))
+        else:
+            columns = line.count("\t") + 1
+            yield where, _BrokenError("malformed", f"{columns} columns, the header has {len(header)}")
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
-    for number, line in enumerate(_lines(path), 1):
-        where = f"{path}:{number}"
+    for where, line in _lines(path):
         try:
-            if line.strip():
-                yield where, parse_json(line, where, {...: object}, number=str)
+            yield where, line if isinstance(line, _BrokenError) else parse_json(line, where, {...: object}, number=str)
         except UserError as error:
-            yield where, _BrokenError("malformed", str(error).removeprefix(f"{where}: "))
+            yield where, _malformed(where, error)
 
 
 def _kaldi(folder: Path) -> Iterator[tuple[str, Row]]:
     for name in KALDI:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: not a folder of Kaldi: it has no {name}")
-    twice: list[tuple[str, Row]] = []
-    recordings, texts, speakers = (_table(folder / name, twice) for name in (*KALDI, "utt2spk"))
-    segments = _table(folder / "segments", twice) if (folder / "segments").is_file() else None
-    yield from twice
+    broken: list[tuple[str, Row]] = []
+    recordings, texts, speakers = (_table(folder / name, broken) for name in (*KALDI, "utt2spk"))
+    segments = _table(folder / "segments", broken) if (folder / "segments").is_file() else None
+    yield from broken
     for utterance, (where, text) in texts.items():
         row: dict = {"id": utterance, "text": text, "speaker": speakers.get(utterance, ("", ""))[1]}
         recording = utterance
@@ -239,16 +254,18 @@ def _kaldi(folder: Path) -> Iterator[tuple[str, Row]]:
             yield where, _BrokenError("empty text", f"{utterance}: not in text")
 
 
-def _table(path: Path, twice: list[tuple[str, Row]]) -> dict[str, tuple[str, str]]:
+def _table(path: Path, broken: list[tuple[str, Row]]) -> dict[str, tuple[str, str]]:
     """The lines of a Kaldi table by their id, which ends at the first space or tab: where they are, and what follows.
-    Lines with an id that was there before are added to `twice`."""
+    Added to `broken` are those that cannot be read, and those whose id was there before."""
     table: dict[str, tuple[str, str]] = {}
-    for number, line in enumerate(_lines(path) if path.is_file() else [], 1):
+    for where, line in _lines(path) if path.is_file() else ():
+        if isinstance(line, _BrokenError):
+            broken.append((where, line))
+            continue
         key, *rest = re.split(r"[ \t]+", line.strip(), maxsplit=1)
-        where = f"{path}:{number}"
         if key in table:
-            twice.append((where, _BrokenError("duplicate id", f"{key} was there before")))
-        elif key:
+            broken.append((where, _BrokenError("duplicate id", f"{key} was there before")))
+        else:
             table[key] = where, "".join(rest)
     return table
 
@@ -285,7 +302,9 @@ def complaint(broken: list[Broken], of: int, what: str = "broken") -> str:
     """What is broken, `of` so many entries: how many of each kind, and the first NAMED each on a line of its own."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(entry.kind for entry in broken).items()))
     lines = [f"{len(broken):,} of {of:,} entries are {what} ({kinds})"]
-    lines += [f"  {e.where}: " + (f"{e.id}: " if e.id else "") + e.why for e in broken[:NAMED]]
+    lines += [
+        f"  {e.where}: " + cut(f"{e.id}: " if e.id else "", LONGEST) + cut(e.why, LONGEST) for e in broken[:NAMED]
+    ]
     if len(broken) > NAMED:
         lines.append(f"  and {len(broken) - NAMED:,} more")
     return "\n".join(lines)

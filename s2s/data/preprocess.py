@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from s2s import __version__, registry
-from s2s.config.schema import group, option
+from s2s.config.schema import LARGEST_SEED, group, option
 from s2s.config.streams import read_twice
 from s2s.data.corpus import Chunk, Corpus
 from s2s.data.lines import MAX_LINE_BYTES
@@ -62,8 +62,8 @@ class PreprocessConfig:
     keep_text: bool = option(False, "keep the raw text of the training split too")
     max_line_bytes: int = option(MAX_LINE_BYTES, "a longer line of a corpus is an error", at_least=1)
     shard_pairs: int = option(10_000_000, "pairs of a shard; a full one is closed and the next begun", at_least=1)
-    workers: int | None = option(None, "processes; null: one for each core", at_least=1)
-    seed: int = option(1, "of the sample of lines that a tokenizer learns from")
+    workers: int | None = option(None, "processes; null: one for each core", at_least=1, at_most=1024)
+    seed: int = option(1, "of the sample of lines that a tokenizer learns from", at_least=0, at_most=LARGEST_SEED)
     format: str = option("text", "of the report", choices=("text", "json"))
 
 

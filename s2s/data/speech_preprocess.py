@@ -21,7 +21,7 @@ from s2s import __version__, registry
 from s2s.audio.cmvn import Statistics
 from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import from_int16, read, to_int16
-from s2s.config.schema import group, option
+from s2s.config.schema import LARGEST_SEED, group, option
 from s2s.data.manifest import Broken, Checked, Entry, Manifest, check, complaint, read_manifest
 from s2s.data.preprocess import TOKENIZER, Side, SideWriter, without_picture, write_report
 from s2s.data.processes import cores, pool, progress
@@ -75,8 +75,8 @@ class SpeechPreprocessConfig:
     )
     filter: SpeechFilterConfig = option(SpeechFilterConfig, "")
     shard_pairs: int = option(20_000, "utterances of a shard; a full one is closed and the next begun", at_least=1)
-    workers: int | None = option(None, "processes; null: one for each core", at_least=1)
-    seed: int = option(1, "of the sample of lines that a tokenizer learns from")
+    workers: int | None = option(None, "processes; null: one for each core", at_least=1, at_most=1024)
+    seed: int = option(1, "of the sample of lines that a tokenizer learns from", at_least=0, at_most=LARGEST_SEED)
     format: str = option("text", "of the report", choices=("text", "json"))
 
 
@@ -105,6 +105,8 @@ def preprocess(config: SpeechPreprocessConfig) -> dict[str, Any]:
     if config.features.cmvn == "global" and not config.train and not parent:
         raise UserError("train is needed for features.cmvn=global: means are those of the training split "
                         "(or tokenizer_from=STORE, or features.cmvn=utterance)")  # fmt: skip
+    if config.audio_root is not None and not Path(config.audio_root).is_dir():
+        raise UserError(f"audio_root={config.audio_root}: no such folder")
     manifests = {
         split: [read_manifest(name, config.audio_root) for name in of_split]
         for split, of_split in names.items() if of_split

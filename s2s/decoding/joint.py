@@ -45,7 +45,10 @@ def ctc_weight(config: DecodeConfig, models: list[EncoderDecoder]) -> float:
     alone = {"decode.no_repeat_ngram": config.no_repeat_ngram, "decode.forbidden": config.forbidden,
              "decode.allowed": config.allowed, "decode.coverage_penalty": config.coverage_penalty,
              "decode.auxiliary_weights": config.auxiliary_weights, "decode.temperature": config.temperature != 1,
-             "decode.eos_scale": config.eos_scale != 1}  # fmt: skip
+             "decode.eos_scale": config.eos_scale != 1, "decode.length_penalty": config.length_penalty != 1,
+             "decode.length_normalization": config.length_normalization != "power",
+             "decode.min_length_a": config.min_length_a, "decode.min_length_b": config.min_length_b != 1,
+             "decode.stopping": config.stopping != "first_finished"}  # fmt: skip
     for key, is_set in (search | alone if w == 1 else search).items():
         if is_set:
             raise UserError(f"{said}: CTC is for beam search, and does not go with {key}"

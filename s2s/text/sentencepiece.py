@@ -32,7 +32,7 @@ class SentencePieceConfig(TokenizerConfig):
 
     type: str = option("sentencepiece", "component")
     algorithm: str = option("unigram", "what is learned", choices=("unigram", "bpe"))
-    vocab_size: int = option(8000, "pieces, the 4 special symbols included", at_least=5)
+    vocab_size: int = option(8000, "pieces, the 4 special symbols included", at_least=5, at_most=1 << 24)
     character_coverage: float = option(1.0, "share of the characters that get a piece", at_least=0.98, at_most=1)
     byte_fallback: bool = option(False, "spell what has no piece in 256 byte pieces, so that nothing is unknown")
     sample_lines: int = option(1_000_000, "most lines to learn from; of more a fixed random sample", at_least=1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from s2s.config.schema import option
 from s2s.errors import UserError
-from s2s.text.tokenizer import Tokenizer, TokenizerConfig, check_given, normalise
+from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig, check_given, normalise
 from s2s.text.vocabulary import NEEDED, SPECIALS, UNK, Vocabulary, read_symbols
 
 
@@ -65,8 +65,12 @@ class WordTokenizer(Tokenizer):
 
 
 def counted_vocabulary(counts: dict[str, int], config: CountedConfig) -> Vocabulary:
-    """The vocabulary of counted symbols, most frequent first, ties in the order of code points."""
+    """The vocabulary of counted symbols, most frequent first, ties in the order of code points. Raises LearningError:
+    there are none."""
     kept = [symbol for symbol, count in counts.items() if count >= config.min_count and symbol not in SPECIALS]
+    if not kept:
+        often = f" is there min_count={config.min_count} times" * (config.min_count > 1)
+        raise LearningError(f"no symbol{often or ' is there'} in the training text")
     kept.sort(key=lambda symbol: (-counts[symbol], symbol))
     size = None if config.vocab_size is None else config.vocab_size - len(SPECIALS)
     return Vocabulary([*SPECIALS, *kept[:size]])

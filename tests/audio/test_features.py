@@ -103,6 +103,11 @@ def test_a_frame_is_the_same_whatever_follows():
         ({"low_frequency": 4000, "sample_rate": 8000}, "within 0 and half of features.sample_rate=8000"),
         ({"high_frequency": 9000}, "from 20 to 9000 Hz"),
         ({"bins": 300, "sample_rate": 8000}, "features.bins=300: no frequency falls into filter"),
+        (
+            {"frame_shift": 1, "sample_rate": 500},
+            "features.frame_shift=1 are 12 and 0 samples at features.sample_rate=500",
+        ),
+        ({"frame_length": 1, "sample_rate": 1000}, "features.frame_length=1 and .* are 1 and 10 samples"),
     ],
 )
 def test_filters_that_cannot_be_are_refused(options, message):

@@ -144,7 +144,7 @@ def broken(folder):
         ("a" * 300 + ".wav", "unreadable", "File name too long"),
         ("a\0b.wav", "missing", "no such file"),
         ("absent.wav", "missing", "no such file"),
-        ("", "missing", "no such file"),  # the folder
+        ("", "missing", "not a file"),  # the folder
         ("text.wav", "not audio", "not audio that libsndfile reads"),
         ("empty.wav", "zero length", "an empty file"),
         ("none.wav", "zero length", "no samples"),

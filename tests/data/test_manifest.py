@@ -218,6 +218,25 @@ def test_a_manifest_of_anything_is_entries_and_broken_ones(tmp_path_factory, con
             assert "".join([entry.id, entry.text, str(entry.audio), entry.speaker or ""]).encode()
 
 
+def test_a_line_that_is_not_utf8_is_a_broken_entry(tmp_path):
+    why = "invalid UTF-8: byte 0xe4 at byte {} of the line; convert the file to UTF-8"
+    (tmp_path / "m.tsv").write_bytes(b"audio\ttext\na.wav\tx\nb.wav\t\xe4\n\nc.wav\ty\n")
+    (tmp_path / "m.jsonl").write_bytes(b'{"audio": "a.wav", "text": "x"}\n\xe4\n')
+    (tmp_path / "wav.scp").write_bytes(b"a a.wav\nc c.wav\n")
+    (tmp_path / "text").write_bytes(b"a x\nb \xe4\nc y\n")
+    for name, place, byte, texts in (
+        ("m.tsv", "m.tsv:3", 7, "xy"),
+        ("m.jsonl", "m.jsonl:2", 1, "x"),
+        ("", "text:2", 3, "xy"),
+    ):
+        manifest = read_manifest(str(tmp_path / name), None)
+        assert "".join(entry.text for entry in manifest.entries) == texts
+        assert manifest.broken == [Broken(f"{tmp_path / place}", "", "malformed", why.format(byte))]
+    (tmp_path / "m.tsv").write_bytes(b"audio\ttext\t\xe4\n")
+    with pytest.raises(UserError, match=r"m.tsv:1: invalid UTF-8"):
+        read_manifest(str(tmp_path / "m.tsv"), None)
+
+
 def test_a_column_that_is_there_twice_is_told(tmp_path):
     path = tsv(tmp_path / "m.tsv", ["audio", "text", "note", "text", "note"], ["a.wav", "x", "", "y", ""])
     with pytest.raises(UserError, match=r"m.tsv:1: the column text is there 2 times"):
@@ -284,3 +303,4 @@ def test_a_complaint_names_some_and_counts_all():
     assert lines[1] == "  m.tsv:0: u0: gone"
     assert len(lines) == NAMED + 2
     assert lines[-1] == "  and 5 more"
+    assert len(complaint([Broken("m.tsv:1", "i" * 5000, "missing", "p" * 5000)], 1)) < 800

@@ -351,6 +351,10 @@ def test_what_is_missing_is_asked_for(s2s, tmp_path, capsys):
             "train is needed: a tokenizer learns from the training texts",
         ),
         ([store, f"train={manifest}", "features.low_frequency=5000"], "filters from 5000 to 4000 Hz"),
+        ([store, f"train={manifest}", "features.sample_rate=1e9"], "sample_rate"),
+        ([store, f"train={manifest}", "features.frame_length=1e9"], "features.frame_length=1000000000.0: must"),
+        ([store, f"train={manifest}", "features.frame_shift=inf"], "features.frame_shift"),
+        ([store, f"train={manifest}", f"audio_root={tmp_path}/none"], "/none: no such folder"),
         ([store, f"train={manifest}", "source_tokenizer=bytes"], "unknown key 'source_tokenizer'"),
         ([store, f"train={manifest}", "task=speech"], "did you mean 'speech_to_text'?"),
     ]:

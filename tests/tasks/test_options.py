@@ -1,16 +1,20 @@
 """Every option of the data and of the criterion does something, or says what it is for, in every kind of training."""
 
+import contextlib
 import copy
+import dataclasses
 import random
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from s2s.config import compose, schema
 from s2s.data.store import Stores
+from s2s.decoding.compose import generator_of
 from s2s.errors import UserError
 from s2s.registry import find
 from s2s.training.distributed import Ranks
@@ -128,3 +132,46 @@ def test_an_option_does_something_or_is_an_error(stores, kind):
                 told[leaf.key] = str(error)
     assert nothing == []
     assert all(key.rpartition(".")[0] in text for key, text in told.items())
+
+
+HOW = ("batch_tokens", "slots", "buffer", "backend", "dtype", "on_error", "max_source")  # not what is found
+FILES = (
+    "forbidden",
+    "allowed",
+    "language_model",
+    "shortlist",
+)  # they are told where they are, or that they are missing
+OF_SEVERAL = ("ensemble", "ensemble_weights")  # models
+ALIGNMENT = ("alignment_layer", "alignment_head")  # commands know what else reads them, and check
+LENGTHS = ("max_length_a", "max_length_b")  # a preset sets them, and no path of CTC is longer
+DECODE = {"beam_size": 2, "n_best": 2, "min_length_b": 9, "word_reward": 2.0, "length_penalty": -3.0, "top_p": 0.5,
+          "diverse_groups": 5, "exit_layer": 1, "chunk_seconds": 1.0, "auxiliary_weights": [0.5], "eos_scale": 0.3,
+          "ctc_weight": 0.5}  # fmt: skip
+
+
+def test_an_option_of_decoding_by_ctc_does_something_or_is_an_error(stores):
+    words = [("store", str(stores / "speech")), *(word.split("=", 1) for word in KINDS["ctc"])]
+    config = compose.compose(TrainCommand, words)
+    split = Stores(config.store).split("train")
+    task = find("task", config.task.type).setup(Stores(config.store), "none")
+    torch.manual_seed(3)
+    model = task.model(config.model).eval()
+    for weights in model.parameters():
+        if weights.dim() > 1:
+            torch.nn.init.normal_(weights, std=0.35)
+
+    def found(**changes):
+        decode = dataclasses.replace(config.decode, backend="eager", **changes)
+        schema.check(decode, "decode.")
+        hypotheses = generator_of(task, [model], decode).generate(task.inputs(split, np.arange(6)))
+        return [[(one.ids, one.score) for one in of_one] for of_one in hypotheses]
+
+    nothing, plain = [], found()
+    for leaf in schema.leaves(config.decode):
+        if leaf.key in (*HOW, *FILES, *OF_SEVERAL, *ALIGNMENT, *LENGTHS):
+            continue
+        for value in [DECODE[leaf.key]] if leaf.key in DECODE else values(leaf):
+            with contextlib.suppress(UserError):
+                if found(**{leaf.key: value}) == plain:
+                    nothing.append(f"{leaf.key}={value}")
+    assert nothing == []

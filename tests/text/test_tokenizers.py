@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from s2s import registry
 from s2s.errors import UserError
-from s2s.text.tokenizer import is_blank, load_tokenizer, normalise
+from s2s.text.tokenizer import LearningError, is_blank, load_tokenizer, normalise
 from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
 
 TYPES = ("sentencepiece", "characters", "bytes", "words")
@@ -201,6 +201,12 @@ def test_limits_keep_the_most_frequent_symbols_ties_in_code_point_order(kind):
     assert "d" not in learn(kind, lines, min_count=2).vocabulary.symbols
     assert len(learn(kind, lines, vocab_size=6).vocabulary) == 6
     assert learn(kind, lines, vocab_size=6).vocabulary.symbols[-1] == ("b" if kind == "words" else "a")
+
+
+@pytest.mark.parametrize("kind", ["words", "characters", "sentencepiece"])
+def test_nothing_is_learned_from_nothing(kind):
+    with pytest.raises(LearningError, match="training text"):
+        learn(kind, ["", ""])
 
 
 def test_invalid_utf8_from_the_byte_tokenizer_is_left_out():
