@@ -75,6 +75,8 @@ class Generator:
         config.check()
         self.config, self.collate, self.alignment = config, collate, alignment
         self.detokenize = detokenize
+        if shortlist and any(type(model.output) is not torch.nn.Linear for model in models):
+            raise UserError("decode.shortlist: takes rows of an output matrix, and this model's output is none")
         wholes = [model.output for model in models] if shortlist else None
         models = [pack(model, config.dtype, config.backend) for model in models]
         if config.exit_layer is not None or config.exit_confidence is not None:

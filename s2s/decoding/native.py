@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from s2s.decoding.choice import NEVER, Beam, Choice
 from s2s.decoding.limits import Limits
 from s2s.decoding.packed import packed
-from s2s.models.decoders.transformer import TransformerDecoder
+from s2s.models.claims import step_departure
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.native.library import Unavailable, call, library
 from s2s.nn.feedforward import ACTIVATIONS
@@ -31,8 +31,8 @@ PANEL = 32  # outputs of a linear map whose weights lie together
 
 def native(model: EncoderDecoder, dtype: str) -> EncoderDecoder:
     """A light copy of a model that decodes with the kernels. Raises Unavailable."""
-    if not isinstance(model, EncoderDecoder) or not isinstance(model.decoder, TransformerDecoder | None):
-        raise Unavailable(f"there are none for a {type(model).__name__}")
+    if reason := step_departure(model):
+        raise Unavailable(reason)
     parameter = next(model.parameters())
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
         raise Unavailable(f"they are for a CPU and fp32, not for {parameter.device.type} and {parameter.dtype}")

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from s2s.errors import UserError
+from s2s.models.claims import ours
 from s2s.nn.feedforward import FeedForward
 
 # Which kernel is faster was measured by shape and rows (AVX512-VNNI, one and two threads); these rules are as good as a
@@ -65,11 +66,12 @@ def packed(model: nn.Module, dtype: str, linear: Callable[..., nn.Module] | None
         print("decode.dtype=fp32: without oneDNN in this PyTorch, weights are used as they are", file=sys.stderr)
         return model
     linear = linear or LINEAR[dtype]
-    for module in model.modules():
-        if isinstance(module, FeedForward) and module.activation == "relu":
-            memo[id(module)] = nn.Sequential(linear(module.inner, relu=True), linear(module.outer))
-        elif isinstance(module, nn.Linear):
-            memo[id(module)] = linear(module)
+    for holder in model.modules():
+        for module in holder.children():
+            if type(module) is FeedForward and module.activation == "relu":
+                memo[id(module)] = nn.Sequential(linear(module.inner, relu=True), linear(module.outer))
+            elif type(module) is nn.Linear and (ours(holder) or holder is model) and id(module) not in memo:
+                memo[id(module)] = linear(module)
     return copy.deepcopy(model, memo)
 
 

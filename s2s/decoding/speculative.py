@@ -25,6 +25,7 @@ from s2s.decoding.engine import Sentence
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.limits import Limits, needs, normalised
 from s2s.errors import UserError
+from s2s.models.claims import lacks_blocks
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
@@ -125,8 +126,8 @@ class Speculative:
         self.tick = tick
         if (draft is not None) != (config.speculative == "draft"):
             raise UserError("decode.speculative=draft needs draft=CHECKPOINT, and is what a draft is for")
-        if not hasattr(model, "step_block"):
-            raise UserError(f"decode.speculative: a {type(model).__name__} cannot advance by several tokens at once")
+        if reason := lacks_blocks(model):
+            raise UserError(f"decode.speculative: the model cannot advance by several tokens at once: {reason}")
         if draft is not None and draft.target_vocabulary_size != model.target_vocabulary_size:
             raise UserError(f"draft: has {draft.target_vocabulary_size} target symbols, "
                             f"the model {model.target_vocabulary_size}")  # fmt: skip

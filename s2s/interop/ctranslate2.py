@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from s2s.errors import UserError
 from s2s.files import naming, whole_folder
+from s2s.models.claims import departure
 from s2s.models.stack import StackConfig
-from s2s.models.transformer import Transformer
 from s2s.nn.embedding import Embedding
 from s2s.nn.layers import Layer
 from s2s.nn.positions import sinusoidal
@@ -86,8 +86,8 @@ def specification(model: nn.Module, task):
 def _check(model: nn.Module, task) -> None:
     """Raises UserError naming all that CTranslate2 does not have."""
     missing = []
-    if not isinstance(model, Transformer):
-        missing.append(f"model of type {type(model).__name__}")
+    if reason := departure(model):
+        missing.append(f"{type(model).__name__} such as this one: {reason}")
     if task.target_transform.kind != "none":
         missing.append(f"data.target_transform={task.target_transform.kind}, which decoding would have to undo")
     if missing:

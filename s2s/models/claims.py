@@ -1,0 +1,88 @@
+"""What a fast path may stand in for: it is claimed, never assumed.
+
+A kernel, an export or a packed weight takes the place of code that it was written beside. A subclass may compute
+something else, and so it has the plain path unless it says `stands_for = ITS_PARENT` in its own body: what it adds
+changes nothing that the parent computes.
+"""
+
+import inspect
+
+from torch import nn
+
+from s2s.models.bridges.top import TopBridge
+from s2s.models.decoders.transformer import TransformerDecoder
+from s2s.models.encoder_decoder import EncoderDecoder
+from s2s.models.encoders.transformer import TransformerEncoder
+from s2s.models.frontends.tokens import TokenFrontend
+from s2s.nn.attention import CrossAttention, SelfAttention
+from s2s.nn.embedding import Embedding
+from s2s.nn.feedforward import FeedForward
+from s2s.nn.layers import Layer
+from s2s.nn.positions import PositionEmbedding
+
+BLOCKS = {Embedding, PositionEmbedding, Layer, SelfAttention, CrossAttention, FeedForward, nn.Linear, nn.LayerNorm,
+          nn.Identity, nn.Embedding, nn.ModuleList, nn.ModuleDict}  # fmt: skip
+STEP = ("start", "step")
+WHOLE = ("encode", "decode", "cross_attention", *STEP)
+
+
+def step_departure(model: nn.Module) -> str | None:
+    """What in a decoder's step is not what the compiled step computes, in words; None: nothing."""
+    if not isinstance(model, EncoderDecoder):
+        return f"there are none for a {type(model).__name__}"
+    if model.decoder is None:
+        return None
+    return _overridden(model, STEP) or _departure(model, {"decoder": TransformerDecoder, "output": nn.Linear})
+
+
+def departure(model: nn.Module) -> str | None:
+    """What in a model is not what the Transformer computes, in words; None: nothing."""
+    if not isinstance(model, EncoderDecoder):
+        return f"the model is a {type(model).__name__}"
+    parts = {"frontend": TokenFrontend, "encoder": TransformerEncoder, "bridge": TopBridge,
+             "decoder": TransformerDecoder, "output": nn.Linear}  # fmt: skip
+    return _overridden(model, WHOLE) or _departure(model, parts)
+
+
+def lacks_blocks(model: nn.Module) -> str | None:
+    """Why a model cannot advance by several positions at once, in words; None: it can. What overrides `step` has to
+    override `step_block` too."""
+    for part in filter(None, (model, getattr(model, "decoder", None))):
+        if not hasattr(part, "step_block"):
+            return f"a {type(part).__name__} has no step_block"
+        step, block = _definer(part, "step"), _definer(part, "step_block")
+        if step is not block and issubclass(step, block):
+            return f"{type(part).__name__} has a step of its own and no step_block"
+    return None
+
+
+def ours(module: nn.Module) -> bool:
+    """Whether a module does no more with its linear maps than to call them, so that packed ones can take their place:
+    one of this toolkit, or one that says so (`packs = True` in its class)."""
+    kind = type(module)
+    return kind.__module__.split(".")[0] == "s2s" or kind.__dict__.get("packs", False)
+
+
+def _overridden(model: nn.Module, names: tuple[str, ...]) -> str | None:
+    for name in names:
+        definer = _definer(model, name)
+        if definer is not EncoderDecoder and definer.__dict__.get("stands_for") is None:
+            return f"{type(model).__name__} has a `{name}` of its own"
+    return None
+
+
+def _departure(model: nn.Module, parts: dict[str, type]) -> str | None:
+    for place, expected in parts.items():
+        for name, module in getattr(model, place).named_modules(prefix=place):
+            kind = type(module)
+            wanted = {expected} if name == place else BLOCKS
+            if kind not in wanted and kind.__dict__.get("stands_for") not in wanted:
+                return f"{name} is a {kind.__name__}"
+            if module._forward_hooks or module._forward_pre_hooks:
+                return f"{name} has a hook"
+    return None
+
+
+def _definer(thing: object, name: str) -> type:
+    """The class that defines a method of an object."""
+    return next(kind for kind in inspect.getmro(type(thing)) if name in kind.__dict__)

@@ -1,0 +1,229 @@
+"""A fast path is taken where it is claimed, and only there: what declares nothing is computed as it is written."""
+
+import pytest
+import torch
+from torch import nn
+
+from s2s.decoding import backend
+from s2s.decoding.backend import is_native, prepare
+from s2s.decoding.config import DecodeConfig
+from s2s.decoding.generator import Generator
+from s2s.decoding.packed import packed
+from s2s.errors import UserError
+from s2s.interop import ctranslate2
+from s2s.models.claims import departure, lacks_blocks, step_departure
+from s2s.models.decoders.transformer import TransformerDecoder
+from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.transformer import Transformer, TransformerConfig
+from s2s.native.library import Unavailable, library
+from s2s.nn.attention import SelfAttention
+from s2s.nn.layers import Layer
+from s2s.tasks.translation import TranslationTask
+from s2s.text.vocabulary import BOS, EOS, SPECIALS, Vocabulary
+from s2s.text.words import WordTokenizer
+from tests.specs import text_spec
+
+V = 20
+SOURCES = [[5, 9, 7, 4], [11, 6], [8, 8, 14, 5, 19, 4]]
+
+
+class Doubling(Transformer):
+    """A step of its own."""
+
+    def step(self, tokens, state, output=None):
+        return 2 * super().step(tokens, state, output)
+
+
+class Adapted(Layer):
+    """A module more."""
+
+    def __init__(self, layer: Layer):
+        nn.Module.__init__(self)
+        self.__dict__.update({key: value for key, value in vars(layer).items() if not key.startswith("_")})
+        self._modules.update(layer._modules)
+        self.adapter = nn.Linear(layer.attention.output.out_features, layer.attention.output.out_features)
+
+    def decode(self, x, *args):
+        x = super().decode(x, *args)
+        return x + self.adapter(x)
+
+    def step(self, x, *args):
+        x = super().step(x, *args)
+        return x + self.adapter(x)
+
+
+class Sharper(SelfAttention):
+    """Other attention."""
+
+    def split(self, qkv, positions=None):
+        q, k, v = super().split(qkv, positions)
+        return 3 * q, k, v
+
+
+class Named(Transformer):
+    """Says that it computes what its parent does, and adds a name."""
+
+    stands_for = Transformer
+
+    def step(self, tokens, state, output=None):
+        return super().step(tokens, state, output)
+
+
+class Backwards(TransformerDecoder):
+    """A step of its own, and the block step of its parent."""
+
+    def step(self, tokens, state):
+        return -super().step(tokens, state)
+
+
+def plain(kind=Transformer) -> Transformer:
+    torch.manual_seed(0)
+    stack = EncoderConfig(2, 16, 2, None, 24)
+    model = kind(TransformerConfig(encoder=stack, decoder=stack, dropout=0.0), text_spec(V)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    return model
+
+
+def adapted() -> Transformer:
+    model = plain()
+    model.decoder.layers[1] = Adapted(model.decoder.layers[1])
+    return model
+
+
+def sharper() -> Transformer:
+    model = plain()
+    model.decoder.layers[0].attention.__class__ = Sharper
+    return model
+
+
+def hooked() -> Transformer:
+    model = plain()
+    model.decoder.layers[0].register_forward_hook(lambda *_: None)
+    return model
+
+
+DEPARTING = {
+    "Doubling has a `step` of its own": lambda: plain(Doubling),
+    "decoder.layers.1 is a Adapted": adapted,
+    "decoder.layers.0.attention is a Sharper": sharper,
+    "decoder.layers.0 has a hook": hooked,
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    backend._report.cache_clear()
+
+
+def decoded(model, kind="auto", **options):
+    task = task_of()
+    config = DecodeConfig(backend=kind, max_length_a=0.0, max_length_b=9, **options)
+    return [best for best, *_ in Generator([model], config, task.collate_sources).generate(SOURCES)]
+
+
+def task_of() -> TranslationTask:
+    tokenizer = WordTokenizer(WordTokenizer.Config(), Vocabulary([*SPECIALS, *map(str, range(V - len(SPECIALS)))]))
+    return TranslationTask(tokenizer, tokenizer)
+
+
+def by_decode(model, hypothesis, source) -> float:
+    """The log-probability of a hypothesis by teacher forcing."""
+    memory = model.encode(task_of().collate_sources([source]))
+    written = torch.tensor([[BOS, *hypothesis.ids]])
+    log = model.decode(memory, written).logits().log_softmax(-1)[0]
+    return float(log.gather(1, torch.tensor([[*hypothesis.ids, EOS]]).T).sum())
+
+
+@pytest.mark.parametrize("reason", DEPARTING)
+def test_what_departs_gets_the_plain_path_and_one_line(reason, capsys):
+    try:
+        library()
+    except Unavailable as unavailable:
+        pytest.skip(str(unavailable))
+    model = DEPARTING[reason]()
+    assert reason in step_departure(model)
+    found, again = decoded(model), decoded(model)
+    said = capsys.readouterr().err
+    assert said.count(reason) == 1
+    assert said.count("\n") == 1
+    eager = decoded(model, "eager")
+    for each in (found, again):
+        assert [best.ids for best in each] == [best.ids for best in eager]
+        assert [best.score for best in each] == pytest.approx([best.score for best in eager], abs=1e-5)
+    with pytest.raises(UserError, match=r"decode\.backend=native: "):
+        decoded(model, "native")
+
+
+def test_an_added_module_counts_in_decoding():
+    model = adapted()
+    for best, source in zip(decoded(model), SOURCES, strict=True):
+        assert best.log_probability == pytest.approx(by_decode(model, best, source), abs=1e-3)
+    assert [best.ids for best in decoded(model)] != [best.ids for best in decoded(plain())]
+
+
+def test_what_departs_from_the_toolkits_maps_keeps_its_own():
+    """A map that another class holds may be read otherwise than by a call."""
+    light = packed(adapted(), "int8")
+    assert type(light.decoder.layers[1].adapter) is nn.Linear
+    assert type(light.decoder.layers[0].attention.output) is not nn.Linear
+
+
+def test_what_says_that_it_stands_for_its_parent_gets_its_kernels():
+    try:
+        library()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    assert step_departure(plain(Named)) is None
+    assert is_native(prepare(plain(Named), "fp32", "auto"))
+    assert is_native(prepare(plain(), "fp32", "auto"))
+    assert [best.ids for best in decoded(plain(Named))] == [best.ids for best in decoded(plain())]
+
+    class Silent(Named):
+        """A subclass of what declares declares nothing itself."""
+
+        def step(self, tokens, state, output=None):
+            return -super().step(tokens, state, output)
+
+    assert step_departure(plain(Silent)) == "Silent has a `step` of its own"
+
+
+@pytest.mark.parametrize("reason", [reason for reason in DEPARTING if "hook" not in reason])
+def test_an_export_refuses_by_name_what_it_would_leave_out(reason):
+    pytest.importorskip("ctranslate2")
+    with pytest.raises(UserError, match=reason.replace("`", ".")):
+        ctranslate2.specification(DEPARTING[reason](), task_of())
+    ctranslate2.specification(plain(), task_of())
+
+
+def test_an_export_refuses_another_encoder():
+    model = plain()
+    model.encoder.layers[0].feedforward.__class__ = type("Gated", (type(model.encoder.layers[0].feedforward),), {})
+    assert departure(model) == "encoder.layers.0.feedforward is a Gated"
+    assert step_departure(model) is None  # the step has no part in it
+
+
+def test_several_positions_at_once_are_for_what_has_them():
+    model = plain()
+    assert lacks_blocks(model) is None
+    model.decoder.__class__ = Backwards
+    assert lacks_blocks(model) == "Backwards has a step of its own and no step_block"
+    with pytest.raises(UserError, match="Backwards has a step of its own"):
+        decoded(model, "eager", speculative="input", beam_size=1)
+
+
+def test_a_shortlist_needs_an_output_that_is_a_matrix():
+    model = plain()
+    model.output = nn.Sequential(model.output)
+    with pytest.raises(UserError, match=r"decode.shortlist: takes rows of an output matrix"):
+        Generator([model], DecodeConfig(), task_of().collate_sources, shortlist=object())
+
+
+def test_an_output_that_is_no_matrix_decodes_on_the_plain_path():
+    model = plain()
+    expected = decoded(model, "eager")
+    model.output = nn.Sequential(model.output, nn.LogSoftmax(-1))
+    found = decoded(model)
+    assert [best.ids for best in found] == [best.ids for best in expected]
+    assert [best.score for best in found] == pytest.approx([best.score for best in expected], abs=1e-4)

@@ -1,0 +1,109 @@
+"""A package outside of s2s adds components by entry points, which then go all the way: train, resume, decode, score."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PLUGIN = Path(__file__).parent / "plugin"
+SIZE = ["model=halving", "model.mix=0.25", *(f"model.{side}.{key}" for side in ("encoder", "decoder")
+        for key in ("layers=1", "width=32", "ffn_width=64", "heads=4"))]  # fmt: skip
+TRAIN = [*SIZE, "criterion=brief", "criterion.price=0.5", "optim.schedule=steps", "data.cost=attention",
+         "data.batch_tokens=600", "train.loggers=[csv]", "train.valid_metrics=[loss,first_word]", "optim.lr=5e-3",
+         "optim.warmup_updates=10", "train.max_updates=60", "train.valid_updates=20", "train.log_updates=10",
+         "device=cpu"]  # fmt: skip
+
+
+def start(folder: Path, command: str, *words: str) -> subprocess.Popen:
+    path = os.pathsep.join([str(PLUGIN), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen([sys.executable, "-m", f"s2s_cli.{command}", *map(str, words)], cwd=folder, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            env={**os.environ, "PYTHONPATH": path})  # fmt: skip
+
+
+def run(folder: Path, command: str, *words: str, code: int = 0) -> tuple[str, str]:
+    process = start(folder, command, *words)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    return out, err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A store made with the plug-in's tokenizer, and a run of its model."""
+    folder = tmp_path_factory.mktemp("plugin")
+    words = ["so-called", "well-known", "a", "b", "c", "up-to-date"]
+    for split, count in (("train", 120), ("valid", 12), ("test", 12)):
+        lines = [" ".join(words[(i * k + i // 3) % 6] for k in range(1, 2 + i % 5)) for i in range(count)]
+        for side in ("src", "tgt"):
+            (folder / f"{split}.{side}").write_text("".join(f"{line}\n" for line in lines))
+    run(folder, "preprocess", "source=src", "target=tgt", "train=train", "valid=valid", "test=test",
+        "tokenizer=hyphens", "store=store", "workers=1")  # fmt: skip
+    run(folder, "train", "store=store", "run=run", *TRAIN)
+    return folder
+
+
+def test_its_components_are_used(folder):
+    symbols = (folder / "store" / "target.vocabulary.txt").read_text().split()
+    assert "-called" in symbols
+    assert "so-called" not in symbols
+    events = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"end", "nll"} <= next(event for event in events if event["kind"] == "train").keys()
+    rates = [event["lr"] for event in events if event["kind"] == "train"]
+    assert rates == pytest.approx([5e-3, 2.5e-3, 1.25e-3, 1.25e-3, 6.25e-4, 3.125e-4], rel=0.01)
+    assert [event["first_word"] for event in events if event["kind"] == "valid"][-1] > 50
+    assert "train,60,lr," in (folder / "run" / "numbers.csv").read_text()
+
+
+@pytest.mark.parametrize("options", [["decode.beam_size=1"], ["decode.n_best=2"], ["decode.dtype=int8"]])
+def test_its_model_decodes_and_its_metric_scores(folder, options):
+    out, _ = run(
+        folder, "generate", "checkpoint=run", "store=store", "format=json", "alignment=true", "device=cpu", *options
+    )
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert len({row["index"] for row in rows}) == 12
+    for row in rows:
+        assert max(row["alignment"]) < -(-len(row["source_tokens"]) // 1)
+    eager, _ = run(folder, "generate", "checkpoint=run", "store=store", "format=json", "device=cpu",
+                   "decode.backend=eager", *options)  # fmt: skip
+    for row, other in zip(rows, map(json.loads, eager.splitlines()), strict=True):
+        assert row["hypothesis"] == other["hypothesis"]
+        assert row["score"] == pytest.approx(other["score"], abs=1e-3)
+    (folder / "hyp.txt").write_text("".join(f"{row['hypothesis']}\n" for row in rows if row["rank"] == 0))
+    out, _ = run(folder, "score", "hypothesis=hyp.txt", "reference=test.tgt", "metrics=[first_word]")
+    assert float(re.search(r"FirstWord\|.* = ([\d.]+)", out)[1]) > 50
+
+
+def test_a_killed_run_ends_with_the_same_bits(folder):
+    words = ["store=store", "run=killed", *TRAIN, "train.checkpoint_updates=10"]
+    process = start(folder, "train", *words)
+    deadline = time.time() + 60
+    while not list(folder.glob("killed/checkpoints/step_*20")) and time.time() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    run(folder, "train", *words)
+    path = "checkpoints/step_00000060/model.safetensors"
+    assert (folder / "killed" / path).read_bytes() == (folder / "run" / path).read_bytes()
+
+
+def test_it_is_inspected_and_exported_by_name_only(folder):
+    out, _ = run(folder, "inspect", "run")
+    assert "halving" in out
+    _, err = run(folder, "export", "checkpoint=run", "format=ctranslate2", "output=exported", code=2)
+    assert "halving" in err.lower()
+
+
+def test_a_checkpoint_names_the_component_that_is_missing(folder):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-m", "s2s_cli.generate", f"checkpoint={folder / 'run'}", "device=cpu"],
+                          cwd=ROOT, input="a\n", capture_output=True, text=True, env=environment)  # fmt: skip
+    assert done.returncode == 2
+    assert "no tokenizer is called 'hyphens'" in done.stderr
