@@ -87,7 +87,7 @@ def _check(model: nn.Module, task) -> None:
     """Raises UserError naming all that CTranslate2 does not have."""
     missing = []
     if reason := departure(model):
-        missing.append(f"{type(model).__name__} such as this one: {reason}")
+        missing.append(f"model of type {type(model).__name__} ({reason})")
     if task.target_transform.kind != "none":
         missing.append(f"data.target_transform={task.target_transform.kind}, which decoding would have to undo")
     if missing:

@@ -51,7 +51,7 @@ def lacks_blocks(model: nn.Module) -> str | None:
         if not hasattr(part, "step_block"):
             return f"a {type(part).__name__} has no step_block"
         step, block = _definer(part, "step"), _definer(part, "step_block")
-        if step is not block and issubclass(step, block):
+        if step not in (block, None) and issubclass(step, block):
             return f"{type(part).__name__} has a step of its own and no step_block"
     return None
 
@@ -83,6 +83,6 @@ def _departure(model: nn.Module, parts: dict[str, type]) -> str | None:
     return None
 
 
-def _definer(thing: object, name: str) -> type:
-    """The class that defines a method of an object."""
-    return next(kind for kind in inspect.getmro(type(thing)) if name in kind.__dict__)
+def _definer(thing: object, name: str) -> type | None:
+    """The class that defines a method of an object; None: there is no such method."""
+    return next((kind for kind in inspect.getmro(type(thing)) if name in kind.__dict__), None)

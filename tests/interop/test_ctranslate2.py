@@ -209,7 +209,9 @@ def test_what_ctranslate2_does_not_have_is_named():
     task = task_of(20, transform="reverse")
     with pytest.raises(UserError, match=r"no data\.target_transform=reverse"):
         specification(task.model(config_of()), task)
-    with pytest.raises(UserError, match=r"no model of type Linear, and no data\.target_transform=reverse"):
+    with pytest.raises(
+        UserError, match=r"no model of type Linear .the model is a Linear., and no data\.target_transform=reverse"
+    ):
         specification(torch.nn.Linear(1, 1), task)
 
 
