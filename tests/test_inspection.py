@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from s2s.data.store import Store, file_hash
+from s2s.data.store import Store
+from s2s.files import file_hash
 from s2s.inspection import inspect, text
 from tests.training.test_resume import words
 
