@@ -24,9 +24,9 @@ from s2s.data.store import SHAPE as STORE
 from s2s.errors import UserError
 from s2s.files import file_hash
 from s2s.manifests import MANIFEST, read_manifest
-from s2s.training import shapes
+from s2s.training import runs, shapes
 from s2s.training.metrics import read_metrics
-from s2s.training.runs import CONFIG, STATE, TRIES, WEIGHTS, misnamed, unlisted
+from s2s.training.runs import CONFIG, STATE, WEIGHTS, misnamed, unlisted
 
 Facts = dict[str, Any]
 UNTOLD = ("time", "seconds_validating")  # of an event
@@ -47,7 +47,7 @@ def inspect(path: str | Path, verify: bool = True) -> Facts:
         UserError: nothing that s2s wrote.
     """
     path = Path(path)
-    for _ in range(TRIES):
+    for _ in range(10):
         real = path.resolve() if path.is_symlink() else path  # where a run's `last` points to may change meanwhile
         if not real.exists():
             raise UserError(f"{path}: no such file or folder")
@@ -140,7 +140,7 @@ def _run(path: Path, verify: bool, damaged: list[str]) -> Facts:
     config = _yaml(path / CONFIG, damaged) if (path / CONFIG).is_file() else {}
     events = read_metrics(path / "metrics.jsonl", damaged)
     checkpoints = []
-    for folder in sorted((path / "checkpoints").glob("*step_*")):
+    for folder in sorted([*runs.steps(path), *(path / "checkpoints").glob("aside_step_*")]):
         links = [name for name in ("best", "last") if (path / name).is_symlink() and (path / name).samefile(folder)]
         found: list[str] = []
         try:

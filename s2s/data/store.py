@@ -468,6 +468,8 @@ def digest(manifest: dict[str, Any]) -> str:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
+        if (folder / manifests.SEAL).is_file():
+            raise UserError(f"{path}: missing; {AGAIN}")
         reason = "not a store (no manifest.json)" if folder.is_dir() else "no such store"
         raise UserError(f"{folder}: {reason}; s2s-preprocess makes one")
     if not describes_store(read_json(path, remedy=AGAIN)):

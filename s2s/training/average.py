@@ -73,18 +73,19 @@ def average_checkpoints(folders: list[Path], output: Path) -> list[Path]:
         OSError: the disk is full, say; nothing is left behind then, and what was there is there.
     """
     total: dict[str, Tensor] = {}
-    first, task, _ = checkpoint.load_folder(folders[0])
-    shapes = {name: p.shape for name, p in first.named_parameters()}
+    first = None
     for folder in folders:
-        model, other, _ = checkpoint.load_folder(folder)
-        weights = dict(model.named_parameters())
-        difference = task.difference(other)
-        if difference is None and {name: p.shape for name, p in weights.items()} != shapes:
+        model, task, _ = checkpoint.load_folder(folder)
+        weights = {name: p.detach().double() for name, p in model.named_parameters()}
+        if first is None:
+            first, total = task, weights
+            continue
+        difference = first.difference(task)
+        if difference is None and {n: p.shape for n, p in weights.items()} != {n: p.shape for n, p in total.items()}:
             difference = "another model"
         if difference:
             raise UserError(f"{folder}: has {difference} of {folders[0]}; they cannot be averaged")
-        for name, p in weights.items():
-            total[name] = total[name] + p.detach().double() if name in total else p.detach().double()
+        total = {name: total[name] + p for name, p in weights.items()}
     mean = {name: (p / len(folders)).float() for name, p in total.items()}
     texts = {
         "config.yaml": (folders[-1] / runs.CONFIG).read_text(encoding="utf-8"),
@@ -92,5 +93,5 @@ def average_checkpoints(folders: list[Path], output: Path) -> list[Path]:
             {"averaged_from": {str(folder): runs.weights_hash(folder) for folder in folders}}, indent=1
         ),
     }
-    checkpoint.write(output, {runs.WEIGHTS: mean}, texts, task)
+    checkpoint.write(output, {runs.WEIGHTS: mean}, texts, first)
     return folders

@@ -1,6 +1,7 @@
 """Which checkpoints there are, which one is meant, and whether it is whole: all that is known of them without torch."""
 
 import re
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from s2s.training import shapes
 WEIGHTS, STATE, CONFIG = "model.safetensors", "state.json", "config.yaml"
 OURS = (WEIGHTS, STATE, CONFIG, "training", "source.", "target.", "features.json")  # beginnings of what is read
 DAMAGED = "the checkpoint is damaged"
-TRIES = 10  # to read a run's checkpoint that the run itself may delete meanwhile
+PATIENCE = 60.0  # seconds to read checkpoints that their run may delete meanwhile
 
 T = TypeVar("T")
 
@@ -107,7 +108,7 @@ def resolve(path: str) -> Path:
         raise UserError(f"checkpoint={path}: no such folder")
     links = [place for place in (folder, folder / "best", folder / "last") if place.is_symlink()]
     for link in links:
-        for _ in range(TRIES):
+        while True:
             target = link.resolve()
             if target.is_dir() and (link != folder or is_checkpoint(target)):
                 return target
@@ -143,9 +144,10 @@ def reread(choose: Callable[[], list[Path]], reader: Callable[[list[Path]], T], 
         named: What the user calls them.
 
     Raises:
-        UserError: what the two raise; a folder that the user named itself is gone.
+        UserError: what the two raise; a folder that the user named itself is gone; PATIENCE is over.
     """
-    for _ in range(TRIES):
+    end = time.monotonic() + PATIENCE
+    while True:
         folders = choose()
         before = [_identity(folder) for folder in folders]
         try:
@@ -158,10 +160,12 @@ def reread(choose: Callable[[], list[Path]], reader: Callable[[list[Path]], T], 
             if all(_identity(folder) in (was, None) for folder, was in zip(folders, before, strict=True)):
                 return found
         for folder in folders:
-            if str(folder) in named and not folder.exists():
+            if folder in map(Path, named) and not folder.exists():
                 raise UserError(f"checkpoint={folder}: was deleted while it was being read")
-    raise UserError(f"{', '.join(map(str, folders))}: deleted or replaced while being read, {TRIES} times in a row; "
-                    "is something else at work in this run?")  # fmt: skip
+        if time.monotonic() > end:
+            places = ", ".join(map(str, folders))
+            raise UserError(f"{places}: deleted while being read, again and again: the run saves faster than it can "
+                            "be read; train.keep_last says how many checkpoints it keeps")  # fmt: skip
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -90,6 +90,13 @@ def test_what_comes_from_another_store_is_blamed_itself(tmp_path, name):
     assert name in str(error.value)
 
 
+def test_a_store_whose_manifest_is_gone_names_it(tmp_path):
+    write(tmp_path / "s")
+    (tmp_path / "s" / MANIFEST).unlink()
+    with pytest.raises(UserError, match=f"^{tmp_path}/s/{MANIFEST}: missing; make the store again"):
+        Store(tmp_path / "s")
+
+
 def test_report_and_blocks_are_listed_and_verified_with_everything(tmp_path):
     with StoreWriter(tmp_path / "s", False) as writer:
         (writer.folder / "report.txt").write_text("a table\n")

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -234,9 +236,30 @@ def test_a_folder_that_is_named_itself_and_goes_is_an_error(run, folder, monkeyp
 
 
 def test_what_is_always_gone_is_given_up(run, monkeypatch):
-    saving(run, monkeypatch, 1000)
-    with pytest.raises(UserError, match="deleted or replaced while being read, 10 times in a row"):
+    gone = saving(run, monkeypatch, 1000)
+    monkeypatch.setattr(runs, "PATIENCE", 0.5)
+    with pytest.raises(UserError, match="deleted while being read, again and again: the run saves faster"):
         checkpoint.load_model(str(run))
+    assert len(gone) > 2
+
+
+@pytest.mark.slow
+def test_a_run_that_saves_every_update_is_decoded_averaged_and_inspected_meanwhile(store, tmp_path, spawn):
+    run = tmp_path / "run"
+    options = ["train.max_updates=100", "train.checkpoint_updates=1", "train.valid_updates=2", "train.keep_last=2"]
+    process, read = spawn("train", *words(store, run, *options)), 0
+    while process.poll() is None and not (run / "last").exists():
+        time.sleep(0.01)
+    while process.poll() is None:
+        for path in (run, run / "best", run / "last"):
+            checkpoint.load_model(str(path))
+        assert inspect(run)["damaged"] == inspect(run / "last")["damaged"] == []
+        if len(runs.steps(run)) > 1:
+            chosen = partial(average.choose, run, 2, None)
+            runs.reread(chosen, partial(average.average_checkpoints, output=tmp_path / "average"))
+        read += 1
+    assert process.returncode == 0, process.communicate()[1]
+    assert read > 3
 
 
 def test_a_link_that_is_turned_while_it_is_looked_at_leads_to_where_it_points_then(run, monkeypatch):
