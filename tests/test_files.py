@@ -166,7 +166,7 @@ def test_a_claimed_place_is_refused_by_name_till_its_holder_ends(tmp_path):
 def test_of_many_writers_that_come_and_go_one_at_a_time_has_the_place(tmp_path):
     """Each holder finds the mark that the one before has taken away; a second one at the same time would see it."""
     code = ("import os, sys, time; from s2s.errors import UserError; from s2s.files import claim\n"
-            "place, end, held = sys.argv[1], time.monotonic() + 2, 0\n"
+            "place, end, held = sys.argv[1], time.monotonic() + 1, 0\n"
             "while time.monotonic() < end:\n"
             "    try:\n"
             "        with claim(place, 'output'):\n"
