@@ -1,9 +1,9 @@
 """The lines of many callers, decoded together in one thread, so that no caller waits long for another's.
 
 A batch is led by the request whose turn it is, and takes a line of each caller in turn, of those that ask for the same
-options, until it takes about `seconds` by what was measured before. A line that takes longer alone gives way, between
-two steps, to batches of lines that take much less, for half of the time at most. So a short request beside a huge one
-waits for about two batches. A request whose caller is gone is not decoded any further.
+options, until it takes about `seconds` by what was measured before. A batch that takes longer, such as that of one long
+line, gives way between two steps to batches of lines that take much less, for half of the time at most. So a short
+request beside a huge one waits for about two batches. A request whose caller is gone is not decoded any further.
 """
 
 import sys
@@ -23,7 +23,8 @@ from s2s.errors import UserError
 from s2s.serving.cost import cost
 from s2s.serving.metrics import Metrics
 
-SHARE = 1 / 4  # a line gives way to those that cost at most so much of what it costs
+SHARE = 1 / 4  # a batch gives way to lines that cost at most so much of what it costs
+SOON = 1 / 5  # of the seconds of a batch, that one which should take longer works before it gives way, and in between
 FADING = 0.9  # of what earlier batches say of the speed, from one batch to the next
 
 
@@ -243,7 +244,8 @@ class Batcher:
         if config.search == "beam":  # what is short is answered first
             batch.sort(key=lambda line: line[0].costs[line[1]])
         price = sum(job.costs[i] for job, i in batch)
-        pause = _Pause(self.seconds)
+        soon = SOON * self.seconds
+        pause = _Pause(soon if price > self.budget else self.seconds, soon)
 
         def tick() -> None:
             if all(job.future.done() for job in jobs):
@@ -290,11 +292,12 @@ class Batcher:
 
 
 class _Pause:
-    """When a batch gives way to others: after `seconds` of work, and after each of them for as long as it took."""
+    """When a batch gives way to others: after `first` seconds of work, then after `seconds`, and after as many as they
+    took."""
 
-    def __init__(self, seconds: float):
+    def __init__(self, first: float, seconds: float):
         self.seconds, self.since, self.before = seconds, time.perf_counter(), 0.0
-        self.wanted = seconds
+        self.wanted = first
 
     @property
     def due(self) -> bool:

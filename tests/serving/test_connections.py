@@ -140,7 +140,7 @@ def test_a_terminated_server_ends_in_time_whatever_is_asked_of_it(spawn, run):
         process.send_signal(signal.SIGTERM)
         start = time.monotonic()
         assert process.wait(30) == 0
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 3  # on a busy machine, too
         status, _, answer = endless.result()
     assert (status, answer) == (503, {"error": "the server is about to end"})
     assert json.loads(rest(silent).partition(b"\r\n\r\n")[2]) == {"error": "the server is about to end"}
