@@ -10,6 +10,7 @@ from typing import Any
 
 from s2s.config import command, streams
 from s2s.config.schema import LARGEST_SEED, group, option
+from s2s.data.lines import MAX_LINE_BYTES
 from s2s.errors import UserError
 
 ABOUT = """Translate (or score given targets) with one model or an ensemble.
@@ -18,6 +19,8 @@ From a file:  s2s-generate checkpoint=RUN input=test.de output=hyp.en
 Recordings:   s2s-generate checkpoint=RUN input=talk.flac (or a manifest, or a list of files)
 In a pipe:    cat test.de | s2s-generate checkpoint=RUN > hyp.en"""
 
+NAMED = 20  # sentences that have failed; the others are counted
+COMPANIONS = ("prefix", "target", "constraints")  # of whose lines one belongs to each sentence
 RECORDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aiff", ".au")  # endings that text has not
 
 
@@ -31,11 +34,11 @@ class GenerateCommand:
     draft: str | None = option(None, "checkpoint of a smaller model that guesses, for decode.speculative=draft")
     input: str | None = option(
         None, "file of source lines, plain, .gz, .xz or .zst; of speech a manifest (.tsv, .jsonl, Kaldi folder), a "
-        "list of files (.txt, .list) or a recording; null: standard input, or store",
+        "list of files (.txt, .list, a pipe) or a recording; - or null without store: standard input",
     )  # fmt: skip
     store: str | None = option(None, "store whose split is decoded")
     split: str = option("test", "split of the store", needs="store")
-    output: str | None = option(None, "file to write, replaced when complete; null: standard output")
+    output: str | None = option(None, "file to write, replaced when complete; - or null: standard output")
     format: str = option(
         "text",
         "text: a line for each input line; tsv: index (from 0), score, text; json: tokens and log-probabilities too",
@@ -53,6 +56,14 @@ class GenerateCommand:
     constraints: str | None = option(
         None, "file of phrases, separated by tabs, for each input line, all of which the hypotheses must hold"
     )
+    skip_broken: bool = option(
+        False, "what cannot be read (a recording, a line that is too long or not UTF-8) is named, counted and left "
+        "empty, in JSON an error; false: it ends the command",
+    )  # fmt: skip
+    max_line_bytes: int = option(MAX_LINE_BYTES, "a longer line of a file cannot be read", at_least=1)
+    batch_wait: float = option(
+        0.01, "seconds to wait for more lines of a pipe before those that are there are decoded", at_least=0
+    )
     device: str = option("auto", "auto: a GPU where there is one", ("auto", "cpu", "cuda"))
     seed: int = option(1, "of sampling", at_least=0, at_most=LARGEST_SEED)
     decode: Any = group("decode", "default", "search")
@@ -60,15 +71,11 @@ class GenerateCommand:
 
 def _generate(config: GenerateCommand) -> None:
     _check(config)
-    from s2s.decoding.inputs import READERS, with_constraints
     from s2s.decoding.outputs import formatter
     from s2s.decoding.translator import load
 
     translator = load(config.checkpoint, config.device, config.decode.dtype, config.draft, config.decode.backend)
     windows, total = _windows(config, translator.task)
-    if config.constraints:
-        count = READERS[translator.task.reads][1](config.input) if config.input else total
-        windows = with_constraints(windows, config.constraints, count, translator.task.encode_target)
     score = config.mode == "score"
     write = formatter(config.format, score)
     with _Progress(total) as progress, streams.opened(config.output) as output:
@@ -105,12 +112,9 @@ def _check(config: GenerateCommand) -> None:
         raise UserError("alignment=true needs format=json or format=tsv")
     if config.timestamps and config.format != "json":
         raise UserError("timestamps=true needs format=json")
-    for key in ("input", "prefix", "target", "constraints"):
-        path = getattr(config, key)
-        if path and not os.path.exists(path):
-            raise UserError(f"{key}={path}: no such file")
-        if path and config.output and os.path.isfile(config.output) and os.path.samefile(path, config.output):
-            raise UserError(f"output={config.output}: is also {key}, and would be overwritten")
+    if config.store and config.skip_broken:
+        raise UserError("skip_broken=true: is for input= and standard input; a store has nothing broken in it")
+    _check_files(config)
     if config.draft and config.decode.speculative == "none":
         config.decode.speculative = "draft"
     if bool(config.draft) != (config.decode.speculative == "draft"):
@@ -122,11 +126,27 @@ def _check(config: GenerateCommand) -> None:
     config.decode.check()
 
 
+def _check_files(config: GenerateCommand) -> None:
+    """What is read is there, once, and is not what is written. Raises UserError."""
+    read = {key: getattr(config, key) for key in ("input", *COMPANIONS)}
+    for key, path in read.items():
+        if path and path != "-" and not os.path.exists(path):
+            raise UserError(f"{key}={path}: no such file")
+        if path and config.output and streams.overwritten(config.output, [path]):
+            raise UserError(f"output={config.output}: is also {key}, and would be overwritten")
+    read["input"] = config.input or (None if config.store else "-")
+    read |= {f"decode.{key}": getattr(config.decode, key) for key in ("forbidden", "allowed", "shortlist")}
+    if twice := streams.read_twice([path for path in read.values() if path]):
+        raise UserError(f"{twice}: is there twice, and a stream can be read only once")
+
+
 def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
     """Windows of sentences, and how many sentences there are, if that is known."""
-    from s2s.decoding.inputs import READERS, from_input, from_split
+    from s2s.decoding.inputs import Companion, Reading, from_input, from_split
 
-    companion, size = config.prefix or config.target, config.decode.buffer or task.buffer
+    size = config.decode.buffer or task.buffer
+    reading = Reading(size, config.batch_wait, config.max_line_bytes, config.skip_broken)
+    companions = [Companion(key, path, task, reading) for key in COMPANIONS if (path := getattr(config, key))]
     if config.store:
         from s2s.data.store import Store
 
@@ -134,14 +154,12 @@ def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
         if difference := task.fits(store):
             raise UserError(f"checkpoint={config.checkpoint[0]} does not fit store={config.store}: {difference}")
         split = store.split(config.split)
-        return from_split(task, split, companion, config.mode == "score", size), len(split)
-    if config.input is None and sys.stdin.isatty():
+        return from_split(task, split, companions, config.mode == "score", size)
+    if config.input in (None, "-") and os.isatty(streams.INPUT):
         print(f"reading {task.reads} from the terminal; Ctrl-D ends", file=sys.stderr)
-        size = 1
     if task.reads == "lines" and config.input and config.input.lower().endswith(RECORDINGS):
         raise UserError(f"input={config.input}: is a recording, and the model reads lines of text")
-    total = READERS[task.reads][1](config.input) if config.input and sys.stderr.isatty() else None
-    return from_input(task, config.input, companion, size), total
+    return from_input(task, config.input, companions, reading, count=sys.stderr.isatty())
 
 
 class _Progress:
@@ -187,6 +205,8 @@ class _Progress:
             self.cut.add(self.sentences)
         if best.error is not None:
             self.failed.add(self.sentences)
+            if self.failed.count <= NAMED:
+                self.bar.write(f"warning: {self.unit} {self.sentences} failed: {best.error}", file=sys.stderr)
         if best.passes:
             self.passes += best.passes
             self.guessed += len(best.tokens) - best.passes

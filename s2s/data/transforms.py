@@ -12,7 +12,7 @@ import numpy as np
 from s2s.audio.augment import SpecAugmentConfig, WaveformConfig
 from s2s.config.schema import option
 from s2s.text.tokenizer import Tokenizer
-from s2s.text.vocabulary import UNK
+from s2s.text.vocabulary import EOS, UNK
 
 TARGET_TRANSFORMS = ("none", "reverse", "last_word_first")
 
@@ -93,7 +93,8 @@ def noisy(line: str, seed: int, probability: float) -> str:
 class TargetTransform:
     """The order in which a model sees the tokens of a target, and the way back.
 
-    `last_word_first` puts the last word, which has to rhyme, before the others, so that a prefix can force it.
+    `last_word_first` puts the last word, which has to rhyme, before the others, so that a prefix can force it. What is
+    forced is that word, whole, and the beginning of the others.
 
     Args:
         kind: Of TARGET_TRANSFORMS.
@@ -103,6 +104,19 @@ class TargetTransform:
     def __init__(self, kind: str, tokenizer: Tokenizer):
         self.kind = kind
         self.begins, self.separator = tokenizer.word_marks() if kind == "last_word_first" else (None, None)
+        self.symbols = len(tokenizer.vocabulary)
+
+    @property
+    def closing(self) -> np.ndarray | None:
+        """Bool [vocabulary], which tokens show that the word before them is whole, where not every one does and a
+        prefix is to be so."""
+        if self.kind != "last_word_first" or (self.begins is not None and self.begins.all()):
+            return None
+        closing = np.zeros(self.symbols, bool) if self.begins is None else self.begins.copy()
+        closing[EOS] = True
+        if self.separator is not None:
+            closing[self.separator] = True
+        return closing
 
     def apply(self, ids: np.ndarray) -> np.ndarray:
         """Ids of a target in the model's order."""

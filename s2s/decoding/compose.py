@@ -30,7 +30,7 @@ def generator_of(task, models: list[nn.Module], config: DecodeConfig, seed: int 
                         "decode.language_model")  # fmt: skip
     if config.speculative == "input" and not task.shared_vocabulary:
         raise UserError("decode.speculative=input copies from the source: both sides need one vocabulary")
-    forbidden = read_phrases("decode.forbidden", config.forbidden, task.encode_target)
+    forbidden = read_phrases("decode.forbidden", config.forbidden, task.encode_phrases)
     # A phrase with a symbol that the vocabulary lacks is in no hypothesis.
     forbidden = [phrase for phrase in forbidden if UNK not in phrase]
     allowed = read_phrases("decode.allowed", config.allowed, task.encode_target, needed=True)
@@ -43,5 +43,5 @@ def generator_of(task, models: list[nn.Module], config: DecodeConfig, seed: int 
         if "shortlist" not in options:
             options["shortlist"] = Shortlist.load(config.shortlist, task)
     options = {"forbidden": forbidden, "allowed": allowed, "detokenize": task.detokenize, "seconds": task.frame_seconds,
-               **options}  # fmt: skip
+               "closing": task.target_transform.closing, **options}  # fmt: skip
     return Generator(models, config, task.collate_sources, seed, **options)

@@ -229,13 +229,14 @@ class Engine:
         joint: The part of the scorer in which CTC rates tokens too; None: there is none.
         length: Positions of a source as the models' decoders see it, EOS not among them.
         tick: Called between two steps; what it raises ends decoding.
+        closed: A rule of what comes after prefixes, where there are any.
     """
 
     def __init__(self, scorer: ModelScorer | EnsembleScorer, config: DecodeConfig, collate: Collate,
                  device: torch.device, seed: int, rules: list[Rule], shortlist: Shortlist | None = None,
                  joint: JointScorer | None = None, length: Callable[[Ids], int] = len,
-                 tick: Callable[[], None] | None = None):  # fmt: skip
-        self.tick = tick
+                 tick: Callable[[], None] | None = None, closed: Rule | None = None):  # fmt: skip
+        self.tick, self.closed = tick, closed
         self.scorer, self.config, self.collate, self.device, self.seed = scorer, config, collate, device, seed
         self.rules, self.shortlist, self.joint, self.length = rules, shortlist, joint, length
 
@@ -333,7 +334,10 @@ class _Run:
         constrained = any(constraints.values())
         plain = config.search == "beam" and config.diverse_groups == 1 and not constrained
         # Whether rows that are not live are left out of the models' steps; and whether the choice is a kernel too.
-        self.skips = plain and not engine.rules and engine.scorer.native
+        rules = engine.rules
+        if engine.closed and any(sentence.prefix for sentence in waiting.sentences):
+            rules = [*rules, engine.closed]
+        self.skips = plain and not rules and engine.scorer.native
         self.fused = self.skips and not engine.joint
         if engine.joint:
             self.choose = JointBeam(config, device, engine.joint)
@@ -346,7 +350,7 @@ class _Run:
         else:
             search = Sampling if config.search == "sample" else StochasticBeam
             self.choose = search(config, B, device, engine.seed)
-        self.rules = Rules(engine.rules, config, B, device) if engine.rules else None
+        self.rules = Rules(rules, config, B, device) if rules else None
         self.candidates = Candidates(engine.shortlist, B, device) if engine.shortlist else None
         self.tokens = torch.full((B, config.rows), BOS, device=device)
         self.scores = self.finished = self.trellis = None  # in the type of the first logits

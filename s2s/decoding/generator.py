@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from s2s.decoding.joint import JointScorer, ctc_weight
 from s2s.decoding.limits import normalised
 from s2s.decoding.mbr import most_like_all
 from s2s.decoding.native import mixing
-from s2s.decoding.rules import Forbidden, NoRepeatedNgram, Rule
+from s2s.decoding.rules import Closed, Forbidden, NoRepeatedNgram, Rule
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
 from s2s.decoding.shortlist import Shortlist
 from s2s.decoding.speculative import Speculative
@@ -58,6 +59,8 @@ class Generator:
         seconds: From one frame of a source to the next; None: it is text.
         pack: As `prepare`, which makes the models fit for decoding; for many Generators, one that remembers.
         tick: Called between two steps of `generate`; what it raises ends decoding.
+        closing: Bool [V]: a prefix of one word is a whole word, which no other token than these comes after; None: it
+            may be the beginning of one.
 
     Raises:
         UserError: options that contradict each other, a decode.dtype that is not for the models' device, or models of
@@ -71,8 +74,9 @@ class Generator:
                  language_model: LanguageModel | None = None,
                  timestamps: bool = False, seconds: float | None = None,
                  pack: Callable[[EncoderDecoder, str, str], EncoderDecoder] = prepare,
-                 tick: Callable[[], None] | None = None):  # fmt: skip
+                 tick: Callable[[], None] | None = None, closing: np.ndarray | None = None):  # fmt: skip
         config.check()
+        self.closing = closing
         self.config, self.collate, self.alignment = config, collate, alignment
         self.detokenize = detokenize
         if shortlist and any(type(model.output) is not torch.nn.Linear for model in models):
@@ -127,8 +131,9 @@ class Generator:
                                 f"model.max_positions={self.scorer.max_length} is the most")  # fmt: skip
             search = replace(search, min_length_a=0.0, min_length_b=0, max_length_a=0.0, max_length_b=most + 1)
         if config.speculative == "none":
+            closed = None if closing is None else Closed(closing, self.device)
             self.engine = Engine(self.scorer, search, collate, self.device, seed, rules, shortlist, joint, self.length,
-                                 tick)  # fmt: skip
+                                 tick, closed)  # fmt: skip
             return
         if len(models) > 1:
             raise UserError(f"decode.speculative={config.speculative}: is for one model, not for an ensemble")
@@ -180,6 +185,9 @@ class Generator:
             raise UserError("constraints= do not go with CTC; decode.ctc_weight=0 leaves it out")
         if self.ctc_weight == 1 and any(map(len, prefixes or [])):
             raise UserError("prefix= needs a decoder; with CTC alone there is none")
+        if (config.shortlist or config.speculative != "none") and self.closing is not None and any(prefixes or []):
+            raise UserError("prefix= goes neither with decode.shortlist nor decode.speculative where a model writes "
+                            "the last word first (data.target_transform)")  # fmt: skip
         if self.chunks:
             if constraints or any(map(len, prefixes or [])):
                 raise UserError("decode.chunk_seconds: goes neither with prefix= nor with constraints=")

@@ -7,6 +7,10 @@ from s2s.errors import Failure, UserError
 NEVER = float("-inf")
 
 
+class Skipped(UserError):
+    """What cannot be read, and is left out by the user's word: it has failed, and stops nothing."""
+
+
 @dataclass
 class Hypothesis:
     """One decoded (or given and scored) target.
@@ -57,8 +61,8 @@ class Hypothesis:
         return cls.failed(Failure("no hypothesis has a finite probability: the model's output is not finite"))
 
     def check(self, where: str) -> None:
-        """Raise the error that it holds, if there is one, as one of its kind that says where."""
-        if self.error is not None:
+        """Raise the error that it holds, if there is one that stops, as one of its kind that says where."""
+        if self.error is not None and not isinstance(self.error, Skipped):
             kind = UserError if isinstance(self.error, UserError) else Failure
             raise kind(f"{where}: {self.error}") from self.error
 

@@ -4,7 +4,7 @@ import dataclasses
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice, zip_longest
+from itertools import count, islice, zip_longest
 from pathlib import Path
 
 from torch import nn
@@ -17,7 +17,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.fusion import load_language_model
 from s2s.decoding.generator import Generator
 from s2s.decoding.hypothesis import Hypothesis, Translation
-from s2s.decoding.inputs import Window
+from s2s.decoding.inputs import Window, check_known
 from s2s.decoding.shortlist import Shortlist
 from s2s.decoding.times import words
 from s2s.errors import UserError
@@ -103,7 +103,8 @@ class Translator:
         A line of more tokens than the model has positions for is cut to what it can take, with a warning.
 
         Args:
-            lines: Source lines, or of a model of speech files of recordings; may be a generator, or an open file.
+            lines: Source lines, or of a model of speech files of recordings; may be a generator, or an open file. A
+                recording that cannot be read has failed, when its turn comes (see `on_error`).
             beam_size: As `decode.beam_size`.
             hypotheses: Whether to yield up to n_best Translations of each line, in place of the text of the best.
             prefixes: What the translation of each line must start with.
@@ -117,7 +118,7 @@ class Translator:
 
         Raises:
             UserError: unknown options, options that contradict each other; and later, on the way, more or fewer
-                prefixes than lines.
+                prefixes than lines, or one with a symbol that the target vocabulary lacks.
         """
         if isinstance(lines, str):
             raise UserError("translate() takes lines, such as a list of them, not one text")
@@ -223,16 +224,23 @@ class Translator:
 
     def _windows(self, lines: Iterable[str], prefixes: Iterable[str] | None, size: int) -> Iterator[Window]:
         pairs = ((line, "") for line in lines) if prefixes is None else _pairs(lines, prefixes)
+        read = 0
         while window := list(islice(pairs, size)):
             sources, starts = ([line.rstrip("\r\n") for line in side] for side in zip(*window, strict=True))
-            yield Window(self.task.encode(sources), None if prefixes is None else self.task.encode_target(starts))
+            companions = None
+            if prefixes is not None:
+                companions = self.task.encode_prefixes(starts)
+                check_known(companions, starts, (f"prefixes, line {number}" for number in count(read + 1)))
+            read += len(window)
+            yield Window(self.task.encode_each(sources), companions, unit=self.task.reads[:-1])
 
     def _warned(self, results: Iterator[list[Translation]], hypotheses: bool) -> Iterator:
+        unit = self.task.reads[:-1]
         for number, n_best in enumerate(results, 1):
             if (error := n_best[0].error) is not None:
-                warnings.warn(f"line {number} failed: {error}", stacklevel=2)
+                warnings.warn(f"{unit} {number} failed: {error}", stacklevel=2)
             if n_best[0].source_truncated:
-                warnings.warn(f"line {number} was cut to {self.max_length} tokens, model.max_positions", stacklevel=2)
+                warnings.warn(f"{unit} {number} was cut to {self.max_length} tokens, model.max_positions", stacklevel=2)
             yield n_best if hypotheses else n_best[0].text
 
     def _pack(self, model: nn.Module, dtype: str, backend: str) -> nn.Module:

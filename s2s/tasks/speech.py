@@ -17,7 +17,7 @@ from s2s.config.schema import option
 from s2s.config.shapes import mapping
 from s2s.data.batch import Batch, Counts, Source
 from s2s.data.iterator import DataConfig, Draw
-from s2s.data.manifest import Entry
+from s2s.data.manifest import Broken, Checked, Entry, check
 from s2s.data.spec import FeatureSource, Spec
 from s2s.data.speech import SpeechSplit, feature_config, features_facts
 from s2s.data.store import CMVN_SHAPE, Store, Stores
@@ -120,19 +120,38 @@ class SpeechToTextTask(TextTask):
 
     def encode(self, items: list[Entry | str]) -> list[np.ndarray]:
         """Normalised features of recordings, float32 [S, F] each; items: paths, or entries of a manifest. Raises
-        AudioError, and UserError of a path that is no recording."""
-        return [self.normalised(self.fbank(self._samples(item))) for item in items]
+        AudioError."""
+        return [self._encoded(item) for item in items]
 
-    def _samples(self, item: Entry | str) -> np.ndarray:
+    def encode_each(self, items: list[Entry | str]) -> list[np.ndarray | AudioError]:
+        """As TextTask.encode_each."""
+
+        def one(item: Entry | str) -> np.ndarray | AudioError:
+            try:
+                return self._encoded(item)
+            except AudioError as error:
+                return error.with_traceback(None)  # which would keep what its frames hold
+
+        return [one(item) for item in items]
+
+    def check_entries(self, entries: list[Entry]) -> list[Checked | Broken]:
+        """Whether each recording can be read, all of it."""
+        return check(self.features, "resample", entries)
+
+    def _encoded(self, item: Entry | str) -> np.ndarray:
         entry = item if isinstance(item, Entry) else Entry("", item, Path(item), "")
         try:
             channel = entry.channel or self.features.channel
-            return read(entry.audio, entry.start, entry.duration, self.features.sample_rate, channel)
+            samples = read(entry.audio, entry.start, entry.duration, self.features.sample_rate, channel)
         except AudioError as error:
             if item is entry or error.kind not in ("missing", "not audio"):
                 raise
-            raise UserError(f"{error}; the model reads recordings: one, a list of their files (.txt, .list), "
-                            "or a manifest (.tsv, .jsonl, Kaldi folder)") from error  # fmt: skip
+            raise AudioError(f"{error}; the model reads recordings: one, a list of their files (.txt, .list), "
+                             "or a manifest (.tsv, .jsonl, Kaldi folder)", error.kind) from error  # fmt: skip
+        if not self.fbank.frames(len(samples)):
+            seconds = len(samples) / self.features.sample_rate
+            raise AudioError(f"{entry.audio}: {seconds:g} s are less than a frame", "too short")
+        return self.normalised(self.fbank(samples))
 
     def inputs(self, split: SpeechSplit, examples: np.ndarray) -> list[np.ndarray]:
         """Normalised features of examples, float32 [S, F] each."""

@@ -13,6 +13,7 @@ from s2s.data.iterator import DataConfig, Draw
 from s2s.data.spec import Spec
 from s2s.data.store import Split, Store, Stores
 from s2s.data.transforms import TargetTransform, masked, noisy, seeds
+from s2s.errors import UserError
 from s2s.text.tokenizer import Tokenizer
 from s2s.text.vocabulary import BOS, EOS, PAD, Vocabulary
 
@@ -70,6 +71,10 @@ class TextTask(ABC):
     def encode(self, items: list) -> list:
         """Sources of raw ones, what `reads` says."""
 
+    def encode_each(self, items: list) -> list:
+        """As `encode`, but one that cannot be read fails alone: the UserError that says why is in its place."""
+        return self.encode(items)
+
     @abstractmethod
     def inputs(self, split: Split, examples: np.ndarray) -> list:
         """Sources of examples of a split."""
@@ -120,6 +125,23 @@ class TextTask(ABC):
     def encode_target(self, lines: list[str]) -> list[list[int]]:
         """Target ids of raw lines in the order in which the model writes them, no BOS, no EOS."""
         return [self.target_transform.apply(ids).tolist() for ids in self.target_tokenizer.encode_lines(lines)]
+
+    def encode_prefixes(self, lines: list[str]) -> list[list[int]]:
+        """As `encode_target`, of what hypotheses are to begin with. Where the model writes the last word first, this is
+        a line's last word, whole, and the beginning of the others."""
+        return self.encode_target([line.rstrip() for line in lines] if self._last_word_first else lines)
+
+    def encode_phrases(self, phrases: list[str]) -> list[list[int]]:
+        """As `encode_target`, of what is anywhere in a target. Raises UserError for several words where the model
+        writes the last one first: what is beside it in the text is not beside it then."""
+        if self._last_word_first and (several := next((one for one in phrases if len(one.split()) > 1), None)):
+            raise UserError(f"{several!r}: several words cannot be looked for where the model writes the last word of "
+                            "a line first (data.target_transform); single words can")  # fmt: skip
+        return self.encode_target(phrases)
+
+    @property
+    def _last_word_first(self) -> bool:
+        return self.target_transform.kind == "last_word_first"
 
     def detokenize(self, ids: list[int]) -> str:
         """Target ids, as the model writes them, as text."""

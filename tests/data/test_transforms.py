@@ -93,6 +93,21 @@ def test_orders_of_a_target(tokenizer):
         assert written("last_word_first", line)[1] == " ".join([*words[-1:], *words[:-1]])
 
 
+@pytest.mark.parametrize("tokenizer", list(tokenizers()), ids=lambda tokenizer: tokenizer.config.type)
+def test_what_shows_that_a_forced_last_word_is_whole(tokenizer):
+    closing = TargetTransform("last_word_first", tokenizer).closing
+    symbols = tokenizer.vocabulary.symbols
+    if isinstance(tokenizer, WordTokenizer):
+        assert closing is None  # every token does
+        return
+    found = {symbols[i] for i in np.flatnonzero(closing)}
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        assert found == {"</s>", *(symbol for symbol in symbols if symbol.startswith("\u2581"))}
+    else:
+        assert found == {"</s>", "<0x20>" if isinstance(tokenizer, ByteTokenizer) else " "}
+    assert TargetTransform("reverse", tokenizer).closing is None
+
+
 @given(st.lists(st.integers(4, 9), max_size=12))
 def test_last_word_first_is_undone_for_any_ids(ids):
     for tokenizer in (

@@ -88,8 +88,9 @@ def ruled_out(ids, token, config, forbidden):
     return (n > 0 and len(grams) > 0 and grams[-1] in grams[:-1]) or any(path[-len(p) :] == p for p in forbidden)
 
 
-def choices(ids, row, least, most, prefix, config, forbidden=(), outputs=()):
-    """Tokens that may follow. A hypothesis that the rules leave nothing may end."""
+def choices(ids, row, least, most, prefix, config, forbidden=(), outputs=(), closing=None):
+    """Tokens that may follow. A hypothesis that the rules leave nothing may end. `closing`: the only tokens that may
+    follow a prefix that has none of them after its first token."""
     if outputs:
         return sorted({[*one, EOS][len(ids)] for one in outputs if list(one[: len(ids)]) == ids})
     length, V = len(ids), len(row)
@@ -100,10 +101,12 @@ def choices(ids, row, least, most, prefix, config, forbidden=(), outputs=()):
         for token in range(V)
         if allowed(token, length, least, most, prefix, config) and not ruled_out(ids, token, config, forbidden)
     ]
+    if closing and prefix and length == len(prefix) and not closing & set(prefix[1:]):
+        tokens = [token for token in tokens if token in closing or token == EOS]
     return tokens or [EOS]
 
 
-def beam_search(models, source, config, prefix=(), forbidden=(), outputs=()):
+def beam_search(models, source, config, prefix=(), forbidden=(), outputs=(), closing=None):
     """List of (ids, score, log-probabilities of each token and EOS), the best first."""
     K = config.beam_size
     least, most = (0, max(map(len, outputs))) if outputs else bounds(source, prefix, config)
@@ -117,7 +120,7 @@ def beam_search(models, source, config, prefix=(), forbidden=(), outputs=()):
         candidates = [
             (total + row[token], ids, token, [*values, row[token]])
             for (ids, total, values), row in zip(live, rated, strict=True)
-            for token in choices(ids, row, least, most, prefix, config, forbidden, outputs)
+            for token in choices(ids, row, least, most, prefix, config, forbidden, outputs, closing)
             if row[token] > -math.inf
         ]
         candidates.sort(key=lambda candidate: -candidate[0])

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from slow_search import beam_search, collate, holds, tiny_model
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.text.vocabulary import EOS
 
 V = 8
 model = cache(tiny_model)
@@ -57,6 +59,17 @@ def test_masks_agree_with_the_slow_reference(config, seed, pairs, forbidden):
     found = generate(models, config, sources, prefixes, forbidden)
     for n_best, source, prefix in zip(found, sources, prefixes, strict=True):
         assert_same(n_best, beam_search(models, source, config, prefix, forbidden))
+
+
+@given(configs(), st.integers(0, 9), st.lists(pairs, min_size=1, max_size=5), st.sets(tokens, min_size=1, max_size=3))
+@settings(max_examples=12, deadline=None)
+def test_a_prefix_of_one_word_is_closed(config, seed, pairs, closing):
+    models = [model(seed, V)]
+    sources, prefixes = [source for source, _ in pairs], [prefix for _, prefix in pairs]
+    mask = np.isin(np.arange(V), [*closing, EOS])
+    found = list(Generator(models, config, collate, closing=mask).generate(sources, prefixes))
+    for n_best, source, prefix in zip(found, sources, prefixes, strict=True):
+        assert_same(n_best, beam_search(models, source, config, prefix, closing=closing))
 
 
 @pytest.mark.parametrize("search", ["beam", "sample", "stochastic_beam"])
