@@ -11,6 +11,7 @@ from typing import Any
 from s2s.config import command, streams
 from s2s.config.schema import LARGEST_SEED, group, option
 from s2s.data.lines import MAX_LINE_BYTES
+from s2s.decoding.hypothesis import Skipped
 from s2s.errors import UserError
 
 ABOUT = """Translate (or score given targets) with one model or an ensemble.
@@ -206,7 +207,8 @@ class _Progress:
         if best.error is not None:
             self.failed.add(self.sentences)
             if self.failed.count <= NAMED:
-                self.bar.write(f"warning: {self.unit} {self.sentences} failed: {best.error}", file=sys.stderr)
+                where = "" if isinstance(best.error, Skipped) else f"{self.unit} {self.sentences}: "
+                self.bar.write(f"warning: {where}{best.error}", file=sys.stderr)
         if best.passes:
             self.passes += best.passes
             self.guessed += len(best.tokens) - best.passes

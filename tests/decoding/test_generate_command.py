@@ -11,42 +11,8 @@ import torch
 
 from s2s.decoding import translator
 from s2s.training import checkpoint
-from tests.conftest import _call, write_corpus
-
-SMALL = ["model=transformer_tiny", "model.encoder.layers=1", "model.decoder.layers=1", "model.encoder.width=32",
-         "model.decoder.width=32", "model.encoder.ffn_width=64", "model.decoder.ffn_width=64", "device=cpu",
-         "train.samples=0", "train.max_updates=60", "data.batch_tokens=400", "optim.lr=3e-3",
-         "optim.warmup_updates=10"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def runs(store, tmp_path_factory):
-    """Two barely trained runs on the store."""
-    folders = []
-    for seed in (1, 2):
-        folders.append(tmp_path_factory.mktemp("runs") / f"run{seed}")
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            assert (
-                _call(monkeypatch, "s2s_cli.train", f"store={store}", f"run={folders[-1]}", f"seed={seed}", *SMALL) == 0
-            )
-    return folders
-
-
-@pytest.fixture
-def generate(s2s, capsys, standard_input):
-    """generate(words, stdin=bytes) -> exit code, standard output, standard error."""
-
-    def call(*words, stdin: bytes = b""):
-        standard_input(stdin)
-        code = s2s("generate", *words, "device=cpu")
-        return code, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def lines(store):
-    return (store.parent / "test.src").read_text().splitlines()
+from tests.conftest import write_corpus
+from tests.decoding.generating import SMALL, fails
 
 
 def test_store_file_and_pipe_give_the_same_lines_in_order(generate, runs, store, lines, tmp_path):
@@ -218,16 +184,6 @@ def test_a_line_break_in_a_hypothesis_does_not_break_the_lines():
     n_best = [Translation([4, 5], -1.0, -3.0, [-1.0, -1.0, -1.0], text="a\nb\rc\td", tokens=["e", "f", "</s>"])]
     for name, expected in (("text", "a b c\td\n"), ("tsv", "7\t-1.000000\ta b c d\n")):
         assert formatter(name)(7, n_best) == expected
-
-
-def fails(result, *parts):
-    """Exit code 2, nothing on standard output, one line that says what was wrong."""
-    code, printed, error = result
-    assert (code, printed) == (2, "")
-    assert error.startswith("s2s-generate: error: ")
-    assert error.count("\n") == 1
-    for part in parts:
-        assert str(part) in error
 
 
 def test_mistakes_in_the_words(generate, runs, store, tmp_path):

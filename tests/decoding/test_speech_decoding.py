@@ -113,6 +113,72 @@ def test_longer_recordings_are_decoded_in_chunks(generate):
     assert any(one["score"] != other["score"] for one, other in zip(whole[2:], chunked[2:], strict=True))
 
 
+@pytest.fixture
+def broken(folder, tmp_path):
+    """A folder with a list of files and a manifest: two recordings among four that cannot be read."""
+    write(tmp_path / "short.wav", 0.01)
+    (tmp_path / "cut.wav").write_bytes((folder / "1.wav").read_bytes()[:-500])
+    files = [folder / "0.wav", tmp_path / "cut.wav", tmp_path / "none.wav", tmp_path / "short.wav", folder / "0.wav"]
+    (tmp_path / "files.txt").write_text("".join(f"{path}\n" for path in files[:3]) + f"\n{files[3]}\n{files[4]}\n")
+    tsv(tmp_path / "files.tsv", ["id", "audio", "start"],
+        *([str(n), str(path), "0" if n != 2 else "x"] for n, path in enumerate(files)))  # fmt: skip
+    return tmp_path
+
+
+def test_all_recordings_are_looked_at_before_one_is_decoded(s2s, capsys, folder, broken):
+    for name, lines, of in (("files.txt", (2, 3, 4, 5), 6), ("files.tsv", (3, 4, 5), 5)):
+        words = f"checkpoint={folder}/joint", f"input={broken}/{name}", f"output={broken}/hyp", "device=cpu"
+        assert s2s("generate", *words) == 2
+        error = capsys.readouterr().err
+        assert f"{len(lines)} of {of} entries are broken" in error
+        assert [int(line) for line in re.findall(rf"{name}:(\d+): ", error)] == [2, 3, 4, 5] if of == 6 else [3, 4, 5]
+        assert "cut.wav: truncated" in error
+        assert "0.01 s are less than a frame" in error
+        assert ("a blank line; the name of a file is needed" in error) == (of == 6)
+        assert "skip_broken=true leaves an empty line" in error
+        assert not (broken / "hyp").exists()
+
+
+def test_broken_recordings_are_skipped_in_their_places(s2s, capsys, folder, broken, standard_input):
+    words = f"checkpoint={folder}/joint", "device=cpu", "skip_broken=true"
+    for name, gaps in (("files.txt", [1, 2, 3, 4]), ("files.tsv", [1, 2, 3]), ("-", [1, 2, 3, 4])):
+        source = f"input={broken}/{name}" if name != "-" else "input=-"
+        standard_input((broken / "files.txt").read_bytes())
+        assert s2s("generate", *words, source, "decode.buffer=4") == 0
+        printed, error = capsys.readouterr()
+        rows = printed.splitlines()
+        assert [not row for row in rows] == [i in gaps for i in range(len(gaps) + 2)]
+        assert rows[0] == rows[-1]
+        assert error.count("warning: ") == len(gaps)
+        places = ", ".join(str(gap + 1) for gap in gaps)
+        assert error.endswith(f"; failed and left empty: {len(gaps)} recordings ({places})\n")
+        standard_input((broken / "files.txt").read_bytes())
+        assert s2s("generate", *words, source, "format=json") == 0
+        objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [o["index"] for o in objects if "error" in o] == gaps
+        assert "cut.wav: truncated" in objects[1]["error"]
+        assert objects[1]["error"].startswith(f"{broken}/{name}:" if name != "-" else "standard input:2: ")
+
+
+def test_a_broken_recording_fails_alone_in_translate(folder, broken):
+    translator = load(folder / "joint", device="cpu")
+    files = [str(folder / "0.wav"), str(broken / "cut.wav"), str(folder / "1.wav")]
+    with pytest.warns(UserWarning, match=r"recording 2 failed: .*cut\.wav: truncated"):
+        found = list(translator.translate(files, on_error="mark"))
+    assert [bool(text) for text in found] == [True, False, True]
+    with pytest.raises(UserError, match=r"recording 2: .*cut\.wav: truncated"):
+        list(translator.translate(files))
+
+
+def test_a_target_that_ctc_cannot_align_has_no_number_in_json(s2s, capsys, folder, tmp_path):
+    (tmp_path / "target").write_text("yes " * 40 + "\n")
+    words = f"checkpoint={folder}/ctc", f"input={folder}/0.wav", f"target={tmp_path}/target", "mode=score", "device=cpu"
+    assert s2s("generate", *words, "format=json") == 0
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["score"] is None
+    assert s2s("generate", *words) == 0
+    assert capsys.readouterr().out == "-inf\n"
+
+
 def test_what_does_not_go_together(s2s, capsys, folder):
     def failed(run, *words):
         assert s2s("generate", f"checkpoint={folder}/{run}", f"input={folder}/all.tsv", "device=cpu", *words) == 2

@@ -13,7 +13,7 @@ from s2s.decoding import translator as translators
 from s2s.decoding.inputs import Window
 from s2s.errors import UserError
 from tests.conftest import _call, write_corpus
-from tests.decoding.test_generate_command import SMALL
+from tests.decoding.generating import SMALL
 
 
 def trained(store, folder, *words):

@@ -20,7 +20,7 @@ import pytest
 
 import s2s as package
 from tests.conftest import _call
-from tests.decoding.test_generate_command import SMALL
+from tests.decoding.generating import SMALL
 from tests.faults.scale import scaled
 from tests.serving.server import ask, metrics, raw, request, until
 

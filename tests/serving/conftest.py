@@ -4,7 +4,7 @@ import pytest
 
 import s2s as package
 from tests.conftest import _call
-from tests.decoding.test_generate_command import SMALL
+from tests.decoding.generating import SMALL
 
 
 @pytest.fixture(scope="session")
