@@ -50,12 +50,17 @@ class Canvas:
     def dot(self, x: float, y: float, color: str, radius: float = 3) -> None:
         self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), color)
 
-    def save(self, path: str | Path) -> None:
-        """Write a PNG file, which appears when it is complete. Raises as `opened`."""
+    def png(self) -> bytes:
+        """The picture as a PNG file has it."""
         content = BytesIO()
         self.image.save(content, "PNG", compress_level=3)
+        return content.getvalue()
+
+    def save(self, path: str | Path) -> None:
+        """Write a PNG file, which appears when it is complete. Raises as `opened`."""
+        content = self.png()
         with opened(str(path)) as file:
-            file.write(content.getbuffer())
+            file.write(content)
 
 
 def round_step(highest: float, most: int) -> float | int:

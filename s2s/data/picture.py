@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from s2s.data.report import BARS
@@ -14,11 +13,10 @@ LEFT, TOP, BOTTOM = 64, 64, 44  # room inside of it for numbers, title and label
 SHADES = dict(zip(SIDES, COLORS, strict=False))
 
 
-def draw(report: dict[str, Any], path: Path) -> None:
-    """Write the picture of a report, of text (see `s2s.data.report`) or of speech, to a PNG file."""
+def draw(report: dict[str, Any]) -> bytes:
+    """The picture of a report, of text (see `s2s.data.report`) or of speech, as a PNG file has it."""
     speech = all("seconds" in split for split in report["splits"].values())
-    canvas = _speech(report["splits"]) if speech else _text(report)
-    canvas.save(path)
+    return (_speech(report["splits"]) if speech else _text(report)).png()
 
 
 def _speech(splits: dict[str, Any]) -> Canvas:

@@ -27,7 +27,7 @@ from s2s.data.store import SIDES, TEXT, Store, token_type
 from s2s.data.store_writer import StoreWriter
 from s2s.data.unknown import LINES, check_unknown, unknown_lines
 from s2s.errors import Failure, UserError
-from s2s.files import check_apart, write
+from s2s.files import check_apart, clear, write
 from s2s.text.tokenizer import LearningError, Tokenizer, load_tokenizer
 
 TOKENIZER = "sentencepiece"  # the default
@@ -131,8 +131,9 @@ def write_report(report: dict[str, Any], text: str, folder: Path) -> str:
     try:
         from s2s.data.picture import draw  # here, for only who makes a store needs Pillow
 
-        draw(report, folder / "report.png")
+        write(folder / "report.png", draw(report))
     except Exception as error:
+        clear(folder / "report.png")  # half of it
         return f"{type(error).__name__}: {error}"
     return ""
 

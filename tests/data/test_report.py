@@ -115,7 +115,7 @@ REPORTS = {
 @pytest.mark.parametrize("name", REPORTS)
 def test_the_picture_shows_both_sides_of_every_split(tmp_path, name):
     report = made_up(REPORTS[name], ("Süddeutsch", "中文"))
-    picture.draw(report, tmp_path / "report.png")
+    (tmp_path / "report.png").write_bytes(picture.draw(report))
     with Image.open(tmp_path / "report.png") as image:
         image.load()
         columns = min(2, len(report["splits"]))
