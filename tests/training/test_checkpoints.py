@@ -372,6 +372,27 @@ def test_training_passes_over_a_checkpoint_of_weights_only(store, run, trained, 
     assert (run / "checkpoints/aside_step_00000021").is_dir()
 
 
+def test_a_place_that_another_command_is_writing_is_refused_by_every_command(store, trained, tmp_path, s2s, capsys):
+    (tmp_path / "input").write_text("a b\n")
+    corpus, place = store.parent, tmp_path / "taken"
+    commands = [
+        ("preprocess", "source=src", "target=tgt", f"train={corpus}/train", "tokenizer=words", f"store={place}"),
+        ("generate", f"checkpoint={trained}", f"input={tmp_path}/input", f"output={place}"),
+        ("average", f"checkpoint={trained}", "last=2", f"output={place}"),
+        ("export", f"checkpoint={trained}", f"output={place}"),
+        ("shortlist", f"store={store}", f"output={place}"),
+        ("score", f"hypothesis={tmp_path}/input", f"reference={tmp_path}/input", f"output={place}"),
+        ("score", f"hypothesis={tmp_path}/input", f"reference={tmp_path}/input", "metrics=wer", f"errors={place}"),
+        ("plot", trained, f"output={place}"),
+    ]  # fmt: skip
+    for command in commands:
+        with files.claim(place, "output"):
+            capsys.readouterr()
+            assert s2s(*command) == 2, command
+            assert f"={place}: another command is writing to this place" in one_error_line(capsys)
+    assert sorted(os.listdir(tmp_path)) == ["input"]
+
+
 def test_two_trainings_of_one_run_and_the_second_changes_nothing(store, run, s2s, capsys):
     before = (run / "config.yaml").read_text()
     with files.lock(run / "lock", "taken"):
