@@ -189,8 +189,9 @@ class Batcher:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queues or self._closing)
-                self._changed.wait_for(lambda: self.waiting >= self.batch_lines or self._closing, self.wait)
+                if not self._queues:
+                    self._changed.wait_for(lambda: self._queues or self._closing)
+                    self._changed.wait_for(lambda: self.waiting >= self.batch_lines or self._closing, self.wait)
                 if self._closing and not self._queues:
                     return
             if batch := self._take():

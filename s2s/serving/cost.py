@@ -25,7 +25,7 @@ def cost(config: DecodeConfig, length: int, most: int | None) -> int:
     if not length:  # which no model sees
         return 0
     longest = bounds(config, length, 0, most)[1] + 1
-    return round((length + config.rows * longest) * (1 + (length + longest) / FAR))
+    return (length + config.rows * longest) * (FAR + length + longest) // FAR
 
 
 def measure(translator: Translator, decode: DecodeConfig) -> float:

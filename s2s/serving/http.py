@@ -88,28 +88,26 @@ class Service:
         body = {"required": True, "content": {"application/json": {"schema": self.model.model_json_schema()}}}
         app.post("/translate", responses={200: {"model": Answer}, **refusals}, response_model=None,
                  openapi_extra={"requestBody": body})(self.translate)  # fmt: skip
-        app.get("/health", response_model=None)(self.health)
-        app.get("/metrics", response_model=None)(self.text_of_metrics)
+        for path, content in (("/health", self.health), ("/metrics", self.text_of_metrics)):
+            app.get(path, response_model=None)(content)
+            app.head(path, include_in_schema=False, response_model=None)(content)
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             """A page elsewhere that has a name of its own point to this machine is not answered."""
-            if self._is_host(scope):
+            named = next((value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"), "")
+            host, _, port = named.rpartition(":")
+            host = (host if host and port.isdigit() else named).strip("[]")
+            if self._is_host(host, scope):
                 await app(scope, receive, send)
             else:
-                message = "the host that the request names is none of allowed_hosts"
+                message = f"'{host[:100]}' is no name of this server; allowed_hosts of s2s-serve adds names"
                 await JSONResponse({"error": message}, 400)(scope, receive, send)
 
         return guarded
 
-    def _is_host(self, scope: Scope) -> bool:
-        """Whether a request names a host that is this one."""
-        named = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
-        if len(named) != 1:
-            return "*" in self.hosts
-        host, _, port = named[0].rpartition(":")
-        host = (host if host and port.isdigit() else named[0]).strip("[]")
-        address = scope.get("server") or ("", 0)
-        return host == address[0] or any(
+    def _is_host(self, host: str, scope: Scope) -> bool:
+        """Whether that is a name of this server, or the address that the request came to."""
+        return host == (scope.get("server") or [None])[0] or any(
             pattern in ("*", host) or (pattern.startswith("*.") and host.endswith(pattern[1:]))
             for pattern in self.hosts
         )

@@ -7,6 +7,8 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import s2s as package
 from s2s.decoding.config import DecodeConfig
@@ -102,6 +104,34 @@ def test_what_is_refused(port, status, content, message):
     assert ask(port, lines=["a"])[0] == 200  # the server goes on
 
 
+VALUES = st.one_of(
+    st.integers(0, 9), st.floats(0, 4), st.integers(), st.floats(), st.booleans(), st.none(), st.text(max_size=3),
+    st.sampled_from(["beam", "sample", "stochastic_beam", "gnmt", "best_possible", "exhaustive", [], {}, [1]]),
+)  # fmt: skip
+FUZZED = st.fixed_dictionaries(
+    {"lines": st.lists(st.text(st.sampled_from("abc \t\u2028\0é"), max_size=12), max_size=3)},
+    optional={name: VALUES for name in [*OPTIONS, *COSTLY, "hypotheses", "seed", "decode"]},
+)
+
+
+@pytest.fixture(scope="module")
+def lenient(translator):
+    with serving(translator, bounds=replace(BOUNDS, options=[*OPTIONS, *COSTLY]), wait=0) as (port, _):
+        yield port
+
+
+@given(FUZZED)
+@settings(max_examples=100)
+def test_whatever_is_asked_is_answered_or_refused(lenient, asked):
+    status, _, answer = ask(lenient, **asked)
+    if status == 200:
+        assert len(answer["translations"]) == len(asked["lines"])
+        assert "errors" not in answer
+    else:
+        assert status in (400, 413)
+        assert answer["error"]
+
+
 def test_what_is_no_json_or_not_there(port):
     bodies = b"", b"{", b"[1]", b"\xff", b"[" * 4000, b'{"lines": ["a"], "temperature": -}'
     for body in bodies:
@@ -131,6 +161,9 @@ def test_only_names_of_the_server_are_answered(translator, port):
         assert status(port, host) == {200}
     for host in ("evil.example", f"evil.example:{port}", "", "localhost.evil.example", "10.0.0.1", "localhost:8a"):
         assert status(port, host) == {400}
+    assert ask(port, headers={"host": "Evil.example:80"}, lines=["a"])[2] == {
+        "error": "'evil.example' is no name of this server; allowed_hosts of s2s-serve adds names"
+    }
     with serving(translator, hosts=["a.example", "*.b.example"]) as (other, _):
         found = {host: status(other, host).pop() for host in ("a.example", "x.b.example:80", "b.example", "localhost")}
     assert found == {"a.example": 200, "x.b.example:80": 200, "b.example": 400, "localhost": 400}
