@@ -217,8 +217,8 @@ def test_a_batcher_finishes_what_it_was_given():
 def test_cost_is_what_is_computed_at_most():
     config = DecodeConfig(beam_size=4, max_length_a=2, max_length_b=50)
     assert cost(config, 0, None) == 0
-    assert cost(config, 10, None) == 318  # (10 + 4 x 71) x (1 + 81 / 1000)
-    assert cost(config, 10, 40) == 178  # (10 + 4 x 40) x 1.05
+    assert cost(config, 10, None) == 317  # (10 + 4 x 71) x (1 + 81 / 1000), rounded down
+    assert cost(config, 10, 40) == 178  # (10 + 4 x 40) x 1.05, rounded down
     assert cost(DecodeConfig(search="sample", n_best=3, beam_size=9), 10, None) == 241  # (10 + 3 x 71) x 1.081
     assert cost(config, 5000, None) > 400 * cost(config, 50, None)
 
