@@ -5,6 +5,7 @@ of presets (`model=transformer_base`) is made with `group`.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator
@@ -115,6 +116,8 @@ def check(config: Any, prefix: str = "") -> None:
             if dataclasses.is_dataclass(value):
                 check(value, f"{leaf.key}[{number}].")
                 continue
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{leaf.key}={value}: must be a finite number")
             bounds = ("choices", "at_least", "below", "at_most")
             choices, low, high, most = (leaf.metadata.get(name) for name in bounds)
             if choices and value not in choices:

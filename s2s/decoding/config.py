@@ -16,14 +16,18 @@ class DecodeConfig:
         "beam search (greedy with beam_size=1), sampling, or stochastic beam search: sampling without replacement",
         ("beam", "sample", "stochastic_beam"),
     )
-    beam_size: int = option(5, "hypotheses kept alive for each sentence in either beam search", at_least=1)
-    n_best: int = option(1, "hypotheses returned for each sentence; in sampling, how many are drawn", at_least=1)
+    beam_size: int = option(
+        5, "hypotheses kept alive for each sentence in either beam search", at_least=1, at_most=10_000
+    )
+    n_best: int = option(
+        1, "hypotheses returned for each sentence; in sampling, how many are drawn", at_least=1, at_most=10_000
+    )
     diverse_groups: int = option(
         1, "beam search in so many groups of equal size, each kept away from what the earlier ones choose", at_least=1
     )
     diverse_strength: float = option(
         0.5, "taken off a token's log-probability for each earlier group's row that chose it at the step", at_least=0,
-        needs="diverse_groups",
+        at_most=1e6, needs="diverse_groups",
     )  # fmt: skip
     length_penalty: float = option(
         1.0, "alpha of the length normalisation: 0 is none, larger prefers longer hypotheses (length counts EOS)",
@@ -35,10 +39,16 @@ class DecodeConfig:
     word_reward: float = option(
         0.0, "added to a hypothesis's score for each of its tokens; negative: a penalty", at_least=-1000, at_most=1000
     )
-    min_length_a: float = option(0.0, "no hypothesis is shorter than a * source length + b: a", at_least=0)
-    min_length_b: int = option(1, "no hypothesis is shorter than a * source length + b: b", at_least=0)
-    max_length_a: float = option(2.0, "a hypothesis is ended at a * source length + b tokens: a", at_least=0)
-    max_length_b: int = option(50, "a hypothesis is ended at a * source length + b tokens: b", at_least=0)
+    min_length_a: float = option(
+        0.0, "no hypothesis is shorter than a * source length + b: a", at_least=0, at_most=1000
+    )
+    min_length_b: int = option(1, "no hypothesis is shorter than a * source length + b: b", at_least=0, at_most=10**6)
+    max_length_a: float = option(
+        2.0, "a hypothesis is ended at a * source length + b tokens: a", at_least=0, at_most=1000
+    )
+    max_length_b: int = option(
+        50, "a hypothesis is ended at a * source length + b tokens: b", at_least=0, at_most=10**6
+    )
     stopping: str = option(
         "first_finished",
         "a sentence is done when: beam_size hypotheses have finished; no live one can still enter the n_best; "
@@ -46,7 +56,9 @@ class DecodeConfig:
         ("first_finished", "best_possible", "exhaustive"),
     )
     allow_unknown: bool = option(False, "whether the unknown symbol may be generated")
-    no_repeat_ngram: int = option(0, "no hypothesis holds the same n tokens twice; 0: any may", at_least=0)
+    no_repeat_ngram: int = option(
+        0, "no hypothesis holds the same n tokens twice; 0: any may", at_least=0, at_most=10_000
+    )
     forbidden: str | None = option(
         None, "file of words or phrases, one a line, whose tokens no hypothesis holds one after the other"
     )
@@ -56,6 +68,7 @@ class DecodeConfig:
         "logits are divided by it: those that are drawn from, or in beam search those that rate: above 1, less sure "
         "models keep more hypotheses in the beam",
         at_least=0.01,
+        at_most=1000,
     )
     eos_scale: float = option(
         1.0, "beam search: EOS's log-probability times this: below 1, hypotheses end earlier", at_least=0.01, at_most=1
@@ -89,7 +102,10 @@ class DecodeConfig:
         at_most=1,
     )
     chunk_seconds: float | None = option(
-        None, "longer recordings are decoded in chunks of so many seconds, put together by CTC's times", at_least=1
+        None,
+        "longer recordings are decoded in chunks of so many seconds, put together by CTC's times",
+        at_least=1,
+        at_most=1e6,
     )
     chunk_overlap: float = option(
         4.0, "seconds that a chunk shares with the next one", at_least=0, needs="chunk_seconds"
@@ -98,14 +114,20 @@ class DecodeConfig:
         None, "a run or checkpoint of task=language_modeling with the same target vocabulary, which rates tokens too"
     )
     language_model_weight: float = option(
-        0.3, "its log-probability, so many times, is added to a token's score", at_least=0, needs="language_model"
+        0.3,
+        "its log-probability, so many times, is added to a token's score",
+        at_least=0,
+        at_most=1000,
+        needs="language_model",
     )
     ensemble: str = option(
         "linear",
         "several models: average of their probabilities, or of their log-probabilities (normalised again)",
         ("linear", "log_linear"),
     )
-    ensemble_weights: list[float] = option([], "weight of each model in that average; empty: all the same")
+    ensemble_weights: list[float] = option(
+        [], "weight of each model in that average; empty: all the same", at_least=0, at_most=1e6
+    )
     mbr: str = option(
         "none",
         "minimum Bayes risk: of the n_best, the only output is the one most like all of them by sentence chrF or BLEU",
@@ -116,16 +138,29 @@ class DecodeConfig:
         "budget of memory: sentences side by side x hypotheses a sentence x longest source of them (EOS included); of "
         "target tokens that they may come to, 8 times as many; one sentence goes always",
         at_least=1,
+        at_most=10**9,
     )
     slots: int | None = option(
         None,
         "sentences decoded side by side at most; null: as many as batch_tokens allows for their length",
         at_least=1,
+        at_most=10**6,
     )
     buffer: int | None = option(
         None,
         "lines or recordings read ahead, sorted by length and decoded together; null: 4096 lines, 256 recordings",
         at_least=1,
+        at_most=10**9,
+    )
+    max_source: int | None = option(
+        None,
+        "longest source, in tokens or in positions of the encoder; time grows with its square. null: 4096 tokens of "
+        "text, 15000 positions (ten minutes) of a recording without chunk_seconds",
+        at_least=1,
+        at_most=10**7,
+    )
+    long_source: str = option(
+        "crop", "a longer source is cut to it, and counted at the end; or its sentence fails", ("crop", "refuse")
     )
     on_error: str = option(
         "stop",
@@ -153,6 +188,7 @@ class DecodeConfig:
         0.0,
         "beta: finished hypotheses are ranked by score + beta * sum over source tokens of log(min(attention, 1))",
         at_least=0,
+        at_most=1e6,
     )
     alignment_layer: int | None = option(
         None, "decoder layer, from 1, whose attention makes alignments and coverage; null: the last but one", at_least=1
@@ -164,7 +200,9 @@ class DecodeConfig:
         "greedy search, several tokens a step: guessed by copying from the source, or by the model draft=CHECKPOINT",
         ("none", "input", "draft"),
     )
-    speculative_tokens: int = option(4, "tokens guessed for a step", at_least=1, needs=("speculative", "draft"))
+    speculative_tokens: int = option(
+        4, "tokens guessed for a step", at_least=1, at_most=100, needs=("speculative", "draft")
+    )
 
     def check_alignment(self, wanted: bool, by: str) -> None:
         """Whether what `alignment_*` say is read by anything; `by` is what else reads it. Raises UserError."""
