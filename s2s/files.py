@@ -167,6 +167,13 @@ class _File(FileIO):
             return super().write(data)
 
 
+def abandon(path: str | Path) -> None:
+    """Clear away what a process that is about to end without another word has begun to write to a place."""
+    place = Path(os.path.realpath(path))
+    for left in (_beside(place)[0], _lock(place)):
+        clear(left)
+
+
 @contextmanager
 def claim(place: str | Path, key: str) -> Iterator[None]:
     """The right to write a file or folder to a place, while the context lasts: two commands that write to one place at
@@ -184,7 +191,7 @@ def claim(place: str | Path, key: str) -> Iterator[None]:
         raise UserError(f"{key}={place}: lies in {owner}, which would be damaged; choose another place")
     made = [folder for folder in real.parents if not folder.exists()]
     real.parent.mkdir(parents=True, exist_ok=True)
-    path = real.with_name(f".{real.name}.lock")
+    path = _lock(real)
     try:
         with _locked(path, f"{key}={place}: another command is writing to this place; choose another, or wait for it"):
             recover(real)
@@ -253,6 +260,10 @@ def recover(place: Path) -> None:
             remove(replaced, place)
         except OSError as error:
             print(f"warning: {replaced} is left behind, and can be deleted: {error}", file=sys.stderr)
+
+
+def _lock(place: Path) -> Path:
+    return place.with_name(f".{place.name}.lock")
 
 
 def _beside(place: Path) -> tuple[Path, Path, Path]:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from s2s.config import command, streams
+from s2s import files
+from s2s.config import command, signals, streams
 from s2s.config.schema import LARGEST_SEED, group, option
 from s2s.data.lines import MAX_LINE_BYTES
 from s2s.decoding.hypothesis import Skipped
@@ -79,7 +80,11 @@ def _generate(config: GenerateCommand) -> None:
     windows, total = _windows(config, translator.task)
     score = config.mode == "score"
     write = formatter(config.format, score)
-    with _Progress(total) as progress, streams.opened(config.output) as output:
+    with (
+        signals.answered("s2s-generate", lambda: config.output and files.abandon(config.output)),
+        _Progress(total) as progress,
+        streams.opened(config.output) as output,
+    ):
         windows = progress.heard(windows, translator.task.frame_seconds)
         results = translator.decode(
             windows, config.decode, config.seed, score, config.alignment, config.timestamps, progress.advance
@@ -228,7 +233,7 @@ class _Progress:
         if self.unmet:
             line += f"; {self.unmet:,} without all of their constraints, which did not fit into the maximum length"
         if self.cut.count:
-            line += f"; too long for the model and cut to model.max_positions: {self.cut.said(self.unit)}"
+            line += f"; too long and cut (decode.max_source, model.max_positions): {self.cut.said(self.unit)}"
         if self.failed.count:
             line += f"; failed and left empty: {self.failed.said(self.unit)}"
         print(line, file=sys.stderr)

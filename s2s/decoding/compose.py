@@ -43,5 +43,5 @@ def generator_of(task, models: list[nn.Module], config: DecodeConfig, seed: int 
         if "shortlist" not in options:
             options["shortlist"] = Shortlist.load(config.shortlist, task)
     options = {"forbidden": forbidden, "allowed": allowed, "detokenize": task.detokenize, "seconds": task.frame_seconds,
-               "closing": task.target_transform.closing, **options}  # fmt: skip
+               "closing": task.target_transform.closing, "max_source": task.max_source, **options}  # fmt: skip
     return Generator(models, config, task.collate_sources, seed, **options)

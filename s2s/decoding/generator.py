@@ -1,6 +1,7 @@
 """From sentences in any order of length to hypotheses in the order of the input: batches are planned here."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -29,7 +30,7 @@ from s2s.decoding.shortlist import Shortlist
 from s2s.decoding.speculative import Speculative
 from s2s.decoding.times import Chunks, token_times
 from s2s.decoding.trie import AllowedOutputs
-from s2s.errors import UserError
+from s2s.errors import Failure, UserError
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.language_model import LanguageModel
 from s2s.text.vocabulary import BOS, EOS
@@ -57,6 +58,7 @@ class Generator:
         language_model: That of decode.language_model.
         timestamps: Whether hypotheses are given the times of their tokens.
         seconds: From one frame of a source to the next; None: it is text.
+        max_source: decode.max_source where the config does not say it; None: any number.
         pack: As `prepare`, which makes the models fit for decoding; for many Generators, one that remembers.
         tick: Called between two steps of `generate`; what it raises ends decoding.
         closing: Bool [V]: a prefix of one word is a whole word, which no other token than these comes after; None: it
@@ -72,7 +74,7 @@ class Generator:
                  detokenize: Callable[[Ids], str] | None = None,
                  shortlist: Shortlist | None = None, draft: EncoderDecoder | None = None,
                  language_model: LanguageModel | None = None,
-                 timestamps: bool = False, seconds: float | None = None,
+                 timestamps: bool = False, seconds: float | None = None, max_source: int | None = None,
                  pack: Callable[[EncoderDecoder, str, str], EncoderDecoder] = prepare,
                  tick: Callable[[], None] | None = None, closing: np.ndarray | None = None):  # fmt: skip
         config.check()
@@ -89,6 +91,8 @@ class Generator:
         self.length = lambda source: models[0].memory_length(len(source))
         self.ctc_weight = ctc_weight(config, models)
         self.model, self.seconds, self.timestamps = models[0], seconds, timestamps
+        limits = [model.max_length - 1 for model in models if model.max_length is not None]  # without EOS
+        self.limit = longest_source(config, max_source, min(limits, default=None))
         self.chunks = None if config.chunk_seconds is None else Chunks(config, self._by_ctc("decode.chunk_seconds"))
         if timestamps:
             self._by_ctc("timestamps=true")
@@ -228,7 +232,7 @@ class Generator:
             raise UserError("prefix= and decode.allowed: each says how outputs begin; leave one out")
         prefixes = prefixes or [[] for _ in sources]
         phrases = constraints or [[] for _ in sources]
-        ready = self._failed(sources, prefixes, "prefix")
+        sources, cut, ready = self._checked(sources, prefixes, "prefix")
         ready |= {i: [self._empty()] for i, source in enumerate(sources) if i not in ready and not len(source)}
         everything = enumerate(zip(sources, prefixes, phrases, strict=True))
         sentences = [Sentence(i, *parts) for i, parts in everything if i not in ready]
@@ -236,7 +240,10 @@ class Generator:
         found = fitting(lambda some: self.engine.run(some, first), {one.number: one for one in sentences})
         results = self._attended(found, sources, timed)
         try:
-            for some, n_best in zip(phrases, self._in_order(len(sources), results, ready, progress), strict=True):
+            in_order = self._in_order(len(sources), results, ready, progress)
+            for number, (some, n_best) in enumerate(zip(phrases, in_order, strict=True)):
+                for one in n_best if number in cut else ():
+                    one.source_truncated = True
                 if n_best[0].error:
                     yield n_best
                     continue
@@ -249,23 +256,39 @@ class Generator:
         finally:
             results.close()
 
-    def _failed(self, sources: list, companions: list[Ids], name: str) -> dict[int, list[Hypothesis]]:
-        """What is known to fail, by index: sources that have, and companions (prefixes or targets, which `name` says)
-        that are not for the models."""
-        failed, most = {}, self.scorer.max_length
+    def cut(self, source: Ids) -> Ids:
+        """A source as far as decode.max_source and the models take it."""
+        if self.limit is None or not len(source) or self.length(source) <= self.limit:
+            return source
+        return source[: bisect_right(range(len(source) + 1), self.limit, key=self.model.memory_length) - 1]
+
+    def _checked(self, sources: list, companions: list[Ids], name: str) -> tuple[list, set[int], dict]:
+        """Sources, those that are too long cut; which these are; and the hypotheses of sentences that are known to
+        fail: of companions (prefixes or targets, which `name` says) that are not for the models, too."""
+        found, cut, failed = list(sources), set(), {}
         for i, (source, ids) in enumerate(zip(sources, companions, strict=True)):
-            error = source if isinstance(source, Exception) else None
-            if error is None and most is not None and len(ids) >= most:
-                error = UserError(f"{name} of {len(ids)} tokens; with EOS, model.max_positions={most} is the most")
-            if error is None and self.ctc_weight and name == "prefix" and len(ids):
-                frames, labels = self.length(source), list(ids)
-                if len(labels) + sum(one == other for one, other in pairwise(labels)) > frames:
-                    error = UserError(f"prefix of {len(labels)} tokens: they do not fit into {frames} frames of the "
-                                      "encoder, and have no probability by CTC; decode.ctc_weight=0 leaves it "
-                                      "out")  # fmt: skip
-            if error is not None:
+            if (error := self._complaint(source, ids, name)) is not None:
                 failed[i] = [Hypothesis.failed(error)]
-        return failed
+            elif (short := self.cut(source)) is not source:
+                found[i] = short
+                cut.add(i)
+        return found, cut, failed
+
+    def _complaint(self, source: Ids | UserError | Failure, ids: Ids, name: str) -> UserError | Failure | None:
+        """Why a sentence fails, as of `_checked`, if that is known."""
+        if isinstance(source, Exception):
+            return source
+        if (most := self.scorer.max_length) is not None and len(ids) >= most:
+            return UserError(f"{name} of {len(ids)} tokens; with EOS, model.max_positions={most} is the most")
+        frames = self.length(source) if len(source) else 0
+        if self.config.long_source == "refuse" and self.limit is not None and frames > self.limit:
+            return UserError(f"source of {frames} {'tokens' if self.seconds is None else 'positions'}; at most "
+                             f"{self.limit} are taken (decode.max_source, model.max_positions)")  # fmt: skip
+        needed = len(ids) + sum(one == other for one, other in pairwise(ids))  # with a blank between two of the same
+        if self.ctc_weight and name == "prefix" and len(ids) and needed > frames:
+            return UserError(f"prefix of {len(ids)} tokens: they do not fit into {frames} frames of the encoder, and "
+                             "have no probability by CTC; decode.ctc_weight=0 leaves it out")  # fmt: skip
+        return None
 
     def score(
         self, sources: list[Ids], targets: list[Ids], progress: Callable[[int], None] | None = None
@@ -286,16 +309,16 @@ class Generator:
             found = self._score([sources[i] for i in batch], [targets[i] for i in batch])
             yield [(i, [one]) for i, one in zip(batch, found, strict=True)]
 
+        sources, cut, ready = self._checked(sources, targets, "target")
         pairs = list(zip(sources, targets, strict=True))
-        ready = self._failed(sources, targets, "target")
         ready |= {i: [self._empty()] for i, pair in enumerate(pairs) if i not in ready and not any(map(len, pair))}
         todo = [i for i in range(len(pairs)) if i not in ready]
         lengths = [max(self.length(pairs[i][0]), len(pairs[i][1])) + 1 for i in todo]
         batches = plan(lengths, self.config.rows, self.config.batch_tokens)
         results = (found for batch in batches for found in fitting(rate, {todo[j]: todo[j] for j in batch}))
-        for (hypothesis,) in self._in_order(
-            len(pairs), self._attended(results, sources, self.timestamps), ready, progress
-        ):
+        results = self._attended(results, sources, self.timestamps)
+        for number, (hypothesis,) in enumerate(self._in_order(len(pairs), results, ready, progress)):
+            hypothesis.source_truncated = number in cut
             yield hypothesis
 
     @torch.inference_mode()
@@ -395,6 +418,18 @@ def _scorer(models: list[EncoderDecoder], config: DecodeConfig, ctc_weight: floa
     if len(models) == 1 and not config.ensemble_weights:
         return ModelScorer(models[0], wholes and wholes[0], **rating)
     return EnsembleScorer(models, config.ensemble, config.ensemble_weights, wholes, **rating)
+
+
+def longest_source(config: DecodeConfig, default: int | None, most: int | None) -> int | None:
+    """Tokens, or positions of the encoder, of the longest source that is not cut; None: any is.
+
+    Args:
+        config: Decode options.
+        default: decode.max_source where they do not say it.
+        most: That the models take.
+    """
+    limits = (config.max_source or (default if config.chunk_seconds is None else None), most)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _exiting(model: EncoderDecoder, config: DecodeConfig) -> EncoderDecoder:

@@ -15,7 +15,7 @@ from s2s.decoding.backend import prepare
 from s2s.decoding.compose import generator_of
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.fusion import load_language_model
-from s2s.decoding.generator import Generator
+from s2s.decoding.generator import Generator, longest_source
 from s2s.decoding.hypothesis import Hypothesis, Translation
 from s2s.decoding.inputs import Window, check_known
 from s2s.decoding.shortlist import Shortlist
@@ -100,7 +100,7 @@ class Translator:
     ) -> Iterator:
         """Translate lines as they come, `buffer` of them at a time.
 
-        A line of more tokens than the model has positions for is cut to what it can take, with a warning.
+        A line of more tokens than decode.max_source, or than the model has positions for, is cut, with a warning.
 
         Args:
             lines: Source lines, or of a model of speech files of recordings; may be a generator, or an open file. A
@@ -131,7 +131,12 @@ class Translator:
             raise UserError("timestamps=True needs hypotheses=True: a text has none")
         windows = self._windows(lines, prefixes, config.buffer or self.task.buffer)
         results = self.decode(windows, config, seed, alignment=alignment, timestamps=timestamps)
-        return self._warned(results, hypotheses)
+        return self._warned(results, hypotheses, self.limit(config))
+
+    def limit(self, config: DecodeConfig) -> int | None:
+        """Tokens, or positions of the encoder, of the longest source that is not cut; None: any is."""
+        most = None if self.max_length is None else self.max_length - 1
+        return longest_source(config, self.task.max_source, most)
 
     def config(self, **options) -> DecodeConfig:
         """Decode options by name, checked. Raises UserError."""
@@ -158,7 +163,7 @@ class Translator:
         """Decode windows of sentences, or score their given targets.
 
         Args:
-            windows: Of source ids; a source that is too long for the model is cut.
+            windows: Of source ids; a source that is too long is cut (decode.max_source).
             config: Decode options.
             seed: Of sampling.
             score: The windows' companions are targets, not prefixes.
@@ -192,10 +197,6 @@ class Translator:
     def _decode(self, generator: Generator, windows: Iterable[Window], score: bool, progress, first: int) -> Iterator:
         for window in windows:
             sources, companions = window.sources, window.companions
-            cut = set()
-            if (most := self.max_length) is not None:
-                cut = {i for i, ids in enumerate(sources) if not isinstance(ids, Exception) and len(ids) >= most}
-                sources = [ids[: most - 1] if i in cut else ids for i, ids in enumerate(sources)]
             if score:
                 results = ([one] for one in generator.score(sources, companions, progress))
             else:
@@ -203,22 +204,24 @@ class Translator:
             for index, n_best in enumerate(results):
                 if generator.config.on_error == "stop":
                     n_best[0].check(f"{window.unit} {first + index + 1}")
-                yield [self._translation(hypothesis, sources[index], index in cut) for hypothesis in n_best]
+                yield [self._translation(hypothesis, sources[index], generator) for hypothesis in n_best]
             first += len(sources)
 
-    def _translation(self, hypothesis: Hypothesis, source: list[int], cut: bool) -> Translation:
-        hypothesis.source_truncated = cut
+    def _translation(self, hypothesis: Hypothesis, source: list[int], generator: Generator) -> Translation:
         if hypothesis.error is not None:
             return Translation(**vars(hypothesis), text="", tokens=[])
+        symbols = None
+        if hypothesis.alignment is not None:
+            source = generator.cut(source)
+            symbols = self.task.source_symbols(source, self.models[0].memory_length(len(source)))
         # The hypothesis of an empty source was not asked of any model, not even its EOS.
-        size = self.models[0].memory_length(len(source))
         end = ["</s>"] if hypothesis.token_log_probabilities else []
         times = hypothesis.times
         return Translation(
             **vars(hypothesis),
             text=self.task.detokenize(hypothesis.ids),
             tokens=[self.symbols[i] for i in hypothesis.ids] + end,
-            source_tokens=None if hypothesis.alignment is None else self.task.source_symbols(source, size),
+            source_tokens=symbols,
             words=None if times is None else words(hypothesis.ids, times, self.task.detokenize),
         )
 
@@ -234,13 +237,14 @@ class Translator:
             read += len(window)
             yield Window(self.task.encode_each(sources), companions, unit=self.task.reads[:-1])
 
-    def _warned(self, results: Iterator[list[Translation]], hypotheses: bool) -> Iterator:
+    def _warned(self, results: Iterator[list[Translation]], hypotheses: bool, limit: int | None) -> Iterator:
         unit = self.task.reads[:-1]
         for number, n_best in enumerate(results, 1):
             if (error := n_best[0].error) is not None:
                 warnings.warn(f"{unit} {number} failed: {error}", stacklevel=2)
             if n_best[0].source_truncated:
-                warnings.warn(f"{unit} {number} was cut to {self.max_length} tokens, model.max_positions", stacklevel=2)
+                warnings.warn(f"{unit} {number} was cut to {limit} tokens (decode.max_source, model.max_positions)",
+                              stacklevel=2)  # fmt: skip
             yield n_best if hypotheses else n_best[0].text
 
     def _pack(self, model: nn.Module, dtype: str, backend: str) -> nn.Module:

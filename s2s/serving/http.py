@@ -165,11 +165,10 @@ class Service:
         if config.n_best > 1 and not asked.hypotheses:
             raise HTTPException(400, f'n_best={config.n_best} needs "hypotheses": true: one text belongs to one line')
         sources = self.translator.task.encode(asked.lines)
-        if (most := self.translator.max_length) is not None:
+        if (most := self.translator.limit(config)) is not None:
             for number, ids in enumerate(sources, 1):
-                if len(ids) >= most:
-                    message = f"line {number} has {len(ids)} tokens; the model takes at most {most - 1}"
-                    raise HTTPException(413, message)
+                if len(ids) > most:
+                    raise HTTPException(413, f"line {number} has {len(ids)} tokens; at most {most} are taken")
         job = Job.of(self.translator, sources, config, asked.seed, caller)
         if (costs := sum(job.costs)) > self.bounds.cost:
             raise HTTPException(413, f"the request may cost {costs:,}, of its tokens and its beam_size or n_best "

@@ -55,6 +55,7 @@ class SpeechToTextTask(TextTask):
     }  # fmt: skip
     reads = "recordings"
     buffer = 256
+    max_source = 15_000  # ten minutes, where 4 frames make a position
 
     def __init__(self, target_tokenizer: Tokenizer, features: FeatureConfig, cmvn: dict | None,
                  target_transform: str = "none"):  # fmt: skip

@@ -32,6 +32,7 @@ class TextTask(ABC):
     DEFAULTS: ClassVar[dict[str, str]] = {}  # of other keys of s2s-train
     reads = "lines"  # what `encode` takes: lines of text, or recordings
     buffer = 4096  # sources read ahead where decode.buffer does not say it
+    max_source = 4096  # tokens, or positions of the encoder, of a source, where decode.max_source does not say it
     shared_vocabulary = False
     writes = True  # whether its models make hypotheses
     frame_seconds: float | None = None  # from one position of a source to the next, of recordings

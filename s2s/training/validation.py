@@ -20,7 +20,8 @@ class Validation:
 
     Attributes:
         values: Metric -> value; loss, nll (both in nats a target token), perplexity (base e), accuracy (%), what else
-            the criterion has, and the decoded metrics asked for.
+            the criterion has, and the decoded metrics asked for. Where there are any, cut_sources (decode.max_source)
+            and failed_sentences (decode.on_error=mark) of those that are decoded.
         signatures: Decoded metric -> how it was computed.
         samples: (source, reference, hypothesis) of a few sentences.
         maps: What the model looked at while it wrote them, where that was asked for.
@@ -67,7 +68,7 @@ class Validator:
             everything = range(len(self.dataset))
             shown = list(everything[:: max(1, len(everything) // self.shown)])[: self.shown] if self.shown else []
             wanted = list(everything) if self.metrics else shown
-            ids = self._decode(model, wanted)
+            ids, counts = self._decode(model, wanted)
             maps = []
             if shown and self.maps:
                 pairs = zip(self.task.inputs(self.dataset.split, shown), (ids[i] for i in shown), strict=True)
@@ -77,15 +78,15 @@ class Validator:
         text = {i: self.task.detokenize(ids[i]) for i in wanted}
         hypotheses = [text[i] for i in everything] if self.metrics else []
         scores = self.ranks.first(lambda: {m: scoring.score(m, hypotheses, [self.references]) for m in self.metrics})
-        values |= {name: score.value for name, score in scores.items()}
+        values |= {name: score.value for name, score in scores.items()} | counts
         signatures = {name: score.signature for name, score in scores.items()}
         names = self.task.source_names(self.dataset.split, shown) if shown else []
         samples = [(name, self.references[i], text[i]) for name, i in zip(names, shown, strict=True)]
         return Validation(values, signatures, samples, maps)
 
-    def _decode(self, model, examples) -> dict[int, list[int]]:
-        """Ids of the best hypotheses of these examples, by example."""
-        (first, last), ids = self.ranks.part(len(examples)), {}
+    def _decode(self, model, examples) -> tuple[dict[int, list[int]], dict[str, int]]:
+        """Ids of the best hypotheses of these examples, by example; and what is counted of them, if there is any."""
+        (first, last), found = self.ranks.part(len(examples)), {}
         if first < last:
             generator, size = generator_of(self.task, [model], self.decode), self.decode.buffer or self.task.buffer
             for start in range(first, last, size):
@@ -94,8 +95,12 @@ class Validator:
                 for i, (best, *_) in zip(mine, n_best, strict=True):
                     if self.decode.on_error == "stop":
                         best.check(f"validation: sentence {i + 1}")
-                    ids[i] = best.ids
-        return {i: found for own in self.ranks.gather(ids) for i, found in own.items()}
+                    found[i] = best.ids, best.source_truncated, best.error is not None
+        everything = {i: one for own in self.ranks.gather(found) for i, one in own.items()}
+        counts = {"cut_sources": sum(cut for _, cut, _ in everything.values()),
+                  "failed_sentences": sum(failed for *_, failed in everything.values())}  # fmt: skip
+        ids = {i: ids for i, (ids, *_) in everything.items()}
+        return ids, {name: count for name, count in counts.items() if count}
 
     def _loss(self, model, device: torch.device, autocast) -> dict[str, float]:
         names = self.criterion.names(model)

@@ -5,6 +5,8 @@ import json
 import math
 import re
 import shutil
+import signal
+import time
 
 import pytest
 import torch
@@ -339,3 +341,46 @@ def test_what_fails_is_named_by_its_number_in_the_split(generate, runs, store, l
     first = next(number for number, line in enumerate(lines, 1) if "j" in line)
     assert code == 1
     assert f"failed: sentence {first}: no hypothesis" in error
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command_inside_a_long_call(spawn, runs, tmp_path, number):
+    """The encoder's attention to 60,000 tokens is one call of many seconds, in which Python runs no handler."""
+    (tmp_path / "in").write_text("a b\n" + "a b " * 30_000 + "\n")
+    (tmp_path / "out").write_text("what was there\n")
+    words = f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", "decode.buffer=1", "decode.max_source=100000"
+    process = spawn("generate", f"checkpoint={runs[0]}", *words, "device=cpu", start_new_session=True)
+    partial = tmp_path / ".partial-out"
+    while process.poll() is None and not (partial.exists() and partial.stat().st_size):  # the first line
+        time.sleep(0.02)
+    time.sleep(0.5)
+    started = time.monotonic()
+    process.send_signal(number)
+    _, error = process.communicate(timeout=20)
+    assert time.monotonic() - started < 4
+    assert process.returncode == 128 + number
+    assert error == ("s2s-generate: interrupted\n" if number == signal.SIGINT else "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert (tmp_path / "out").read_text() == "what was there\n"
+
+
+def test_a_source_that_is_too_long_is_cut_and_named_or_refused(generate, runs, tmp_path):
+    text = b"a b c d\na b\n\nd c b a\n" + b"a b c\n" * 6
+    words = f"checkpoint={runs[0]}", "decode.max_source=2"
+    code, printed, error = generate(*words, stdin=text)
+    expected = generate(f"checkpoint={runs[0]}", stdin=b"a b\na b\n\nd c\n" + b"a b\n" * 6)[1]
+    assert (code, printed) == (0, expected)
+    assert error.endswith("; too long and cut (decode.max_source, model.max_positions): 8 lines (1, 4, 5, 6, 7, ...)\n")
+    (first, *_) = generate(*words, "format=json", "alignment=true", stdin=text)[1].splitlines()
+    assert json.loads(first)["source_truncated"]
+    assert json.loads(first)["source_tokens"] == ["a", "b", "</s>"]
+    (tmp_path / "target").write_bytes(text)
+    scored = generate(*words, "mode=score", f"target={tmp_path / 'target'}", stdin=text)
+    assert "8 lines (1, 4, 5, 6, 7, ...)" in scored[2]
+    words += ("decode.long_source=refuse",)
+    code, _, error = generate(*words, stdin=text)
+    assert code == 2
+    assert "error: line 1: source of 4 tokens; at most 2 are taken (decode.max_source, model.max_positions)" in error
+    code, printed, error = generate(*words, "decode.on_error=mark", stdin=text)
+    assert (code, printed.splitlines()) == (0, ["", expected.splitlines()[1], "", "", *[""] * 6])
+    assert error.endswith("; failed and left empty: 8 lines (1, 4, 5, 6, 7, ...)\n")

@@ -230,9 +230,9 @@ def test_lines_too_long_for_the_model_are_cut_and_counted(s2s, capsys, learned, 
     assert s2s("generate", *words) == 0
     printed, error = capsys.readouterr()
     assert len(printed.splitlines()) == 6
-    assert "; too long for the model and cut to model.max_positions: 3 lines (2, 5, 6)\n" in error
+    assert "; too long and cut (decode.max_source, model.max_positions): 3 lines (2, 5, 6)\n" in error
     translator = translators.load(learned, "cpu")
-    with pytest.warns(UserWarning, match="cut to 12 tokens") as told:
+    with pytest.warns(UserWarning, match="cut to 11 tokens") as told:
         texts = list(translator.translate(text))
     assert [str(one.message).split()[1] for one in told] == ["2", "5", "6"]
     assert texts == printed.splitlines()

@@ -385,6 +385,16 @@ def test_another_best_metric_begins_anew(store, tmp_path, s2s):
     assert (run / "best").resolve().name == "step_00000030"
 
 
+def test_validation_counts_the_sources_that_it_cuts(store, tmp_path, s2s):
+    run, longest = tmp_path / "run", 3
+    decoded = ["train.valid_metrics=[loss,bleu]", f"decode.max_source={longest}", "train.max_updates=15"]
+    assert s2s("train", *words(store, run, *decoded)) == 0
+    found = json.loads((run / "last/state.json").read_text())["progress"]["last_metrics"]
+    lines = (store.parent / "valid.src").read_text().splitlines()
+    assert found["cut_sources"] == sum(len(line.split()) > longest for line in lines) > 0
+    assert "failed_sentences" not in found
+
+
 @pytest.mark.parametrize("word", ["data.character_noise=0.1", "data.weights=[1,2]", "data.waveform.noise=0.5",
                                   "decode.alignment_layer=1"])  # fmt: skip
 def test_what_is_refused_leaves_no_folder(store, tmp_path, s2s, capsys, word):

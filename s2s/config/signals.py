@@ -1,0 +1,58 @@
+"""Signals that end a command do so within a second, whatever it is doing."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+GRACE = 0.8  # seconds that Python's own handlers have
+
+
+@contextmanager
+def answered(name: str, abandon: Callable[[], None]) -> Iterator[None]:
+    """While the context lasts, SIGINT and SIGTERM end the process even in a long call of native code, in which Python
+    runs no handler: a thread hears of them, and does it where the handlers have not begun to.
+
+    A signal that has no handler, or is ignored, stays as it is. Outside the main thread nothing is changed.
+
+    Args:
+        name: The command's.
+        abandon: Clears away what is left of unfinished work.
+    """
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {n: h for n in (signal.SIGINT, signal.SIGTERM) if callable(h := signal.getsignal(n))}
+    if not handlers:
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    begun = threading.Event()
+
+    def handle(number: int, frame) -> None:
+        begun.set()
+        handlers[number](number, frame)
+
+    def watch() -> None:
+        while heard := os.read(reader, 1):
+            if heard[0] in handlers and not begun.wait(GRACE):
+                abandon()
+                if heard[0] == signal.SIGINT:
+                    print(f"{name}: interrupted", file=sys.stderr, flush=True)
+                os._exit(128 + heard[0])
+            begun.clear()
+        os.close(reader)
+
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=watch, name="signals", daemon=True).start()
+    for number in handlers:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        os.close(writer)
