@@ -44,6 +44,7 @@ from s2s.decoding.rules import Rule, Rules
 from s2s.decoding.scorers import EnsembleScorer, ModelScorer
 from s2s.decoding.shortlist import AHEAD, Candidates, Shortlist
 from s2s.decoding.stochastic import StochasticBeam
+from s2s.decoding.trellis import Trellis
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import BOS
 
@@ -150,69 +151,6 @@ class Finished:
         key = -(ends % scores.size(1)) if self.config.search == "sample" else scores
         order = key.sort(dim=1, descending=True, stable=True).indices[:, : self.config.n_best]
         return tuple(tensor.gather(1, order).cpu().numpy() for tensor in (scores, ends, values))
-
-
-class Trellis:
-    """Back-pointers of the last T steps: tokens, parents and log-probabilities of all rows, by the engine's clock. T
-    doubles when needed."""
-
-    def __init__(self, slots: int, rows: int, like: Tensor):
-        shape = (32, slots, rows)
-        self.tokens = torch.zeros(shape, dtype=torch.int64, device=like.device)
-        self.parents = torch.zeros_like(self.tokens)
-        self.values = like.new_zeros(shape)
-        self.own = torch.arange(rows, device=like.device)
-
-    def add(self, clock: int, oldest: int, choice: Choice) -> None:
-        """Remember a step, and those from `oldest` on."""
-        if clock - oldest >= len(self.tokens):
-            self._fit(clock, 2 * len(self.tokens))
-        place = clock % len(self.tokens)
-        self.tokens[place] = choice.tokens
-        self.parents[place] = self.own if choice.parents is None else choice.parents
-        self.values[place] = choice.log_probabilities
-
-    def _fit(self, clock: int, size: int) -> None:
-        """Remember `size` steps, of those before `clock` the last ones."""
-        steps = np.arange(max(0, clock - min(size, len(self.tokens))), clock)
-        for name in ("tokens", "parents", "values"):
-            old = getattr(self, name)
-            new = old.new_zeros(size, *old.shape[1:])
-            new[steps % size] = old[steps % len(old)]
-            setattr(self, name, new)
-
-    def release(self, keep: Tensor, slots: int, clock: int, oldest: int) -> None:
-        """Keep these slots as the first of `slots` ones, and of the steps before `clock` those from `oldest` on."""
-        self._fit(clock, max(32, 1 << (clock - oldest).bit_length()))
-        self.tokens, self.parents, self.values = (
-            kept(x, keep, slots, 1) for x in (self.tokens, self.parents, self.values)
-        )
-
-    def paths(self, slots: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Follow the back-pointers.
-
-        Args:
-            slots: [s] numbers of slots.
-            starts: [s] clock of each sentence's first step.
-            ends: [s, n] own step * K + row.
-
-        Returns:
-            Token ids and their log-probabilities, each [s, n, length], and lengths [s, n].
-        """
-        tokens, parents, values, where = self.tokens, self.parents, self.values, slots
-        if tokens.device.type != "cpu":  # one copy of all that may be needed
-            at = torch.from_numpy(slots).to(tokens.device)
-            tokens, parents, values, where = *(x[:, at].cpu() for x in (tokens, parents, values)), np.arange(len(slots))
-        tokens, parents, values = tokens.numpy(), parents.numpy(), values.numpy()
-        lengths, row = np.divmod(ends, tokens.shape[2])
-        most = int(lengths.max(initial=0))
-        ids, log_probabilities = np.zeros((*ends.shape, most), np.int64), np.zeros((*ends.shape, most), values.dtype)
-        for step in reversed(range(most)):
-            live = lengths > step
-            at = ((starts + step) % len(tokens))[:, None], where[:, None], row
-            ids[:, :, step], log_probabilities[:, :, step] = tokens[at], values[at]
-            row = np.where(live, parents[at], row)
-        return ids, log_probabilities, lengths
 
 
 class Engine:

@@ -93,7 +93,7 @@ def test_full_hypotheses_when_asked(port, translator, lines):
         (400, {"lines": ["a", "b\ud800"]}, "the request is not JSON: unexpected end of hex escape"),
         (413, {"lines": ["a"] * 51}, "51 lines; at most 50"),
         (413, {"lines": ["a", "b" * 201]}, "line 2 has 201 characters"),
-        (413, {"lines": ["a", "b " * 12]}, "line 2 has 12 tokens; the model takes at most 11"),
+        (413, {"lines": ["a", "b " * 12]}, "line 2 has 12 tokens; at most 11 are taken"),
         (413, {"lines": ["a" * 100] * 50}, "over 5,000 bytes"),
     ],
 )
@@ -215,7 +215,7 @@ class Held:
     max_length = None
 
     def __init__(self, inner):
-        self.inner, self.task = inner, inner.task
+        self.inner, self.task, self.limit = inner, inner.task, inner.limit
         self.may, self.batches, self.fails = threading.Event(), [], False
         self.begun = self.ended = 0
 
