@@ -120,7 +120,7 @@ class Connection(H11Protocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer, if that has not begun, and close; a little later, as a client that still sends would not hear it."""
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
         self._refused = True
         self.connections.discard(self)

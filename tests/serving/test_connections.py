@@ -34,6 +34,13 @@ def rest(client, seconds=20):
     return found
 
 
+@pytest.fixture(autouse=True)
+def quiet(caplog):
+    """Nothing goes wrong in the server, which would only be logged."""
+    yield
+    assert [record.getMessage() for record in caplog.get_records("call") if record.levelname == "ERROR"] == []
+
+
 @pytest.fixture(scope="module")
 def short(translator):
     with serving(translator, patience=SHORT) as (port, _):
@@ -96,7 +103,7 @@ def test_a_new_client_gets_in_beside_many_that_ask_nothing(translator):
         until(lambda: batcher.metrics.value("connections") == 0)
         busy = [raw(port, HALVES["half a body"]) for _ in range(8)]
         until(lambda: batcher.metrics.value("requests_in_flight") == 8)
-        assert ask(port, lines=["a"])[0] == 503  # nobody is idle
+        assert rest(raw(port, request(lines=["a"]))).startswith(b"HTTP/1.1 503 ")  # nobody is idle
         for client in busy:
             client.close()
 
@@ -106,6 +113,14 @@ def test_garbage_and_headers_without_end(short):
                  b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 10_000):  # fmt: skip
         assert re.match(rb"HTTP/1.1 4\d\d", rest(raw(short, sent)) or b"HTTP/1.1 400")
     assert ask(short, lines=["a"])[0] == 200
+
+
+def test_a_server_that_ends_refuses_what_has_not_come_and_answers_the_rest(translator):
+    with serving(translator, wait=1.2, patience=SHORT) as (port, batcher):
+        whole, half = raw(port, request(lines=["a"])), raw(port, HALVES["half a body"])
+        until(lambda: batcher.waiting == 1 and batcher.metrics.value("requests_in_flight") == 2)
+    answers = [rest(client) for client in (whole, half)]
+    assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200", b"HTTP/1.1 503"]
 
 
 def test_a_terminated_server_answers_what_is_in_flight(spawn, run, lines):
