@@ -226,7 +226,8 @@ class Stores:
         first, *others = self.stores
         for store in others:
             for key in ("task", "features", "cmvn"):
-                if store.manifest.get(key) != first.manifest.get(key):
+                mine, its = (_without_channel(one.manifest.get(key)) for one in (store, first))
+                if mine != its:
                     raise UserError(
                         f"{store.path}: its {key} is not that of {first.path}; stores that are read as one need the "
                         f"same: make it with tokenizer_from={first.path}"
@@ -463,6 +464,11 @@ def digest(manifest: dict[str, Any]) -> str:
     facts |= {key: manifest[key] for key in ("features", "cmvn") if key in manifest}
     facts["format"] = FORMATS[0]  # of the digest: the same data has the same one whatever the manifest's format
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _without_channel(facts: Any) -> Any:
+    """Facts of a manifest but for the channel that features are of, which does not make them other features."""
+    return {key: value for key, value in facts.items() if key != "channel"} if isinstance(facts, dict) else facts
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

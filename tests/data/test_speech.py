@@ -1,6 +1,7 @@
 """s2s-preprocess of speech: what goes in comes out, broken recordings are named at once, nothing is lost uncounted."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -268,8 +269,34 @@ def test_channels_are_those_of_the_entry_or_of_the_features(make, s2s, tmp_path,
     assert_features(tmp_path / "same", 0, 1, 1)
     assert s2s("preprocess", *words, f"store={tmp_path / 'other'}", "features.channel=1") == 0
     assert_features(tmp_path / "other", 0, 1, 0)
+    assert len(Stores([tmp_path / "same", tmp_path / "other"]).split("test")) == 6
     assert s2s("preprocess", *words, f"store={tmp_path / 'none'}", "features.bins=30") == 2
     assert "those of that store (but for the channel)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gone", ["reader", "stream"])
+def test_a_store_is_complete_though_nobody_hears_the_warnings(tmp_path, gone):
+    """Progress may be lost; work may not."""
+    path = tsv(tmp_path / "m.tsv", ["audio", "text"], ["a.wav", "yes"], ["none.wav", "no"], ["silent.wav", "no"])
+    write(tmp_path / "a.wav")
+    stereo(tmp_path / "silent.wav", np.zeros(4000), np.zeros(4000))
+    words = [*OPTIONS, f"train={path}", "skip_broken=true", "tokenizer=characters", f"store={tmp_path / 'store'}"]
+    command = [sys.executable, "-m", "s2s_cli.preprocess", *words]
+    if gone == "stream":
+        command = ["sh", "-c", '"$@" 2>&-', "sh", *command]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=writer, text=True)
+    finally:
+        os.close(writer)
+    assert done.returncode == 0
+    assert "train             3     2" in done.stdout
+    store = Store(tmp_path / "store")
+    store.verify()
+    assert [one["id"] for one in store.split("train").utterances(np.arange(2))] == ["a.wav", "silent.wav"]
+    assert (store.path / "report.txt").is_file()
+    assert (store.path / "report.png").is_file()
 
 
 def test_filters_hold_for_training_and_are_counted(make, tmp_path, s2s, capsys):
