@@ -1,9 +1,9 @@
 """s2s-inspect: what a store, a run, a checkpoint or a shortlist is, and whether it is whole."""
 
 import dataclasses
-import json
 
 from s2s.config import command, streams
+from s2s.config.documents import to_json
 from s2s.config.schema import option
 from s2s.errors import Failure, UserError
 
@@ -30,7 +30,7 @@ def _inspect(config: InspectCommand) -> None:
         facts = inspect(path, config.verify)
         damaged += facts["damaged"]
         if config.format == "json":
-            print(json.dumps(facts, indent=2, ensure_ascii=False), file=output)
+            print(to_json(facts, indent=2), file=output)
         else:
             print(("\n" if number else "") + text(facts), file=output)
     if damaged:

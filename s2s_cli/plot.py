@@ -30,7 +30,8 @@ def _plot(config: PlotCommand) -> None:
         curves.to_picture(panels, config.path, config.output)
         print(f"{config.output}: {len(panels)} panels", file=sys.stderr)
     text = curves.to_text(panels, config.path, shutil.get_terminal_size((100, 24)).columns)
-    print(text, file=None if config.output else streams.results())
+    if not config.output or not streams.is_standard_output(config.output):
+        print(text, file=None if config.output else streams.results())
 
 
 def main() -> None:

@@ -1,12 +1,12 @@
 """`s2s-preprocess`: raw parallel text, or recordings and what is said in them, to a store."""
 
-import json
 import signal
 import sys
 from typing import Any
 
 from s2s import registry
 from s2s.config import command
+from s2s.config.documents import to_json
 from s2s.data.preprocess import PreprocessConfig, preprocess
 from s2s.data.report import table
 from s2s.errors import UserError
@@ -43,7 +43,7 @@ def run(config: Any) -> None:
     else:
         report, text, took = preprocess(config), table, "{seconds} s"
     if config.format == "json":
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(to_json(report, indent=2))
         return
     print("{store}: {source_language} to {target_language}, ".format(**report) + took.format(**report))
     print(text(report))

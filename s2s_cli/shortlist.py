@@ -4,7 +4,7 @@ import dataclasses
 import sys
 import time
 
-from s2s.config import command
+from s2s.config import command, streams
 from s2s.config.schema import option
 from s2s.errors import UserError
 
@@ -41,7 +41,8 @@ def _learn(config: ShortlistCommand) -> None:
         shortlist = Shortlist.learn(store, config.split, config.candidates, config.frequent, config.iterations,
                                     config.pairs, bar.update)  # fmt: skip
     shortlist.save(config.output)
-    print(config.output)
+    if not streams.is_standard_output(config.output):
+        print(config.output)
     print(f"learned from {total:,} pairs in {time.perf_counter() - began:.1f} s: {config.candidates} candidates for "
           f"each of {len(shortlist.translations):,} symbols, and {len(shortlist.frequent):,} frequent ones",
           file=sys.stderr)  # fmt: skip

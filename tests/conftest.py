@@ -1,10 +1,13 @@
 """Fixtures shared by all tests: small made-up corpora, and the commands called in this process."""
 
+import contextlib
+import itertools
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,25 @@ def standard_input():
     yield give
     os.dup2(kept, 0)
     os.close(kept)
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    """pipe(text or bytes) is a named pipe into which somebody writes that, once."""
+    names = map("pipe-{}".format, itertools.count())
+
+    def make(content: str | bytes) -> Path:
+        path, content = tmp_path / next(names), content.encode() if isinstance(content, str) else content
+        os.mkfifo(path)
+
+        def write() -> None:
+            with contextlib.suppress(BrokenPipeError):
+                path.write_bytes(content)
+
+        threading.Thread(target=write, daemon=True).start()
+        return path
+
+    return make
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""Where a command's results and progress go. Results must arrive: on standard output, or in a file that appears when it
-is complete. Progress, on standard error, may be lost. Both are UTF-8, in whatever locale.
+"""Where a command's results and progress go, and streams in place of files. Results must arrive: on standard output,
+or in a file that appears when it is complete. Progress, on standard error, may be lost. Both are UTF-8, whatever the
+locale.
 
 The standard streams that a process finds may be closed (`>&-`), full (/dev/full), or a pipe whose reader goes away.
 """
@@ -15,11 +16,35 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from s2s.errors import ReaderGone, UserError
-from s2s.files import whole_file
+from s2s.files import naming, whole_file
 
 INPUT, OUTPUT, ERROR = 0, 1, 2
 NAMES = {"/dev/stdin": INPUT, "/dev/stdout": OUTPUT, "/dev/stderr": ERROR}
-STANDARD_OUTPUT = "standard output"  # what messages call it
+STANDARD_INPUT, STANDARD_OUTPUT = "standard input", "standard output"  # what messages call them
+
+
+class Source(io.FileIO):
+    """A file or a stream to read, by blocks of what has come.
+
+    Args:
+        path: Its path; `-` is standard input.
+
+    Raises:
+        UserError: standard input is closed.
+        OSError: it cannot be opened; named.
+    """
+
+    def __init__(self, path: str | Path):
+        number = INPUT if path == "-" else descriptor(path)
+        if number == INPUT and sys.stdin is None:
+            raise UserError(f"{STANDARD_INPUT} is closed")
+        with naming(STANDARD_INPUT if path == "-" else path):
+            super().__init__(path if number is None else os.dup(number))
+
+    def read(self, size: int = -1) -> bytes:
+        while (block := super().read(size)) is None:  # it does not block, and nothing has come
+            select.select([self], [], [])
+        return block
 
 
 class Output(io.FileIO):
@@ -113,6 +138,22 @@ def is_stream(path: str | Path) -> bool:
     )
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether a path leads to something to read that is no folder; `-` does."""
+    return path == "-" or (os.path.exists(path) and not os.path.isdir(path))
+
+
+def content(path: str | Path) -> bytes:
+    """All that is in a file or a stream; `-` is standard input. Raises as Source."""
+    with Source(path) as file:
+        return b"".join(iter(lambda: file.read(1 << 20), b""))
+
+
+def is_standard_output(path: str) -> bool:
+    """Whether a path to write to leads to standard output."""
+    return path == "-" or descriptor(path) == OUTPUT
+
+
 def read_twice(paths: list[str]) -> str | None:
     """Of paths to be read, with `-` for standard input, the first that leads to the stream of an earlier one."""
     seen = set()
@@ -144,7 +185,7 @@ def opened(path: str | None, key: str = "output") -> Iterator[BinaryIO]:
         OSError: it cannot be written; nothing is left behind then.
         ReaderGone: it is a pipe, and nobody reads it any more.
     """
-    if path in (None, "-") or descriptor(path) == OUTPUT:
+    if path is None or is_standard_output(path):
         file = results()
         file.flush()
         yield file.buffer

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import zstandard
 
-from s2s.config.streams import INPUT, descriptor
+from s2s.config.streams import Source
 from s2s.errors import UserError
 
 STANDARD_INPUT = Path("standard input")  # what messages call it; known by identity, for a file may have this name too
@@ -46,15 +46,9 @@ class LineReader:
 
     def __init__(self, path: str | Path, max_line_bytes: int = MAX_LINE_BYTES, cut: bool = False):
         self.path, self.line, self.max_line_bytes, self.cut = path, 0, max_line_bytes, cut
-        number = INPUT if path is STANDARD_INPUT else descriptor(path)
-        if number == INPUT and sys.stdin is None:
-            raise UserError(f"{path}: is closed" if path is STANDARD_INPUT else f"{path}: {STANDARD_INPUT} is closed")
-        if number is None and os.path.isdir(path):
+        if path is not STANDARD_INPUT and os.path.isdir(path):
             raise UserError(f"{path}: is a folder; a file of lines is needed")
-        try:
-            self._raw = _Source(path if number is None else os.dup(number))
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        self._raw = Source("-" if path is STANDARD_INPUT else path)
         self._read = _decompressed(self._raw, Path(path).suffix)
         self._lines: list[bytes] = []  # that wait, of which the first `_next` are taken
         self._ends: list[int] = []  # of each, in bytes from the first one's start
@@ -160,15 +154,6 @@ class LineReader:
         """The line after so many that wait is too long."""
         if not self.cut:
             raise UserError(f"{self.path}:{self.line + place + 1}: {too_long(self.max_line_bytes)}")
-
-
-class _Source(io.FileIO):
-    """What is read, by blocks of what has come."""
-
-    def read(self, size: int = -1) -> bytes:
-        while (block := super().read(size)) is None:  # it does not block, and nothing has come
-            select.select([self], [], [])
-        return block
 
 
 class _ZstdFile(io.RawIOBase):

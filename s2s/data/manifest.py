@@ -11,6 +11,7 @@ A number in place of a string is the characters that it is written with.
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import AudioError, record
 from s2s.config.documents import parse_json
 from s2s.config.shapes import cut
-from s2s.data.lines import decode_lines
+from s2s.config.streams import is_stream
+from s2s.data.lines import BLOCK_BYTES, STANDARD_INPUT, LineReader, decode_lines
 from s2s.errors import UserError
 from s2s.text.tokenizer import is_blank
 
@@ -90,25 +92,27 @@ def read_manifest(name: str, root: str | None, needs_text: bool = True) -> Manif
     """Read a manifest; recordings are not looked at.
 
     Args:
-        name: A .tsv or .jsonl file or a Kaldi folder.
-        root: The folder that relative paths start from; None: the manifest's.
+        name: A .tsv or .jsonl file or a Kaldi folder; a stream, such as `-`, standard input, is as a .tsv file.
+        root: The folder that relative paths start from; None: the manifest's, of a stream the working folder.
         needs_text: Whether each entry must have a text (in a Kaldi folder they always must).
 
     Raises:
         UserError: no such file, none of these formats, a column that is missing or twice there, no entries.
     """
-    path = Path(name)
-    if not path.exists():
+    path = STANDARD_INPUT if name == "-" else Path(name)
+    streams = name == "-" or is_stream(path)
+    if not streams and not path.exists():
         raise UserError(f"{name}: no such manifest")
-    if path.is_dir():
+    if not streams and path.is_dir():
         rows = _kaldi(path)
-    elif path.suffix == ".tsv":
+    elif streams or path.suffix == ".tsv":
         rows = _tsv(path, needs_text)
     elif path.suffix == ".jsonl":
         rows = _jsonl(path)
     else:
         raise UserError(f"{name}: a manifest is a .tsv or .jsonl file, or a Kaldi folder")
-    folder = Path(root) if root is not None else path if path.is_dir() else path.parent
+    near = Path() if streams else path if path.is_dir() else path.parent
+    folder = Path(root) if root is not None else near
     manifest, seen = Manifest(name, [], []), set()
     for where, row in rows:
         try:
@@ -175,14 +179,18 @@ def _seconds(found: dict[str, str | None], column: str) -> float | None:
 
 def _lines(path: Path) -> Iterator[tuple[str, str | _BrokenError]]:
     """The lines of a text file that are not empty, and where they are."""
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        where = f"{path}:{number}"
-        try:
-            (text,) = decode_lines(line, str(path), number)
-            if text.strip():
-                yield where, text
-        except UserError as error:
-            yield where, _malformed(where, error)
+    with closing(LineReader(path, cut=True)) as reader:
+        while lines := reader.read(BLOCK_BYTES):
+            for number, line in enumerate(lines, reader.line - len(lines) + 1):
+                where = f"{path}:{number}"
+                try:
+                    if len(line.rstrip(b"\n")) > reader.max_line_bytes:
+                        raise UserError(f"longer than {reader.max_line_bytes:,} bytes")
+                    (text,) = decode_lines(line, str(path), number)
+                    if text.strip():
+                        yield where, text
+                except UserError as error:
+                    yield where, _malformed(where, error)
 
 
 def _malformed(where: str, error: UserError) -> _BrokenError:

@@ -117,8 +117,19 @@ def preprocess(config: PreprocessConfig) -> dict[str, Any]:
 def _inputs(config: PreprocessConfig) -> Iterator[str | None]:
     """The paths that a store is made from."""
     yield from (*config.train, *config.valid, *config.test, config.tokenizer_from)
-    for tokenizer in (config.tokenizer, config.source_tokenizer, config.target_tokenizer):
+    yield from given(config.tokenizer, config.source_tokenizer, config.target_tokenizer)
+
+
+def given(*tokenizers) -> Iterator[str | None]:
+    """The files that tokenizers are made from, by their configs."""
+    for tokenizer in tokenizers:
         yield from (getattr(tokenizer, key, None) for key in ("model", "vocabulary"))
+
+
+def check_streams(paths: Iterable[str | None]) -> None:
+    """Raise UserError for a stream that would be read twice. `paths`: what is read, each as often as it is."""
+    if (twice := read_twice([path for path in paths if path])) is not None:
+        raise UserError(f"{twice}: would be read twice, and a stream can be read only once")
 
 
 def write_report(report: dict[str, Any], text: str, folder: Path) -> str:
@@ -150,8 +161,11 @@ def _find_corpora(config: PreprocessConfig) -> dict[str, list[Corpus]]:
     if not any(names.values()):
         raise UserError("no corpus: train=PREFIX reads PREFIX.SOURCE and PREFIX.TARGET")
     find = partial(Corpus.find, source=config.source, target=config.target, max_line_bytes=config.max_line_bytes)
-    if (twice := read_twice([name for of_split in names.values() for name in of_split])) is not None:
-        raise UserError(f"{twice}: is there twice among train, valid and test, and a stream can be read only once")
+    own = (config.source_tokenizer, config.target_tokenizer)
+    sides = [one or config.tokenizer for one in own]
+    if config.tokenizer.joint and own == (None, None):
+        sides = sides[:1]
+    check_streams([*config.train, *config.valid, *config.test, *given(*sides)])
     return {split: [find(name) for name in of_split] for split, of_split in names.items() if of_split}
 
 

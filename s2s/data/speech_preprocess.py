@@ -23,7 +23,7 @@ from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import from_int16, read, to_int16
 from s2s.config.schema import LARGEST_SEED, group, option
 from s2s.data.manifest import Broken, Checked, Entry, Manifest, check, complaint, read_manifest
-from s2s.data.preprocess import TOKENIZER, Side, SideWriter, without_picture, write_report
+from s2s.data.preprocess import TOKENIZER, Side, SideWriter, check_streams, given, without_picture, write_report
 from s2s.data.processes import cores, pool, progress
 from s2s.data.report import BARS, SideCounts, aligned, bar_width, blocks, unknown_tokens
 from s2s.data.speech import FEATURES, WAVEFORM, feature_config, features_facts
@@ -55,7 +55,9 @@ class SpeechPreprocessConfig:
     task: str = option("speech_to_text", "what a store is made for; its keys are those of the task")
     source: str = option("speech", "name of the language that is spoken")
     target: str = option("text", "name of the language that is written")
-    train: list[str] = option([], "training manifests: FILE.tsv (with a header), FILE.jsonl, or folders of Kaldi")
+    train: list[str] = option(
+        [], "training manifests: FILE.tsv (with a header; also - or a pipe), FILE.jsonl, or folders of Kaldi"
+    )
     valid: list[str] = option([], "validation manifests, joined into one split")
     test: list[str] = option([], "test manifests: splits test, test1, test2 ...")
     audio_root: str | None = option(None, "folder that relative paths of recordings start from; null: the manifest's")
@@ -93,8 +95,9 @@ def preprocess(config: SpeechPreprocessConfig) -> dict[str, Any]:
     began = time.perf_counter()
     if config.store is None:
         raise UserError("store is needed: the folder to write, such as store=data-bin/mine")
-    inputs = (getattr(config.tokenizer, key, None) for key in ("model", "vocabulary"))
-    check_apart(config.store, "store", [*config.train, *config.valid, *config.test, config.tokenizer_from, *inputs])
+    inputs = [*config.train, *config.valid, *config.test, *given(config.tokenizer)]
+    check_apart(config.store, "store", [*inputs, config.tokenizer_from])
+    check_streams(inputs)
     writer = StoreWriter(config.store, config.overwrite, config.shard_pairs)
     config, parent = _inherited(config)
     Fbank(config.features)  # complains of what does not fit, before anything is read

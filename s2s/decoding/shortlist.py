@@ -9,16 +9,15 @@ Shapes: B slots, V target vocabulary, V' symbols of the output product.
 """
 
 import hashlib
-import os
-from pathlib import Path
+import json
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 from torch import Tensor
 
-from s2s.config.streams import opened
+from s2s.config.streams import content, is_there, opened
 from s2s.data.store import Store, Stores
 from s2s.decoding import lexicon
 from s2s.decoding.choice import NEVER
@@ -86,11 +85,12 @@ class Shortlist:
     @classmethod
     def load(cls, path: str, task) -> "Shortlist":
         """Read what `save` wrote. Raises UserError: no such file, or it is of other vocabularies than the task's."""
-        if not os.path.isfile(path):
+        if not is_there(path):
             raise UserError(f"decode.shortlist={path}: no such file; s2s-shortlist makes one")
         try:
-            with safe_open(Path(path), "np") as file:
-                facts, translations, frequent = file.metadata(), *map(file.get_tensor, ("translations", "frequent"))
+            found = content(path)
+            translations, frequent = map(load(found).__getitem__, ("translations", "frequent"))
+            facts = json.loads(found[8 : 8 + int.from_bytes(found[:8], "little")])["__metadata__"]
             vocabularies, form = (facts["source"], facts["target"]), facts["format"]
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise UserError(f"decode.shortlist={path}: not a shortlist, or damaged: {error}") from error

@@ -6,19 +6,19 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice, zip_longest
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from s2s import registry
 from s2s.config import compose, schema
 from s2s.decoding.backend import prepare
-from s2s.decoding.compose import generator_of
+from s2s.decoding.compose import generator_of, read_files
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.fusion import load_language_model
 from s2s.decoding.generator import Generator, longest_source
 from s2s.decoding.hypothesis import Hypothesis, Translation
 from s2s.decoding.inputs import Window, check_known
-from s2s.decoding.shortlist import Shortlist
 from s2s.decoding.times import words
 from s2s.errors import UserError
 from s2s.training.checkpoint import load_model
@@ -80,9 +80,7 @@ class Translator:
         limits = [model.max_length for model in models if model.max_length is not None]
         self.max_length = min(limits, default=None)
         self._lock = threading.Lock()
-        self._packed: dict[tuple[int, str, str], nn.Module] = {}
-        self._shortlists: dict[str, Shortlist] = {}
-        self._language_models: dict[str, nn.Module] = {}
+        self._made: dict[tuple, Any] = {}
         for model in models:
             self._pack(model, dtype, backend)  # now, not in the first call
 
@@ -185,10 +183,9 @@ class Translator:
             raise UserError("timestamps=true: is for models that write words in their order, without "
                             "data.target_transform")  # fmt: skip
         options = {"alignment": alignment, "timestamps": timestamps, "pack": self._pack, "tick": tick}
+        options |= self._files(config)
         if config.speculative == "draft":
             options["draft"] = self.draft
-        if config.shortlist is not None:
-            options["shortlist"] = self._shortlist(config.shortlist)
         if config.language_model is not None:
             options["language_model"] = self._language_model(config.language_model)
         generator = generator_of(self.task, self.models, config, seed, **options)
@@ -249,26 +246,22 @@ class Translator:
 
     def _pack(self, model: nn.Module, dtype: str, backend: str) -> nn.Module:
         """`prepare`, once for each model and way of decoding."""
-        with self._lock:
-            key = id(model), dtype, backend
-            if key not in self._packed:
-                self._packed[key] = prepare(model, dtype, backend)
-            return self._packed[key]
+        return self._once((id(model), dtype, backend), lambda: prepare(model, dtype, backend))
 
     def _language_model(self, path: str) -> nn.Module:
-        """A checkpoint's language model, read once."""
-        with self._lock:
-            if path not in self._language_models:
-                device = next(self.models[0].parameters()).device
-                self._language_models[path] = load_language_model(path, self.task, device)
-            return self._language_models[path]
+        device = next(self.models[0].parameters()).device
+        return self._once(("language_model", path), lambda: load_language_model(path, self.task, device))
 
-    def _shortlist(self, path: str) -> Shortlist:
-        """A shortlist's file, read once."""
+    def _files(self, config: DecodeConfig) -> dict[str, Any]:
+        paths = config.forbidden, config.allowed, config.shortlist
+        return self._once(("files", *paths), lambda: read_files(self.task, config))
+
+    def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """What `make` makes, made once: a file is read once, and so may be a stream."""
         with self._lock:
-            if path not in self._shortlists:
-                self._shortlists[path] = Shortlist.load(path, self.task)
-            return self._shortlists[path]
+            if key not in self._made:
+                self._made[key] = make()
+            return self._made[key]
 
 
 def _pairs(lines: Iterable[str], prefixes: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,7 @@ import numpy as np
 import sentencepiece
 
 from s2s.config.schema import option
+from s2s.config.streams import content, is_there
 from s2s.errors import Failure, UserError
 from s2s.files import write
 from s2s.text.sampling import Sampler, sampler
@@ -75,7 +76,7 @@ class SentencePieceTokenizer(Tokenizer):
         if config.model is not None:
             check_given(config, "model", ("algorithm", "vocab_size", "character_coverage", "byte_fallback",
                                           "sample_lines", "sample_characters"))  # fmt: skip
-            tokenizer = cls._read(config, Path(config.model))
+            tokenizer = cls._read(config, config.model)
             if config.sampling:
                 try:
                     sampler(tokenizer.model, config.sampling)
@@ -125,12 +126,12 @@ class SentencePieceTokenizer(Tokenizer):
         return cls._read(config, folder / f"{name}.spm.model")
 
     @classmethod
-    def _read(cls, config: SentencePieceConfig, path: Path) -> "SentencePieceTokenizer":
+    def _read(cls, config: SentencePieceConfig, path: str | Path) -> "SentencePieceTokenizer":
         """The tokenizer of a model file."""
-        if not path.is_file():
+        if not is_there(path):
             raise UserError(f"{path}: no such SentencePiece model file")
         try:
-            return cls(config, path.read_bytes())
+            return cls(config, content(path))
         except ValueError as error:
             raise UserError(f"{path}: not a SentencePiece model: {error}") from error
 

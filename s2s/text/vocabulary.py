@@ -6,6 +6,7 @@ import re
 from functools import cached_property
 from pathlib import Path
 
+from s2s.config.streams import content, is_there
 from s2s.errors import UserError
 from s2s.files import write
 
@@ -78,9 +79,9 @@ def read_symbols(path: str) -> list[tuple[int, str]]:
     Raises:
         UserError: no such file, not UTF-8, JSON or YAML, an empty line; the message names file and line.
     """
-    if not Path(path).exists() or Path(path).is_dir():
+    if not is_there(path):
         raise UserError(f"{path}: no such vocabulary file")
-    block = Path(path).read_bytes()
+    block = content(path)
     try:
         text = block.decode("utf-8-sig").removesuffix("\n")
     except UnicodeDecodeError as error:

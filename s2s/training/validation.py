@@ -9,7 +9,7 @@ import torch
 from s2s import scoring
 from s2s.data.iterator import prefetch
 from s2s.data.plan import PlanConfig, plan
-from s2s.decoding.compose import generator_of
+from s2s.decoding.compose import generator_of, read_files
 from s2s.training.attention import Map, attention_maps
 from s2s.training.distributed import Ranks
 
@@ -54,6 +54,7 @@ class Validator:
         self.dataset = task.dataset(split)
         self.metrics = [name for name in metrics if name != "loss"]
         self.shown, self.maps = samples, maps
+        self.files = read_files(task, decode) if task.writes else {}
         lengths = self.dataset.lengths(0, len(self.dataset))
         self.batches = plan(*lengths, dataclasses.replace(data, batching="token_budget"), None).batches
         self.references = split.target_text()
@@ -88,7 +89,8 @@ class Validator:
         """Ids of the best hypotheses of these examples, by example; and what is counted of them, if there is any."""
         (first, last), found = self.ranks.part(len(examples)), {}
         if first < last:
-            generator, size = generator_of(self.task, [model], self.decode), self.decode.buffer or self.task.buffer
+            generator = generator_of(self.task, [model], self.decode, **self.files)
+            size = self.decode.buffer or self.task.buffer
             for start in range(first, last, size):
                 mine = examples[start : min(start + size, last)]
                 n_best = generator.generate(self.task.inputs(self.dataset.split, mine), first=start)

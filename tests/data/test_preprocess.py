@@ -418,7 +418,7 @@ def test_a_bad_stream_is_one_line_and_leaves_nothing(data, text, message, worker
 
 def test_standard_input_is_not_for_two_splits(run, data):
     code, _, err = run("train=-", "test=test,-", "tokenizer=bytes")
-    assert (code, "-: is there twice" in err) == (2, True)
+    assert (code, "-: would be read twice" in err) == (2, True)
     assert_nothing_written(data)
 
 

@@ -14,25 +14,6 @@ from tests.decoding.generating import fails
 
 
 @pytest.fixture
-def pipe(tmp_path):
-    """pipe(text) -> a named pipe that somebody writes a text to."""
-    names = iter("abcdefgh")
-
-    def make(text: str):
-        path = tmp_path / f"pipe-{next(names)}"
-        os.mkfifo(path)
-
-        def write() -> None:
-            with contextlib.suppress(BrokenPipeError):
-                path.write_text(text)
-
-        threading.Thread(target=write, daemon=True).start()
-        return path
-
-    return make
-
-
-@pytest.fixture
 def terminal(monkeypatch):
     """terminal() makes standard error a terminal; returns what has been shown on it, at the end."""
     shown = []
@@ -94,7 +75,7 @@ def test_counts_of_streams_are_compared_at_the_end(generate, runs, store, text, 
     output = tmp_path / "hyp"
     words = f"checkpoint={runs[0]}", "decode.buffer=4", f"output={output}"
     for source in (f"store={store}", f"input={pipe(text)}", f"input={store.parent}/test.src"):
-        beside = pipe("a\n" * count)
+        beside = pipe(b"a\n" * count)
         result = generate(*words, source, f"{key}={beside}")
         has = f"has 10 lines and {beside} has more" if count == 11 else f"has more and {beside} has 9 lines"
         fails(result, has, "line N of one belongs to line N of the other")
@@ -102,7 +83,7 @@ def test_counts_of_streams_are_compared_at_the_end(generate, runs, store, text, 
 
 
 def test_a_stream_that_is_named_twice_is_refused(generate, runs, tmp_path, pipe):
-    checkpoint, twice = f"checkpoint={runs[0]}", pipe("a\n")
+    checkpoint, twice = f"checkpoint={runs[0]}", pipe(b"a\n")
     message = "is there twice, and a stream can be read only once"
     fails(generate(checkpoint, f"input={twice}", f"prefix={twice}"), twice, message)
     fails(generate(checkpoint, "prefix=-", stdin=b"a\n"), "-: ", message)
@@ -111,7 +92,7 @@ def test_a_stream_that_is_named_twice_is_refused(generate, runs, tmp_path, pipe)
 
 def test_lists_of_what_may_be_said_come_from_pipes(generate, runs, text, pipe):
     checkpoint = f"checkpoint={runs[0]}"
-    printed = generate(checkpoint, f"decode.allowed={pipe('d e f')}", stdin=text.encode())[1]
+    printed = generate(checkpoint, f"decode.allowed={pipe(b'd e f')}", stdin=text.encode())[1]
     assert set(printed.splitlines()) == {"d e f"}
     most = max(words := generate(checkpoint, stdin=text.encode())[1].split(), key=words.count)
     printed = generate(checkpoint, f"decode.forbidden={pipe(most)}", stdin=text.encode())[1]

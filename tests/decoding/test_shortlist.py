@@ -245,6 +245,18 @@ class Task:
         self.source_tokenizer, self.target_tokenizer = store.tokenizers()
 
 
+def test_a_shortlist_comes_and_goes_through_pipes(store, learned, pipe, tmp_path, s2s, capfdbinary):
+    task, expected = Task(Store(store)), learned.read_bytes()
+    words = f"store={store}", "candidates=2", "frequent=3"
+    assert s2s("shortlist", *words, f"output={tmp_path}/file", "pairs=1000") == 0
+    assert capfdbinary.readouterr().out == f"{tmp_path}/file\n".encode()
+    assert s2s("shortlist", *words, "output=-", "pairs=1000") == 0
+    written = capfdbinary.readouterr().out
+    for content in (expected, written):
+        found = Shortlist.load(str(pipe(content)), task)
+        np.testing.assert_array_equal(found.translations, Shortlist.load(str(learned), task).translations)
+
+
 def test_a_shortlist_that_is_not_one_is_refused(store, learned, tmp_path, s2s, capsys):
     task = Task(Store(store))
     with pytest.raises(UserError, match=r"decode\.shortlist=nowhere: no such file; s2s-shortlist makes one"):
