@@ -65,11 +65,10 @@ class PrefixScores:
         Returns:
             [B, K, C] and [B, K]; -inf for a label that does not fit into the frames.
         """
-        (B, K, C), (_, V, S) = tokens.shape, self.x.shape
+        (B, K, C), S = tokens.shape, self.x.size(2)
         values, ends = self.psi.new_empty(B, K, C), torch.empty_like(self.psi)
         if self.native:
-            call("ctc_score", self.x, self.lengths, self.tables, self.last, self.psi, tokens.contiguous(), values,
-                 ends, B, K, C, V, S)  # fmt: skip
+            call("ctc_score", self.x, self.lengths, self.tables, self.last, self.psi, tokens.contiguous(), values, ends)
             return values, ends
         either, blank = (part.transpose(1, 2) for part in (self._either, self.tables[:, 1]))  # [B, K, 1 + S]
         again = (tokens == self.last[:, :, None])[:, :, :, None]
@@ -83,11 +82,11 @@ class PrefixScores:
 
     def advance(self, parents: Tensor, tokens: Tensor) -> None:
         """Each row goes on from a row of its sentence by a label; both [B, K] int64."""
-        B, V, S = self.x.shape
+        S = self.x.size(2)
         if self.native:
             tables, last, psi = torch.empty_like(self.tables), torch.empty_like(self.last), torch.empty_like(self.psi)
             call("ctc_advance", self.x, self.lengths, self.tables, self.last, parents.contiguous(),
-                 tokens.contiguous(), tables, last, psi, B, self.rows, V, S)  # fmt: skip
+                 tokens.contiguous(), tables, last, psi)  # fmt: skip
             self.tables, self.last, self.psi = tables, last, psi
             return
         from_rows = parents[:, None].expand(-1, S, -1)

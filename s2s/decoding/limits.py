@@ -45,8 +45,9 @@ class Limits:
         self.places: Tensor | None = None
         self.prefix_lengths = torch.zeros_like(self.shortest)
         # The same on the host, so that what holds nowhere costs nothing.
-        self.host = np.zeros((4, slots), np.int64)  # done, shortest, longest, prefix length
-        self.host[2] = self.steps
+        self.table = torch.zeros(4, slots, dtype=torch.int64)  # done, shortest, longest, prefix length
+        self.table[2] = self.steps
+        self.host = self.table.numpy()
         self.stuck: Tensor | None = None
 
     def bounds(self, sentence) -> tuple[int, int]:
@@ -85,8 +86,9 @@ class Limits:
         for name in names:
             setattr(self, name, kept(getattr(self, name), keep, slots))
         self.longest[len(mine) :] = self.steps
-        free = np.array([0, 0, self.steps, 0])[:, None].repeat(slots - len(mine), 1)
-        self.host = np.ascontiguousarray(np.append(self.host[:, mine], free, axis=1))
+        self.table = kept(self.table, torch.from_numpy(mine), slots, 1)
+        self.table[2, len(mine) :] = self.steps
+        self.host = self.table.numpy()
 
     def advance(self) -> None:
         """A step is done."""

@@ -7,7 +7,6 @@ numbers do not depend in any bit on the other rows.
 Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, N layers, G key/value heads, L places, d head width.
 """
 
-import ctypes
 from collections.abc import Callable
 from functools import partial
 
@@ -19,8 +18,9 @@ from s2s.decoding.limits import Limits
 from s2s.decoding.packed import packed
 from s2s.models.claims import step_departure
 from s2s.models.encoder_decoder import EncoderDecoder
+from s2s.native.arguments import Structure
 from s2s.native.library import Unavailable, call, library
-from s2s.nn.feedforward import ACTIVATIONS
+from s2s.nn.feedforward import ACTIVATIONS, FeedForward
 from s2s.nn.layers import Layer
 from s2s.nn.positions import turns
 from s2s.nn.slots import kept
@@ -62,35 +62,35 @@ class NativeLinear(nn.Module):
         int8: Weights and inputs rounded to 8 bits, with a scale for each output and for each row.
 
     Attributes:
-        map: The kernels' `Map`: addresses of weights, bias, scales and sums, and the numbers of outputs and inputs.
+        map: The kernels' `Map`.
     """
 
     def __init__(self, linear: nn.Linear, relu: bool = False, *, int8: bool):
         super().__init__()
         weight, self.relu = linear.weight.detach(), relu
         self.again = partial(NativeLinear, relu=relu, int8=int8)  # the same of other weights
-        self.bias = None if linear.bias is None else linear.bias.detach()
         self.outputs, inputs = weight.shape
-        self.scales = self.sums = None
-        group, kind = 1, torch.float32
+        panels, parts = -(-self.outputs // PANEL), {"bias": linear.bias, "O": self.outputs, "I": inputs}
         if int8:
-            self.scales = weight.abs().amax(1).clamp(min=1e-30) / 127
-            weight = (weight / self.scales[:, None]).round()
-            self.sums = weight.sum(1).int()
-            group, kind = 4, torch.int8
-        panels, groups = -(-self.outputs // PANEL), -(-inputs // group)
-        padded = torch.zeros(panels * PANEL, groups * group, dtype=kind)
-        padded[: self.outputs, :inputs] = weight
-        self.weights = padded.view(panels, PANEL, groups, group).transpose(1, 2).contiguous()
-        parts = (self.weights, self.bias, self.scales, self.sums)
-        self.map = torch.tensor([0 if part is None else part.data_ptr() for part in parts] + [self.outputs, inputs])
+            scales = weight.abs().amax(1).clamp(min=1e-30) / 127
+            weight = (weight / scales[:, None]).round()
+            fours = -(-inputs // 4)
+            padded = torch.zeros(panels * PANEL, fours * 4, dtype=torch.int8)
+            padded[: self.outputs, :inputs] = weight
+            codes = padded.view(panels, PANEL, fours, 4).transpose(1, 2).contiguous()
+            parts |= {"codes": codes, "scales": scales, "sums": weight.sum(1).int()}
+        else:
+            padded = torch.zeros(panels * PANEL, inputs)
+            padded[: self.outputs] = weight
+            parts["weights"] = padded.view(panels, PANEL, inputs).transpose(1, 2).contiguous()
+        self.map = Structure("Map", **parts)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] -> [..., O]"""
-        x = x.contiguous()
-        y = x.new_empty(*x.shape[:-1], self.outputs)
-        call("linear_map", self.map, x, y, y.numel() // self.outputs, int(self.relu))
-        return y
+        rows = x.contiguous().view(-1, x.size(-1))
+        y = x.new_empty(len(rows), self.outputs)
+        call("linear_map", self.map, rows, y, self.relu)
+        return y.view(*x.shape[:-1], self.outputs)
 
 
 class Step:
@@ -105,57 +105,84 @@ class Step:
         stack, layer = decoder.config, decoder.layers[0]
         activation = getattr(layer.feedforward, "activation", "relu")  # packed, one with ReLU is two maps
         self.width, self.head, self.size = stack.width, stack.width // stack.heads, model.target_vocabulary_size
-        self.positions = decoder.embedding.positions
-        self.kept = [decoder, model.output]  # addresses are theirs
-        numbers = [stack.layers, stack.width, stack.heads, stack.kv_heads or stack.heads, self.head,
-                   int(layer.pre_norm), ACTIVATIONS.index(activation),
-                   decoder.embedding.tokens.weight.data_ptr()]  # fmt: skip
+        self.positions, self.turned = decoder.embedding.positions, torch.empty(0, self.head)
         heads = {n: decoder.head_norms[str(n)] for n in decoder.shares}
         shares = [decoder.shares.get(n, 0.0) for n in range(1, stack.layers + 1)]
-        self.shares = torch.tensor([*shares, 1 - sum(shares)])
-        numbers += [*_norm(decoder.norm), self.shares.data_ptr() if heads else 0, *model.output.map.tolist()]
-        layers = [[*_layer(layer), *_norm(heads.get(n))] for n, layer in enumerate(decoder.layers, 1)]
-        self.decoder = torch.tensor(numbers + [number for layer in layers for number in layer])
+        sizes = {"D": stack.width, "H": stack.heads, "G": stack.kv_heads or stack.heads, "d": self.head}
+        self.decoder = Structure(
+            "Decoder",
+            **sizes,
+            N=stack.layers,
+            pre_norm=layer.pre_norm,
+            activation=ACTIVATIONS.index(activation),
+            embedding=decoder.embedding.tokens.weight,
+            norm=_norm(decoder.norm),
+            shares=torch.tensor([*shares, 1 - sum(shares)]) if heads else None,
+            logits=model.output.map,
+            layer=[_layer(layer, heads.get(n), sizes) for n, layer in enumerate(decoder.layers, 1)],
+        )
 
     def __call__(
         self,
         tokens: Tensor,
         state: "NativeState",
         output: Callable[[Tensor], Tensor] | None = None,
-        scores: Tensor | int = 0,
+        scores: Tensor | None = None,
     ) -> Tensor:
         """As there. With scores [B, K], nothing is computed for rows whose score is minus infinity."""
         state.begin(scores)
-        if self.positions.kind == "rotary":
-            tables = 0, torch.cat(turns(torch.arange(state.history.size(2)), self.head), dim=1)
-        else:
-            tables = self.positions.table_of(state.length), 0
-        place = state.place(*tables)
+        logits = top = None
         if output is None:
-            if state.logits is None or len(state.logits) != len(tokens):
-                state.logits = torch.zeros(len(tokens), self.size)  # every step's: fresh memory is slow to touch
-            logits, top = state.logits, 0
+            if state.logits is None or len(state.logits) != len(tokens):  # every step's: fresh memory is slow to touch
+                state.logits = torch.zeros(len(tokens), self.size, dtype=torch.float32)
+            logits = state.logits
         else:
-            logits, top = 0, torch.empty(len(tokens) // state.rows, state.rows, self.width)
-        call("decoder_step", self.decoder, ctypes.addressof(place), tokens, scores, logits, top)
-        state.advance()
-        return logits if output is None else output(top).flatten(0, 1)
+            top = torch.empty(len(tokens), self.width, dtype=torch.float32)
+        if self.positions.kind == "rotary":
+            place = state.place(decoder=self.decoder, turned=self._turned(state.length))
+        else:
+            place = state.place(decoder=self.decoder, added=self.positions.table_of(state.length))
+        call("decoder_step", place, tokens, scores, logits, top)
+        state.steps += 1  # as the kernel has done with the positions
+        return logits if output is None else output(top.view(-1, state.rows, self.width)).flatten(0, 1)
+
+    def _turned(self, length: int) -> Tensor:
+        """Cosines and sines of at least so many positions, [T, d]."""
+        table = self.turned
+        if len(table) < length:
+            positions = torch.arange(1 << (length - 1).bit_length())
+            self.turned = table = torch.cat(turns(positions, self.head), dim=1)  # as PositionEmbedding.table_of
+        return table
 
 
-def _norm(norm: nn.Module | None) -> list[int]:
+def _norm(norm: nn.Module | None) -> Structure | None:
     """The kernels' `Norm`."""
-    return [norm.weight.data_ptr(), norm.bias.data_ptr()] if isinstance(norm, nn.LayerNorm) else [0, 0]
+    return Structure("Norm", weight=norm.weight, bias=norm.bias) if isinstance(norm, nn.LayerNorm) else None
 
 
-def _layer(layer: Layer) -> list[int]:
-    """The kernels' `Layer`; without cross-attention its maps are nulls."""
+def _layer(layer: Layer, head: nn.Module | None, sizes: dict[str, int]) -> Structure:
+    """The kernels' `Layer`."""
     block = layer.feedforward  # with ReLU, two packed maps
     inner, outer = block if isinstance(block, nn.Sequential) else (block.inner, block.outer)
-    cross = (layer.cross.query, layer.cross.output) if hasattr(layer, "cross") else (None, None)
-    norms = layer.attention_norm, layer.cross_norm if cross[0] else None, layer.feedforward_norm
-    maps = layer.attention.qkv, layer.attention.output, *cross, inner, outer
-    numbers = [each.map.tolist() if each is not None else [0] * 6 for each in maps]
-    return [n for norm in norms for n in _norm(norm)] + [n for each in numbers for n in each]
+    cross = {}
+    if layer.attends:
+        cross = {"cross_norm": _norm(layer.cross_norm), "query": layer.cross.query.map,
+                 "cross_output": layer.cross.output.map}  # fmt: skip
+    F = outer.map.sizes["I"]
+    return Structure(
+        "Layer",
+        **sizes,
+        **cross,
+        E=F * (2 if isinstance(block, FeedForward) and block.activation == "swiglu" else 1),
+        F=F,
+        attention_norm=_norm(layer.attention_norm),
+        feedforward_norm=_norm(layer.feedforward_norm),
+        qkv=layer.attention.qkv.map,
+        output=layer.attention.output.map,
+        inner=inner.map,
+        outer=outer.map,
+        head=_norm(head),
+    )
 
 
 class NativeState(TransformerState):
@@ -171,16 +198,17 @@ class NativeState(TransformerState):
         super().__init__(key_values.contiguous(), mask, rows)
         self.history = torch.zeros(mask.size(0), rows, 0, dtype=torch.int32)
         self.logits: Tensor | None = None
+        self._parts: dict[str, Structure | Tensor] = {}
         self._count()
 
     def _count(self) -> None:
         self.lengths = self.mask.flatten(1).sum(1)
 
-    def begin(self, scores: Tensor | int = 0) -> None:
+    def begin(self, scores: Tensor | None = None) -> None:
         """Make room for one more position of every row; sentences of which no row is live need none; scores: [B, K]."""
         self.length = int(self.steps.max()) + 1
         size = self.history.size(2)
-        if self.length > size and isinstance(scores, Tensor):
+        if self.length > size and scores is not None:
             idle = scores.amax(1) == NEVER
             self.steps[idle.numpy()] = 0
             self.positions[idle] = 0
@@ -194,15 +222,22 @@ class NativeState(TransformerState):
                 cache[:, :, :, :, :size], history[:, :, :size] = self.cache, self.history
             self.cache, self.history = cache, history
 
-    def place(self, added: Tensor | int, turned: Tensor | int) -> ctypes.Array:
-        """The kernels' `State`; added, turned: tables of positions, or 0."""
-        parts = (self.cache, self.history, self.key_values, self.lengths, self.positions, added, turned)
-        numbers = [part if type(part) is int else part.data_ptr() for part in parts]
-        return (ctypes.c_int64 * 11)(*self.history.shape, self.key_values.size(4), *numbers)
+    def place(self, **parts: Structure | Tensor) -> Structure:
+        """The kernels' `State`, made anew where it is not of these parts and of the arrays that are here now.
+
+        Args:
+            parts: The kernels' `Decoder`, and the table of positions: what `reorder` needs not be told again.
+        """
+        parts |= {name: getattr(self, name) for name in ("cache", "history", "key_values", "lengths", "positions")}
+        if any(self._parts.get(name) is not part for name, part in parts.items()):
+            B, K, _ = self.history.shape
+            self._parts = self._parts | parts
+            self._place = Structure("State", R=B * K, **self._parts)
+        return self._place
 
     def reorder(self, parents: Tensor) -> None:
         """Row r goes on from row parents[r]."""
-        call("reorder", self.history, self.positions, parents, *self.history.shape)
+        call("reorder", self.place(), parents)
 
     def admit(self, slots: Tensor, other: "NativeState", which: Tensor) -> None:
         """As TransformerState.admit."""
@@ -229,10 +264,8 @@ class NativeBeam(Beam):
     def __call__(self, logits: Tensor, normalizer: None, scores: Tensor, limits: Limits) -> Choice:
         """logits: [R, V], unchanged; normalizer: is found here; scores: [B, K]."""
         B, K = scores.shape
-        tokens, parents = torch.empty(2, B, K, dtype=torch.int64)
-        values = torch.empty(4, B, K).unbind()
-        ended, scale = ctypes.c_int64(), ctypes.c_float(self.config.eos_scale)
-        call("beam", logits, scores, limits.host.ctypes.data, limits.prefix, tokens, parents, *values,
-             ctypes.addressof(ended), B, K, logits.size(1), limits.prefix.size(1),
-             int(self.config.allow_unknown), ctypes.addressof(scale))  # fmt: skip
-        return Choice(tokens, None if K == 1 else parents, *values, bool(ended.value))
+        chosen, rated = torch.empty(2, B, K, dtype=torch.int64), torch.empty(4, B, K, dtype=torch.float32)
+        ended = call("beam", scores, logits, limits.table, limits.prefix, chosen, rated,
+                     self.config.allow_unknown, self.config.eos_scale)  # fmt: skip
+        tokens, parents = chosen.unbind()
+        return Choice(tokens, None if K == 1 else parents, *rated.unbind(), bool(ended))

@@ -6,8 +6,14 @@
 // bit, on what other rows there are.
 //
 // Shapes: B slots (sentences), K rows a slot, R = B*K rows, D model width, H query heads, G key/value heads, d head
-// width, L places of a cache, S source positions, V vocabulary, I inputs and O outputs of a linear map. All arrays are
-// contiguous; float is fp32. All numbers that come from outside have 64 bits, as pointers do.
+// width, L places of a cache, S source positions, T tabled positions, P tokens of a prefix, C candidates of a row,
+// V vocabulary, N layers, F inner width of a feed-forward block, E outputs of its first map, I inputs and O outputs of a
+// linear map. All arrays are contiguous; float is fp32. All numbers that come from outside have 64 bits, as pointers do.
+//
+// What comes from outside is declared here alone: in the functions that are extern "C" and in the structures that they
+// take, the comment after an array begins with its shape and says "or null" where there may be none, and so it is with
+// parts that are structures. s2s/native/arguments.py reads these declarations, holds every array to them, and adds the
+// sizes. What arrays hold is not checked there: a function whose numbers lead to memory returns FAULT if one leads out.
 
 #include <algorithm>
 #include <cmath>
@@ -31,6 +37,7 @@ constexpr int64_t AHEAD = 4;             // positions whose keys are fetched bef
 constexpr int64_t BLANK = 0, UNK = 1, EOS = 3, SPECIALS = 4;
 constexpr float FLOOR = -1e30f;  // in place of minus infinity, where differences are taken
 constexpr float EPSILON = 1e-5f;  // of nn.LayerNorm
+constexpr int64_t FINE = 0, FAULT = -1;
 
 // Rows whose sums fit in registers together, and the code of an int8 input of 0 and of 1.
 #if defined(__AVX512F__)
@@ -121,14 +128,14 @@ Number* scratch(int64_t size) {
     return memory.data();
 }
 
-// A linear map. Weights lie in panels of 32 outputs, the last filled up with zeros:
-//   fp32: [panels, I, 32]
-//   int8: [panels, I/4, 32, 4], I filled up to a multiple of 4; scales [O] of the outputs; sums [O] of their weights
+// A linear map, or none: zeros. Weights lie in panels of 32 outputs, the last filled up with zeros; those of int8 in
+// fours of inputs, the last filled up too, with scales of the outputs and sums of their weights.
 struct Map {
-    const void* weights;
-    const float* bias;  // [O] or null
-    const float* scales;  // null: fp32
-    const int32_t* sums;
+    const float* weights;  // [(O + 31) / 32, I, 32], or null
+    const int8_t* codes;   // [(O + 31) / 32, (I + 3) / 4, 32, 4], or null
+    const float* bias;     // [O], or null
+    const float* scales;   // [O], or null: fp32
+    const int32_t* sums;   // [O], or null
     int64_t O, I;
 };
 
@@ -208,12 +215,11 @@ void piece(const Map& map, int64_t panel, const float* x, const Codes& codes, in
     alignas(64) float sums[rows][PANEL];
     if (!map.scales) {
         Floats found[rows][2];
-        products<rows>(x + row * map.I, map.I, static_cast<const float*>(map.weights) + first * map.I, found);
+        products<rows>(x + row * map.I, map.I, map.weights + first * map.I, found);
         std::memcpy(sums, found, sizeof sums);
     } else {
         Words found[rows][2];
-        products<rows>(codes.codes + row * codes.width, codes.width,
-                       static_cast<const int8_t*>(map.weights) + first * codes.width, found);
+        products<rows>(codes.codes + row * codes.width, codes.width, map.codes + first * codes.width, found);
         alignas(64) int32_t whole[rows][PANEL];
         std::memcpy(whole, found, sizeof whole);
         for (int r = 0; r < rows; ++r)
@@ -288,7 +294,8 @@ struct Best {
 };
 
 struct Norm {
-    const float *weight, *bias;  // [D], or null: nothing is normalised
+    const float* weight;  // [D]
+    const float* bias;    // [D]
 };
 
 // y = norm(x), for all threads of a team; y may be x.  x, y [R, D]
@@ -430,30 +437,44 @@ void cross_attention(const float* queries, const float* keys, const float* value
 }
 
 struct Layer {
-    Norm attention_norm, cross_norm, feedforward_norm;
-    Map qkv, output, query, cross_output, inner, outer;  // of null weights: there is none
-    Norm head;                                           // of states that count in the output too, or null
+    Norm attention_norm;
+    Norm cross_norm;  // or null
+    Norm feedforward_norm;
+    Map qkv;           // [(H + 2 * G) * d, D]
+    Map output;        // [D, H * d]
+    Map query;         // [H * d, D], or null: there is no cross-attention
+    Map cross_output;  // [D, H * d], or null
+    Map inner;         // [E, D]
+    Map outer;         // [D, F]
+    Norm head;         // of states that count in the output too, or null
 };
 
 struct Decoder {
-    int64_t layers, D, H, G, d, pre_norm, activation;
+    int64_t N, D, H, G, d, pre_norm, activation;
     const float* embedding;  // [V, D]
     Norm norm;               // of the top, or null
-    const float* shares;     // of each layer's head in the states under the map to logits, last the top's; or null
-    Map logits;
-    Layer layer[];
+    const float* shares;     // [N + 1] of the heads and of the top in the states under the map to logits, or null
+    Map logits;              // [V, D]
+    Layer layer[];           // [N]
 };
 
 struct State {
-    int64_t B, K, L, S;
+    const Decoder* decoder;
     float* cache;              // [N, 2, B, G, L, K, d]
-    const int32_t* history;    // [B, K, L]
-    const float* key_values;   // [N, 2, B, G, S, d], of cross-attention
+    int32_t* history;          // [B, K, L]
+    const float* key_values;   // [N, 2, B, G, S, d] of cross-attention
     const int64_t* lengths;    // [B]
-    const int64_t* positions;  // [B]
-    const float* added;        // to embeddings, [L, D], or null
-    const float* turned;       // rotary positions, [L, d], or null
+    int64_t* positions;        // [B, 1]
+    const float* added;        // [T, D] to embeddings, or null
+    const float* turned;       // [T, d] for rotary positions, or null
+    int64_t B, K, R, L, S, T;
 };
+
+inline bool within(int64_t number, int64_t size) { return number >= 0 && number < size; }
+
+inline bool all_within(const int64_t* numbers, int64_t count, int64_t size) {
+    return std::all_of(numbers, numbers + count, [&](int64_t number) { return within(number, size); });
+}
 
 struct Buffers {
     float *x, *normed, *mixed, *qkv, *attended, *states;
@@ -464,7 +485,7 @@ struct Buffers {
 Buffers buffers_for(const Decoder& decoder, int64_t R) {
     const int64_t D = decoder.D, rows = decoder.H * decoder.d, qkv = rows + 2 * decoder.G * decoder.d;
     int64_t inner = 0, most = std::max(D, rows);
-    for (int64_t n = 0; n < decoder.layers; ++n) {
+    for (int64_t n = 0; n < decoder.N; ++n) {
         inner = std::max(inner, decoder.layer[n].inner.O + decoder.layer[n].outer.I);
         most = std::max(most, decoder.layer[n].outer.I);
     }
@@ -504,7 +525,7 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
         const float* place = state.added ? state.added + state.positions[live.rows[r] / K] * D : nullptr;
         for (int64_t i = 0; i < D; ++i) x[r * D + i] = row[i] * scale + (place ? place[i] : 0);
     }
-    for (int64_t n = 0; n < decoder.layers; ++n) {
+    for (int64_t n = 0; n < decoder.N; ++n) {
         const Layer& layer = decoder.layer[n];
         float* own = state.cache + 2 * n * B * G * L * K * d;
         const float* source = state.key_values + 2 * n * B * G * S * d;
@@ -514,7 +535,7 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
                        buffers.attended, B, K, H, G, d, L);
         map(layer.output, buffers.attended, x, ADD);
         leave(layer.attention_norm);
-        if (layer.query.weights) {
+        if (layer.query.O) {
             map(layer.query, enter(layer.cross_norm), buffers.qkv, STORE);
             cross_attention(buffers.qkv, source, source + B * G * S * d, state.lengths, live, buffers.attended, B, K, H,
                             G, d, S);
@@ -530,7 +551,7 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
         }
     }
     if (decoder.norm.weight) normalize(decoder.norm, x, x, R, D);
-    if (decoder.shares) mix(x, decoder.shares[decoder.layers]);
+    if (decoder.shares) mix(x, decoder.shares[decoder.N]);
     const float* states = decoder.shares ? buffers.mixed : x;
     if (!top) linear(decoder.logits, states, logits, R, STORE, buffers.codes, buffers.scales, live.rows);
     else {
@@ -543,52 +564,76 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
 
 extern "C" {
 
-// y = x times the weights plus the bias, perhaps with ReLU.  x [R, I]; y [R, O]
-void linear_map(const Map* map, const float* x, float* y, int64_t R, int64_t relu) {
+// y = x times the weights plus the bias, perhaps with ReLU.
+int64_t linear_map(const Map* map,
+                   const float* x,  // [R, I]
+                   float* y,        // [R, O]
+                   int64_t relu, int64_t R) {
     uint8_t* codes = scratch<uint8_t>(map->scales ? R * (map->I + 3) : 0);
     float* scales = scratch<float, 2>(R);
 #pragma omp parallel if (R * map->I * map->O > PARALLEL)
     linear(*map, x, y, R, relu ? STORE_RELU : STORE, codes, scales);
+    return FINE;
 }
 
-// Every live row advanced by one token.
-//   tokens [R]; scores [R] of the rows' hypotheses, minus infinity for a row that is not live, or null: all are
-//   logits [R, V] of live rows are written, or where `top` is not null the states under the map to them: [R, D]
-void decoder_step(const Decoder* decoder, const State* state, const int64_t* tokens, const float* scores, float* logits,
-                  float* top) {
-    const int64_t R = state->B * state->K;
+// Every slot advanced by one position, every live row by its token: logits of live rows are written, or the states under
+// the map to them.
+int64_t decoder_step(const State* state,
+                     const int64_t* tokens,  // [R]
+                     const float* scores,    // [B, K] of hypotheses, minus infinity of no live row; or null: all are
+                     float* logits,          // [R, V], or null
+                     float* top) {           // [R, D], or null: the logits are wanted
+    const Decoder& decoder = *state->decoder;
+    const int64_t R = state->R;
+    if (R != state->B * state->K || !logits == !top) return FAULT;
+    for (int64_t b = 0; b < state->B; ++b)
+        if (!within(state->positions[b], state->L) || !within(state->lengths[b], state->S + 1)) return FAULT;
     int64_t *rows = scratch<int64_t>(2 * R), *places = rows + R, count = 0;
     for (int64_t r = 0; r < R; ++r) {
         const bool live = !scores || scores[r] > NEVER;
         places[r] = live ? count : -1;
-        if (live) rows[count++] = r;
+        if (!live) continue;
+        if (!within(tokens[r], decoder.logits.O) || !within(state->positions[r / state->K], state->T)) return FAULT;
+        rows[count++] = r;
     }
-    int64_t work = decoder->logits.I * decoder->logits.O;
-    for (int64_t n = 0; n < decoder->layers; ++n) work += 4 * decoder->layer[n].inner.I * decoder->layer[n].inner.O;
-    const Buffers buffers = buffers_for(*decoder, count);
+    int64_t work = decoder.logits.I * decoder.logits.O;
+    for (int64_t n = 0; n < decoder.N; ++n) work += 4 * decoder.layer[n].inner.I * decoder.layer[n].inner.O;
+    const Buffers buffers = buffers_for(decoder, count);
 #pragma omp parallel if (count * work > PARALLEL)
-    step_of_team(*decoder, *state, tokens, {count, rows, places}, logits, top, buffers);
+    step_of_team(decoder, *state, tokens, {count, rows, places}, logits, top, buffers);
+    for (int64_t b = 0; b < state->B; ++b) ++state->positions[b];
+    return FINE;
 }
 
 // Row r goes on from row parents[r] of the same slot: its history before the step that comes becomes that row's.
-//   history [B, K, L]; positions [B], of the step that comes; parents [B, K], each b*K + k
-void reorder(int32_t* history, const int64_t* positions, const int64_t* parents, int64_t B, int64_t K, int64_t L) {
+int64_t reorder(const State* state,
+                const int64_t* parents) {  // [R], each b*K + k
+    const int64_t B = state->B, K = state->K, L = state->L;
+    if (state->R != B * K) return FAULT;
     for (int64_t b = 0; b < B; ++b) {
-        const int64_t *from = parents + b * K, seen = positions[b];
-        bool moved = false;
-        for (int64_t k = 0; k < K; ++k) moved |= from[k] != b * K + k;
+        const int64_t *from = parents + b * K, seen = state->positions[b];
+        bool moved = false, fine = within(seen, L + 1);
+        for (int64_t k = 0; k < K; ++k) moved |= from[k] != b * K + k, fine &= within(from[k] - b * K, K);
+        if (!fine) return FAULT;
         if (!moved) continue;
-        int32_t *mine = history + b * K * L, *old = scratch<int32_t>(K * L);
+        int32_t *mine = state->history + b * K * L, *old = scratch<int32_t>(K * L);
         std::copy_n(mine, K * L, old);
         for (int64_t k = 0; k < K; ++k) std::copy_n(old + (from[k] - b * K) * L, seen, mine + k * L);
     }
+    return FINE;
 }
 
 // What hypotheses' prefixes are by CTC if they go on with some labels: see PrefixScores in s2s/decoding/ctc_prefix.py.
-//   x [B, V, S]; lengths [B]; tables [B, 2, S+1, K]; last, psi [B, K]; tokens, values [B, K, C]; ends [B, K]
-void ctc_score(const float* x, const int64_t* lengths, const float* tables, const int64_t* last, const float* psi,
-               const int64_t* tokens, float* values, float* ends, int64_t B, int64_t K, int64_t C, int64_t V,
-               int64_t S) {
+int64_t ctc_score(const float* x,          // [B, V, S]
+                  const int64_t* lengths,  // [B]
+                  const float* tables,     // [B, 2, S + 1, K]
+                  const int64_t* last,     // [B, K]
+                  const float* psi,        // [B, K]
+                  const int64_t* tokens,   // [B, K, C]
+                  float* values,           // [B, K, C], written
+                  float* ends,             // [B, K], written
+                  int64_t B, int64_t K, int64_t C, int64_t V, int64_t S) {
+    if (!all_within(lengths, B, S + 1) || !all_within(tokens, B * K * C, V)) return FAULT;
 #pragma omp parallel for schedule(dynamic) if (B * K * C * S > PARALLEL)
     for (int64_t b = 0; b < B; ++b) {
         const int64_t T = lengths[b];
@@ -618,13 +663,21 @@ void ctc_score(const float* x, const int64_t* lengths, const float* tables, cons
             ends[row] = either[k * (T + 1) + T] - psi[row];
         }
     }
+    return FINE;
 }
 
 // Each row goes on from row parents[r] of its sentence by a label.
-//   as in ctc_score; parents, tokens [B, K]; new_tables, new_last, new_psi are written
-void ctc_advance(const float* x, const int64_t* lengths, const float* tables, const int64_t* last,
-                 const int64_t* parents, const int64_t* tokens, float* new_tables, int64_t* new_last, float* new_psi,
-                 int64_t B, int64_t K, int64_t V, int64_t S) {
+int64_t ctc_advance(const float* x,          // [B, V, S]
+                    const int64_t* lengths,  // [B]
+                    const float* tables,     // [B, 2, S + 1, K]
+                    const int64_t* last,     // [B, K]
+                    const int64_t* parents,  // [B, K]
+                    const int64_t* tokens,   // [B, K]
+                    float* new_tables,       // [B, 2, S + 1, K], written
+                    int64_t* new_last,       // [B, K], written
+                    float* new_psi,          // [B, K], written
+                    int64_t B, int64_t K, int64_t V, int64_t S) {
+    if (!all_within(lengths, B, S + 1) || !all_within(parents, B * K, K) || !all_within(tokens, B * K, V)) return FAULT;
 #pragma omp parallel for collapse(2) schedule(dynamic) if (B * K * S > PARALLEL / 16)
     for (int64_t b = 0; b < B; ++b) {
         for (int64_t first = 0; first < K; first += LANES) {
@@ -660,17 +713,25 @@ void ctc_advance(const float* x, const int64_t* lengths, const float* tables, co
             std::copy_n(tokens + b * K + first, size, new_last + b * K + first);
         }
     }
+    return FINE;
 }
 
-// One step of beam search: see Beam in s2s/decoding/choice.py.
-//   logits [B, K, V]; scores [B, K]
-//   limits [4, B]: steps done, shortest, longest, prefix length; prefix [B, P]
-//   tokens, parents, values, best, end, end_scores [B, K] are written; ended: whether any row ended in a slot that was
-//   not free, or none of its rows is live; eos_scale: EOS's log-probability is multiplied by it
-void beam(const float* logits, const float* scores, const int64_t* limits, const int64_t* prefix, int64_t* tokens,
-          int64_t* parents, float* values, float* best, float* end, float* end_scores, int64_t* ended, int64_t B,
-          int64_t K, int64_t V, int64_t P, int64_t allow_unknown, const float* eos_scale) {
+// One step of beam search: see Beam in s2s/decoding/choice.py. EOS's log-probability is multiplied by eos_scale.
+// Returns whether any row ended in a slot that was not free, or none of its rows is live.
+int64_t beam(const float* scores,    // [B, K]
+             const float* logits,    // [R, V]
+             const int64_t* limits,  // [4, B]: steps done, shortest, longest, prefix length
+             const int64_t* prefix,  // [B, P]
+             int64_t* chosen,        // [2, B, K], written: tokens and parents
+             float* rated,           // [4, B, K], written: values, best, end, end_scores
+             int64_t allow_unknown, double eos_scale, int64_t B, int64_t K, int64_t R, int64_t V, int64_t P) {
     const int64_t *done = limits, *shortest = limits + B, *longest = limits + 2 * B, *forced = limits + 3 * B;
+    if (R != B * K || V < SPECIALS) return FAULT;
+    for (int64_t b = 0; b < B; ++b)
+        if (done[b] < 0 || forced[b] > P || (forced[b] > done[b] && !within(prefix[b * P + done[b]], V))) return FAULT;
+    int64_t *const tokens = chosen, *const parents = chosen + B * K, ended = 0;
+    float *const values = rated, *const best = values + B * K, *const end = best + B * K;
+    float* const end_scores = end + B * K;
     float* row_values = scratch<float, 4>(B * K * K);
     int64_t* row_tokens = scratch<int64_t>(B * K * K);
 #pragma omp parallel for schedule(static) if (B * K * V > PARALLEL)
@@ -696,7 +757,7 @@ void beam(const float* logits, const float* scores, const int64_t* limits, const
 #pragma omp simd reduction(+ : sum)
         for (int64_t v = 0; v < V; ++v) sum += exponential(x[v] - most);
         const float normalizer = most + std::log(sum);
-        if (shortest[b] <= done[b]) end[row] = *eos_scale * (x[EOS] - normalizer);
+        if (shortest[b] <= done[b]) end[row] = static_cast<float>(eos_scale) * (x[EOS] - normalizer);
         if (forced[b] > done[b]) {
             const int64_t token = prefix[b * P + done[b]];
             mine.add(x[token] - normalizer, token);
@@ -715,11 +776,11 @@ void beam(const float* logits, const float* scores, const int64_t* limits, const
     int64_t* places = scratch<int64_t, 1>(K);
     float* all = scratch<float, 1>(2 * K);
     for (int64_t b = 0; b < B; ++b) {
-        Best chosen{best + b * K, places, K};
-        chosen.clear();
+        Best kept{best + b * K, places, K};
+        kept.clear();
         for (int64_t i = 0; i < K * K; ++i) {
             const float total = scores[b * K + i / K] + row_values[b * K * K + i];
-            if (chosen.takes(total)) chosen.add(total, i);
+            if (kept.takes(total)) kept.add(total, i);
         }
         for (int64_t k = 0; k < K; ++k) {
             const int64_t row = b * K + k, from = b * K * K + places[k];
@@ -734,10 +795,11 @@ void beam(const float* logits, const float* scores, const int64_t* limits, const
         for (int64_t k = 0; k < K; ++k) {
             const int64_t row = b * K + k;
             if (end_scores[row] < all[K - 1]) end_scores[row] = NEVER;
-            *ended |= end_scores[row] > NEVER;
+            ended |= end_scores[row] > NEVER;
             live |= best[row] > NEVER, was_live |= scores[row] > NEVER;
         }
-        *ended |= was_live && !live;
+        ended |= was_live && !live;
     }
+    return ended;
 }
 }

@@ -14,12 +14,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+from s2s.native.arguments import SOURCE, Kernel, Structure
+
 COMPILERS = ("c++", "g++", "clang++")
 # Neither -ffast-math nor -ffinite-math-only: minus infinity and NaN mean something here.
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
@@ -84,13 +84,11 @@ def _compile(compiler: str, path: Path) -> None:
 
 
 @functools.cache
-def kernel(name: str, arguments: int) -> Callable[..., None]:
-    """A function of the library. Its arguments are pointers and whole numbers, all of 64 bits. Raises Unavailable."""
-    function = getattr(library(), name)
-    function.argtypes, function.restype = [ctypes.c_int64] * arguments, None
-    return function
+def kernel(name: str) -> Kernel:
+    """A function of the library. Raises Unavailable."""
+    return Kernel(library(), name)
 
 
-def call(name: str, *arguments: Tensor | int) -> None:
-    """Call a kernel: contiguous tensors on the CPU as pointers, and whole numbers (0 for no tensor)."""
-    kernel(name, len(arguments))(*[a if type(a) is int else a.data_ptr() for a in arguments])
+def call(name: str, *arguments: Tensor | Structure | float | None) -> int:
+    """Call a kernel as `Kernel` does."""
+    return kernel(name)(*arguments)
