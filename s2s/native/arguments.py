@@ -99,7 +99,7 @@ class Part(NamedTuple):
 
 
 class Structure:
-    """A structure of kernels.cpp, which keeps what it points to.
+    """A structure of kernels.cpp, which keeps what it points to. It never changes, so a copy of it is itself.
 
     Args:
         kind: Its name.
@@ -130,6 +130,12 @@ class Structure:
                 self.contents.append(field.word(value, self.sizes))
         self._memory = (ctypes.c_int64 * len(self.contents))(*self.contents)
         self.address = ctypes.addressof(self._memory)
+
+    def __deepcopy__(self, memo: dict) -> "Structure":
+        return self
+
+    def __reduce__(self):
+        raise TypeError("addresses mean nothing to another process")
 
     @property
     def numbers(self) -> list[int]:
