@@ -20,7 +20,7 @@ search, `first_finished` waits for every group. Stochastic beam search is done w
 Memory: slots x rows hypotheses of the models' states, as many slots as `decode.batch_tokens` allows for the longest of
 the sentences at hand (s2s/decoding/budget.py): next to a long one there are few, and the others wait.
 
-Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, n n_best, T steps that are remembered.
+Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, n n_best.
 """
 
 from collections.abc import Callable, Iterator, Sequence
