@@ -111,15 +111,15 @@ def sweep(run: Path) -> None:
 
 
 def link(run: Path, name: str, folder: Path) -> None:
-    """Point RUN/name at a checkpoint, atomically."""
+    """Point RUN/name at a checkpoint, atomically. Raises OSError that names RUN/name."""
     fresh = run / f".{name}"
     files.clear(fresh)
     try:
         fresh.symlink_to(folder.relative_to(run))
         fresh.replace(run / name)
-    except OSError:
+    except OSError as error:  # which names where the link leads to
         files.clear(fresh)
-        raise
+        raise OSError(error.errno, error.strerror, str(run / name)) from error
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu", states: bool = False) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Checkpoints: what is damaged is named, what a run deletes meanwhile is read anew, what is an input is no output."""
 
+import errno
 import json
 import os
 import shutil
@@ -391,6 +392,18 @@ def test_a_place_that_another_command_is_writing_is_refused_by_every_command(sto
             assert s2s(*command) == 2, command
             assert f"={place}: another command is writing to this place" in one_error_line(capsys)
     assert sorted(os.listdir(tmp_path)) == ["input"]
+
+
+def test_a_link_that_cannot_be_made_is_named(run, monkeypatch):
+    def full(target, *_, **__):
+        raise OSError(errno.ENOSPC, "full", str(target))
+
+    before = (run / "last").readlink()
+    monkeypatch.setattr(os, "symlink", full)
+    with pytest.raises(OSError, match="full") as error:
+        checkpoint.link(run, "last", run / "checkpoints/step_00000007")
+    assert error.value.filename == str(run / "last")
+    assert (run / "last").readlink() == before
 
 
 def test_two_trainings_of_one_run_and_the_second_changes_nothing(store, run, s2s, capsys):
