@@ -12,8 +12,6 @@ import os
 import signal
 import sys
 import tempfile
-import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -26,12 +24,11 @@ from s2s.config.schema import option
 from s2s.criterions.cross_entropy import Loss
 from s2s.data.batch import Batch
 from s2s.errors import Failure, UserError
+from s2s.training.watch import Watch
 
 Result = TypeVar("Result")
 RUN_ID = "s2s-train"  # in the environment of processes that `launch` started
 TIMEOUT = datetime.timedelta(hours=2)  # of an exchange: rank 0 may calibrate or save meanwhile; failures end it at once
-POLL, GRACE = 0.5, 3.0  # seconds between looks at how the others are, and that a process has to end by itself
-LOST = "the connection to another process is lost; it was killed, or its machine is gone"
 
 
 @dataclasses.dataclass
@@ -48,6 +45,10 @@ class DistributedConfig:
         "models that do not fit",
         ("ddp", "fsdp"),
     )
+    timeout: float = option(
+        30.0, "seconds without a sign of life after which a process is given up, and the run ends; slow ones give it",
+        at_least=2,
+    )  # fmt: skip
 
 
 class Ranks:
@@ -56,6 +57,12 @@ class Ranks:
 
     def __init__(self, rank: int = 0, size: int = 1, local: int = 0, device_type: str = "cpu"):
         self.rank, self.size, self.local, self.device_type = rank, size, local, device_type
+        self.watch: Watch | None = None  # where there are several
+
+    def reached(self, update: int) -> None:
+        """Let the others know how far this process has come."""
+        if self.watch:
+            self.watch.update = update
 
     @property
     def is_first(self) -> bool:
@@ -177,22 +184,27 @@ def launch(processes: int, module: str, words: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def ranks(device: str) -> Iterator[Ranks]:
+def ranks(device: str, timeout: float) -> Iterator[Ranks]:
     """Meet the other processes that torchrun has started; one alone is a group of one.
 
     A failure in here ends all of them within seconds, with the message and the exit code of the one that was first.
 
+    Args:
+        device: As in the options.
+        timeout: Seconds without a sign of life after which a process is given up.
+
     Raises:
         UserError: fewer GPUs than processes on this machine.
+        Failure: another process is gone, or did not come.
     """
     if not launched():
         yield Ranks()
         return
-    store, rank, size = next(dist.rendezvous("env://"))
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     group = Ranks(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
-    news = dist.PrefixStore("s2s", store)
-    watch = Watch(news)
     try:
+        store, *_ = next(dist.rendezvous("env://"))
+        group.watch = Watch(dist.PrefixStore("s2s", store), rank, size, timeout)
         cuda = device != "cpu" and torch.cuda.is_available()
         if cuda:
             if group.local >= torch.cuda.device_count():
@@ -205,17 +217,32 @@ def ranks(device: str) -> Iterator[Ranks]:
         yield group
         dist.barrier()
     except BaseException as error:
-        code = _code(error)
-        if news.add("failures", 1) > 1:  # another one has said it, and this is what came of it
-            sys.exit(int(news.get("code")))
-        news.set("code", str(code))
-        if isinstance(error, (Failure, UserError)):
-            raise type(error)(f"{error} (process {rank} of {size})") from error
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise Failure(f"{LOST} (process {rank} of {size})") from error
+        lost = _lost(error, group)
+        code = 1 if lost else _code(error)
+        first = group.watch and group.watch.fail(code)
+        if first is not None:  # another one has said it, and this is what came of it
+            sys.exit(first)
+        if lost or isinstance(error, (Failure, UserError)):
+            kind = Failure if lost else type(error)
+            raise kind(f"{lost or error} (process {rank} of {size})") from error
         raise
-    watch.stop()
+    group.watch.stop()
     dist.destroy_process_group()
+
+
+def _lost(error: BaseException, group: Ranks) -> str | None:
+    """What has become of the others, where an error is of an exchange with them."""
+    if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        return None
+    if not group.watch:
+        return f"the other processes have not come: {str(error).splitlines()[0]}"
+    others = [rank for rank in range(group.size) if rank != group.rank]
+    quiet = group.watch.quiet()
+    if quiet:
+        gone = ", ".join(group.watch.name(rank) for rank in quiet)
+        return f"the connection to {gone} is lost; it was killed, or its machine is gone"
+    alive = ", ".join(group.watch.name(rank) for rank in others)
+    return f"an exchange with the other processes has failed, though they live; perhaps one hangs: {alive}: {error}"
 
 
 def _code(error: BaseException) -> int:
@@ -225,28 +252,3 @@ def _code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 130
     return 2 if isinstance(error, (UserError, OSError)) else 1
-
-
-class Watch:
-    """A thread that ends this process when another one has failed and this one, deep in an exchange, does not notice.
-
-    When the launcher is gone, and with it its store, the run is asked to save and stop.
-    """
-
-    def __init__(self, news: dist.Store):
-        self._news, self._stop = news, threading.Event()
-        threading.Thread(target=self._look, daemon=True).start()
-
-    def stop(self) -> None:
-        self._stop.set()
-
-    def _look(self) -> None:
-        while not self._stop.wait(POLL):
-            try:
-                if self._news.check(["code"]):
-                    time.sleep(GRACE)
-                    os._exit(int(self._news.get("code")))
-            except RuntimeError:
-                if not self._stop.is_set():
-                    os.kill(os.getpid(), signal.SIGTERM)
-                return

@@ -49,7 +49,7 @@ def train(config) -> int | None:
         UserError: missing keys, a store or a run folder that does not fit.
         Failure: training went wrong.
     """
-    with distributed.ranks(config.device) as ranks:
+    with distributed.ranks(config.device, config.distributed.timeout) as ranks:
         return _train(config, ranks)
 
 

@@ -336,6 +336,7 @@ class Trainer:
     def _update(self, batches: list[Batch | None], waited: float = 0.0) -> None:
         """One update: gradients of the sum over all batches, divided once by their number of target tokens."""
         update = self.progress.update = self.progress.update + 1
+        self.ranks.reached(update)
         counts = self._count(batches)
         self.interval.count(counts, waited, self.progress.epoch)
         self.stages.set_rates(self.optimizer, update)

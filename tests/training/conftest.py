@@ -34,10 +34,11 @@ CrossEntropy.__call__ = criterion
 """
 
 
-def troubled(body: str | None) -> str:
-    """A script of PRELUDE and of `trouble`, a function of the loss that has this body."""
+def troubled(body: str | None, before: str = "") -> str:
+    """A script of PRELUDE, `before`, and of `trouble`, a function of the loss that has this body."""
     lines = (body or "").strip().splitlines()
-    return PRELUDE + "def trouble(loss):\n" + "".join(f"    {line}\n" for line in lines) if lines else ""
+    trouble = "def trouble(loss):\n" + "".join(f"    {line}\n" for line in lines)
+    return f"{PRELUDE}{before}\n{trouble}" if lines else before
 
 
 class Together:
@@ -104,8 +105,8 @@ def together(tmp_path):
     call it at each batch. Returns something like a Popen."""
     running = []
 
-    def start(processes: int, store, run, *options, trouble: str | None = None) -> Together:
-        running.append(Together(tmp_path, processes, words(store, run, *options), troubled(trouble)))
+    def start(processes: int, store, run, *options, trouble: str | None = None, before: str = "") -> Together:
+        running.append(Together(tmp_path, processes, words(store, run, *options), troubled(trouble, before)))
         return running[-1]
 
     yield start

@@ -1,10 +1,14 @@
 """Several processes make one run: its losses, its checkpoints, its end, whatever their number."""
 
+import functools
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -13,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.conftest import troubled
 from tests.training.test_resume import same_bits, words
 
 # Adam divides a gradient by its size: a bias of keys, whose gradient is 0 but for rounding, would go either way.
@@ -200,3 +205,77 @@ def test_contradictions_are_told(store, tmp_path, s2s, together, capsys):
     assert "hydra and torchrun cannot both start the processes" in capsys.readouterr().err
     process = together(1, store, tmp_path / "run", "distributed.processes=2")
     assert "distributed.processes=2, and 1 were started by torchrun" in finished(process, 2)
+
+
+# --- processes that show no sign of life -----------------------------------------------------------------------------
+
+STOP = "if rank == {rank} and updates == 12: os.kill(os.getpid(), signal.SIGSTOP)"
+
+
+def by_torchrun(processes: int, store, run, *options, trouble: str, folder: Path) -> subprocess.Popen:
+    """As the fixtures `together` and `launch`."""
+    (folder / "stopped.py").write_text(troubled(trouble) + "from s2s_cli.train import main\nmain()\n")
+    paths = os.pathsep.join([str(folder), *filter(None, sys.path)])
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+         "-m", "stopped", *words(store, run, *options)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    "by", ["together", *(pytest.param(by, marks=pytest.mark.slow) for by in ("launch", "torchrun"))]
+)
+def test_a_process_that_is_stopped_is_named_and_ends_all(store, tmp_path, request, together, by, rank):
+    start = functools.partial(by_torchrun, folder=tmp_path) if by == "torchrun" else request.getfixturevalue(by)
+    run = tmp_path / "run"
+    process = start(2, store, run, "distributed.timeout=2", trouble=STOP.format(rank=rank))
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert time.monotonic() - began < 50  # starting included
+    (said,) = (text for text in errors.splitlines() if text.startswith("s2s-train: "))
+    found = re.match(r"s2s-train: failed: process (\d) of 2 \(pid \d+ on (.*), last seen in update \d+\) has shown no "
+                     r"sign of life for 2 s; it was stopped, .* To go on .* repeat the command", said)  # fmt: skip
+    assert found, errors
+    assert found.groups() == (str(rank), socket.gethostname())
+    if by == "launch":
+        assert "Traceback" not in errors
+        finished(together(2, store, run))
+        finished(together(2, store, tmp_path / "whole"))
+        same_bits(tmp_path / "whole", run)
+
+
+def test_a_process_that_is_slow_is_waited_for_and_so_are_all_that_are_stopped_for_a_while(store, tmp_path, together):
+    """Python and a native call that lets go of the interpreter, for longer than the time-out; then a job suspended."""
+    trouble = f"""
+        Path(r'{tmp_path}', f'pid.{{rank}}').write_text(str(os.getpid()))
+        if rank == 1 and updates == 3:
+            until = time.monotonic() + 3
+            while time.monotonic() < until: pass
+        if rank == 0 and updates == 5: time.sleep(3)
+        if updates == 7: Path(r'{tmp_path}', f'ready.{{rank}}').touch()
+        if updates == 7: time.sleep(0.5)
+    """
+    process = together(2, store, tmp_path / "run", "distributed.timeout=2", trouble=textwrap.dedent(trouble))
+    while process.poll() is None and not all((tmp_path / f"ready.{rank}").exists() for rank in range(2)):
+        time.sleep(0.02)
+    pids = [int((tmp_path / f"pid.{rank}").read_text()) for rank in range(2)]
+    for number, wait in ((signal.SIGSTOP, 3), (signal.SIGCONT, 0)):
+        for pid in pids:
+            os.kill(pid, number)
+        time.sleep(wait)
+    finished(process)
+    assert state(tmp_path / "run")["progress"]["update"] == 40
+
+
+def test_a_process_that_hangs_is_for_the_time_out_of_exchanges(store, tmp_path, together):
+    """It beats all the same."""
+    before = "import datetime; from s2s.training import distributed as d; d.TIMEOUT = datetime.timedelta(seconds=5)"
+    trouble = "while rank == 1 and updates == 5: pass"
+    process = together(2, store, tmp_path / "run", "distributed.timeout=2", trouble=trouble, before=before)
+    errors = finished(process, 1)
+    assert (
+        "failed: an exchange with the other processes has failed, though they live; perhaps one hangs: proc" in errors
+    )
