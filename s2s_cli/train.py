@@ -1,7 +1,6 @@
 """s2s-train: a store in, a run folder with checkpoints out."""
 
 import dataclasses
-import signal
 import sys
 from typing import Any
 
@@ -9,8 +8,8 @@ from s2s.config import command
 from s2s.config.schema import LARGEST_SEED, group, option
 from s2s.data.iterator import DataConfig
 from s2s.errors import UserError
+from s2s.training.config import TrainConfig
 from s2s.training.distributed import DistributedConfig
-from s2s.training.trainer import TrainConfig
 
 
 @dataclasses.dataclass
@@ -36,15 +35,17 @@ class TrainCommand:
 
 def _train(config: TrainCommand) -> None:
     from s2s.training.distributed import launch, launched
+    from s2s.training.interrupt import PREEMPTED
     from s2s.training.run import train
 
     if config.distributed.processes > 1 and not launched():
         if "--multirun" in sys.argv:
             raise UserError("distributed.processes and --multirun: hydra and torchrun cannot both start the processes")
         sys.exit(launch(config.distributed.processes, "s2s_cli.train", sys.argv[1:]))
-    # SIGTERM is how schedulers pre-empt, and a saved checkpoint is all that they want: exit code 0.
-    if train(config) == signal.SIGINT:
-        sys.exit(130)
+    interrupted = train(config)
+    # A saved checkpoint is all that a scheduler wants that pre-empts: exit code 0.
+    if interrupted and interrupted not in PREEMPTED:
+        sys.exit(128 + interrupted)
 
 
 def main() -> None:

@@ -164,6 +164,8 @@ def launch(processes: int, module: str, words: list[str]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600")  # after a signal they validate no more, but save
     logging.disable(logging.ERROR)  # the processes speak for themselves
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # of nohup; torchrun would end at it all the same
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=RUN_ID, rdzv_backend="c10d",
@@ -173,7 +175,7 @@ def launch(processes: int, module: str, words: list[str]) -> int:
         try:
             elastic_launch(config, sys.executable)("-m", module, *words)
         except SignalException as error:  # which it has passed on to them, and they have ended
-            return 0 if error.sigval != signal.SIGINT else 130
+            return 0 if error.sigval == signal.SIGTERM else 128 + error.sigval
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             if failure.exitcode < 0:

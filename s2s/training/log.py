@@ -1,8 +1,8 @@
 """What a run says: lines or a progress bar for people, metrics.jsonl and the loggers' events for programs."""
 
-import contextlib
 import functools
-import json
+import os
+import select
 import sys
 import time
 from collections.abc import Callable
@@ -12,12 +12,17 @@ from typing import Any
 from tqdm import tqdm
 
 from s2s import registry
+from s2s.config.documents import to_json
+
+PATIENCE = 10.0  # seconds that standard error may be full before what is said is said in train.log alone
+BEGINNINGS = (b'{"kind": "start"', b'{"kind": "resume"')  # of the first line of a session in metrics.jsonl
 
 
 class RunLog:
     """Writes to standard error, to RUN/train.log, RUN/metrics.jsonl and to loggers; everything is appended.
 
-    What cannot be written to a file, because the disk is full say, is lost, which is said once, and ends nothing.
+    What cannot be written, because the disk is full say, is lost, which is said once, and ends nothing. Each line of
+    metrics.jsonl has the number of its `session`: 1 is the start of the run, and each resume begins another one.
 
     Args:
         run: The run's folder.
@@ -30,15 +35,23 @@ class RunLog:
         self.loggers = {name: registry.find("logger", name)(run, done) for name in loggers}
         self.run = run
         self.text, self.jsonl = Lines(run / "train.log"), Lines(run / "metrics.jsonl")
+        with self.jsonl.path.open("rb") as file:
+            self.session = 1 + sum(line.startswith(BEGINNINGS) for line in file)
         self.failing: set[str] = set()
-        self.bar = tqdm(total=total, initial=done, unit="update", dynamic_ncols=True) if sys.stderr.isatty() else None
+        self.console, self.bar = Console(), None
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=total, initial=done, unit="update", dynamic_ncols=True, file=self.console)
 
     def line(self, text: str) -> None:
         """A line for people, with the time of day in the log file."""
         if self.bar is None:
-            print(text, file=sys.stderr, flush=True)
+            self.console.write(f"{text}\n")
         else:
-            self.bar.write(text, file=sys.stderr)
+            self.bar.write(text, file=self.console)
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """A line of the log file alone."""
         self._try("train.log", lambda: self.text.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"))
 
     def advance(self, updates: int = 1) -> None:
@@ -47,35 +60,62 @@ class RunLog:
             self.bar.update(updates)
 
     def metrics(self, kind: str, update: int, values: dict) -> None:
-        """Numbers for programs; `kind` is train, valid or an event such as resume."""
-        event = {"kind": kind, "update": update, "time": round(time.time(), 1), **values}
-        self._try("metrics.jsonl", lambda: self.jsonl.add(json.dumps(event)))
+        """Numbers for programs, null where one is not finite; `kind` is train, valid or an event such as resume."""
+        event = {"kind": kind, "update": update, "session": self.session, "time": round(time.time(), 1), **values}
+        self._try("metrics.jsonl", lambda: self.jsonl.add(to_json(event)))
         scalars = {k: v for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
         for name, logger in self.loggers.items():
             if name not in self.failing:  # they do not recover
-                self._try(name, functools.partial(logger.add, kind, update, scalars))
+                self._try(name, functools.partial(logger.add, kind, update, scalars), Exception)
 
     def picture(self, name: str, draw: Callable[[Path], None]) -> None:
         """A picture: `draw` writes RUN/name."""
-        self._try(str(Path(name).parent), lambda: draw(self.run / name))
+        self._try(str(Path(name).parent), lambda: draw(self.run / name), Exception)
 
-    def _try(self, name: str, write: Callable[[], Any]) -> None:
+    def _try(self, name: str, write: Callable[[], Any], errors: type[Exception] = OSError) -> None:
+        """`write()`; what it raises of `errors` is said the first time. Those of libraries may be any."""
         try:
             write()
             self.failing.discard(name)
-        except OSError as error:
+        except errors as error:
             if name not in self.failing:
                 self.failing.add(name)
-                self.line(f"warning: {name} of the run cannot be written: {error}; what it lacks is lost")
+                why = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+                self.line(f"warning: {name} of the run cannot be written: {why}; what it lacks is lost")
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+        for name, logger in self.loggers.items():
+            self._try(name, logger.close, Exception)
         self.text.close()
         self.jsonl.close()
-        for logger in self.loggers.values():
-            with contextlib.suppress(OSError):
-                logger.close()
+
+
+class Console:
+    """Standard error, for lines and a bar. A reader that does not read, as a terminal that hangs, is waited for once;
+    then what it does not take is lost, until it reads on."""
+
+    def __init__(self):
+        self._file, self._patience = sys.stderr, PATIENCE
+        try:
+            self._poll = select.poll()
+            self._poll.register(self._file.fileno(), select.POLLOUT)
+        except (OSError, AttributeError):  # no stream of the system's
+            self._poll = None
+
+    def write(self, text: str) -> None:
+        for start in range(0, len(text), select.PIPE_BUF // 4):  # as much as a pipe has room for that has any
+            if self._poll:
+                ready = self._poll.poll(1000 * self._patience)
+                self._patience = PATIENCE if ready else 0.0
+                if not ready:
+                    return
+            self._file.write(text[start : start + select.PIPE_BUF // 4])
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 class Lines:
@@ -86,18 +126,33 @@ class Lines:
     """
 
     def __init__(self, path: Path):
-        self.file = path.open("ab", buffering=0)
-        size = path.stat().st_size
+        self.path = path
+        self._open()
+
+    def _open(self) -> None:
+        self.file = self.path.open("ab", buffering=0)
+        size = self.path.stat().st_size
         self._cut = False
         if size:
-            with path.open("rb") as file:
+            with self.path.open("rb") as file:
                 file.seek(size - 1)
                 self._cut = file.read() != b"\n"
 
     def add(self, text: str) -> None:
-        """Append a line. Raises OSError where there is no space for any of it."""
+        """Append a line; a file that was deleted meanwhile begins anew. Raises OSError where there is no space for any
+        of it."""
+        if self._deleted():
+            old = self.file
+            self._open()
+            old.close()
         data = b"\n" * self._cut + text.encode() + b"\n"
         self._cut = self.file.write(data) < len(data)
+
+    def _deleted(self) -> bool:
+        try:
+            return not os.fstat(self.file.fileno()).st_nlink
+        except OSError:  # as a network file system has it
+            return True
 
     def close(self) -> None:
         self.file.close()
@@ -107,6 +162,8 @@ class Silence:
     """The log of a process that is not the first: RunLog's, and none of it is written."""
 
     def line(self, text: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
     def advance(self, updates: int = 1) -> None: ...
 

@@ -1,6 +1,7 @@
 """What a run remembers, and what it does not know yet."""
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from s2s.training.divergence import Course
@@ -46,6 +47,26 @@ class Progress:
     def __post_init__(self):
         if isinstance(self.course, dict):  # as it was saved
             self.course = Course(**self.course)
+
+    def validated(self, metric: str, higher: bool, values: dict[str, float]) -> bool:
+        """Take in the values of a validation of this update.
+
+        Args:
+            metric: What the best are known by.
+            higher: Whether more of it is better.
+            values: By metric.
+
+        Returns:
+            Whether the value of the best metric is a new best; one that is not finite is none.
+        """
+        value, best, sign = values[metric], self.best, -1 if higher else 1
+        better = math.isfinite(value) and (best is None or sign * value < sign * best)
+        if better:
+            self.best, self.best_metric, self.bad_validations = value, metric, 0
+        else:
+            self.bad_validations += 1
+        self.last_metrics = {"update": self.update, **values}
+        return better
 
     @property
     def trusted(self) -> int:

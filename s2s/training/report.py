@@ -106,7 +106,7 @@ def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate
         f" | padding {values['source_padding']:.1%}+{values['target_padding']:.1%}"
         f" | waiting {sum(i.waited):.1f} s, at most {max(i.waited):.2f}"
         f" | memory {values['memory_peak'] / 2**30:.2f} GiB"
-        f" | {_duration(values['seconds_left'])} to update {most}{skipped}"
+        f" | {duration(values['seconds_left'])} to update {most}{skipped}"
     )
     steps = {"source_padding": i.source_padding, "target_padding": i.target_padding, "seconds_waiting": i.waited}
     log.metrics("train", update, {**values, "steps": {k: [round(x, 5) for x in v] for k, v in steps.items()}})
@@ -150,7 +150,8 @@ def report_validation(log: RunLog, update: int, found: Validation, seconds: floa
     log.metrics("valid", update, {**found.values, "seconds_validating": seconds, "signatures": found.signatures})
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """H:MM:SS; there may be many hours."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -5,7 +5,6 @@ import json
 import shlex
 import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from s2s.config.documents import read_json
 from s2s.data.iterator import BatchIterator
 from s2s.data.store import Stores
 from s2s.decoding import packed
-from s2s.errors import UserError
+from s2s.errors import Failure, UserError
 from s2s.models.parts import counts
 from s2s.registry import find
 from s2s.tasks.text import stages
@@ -26,6 +25,7 @@ from s2s.training.calibrate import calibrate
 from s2s.training.distributed import Ranks
 from s2s.training.initialise import initialise, make_criterion, parents, sources
 from s2s.training.log import RunLog, Silence
+from s2s.training.report import duration
 from s2s.training.stages import Stages
 from s2s.training.trainer import Trainer
 from s2s.training.validation import Validator
@@ -128,6 +128,9 @@ def _train(config, ranks: Ranks) -> int | None:
         log.metrics("resume" if resumed else "start", trainer.progress.update, versions)
         try:
             interrupted = trainer.train(log)
+        except BaseException as error:
+            _say_failure(log, trainer, error)
+            raise
         finally:
             trainer.saver.finish(log)
         _last_words(log, trainer, interrupted)
@@ -356,16 +359,31 @@ def _device_name(device: torch.device) -> str:
     )
 
 
+def _say_failure(log: RunLog, trainer: Trainer, error: BaseException) -> None:
+    """What ended the run, for the files; the command says it itself."""
+    why = str(error) if isinstance(error, (Failure, UserError, OSError)) else f"{type(error).__name__}: {error}"
+    why = why.partition("\n")[0]
+    log.note(f"failed: {why}")
+    log.metrics("end", trainer.progress.update, {"reason": "failure", "error": why})
+
+
 def _last_words(log: RunLog, trainer: Trainer, interrupted: int | None) -> None:
-    run, update = trainer.run, trainer.progress.update
+    run, progress, patience = trainer.run, trainer.progress, trainer.options.patience
+    reason = signal.Signals(interrupted).name if interrupted else trainer.finished()
+    log.metrics("end", progress.update, {"reason": reason})
     if interrupted:
         command = f"{distributed.command(trainer.ranks)} {shlex.join(sys.argv[1:])}"
-        name = signal.Signals(interrupted).name
-        log.line(f"stopped by {name} at update {update:,}; a checkpoint is saved. To go on, repeat: {command}")
+        log.line(
+            f"stopped by {reason} at update {progress.update:,}; a checkpoint is saved. To go on, repeat: {command}"
+        )
         return
-    best = "" if trainer.progress.best is None else f"; best {trainer.best_metric} {trainer.progress.best:.3f}"
-    skipped = f"; {trainer.progress.skipped} updates skipped, not finite" if trainer.progress.skipped else ""
-    duration = time.strftime("%H:%M:%S", time.gmtime(trainer.progress.seconds))
+    how = "done: "
+    if reason == "train.patience":
+        validations = f"{progress.bad_validations} validation{'s' * (progress.bad_validations > 1)}"
+        how = f"stopped by {reason}={patience}: no new best {trainer.best_metric} in {validations}; raise it to go on. "
+    best = "" if progress.best is None else f"; best {trainer.best_metric} {progress.best:.3f}"
+    skipped = f"; {progress.skipped} updates skipped, not finite" if progress.skipped else ""
     log.line(
-        f"done: {update:,} updates in {duration} of training{best}{skipped}. To decode: s2s-generate checkpoint={run}"
+        f"{how}{progress.update:,} updates in {duration(progress.seconds)} of training{best}{skipped}. "
+        f"To decode: s2s-generate checkpoint={run}"
     )

@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from s2s import registry
 from s2s.config.compose import to_yaml
 from s2s.config.documents import to_json
-from s2s.config.schema import option
 from s2s.data.batch import Batch, Counts
 from s2s.data.iterator import BatchIterator
 from s2s.errors import Failure
@@ -27,7 +25,6 @@ from s2s.training import checkpoint, runs
 from s2s.training.average import ExponentialMovingAverage
 from s2s.training.distributed import Ranks
 from s2s.training.divergence import ROLLBACKS, Diverged
-from s2s.training.initialise import InitConfig
 from s2s.training.interrupt import Interrupt
 from s2s.training.layers import checkpoint_activations, compile_layers
 from s2s.training.log import RunLog
@@ -37,61 +34,10 @@ from s2s.training.progress import Pending, Progress
 from s2s.training.report import Interval, report_epoch, report_interval, report_validation
 from s2s.training.saving import Saver
 from s2s.training.sharding import Shards, like, whole
-from s2s.training.stages import Stages, TrainStageConfig
-from s2s.training.validation import Validation, Validator, higher_is_better
+from s2s.training.stages import Stages
+from s2s.training.validation import Stopped, Validation, Validator, higher_is_better
 
-METRICS = registry.Names("metric", "loss")  # of a validation
 GIVE_UP_AFTER = 10  # updates in a row with a non-finite gradient
-
-
-@dataclasses.dataclass
-class TrainConfig:
-    """Options of the training loop."""
-
-    max_updates: int = option(100_000, "stop after this many updates", at_least=1)
-    max_epochs: int | None = option(None, "stop after this many epochs; null: no limit", at_least=1)
-    calibrate: bool = option(
-        False, "find data.batch_tokens first: the largest that fits on a GPU, the fastest on a CPU; needs minutes"
-    )
-    init: InitConfig = option(InitConfig, "what to start from")
-    freeze: list[str] = option([], "what is not trained: embeddings, encoder, decoder, or patterns of parameter names")
-    stages: list[TrainStageConfig] = option(
-        [], "one after the other, such as [{updates:1000,freeze:[encoder]},{factor:0.5}]; see data.stages for the data"
-    )
-    accumulate: int = option(1, "batches whose gradients make one update", at_least=1)
-    clip_norm: float = option(1.0, "largest norm of the gradient; larger ones are scaled down; 0: no limit", at_least=0)
-    on_divergence: str = option(
-        "skip",
-        "when the loss leaves its course: stop; skip: only updates that are not finite, and warn; rollback: go back to "
-        "the checkpoint before, and on with the data in another order",
-        ("stop", "skip", "rollback"),
-    )
-    checkpoint_activations: bool = option(
-        False, "compute each layer once more in the backward pass: less memory, a quarter to a third more work"
-    )
-    compile: bool = option(False, "compile the layers, which takes a minute or so; on a CPU it needs a C++ compiler")
-    precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", ("auto", "fp32", "bf16"))
-    ema: float = option(0.0, "decay of an average of the weights that is validated and decoded with; 0: none",
-                        at_least=0, below=1)  # fmt: skip
-    valid_updates: int = option(1000, "validate every so many updates, and at the end", at_least=1)
-    valid_metrics: list[str] = option(["loss"], "loss, and metrics of decoded text", METRICS)
-    best_metric: str | None = option(None, "which of valid_metrics picks the best; null: the last one", METRICS)
-    patience: int = option(0, "stop after so many validations in a row without a new best; 0: never", at_least=0)
-    checkpoint_updates: int | None = option(None, "save every so many updates; null: at validations", at_least=1)
-    checkpoint_minutes: float = option(30.0, "save when so many minutes have passed since the last save", at_least=0)
-    keep_last: int = option(2, "how many of the newest checkpoints stay", at_least=1)
-    keep_best: int = option(1, "how many of the best checkpoints stay", at_least=1)
-    log_updates: int = option(100, "report every so many updates", at_least=1)
-    loggers: list[str] = option(
-        ["tensorboard"],
-        "where numbers go beside metrics.jsonl; wandb: Weights & Biases, if installed",
-        registry.Names("logger"),
-    )
-    profile: bool = option(False, "trace a few updates to RUN/profile.json, say where their time went, and go on")
-    samples: int = option(3, "decoded samples to show after each validation", at_least=0)
-    attention_maps: bool = option(
-        False, "draw what the model looks at in these, by decode.alignment_*, to RUN/attention"
-    )
 
 
 class Trainer:
@@ -198,9 +144,10 @@ class Trainer:
         if self.options.compile:
             self._compile(log)
         profile = Profile(self.run, self.model, self.precision, log) if self.options.profile else None
-        with Interrupt() as interrupt, profile or contextlib.nullcontext():
+        with Interrupt(self.ranks.size > 1) as self.interrupt, profile or contextlib.nullcontext():
             if self._due() and self._unvalidated():  # a signal came before it could be
-                self._validate(log)
+                if stop := self._validate(log):
+                    return stop
                 self.save(log)
             while not self.finished():
                 for batches, waited in self._groups():
@@ -211,7 +158,9 @@ class Trainer:
                         log.line(self.stages.describe(stage))
                     try:
                         self._update(batches, waited)
-                        stop, save = self.ranks.largest([interrupt.signal or 0, self._time_to_save()])  # for all ranks
+                        stop, save = self.ranks.largest(
+                            [self.interrupt.signal or 0, self._time_to_save()]
+                        )  # for all ranks
                         if stop or save or self._waits():
                             self._settle()
                         self._look_at_course(log)
@@ -226,7 +175,7 @@ class Trainer:
                     if update % self.options.log_updates == 0 or self._out_of_updates():
                         self._report(log, self.iterator.epoch)
                     if self._due() and not stop:
-                        self._validate(log)
+                        stop = self._validate(log)
                     if self._due() or stop or save:
                         self.save(log)
                     self.saver.poll(log)
@@ -244,11 +193,12 @@ class Trainer:
             self._settle()
             if self.interval.waited:
                 self._report(log, min(self.iterator.epoch, self.options.max_epochs or self.iterator.epoch))
+            stop = None
             if self.saved != self.progress.update or self._unvalidated():  # an end by max_epochs
-                self._validate(log)
+                stop = self._validate(log)
                 self.save(log)
             self.saver.close(log)
-        return None
+        return stop
 
     def _report(self, log: RunLog, epoch: int) -> None:
         """Say how the updates since the last report went, and begin to count anew."""
@@ -275,11 +225,14 @@ class Trainer:
     def _out_of_updates(self) -> bool:
         return self.progress.update >= self.options.max_updates
 
-    def finished(self) -> bool:
-        """Whether a limit or the patience has been reached."""
-        epochs = self.options.max_epochs is not None and self.iterator.epoch > self.options.max_epochs
-        patience = self.options.patience and self.progress.bad_validations >= self.options.patience
-        return bool(self._out_of_updates() or epochs or patience)
+    def finished(self) -> str | None:
+        """The option whose limit has been reached, or None."""
+        epochs, patience = self.options.max_epochs, self.options.patience
+        if self._out_of_updates():
+            return "train.max_updates"
+        if epochs is not None and self.iterator.epoch > epochs:
+            return "train.max_epochs"
+        return "train.patience" if patience and self.progress.bad_validations >= patience else None
 
     def _due(self) -> bool:
         """Whether this update is one to validate and save after."""
@@ -484,28 +437,34 @@ class Trainer:
                 "; try a lower optim.lr or a longer optim.warmup_updates; the last checkpoint is whole"
             )
 
-    @record_function("validation")
-    def _validate(self, log: RunLog) -> None:
+    def _validate(self, log: RunLog) -> int | None:
+        """Validate and say what was found; where it fails the update is saved. Returns the signal that ended it, if one
+        did."""
         if self.validator is None:
-            return
+            return None
         started, update = time.perf_counter(), self.progress.update
+        try:
+            found = self._validation()
+        except Stopped as stopped:
+            return stopped.signal
+        except Exception:
+            if self.saved != update and not self.shards:  # which all ranks would have to save
+                self.save(log)
+                log.line(f"the validation failed; update {update:,} is saved before it")
+            raise
+        seconds = time.perf_counter() - started
+        better = self.progress.validated(self.best_metric, higher_is_better(self.best_metric), found.values)
+        report_validation(log, update, found, seconds, better)
+        self.interval.started += seconds  # validation is not training speed
+        return None
+
+    @record_function("validation")
+    def _validation(self) -> Validation:
         if self.ema:
             self.ema.swap()
         try:
             with self.shards.whole() if self.shards else contextlib.nullcontext(self.model) as model:
-                found: Validation = self.validator(model, self.device, self._autocast())
+                return self.validator(model, self.device, self._autocast(), lambda: self.interrupt.signal)
         finally:
             if self.ema:
                 self.ema.swap()
-        seconds = time.perf_counter() - started
-        value, progress = found.values[self.best_metric], self.progress
-        better = progress.best is None or (
-            value > progress.best if higher_is_better(self.best_metric) else value < progress.best
-        )
-        if better:
-            progress.best, progress.best_metric, progress.bad_validations = value, self.best_metric, 0
-        else:
-            progress.bad_validations += 1
-        progress.last_metrics = {"update": update, **found.values}
-        report_validation(log, update, found, seconds, better)
-        self.interval.started += seconds  # validation is not training speed

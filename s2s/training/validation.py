@@ -1,8 +1,9 @@
 """Validation: the criterion's value on held-out pairs, and metrics of decoded text with generate's own settings."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -33,6 +34,18 @@ class Validation:
     maps: list[Map]
 
 
+class Stopped(Exception):
+    """A signal has ended a validation.
+
+    Attributes:
+        signal: Its number.
+    """
+
+    def __init__(self, signal: int):
+        super().__init__(signal)
+        self.signal = signal
+
+
 class Validator:
     """Validates a model on one split.
 
@@ -60,16 +73,26 @@ class Validator:
         self.references = split.target_text()
 
     @torch.inference_mode()
-    def __call__(self, model, device: torch.device, autocast) -> Validation:
-        """Validate; the model comes back in training mode. `autocast` is a context manager for the forward pass."""
+    def __call__(self, model, device: torch.device, autocast, signal: Callable[[], int | None]) -> Validation:
+        """Validate; the model comes back in training mode.
+
+        Args:
+            model: The model.
+            device: Of the model.
+            autocast: A context manager for the forward pass.
+            signal: Gives the number of a signal once one has come, to any of the ranks.
+
+        Raises:
+            Stopped: by a signal, on all ranks.
+        """
         model.eval()
         try:
-            values = self._loss(model, device, autocast)
+            values = self._loss(model, device, autocast, signal)
             # Without a decoded metric only the shown sentences are decoded, spread over the split.
             everything = range(len(self.dataset))
             shown = list(everything[:: max(1, len(everything) // self.shown)])[: self.shown] if self.shown else []
             wanted = list(everything) if self.metrics else shown
-            ids, counts = self._decode(model, wanted)
+            ids, counts = self._decode(model, wanted, signal)
             maps = []
             if shown and self.maps:
                 pairs = zip(self.task.inputs(self.dataset.split, shown), (ids[i] for i in shown), strict=True)
@@ -85,35 +108,51 @@ class Validator:
         samples = [(name, self.references[i], text[i]) for name, i in zip(names, shown, strict=True)]
         return Validation(values, signatures, samples, maps)
 
-    def _decode(self, model, examples) -> tuple[dict[int, list[int]], dict[str, int]]:
+    def _decode(self, model, examples, signal: Callable[[], int | None]) -> tuple[dict[int, list[int]], dict[str, int]]:
         """Ids of the best hypotheses of these examples, by example; and what is counted of them, if there is any."""
         (first, last), found = self.ranks.part(len(examples)), {}
-        if first < last:
-            generator = generator_of(self.task, [model], self.decode, **self.files)
-            size = self.decode.buffer or self.task.buffer
-            for start in range(first, last, size):
-                mine = examples[start : min(start + size, last)]
-                n_best = generator.generate(self.task.inputs(self.dataset.split, mine), first=start)
-                for i, (best, *_) in zip(mine, n_best, strict=True):
-                    if self.decode.on_error == "stop":
-                        best.check(f"validation: sentence {i + 1}")
-                    found[i] = best.ids, best.source_truncated, best.error is not None
+
+        def tick() -> None:
+            if number := signal():
+                raise Stopped(number)
+
+        with contextlib.suppress(Stopped):  # all ranks stop below
+            if first < last:
+                generator = generator_of(self.task, [model], self.decode, tick=tick, **self.files)
+                size = self.decode.buffer or self.task.buffer
+                for start in range(first, last, size):
+                    mine = examples[start : min(start + size, last)]
+                    n_best = generator.generate(self.task.inputs(self.dataset.split, mine), first=start)
+                    for i, (best, *_) in zip(mine, n_best, strict=True):
+                        if self.decode.on_error == "stop":
+                            best.check(f"validation: sentence {i + 1}")
+                        found[i] = best.ids, best.source_truncated, best.error is not None
+        self._stop(signal)
         everything = {i: one for own in self.ranks.gather(found) for i, one in own.items()}
         counts = {"cut_sources": sum(cut for _, cut, _ in everything.values()),
                   "failed_sentences": sum(failed for *_, failed in everything.values())}  # fmt: skip
         ids = {i: ids for i, (ids, *_) in everything.items()}
         return ids, {name: count for name, count in counts.items() if count}
 
-    def _loss(self, model, device: torch.device, autocast) -> dict[str, float]:
+    def _stop(self, signal: Callable[[], int | None]) -> None:
+        """Raise Stopped if a signal has come to any rank."""
+        (number,) = self.ranks.largest([signal() or 0])
+        if number:
+            raise Stopped(number)
+
+    def _loss(self, model, device: torch.device, autocast, signal: Callable[[], int | None]) -> dict[str, float]:
         names = self.criterion.names(model)
         sums = torch.zeros(2 + len(names), dtype=torch.float64, device=device)
         mine = self.batches[self.ranks.rank :: self.ranks.size]  # they are sorted by length
         for batch in prefetch(self.dataset.collate, mine, workers=1):
+            if signal():
+                break
             with autocast:
                 result = self.criterion(model, batch.to(device))
             own = (result.sum, *(result.metrics[name] for name in names))
             sums[1:] += torch.stack([value.double() for value in own])
             sums[0] += result.count
+        self._stop(signal)
         count, loss, *metrics = self.ranks.total(sums).tolist()
         metrics = dict(zip(names, metrics, strict=True))
         return {"loss": loss / count, **metrics_of(metrics, count, self.criterion.counted)}

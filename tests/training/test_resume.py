@@ -95,14 +95,44 @@ def test_a_damaged_last_checkpoint_is_named_and_the_one_before_is_used(store, tm
     same_bits(whole, damaged)
 
 
-def test_best_metric_and_patience_survive(store, tmp_path, s2s):
+def test_best_metric_and_patience_survive_and_an_end_by_patience_says_so(store, tmp_path, s2s, capsys):
     run = tmp_path / "run"
     never_better = ["optim.lr=0", "train.patience=3", "train.valid_updates=2", "train.max_updates=100"]
     assert s2s("train", *words(store, run, *never_better, "train.max_updates=5")) == 0
-    assert s2s("train", *words(store, run, *never_better)) == 0
+    assert capsys.readouterr().err.splitlines()[-1].startswith("done: 5 updates in 0:00:")
+    said = "stopped by train.patience=3: no new best loss in 3 validations; raise it to go on. {} updates in 0:00:0"
+    for _ in range(2):  # when it ends, and when the command is repeated
+        assert s2s("train", *words(store, run, *never_better)) == 0
+        progress = json.loads((run / "last/state.json").read_text())["progress"]
+        assert progress["bad_validations"] == 3
+        assert progress["update"] <= 8
+        assert capsys.readouterr().err.splitlines()[-1].startswith(said.format(progress["update"]))
+        assert said.format(progress["update"]) in (run / "train.log").read_text().splitlines()[-1]
+        event = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        assert (event["kind"], event["reason"], event["update"]) == ("end", "train.patience", progress["update"])
+    assert s2s("train", *words(store, run, *never_better, "train.patience=4")) == 0
+    assert json.loads((run / "last/state.json").read_text())["progress"]["update"] == progress["update"] + 2
+
+
+def test_a_validation_that_is_not_finite_is_no_best(store, tmp_path, s2s, monkeypatch):
+    """It was the best of all, for nothing is less than NaN, and JSON has no name for it."""
+    from s2s.training.validation import Validator
+
+    plain, run = Validator._loss, tmp_path / "run"
+
+    def loss(self, *args):
+        values = plain(self, *args)
+        return values if (run / "last").exists() else values | {"loss": float("nan")}
+
+    monkeypatch.setattr(Validator, "_loss", loss)
+    options = ["train.valid_updates=2", "train.checkpoint_updates=2", "train.max_updates=8"]
+    assert s2s("train", *words(store, run, *options)) == 0
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    events = [json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON")) for line in lines]
+    found = [event["loss"] for event in events if event["kind"] == "valid"]
+    assert found[0] is None
     progress = json.loads((run / "last/state.json").read_text())["progress"]
-    assert progress["bad_validations"] == 3
-    assert progress["update"] <= 8
+    assert progress["best"] == min(found[1:])
 
 
 def test_metrics_are_appended(store, tmp_path, s2s):

@@ -128,7 +128,9 @@ def test_the_last_updates_are_reported_however_few(store, tmp_path, s2s, capsys,
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     (train,) = (event for event in events if event["kind"] == "train")
     assert f"update {train['update']} | epoch 1 | loss {train['loss']:.3f} nats" in said
-    assert f"done: {train['update']} updates" in said
+    how = "raise it to go on. " if "patience" in limit else "done: "
+    assert f"{how}{train['update']} updates in 0:00:0" in said
+    assert (events[-1]["kind"], events[-1]["reason"]) == ("end", limit.partition("=")[0])
     assert len(train["steps"]["source_padding"]) == train["update"]
 
 
