@@ -5,7 +5,8 @@ memory is that of one chunk, forward and backward.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,9 +20,29 @@ from s2s.models.encoder_decoder import EncoderDecoder
 
 CHUNK = 512  # rows whose logits exist at a time; even, so that both passes over a position share a chunk
 
-# A term beside the cross-entropy: the logits of some positions [n, passes, V], and the number of the first of them, to
-# the term's sum over these positions (scalar) and its gradient [n, passes, V].
-Term = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+
+class Term(Protocol):
+    """A term of the loss beside the cross-entropy.
+
+    Attributes:
+        name: What its value is called.
+        weight: Its factor in the loss.
+    """
+
+    name: str
+    weight: float
+
+    def __call__(self, logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """Its sum over some positions, in nats, without its weight, and the gradient of the weighted sum.
+
+        Args:
+            logits: [n, passes, V].
+            first: The number of the first of these positions.
+
+        Returns:
+            A scalar: over passes it is the mean. The gradient [n, passes, V].
+        """
+        ...
 
 
 @dataclasses.dataclass
@@ -46,10 +67,12 @@ class Loss:
     """A criterion's value on a batch.
 
     Attributes:
-        sum: Scalar tensor, the loss summed over target tokens; backward starts here.
+        sum: Scalar tensor, what is minimised, summed over target tokens; backward starts here. It is a weighted sum of
+            what the metrics say, and no number of nats by itself.
         count: Number of target tokens, EOS included.
         metrics: What `names` of the criterion says, detached scalar tensors by name. Sums over the same tokens: `nll`
-            in nats, perhaps `correct` tokens, terms in nats; of examples, those of the criterion's `counted`.
+            in nats, perhaps `correct` tokens, terms in nats without their weights; of examples, those of the
+            criterion's `counted`.
     """
 
     sum: Tensor
@@ -83,7 +106,10 @@ class CrossEntropy:
             raise UserError("criterion.auxiliary=0 does not train model.auxiliary_heads; leave them out")
 
     def names(self, model: EncoderDecoder) -> list[str]:
-        """Names of the metrics of a Loss."""
+        """Names of the metrics of a Loss, of a model in training or not."""
+        return [*self._plain_names(model), *(["r_drop"] if model.training and self.config.r_drop else [])]
+
+    def _plain_names(self, model: EncoderDecoder) -> list[str]:
         return ["nll", "correct", *(f"auxiliary_{number}" for number in model.auxiliary_heads)]
 
     def __call__(self, model: EncoderDecoder, batch: Batch) -> Loss:
@@ -111,10 +137,12 @@ class CrossEntropy:
                 rows, weight, bias, target, config.label_smoothing, share / passes, terms, passes
             )
 
-        loss, nll, correct = smoothed(states, share, [*terms, *agreement])
+        terms = [*terms, *agreement]
+        loss, nll, correct, *values = smoothed(states, share, terms)
         metrics, heads = {"nll": nll / passes, "correct": correct / passes}, []
+        metrics |= {term.name: value for term, value in zip(terms, values, strict=True)}
         for number in output[0].heads:
-            value, head_nll, _ = smoothed([real_states(each.heads[number], batch) for each in output], 1.0)
+            value, head_nll, *_ = smoothed([real_states(each.heads[number], batch) for each in output], 1.0)
             heads.append(value)
             metrics[f"auxiliary_{number}"] = head_nll / passes
         if heads and model.training:
@@ -159,7 +187,7 @@ class SmoothedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx, states: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, smoothing: float, share: float = 1.0,
         terms: Sequence[Term] = (), passes: int = 1
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         """
         Args:
             states: [P, D] states of P rows, any floating type.
@@ -173,13 +201,14 @@ class SmoothedCrossEntropy(torch.autograd.Function):
 
         Returns:
             Scalars in the type of `weight`: the loss; the sum of -log p(target); the number of rows whose most
-            probable token is the target. Only the first has a gradient.
+            probable token is the target; the sum of each term. Only the first has a gradient.
         """
         need = any(ctx.needs_input_grad[:3])
         matrix = weight.to(states.dtype)
         vocabulary = weight.size(0)
         loss, nll = weight.new_zeros(()), weight.new_zeros(())
         correct = torch.zeros((), dtype=torch.int64, device=weight.device)
+        values = [weight.new_zeros(()) for _ in terms]
         grad_states = torch.empty_like(states) if need else None
         grad_weight = torch.zeros_like(weight) if need and ctx.needs_input_grad[1] else None  # None: it is frozen
         grad_bias = torch.zeros_like(bias) if need and bias is not None else None
@@ -204,7 +233,9 @@ class SmoothedCrossEntropy(torch.autograd.Function):
             loss += share * (1 - smoothing) * chunk
             if smoothing:
                 loss += share * smoothing * (log_normaliser.sum() - total / vocabulary)
-            loss += sum(value for value, _ in others)
+            for term, sum_, (value, _) in zip(terms, values, others, strict=True):
+                sum_ += value
+                loss += term.weight * value
             if need:
                 gradient = exponentials.div_(normaliser)
                 if smoothing:
@@ -227,8 +258,8 @@ class SmoothedCrossEntropy(torch.autograd.Function):
                     grad_weight += gradient.t() @ x
         if need:
             ctx.save_for_backward(grad_states, grad_weight, grad_bias)
-        ctx.mark_non_differentiable(nll, correct)
-        return loss, nll, correct
+        ctx.mark_non_differentiable(nll, correct, *values)
+        return loss, nll, correct, *values
 
     @staticmethod
     def backward(ctx, grad_loss: Tensor, *_):

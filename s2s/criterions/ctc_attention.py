@@ -76,7 +76,7 @@ class CTCAttention(CrossEntropy):
 
     def names(self, model: EncoderDecoder) -> list[str]:
         """As CrossEntropy.names."""
-        metrics = super().names(model) if model.has_decoder else ["nll"]
+        metrics = self._plain_names(model) if model.has_decoder else ["nll"]
         return [*metrics, "ctc", *(f"ctc_{number}" for number in model.exits), *self.counted]
 
     def __call__(self, model: EncoderDecoder, batch: Batch) -> Loss:

@@ -38,6 +38,10 @@ class Distillation(CrossEntropy):
         super().__init__(config)
         self.teachers: list[EncoderDecoder] = []
 
+    def names(self, model: EncoderDecoder) -> list[str]:
+        """As CrossEntropy.names."""
+        return [*super().names(model), *(["distillation"] if model.training else [])]
+
     def terms(self, batch: Batch) -> tuple[list[Term], float]:
         """The teachers' term."""
         with torch.no_grad():
@@ -46,23 +50,25 @@ class Distillation(CrossEntropy):
 
 
 class Teaching:
-    """weight * t^2 * the sum over the vocabulary of -q log p, where q is the mean of the teachers' distributions and p
-    the model's, both at temperature t.
+    """A `Term`: the sum over the vocabulary of -q log p, where q is the mean of the teachers' distributions and p the
+    model's, both at temperature t. Its weight is that of the options times t^2.
 
     Args:
         taught: Of each teacher the states at all P positions, [P, D], and its output.
         weight, temperature: As in the options.
     """
 
+    name = "distillation"
+
     def __init__(self, taught: list[tuple[Tensor, DecoderOutput]], weight: float, temperature: float):
-        self.weight, self.temperature = weight, temperature
+        self.weight, self.temperature = weight * temperature**2, temperature
         self.taught = [
             (states, output.weight.to(states.dtype), None if output.bias is None else output.bias.to(states.dtype))
             for states, output in taught
         ]
 
     def __call__(self, logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """A term of the loss; logits: [n, passes, V]."""
+        """As of Term."""
         t = self.temperature
         q = torch.zeros_like(logits[:, :1])  # [n, 1, V]: one for all passes
         for states, weight, bias in self.taught:
@@ -70,6 +76,5 @@ class Teaching:
             q += theirs.to(logits.dtype).div_(t).softmax(1)[:, None]
         q /= len(self.taught)
         log = (logits / t).log_softmax(2)
-        share = self.weight / logits.size(1)
-        loss = share * t * t * -(q * log).sum()
-        return loss, log.exp_().sub_(q).mul_(share * t)
+        value = -(q * log).sum() / logits.size(1)
+        return value, log.exp_().sub_(q).mul_(self.weight / t / logits.size(1))

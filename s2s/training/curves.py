@@ -11,7 +11,7 @@ from s2s.errors import UserError
 from s2s.training.metrics import read_metrics
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-LOSS, SPEED = "loss, nats a target token", "target tokens/s"
+LOSS, SPEED = "loss a target token", "target tokens/s"
 PLAIN = ("loss", "nll", "perplexity", "accuracy", "seconds_validating", "time", "update")  # of a validation
 OFF_THE_TOP = 0.05  # share of the values that may lie above a picture of losses, which start high
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 960, 340, 88, 24, 64, 48  # of a panel, in pixels

@@ -51,7 +51,7 @@ class Course:
             return None
         return (
             f"update {update}: the loss of {self.spikes} intervals in a row is over {FACTOR} times its best of late "
-            f"(now {mean:.3f}, then {best:.3f} nats a target token)"
+            f"(now {mean:.3f}, then {best:.3f} a target token)"
         )
 
     def accept(self) -> None:

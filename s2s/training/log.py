@@ -1,9 +1,11 @@
 """What a run says: lines or a progress bar for people, metrics.jsonl and the loggers' events for programs."""
 
+import contextlib
 import functools
 import os
-import select
+import queue
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from tqdm import tqdm
 from s2s import registry
 from s2s.config.documents import to_json
 
-PATIENCE = 10.0  # seconds that standard error may be full before what is said is said in train.log alone
+WAITING, PATIENCE = 1000, 10.0  # lines that wait for a reader of standard error, and seconds that the end waits for it
 BEGINNINGS = (b'{"kind": "start"', b'{"kind": "resume"')  # of the first line of a session in metrics.jsonl
 
 
@@ -46,6 +48,7 @@ class RunLog:
         """A line for people, with the time of day in the log file."""
         if self.bar is None:
             self.console.write(f"{text}\n")
+            self.console.flush()
         else:
             self.bar.write(text, file=self.console)
         self.note(text)
@@ -90,29 +93,44 @@ class RunLog:
             self._try(name, logger.close, Exception)
         self.text.close()
         self.jsonl.close()
+        self.console.close()
 
 
 class Console:
-    """Standard error, for lines and a bar. A reader that does not read, as a terminal that hangs, is waited for once;
-    then what it does not take is lost, until it reads on."""
+    """Standard error, for lines and a bar, which a thread writes: a reader that does not read, as a terminal that
+    hangs, holds up nothing. Of what waits for it WAITING pieces are kept, and the rest is lost."""
 
     def __init__(self):
-        self._file, self._patience = sys.stderr, PATIENCE
-        try:
-            self._poll = select.poll()
-            self._poll.register(self._file.fileno(), select.POLLOUT)
-        except (OSError, AttributeError):  # no stream of the system's
-            self._poll = None
+        self._file, self._thread = sys.stderr, None
+        with contextlib.suppress(OSError, AttributeError):  # a caller's stream, which is none of the system's
+            self._number = self._file.fileno()
+            self._pieces: queue.Queue[bytes | None] = queue.Queue(WAITING)
+            self._thread = threading.Thread(target=self._work, name="console", daemon=True)
+            self._thread.start()
 
     def write(self, text: str) -> None:
-        for start in range(0, len(text), select.PIPE_BUF // 4):  # as much as a pipe has room for that has any
-            if self._poll:
-                ready = self._poll.poll(1000 * self._patience)
-                self._patience = PATIENCE if ready else 0.0
-                if not ready:
-                    return
-            self._file.write(text[start : start + select.PIPE_BUF // 4])
+        if self._thread is None:
+            self._file.write(text)
+        else:
+            with contextlib.suppress(queue.Full):
+                self._pieces.put_nowait(text.encode("utf-8", "backslashreplace"))
+
+    def flush(self) -> None:
+        if self._thread is None:
             self._file.flush()
+
+    def close(self) -> None:
+        """Wait a while for all to be written."""
+        if self._thread is not None:
+            with contextlib.suppress(queue.Full):
+                self._pieces.put(None, timeout=PATIENCE)
+                self._thread.join(PATIENCE)
+
+    def _work(self) -> None:
+        while (piece := self._pieces.get()) is not None:
+            with contextlib.suppress(OSError):  # nobody reads, or the disk is full: it is lost
+                while piece:
+                    piece = piece[os.write(self._number, piece) :]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

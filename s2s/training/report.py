@@ -61,7 +61,8 @@ def memory_peak(device: torch.device) -> int:
 
 def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate: float, device: torch.device,
                     counted: Iterable[str], source_seconds: float | None) -> None:  # fmt: skip
-    """The line of an interval, and its numbers: the loss in nats a target token, `perplexity` to base e of `nll`.
+    """The line of an interval, and its numbers: a target token, what is minimised, `nll` and other terms in nats;
+    `perplexity` to base e of `nll`.
 
     Args:
         log: Where to.
@@ -95,7 +96,9 @@ def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate
         speed = f"RTFx {values['rtfx']:.1f}, {values['target_tokens_per_second']:.0f} tokens/s"
     course = "every update was skipped"
     if i.updates:
-        course = f"loss {values['loss']:.3f} nats, perplexity {values['perplexity']:.2f} (base e)"
+        course = (
+            f"loss {values['loss']:.3f}, nll {values['nll']:.3f} nats, perplexity {values['perplexity']:.2f} (base e)"
+        )
         course += _terms(values, i, counted)
     skipped = f" | {i.skipped} updates skipped, not finite" if i.skipped else ""
     log.line(

@@ -20,7 +20,7 @@ class Validation:
     """What a validation found.
 
     Attributes:
-        values: Metric -> value; loss, nll (both in nats a target token), perplexity (base e), accuracy (%), what else
+        values: Metric -> value; a target token, loss and, in nats, nll; perplexity (base e), accuracy (%), what else
             the criterion has, and the decoded metrics asked for. Where there are any, cut_sources (decode.max_source)
             and failed_sentences (decode.on_error=mark) of those that are decoded.
         signatures: Decoded metric -> how it was computed.

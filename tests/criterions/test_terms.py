@@ -48,7 +48,9 @@ def test_distillation_equals_the_plain_formula(with_bias, widths, passes, monkey
     terms = [Teaching(teachers, weight, temperature)]
     each = target.repeat_interleave(passes)
     bias = parameters[2] if with_bias else None
-    ours, nll, _ = SmoothedCrossEntropy.apply(*parameters[:2], bias, each, 0.1, (1 - weight) / passes, terms, passes)
+    ours, nll, _, taught_nats = SmoothedCrossEntropy.apply(
+        *parameters[:2], bias, each, 0.1, (1 - weight) / passes, terms, passes
+    )
     logits = torch.nn.functional.linear(parameters[0], parameters[1], bias)
     with torch.no_grad():
         q = torch.stack([(output.output(x) / temperature).softmax(1) for x, output in teachers]).mean(0)
@@ -56,6 +58,7 @@ def test_distillation_equals_the_plain_formula(with_bias, widths, passes, monkey
     soft = torch.nn.functional.cross_entropy(logits / temperature, q.repeat_interleave(passes, 0), reduction="sum")
     held_to(((1 - weight) * smoothed + weight * temperature**2 * soft) / passes, ours, parameters)
     torch.testing.assert_close(nll, torch.nn.functional.cross_entropy(logits, each, reduction="sum"))
+    torch.testing.assert_close(taught_nats, soft / passes)
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -64,13 +67,14 @@ def test_r_drop_equals_the_plain_formula(with_bias, monkeypatch):
     parameters = leaves(23, 2, with_bias)
     target = torch.randint(0, V, (23,)).repeat_interleave(2)
     bias = parameters[2] if with_bias else None
-    ours, *_ = SmoothedCrossEntropy.apply(*parameters[:2], bias, target, 0.1, 0.5, [RDrop(5.0)], 2)
+    ours, _, _, nats = SmoothedCrossEntropy.apply(*parameters[:2], bias, target, 0.1, 0.5, [RDrop(5.0)], 2)
     logits = torch.nn.functional.linear(parameters[0], parameters[1], bias)
     p, q = logits.log_softmax(1).unflatten(0, (-1, 2)).unbind(1)
     kl = torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True)
     kl = kl + torch.nn.functional.kl_div(p, q, reduction="sum", log_target=True)
     smoothed = torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.1, reduction="sum")
     held_to((smoothed + 5.0 * kl / 2) / 2, ours, parameters)
+    torch.testing.assert_close(nats, kl / 2)
 
 
 def test_no_gradient_is_computed_for_a_frozen_output_matrix():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.training import disturbed
 from tests.training.test_resume import words
 
 MODULES = ["s2s_cli.train", "s2s.training.run", "torch.distributed.checkpoint", "torch.distributed.fsdp",
@@ -140,3 +141,10 @@ def launch(tmp_path, spawn):
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def whole(store, tmp_path, s2s) -> Path:
+    """The undisturbed run."""
+    assert s2s("train", *disturbed.words(store, tmp_path / "whole")) == 0
+    return tmp_path / "whole"

@@ -4,7 +4,6 @@ import errno
 import gc
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -18,37 +17,13 @@ from safetensors.torch import load_file
 
 from s2s.criterions.cross_entropy import CrossEntropy
 from s2s.training import checkpoint, divergence, runs
-from s2s.training.interrupt import Interrupt
-from s2s.training.log import RunLog
+from tests.training.disturbed import events, nothing_half_written, words
 from tests.training.test_calibrate import memory_of
-from tests.training.test_resume import SMALL, same_bits
+from tests.training.test_resume import same_bits
 from tests.training.test_trainer import one_error_line
 
 # Then a batch in two halves has its gradient, to rounding, and what is 0 but for rounding is not blown up.
 EXACT = ["model.dropout=0", "optim.eps=1e-4"]
-
-
-def words(store, run, *more):
-    return [*SMALL, f"store={store}", f"run={run}", "train.max_updates=20", "train.checkpoint_updates=3",
-            "train.valid_updates=8", "train.log_updates=4", "train.keep_last=3", *more]  # fmt: skip
-
-
-@pytest.fixture
-def whole(store, tmp_path, s2s) -> Path:
-    """The undisturbed run."""
-    assert s2s("train", *words(store, tmp_path / "whole")) == 0
-    return tmp_path / "whole"
-
-
-def nothing_half_written(run: Path) -> None:
-    assert not [path for path in run.rglob(".*") if path.name.startswith((".partial", ".removed"))]
-    for folder in runs.steps(run):
-        runs.verify(folder)
-
-
-def events(run: Path, kind: str) -> list[dict]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
 
 
 # --- kill -9 ---------------------------------------------------------------------------------------------------------
@@ -114,79 +89,6 @@ def test_killed_at_every_moment_of_the_first_saves(store, whole, tmp_path, s2s):
         same_bits(whole, run)
         nothing_half_written(run)
     assert moment > 40
-
-
-@pytest.mark.slow
-def test_killed_many_times_at_random(store, whole, tmp_path, s2s, spawn):
-    rng = random.Random(1)
-    run = tmp_path / "killed"
-    # A slow file system makes it likely to be in the middle of a save.
-    slow = ("import time; from s2s import files as f; plain = f.flush; "
-            "f.flush = lambda path: (time.sleep(0.1), plain(path)); "
-            "from s2s_cli.train import main; main()")  # fmt: skip
-    for _ in range(12):
-        process = subprocess.Popen([sys.executable, "-c", slow, *words(store, run)], stderr=subprocess.DEVNULL)
-        before = len(runs.steps(run))
-        while process.poll() is None and len(runs.steps(run)) <= min(before, 1):
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 1.5))
-        process.kill()
-        process.wait()
-    assert s2s("train", *words(store, run)) == 0
-    same_bits(whole, run)
-    nothing_half_written(run)
-
-
-# --- signals ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_signal_of_slurm_saves_and_ends_well(store, whole, tmp_path, s2s, spawn):
-    run = tmp_path / "run"
-    process = spawn("train", *words(store, run))
-    while process.poll() is None and not runs.steps(run):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGUSR1)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    assert "stopped by SIGUSR1 at update " in said
-    assert "To go on, repeat: " in said
-    assert s2s("train", *words(store, run)) == 0
-    same_bits(whole, run)
-
-
-def test_stopped_before_a_validation_it_is_made_up_for(store, whole, tmp_path, s2s, monkeypatch):
-    """Where a signal comes in update 8 or 20, after which the run validates, the metrics are those of no signal."""
-    from s2s.training.trainer import Trainer
-
-    plain, run = Trainer._update, tmp_path / "run"
-
-    def update(self, *args):
-        plain(self, *args)
-        if self.progress.update in (8, 20):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_update", update)
-        for _ in range(2):
-            assert s2s("train", *words(store, run)) == 0
-    assert [event["update"] for event in events(run, "valid")] == [8, 16]
-    assert s2s("train", *words(store, run)) == 0
-    same_bits(whole, run)
-    assert [event["update"] for event in events(run, "valid")] == [8, 16, 20]
-
-
-def test_a_second_signal_ends_at_once_but_not_the_echo_of_the_first(monkeypatch):
-    ends = []
-    monkeypatch.setattr(os, "_exit", ends.append)
-    with Interrupt() as interrupt:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupt.signal == signal.SIGTERM
-        assert ends == []
-        interrupt._when -= 2
-        os.kill(os.getpid(), signal.SIGUSR1)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert ends == [128 + signal.SIGUSR1, 128 + signal.SIGINT]
 
 
 # --- damaged files ---------------------------------------------------------------------------------------------------
@@ -340,30 +242,6 @@ def test_a_limit_on_file_size_keeps_the_run_alive(store, whole, tmp_path, s2s):
     nothing_half_written(run)
     assert s2s("train", *words(store, run)) == 0
     same_bits(whole, run)
-
-
-def test_a_log_that_cannot_be_written_ends_nothing(store, whole, tmp_path, s2s, capsys):
-    run = tmp_path / "run"
-    assert s2s("train", *words(store, run, "train.max_updates=6")) == 0
-    for name in ("train.log", "metrics.jsonl"):
-        (run / name).unlink()
-        (run / name).symlink_to("/dev/full")
-    capsys.readouterr()
-    assert s2s("train", *words(store, run)) == 0
-    said = capsys.readouterr().err
-    for name in ("train.log", "metrics.jsonl"):
-        assert said.count(f"warning: {name} of the run cannot be written: [Errno 28]") == 1
-    same_bits(whole, run)
-
-
-def test_after_a_line_that_was_cut_off_a_new_one_begins(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"kind": "train"}\n{"kind": "tr')
-    log = RunLog(tmp_path, 10, 0, [])
-    log.metrics("valid", 1, {})
-    log.close()
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert lines[1] == '{"kind": "tr'
-    assert json.loads(lines[2])["kind"] == "valid"
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(store, whole, tmp_path, s2s, monkeypatch):

@@ -127,7 +127,7 @@ def test_the_last_updates_are_reported_however_few(store, tmp_path, s2s, capsys,
     said = capsys.readouterr().err
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     (train,) = (event for event in events if event["kind"] == "train")
-    assert f"update {train['update']} | epoch 1 | loss {train['loss']:.3f} nats" in said
+    assert f"update {train['update']} | epoch 1 | loss {train['loss']:.3f}, nll {train['nll']:.3f} nats" in said
     how = "raise it to go on. " if "patience" in limit else "done: "
     assert f"{how}{train['update']} updates in 0:00:0" in said
     assert (events[-1]["kind"], events[-1]["reason"]) == ("end", limit.partition("=")[0])
