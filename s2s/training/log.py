@@ -7,7 +7,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,7 @@ class RunLog:
         self.loggers = {name: registry.find("logger", name)(run, done) for name in loggers}
         self.run = run
         self.text, self.jsonl = Lines(run / "train.log"), Lines(run / "metrics.jsonl")
-        with self.jsonl.path.open("rb") as file:
-            self.session = 1 + sum(line.startswith(BEGINNINGS) for line in file)
+        self.session = 1 + sum(line.startswith(BEGINNINGS) for line in self.jsonl.before())
         self.failing: set[str] = set()
         self.console, self.bar = Console(), None
         if sys.stderr.isatty():
@@ -155,6 +154,12 @@ class Lines:
             with self.path.open("rb") as file:
                 file.seek(size - 1)
                 self._cut = file.read() != b"\n"
+
+    def before(self) -> Iterator[bytes]:
+        """The lines that there are, of a file: a device may have no end. Long ones come in pieces."""
+        if self.path.is_file():
+            with self.path.open("rb") as file:
+                yield from iter(functools.partial(file.readline, 1 << 20), b"")
 
     def add(self, text: str) -> None:
         """Append a line; a file that was deleted meanwhile begins anew. Raises OSError where there is no space for any

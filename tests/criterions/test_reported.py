@@ -14,6 +14,7 @@ from s2s.models.transformer import EncoderConfig, Transformer, TransformerConfig
 from s2s.training.validation import metrics_of
 from tests.criterions import test_ctc_attention as speech
 from tests.criterions.test_terms import VOCABULARY, batch_of, small
+from tests.specs import text_spec
 
 
 def reported(criterion, model, batch, seed: int = 3) -> dict[str, float]:
@@ -72,7 +73,8 @@ def test_text(kind, smoothing, heads, r_drop, weight, temperature, training):
     stack = EncoderConfig(2, 16, 2, None, 32)
     torch.manual_seed(0)
     model = Transformer(
-        TransformerConfig(encoder=stack, decoder=stack, dropout=0.2, auxiliary_heads=list(heads)), 12, VOCABULARY
+        TransformerConfig(encoder=stack, decoder=stack, dropout=0.2, auxiliary_heads=list(heads)),
+        text_spec(12, VOCABULARY),
     )
     model.train(training)
     batch = batch_of()

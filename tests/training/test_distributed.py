@@ -270,6 +270,7 @@ def test_a_process_that_is_slow_is_waited_for_and_so_are_all_that_are_stopped_fo
     assert state(tmp_path / "run")["progress"]["update"] == 40
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_for_the_time_out_of_exchanges(store, tmp_path, together):
     """It beats all the same."""
     before = "import datetime; from s2s.training import distributed as d; d.TIMEOUT = datetime.timedelta(seconds=5)"

@@ -66,32 +66,29 @@ def test_a_second_signal_ends_at_once_but_not_the_echo_of_the_first(monkeypatch)
 @pytest.mark.parametrize("where", ["loss", "decoding"])
 def test_a_signal_in_a_validation_ends_it_at_once(store, whole, tmp_path, s2s, monkeypatch, where):
     """What was found is thrown away; the update is saved, and validated when the run goes on."""
-    from s2s.decoding.engine import Engine
+    from s2s.training import validation
     from s2s.training.validation import Validator
 
     run, calls = tmp_path / "run", []
-    plain = Validator._loss, Engine.decode
+    plain = Validator._loss, validation.generator_of
 
-    def loss(self, model, device, autocast, stopped):
+    def loss(self, *args):
         if where == "loss" and not calls:
             calls.append(1)
             os.kill(os.getpid(), signal.SIGTERM)
-        return plain[0](self, model, device, autocast, stopped)
+        return plain[0](self, *args)
 
-    def decode(self, *args, **options):
-        tick = self.tick
-
+    def generator_of(*args, tick):
         def ticked():
             calls.append(1)
             if len(calls) == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
             tick()
 
-        self.tick = ticked if where == "decoding" else tick
-        return plain[1](self, *args, **options)
+        return plain[1](*args, tick=ticked if where == "decoding" else tick)
 
     monkeypatch.setattr(Validator, "_loss", loss)
-    monkeypatch.setattr(Engine, "decode", decode)
+    monkeypatch.setattr(validation, "generator_of", generator_of)
     decoded = ["train.valid_metrics=[loss,chrf]", "train.best_metric=loss"]
     assert s2s("train", *words(store, run, *decoded)) == 0
     assert len(calls) == (1 if where == "loss" else 3)
@@ -103,12 +100,12 @@ def test_a_signal_in_a_validation_ends_it_at_once(store, whole, tmp_path, s2s, m
     same_bits(whole, run)
 
 
-@pytest.mark.parametrize("by", ["closed", "nohup"])
+@pytest.mark.parametrize("by", ["closed", pytest.param("nohup", marks=pytest.mark.slow)])
 def test_a_terminal_that_is_closed_saves_and_ends_but_not_under_nohup(store, tmp_path, s2s, by):
-    run = tmp_path / "run"
+    run, most = tmp_path / "run", 60 if by == "nohup" else 3000
     code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " * (by == "nohup")
     code += "from s2s_cli.train import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", code, *words(store, run, "train.max_updates=300")],
+    process = subprocess.Popen([sys.executable, "-c", code, *words(store, run, f"train.max_updates={most}")],
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
     while process.poll() is None and not runs.steps(run):
         time.sleep(0.002)
@@ -116,11 +113,11 @@ def test_a_terminal_that_is_closed_saves_and_ends_but_not_under_nohup(store, tmp
     _, said = process.communicate(timeout=100)
     update = runs.update_of(runs.steps(run)[-1])
     if by == "nohup":
-        assert (process.returncode, update) == (0, 300), said
+        assert (process.returncode, update) == (0, most), said
     else:
         assert process.returncode == 128 + signal.SIGHUP, said
         assert f"stopped by SIGHUP at update {update}; a checkpoint is saved" in said
-        assert update < 300
+        assert update < most
 
 
 def test_a_validation_that_fails_costs_no_update(store, whole, tmp_path, s2s, monkeypatch):
