@@ -69,8 +69,8 @@ def counted_vocabulary(counts: dict[str, int], config: CountedConfig) -> Vocabul
     there are none."""
     kept = [symbol for symbol, count in counts.items() if count >= config.min_count and symbol not in SPECIALS]
     if not kept:
-        often = f" is there min_count={config.min_count} times" * (config.min_count > 1)
-        raise LearningError(f"no symbol{often or ' is there'} in the training text")
+        often = f" that is there min_count={config.min_count} times" * (config.min_count > 1)
+        raise LearningError(f"the training text has no symbol{often}")
     kept.sort(key=lambda symbol: (-counts[symbol], symbol))
     size = None if config.vocab_size is None else config.vocab_size - len(SPECIALS)
     return Vocabulary([*SPECIALS, *kept[:size]])

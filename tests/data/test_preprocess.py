@@ -493,7 +493,7 @@ def test_a_bad_validation_or_test_corpus_is_one_line_and_leaves_nothing(run, dat
         (["tokenizer.model=valid", "tokenizer.vocab_size=48"], "vocab_size=48: does nothing beside model=valid"),
         (
             ["tokenizer=words", "tokenizer.min_count=5000"],
-            "tokenizer (source): no symbol is there min_count=5000 times",
+            "tokenizer (source): the training text has no symbol that is there min",
         ),
         (["workers=0"], "workers=0: must be at least 1"),
         (["workers=1000000000"], "workers=1000000000: must be at most 1024"),
