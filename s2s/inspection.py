@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from s2s.config.documents import read_json
+from s2s.config.documents import read_json, read_yaml
 from s2s.data.report import aligned
 from s2s.data.store import AGAIN, SIDES, digest
 from s2s.data.store import FORMATS as STORE_FORMATS
@@ -263,7 +262,7 @@ def _json(path: Path, shape: Any, damaged: list[str]) -> Facts:
 
 
 def _yaml(path: Path, damaged: list[str]) -> Facts:
-    return _read(path, lambda: OmegaConf.to_container(OmegaConf.load(path)), damaged)
+    return _read(path, lambda: read_yaml(path, shapes.CONFIG), damaged)
 
 
 def _read(path: Path, read: Callable[[], Any], damaged: list[str]) -> Facts:

@@ -15,8 +15,8 @@ from s2s.errors import UserError
 class WaveformConfig:
     """Options of what is done to samples. They need the waveforms in the store (features.keep=waveform)."""
 
-    speed: list[float] = option([1.0], "factors of the speed, one drawn for each utterance", at_least=0.1)
-    gain: float = option(0.0, "decibels by which an utterance gets louder or softer, at most", at_least=0)
+    speed: list[float] = option([1.0], "factors of the speed, one drawn for each utterance", at_least=0.1, at_most=10)
+    gain: float = option(0.0, "decibels by which an utterance gets louder or softer, at most", at_least=0, at_most=200)
     noise: float = option(0.0, "probability that an utterance gets noise", at_least=0, at_most=1)
     noise_snr: list[float] = option([5.0, 20.0], "signal-to-noise ratio in decibels, drawn between these two",
                                     needs="noise")  # fmt: skip
@@ -31,11 +31,11 @@ class WaveformConfig:
 class SpecAugmentConfig:
     """Options of SpecAugment (Park et al. 2019, arXiv:1904.08779), without time warping."""
 
-    time_masks: int = option(0, "stretches of frames that are masked", at_least=0)
+    time_masks: int = option(0, "stretches of frames that are masked", at_least=0, at_most=1000)
     time_width: int = option(40, "frames of one, at most", at_least=1, needs="time_masks")
     time_share: float = option(0.2, "share of an utterance's frames that one masks, at most", at_least=0, at_most=1,
                                needs="time_masks")  # fmt: skip
-    frequency_masks: int = option(0, "bands of features that are masked", at_least=0)
+    frequency_masks: int = option(0, "bands of features that are masked", at_least=0, at_most=1000)
     frequency_width: int = option(27, "features of one, at most", at_least=1, needs="frequency_masks")
 
     @property

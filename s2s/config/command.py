@@ -9,9 +9,8 @@ from typing import Any
 from s2s import __version__
 from s2s.config import schema as schemas
 from s2s.config import streams
+from s2s.config.shapes import Node
 from s2s.errors import Failure, ReaderGone, UserError
-
-HYDRA = ("hydra.", "hydra/")  # beginnings of the keys of hydra's own
 
 
 def run(name: str, schema: type, main: Callable[[Any], None], about: str, multirun: bool = False,
@@ -62,19 +61,25 @@ def run(name: str, schema: type, main: Callable[[Any], None], about: str, multir
 
 def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, plain: str | None,
          by_task: Callable | None, words: list[str]) -> None:  # fmt: skip
-    flags, overrides, values = _split(name, words, multirun, plain is not None)
+    flags, overrides, values = _split(name, words, schema, multirun, plain is not None)
     if "--version" in flags:
         print(f"{name} {__version__}")
         return
-    from s2s.config import compose  # hydra: not needed for --version
+    from s2s.config import compose  # YAML: not needed for --version
 
-    pairs = [pair for file in flags.get("--config", []) for pair in compose.read_yaml(file)] + overrides
-    pairs += [(plain, compose.quote(values))] * bool(values)
-    if by_task and (task := dict(pairs).get("task")):
-        schema = by_task(task)
+    pairs = [word for file in flags.get("--config", []) for word in compose.read_config(file)]
+    pairs += [compose.Override(*pair) for pair in overrides]
+    pairs += [compose.Override(plain, Node([Node(value, 0) for value in values], 0))] * bool(values)
+    if by_task and (task := [word.text for word in pairs if word.key == "task"]):
+        schema = by_task(task[-1])
     if "--multirun" in flags:
-        _multirun(name, schema, main, pairs)
+        from s2s.config.sweep import sweep
+
+        sweep(name, schema, main, pairs)
         return
+    for word in pairs if multirun else []:
+        if word.key.startswith(("hydra.", "hydra/")):
+            raise UserError(f"{word.where}{word.key}: does nothing without --multirun")
     config = compose.compose(schema, pairs)
     if "--help" in flags:
         print(_help(name, schema, config, about, multirun, plain))
@@ -84,7 +89,8 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, pl
         main(config)
 
 
-def _split(name: str, words: list[str], multirun: bool, plain: bool) -> tuple[dict, list[tuple[str, str]], list[str]]:
+def _split(name: str, words: list[str], schema: type, multirun: bool,
+           plain: bool) -> tuple[dict, list[tuple[str, str]], list[str]]:  # fmt: skip
     """Words into flags, (key, value) overrides, and plain words if these are allowed. Raises UserError for any else."""
     flags: dict[str, list[str]] = {}
     overrides, values = [], []
@@ -99,16 +105,31 @@ def _split(name: str, words: list[str], multirun: bool, plain: bool) -> tuple[di
             flags.setdefault("--config", []).append(file)
         elif word in ("--help", "--print-config", "--version") or (word == "--multirun" and multirun):
             flags[word] = []
-        elif word.startswith("-"):
-            raise UserError(f"unknown flag '{word}'; try {name} --help")
+        elif word.startswith("-") and not (word == "-" and plain):
+            raise UserError(f"unknown flag '{word}'; {_instead(word, next(rest, ''), schema)}")
         elif "=" not in word and plain:
             values.append(word)
         elif "=" not in word:
             raise UserError(f"'{word}' is not key=value; try {name} --help")
         else:
             key, _, value = word.partition("=")
-            overrides.append((key, value if value else "null"))
+            overrides.append((key, value))
     return flags, overrides, values
+
+
+def _instead(flag: str, following: str, schema: type) -> str:
+    """What to write for a flag of another toolkit's kind (`--beam-size 4`) that is a key here."""
+    from s2s.config import compose
+
+    name, _, value = flag.lstrip("-").partition("=")
+    groups = schemas.groups(schema)
+    known = [*(leaf.key for leaf in schemas.leaves(compose.compose(schema, []))), *groups]
+    name = name.replace("-", "_")
+    for key in known:
+        if name in (key, key.rpartition(".")[2]):
+            value = value or ("" if following.startswith("-") or "=" in following else following) or "VALUE"
+            return f"write {key}={value}"
+    return compose.nearest_key(name, known)
 
 
 def _help(name: str, schema: type, config: Any, about: str, multirun: bool, plain: str | None) -> str:
@@ -138,26 +159,3 @@ def _help(name: str, schema: type, config: Any, about: str, multirun: bool, plai
         lines.append(f"  {leaf.key}: {leaf.type_name} = {default}")
         lines.append(f"      {leaf.metadata['help']}")
     return "\n".join(lines)
-
-
-def _multirun(name: str, schema: type, main: Callable, pairs: list[tuple[str, str]]) -> None:
-    """Hydra's own multirun: comma-separated values are swept, and job N writes to its own folder RUN/N. Words of hydra
-    itself (`hydra/launcher=submitit_slurm hydra.launcher.partition=gpu`) are passed on."""
-    import hydra
-
-    from s2s.config import compose
-
-    run = next((value.strip("'") for key, value in reversed(pairs) if key == "run"), None)
-    if run is None or "${" in run:
-        raise UserError("--multirun needs run=FOLDER; job N then writes to FOLDER/N")
-    of_hydra = [f"{key}={value}" for key, value in pairs if key.startswith(HYDRA)]
-    pairs = [pair for pair in pairs if pair[0] != "run" and not pair[0].startswith(HYDRA)]
-    pairs.append(("run", f"'{run}/${{hydra:job.num}}'"))
-    words = compose.prepare(schema, pairs, sweep=True)
-
-    def job(node: Any) -> None:
-        main(compose.to_object(node))
-
-    sys.argv = [name, "--multirun", "hydra.output_subdir=null", f"hydra.sweep.dir='{run}'", "hydra.sweep.subdir=.",
-                "hydra/job_logging=none", "hydra/hydra_logging=none", *of_hydra, *words]  # fmt: skip
-    hydra.main(version_base=None, config_path=f"pkg://{compose.PRESETS}", config_name=compose.ROOT)(job)()

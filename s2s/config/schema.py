@@ -5,16 +5,16 @@ of presets (`model=transformer_base`) is made with `group`.
 """
 
 import dataclasses
-import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_origin
 
 from s2s.config import shapes
 from s2s.errors import UserError
 
 LARGEST_SEED = (1 << 63) - 1  # of what takes seeds: numpy, torch, JSON
+MOST = 10**12  # numbers without a bound of their own
 
 
 def option(default: Any, help: str, choices: tuple = (), at_least: float | None = None, below: float | None = None,
@@ -64,24 +64,24 @@ class Leaf:
 
     @property
     def is_list(self) -> bool:
-        return get_origin(_without_none(self.annotation)) is list
+        return get_origin(without_none(self.annotation)) is list
 
     @property
     def is_text(self) -> bool:
-        return _without_none(self.annotation) is str
+        return without_none(self.annotation) is str
 
     @property
     def type_name(self) -> str:
         if choices := self.metadata.get("choices"):
             name = "{" + ",".join(map(str, choices)) + "}"
             return f"list of {name}" if self.is_list else name
-        bare = _without_none(self.annotation)
+        bare = without_none(self.annotation)
         if self.is_list:
             return f"list of {get_args(bare)[0].__name__}"
         return getattr(bare, "__name__", str(bare)) + ("?" if bare is not self.annotation else "")
 
 
-def _without_none(annotation: Any) -> Any:
+def without_none(annotation: Any) -> Any:
     """`X` for `X | None`, anything else as it is."""
     if get_origin(annotation) in (typing.Union, types.UnionType):
         rest = [a for a in get_args(annotation) if a is not type(None)]
@@ -102,36 +102,55 @@ def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
             yield Leaf(prefix + field.name, hints[field.name], value, field.metadata, plain)
 
 
-def check(config: Any, prefix: str = "") -> None:
-    """Check choices, bounds and needs of a whole config object, whose keys begin with `prefix`.
+def check(config: Any, prefix: str = "", places: Mapping[str, str] = types.MappingProxyType({})) -> None:
+    """Check choices, bounds and needs of a whole config object.
+
+    Args:
+        config: What is checked.
+        prefix: What its keys begin with.
+        places: Of some keys, where they were read (`FILE:LINE: `).
 
     Raises:
         UserError: naming the key, the value and what is allowed, or what the key needs.
     """
     found = {leaf.key: leaf for leaf in leaves(config, prefix)}
     for leaf in found.values():
+        place = places.get(leaf.key, "")
         for number, value in enumerate(leaf.default if isinstance(leaf.default, list) else [leaf.default]):
             if value is None:
                 continue
             if dataclasses.is_dataclass(value):
-                check(value, f"{leaf.key}[{number}].")
-                continue
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{leaf.key}={value}: must be a finite number")
-            bounds = ("choices", "at_least", "below", "at_most")
-            choices, low, high, most = (leaf.metadata.get(name) for name in bounds)
-            if choices and value not in choices:
-                raise UserError(f"{leaf.key}={value}: choose one of {', '.join(map(str, choices))}")
-            if low is not None and not value >= low:
-                raise UserError(f"{leaf.key}={value}: must be at least {low}")
-            if high is not None and not value < high:
-                raise UserError(f"{leaf.key}={value}: must be below {high}")
-            if most is not None and not value <= most:
-                raise UserError(f"{leaf.key}={value}: must be at most {most}")
+                try:
+                    check(value, f"{leaf.key}[{number}].")
+                except UserError as error:
+                    raise UserError(f"{place}{error}") from error
+            elif wrong := _wrong(value, leaf.metadata):
+                raise UserError(f"{place}{leaf.key}={value}: {wrong}")
     for leaf in found.values():
         needs = [_beside(leaf.key, need, found) for need in leaf.metadata.get("needs", ())]
         if needs and leaf.default != leaf.plain and not any(_met(need, found) for need in needs):
-            raise UserError(f"{leaf.key}={leaf.default}: does nothing without {' or '.join(needs)}")
+            place = places.get(leaf.key, "")
+            raise UserError(f"{place}{leaf.key}={leaf.default}: does nothing without {' or '.join(needs)}")
+
+
+def _wrong(value: Any, metadata: Mapping[str, Any]) -> str:
+    """What is wrong with a value by its choices and bounds."""
+    choices, low, high, most = (metadata.get(name) for name in ("choices", "at_least", "below", "at_most"))
+    if isinstance(value, (int, float)):
+        low, most = -MOST if low is None else low, MOST if most is None else most
+    if choices and value not in choices:
+        return f"choose one of {', '.join(map(str, choices))}"
+    if low is not None and not value >= low:
+        return f"must be at least {_told(low)}"
+    if high is not None and not value < high:
+        return f"must be below {high}"
+    if most is not None and not value <= most:
+        return f"must be at most {_told(most)}"
+    return ""
+
+
+def _told(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else str(bound)
 
 
 def _beside(key: str, need: str, found: dict[str, Leaf]) -> str:
@@ -159,7 +178,7 @@ def shape(config: type) -> dict[str, Any]:
 
 
 def _shape(annotation: Any, choices: tuple | None) -> Any:
-    bare = _without_none(annotation)
+    bare = without_none(annotation)
     if bare is not annotation:
         return _shape(bare, choices), None
     if get_origin(bare) is list:
@@ -179,7 +198,7 @@ def load(config: type, values: Any, where: str) -> Any:
     """
     values = shapes.conform(values, shape(config), where)
     hints = typing.get_type_hints(config)
-    nested = {key: _without_none(hints[key]) for key, value in values.items() if isinstance(value, dict)}
+    nested = {key: without_none(hints[key]) for key, value in values.items() if isinstance(value, dict)}
     values |= {key: load(kind, values[key], where) for key, kind in nested.items() if dataclasses.is_dataclass(kind)}
     found = config(**values)
     try:

@@ -23,7 +23,10 @@ class DecodeConfig:
         1, "hypotheses returned for each sentence; in sampling, how many are drawn", at_least=1, at_most=10_000
     )
     diverse_groups: int = option(
-        1, "beam search in so many groups of equal size, each kept away from what the earlier ones choose", at_least=1
+        1,
+        "beam search in so many groups of equal size, each kept away from what the earlier ones choose",
+        at_least=1,
+        at_most=1000,
     )
     diverse_strength: float = option(
         0.5, "taken off a token's log-probability for each earlier group's row that chose it at the step", at_least=0,
@@ -92,7 +95,10 @@ class DecodeConfig:
         at_least=0, at_most=1,
     )  # fmt: skip
     exit_layer: int | None = option(
-        None, "CTC alone on this one of model.encoder.ctc_layers; what is above it is not computed", at_least=1
+        None,
+        "CTC alone on this one of model.encoder.ctc_layers; what is above it is not computed",
+        at_least=1,
+        at_most=1000,
     )
     exit_confidence: float | None = option(
         None,
@@ -191,9 +197,12 @@ class DecodeConfig:
         at_most=1e6,
     )
     alignment_layer: int | None = option(
-        None, "decoder layer, from 1, whose attention makes alignments and coverage; null: the last but one", at_least=1
+        None,
+        "decoder layer, from 1, whose attention makes alignments and coverage; null: the last but one",
+        at_least=1,
+        at_most=1000,
     )
-    alignment_head: int | None = option(None, "its head, from 1; null: the mean of all", at_least=1)
+    alignment_head: int | None = option(None, "its head, from 1; null: the mean of all", at_least=1, at_most=1000)
 
     speculative: str = option(
         "none",

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from s2s import registry
-from s2s.config import compose, schema
+from s2s.config import schema
 from s2s.decoding.backend import prepare
 from s2s.decoding.compose import generator_of, read_files
 from s2s.decoding.config import DecodeConfig
@@ -141,8 +141,7 @@ class Translator:
         known = [field.name for field in dataclasses.fields(DecodeConfig)]
         for name in options.keys() - set(known):
             raise UserError(f"unknown option '{name}'; {registry.nearest(name, known)}")
-        config = compose.load(DecodeConfig, self.defaults | options, "decode")
-        schema.check(config)
+        config = schema.load(DecodeConfig, self.defaults | options, "decode")
         config.check()
         return config
 

@@ -29,10 +29,10 @@ TOGETHER = 512
 class SpeechDecoderConfig(StackConfig):
     """Size of the decoder."""
 
-    layers: int = option(6, "number of layers; 0: none, CTC alone", at_least=0)
-    width: int = option(256, "model width D", at_least=1)
-    heads: int = option(4, "attention heads; divides the width", at_least=1)
-    ffn_width: int = option(1024, "inner width of the feed-forward blocks", at_least=1)
+    layers: int = option(6, "number of layers; 0: none, CTC alone", at_least=0, at_most=1000)
+    width: int = option(256, "model width D", at_least=1, at_most=65_536)
+    heads: int = option(4, "attention heads; divides the width", at_least=1, at_most=1024)
+    ffn_width: int = option(1024, "inner width of the feed-forward blocks", at_least=1, at_most=1_048_576)
 
 
 @dataclasses.dataclass
@@ -51,7 +51,10 @@ class SpeechConfig:
     activation_dropout: float = option(0.0, "inside the feed-forward blocks", at_least=0, below=1)
     tie_embeddings: bool = option(True, "one matrix for decoder input and output")
     auxiliary_heads: list[int] = option(
-        [], "decoder layers, from 1, whose states predict the target too (DeCRED); criterion.auxiliary", at_least=1
+        [],
+        "decoder layers, from 1, whose states predict the target too (DeCRED); criterion.auxiliary",
+        at_least=1,
+        at_most=1000,
     )
 
 

@@ -10,11 +10,13 @@ from s2s.errors import UserError
 class StackConfig:
     """Size of one side."""
 
-    layers: int = option(6, "number of layers", at_least=1)
-    width: int = option(512, "model width D", at_least=1)
-    heads: int = option(8, "attention heads; divides the width", at_least=1)
-    kv_heads: int | None = option(None, "key/value heads, shared by groups of query heads; null: as many as heads")
-    ffn_width: int = option(2048, "inner width of the feed-forward blocks", at_least=1)
+    layers: int = option(6, "number of layers", at_least=1, at_most=1000)
+    width: int = option(512, "model width D", at_least=1, at_most=65_536)
+    heads: int = option(8, "attention heads; divides the width", at_least=1, at_most=1024)
+    kv_heads: int | None = option(
+        None, "key/value heads, shared by groups of query heads; null: as many as heads", at_least=1, at_most=1024
+    )
+    ffn_width: int = option(2048, "inner width of the feed-forward blocks", at_least=1, at_most=1_048_576)
 
 
 def check_heads(key: str, stack: StackConfig, positions: str) -> None:

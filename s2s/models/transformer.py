@@ -30,7 +30,9 @@ class TransformerConfig:
     decoder: StackConfig = option(StackConfig, "decoder")
     norm: str = option("pre", "normalise before each block (stable) or after it (the original)", ("pre", "post"))
     positions: str = option("sinusoidal", "position information", ("sinusoidal", "learned", "rotary"))
-    max_positions: int = option(1024, "longest sequence in tokens, for learned positions only", at_least=1)
+    max_positions: int = option(
+        1024, "longest sequence in tokens, for learned positions only", at_least=1, at_most=1_048_576
+    )
     activation: str = option("relu", "of the feed-forward blocks", ACTIVATIONS)
     dropout: float = option(0.1, "of every block's output", at_least=0, below=1)
     embedding_dropout: float | None = option(None, "of the embedded input; null: as dropout", at_least=0, below=1)
@@ -43,7 +45,10 @@ class TransformerConfig:
         ("auto", "none", "decoder", "inputs", "all"),
     )
     auxiliary_heads: list[int] = option(
-        [], "decoder layers, from 1, whose states predict the target too (DeCRED); criterion.auxiliary", at_least=1
+        [],
+        "decoder layers, from 1, whose states predict the target too (DeCRED); criterion.auxiliary",
+        at_least=1,
+        at_most=1000,
     )
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from s2s import registry
 from s2s.config.documents import read_yaml
 from s2s.errors import UserError
-from s2s.training import checkpoint, runs
+from s2s.training import checkpoint, runs, shapes
 from s2s.training.validation import higher_is_better
-
-METRICS = {"train": {"best_metric?": (str, None), "valid_metrics": [str], ...: object}, ...: object}  # of a config.yaml
 
 
 class ExponentialMovingAverage:
@@ -48,8 +47,11 @@ def choose(run: Path, last: int | None, best: int | None) -> list[Path]:
     """The newest `last` or the best `best` checkpoints of a run. Raises UserError when there are not so many."""
     folders = runs.steps(run)
     if best and folders:
-        options = read_yaml(folders[-1] / runs.CONFIG, METRICS)["train"]
-        metric = options.get("best_metric") or options["valid_metrics"][-1]
+        file = folders[-1] / runs.CONFIG
+        options = read_yaml(file, shapes.CONFIG)["train"]
+        metric = options["best_metric"] or next(reversed(options["valid_metrics"]), "")
+        if metric not in ("loss", *registry.names("metric")):
+            raise UserError(f"{file}: train.valid_metrics: '{metric}' is no metric")
         values = {folder: runs.validated(folder, metric) for folder in folders}
         scored = [folder for folder in folders if values[folder] is not None]
         folders = sorted(scored, key=values.get, reverse=higher_is_better(metric))

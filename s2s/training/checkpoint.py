@@ -20,18 +20,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from s2s import __version__, files, manifests, registry
-from s2s.config import compose
+from s2s.config import schema
+from s2s.config.documents import read_yaml
 from s2s.errors import UserError
 from s2s.models.names import current
 from s2s.training import shapes, sharding
 from s2s.training.runs import CONFIG, WEIGHTS, read, read_state, steps, update_of, verify
 from s2s.training.sharding import Part
+
+LISTED = 5  # tensors that a message lists
+MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.eye}
+SPARE = 1 << 26  # numbers that a model may hold beside its weights: tables of positions and the like
 
 
 def write(
@@ -150,7 +155,7 @@ def load_training(folder: Path, model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
-    """Copy weights into a model by name. Raises UserError listing all names that do not fit."""
+    """Copy weights into a model by name. Raises UserError listing names that do not fit."""
     parameters = dict(model.named_parameters())
     wrong = [f"{name} missing" for name in parameters.keys() - tensors.keys()]
     wrong += [f"{name} unknown" for name in tensors.keys() - parameters.keys()]
@@ -160,7 +165,8 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> N
         if tensors[name].shape != parameters[name].shape
     ]
     if wrong:
-        raise UserError(f"{where}: does not fit the model: {'; '.join(sorted(wrong))}")
+        more = f"; and {len(wrong) - LISTED:,} more" if len(wrong) > LISTED else ""
+        raise UserError(f"{where}: does not fit the model: {'; '.join(sorted(wrong)[:LISTED])}{more}")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(sharding.like(tensors[name], parameter))
@@ -185,10 +191,41 @@ def load_model(path: str, device: torch.device | str = "cpu") -> tuple:
 def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple:
     """As `load_model`, of a checkpoint's folder."""
     verify(folder, training=False)
-    where = f"{folder / CONFIG}"
-    config = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
-    task = registry.find("task", config["task"]["type"]).load(folder, config["data"]["target_transform"])
-    kind = registry.find("model", config["model"]["type"])
-    model = task.model(compose.load(kind.Config, config["model"], where))
-    load_weights(model, load_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    file, weights = folder / CONFIG, folder / WEIGHTS
+    config = read_yaml(file, shapes.CONFIG)
+    try:
+        task, kind = (registry.find(part, config[part]["type"]) for part in ("task", "model"))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    options = schema.load(kind.Config, config["model"], f"{file}: model")
+    task = task.load(folder, config["data"]["target_transform"])
+    tensors = load_tensors(weights)
+    with _AtMost(2 * sum(tensor.numel() for tensor in tensors.values()) + SPARE, file):
+        model = task.model(options)
+    load_weights(model, tensors, weights)
     return model.to(device).eval(), task, config
+
+
+class _AtMost(TorchFunctionMode):
+    """Ends the making of a model that its config makes far larger than its weights are, before it takes memory.
+
+    Args:
+        numbers: The most that all of its tensors may hold.
+        where: The config, which is blamed with a UserError.
+    """
+
+    def __init__(self, numbers: int, where: Path):
+        super().__init__()
+        self.left, self.where = numbers, where
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function not in MAKERS:
+            return function(*args, **(kwargs or {}))
+        try:
+            made = function(*args, **(kwargs or {}))
+            self.left -= made.numel()
+        except RuntimeError:  # there is not so much memory
+            self.left = -1
+        if self.left < 0:  # what is made is not filled yet: no memory is taken for it
+            raise UserError(f"{self.where}: model: its sizes are not those of the weights")
+        return made

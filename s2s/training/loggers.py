@@ -3,8 +3,7 @@
 import os
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
+from s2s.config.documents import read_yaml
 from s2s.errors import UserError
 
 
@@ -46,7 +45,7 @@ class WeightsAndBiases:
         try:
             self.run = _wandb().init(
                 project=os.environ.get("WANDB_PROJECT", "s2s"), name=run.resolve().name, id=known, resume="allow",
-                dir=str(run), config=OmegaConf.to_container(OmegaConf.load(config)) if config.is_file() else None,
+                dir=str(run), config=read_yaml(config) if config.is_file() else None,
             )  # fmt: skip
         except Exception as error:  # its own kinds of errors, of which all that we need is what they say
             raise UserError(f"train.loggers: wandb: {error}") from error

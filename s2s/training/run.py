@@ -1,6 +1,7 @@
 """A run from its config: the folder, what will be done, training, and the last words."""
 
 import contextlib
+import dataclasses
 import json
 import shlex
 import signal
@@ -8,11 +9,10 @@ import sys
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 
 from s2s import __version__, files
 from s2s.config import compose
-from s2s.config.documents import read_json
+from s2s.config.documents import read_json, read_yaml
 from s2s.data.iterator import BatchIterator
 from s2s.data.store import Stores
 from s2s.decoding import packed
@@ -66,6 +66,8 @@ def _train(config, ranks: Ranks) -> int | None:
         raise UserError("distributed.strategy=fsdp: train.calibrate tries in one process, which holds the whole model")
     if not config.store or not config.run:
         raise UserError("store=FOLDER and run=FOLDER are needed")
+    if not config.train.valid_metrics:
+        raise UserError("train.valid_metrics=[]: at least one is needed, such as loss")
     if config.train.best_metric and config.train.best_metric not in config.train.valid_metrics:
         raise UserError(f"train.best_metric={config.train.best_metric} is not in train.valid_metrics")
     if config.train.attention_maps and not config.train.samples:
@@ -237,7 +239,7 @@ def _resume_from(run: Path, config, origin: dict) -> Path | None:
     def report(text: str) -> None:
         print(text, file=sys.stderr)
 
-    before = OmegaConf.to_container(OmegaConf.load(run / CONFIG))
+    before = read_yaml(run / CONFIG, shapes.CONFIG, UNREADABLE)
     mark = read_json(run / MARK, shapes.RUN, UNREADABLE)
     if mark["store_digest"] != origin["store_digest"]:
         raise UserError(f"run={run}: was trained on other data than store={config.store}; choose another run folder")
@@ -250,7 +252,7 @@ def _resume_from(run: Path, config, origin: dict) -> Path | None:
     if config.train.calibrate and before["train"].get("calibrate"):
         config.data.batch_tokens = before["data"]["batch_tokens"]
         report(f"note: data.batch_tokens={config.data.batch_tokens}, as calibrated when the run started")
-    now, then = (_flat(c) for c in (OmegaConf.to_container(OmegaConf.create(compose.to_yaml(config))), before))
+    now, then = _flat(dataclasses.asdict(config)), _flat(before)
     changed = {key: (then.get(key), value) for key, value in now.items() if then.get(key) != value}
     fixed = [key for key in changed if key.startswith(FIXED) or key in FIXED_KEYS]
     fixed = [key for key in fixed if key != "data.verify"]

@@ -24,3 +24,13 @@ STATE = {
 }  # fmt: skip
 RUN = ORIGIN | {"store_digest": str}
 del RUN["store_digest?"]
+# A run's config, of all that this version may not know, where something depends on it.
+CONFIG = {
+    "task": {"type": str, ...: object},
+    "model": {"type": str, ...: object},
+    "criterion": {"type": str, ...: object},
+    "data": {"target_transform": str, "batch_tokens": int, ...: object},
+    "train": {"accumulate": whole(1), "valid_metrics": [str], "best_metric": (str, None), ...: object},
+    "distributed?": {"processes?": whole(1), ...: object},
+    ...: object,
+}

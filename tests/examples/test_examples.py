@@ -40,7 +40,7 @@ def test_example_is_complete(folder):
 def test_config_is_accepted(config):
     from s2s_cli.train import TrainCommand
 
-    composed = compose.compose(TrainCommand, compose.read_yaml(str(config)))
+    composed = compose.compose(TrainCommand, compose.read_config(str(config)))
     assert composed.train.best_metric in (None, *composed.train.valid_metrics)
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from s2s.config import compose
+from s2s.config.documents import read_yaml
 from s2s.training import calibrate
 from tests.conftest import _call
 from tests.tones import write_tones
@@ -58,7 +58,7 @@ def test_a_budget_of_frames_is_calibrated(speech, tmp_path, s2s, monkeypatch, ca
     words = [*SMALL, f"store={speech}", f"run={run}", "train.calibrate=true", "train.max_updates=2", "train.samples=0"]
     assert s2s("train", *words) == 0
     said = capsys.readouterr().err
-    budget = compose.OmegaConf.load(run / "config.yaml").data.batch_tokens
+    budget = read_yaml(run / "config.yaml")["data"]["batch_tokens"]
     assert f"calibrate | data.batch_tokens={budget}: " in said
     assert f"bucket_2d of at most {budget:,} frames" in said
     frames = int(said.split(" source x ")[0].rsplit("x ", 1)[1].split()[0])

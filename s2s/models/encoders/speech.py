@@ -28,24 +28,31 @@ FIRST_BLANK = 0.8
 class SpeechEncoderConfig(StackConfig):
     """Options of the encoder."""
 
-    layers: int = option(12, "number of layers", at_least=1)
-    width: int = option(256, "model width D", at_least=1)
-    heads: int = option(4, "attention heads; divides the width", at_least=1)
-    ffn_width: int = option(1024, "inner width of the feed-forward blocks, and of the gating convolution", at_least=1)
+    layers: int = option(12, "number of layers", at_least=1, at_most=1000)
+    width: int = option(256, "model width D", at_least=1, at_most=65_536)
+    heads: int = option(4, "attention heads; divides the width", at_least=1, at_most=1024)
+    ffn_width: int = option(
+        1024, "inner width of the feed-forward blocks, and of the gating convolution", at_least=1, at_most=1_048_576
+    )
     type: str = option("conformer", "kind of layer", ("transformer", "conformer", "e_branchformer"))
     activation: str = option("silu", "of the feed-forward blocks", ("silu", *ACTIVATIONS))
     positions: str = option("rotary", "position information; rotary is relative", ("rotary", "sinusoidal"))
-    kernel: int = option(15, "positions that a depth-wise convolution spans; odd", at_least=1)
+    kernel: int = option(15, "positions that a depth-wise convolution spans; odd", at_least=1, at_most=4096)
     subsampling: int = option(4, "frames that make a position", (2, 4, 8))
-    subsampling_channels: int = option(32, "channels of the convolutions that subsample", at_least=1)
+    subsampling_channels: int = option(32, "channels of the convolutions that subsample", at_least=1, at_most=4096)
     chunk: int | None = option(
         None, "for streaming: a position sees no further than so many, its chunk, and convolutions do not look ahead; "
-        "1: a window; null: everything", at_least=1,
+        "1: a window; null: everything", at_least=1, at_most=1_000_000,
     )  # fmt: skip
-    left_context: int | None = option(None, "with chunk: positions seen before the chunk; null: all", at_least=0)
-    right_context: int = option(0, "with chunk: positions seen after it, in every layer", at_least=0)
+    left_context: int | None = option(
+        None, "with chunk: positions seen before the chunk; null: all", at_least=0, at_most=1_000_000
+    )
+    right_context: int = option(0, "with chunk: positions seen after it, in every layer", at_least=0, at_most=1_000_000)
     ctc_layers: list[int] = option(
-        [], "layers, from 1, after which there is CTC too: criterion.intermediate; places of early exits", at_least=1
+        [],
+        "layers, from 1, after which there is CTC too: criterion.intermediate; places of early exits",
+        at_least=1,
+        at_most=1000,
     )
     self_conditioned: bool = option(False, "the layers after them see what CTC says there (2104.02724)")
 

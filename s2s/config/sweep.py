@@ -1,0 +1,156 @@
+"""Many runs from one command: `--multirun`, which hydra's sweepers and launchers carry out.
+
+Hydra is told only the keys that are swept, as text, and tells each job the values that it has chosen. Their types, and
+all other keys, are the business of `compose`, in the job as anywhere else.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from s2s.config import compose
+from s2s.config import schema as schemas
+from s2s.config.compose import Override
+from s2s.config.values import choices
+from s2s.errors import Failure, UserError
+
+HYDRA = ("hydra.", "hydra/")  # beginnings of the keys of hydra's own
+ROOT = "s2s"
+FUNCTION = re.compile(r"(choice|range|interval|shuffle|sort)\(.*\)")  # of hydra's: keys of numbers may be swept by them
+CHOICE = re.compile(r"hydra/(launcher|sweeper)")
+OPTION = re.compile(r"hydra\.(launcher|sweeper)(\.[A-Za-z]\w*)+")  # no `_target_`: it would name code to run
+
+
+def sweep(name: str, schema: type, main: Callable[[Any], None], words: list[Override]) -> None:
+    """Run a command once for each combination of the values that commas divide; job N writes to RUN/N.
+
+    Args:
+        name: The command's name.
+        schema: Its root config dataclass.
+        main: What it does.
+        words: The overrides. Those of hydra itself (`hydra/launcher=submitit_slurm hydra.launcher.partition=gpu`) say
+            where the jobs run and in which order.
+
+    Raises:
+        UserError: no run, a word of hydra's that is not for its launcher or sweeper, or a job that would be refused.
+    """
+    of_hydra = [_of_hydra(word) for word in words if word.key.startswith(HYDRA)]
+    words = [word for word in words if not word.key.startswith(HYDRA)]
+    run = next((word.text for word in reversed(words) if word.key == "run"), "")
+    if not run or "${" in run:
+        raise UserError("--multirun needs run=FOLDER; job N then writes to FOLDER/N")
+    fixed, swept = _divided(schema, [word for word in words if word.key != "run"])
+    typed, pid = list(sys.argv), os.getpid()
+    codes: list[int] = []
+
+    def job(node: Any) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        chosen = HydraConfig.get()
+        sys.argv = typed  # what a run says is to be repeated
+        overrides = [*fixed, *map(_chosen, chosen.overrides.task), Override("run", f"{run}/{chosen.job.num}")]
+        try:
+            main(compose.compose(schema, overrides))
+        except (UserError, Failure) as error:
+            if os.getpid() != pid:  # the launcher tells it
+                raise
+            print(f"{name}: job {chosen.job.num} failed: {error}", file=sys.stderr)
+            codes.append(2 if isinstance(error, UserError) else 1)
+
+    words = ["hydra.output_subdir=null", f"hydra.sweep.dir={_quoted(run)}", "hydra.sweep.subdir=.",
+             "hydra/job_logging=none", "hydra/hydra_logging=none", *of_hydra]  # fmt: skip
+    _hand_over(job, [name, "--multirun", *words, *(f"{key}={value}" for key, value in swept.items())], [*swept])
+    if codes:
+        sys.exit(max(codes))
+
+
+def _hand_over(job: Callable[[Any], None], argv: list[str], keys: list[str]) -> None:
+    """Let hydra call a job for each combination of the values of some keys."""
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+
+    top: dict[str, Any] = {}
+    for key in keys:
+        *path, last = key.split(".")
+        node = top
+        for section in path:
+            node = node.setdefault(section, {})
+        node[last] = None
+    ConfigStore.instance().store(name=ROOT, node=top)
+    sys.argv = argv
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else it prints errors itself, and exits
+    try:
+        hydra.main(version_base=None, config_path=None, config_name=ROOT)(job)()
+    except HydraException as error:
+        told = [str(one).strip().split("\n")[0] for one in (error, error.__cause__) if one]
+        raise UserError(f"--multirun: {' '.join(told)}") from error
+
+
+def _divided(schema: type, words: list[Override]) -> tuple[list[Override], dict[str, str]]:
+    """The overrides that all jobs have in common, and the others in hydra's syntax, by key.
+
+    Raises:
+        UserError: a value that a job would refuse.
+    """
+    groups = schemas.groups(schema)
+    words = list(compose.by_key(groups, words).values())
+    values = {word.key: _values(word, str) for word in words if word.key in groups}
+    first = {key: found[0] for key, found in values.items()}
+    known: dict[str, schemas.Leaf] = {}
+    for choice in [choice for found in values.values() for choice in found] or words[:1]:
+        known |= compose.with_presets(schema, first | {choice.key: choice})[1]
+    functions = {}
+    for word in words:
+        leaf = known.get(word.key)
+        if leaf and not word.file and FUNCTION.fullmatch(word.value) and not (leaf.is_text or leaf.is_list):
+            functions[word.key] = word.value
+        elif word.key not in groups:
+            values[word.key] = _values(word, leaf.annotation if leaf else str)
+    fixed = [found[0] for found in values.values() if len(found) == 1]
+    swept = {key: found for key, found in values.items() if len(found) > 1}
+    start = [*fixed, *(found[0] for found in swept.values())]
+    for choice in [choice for found in swept.values() for choice in found] or start[:1]:
+        compose.compose(schema, [*start, choice])
+    told = {key: ",".join(_quoted(choice.value) for choice in found) for key, found in swept.items()} | functions
+    typed = [word.key for word in words if word.key in told]  # the last key changes fastest
+    return fixed, {f"{key}.type" if key in groups else key: told[key] for key in typed}
+
+
+def _values(word: Override, annotation: Any) -> list[Override]:
+    """The values that a key goes through; in a file it has one."""
+    if word.file:
+        return [word]
+    return [Override(word.key, value) for value in choices(word.value, annotation, word.key)]
+
+
+def _chosen(word: str) -> Override:
+    """One of hydra's overrides of a job as ours."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    override = OverridesParser.create().parse_override(word)
+    value = override.value()
+    return Override(override.key_or_group, str(value).lower() if isinstance(value, bool) else str(value))
+
+
+def _of_hydra(word: Override) -> str:
+    """A word of hydra's own, in its syntax. Raises UserError unless it is a plain value of its launcher or sweeper."""
+    value = word.value if isinstance(word.value, str) else word.value.value
+    is_list = isinstance(value, str) and value.startswith("[") and not word.file  # `setup`: commands
+    if CHOICE.fullmatch(word.key) and isinstance(value, str) and re.fullmatch(r"\w+", value):
+        return f"{word.key}={value}"
+    if not OPTION.fullmatch(word.key):
+        raise UserError(f"{word.where}{word.key}: of hydra's keys, there are hydra/launcher, hydra/sweeper, and those "
+                        "that begin with hydra.launcher. and hydra.sweeper.")  # fmt: skip
+    if not isinstance(value, str) or not value.isprintable() or re.search(r"\$\{|_target_|\{", value):
+        raise UserError(f"{word.where}{word.key}: a number, a word, true or false is needed")
+    return f"{word.key}={value if is_list or value == 'null' else _quoted(value)}"
+
+
+def _quoted(text: str) -> str:
+    """Text in hydra's syntax, where backslashes count in front of a quote only."""
+    if "${" in text:
+        raise UserError(f"{text}: ${{ cannot be part of what is swept")
+    return "'" + re.sub(r"(\\+)(?='|\Z)", r"\1\1", text).replace("'", "\\'") + "'"

@@ -1,0 +1,164 @@
+"""--multirun: every combination is a job, values keep their types, and hydra runs nothing but our command."""
+
+import sys
+
+import pytest
+
+from s2s.config import compose
+from s2s.config.sweep import sweep
+from s2s.errors import UserError
+from s2s_cli.train import TrainCommand
+
+
+@pytest.fixture
+def jobs(tmp_path, monkeypatch):
+    """jobs("seed=1,2", ...) are the configs of the jobs of a sweep into tmp_path/run, in their order."""
+
+    def run(*words: str, files: tuple = ()) -> list:
+        configs = []
+        overrides = [override for file in files for override in compose.read_config(str(file))]
+        overrides += [compose.Override(*word.split("=", 1)) for word in (f"run={tmp_path}/run", *words)]
+        monkeypatch.setattr(sys, "argv", ["s2s-train", "--multirun", *words])
+        sweep("s2s-train", TrainCommand, configs.append, overrides)
+        assert sys.argv == ["s2s-train", "--multirun", *words]
+        assert [config.run for config in configs] == [f"{tmp_path}/run/{number}" for number in range(len(configs))]
+        return configs
+
+    return run
+
+
+def test_every_combination_is_a_job(jobs):
+    found = jobs("optim.lr=1e-3,5e-4", "seed=1,2", "train.max_updates=7")
+    assert [(job.optim.lr, job.seed, job.train.max_updates) for job in found] == [
+        (1e-3, 1, 7), (1e-3, 2, 7), (5e-4, 1, 7), (5e-4, 2, 7)
+    ]  # fmt: skip
+
+
+def test_without_commas_there_is_one_job(jobs):
+    assert [job.seed for job in jobs("seed=3")] == [3]
+    assert [job.seed for job in jobs()] == [1]
+
+
+def test_presets_are_swept_with_their_keys(jobs):
+    found = jobs("model=transformer_tiny,transformer_lm_tiny", "model.decoder.width=32,64", "optim=adam,adamw")
+    assert [(job.model.type, job.model.decoder.width, job.optim.type) for job in found[:3]] == [
+        ("transformer", 32, "adam"), ("transformer", 32, "adamw"), ("transformer", 64, "adam")
+    ]  # fmt: skip
+    assert len(found) == 8
+
+
+@pytest.mark.parametrize(
+    ("typed", "values"),
+    [
+        ("1.10,2024_01", ["1.10", "2024_01"]),
+        ("1e3,007,true,no,null", ["1e3", "007", "true", "no", None]),
+        ("'a,b',c d", ["a,b", "c d"]),
+        ("it's,\"b'\\\\\"", ["it's", "b'\\"]),
+        ("a=b,ünï/c{d}", ["a=b", "ünï/c{d}"]),
+        ("range(1,2)", ["range(1", "2)"]),
+        ("${oc.env:HOME}", ["${oc.env:HOME}"]),  # one value: it is not swept, and hydra does not see it
+    ],
+)
+def test_text_is_swept_as_it_was_typed(jobs, typed, values):
+    assert [job.train.init.checkpoint for job in jobs(f"train.init.checkpoint={typed}")] == values
+
+
+def test_lists_are_swept_in_brackets(jobs):
+    assert [job.train.freeze for job in jobs("train.freeze=[encoder],[],[a,'b,c']")] == [["encoder"], [], ["a", "b,c"]]
+    assert [job.train.freeze for job in jobs("train.freeze=encoder,decoder")] == [["encoder", "decoder"]]
+    stages = [[stage.updates for stage in job.train.stages] for job in jobs("train.stages=[{updates:1},{}],[]")]
+    assert stages == [[1, None], []]
+
+
+def test_functions_of_hydra_make_numbers(jobs):
+    assert [job.seed for job in jobs("seed=range(1,4)")] == [1, 2, 3]
+    assert [job.optim.lr for job in jobs("optim.lr=choice(1e-3,0.5)")] == [0.001, 0.5]
+
+
+def test_a_file_holds_what_all_jobs_have(jobs, tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "seed: 5\nstore: [1.10, 'a,b']\nhydra: {launcher: {}}\nhydra/launcher: basic\nhydra.sweeper.max_batch_size: 1\n"
+    )
+    found = jobs("optim.lr=1,2", files=[tmp_path / "c.yaml"])
+    assert [(job.seed, job.store, job.optim.lr) for job in found] == [
+        (5, ["1.10", "a,b"], 1.0), (5, ["1.10", "a,b"], 2.0)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seed=1,x"], "seed: 'x' is not a whole number"),
+        (["seed=1,2", "model.dropout=0.1,1.5"], "model.dropout=1.5: must be below 1"),
+        (["model=transformer_tiny,nothing"], "model=nothing: no such preset"),
+        (["sed=1,2"], "unknown key 'sed'"),
+        (["seed=interval(1,2)"], "--multirun: BasicSweeper does not support sweep type : INTERVAL_SWEEP"),
+        (["seed=range(1,x)"], "--multirun: Error parsing override 'seed=range"),
+        (["train.init.checkpoint=${oc.env:HOME},b"], r"\$\{oc.env:HOME\}: \$\{ cannot be part of what is swept"),
+        (["hydra.launcher.nothing=1"], "Key 'nothing' not in 'BasicLauncherConf'"),
+        (["hydra/launcher=nothing"], "Could not find 'hydra/launcher/nothing'"),
+    ],
+)
+def test_what_a_job_would_refuse_is_refused_before_the_first(jobs, words, message):
+    with pytest.raises(UserError, match=message) as error:
+        jobs(*words)
+    assert "\n" not in str(error.value)
+
+
+CODE = [
+    ("hydra.searchpath", "[file:///tmp]"),
+    ("hydra/env", "mine"),
+    ("hydra/callbacks", "mine"),
+    ("hydra.callbacks.x._target_", "os.system"),
+    ("hydra.run.dir", "/tmp/x"),
+    ("hydra.sweep.dir", "/tmp/x"),
+    ("hydra/job_logging", "mine"),
+    ("hydra.launcher._target_", "os.system"),
+    ("hydra.sweeper._target_", "os.system"),
+    ("hydra.launcher.x", "${oc.env:HOME}"),
+    ("hydra.launcher.x", "${hydra:runtime.cwd}"),
+    ("hydra.launcher.additional_parameters", "{_target_: os.system}"),
+    ("hydra.launcher.partition", "gpu\n#SBATCH x"),
+    ("hydra/launcher", "../../mine"),
+    ("hydra/launcher@x", "basic"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), CODE)
+def test_of_hydra_only_its_launcher_and_sweeper_get_plain_values(jobs, tmp_path, key, value):
+    """Anything else could name code to run."""
+    with pytest.raises(UserError) as error:
+        jobs("seed=1,2", f"{key}={value}")
+    assert key in str(error.value)
+    (tmp_path / "c.yaml").write_text(f"seed: 5\n{compose.yaml.safe_dump({key: value})}")
+    with pytest.raises(UserError, match=f"^{tmp_path}/c.yaml:[23]: "):
+        jobs("seed=1,2", files=[tmp_path / "c.yaml"])
+
+
+def test_a_file_gives_hydra_neither_lists_nor_nested_targets(jobs, tmp_path):
+    for content in ("hydra.launcher.setup: ['touch x']", "hydra: {callbacks: {x: {_target_: os.system}}}",
+                    "hydra:\n  launcher:\n    _target_: os.system"):  # fmt: skip
+        (tmp_path / "c.yaml").write_text(content)
+        with pytest.raises(UserError, match=f"^{tmp_path}/c.yaml:[1-3]: hydra"):
+            jobs("seed=1,2", files=[tmp_path / "c.yaml"])
+
+
+def test_a_job_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    done = []
+
+    def main(config):
+        if config.seed == 1:
+            raise UserError("no such store")
+        done.append(config.seed)
+
+    words = [compose.Override("run", f"{tmp_path}/run"), compose.Override("seed", "1,2")]
+    monkeypatch.setattr(sys, "argv", ["s2s-train", "--multirun"])
+    with pytest.raises(SystemExit, match="2"):
+        sweep("s2s-train", TrainCommand, main, words)
+    assert (done, capsys.readouterr().err) == ([2], "s2s-train: job 0 failed: no such store\n")
+
+
+def test_a_sweep_needs_a_folder():
+    for words in ([], [compose.Override("run", "${x}")]):
+        with pytest.raises(UserError, match="--multirun needs run=FOLDER"):
+            sweep("s2s-train", TrainCommand, print, words)
