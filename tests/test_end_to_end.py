@@ -17,7 +17,7 @@ def test_reversing_is_learned_to_the_last_token_through_all_four_commands(tmp_pa
                "train.valid_metrics=[loss,exact_match]", "decode.beam_size=1", "device=cpu") == 0  # fmt: skip
     said = capsys.readouterr().err  # what it is going to do, and samples after each validation
     for part in (
-        "parameters (embeddings and output",
+        "parameters (embeddings",
         "vocabulary: ",
         "updates an epoch; padding ",
         "cpu with ",
