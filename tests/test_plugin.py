@@ -106,4 +106,4 @@ def test_a_checkpoint_names_the_component_that_is_missing(folder):
     done = subprocess.run([sys.executable, "-m", "s2s_cli.generate", f"checkpoint={folder / 'run'}", "device=cpu"],
                           cwd=ROOT, input="a\n", capture_output=True, text=True, env=environment)  # fmt: skip
     assert done.returncode == 2
-    assert "no tokenizer is called 'hyphens'" in done.stderr
+    assert "no model is called 'halving'" in done.stderr

@@ -40,7 +40,7 @@ def bounds(name):
 def generator(options, model):
     """With these options; or the error that they are."""
     try:
-        config = compose.load(DecodeConfig, options, "decode")
+        config = schema.load(DecodeConfig, options, "decode")
         schema.check(config, "decode.")
         return Generator([model], config, collate)
     except UserError as error:
