@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,13 +12,13 @@ import torch
 from s2s.audio.augment import perturb, spec_augment
 from s2s.audio.cmvn import normalise, normalise_utterance
 from s2s.audio.features import Fbank, FeatureConfig
-from s2s.audio.waveform import AudioError, read
+from s2s.audio.waveform import AudioError, record, resample
 from s2s.config.documents import read_json
 from s2s.config.schema import option
 from s2s.config.shapes import mapping
 from s2s.data.batch import Batch, Counts, Source
 from s2s.data.iterator import DataConfig, Draw
-from s2s.data.manifest import Broken, Checked, Entry, check
+from s2s.data.manifest import NAMED, Broken, Checked, Entry, check
 from s2s.data.spec import FeatureSource, Spec
 from s2s.data.speech import SpeechSplit, feature_config, features_facts
 from s2s.data.store import CMVN_SHAPE, Store, Stores
@@ -62,6 +63,7 @@ class SpeechToTextTask(TextTask):
         super().__init__(target_tokenizer, target_transform)
         self.features, self.cmvn, self.fbank = features, cmvn, Fbank(features)
         self.frame_seconds = self.fbank.shift / features.sample_rate
+        self._silent = 0  # recordings that were, of those encoded so far
 
     @classmethod
     def setup(cls, store: Store | Stores, target_transform: str = "none") -> "SpeechToTextTask":
@@ -143,16 +145,28 @@ class SpeechToTextTask(TextTask):
         entry = item if isinstance(item, Entry) else Entry("", item, Path(item), "")
         try:
             channel = entry.channel or self.features.channel
-            samples = read(entry.audio, entry.start, entry.duration, self.features.sample_rate, channel)
+            recording = record(entry.audio, entry.start, entry.duration, channel)
         except AudioError as error:
             if item is entry or error.kind not in ("missing", "not audio"):
                 raise
             raise AudioError(f"{error}; the model reads recordings: one, a list of their files (.txt, .list), "
                              "or a manifest (.tsv, .jsonl, Kaldi folder)", error.kind) from error  # fmt: skip
+        if recording.silent:
+            self._tell_silent(entry)
+        samples = resample(recording, self.features.sample_rate)
         if not self.fbank.frames(len(samples)):
             seconds = len(samples) / self.features.sample_rate
             raise AudioError(f"{entry.audio}: {seconds:g} s are less than a frame", "too short")
         return self.normalised(self.fbank(samples))
+
+    def _tell_silent(self, entry: Entry) -> None:
+        """Warn of a recording of which nothing is left to hear, by name where there are few."""
+        self._silent += 1
+        if self._silent <= NAMED:
+            where = f"{entry.where}: " if entry.where else ""
+            print(f"warning: {where}{entry.audio}: silent, or its channels cancel each other", file=sys.stderr)
+        elif self._silent == NAMED + 1:
+            print("warning: more recordings are silent", file=sys.stderr)
 
     def inputs(self, split: SpeechSplit, examples: np.ndarray) -> list[np.ndarray]:
         """Normalised features of examples, float32 [S, F] each."""

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from s2s.decoding.translator import load
@@ -158,6 +159,24 @@ def test_broken_recordings_are_skipped_in_their_places(s2s, capsys, folder, brok
         assert [o["index"] for o in objects if "error" in o] == gaps
         assert "cut.wav: truncated" in objects[1]["error"]
         assert objects[1]["error"].startswith(f"{broken}/{name}:" if name != "-" else "standard input:2: ")
+
+
+def test_channels_and_silence_of_what_is_decoded(s2s, capsys, folder, tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    samples, rate = soundfile.read(folder / "0.wav")
+    soundfile.write(tmp_path / "two.wav", np.stack([samples, -samples], 1), rate)
+    soundfile.write(tmp_path / "one.wav", -samples, rate)
+    path = tsv(tmp_path / "m.tsv", ["audio", "channel"], ["two.wav", "1"], ["two.wav", "2"], ["one.wav", ""],
+               ["two.wav", ""])  # fmt: skip
+    assert s2s("generate", f"checkpoint={folder}/joint", f"input={path}", "format=json", "device=cpu") == 0
+    printed, error = capsys.readouterr()
+    rows = [json.loads(line) for line in printed.splitlines()]
+    assert rows[1]["score"] == rows[2]["score"]
+    assert rows[0]["score"] == pytest.approx(rows[1]["score"], abs=1e-3)  # the sign is not heard
+    assert rows[3]["score"] != rows[0]["score"]
+    assert [line for line in error.splitlines() if "warning" in line] == [
+        f"warning: {path}:5: {tmp_path}/two.wav: silent, or its channels cancel each other"
+    ]
 
 
 def test_a_broken_recording_fails_alone_in_translate(folder, broken):
