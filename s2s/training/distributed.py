@@ -28,6 +28,7 @@ from s2s.training.watch import Watch
 
 Result = TypeVar("Result")
 RUN_ID = "s2s-train"  # in the environment of processes that `launch` started
+ENDED = "S2S_TRAIN_ENDED"  # in their environment, too: the file that says that all of them have ended well
 TIMEOUT = datetime.timedelta(hours=2)  # of an exchange: rank 0 may calibrate or save meanwhile; failures end it at once
 
 
@@ -155,7 +156,7 @@ def launch(processes: int, module: str, words: list[str]) -> int:
     """Run `python -m module words` in so many processes, as `torchrun --standalone --nproc-per-node` does.
 
     Returns:
-        The exit code of the process that failed first, or 0.
+        The exit code of the process that failed first, or 0. After a signal 0 means that all ended well, saved.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -172,9 +173,14 @@ def launch(processes: int, module: str, words: list[str]) -> int:
             rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )  # fmt: skip
+        os.environ[ENDED] = os.path.join(folder, "ended")
         try:
             elastic_launch(config, sys.executable)("-m", module, *words)
         except SignalException as error:  # which it has passed on to them, and they have ended
+            if not os.path.exists(os.environ[ENDED]):
+                print(f"{RUN_ID}: failed: {error.sigval.name} has ended the processes before they had saved",
+                      file=sys.stderr)  # fmt: skip
+                return 1
             return 0 if error.sigval == signal.SIGTERM else 128 + error.sigval
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
@@ -218,6 +224,9 @@ def ranks(device: str, timeout: float) -> Iterator[Ranks]:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         yield group
         dist.barrier()
+        if group.is_first and ENDED in os.environ:
+            with contextlib.suppress(OSError), open(os.environ[ENDED], "w"):  # the launcher may be gone
+                pass
     except BaseException as error:
         lost = _lost(error, group)
         code = 1 if lost else _code(error)

@@ -103,6 +103,8 @@ def _train(config, ranks: Ranks) -> int | None:
         resumed = ranks.first(lambda: _open_folder(run, config, origin, stack))
         done = runs.update_of(resumed) if resumed else 0
         log = stack.enter_context(contextlib.closing(_log(run, config, done, ranks)))
+        if ranks.watch:
+            ranks.watch.note = log.note
         if ranks.is_first:
             checkpoint.sweep(run)
         if ranks.is_first and resumed:
@@ -206,19 +208,19 @@ def _open_folder(run: Path, config, origin: dict, stack: contextlib.ExitStack) -
             for folder in (folder for role in ("initialised_from", "teachers") for folder in origin.get(role, {})):
                 if Path(folder).resolve().is_relative_to(run.resolve()):
                     raise UserError(f"overwrite=true: {folder} is needed, and lies in run={run}; choose another run")
-            for path in _content(run):
+            for path in sorted(_content(run), key=lambda path: path.name == MARK):  # till the last it is a run's folder
                 files.clear(path)
         elif (run / CONFIG).is_file() or runs.steps(run):  # else it was stopped while it calibrated
             return _resume_from(run, config, origin)
+    _write(run / MARK, json.dumps(origin, indent=1))  # first: a process that is killed leaves a run's folder
     if not config.train.calibrate:
         _write(run / CONFIG, compose.to_yaml(config))
-    _write(run / MARK, json.dumps(origin, indent=1))
     return None
 
 
 def _content(run: Path) -> list[Path]:
-    """What is in a run's folder, but for its lock."""
-    return [path for path in run.iterdir() if path.name != LOCK] if run.is_dir() else []
+    """What is in a run's folder, but for its lock, and a mark that a killed process has not finished."""
+    return [path for path in run.iterdir() if path.name not in (LOCK, f".{MARK}")] if run.is_dir() else []
 
 
 def _write(file: Path, text: str) -> None:
@@ -374,7 +376,9 @@ def _last_words(log: RunLog, trainer: Trainer, interrupted: int | None) -> None:
     reason = signal.Signals(interrupted).name if interrupted else trainer.finished()
     log.metrics("end", progress.update, {"reason": reason})
     if interrupted:
-        command = f"{distributed.command(trainer.ranks)} {shlex.join(sys.argv[1:])}"
+        words = [word for word in sys.argv[1:] if not word.startswith("overwrite=")]
+        words += ["overwrite=false"] * trainer.config.overwrite  # else the repeated command would delete the run
+        command = f"{distributed.command(trainer.ranks)} {shlex.join(words)}"
         log.line(
             f"stopped by {reason} at update {progress.update:,}; a checkpoint is saved. To go on, repeat: {command}"
         )

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import torch
@@ -15,6 +15,8 @@ from s2s.training import checkpoint, runs
 from s2s.training.log import RunLog
 from s2s.training.sharding import Part
 from s2s.training.validation import higher_is_better
+
+SLOW = 60.0  # seconds that training waits for a save before it says so
 
 
 class Saver:
@@ -62,6 +64,8 @@ class Saver:
         if not self._going_on:
             return
         (update, future), self._going_on = self._going_on, None
+        if not wait([future], SLOW).done:
+            log.line(f"warning: the save of update {update} is slow, and training waits for it; does the disk answer?")
         try:
             folder = future.result()
         except OSError as error:

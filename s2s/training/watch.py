@@ -2,7 +2,8 @@
 
 Each has a thread that counts its beats in a store that rank 0 holds. Rank 0 looks at the beats of all, and all the
 others at those of rank 0: one that is stopped, or whose machine is gone, is named within the time-out, and ends all.
-One that is only slow, in a long validation or a save, goes on beating.
+One that is only slow, in a long validation or a save, goes on beating, as long as native code lets other threads run;
+safetensors does from 0.8 on.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
@@ -35,10 +37,12 @@ class Watch:
 
     Attributes:
         update: Of the run, for others to know how far this process has come.
+        note: Hears of a process that shows no sign of life.
     """
 
     def __init__(self, store: dist.Store, rank: int, size: int, timeout: float):
         self.rank, self.size, self.timeout, self.update = rank, size, timeout, 0
+        self.note: Callable[[str], None] = lambda text: None
         self._beats = 0
         self._seen: list[dict[str, Any]] = [{} for _ in range(size)]  # the last beat of each
         self._silent = [0.0] * size  # seconds since then
@@ -163,12 +167,11 @@ class Watch:
         os._exit(news["code"])
 
     def _say(self, rank: int) -> None:
+        text = (f"failed: {self.name(rank)} has shown no sign of life for {self.timeout:g} s; it was stopped, or its "
+                "machine is gone. To go on from the last checkpoint, repeat the command")  # fmt: skip
+        self.note(text)
         with contextlib.suppress(OSError):
-            print(
-                f"s2s-train: failed: {self.name(rank)} has shown no sign of life for {self.timeout:g} s; it was "
-                "stopped, or its machine is gone. To go on from the last checkpoint, repeat the command",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+            print(f"s2s-train: {text}", file=sys.stderr, flush=True)
 
 
 def _wake(beat: dict[str, Any] | None) -> None:

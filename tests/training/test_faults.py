@@ -244,6 +244,21 @@ def test_a_limit_on_file_size_keeps_the_run_alive(store, whole, tmp_path, s2s):
     same_bits(whole, run)
 
 
+def test_a_disk_that_hangs_is_told(store, tmp_path, s2s, capsys, monkeypatch):
+    from s2s.training import saving
+
+    plain = checkpoint.write
+
+    def write(*args):
+        time.sleep(0.3)
+        plain(*args)
+
+    monkeypatch.setattr(checkpoint, "write", write)
+    monkeypatch.setattr(saving, "SLOW", 0.05)
+    assert s2s("train", *words(store, tmp_path / "run", "train.max_updates=4")) == 0
+    assert "warning: the save of update 3 is slow, and training waits for it" in capsys.readouterr().err
+
+
 def test_training_goes_on_while_a_checkpoint_is_written(store, whole, tmp_path, s2s, monkeypatch):
     """What is saved is what was there when the save began, however far training has come since."""
     from s2s.training.trainer import Trainer

@@ -139,3 +139,68 @@ def test_a_validation_that_fails_costs_no_update(store, whole, tmp_path, s2s, mo
     monkeypatch.setattr(Validator, "__call__", plain)
     assert s2s("train", *words(store, run)) == 0
     same_bits(whole, run)
+
+
+def test_the_command_to_go_on_does_not_delete_the_run(store, tmp_path, s2s, capsys, monkeypatch):
+    from s2s.training.trainer import Trainer
+
+    plain, run = Trainer._update, tmp_path / "run"
+
+    def update(self, *args):
+        plain(self, *args)
+        if self.progress.update == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "_update", update)
+    assert s2s("train", *words(store, run, "overwrite=true")) == 0
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "To go on, repeat: s2s-train " in said
+    assert said.endswith(" overwrite=false")
+    assert "overwrite=true" not in said
+
+
+def test_a_run_that_is_ended_before_it_has_begun_is_begun_by_the_repeated_command(store, tmp_path, s2s, monkeypatch):
+    """Its folder holds what the process had written till then."""
+    from s2s.training import run as runs_of
+
+    run, plain, written = tmp_path / "run", runs_of._write, []
+
+    def write(file, text):
+        if written:
+            raise KeyboardInterrupt
+        written.append(file.name)
+        plain(file, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs_of, "_write", write)
+        assert s2s("train", *words(store, run, "train.max_updates=2")) == 130
+    assert sorted(path.name for path in run.iterdir()) == ["lock", "run.json"]
+    (run / "run.json").rename(run / ".run.json")  # or not even that
+    assert s2s("train", *words(store, run, "train.max_updates=2")) == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("saved", [True, False])
+def test_the_launcher_ends_with_0_only_if_the_processes_had_saved(monkeypatch, capsys, number, code, saved):
+    import logging
+    from pathlib import Path
+
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.launcher import api
+
+    from s2s.training import distributed
+
+    def elastic_launch(config, executable):
+        def run(*words):
+            if saved:
+                Path(os.environ[distributed.ENDED]).touch()
+            raise SignalException("ended", signal.Signals(number))
+
+        return run
+
+    monkeypatch.setattr(api, "elastic_launch", elastic_launch)
+    monkeypatch.setattr(logging, "disable", lambda level: None)
+    for name in ("OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", distributed.ENDED):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))  # put back at the end
+    assert distributed.launch(2, "none", []) == (code if saved else 1)
+    assert ("before they had saved" in capsys.readouterr().err) != saved
