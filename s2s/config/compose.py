@@ -216,7 +216,9 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
         is_text = plain_value(value, "") == value
     except UserError:
         is_text = False
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if is_text else "'")
+    # What does not print, such as U+0085, which YAML reads as the end of a line, is escaped.
+    style = '"' if not value.isprintable() else None if is_text else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
 _Dumper.add_representer(str, _text)

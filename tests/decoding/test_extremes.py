@@ -8,7 +8,7 @@ import pytest
 from slow_ctc import tiny_joint
 from slow_search import collate, tiny_model
 
-from s2s.config import compose, schema
+from s2s.config import schema
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.errors import UserError
