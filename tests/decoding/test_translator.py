@@ -187,7 +187,7 @@ def test_weights_are_packed_once_for_each_type(run, lines, monkeypatch):
     [
         ({"beam": 3}, "did you mean 'beam_size'"),
         ({"beam_size": 0}, "beam_size=0: must be at least 1"),
-        ({"beam_size": "many"}, "beam_size: 'many' is not a whole number"),
+        ({"beam_size": "many"}, "beam_size: a whole number is needed, not 'many'"),
         ({"n_best": 2}, "hypotheses=True"),
         ({"alignment": True}, "hypotheses=True"),
         ({"n_best": 9, "hypotheses": True}, "at most decode.beam_size=5"),

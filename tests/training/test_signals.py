@@ -78,14 +78,14 @@ def test_a_signal_in_a_validation_ends_it_at_once(store, whole, tmp_path, s2s, m
             os.kill(os.getpid(), signal.SIGTERM)
         return plain[0](self, *args)
 
-    def generator_of(*args, tick):
+    def generator_of(*args, tick, **options):
         def ticked():
             calls.append(1)
             if len(calls) == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
             tick()
 
-        return plain[1](*args, tick=ticked if where == "decoding" else tick)
+        return plain[1](*args, tick=ticked if where == "decoding" else tick, **options)
 
     monkeypatch.setattr(Validator, "_loss", loss)
     monkeypatch.setattr(validation, "generator_of", generator_of)
