@@ -22,13 +22,13 @@ done
 
 python3 "$here/prepare.py" "$data/manifest_train.tsv" "$out/data"
 for units in characters bytes; do
-    [ -f "$out/$units/manifest.json" ] ||
+    [ -f "$out/store-$units/manifest.json" ] ||
         s2s-preprocess task=speech_to_text train="$out/data/train.tsv" valid="$out/data/valid.tsv" \
-            test="$out/data/test.tsv" tokenizer=$units features.keep=waveform store="$out/$units"
+            test="$out/data/test.tsv" tokenizer=$units features.keep=waveform store="$out/store-$units"
 done
 
 for model in $models; do
-    folder=$out/$model store=$out/characters
+    folder=$out/$model store=$out/store-characters
     mkdir -p "$folder"
     options=() search=()
     case $model in
@@ -41,7 +41,7 @@ for model in $models; do
                 decode.word_reward=0.5) ;;
         attention) # begins with the encoder of CTC, so it needs fewer updates
             options=(model.ctc=false criterion=cross_entropy train.init.encoder="$out/ctc/run" train.max_updates=800) ;;
-        bytes) store=$out/bytes options=(train.max_updates=1500 train.valid_updates=300) ;;
+        bytes) store=$out/store-bytes options=(train.max_updates=1500 train.valid_updates=300) ;;
         deep-decoder) options=(model.encoder.layers=4 model.decoder.layers=9) ;;
     esac
     [ "$model" = ctc-lm ] || s2s-train --config "$here/config.yaml" store="$store" run="$folder/run" "${options[@]}" "$@"

@@ -115,8 +115,10 @@ class Blocks:
 
 
 def damaged(path: Path) -> UserError:
+    """The error of a file of a store that is not what was written."""
     return UserError(f"{path}: truncated or changed since the store was made; make the store again")
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
+    """The error of a file of a store that cannot be read."""
     return UserError(f"{path}: this file of the store cannot be read: {error.strerror}")

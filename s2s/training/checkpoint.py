@@ -132,7 +132,7 @@ def load_tensors(path: Path, device: torch.device | str = "cpu", states: bool = 
     damaged."""
     try:
         return {current(name, states): value for name, value in load_file(path, device=str(device)).items()}
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch's own, of a file that is gone
         raise UserError(f"{path}: damaged or unreadable: {error}") from error
 
 

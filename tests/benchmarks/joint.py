@@ -13,11 +13,11 @@ from measure import Paired, Row, interleaved
 
 from s2s.config.compose import compose
 from s2s.data.batch import Source
+from s2s.data.spec import FeatureSource, Spec
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.models.speech import SpeechModel
 from s2s_cli.train import TrainCommand
-from tests.specs import speech_spec
 
 REFERENCE = "one recording at a time"
 BATCH, BANDS, VOCABULARY = 16, 80, 1000
@@ -50,10 +50,12 @@ def measure(preset: str, recordings: list[np.ndarray], device: str, speeds: Call
     """A model's rows; speeds: of some works, in turn."""
     torch.manual_seed(0)
     config = compose(TrainCommand, [("task", "speech_to_text"), ("model", preset)]).model
-    model = SpeechModel(config, speech_spec(BANDS, VOCABULARY)).eval().to(device)
+    model = SpeechModel(config, Spec((FeatureSource(BANDS),), VOCABULARY)).eval().to(device)
     rows, pairs = [], []
     for case, options in WAYS.items():
-        lengths = {"min_length_a": TOKENS, "max_length_a": TOKENS, "max_length_b": 0}
+        lengths = {"max_length_a": TOKENS, "max_length_b": 0}
+        if options["ctc_weight"] < 1:  # CTC alone has no least length
+            lengths["min_length_a"] = TOKENS
         generator = Generator([model], DecodeConfig(**options, **lengths, batch_tokens=10**6), collate)
 
         def work(size: int, generator: Generator = generator) -> Callable[[int], int]:
@@ -64,9 +66,11 @@ def measure(preset: str, recordings: list[np.ndarray], device: str, speeds: Call
         rows.append(pairs[-1].row(f"{preset}, {case}", "recordings/s"))
     rows.insert(1, pairs[0].row(rows[0].case, "GFLOP/s", operations(model, recordings) / BATCH / 1e9))
     ready = generator.model
+    undivided = ready.light()
+    undivided.together = None
     together, at_once, alone = speeds(
-        [encoding(ready.encode, [recordings], device), encoding(lambda sources: ready._encode(*sources), [recordings],
-         device), encoding(ready.encode, [[one] for one in recordings], device)]
+        [encoding(ready.encode, [recordings], device), encoding(undivided.encode, [recordings], device),
+         encoding(ready.encode, [[one] for one in recordings], device)]
     )  # fmt: skip
     rows.append(Paired(together, alone).row(f"{preset}, encoder", "recordings/s"))
     rows.append(Paired(at_once, alone).row(f"{preset}, encoder, all rows at once", "recordings/s"))

@@ -24,6 +24,7 @@ from trainers import spread
 
 from s2s import scoring
 from s2s.config.compose import compose
+from s2s.data.spec import Spec, TokenSource
 from s2s.data.store import Store
 from s2s.decoding import packed
 from s2s.decoding.config import DecodeConfig
@@ -37,7 +38,6 @@ from s2s.training.checkpoint import load_model
 from s2s.training.run import train
 from s2s_cli.shortlist import ShortlistCommand
 from s2s_cli.train import TrainCommand
-from tests.specs import text_spec
 
 REFERENCE = "the same model, plain linear maps in fp32"
 SHAPES = ((512, 512), (512, 2048), (2048, 512), (512, 32000))  # inputs x outputs
@@ -106,7 +106,7 @@ def _speeds(corpus: Corpus, types: list[str], device: str, quick: bool) -> list[
     for preset, symbols in (("transformer_tiny", 8000),) if quick else MODELS:
         torch.manual_seed(1)
         config = compose(TrainCommand, [("model", preset)]).model
-        model = Transformer(config, text_spec(symbols)).to(device).eval()
+        model = Transformer(config, Spec((TokenSource(symbols),), symbols, shared=True)).to(device).eval()
         for slots, sentences in ((8, 8),) if quick else SENTENCES.items():
             chosen = spread(sources, sentences, 0, 1)
             generators = _generators(model, types, task, DecodeConfig(slots=slots, **FORCED))

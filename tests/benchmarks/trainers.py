@@ -27,13 +27,13 @@ from s2s.config.compose import compose
 from s2s.data.batch import Batch
 from s2s.data.iterator import BatchIterator
 from s2s.data.plan import Plan
+from s2s.data.spec import Spec, TokenSource
 from s2s.data.store import Store
 from s2s.models.transformer import Transformer
 from s2s.tasks.translation import TranslationTask
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 from s2s.training.trainer import Interval, Trainer
 from s2s_cli.train import TrainCommand
-from tests.specs import text_spec
 
 PRODUCTS = {f"aten::{name}" for name in ("mm", "mm_", "addmm", "addmm_", "bmm", "baddbmm")}
 SPECIAL = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"}
@@ -72,7 +72,7 @@ class Setting:
     def model(self) -> Transformer:
         """Ours, with fresh weights."""
         torch.manual_seed(self.config.seed)
-        return Transformer(self.config.model, text_spec(self.symbols))
+        return Transformer(self.config.model, Spec((TokenSource(self.symbols),), self.symbols, shared=True))
 
     def autocast(self):
         """A context of the precision."""

@@ -19,12 +19,12 @@ from trainers import has_bf16
 
 from s2s.config.compose import compose
 from s2s.data.batch import Source
+from s2s.data.spec import Spec, TokenSource
 from s2s.data.store import Store
 from s2s.models.transformer import Transformer
 from s2s.nn.attention import SelfAttention, attend
 from s2s.nn.unpad import RealTokens
 from s2s_cli.train import TrainCommand
-from tests.specs import text_spec
 
 REFERENCE = "the same encoder on padded rows"
 SHARES = (0.03, 0.1, 0.4)  # of padding
@@ -77,7 +77,7 @@ def work(preset: str, source: Source, precision: str, unpad: bool, attention: Ca
     """Forward and backward of a fresh encoder, as a Work of real source tokens; `attention` in place of its own."""
     config = compose(TrainCommand, [("model", preset), ("model.encoder.unpad", str(unpad).lower())]).model
     torch.manual_seed(0)
-    model = Transformer(config, text_spec(100, 100)).to(source.values.device).train()
+    model = Transformer(config, Spec((TokenSource(100),), 100)).to(source.values.device).train()
     if attention is not None:
         for layer in model.encoder.layers:
             layer.attention.forward = partial(attention, layer.attention)

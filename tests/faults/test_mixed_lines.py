@@ -102,7 +102,7 @@ def test_mixed_lines_are_as_many_as_come_in_and_those_of_each_alone(run, tmp_pat
     assert f"too long and cut (decode.max_source, model.max_positions): {len(long):,} line" in said
     for number, (line, output) in enumerate(zip(lines, found, strict=True)):
         assert not output or (number not in broken and line.decode().strip())
-    assert len(set(found)) > count / 100
+    assert len(set(found)) > 10  # barely trained, but what it writes depends on what it reads
 
     # A line alone, and what is held of a window: its lines and as many sentences as the budget allows.
     _, _, one = generated(run, lines[:1], tmp_path)

@@ -249,7 +249,7 @@ def test_a_run_that_saves_every_update_is_decoded_averaged_and_inspected_meanwhi
     run = tmp_path / "run"
     options = ["train.max_updates=100", "train.checkpoint_updates=1", "train.valid_updates=2", "train.keep_last=2"]
     process, read = spawn("train", *words(store, run, *options)), 0
-    while process.poll() is None and not (run / "last").exists():
+    while process.poll() is None and not ((run / "last").exists() and (run / "best").exists()):
         time.sleep(0.01)
     while process.poll() is None:
         for path in (run, run / "best", run / "last"):
