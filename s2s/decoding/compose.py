@@ -5,9 +5,9 @@ from typing import Any
 from torch import nn
 
 from s2s.decoding.config import DecodeConfig
-from s2s.decoding.fusion import load_language_model
 from s2s.decoding.generator import Generator
 from s2s.decoding.inputs import read_phrases
+from s2s.decoding.scorers.language_model import load_language_model
 from s2s.decoding.shortlist import Shortlist
 from s2s.errors import UserError
 from s2s.text.vocabulary import UNK

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s2s.decoding.choice import NEVER, _hash
-from s2s.decoding.hypothesis import Hypothesis
+from s2s.decoding.hypothesis import NEVER, Hypothesis
+from s2s.decoding.noise import mix
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 BLANK = PAD
@@ -183,7 +183,7 @@ def _frame(state: Prefixes, x: Tensor, added: Tensor | None, reward: float) -> t
     label = torch.where(new, labels.gather(1, at % C), BLANK)
     stays = Prefixes(*(part.gather(1, parent) for part in stays))
     dead = best == NEVER
-    number = torch.where(new, _hash(stays.number, label), stays.number)
+    number = torch.where(new, mix(stays.number, label), stays.number)
     return (
         Prefixes(
             number.masked_fill(dead, NOBODY - 1),

@@ -32,18 +32,21 @@ from torch import Tensor
 
 from s2s.data.batch import Source
 from s2s.decoding.budget import room, together
-from s2s.decoding.choice import NEVER, Beam, Choice, Sampling, real
 from s2s.decoding.config import DecodeConfig
-from s2s.decoding.constraints import ConstrainedBeam
-from s2s.decoding.diverse import DiverseBeam
-from s2s.decoding.hypothesis import Hypothesis
-from s2s.decoding.joint import JointBeam, JointScorer
+from s2s.decoding.hypothesis import NEVER, Hypothesis
 from s2s.decoding.limits import Limits, divisor, needs, normalised
-from s2s.decoding.native import NativeBeam
-from s2s.decoding.rules import Rule, Rules
-from s2s.decoding.scorers import EnsembleScorer, ModelScorer
+from s2s.decoding.rules.rule import Rule, Rules
+from s2s.decoding.scorers.ensemble import EnsembleScorer
+from s2s.decoding.scorers.joint import JointScorer
+from s2s.decoding.scorers.model import ModelScorer
+from s2s.decoding.search.beam import Beam, NativeBeam
+from s2s.decoding.search.choice import Choice, real
+from s2s.decoding.search.constrained import ConstrainedBeam
+from s2s.decoding.search.diverse import DiverseBeam
+from s2s.decoding.search.joint import JointBeam
+from s2s.decoding.search.sampling import Sampling
+from s2s.decoding.search.stochastic import StochasticBeam
 from s2s.decoding.shortlist import AHEAD, Candidates, Shortlist
-from s2s.decoding.stochastic import StochasticBeam
 from s2s.decoding.trellis import Trellis
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import BOS

@@ -10,26 +10,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s2s.backends.native import mixing
+from s2s.backends.prepare import prepare
 from s2s.data.batch import Source
 from s2s.decoding.alignment import Attention, coverage
-from s2s.decoding.backend import prepare
 from s2s.decoding.config import DecodeConfig
-from s2s.decoding.constraints import lacking
-from s2s.decoding.ctc_decoder import CtcDecoder
 from s2s.decoding.engine import Engine, Sentence
 from s2s.decoding.fitting import fitting
-from s2s.decoding.fusion import FusionScorer
 from s2s.decoding.hypothesis import Hypothesis
-from s2s.decoding.joint import JointScorer, ctc_weight
 from s2s.decoding.limits import normalised
 from s2s.decoding.mbr import most_like_all
-from s2s.decoding.native import mixing
-from s2s.decoding.rules import Closed, Forbidden, NoRepeatedNgram, Rule
-from s2s.decoding.scorers import EnsembleScorer, ModelScorer
+from s2s.decoding.rules.allowed import AllowedOutputs
+from s2s.decoding.rules.closed import Closed
+from s2s.decoding.rules.forbidden import Forbidden
+from s2s.decoding.rules.no_repeat_ngram import NoRepeatedNgram
+from s2s.decoding.rules.rule import Rule
+from s2s.decoding.scorers.ensemble import EnsembleScorer
+from s2s.decoding.scorers.joint import JointScorer, ctc_weight
+from s2s.decoding.scorers.language_model import FusionScorer
+from s2s.decoding.scorers.model import ModelScorer
+from s2s.decoding.search.constrained import lacking
+from s2s.decoding.search.ctc import CtcDecoder
+from s2s.decoding.search.speculative import Speculative
 from s2s.decoding.shortlist import Shortlist
-from s2s.decoding.speculative import Speculative
 from s2s.decoding.times import Chunks, token_times
-from s2s.decoding.trie import AllowedOutputs
 from s2s.errors import Failure, UserError
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.language_model import LanguageModel

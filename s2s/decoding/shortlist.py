@@ -20,7 +20,7 @@ from torch import Tensor
 from s2s.config.streams import content, is_there, opened
 from s2s.data.store import Store, Stores
 from s2s.decoding import lexicon
-from s2s.decoding.choice import NEVER
+from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
 from s2s.errors import UserError
 from s2s.text.vocabulary import EOS, SPECIALS

@@ -11,14 +11,14 @@ from typing import Any
 from torch import nn
 
 from s2s import registry
+from s2s.backends.prepare import prepare
 from s2s.config import schema
-from s2s.decoding.backend import prepare
 from s2s.decoding.compose import generator_of, read_files
 from s2s.decoding.config import DecodeConfig
-from s2s.decoding.fusion import load_language_model
 from s2s.decoding.generator import Generator, longest_source
 from s2s.decoding.hypothesis import Hypothesis, Translation
 from s2s.decoding.inputs import Window, check_known
+from s2s.decoding.scorers.language_model import load_language_model
 from s2s.decoding.times import words
 from s2s.errors import UserError
 from s2s.training.checkpoint import load_model

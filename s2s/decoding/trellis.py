@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s2s.decoding.choice import Choice
+from s2s.decoding.search.choice import Choice
 from s2s.nn.slots import kept
 
 

@@ -1,6 +1,6 @@
 """What a fast path may stand in for: it is claimed, never assumed.
 
-A kernel, an export or a packed weight takes the place of code that it was written beside. A subclass may compute
+A kernel, an export or a prepacked weight takes the place of code that it was written beside. A subclass may compute
 something else, and so it has the plain path unless it says `stands_for = ITS_PARENT` in its own body: what it adds
 changes nothing that the parent computes.
 """
@@ -57,8 +57,8 @@ def lacks_blocks(model: nn.Module) -> str | None:
 
 
 def ours(module: nn.Module) -> bool:
-    """Whether a module does no more with its linear maps than to call them, so that packed ones can take their place:
-    one of this toolkit, or one that says so (`packs = True` in its class)."""
+    """Whether a module does no more with its linear maps than to call them, so that prepacked ones can take their
+    place: one of this toolkit, or one that says so (`packs = True` in its class)."""
     kind = type(module)
     return kind.__module__.split(".")[0] == "s2s" or kind.__dict__.get("packs", False)
 

@@ -2,8 +2,8 @@
 // compiles and loads this.
 //
 // The twins in PyTorch operators, which give the same to rounding, are Transformer.step (s2s/models/transformer.py),
-// Beam (s2s/decoding/choice.py) and PrefixScores (s2s/decoding/ctc_prefix.py). A row's numbers do not depend, in any
-// bit, on what other rows there are.
+// Beam (s2s/decoding/search/beam.py) and PrefixScores (s2s/decoding/scorers/ctc_prefix.py). A row's numbers do not
+// depend, in any bit, on what other rows there are.
 //
 // Shapes: B slots (sentences), K rows a slot, R = B*K rows, D model width, H query heads, G key/value heads, d head
 // width, L places of a cache, S source positions, T tabled positions, P tokens of a prefix, C candidates of a row,
@@ -623,7 +623,8 @@ int64_t reorder(const State* state,
     return FINE;
 }
 
-// What hypotheses' prefixes are by CTC if they go on with some labels: see PrefixScores in s2s/decoding/ctc_prefix.py.
+// What hypotheses' prefixes are by CTC if they go on with some labels: see PrefixScores in
+// s2s/decoding/scorers/ctc_prefix.py.
 int64_t ctc_score(const float* x,          // [B, V, S]
                   const int64_t* lengths,  // [B]
                   const float* tables,     // [B, 2, S + 1, K]
@@ -716,7 +717,7 @@ int64_t ctc_advance(const float* x,          // [B, V, S]
     return FINE;
 }
 
-// One step of beam search: see Beam in s2s/decoding/choice.py. EOS's log-probability is multiplied by eos_scale.
+// One step of beam search: see Beam in s2s/decoding/search/beam.py. EOS's log-probability is multiplied by eos_scale.
 // Returns whether any row ended in a slot that was not free, or none of its rows is live.
 int64_t beam(const float* scores,    // [B, K]
              const float* logits,    // [R, V]

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from s2s import __version__, files
+from s2s.backends import prepacked
 from s2s.config import compose
 from s2s.config.documents import read_json, read_yaml
 from s2s.data.iterator import BatchIterator
 from s2s.data.store import Stores
-from s2s.decoding import packed
 from s2s.errors import Failure, UserError
 from s2s.models.parts import counts
 from s2s.registry import find
@@ -80,7 +80,7 @@ def _train(config, ranks: Ranks) -> int | None:
     if not task.writes and (config.train.samples or config.train.valid_metrics != ["loss"]):
         raise UserError(f"task={config.task.type}: writes nothing: train.samples=0 train.valid_metrics=[loss]")
     device = choose_device(config.device)
-    packed.check(config.decode.dtype, device.type)  # validation decodes
+    prepacked.check(config.decode.dtype, device.type)  # validation decodes
     loggers.check(config.train.loggers)
     if "train" not in store.splits:
         raise UserError(f"{', '.join(config.store)}: no train split; there is {', '.join(store.splits)}")

@@ -23,13 +23,13 @@ from torch import nn
 from trainers import spread
 
 from s2s import scoring
+from s2s.backends import prepacked
+from s2s.backends.native import NativeLinear
 from s2s.config.compose import compose
 from s2s.data.spec import Spec, TokenSource
 from s2s.data.store import Store
-from s2s.decoding import packed
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
-from s2s.decoding.native import NativeLinear
 from s2s.decoding.shortlist import Shortlist
 from s2s.errors import UserError
 from s2s.models.transformer import Transformer
@@ -56,7 +56,7 @@ def run(corpus: Corpus, device: str, quick: bool, checkpoint: str | None = None)
 
 def _computes(dtype: str, device: str) -> bool:
     try:
-        packed.check(dtype, device)
+        prepacked.check(dtype, device)
     except UserError:
         return False
     return True
@@ -67,7 +67,7 @@ def _products(types: list[str], quick: bool) -> list[Row]:
     found = []
     for inputs, outputs in SHAPES[:1] if quick else SHAPES:
         linear = nn.Linear(inputs, outputs).requires_grad_(False)
-        maps = {dtype: packed.LINEAR[dtype](linear) for dtype in types}
+        maps = {dtype: prepacked.LINEAR[dtype](linear) for dtype in types}
         maps |= {f"{dtype}, native": NativeLinear(linear, int8=dtype == "int8") for dtype in types if dtype != "bf16"}
         if "int8" in maps:
             maps["int8, one scale"] = _one_scale(linear)
@@ -92,7 +92,7 @@ def _repeat(linear: nn.Module, x: torch.Tensor, times: int, number: int) -> int:
 
 def _one_scale(linear: nn.Linear):
     """int8 as PyTorch has it: weights with a scale for each output, inputs with one for all rows."""
-    int8 = packed.Int8Linear(nn.Linear(linear.in_features, linear.out_features))
+    int8 = prepacked.Int8Linear(nn.Linear(linear.in_features, linear.out_features))
     return lambda x: torch.ops.quantized.linear_dynamic(x, int8.fbgemm, not int8.vnni)
 
 

@@ -12,7 +12,7 @@ from slow_search import beam_search, collate, every_hypothesis, next_log_probabi
 from s2s.decoding import engine
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator, plan
-from s2s.decoding.scorers import EnsembleScorer
+from s2s.decoding.scorers.ensemble import EnsembleScorer
 from s2s.errors import UserError
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from slow_ctc import empty, ended, extended
 from test_ctc import SYMBOLS, frames, loss
 
-from s2s.decoding.choice import NEVER
-from s2s.decoding.ctc_prefix import PrefixScores, token_log_probabilities
+from s2s.decoding.hypothesis import NEVER
+from s2s.decoding.scorers.ctc_prefix import PrefixScores, token_log_probabilities
 
 LABELS = SYMBOLS[1:]
 ways = pytest.mark.parametrize("native", [False, True])

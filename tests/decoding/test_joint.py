@@ -12,7 +12,7 @@ from slow_ctc import ctc_frames, joint_beam_search, tiny_joint, totals
 from slow_search import collate, score, tiny_model
 from test_beam_search import assert_same, configs, ragged
 
-from s2s.decoding.backend import has_kernels
+from s2s.backends.prepare import has_kernels
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.errors import UserError

@@ -10,7 +10,7 @@ from slow_ctc import joint_beam_search, tiny_joint
 from slow_search import beam_search, collate, tiny_model
 from test_beam_search import assert_same, configs, ragged
 
-from s2s.decoding.backend import is_native
+from s2s.backends.prepare import is_native
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.errors import UserError

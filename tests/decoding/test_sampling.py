@@ -7,11 +7,12 @@ import pytest
 import torch
 from slow_search import collate, next_log_probabilities, tiny_model
 
-from s2s.decoding.choice import _hash, draw, uniform
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.engine import Sentence
 from s2s.decoding.generator import Generator
 from s2s.decoding.limits import Limits
+from s2s.decoding.noise import mix, uniform
+from s2s.decoding.search.sampling import draw
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 V = 11
@@ -113,8 +114,8 @@ def test_a_draw_is_the_inverse_of_the_cumulative_distribution_by_hand():
 
 
 def test_hashed_numbers_are_uniform_and_independent():
-    keys = _hash(_hash(torch.zeros(200, dtype=torch.int64), 3), torch.arange(200))
-    numbers = uniform(torch.stack([_hash(keys, step) for step in range(500)]))
+    keys = mix(mix(torch.zeros(200, dtype=torch.int64), 3), torch.arange(200))
+    numbers = uniform(torch.stack([mix(keys, step) for step in range(500)]))
     assert numbers.min() > 0
     assert numbers.max() < 1
     counts = torch.histc(numbers.float(), 50, 0, 1)
@@ -127,7 +128,7 @@ def test_hashed_numbers_are_uniform_and_independent():
 def test_the_hash_is_splitmix64():
     # First outputs of the published generator with seed 1234567.
     state = torch.tensor([1234567])
-    found = [int(_hash(state, step)) % 2**64 for step in range(3)]
+    found = [int(mix(state, step)) % 2**64 for step in range(3)]
     assert found == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 

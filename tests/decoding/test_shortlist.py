@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from slow_search import beam_search, collate, tiny_model
 from torch import nn
 
+from s2s.backends import native, prepacked
 from s2s.data.store import Store
-from s2s.decoding import engine, lexicon, native, packed
+from s2s.decoding import engine, lexicon
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.shortlist import Shortlist
@@ -178,10 +179,12 @@ def test_a_sentence_has_the_same_result_alone_and_in_any_batch_with_refill(optio
             assert_same(mine, [(h.ids, h.score, h.token_log_probabilities) for h in expected], 1e-4)
 
 
-def test_rows_are_packed_again_only_when_a_candidate_is_missing(monkeypatch):
+def test_rows_are_prepacked_again_only_when_a_candidate_is_missing(monkeypatch):
     packings = []
-    rows_of = packed.rows_of
-    monkeypatch.setattr("s2s.decoding.scorers.rows_of", lambda *args: packings.append(len(args[2])) or rows_of(*args))
+    rows_of = prepacked.rows_of
+    monkeypatch.setattr(
+        "s2s.decoding.scorers.model.rows_of", lambda *args: packings.append(len(args[2])) or rows_of(*args)
+    )
     sources = ragged(40)
     generate([tiny_model(2, V)], replace(FEW, slots=4), sources, shortlist=ALL)
     assert packings == [V]
@@ -195,16 +198,16 @@ def test_rows_are_packed_again_only_when_a_candidate_is_missing(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["plain", "fp32", "int8", "native fp32", "native int8"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_rows_of_a_packed_linear_map_are_those_of_the_whole(kind, bias):
+def test_rows_of_a_prepacked_linear_map_are_those_of_the_whole(kind, bias):
     torch.manual_seed(0)
     whole = nn.Linear(32, 50, bias).requires_grad_(False)
-    linear = whole if kind == "plain" else packed.LINEAR[kind.split()[-1]](whole)
+    linear = whole if kind == "plain" else prepacked.LINEAR[kind.split()[-1]](whole)
     if kind.startswith("native"):
         linear = native.NativeLinear(whole, int8=kind.endswith("int8"))
     outputs = torch.tensor([0, 1, 2, 3, 17, 40, 49])
     for rows in (1, 5, 100):
         x = torch.randn(rows, 3, 32)
-        assert torch.allclose(packed.rows_of(linear, whole, outputs)(x), linear(x)[..., outputs], atol=1e-5)
+        assert torch.allclose(prepacked.rows_of(linear, whole, outputs)(x), linear(x)[..., outputs], atol=1e-5)
 
 
 def test_what_does_not_go_together_is_said():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
-from s2s.decoding.speculative import Copying
+from s2s.decoding.search.speculative import Copying
 from s2s.decoding.translator import load
 from s2s.errors import UserError
 from s2s.models.transformer import Transformer

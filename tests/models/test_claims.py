@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from s2s.decoding import backend
-from s2s.decoding.backend import is_native, prepare
+from s2s.backends import prepare as backend
+from s2s.backends.prepacked import prepacked
+from s2s.backends.prepare import is_native, prepare
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
-from s2s.decoding.packed import packed
 from s2s.errors import UserError
 from s2s.interop import ctranslate2
 from s2s.models.claims import departure, lacks_blocks, step_departure
@@ -165,7 +165,7 @@ def test_an_added_module_counts_in_decoding():
 
 def test_what_departs_from_the_toolkits_maps_keeps_its_own():
     """A map that another class holds may be read otherwise than by a call."""
-    light = packed(adapted(), "int8")
+    light = prepacked(adapted(), "int8")
     assert type(light.decoder.layers[1].adapter) is nn.Linear
     assert type(light.decoder.layers[0].attention.output) is not nn.Linear
 

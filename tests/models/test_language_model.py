@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from s2s.backends.prepare import is_native, prepare
 from s2s.data.batch import Packing, Source
-from s2s.decoding.backend import is_native, prepare
 from s2s.models.language_model import LanguageModel, LanguageModelConfig
 from s2s.models.parts import counts
 from s2s.text.vocabulary import BOS

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from s2s.backends.prepare import is_native, prepare
 from s2s.config import compose
 from s2s.data.batch import Source
-from s2s.decoding.backend import is_native, prepare
 from s2s.errors import UserError
 from s2s.models.encoders.speech import SpeechEncoderConfig
 from s2s.models.parts import counts

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from s2s.data.batch import Source
 from s2s.decoding.ctc import BLANK
-from s2s.decoding.scorers import EnsembleScorer, ModelScorer
+from s2s.decoding.scorers.ensemble import EnsembleScorer
+from s2s.decoding.scorers.model import ModelScorer
 from s2s.errors import UserError
 from s2s.models.contract import DecoderState
 from s2s.models.language_model import LanguageModel

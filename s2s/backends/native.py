@@ -13,9 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from s2s.decoding.choice import NEVER, Beam, Choice
-from s2s.decoding.limits import Limits
-from s2s.decoding.packed import packed
+from s2s.backends.prepacked import prepacked
 from s2s.models.claims import step_departure
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.native.arguments import Structure
@@ -26,6 +24,7 @@ from s2s.nn.positions import turns
 from s2s.nn.slots import kept
 from s2s.nn.state import TransformerState
 
+NEVER = float("-inf")
 PANEL = 32  # outputs of a linear map whose weights lie together
 
 
@@ -39,7 +38,7 @@ def native(model: EncoderDecoder, dtype: str) -> EncoderDecoder:
     if dtype not in ("fp32", "int8"):
         raise Unavailable(f"they compute in fp32 and int8, not in {dtype}")
     library()
-    light = packed(model, dtype, partial(NativeLinear, int8=dtype == "int8"))
+    light = prepacked(model, dtype, partial(NativeLinear, int8=dtype == "int8"))
     if light.has_decoder:
         light.decoder.State, light.step = NativeState, Step(light)
     return light
@@ -103,7 +102,7 @@ class Step:
     def __init__(self, model: EncoderDecoder):
         decoder = model.decoder
         stack, layer = decoder.config, decoder.layers[0]
-        activation = getattr(layer.feedforward, "activation", "relu")  # packed, one with ReLU is two maps
+        activation = getattr(layer.feedforward, "activation", "relu")  # prepacked, one with ReLU is two maps
         self.width, self.head, self.size = stack.width, stack.width // stack.heads, model.target_vocabulary_size
         self.positions, self.turned = decoder.embedding.positions, torch.empty(0, self.head)
         heads = {n: decoder.head_norms[str(n)] for n in decoder.shares}
@@ -162,7 +161,7 @@ def _norm(norm: nn.Module | None) -> Structure | None:
 
 def _layer(layer: Layer, head: nn.Module | None, sizes: dict[str, int]) -> Structure:
     """The kernels' `Layer`."""
-    block = layer.feedforward  # with ReLU, two packed maps
+    block = layer.feedforward  # with ReLU, two prepacked maps
     inner, outer = block if isinstance(block, nn.Sequential) else (block.inner, block.outer)
     cross = {}
     if layer.attends:
@@ -256,16 +255,3 @@ class NativeState(TransformerState):
             self.cache = kept(cache[:, :, :, :, :needed], keep, slots, 2)
         self.history = kept(self.history[:, :, :needed], keep, slots)
         self._count()
-
-
-class NativeBeam(Beam):
-    """As Beam, from logits to choice in one pass, which scales the log-probability of EOS too."""
-
-    def __call__(self, logits: Tensor, normalizer: None, scores: Tensor, limits: Limits) -> Choice:
-        """logits: [R, V], unchanged; normalizer: is found here; scores: [B, K]."""
-        B, K = scores.shape
-        chosen, rated = torch.empty(2, B, K, dtype=torch.int64), torch.empty(4, B, K, dtype=torch.float32)
-        ended = call("beam", scores, logits, limits.table, limits.prefix, chosen, rated,
-                     self.config.allow_unknown, self.config.eos_scale)  # fmt: skip
-        tokens, parents = chosen.unbind()
-        return Choice(tokens, None if K == 1 else parents, *rated.unbind(), bool(ended))

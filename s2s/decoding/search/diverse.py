@@ -6,9 +6,11 @@ Shapes: B slots, G groups of k rows, K = G*k rows a slot, R = B*K rows, V vocabu
 import torch
 from torch import Tensor
 
-from s2s.decoding.choice import NEVER, Beam, Choice
 from s2s.decoding.config import DecodeConfig
+from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
+from s2s.decoding.search.beam import Beam
+from s2s.decoding.search.choice import Choice
 from s2s.text.vocabulary import EOS
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s2s.decoding.choice import NEVER, Choice
+from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
-from s2s.decoding.rules import Rule
+from s2s.decoding.rules.rule import Rule
+from s2s.decoding.search.choice import Choice
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import EOS
 

@@ -1,4 +1,4 @@
-"""A model's linear maps, packed once for the kernels that compute them fastest at inference: `decode.dtype`.
+"""A model's linear maps, laid out once for the kernels that compute them fastest at inference: `decode.dtype`.
 
 On a CPU weights are laid out for oneDNN (fp32, bf16), or quantised to int8 for fbgemm and oneDNN, all of it PyTorch's
 own; everything else (embeddings, norms, attention, softmax) stays in fp32. On a GPU the whole model is in the type.
@@ -27,22 +27,22 @@ from s2s.nn.feedforward import FeedForward
 # Which kernel is faster was measured by shape and rows (AVX512-VNNI, one and two threads); these rules are as good as a
 # table, and unlike one measured at load they give the same rounding in every run.
 PLAIN_BELOW = 2**19  # multiplications of a product that is done before oneDNN has found its kernel
-PACKED_ROWS = 320  # rows that oneDNN lays out weights for; as good for fewer
+PREPACKED_ROWS = 320  # rows that oneDNN lays out weights for; as good for fewer
 FBGEMM_ROWS = 64  # int8: fbgemm up to so many rows, oneDNN above
 
 _engine = threading.Lock()  # held while the process's quantisation engine is another than it was
 
 
-def packed(model: nn.Module, dtype: str, linear: Callable[..., nn.Module] | None = None) -> nn.Module:
+def prepacked(model: nn.Module, dtype: str, linear: Callable[..., nn.Module] | None = None) -> nn.Module:
     """A light copy of a model for inference, which any number of threads may use at once.
 
-    Weights that are not packed are shared with the model, which is untouched and can be trained on; pack it anew then.
-    A packed weight takes 4 bytes in fp32, 2 in bf16, and 2 in int8 (once for each kernel).
+    Weights that are not prepacked are shared with the model, which is untouched and can be trained on; prepack it anew
+    then. A prepacked weight takes 4 bytes in fp32, 2 in bf16, and 2 in int8 (once for each kernel).
 
     Args:
         model: In evaluation mode.
         dtype: `decode.dtype`: fp32, bf16, fp16 or int8.
-        linear: On a CPU, what makes packed linear maps of `nn.Linear`, with or without `relu=True`; None: PyTorch's.
+        linear: On a CPU, what makes prepacked linear maps of `nn.Linear`, with or without `relu=True`; None: PyTorch's.
 
     Returns:
         The copy, or the model itself where there is nothing to change: in fp32 on a GPU, and for a model in fp64.
@@ -99,7 +99,7 @@ def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-class PackedLinear(nn.Module):
+class PrepackedLinear(nn.Module):
     """x @ weight.T + bias in fp32, perhaps with ReLU after it, the weights laid out for oneDNN.
 
     Args:
@@ -110,7 +110,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, relu: bool = False):
         super().__init__()
         weight, self.bias = linear.weight.detach(), _detached(linear.bias)
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
+        self.prepacked = torch.ops.mkldnn._reorder_linear_weight(weight, PREPACKED_ROWS)
         self.relu = relu
         self.few = PLAIN_BELOW // linear.out_features  # numbers of x, R * K
         self.plain = weight if linear.in_features <= self.few else None
@@ -120,25 +120,25 @@ class PackedLinear(nn.Module):
         if x.numel() <= self.few:
             y = nn.functional.linear(x, self.plain, self.bias)
             return y.relu_() if self.relu else y
-        return _pointwise(x, self.packed, self.bias, self.relu)
+        return _pointwise(x, self.prepacked, self.bias, self.relu)
 
 
 class BFloat16Linear(nn.Module):
-    """As PackedLinear, in bf16: inputs and outputs are rounded to it, sums are in fp32. fp32 in, fp32 out."""
+    """As PrepackedLinear, in bf16: inputs and outputs are rounded to it, sums are in fp32. fp32 in, fp32 out."""
 
     def __init__(self, linear: nn.Linear, relu: bool = False):
         super().__init__()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().bfloat16(), PACKED_ROWS)
+        self.prepacked = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().bfloat16(), PREPACKED_ROWS)
         self.bias = None if linear.bias is None else linear.bias.detach().bfloat16()
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] -> [..., N]"""
-        return _pointwise(x.bfloat16(), self.packed, self.bias, self.relu).float()
+        return _pointwise(x.bfloat16(), self.prepacked, self.bias, self.relu).float()
 
 
 class Int8Linear(nn.Module):
-    """As PackedLinear, weights and inputs rounded to 8 bits, with a scale for each output and for each row.
+    """As PrepackedLinear, weights and inputs rounded to 8 bits, with a scale for each output and for each row.
 
     Without VNNI, sums of two products are made in 16 bits, for which inputs have 7 bits and fbgemm is used alone.
     """
@@ -175,14 +175,14 @@ class Int8Linear(nn.Module):
         )
 
 
-LINEAR = {"fp32": PackedLinear, "bf16": BFloat16Linear, "int8": Int8Linear}  # on a CPU
+LINEAR = {"fp32": PrepackedLinear, "bf16": BFloat16Linear, "int8": Int8Linear}  # on a CPU
 
 
 def rows_of(linear: nn.Module, whole: nn.Linear, outputs: Tensor) -> nn.Module:
-    """The map to some of the outputs only, packed as `linear` is.
+    """The map to some of the outputs only, prepacked as `linear` is.
 
     Args:
-        linear: What `packed` has made of `whole`, or that itself.
+        linear: What `prepacked` has made of `whole`, or that itself.
         whole: With its weights.
         outputs: Int64 [N'].
     """

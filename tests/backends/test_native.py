@@ -10,18 +10,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_search import collate, tiny_model
 from torch import nn
 
-from s2s.decoding import backend
-from s2s.decoding.choice import NEVER, Beam
+from s2s.backends import prepare as backend
+from s2s.backends.native import NativeLinear, native
+from s2s.backends.prepacked import prepacked
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
-from s2s.decoding.native import NativeBeam, NativeLinear, native
-from s2s.decoding.packed import packed
+from s2s.decoding.search.beam import Beam, NativeBeam
 from s2s.errors import UserError
 from s2s.native import library
+from tests.decoding.slow_search import collate, tiny_model
 
 V = 40
 KINDS = [{}, {"positions": "rotary"}, {"positions": "learned"}, {"kv_heads": 1}, {"norm": "post"},
@@ -93,7 +94,7 @@ def test_a_state_whose_sentences_come_and_go(history, kind, precision):
     random = torch.Generator().manual_seed(seed)
     dtype, tolerance = precision
     plain = model(seed % 3, **kind)
-    models = [packed(plain, dtype), native(plain, dtype)]
+    models = [prepacked(plain, dtype), native(plain, dtype)]
 
     def fresh(model, number):
         sources = torch.randint(4, V, (3, 6), generator=torch.Generator().manual_seed(number))
@@ -207,7 +208,7 @@ def test_sentences_that_are_done_need_no_room():
 def test_without_a_compiler(monkeypatch, capsys, tmp_path):
     backend._report.cache_clear()
     monkeypatch.setattr(library, "library", library.library.__wrapped__)
-    monkeypatch.setattr("s2s.decoding.native.library", library.library)
+    monkeypatch.setattr("s2s.backends.native.library", library.library)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"decode.backend=native: the C\+\+ compiler no-such-compiler does not run"):
         Generator([model(1)], DecodeConfig(backend="native"), collate)

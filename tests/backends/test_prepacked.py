@@ -7,19 +7,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_search import collate
 from torch import nn
 
+from s2s.backends import prepacked as module
+from s2s.backends.prepacked import BFloat16Linear, Int8Linear, PrepackedLinear, check, prepacked
 from s2s.data.batch import Source
-from s2s.decoding import packed as module
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
-from s2s.decoding.packed import BFloat16Linear, Int8Linear, PackedLinear, check, packed
 from s2s.errors import UserError
 from s2s.models.encoders.transformer import EncoderConfig
 from s2s.models.stack import StackConfig
 from s2s.models.transformer import Transformer, TransformerConfig
 from s2s.text.vocabulary import BOS, EOS
+from tests.decoding.slow_search import collate
 from tests.specs import text_spec
 
 V = 14
@@ -61,7 +61,7 @@ def test_fp32_is_the_plain_product(rows, inputs, outputs, bias, relu, seed):
     linear, x = made(rows, inputs, outputs, bias, seed)
     expected = linear(x).relu() if relu else linear(x)
     scale = x.norm(dim=-1, keepdim=True) * linear.weight.norm(dim=-1) + 1
-    assert ((PackedLinear(linear, relu)(x) - expected).abs() <= 1e-6 * scale).all()
+    assert ((PrepackedLinear(linear, relu)(x) - expected).abs() <= 1e-6 * scale).all()
 
 
 @needs_bf16
@@ -161,7 +161,7 @@ def test_random_models_give_the_logits_of_the_plain_one_within_the_tolerance_of_
     model = model_of(**kind)
     sources = random_sources(30, 1)
     expected, _ = logits_of(model, sources, sources)
-    found, _ = logits_of(packed(model, dtype), sources, sources)
+    found, _ = logits_of(prepacked(model, dtype), sources, sources)
     error = (found - expected).std() / expected.std()
     assert error < {"fp32": 1e-5, "bf16": 0.02, "int8": 0.03}[dtype]
 
@@ -171,7 +171,7 @@ def test_a_trained_model_chooses_the_same_tokens(trained, dtype):
     sources = random_sources(200, 1000)
     with torch.inference_mode():
         plain, target = logits_of(trained, sources, [source[::-1] for source in sources])
-        found, _ = logits_of(packed(trained, dtype), sources, [source[::-1] for source in sources])
+        found, _ = logits_of(prepacked(trained, dtype), sources, [source[::-1] for source in sources])
     assert (plain.argmax(1) == target).float().mean() > 0.9  # it has learnt something
     assert (plain.argmax(1) == found.argmax(1)).float().mean() > (0.9999 if dtype == "fp32" else 0.99)
 
@@ -195,7 +195,7 @@ def test_hypotheses_do_not_depend_on_the_batch(trained, dtype, beam_size):
 def test_the_model_itself_is_untouched_and_can_be_trained_on(dtype):
     model = model_of()
     before = copy.deepcopy(model.state_dict())
-    light = packed(model.train(), dtype)
+    light = prepacked(model.train(), dtype)
     assert {name: type(part) for name, part in model.named_modules()} == {
         name: type(part) for name, part in model_of().named_modules()
     }
@@ -211,9 +211,9 @@ def test_the_model_itself_is_untouched_and_can_be_trained_on(dtype):
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_a_packed_model_shares_what_is_not_packed_and_keeps_nothing_else(dtype):
+def test_a_prepacked_model_shares_what_is_not_and_keeps_nothing_else(dtype):
     model = model_of(tie_embeddings="none")
-    light = packed(model, dtype)
+    light = prepacked(model, dtype)
     ours, theirs = dict(model.named_parameters()), dict(light.named_parameters())
     assert theirs
     assert all(theirs[name] is ours[name] for name in theirs)
@@ -230,9 +230,9 @@ def test_threads_pack_and_compute_at_once(dtype):
 
     @torch.inference_mode()
     def work(light):
-        return logits_of(light or packed(model, dtype), sources, sources)[0]
+        return logits_of(light or prepacked(model, dtype), sources, sources)[0]
 
-    light = packed(model, dtype)
+    light = prepacked(model, dtype)
     expected = work(light)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(work, [light, None] * 8))
@@ -245,13 +245,13 @@ def test_on_another_device_than_a_cpu_the_whole_model_is_in_the_type():
         model = model_of()
         source = Source(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
         inputs = torch.zeros(2, 4, dtype=torch.int64)
-    light = packed(model, "bf16")
+    light = prepacked(model, "bf16")
     assert {parameter.dtype for parameter in light.parameters()} == {torch.bfloat16}
     assert light.output.weight is light.decoder.embedding.tokens.weight is light.frontend.embedding.tokens.weight
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     light.config.encoder.unpad = False  # counting tokens needs their values
     assert light.decode(light.encode((source,)), inputs).logits().dtype == torch.bfloat16
-    assert packed(model, "fp32") is model
+    assert prepacked(model, "fp32") is model
 
 
 def test_types_that_a_device_does_not_compute_in_are_refused(monkeypatch):
@@ -266,7 +266,7 @@ def test_types_that_a_device_does_not_compute_in_are_refused(monkeypatch):
 def test_weights_that_cannot_be_packed_are_used_as_they_are_and_a_line_says_so(monkeypatch, capsys):
     monkeypatch.setattr(module, "_has_onednn", lambda: False)
     model = model_of()
-    assert packed(model, "fp32") is model
+    assert prepacked(model, "fp32") is model
     assert "decode.dtype=fp32: without oneDNN" in capsys.readouterr().err
 
 

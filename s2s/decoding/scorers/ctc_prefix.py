@@ -22,8 +22,8 @@ Shapes: B sentences, K rows a sentence, C candidates of a row, V symbols, S fram
 import torch
 from torch import Tensor
 
-from s2s.decoding.choice import NEVER
 from s2s.decoding.ctc import BLANK
+from s2s.decoding.hypothesis import NEVER
 from s2s.native.library import call
 from s2s.nn.slots import kept
 

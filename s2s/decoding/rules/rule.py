@@ -6,19 +6,15 @@ goes before all rules. A row to which the rules leave no token may end, even bel
 Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, W tokens that are remembered of each row.
 """
 
-from collections import defaultdict
-
-import numpy as np
 import torch
 from torch import Tensor
 
-from s2s.decoding.choice import NEVER, Choice
 from s2s.decoding.config import DecodeConfig
+from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
+from s2s.decoding.search.choice import Choice
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import EOS, PAD, UNK
-
-Ids = list[int]
 
 
 class Rule:
@@ -45,73 +41,6 @@ class Rule:
 
     def release(self, keep: Tensor, slots: int) -> None:
         """Keep these slots as the first of `slots` ones."""
-
-
-class NoRepeatedNgram(Rule):
-    """No hypothesis holds the same n tokens twice.
-
-    Args:
-        n: At least 1.
-    """
-
-    def __init__(self, n: int):
-        self.n = n
-
-    def __call__(self, logits: Tensor, history: Tensor, limits: Limits) -> None:
-        starts = history.size(1) - self.n + 1  # of earlier n-grams, and of the one that the next token completes
-        if starts <= 0:
-            return
-        same = torch.ones_like(history[:, :starts], dtype=torch.bool)
-        for i in range(self.n - 1):
-            same &= history[:, i : i + starts] == history[:, starts + i, None]
-        _forbid(logits, history[:, self.n - 1 :], same)
-
-
-class Forbidden(Rule):
-    """Some sequences of tokens are in no hypothesis.
-
-    Args:
-        phrases: Token ids of each, at least one.
-        device: Of the models.
-    """
-
-    def __init__(self, phrases: list[Ids], device: torch.device | str):
-        by_length = defaultdict(list)
-        for phrase in phrases:
-            by_length[len(phrase)].append(phrase)
-        self.phrases = [torch.tensor(some, device=device) for some in by_length.values()]  # each [P, n]
-
-    def __call__(self, logits: Tensor, history: Tensor, limits: Limits) -> None:
-        for phrases in self.phrases:
-            n = phrases.size(1)
-            if history.size(1) < n - 1:
-                continue
-            before = history[:, history.size(1) - n + 1 :]  # [R, n - 1]
-            same = (before[:, None] == phrases[:, :-1]).all(dim=2)
-            _forbid(logits, phrases[:, -1].expand(len(history), -1), same)
-
-
-class Closed(Rule):
-    """A prefix that is one word is a whole one: no token comes after it that lengthens the word.
-
-    Args:
-        closing: Bool [V], tokens that lengthen none.
-        device: Of the models.
-    """
-
-    def __init__(self, closing: np.ndarray, device: torch.device | str):
-        self.closing = torch.from_numpy(closing).to(device)
-
-    def __call__(self, logits: Tensor, history: Tensor, limits: Limits) -> None:
-        done, _, _, lengths = limits.host
-        here = (done == lengths) & (lengths > 0)
-        if not here.any():
-            return
-        steps = torch.from_numpy(np.where(here, done, 0).repeat(len(history) // len(done))).to(history.device)
-        # Of the tokens after the first one, none begins another word.
-        later = torch.arange(history.size(1), 0, -1, device=history.device) < steps[:, None]
-        one = (steps > 0) & ~(self.closing[history] & later).any(dim=1)
-        logits.masked_fill_(one[:, None] & ~self.closing, NEVER)
 
 
 class Rules:
@@ -171,6 +100,6 @@ class Rules:
             rule.release(keep, slots)
 
 
-def _forbid(logits: Tensor, tokens: Tensor, where: Tensor) -> None:
+def forbid(logits: Tensor, tokens: Tensor, where: Tensor) -> None:
     """Set logits [R, V] of tokens [R, n] to -inf where it is said [R, n]; elsewhere PAD's, which nobody may choose."""
     logits.scatter_(1, torch.where(where, tokens, PAD), NEVER)

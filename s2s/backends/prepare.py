@@ -5,8 +5,8 @@ import sys
 
 import torch
 
-from s2s.decoding.native import NativeState, native
-from s2s.decoding.packed import check, packed
+from s2s.backends.native import NativeState, native
+from s2s.backends.prepacked import check, prepacked
 from s2s.errors import UserError
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.native.library import Unavailable, library
@@ -32,7 +32,7 @@ def prepare(model: EncoderDecoder, dtype: str, backend: str) -> EncoderDecoder:
             if backend == "native":
                 raise UserError(f"decode.backend=native: {reason}") from reason
             _report(str(reason))
-    return packed(model, dtype)
+    return prepacked(model, dtype)
 
 
 def is_native(model: EncoderDecoder) -> bool:

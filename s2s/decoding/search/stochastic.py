@@ -6,9 +6,12 @@ Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary.
 import torch
 from torch import Tensor
 
-from s2s.decoding.choice import NEVER, Choice, Sampling, _hash, uniform
 from s2s.decoding.config import DecodeConfig
+from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
+from s2s.decoding.noise import mix, uniform
+from s2s.decoding.search.choice import Choice
+from s2s.decoding.search.sampling import Sampling
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import EOS
 
@@ -48,7 +51,7 @@ class StochasticBeam(Sampling):
             x = torch.where(mask, torch.where(every == token, 0.0, NEVER), x)
         log_probabilities = self._filter(x.flatten(0, 1) / self.config.temperature).double().log_softmax(dim=1)
         totals = self.totals[:, :, None] + log_probabilities.view(B, K, V)
-        keys = _hash(self.keys[:, :, None], every)
+        keys = mix(self.keys[:, :, None], every)
         noisy = totals - (-uniform(keys).log()).log()
         most = scores[:, :, None].double()
         v = most - noisy + (-(noisy - noisy.amax(dim=2, keepdim=True)).exp()).log1p()
@@ -65,7 +68,7 @@ class StochasticBeam(Sampling):
     def admit(self, slots: Tensor, numbers: list[int]) -> None:
         """Sentences of these numbers in the input take these slots."""
         sentences = torch.tensor(numbers, device=slots.device)
-        self.keys[slots] = _hash(_hash(torch.zeros_like(sentences), self.seed), sentences)[:, None]
+        self.keys[slots] = mix(mix(torch.zeros_like(sentences), self.seed), sentences)[:, None]
         self.totals[slots] = 0
 
     def release(self, keep: Tensor, slots: int) -> None:

@@ -13,17 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s2s.backends.prepare import has_kernels
 from s2s.data.batch import Source
-from s2s.decoding.backend import has_kernels
 from s2s.decoding.budget import together
-from s2s.decoding.choice import NEVER
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.ctc import BLANK, best_path, prefix_beam_search
-from s2s.decoding.ctc_prefix import PrefixScores, token_log_probabilities
 from s2s.decoding.engine import Sentence
-from s2s.decoding.fusion import PrefixBonus
-from s2s.decoding.hypothesis import Hypothesis
-from s2s.decoding.scorers import ModelScorer
+from s2s.decoding.hypothesis import NEVER, Hypothesis
+from s2s.decoding.scorers.ctc_prefix import PrefixScores, token_log_probabilities
+from s2s.decoding.scorers.language_model import PrefixBonus
+from s2s.decoding.scorers.model import ModelScorer
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.language_model import LanguageModel
 from s2s.text.vocabulary import EOS

@@ -12,18 +12,15 @@ import torch
 from torch import Tensor
 
 from s2s.data.batch import Source
-from s2s.decoding.choice import NEVER, Beam, Choice
 from s2s.decoding.config import DecodeConfig
-from s2s.decoding.ctc_prefix import PrefixScores, token_log_probabilities
-from s2s.decoding.limits import Limits
-from s2s.decoding.scorers import ModelScorer
+from s2s.decoding.scorers.ctc_prefix import PrefixScores, token_log_probabilities
+from s2s.decoding.scorers.model import ModelScorer
 from s2s.errors import UserError
 from s2s.models.contract import DecoderState, Memory
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.text.vocabulary import EOS
 
 WEIGHT = 0.3  # of CTC in a model that has both, where nothing else is said
-PREBEAM, LEAST = 1.5, 8  # CTC rates so many times K candidates of each row, and at least so many
 
 
 def ctc_weight(config: DecodeConfig, models: list[EncoderDecoder]) -> float:
@@ -110,35 +107,3 @@ class JointScorer(ModelScorer):
     @property
     def nbytes(self) -> int:
         return super().nbytes + self.prefixes.nbytes
-
-
-class JointBeam(Beam):
-    """Beam search among the candidates of each row that both have rated.
-
-    Args:
-        config: Decode options.
-        device: Of the model.
-        scorer: Has the prefixes; they go on here, with the choice.
-    """
-
-    def __init__(self, config: DecodeConfig, device: torch.device | str, scorer: JointScorer):
-        super().__init__(config, device)
-        self.scorer = scorer
-        self.choices = max(int(PREBEAM * config.beam_size), LEAST)
-
-    def __call__(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> Choice:
-        """As Beam."""
-        choice = super().__call__(logits, normalizer, scores, limits)
-        parents = torch.zeros_like(choice.tokens) if choice.parents is None else choice.parents
-        self.scorer.prefixes.advance(parents, choice.tokens)
-        return choice
-
-    def _continuations(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> tuple[Tensor, ...]:
-        """As Beam, of C candidates."""
-        may_end = (logits[:, EOS, None] - normalizer).view(scores.shape)
-        tokens, values, end = super()._continuations(logits, normalizer, scores, limits)
-        w, (gains, gain) = self.scorer.weight, self.scorer.prefixes.score(tokens)
-        values = (1 - w) * values + w * gains.to(values.dtype)
-        # Where no frame is left for another label, a hypothesis may be too short.
-        end = torch.where((values == NEVER).all(2), may_end, end)
-        return tokens, values, (1 - w) * end + w * gain.to(end.dtype)

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from s2s.decoding.choice import NEVER, Beam, Choice, real
 from s2s.decoding.config import DecodeConfig
+from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
+from s2s.decoding.search.beam import Beam
+from s2s.decoding.search.choice import Choice, real
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import PAD
 

@@ -1,0 +1,99 @@
+"""Several models that rate the next token together.
+
+Shapes: B sentences, K rows a sentence, R = B*K rows, V vocabulary.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from s2s.data.batch import Source
+from s2s.decoding.scorers.model import ModelScorer, scaled
+from s2s.errors import UserError
+from s2s.models.contract import DecoderState
+from s2s.models.encoder_decoder import EncoderDecoder
+from s2s.text.vocabulary import EOS
+
+
+class EnsembleScorer:
+    """The weighted average of the probabilities of several models, each with its own state.
+
+    `linear`: sum of w p. `log_linear`: the product of p^w, normalised again. The weights w are made to sum to 1.
+
+    Args:
+        models: In evaluation mode, all of one target vocabulary.
+        kind: `linear` or `log_linear`.
+        weights: Of each model; empty: all the same.
+        wholes: As ModelScorer's, of each.
+        temperature: As ModelScorer's, of each.
+        eos_scale: As ModelScorer's, of the average.
+
+    Raises:
+        UserError: vocabularies of different sizes, weights that are not one positive number for each model.
+    """
+
+    def __init__(self, models: list[EncoderDecoder], kind: str = "linear", weights: list[float] = (),
+                 wholes: list[nn.Linear] | None = None, temperature: float = 1.0,
+                 eos_scale: float = 1.0):  # fmt: skip
+        sizes = [model.target_vocabulary_size for model in models]
+        if len(set(sizes)) > 1:
+            raise UserError(f"an ensemble needs models of one target vocabulary; theirs have {sizes} symbols")
+        weights = list(weights) or [1.0] * len(models)
+        if len(weights) != len(models) or not min(weights) > 0:
+            raise UserError(f"decode.ensemble_weights={weights}: one positive number is needed for each of "
+                            f"{len(models)} models")  # fmt: skip
+        self.kind, self.weights = kind, [weight / sum(weights) for weight in weights]
+        pairs = zip(models, wholes or [None] * len(models), strict=True)
+        self.scorers, self.eos_scale = [ModelScorer(*pair, temperature) for pair in pairs], eos_scale
+        self.native = False  # the average is not one of the kernels
+        self.max_length = min((m.max_length for m in models if m.max_length is not None), default=None)
+
+    def narrow(self, symbols: Tensor | None, mask: Tensor) -> None:
+        for scorer in self.scorers:
+            scorer.narrow(symbols, mask)
+
+    def prepare(self, sources: tuple[Source, ...], rows: int) -> list[DecoderState]:
+        return [scorer.prepare(sources, rows) for scorer in self.scorers]
+
+    def admit(self, slots: Tensor, prepared: list[DecoderState], which: Tensor, size: int) -> None:
+        for scorer, state in zip(self.scorers, prepared, strict=True):
+            scorer.admit(slots, state, which, size)
+
+    def step(self, tokens: Tensor, live: None = None, fused: bool = False) -> tuple[Tensor, Tensor]:
+        """As ModelScorer.step; the logits are log-probabilities and the normaliser is 0."""
+        parts = (scorer.step(tokens) for scorer in self.scorers)
+        mean = self._mean([logits - normalizer for logits, normalizer in parts])
+        mean[:, EOS] *= self.eos_scale
+        return mean, mean.new_zeros(len(mean), 1)
+
+    def _mean(self, log_probabilities: list[Tensor]) -> Tensor:
+        """Logarithm of the average of distributions over the last dimension."""
+        if self.kind == "log_linear":
+            return sum(w * x for w, x in zip(self.weights, log_probabilities, strict=True)).log_softmax(dim=-1)
+        parts = [x + math.log(w) for w, x in zip(self.weights, log_probabilities, strict=True)]
+        return torch.stack(parts).logsumexp(dim=0)
+
+    def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
+        mean = self._mean([scorer.log_probabilities(sources, decoder_input) for scorer in self.scorers])
+        return scaled(mean.gather(2, target[:, :, None]).squeeze(2), target, self.eos_scale)
+
+    def reorder(self, parents: Tensor) -> None:
+        for scorer in self.scorers:
+            scorer.reorder(parents)
+
+    def free(self, slots: Tensor) -> None:
+        for scorer in self.scorers:
+            scorer.free(slots)
+
+    def release(self, keep: Tensor, slots: int) -> None:
+        for scorer in self.scorers:
+            scorer.release(keep, slots)
+
+    def close(self) -> None:
+        for scorer in self.scorers:
+            scorer.close()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(scorer.nbytes for scorer in self.scorers)

@@ -1,0 +1,95 @@
+"""Beam search, of which greedy search is the case of one hypothesis, and the compiled form of its choice.
+
+Shapes: B sentences, K rows a sentence, R = B*K rows, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from s2s.decoding.config import DecodeConfig
+from s2s.decoding.hypothesis import NEVER
+from s2s.decoding.limits import Limits
+from s2s.decoding.search.choice import Choice, pick, real
+from s2s.native.library import call
+from s2s.text.vocabulary import BOS, EOS, PAD, UNK
+
+
+class Beam:
+    """Beam search: the K best continuations live on, and a hypothesis that ends never costs a place among them.
+
+    Of the up to 2K candidates (the K best continuations by a token and the K rows ended by EOS) an EOS counts only if
+    it is among the K best: a hypothesis that leaves the beam is lost whether it ends or not. This is fairseq's rule.
+
+    Attributes:
+        choices: So many continuations of each row can be chosen, and at least K.
+    """
+
+    choices = 1
+
+    def __init__(self, config: DecodeConfig, device: torch.device | str):
+        self.config = config
+        forbidden = [PAD, BOS, EOS] if config.allow_unknown else [PAD, UNK, BOS, EOS]
+        self.forbidden = torch.tensor(forbidden, device=device)  # EOS is looked at by itself
+
+    def first_scores(self, scores: Tensor) -> Tensor:
+        """All rows of a sentence are the same at first, so only its first one counts. scores: [B, K] zeros."""
+        scores[:, 1:] = NEVER
+        return scores
+
+    def __call__(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> Choice:
+        """logits: [R, V], changed here; normalizer: [R, 1]; scores: [B, K]."""
+        K = scores.size(1)
+        tokens, values, end = self._continuations(logits, normalizer, scores, limits)
+        best, place = (scores[:, :, None] + values).flatten(1).topk(K, dim=1)
+        end_scores = scores + end
+        worst = torch.cat([best, end_scores], dim=1).topk(K, dim=1).values[:, -1:]
+        return Choice(
+            tokens.flatten(1).gather(1, place),
+            None if K == 1 else place.div(tokens.size(2), rounding_mode="floor"),
+            values.flatten(1).gather(1, place),
+            best,
+            end,
+            torch.where(end_scores >= worst, end_scores, NEVER),
+        )
+
+    def _continuations(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> tuple[Tensor, ...]:
+        """Each row's best tokens and their log-probabilities, [B, K, up to K or `choices`], -inf for none; and
+        EOS's, [B, K]."""
+        B, K = scores.shape
+        end = (logits[:, EOS, None] - normalizer).view(B, K)
+        early, late, forced = limits.early(), limits.late(), limits.forced()
+        if forced is not None:
+            forced_value = pick(logits, normalizer, forced[1].expand(B, K))
+        logits.index_fill_(1, self.forbidden, NEVER)
+        values, tokens = logits.topk(min(max(K, self.choices), logits.size(1)), dim=1)
+        width = values.size(1)
+        values, tokens = (values - normalizer).view(B, K, width), tokens.view(B, K, width)
+        if early is not None:
+            end = end.masked_fill(early, NEVER)
+        if late is not None:
+            values = values.masked_fill(late[:, :, None], NEVER)
+        if forced is not None:
+            mask, token = forced
+            values = values.masked_fill(mask[:, :, None], NEVER)
+            values[:, :, 0] = torch.where(mask, forced_value, values[:, :, 0])
+            tokens[:, :, 0] = torch.where(mask, token, tokens[:, :, 0])
+        return tokens, real(values), real(end)  # NaN would be the best of all
+
+    def admit(self, slots: Tensor, numbers: list[int]) -> None:
+        """Nothing is kept for a sentence."""
+
+    def release(self, keep: Tensor, slots: int) -> None:
+        """Nothing is kept for a sentence."""
+
+
+class NativeBeam(Beam):
+    """As Beam, from logits to choice in one pass, which scales the log-probability of EOS too."""
+
+    def __call__(self, logits: Tensor, normalizer: None, scores: Tensor, limits: Limits) -> Choice:
+        """logits: [R, V], unchanged; normalizer: is found here; scores: [B, K]."""
+        B, K = scores.shape
+        chosen, rated = torch.empty(2, B, K, dtype=torch.int64), torch.empty(4, B, K, dtype=torch.float32)
+        ended = call("beam", scores, logits, limits.table, limits.prefix, chosen, rated,
+                     self.config.allow_unknown, self.config.eos_scale)  # fmt: skip
+        tokens, parents = chosen.unbind()
+        return Choice(tokens, None if K == 1 else parents, *rated.unbind(), bool(ended))
