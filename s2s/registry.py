@@ -2,18 +2,25 @@
 
 A component is imported only when it is chosen. A component that has options is a class that carries their dataclass as
 `Config`, whose first field is `type`, the component's name; that of `decode`, of which there are only presets, is the
-dataclass itself. Other people's packages add components through entry points, one group for each kind: a `setup.cfg`
-with `s2s.model = mine = my_package.model:MyModel` makes `model=mine` work.
+dataclass itself.
+
+Other people's packages add components through entry points, one group for each kind: a `setup.cfg` with
+`s2s.model = mine = my_package.model:MyModel` makes `model=mine` work. `s2s.presets` names packages of presets, YAML
+files in a folder for each kind. A folder that the user names by `plugins=[FOLDER]` does the same without being
+installed: its `entry_points.txt` has the groups as sections, its modules lie beside it, and its presets in `conf/`.
 """
 
 import functools
 import importlib
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 from s2s.errors import UserError
 
+ENTRY_POINTS = "entry_points.txt"
 COMPONENTS = {
     "task": {
         "translation": "s2s.tasks.translation:TranslationTask",
@@ -81,10 +88,66 @@ class Names(Sequence):
         return len(self._names())
 
 
+_FOLDERS: list[Path] = []  # what the user has named by `plugins`
+
+
+def add_folder(folder: str) -> None:
+    """Make the components of a folder of the user's own known by name. Nothing of it is imported now.
+
+    Raises:
+        UserError: no such folder, or its entry_points.txt is missing or wrong.
+    """
+    path = Path(folder).resolve()
+    if path in _FOLDERS:
+        return
+    if not (path / ENTRY_POINTS).is_file():
+        raise UserError(f"plugins={folder}: has no {ENTRY_POINTS}, which names its components: lines such as "
+                        "'mine = my_model:MyModel' below [s2s.model]")  # fmt: skip
+    sections = {f"s2s.{kind}" for kind in COMPONENTS}
+    for point in _of_folder(path):
+        if point.group not in sections:
+            raise UserError(f"{path / ENTRY_POINTS}: [{point.group}]: {nearest(point.group, sorted(sections))}")
+        if point.name in _named(point.group.removeprefix("s2s.")):
+            raise UserError(f"{path / ENTRY_POINTS}: [{point.group}] {point.name}: the name is taken")
+    _FOLDERS.append(path)
+    sys.path.append(str(path))  # the last place: it hides no installed package
+    _plugins.cache_clear()
+
+
+def _of_folder(path: Path) -> list[EntryPoint]:
+    import configparser
+
+    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None)
+    parser.optionxform = str
+    try:
+        parser.read_string((path / ENTRY_POINTS).read_text("utf-8"))
+    except (configparser.Error, UnicodeDecodeError) as error:
+        told = str(error).replace("\n", " ")
+        raise UserError(f"{path / ENTRY_POINTS}: {told}") from error
+    return [
+        EntryPoint(name, value, section) for section in parser.sections() for name, value in parser[section].items()
+    ]
+
+
+def folders(part: str) -> list[Path]:
+    """A part of each folder of the user's own."""
+    return [folder / part for folder in _FOLDERS]
+
+
+def preset_packages() -> list[str]:
+    """Packages of presets by their names for `importlib.resources`."""
+    return sorted(point.value for point in entry_points(group="s2s.presets"))
+
+
 @functools.cache
 def _plugins(kind: str) -> dict:
-    """Entry points of installed packages by name."""
-    return {point.name: point for point in entry_points(group=f"s2s.{kind}")}
+    """Entry points of installed packages and of the user's folders by name."""
+    own = [point for folder in _FOLDERS for point in _of_folder(folder) if point.group == f"s2s.{kind}"]
+    return {point.name: point for point in [*own, *entry_points(group=f"s2s.{kind}")]}
+
+
+def _named(kind: str) -> set[str]:
+    return {*COMPONENTS[kind], *_plugins(kind)}
 
 
 def names(kind: str) -> list[str]:

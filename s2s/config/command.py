@@ -122,8 +122,8 @@ def _instead(flag: str, following: str, schema: type) -> str:
     from s2s.config import compose
 
     name, _, value = flag.lstrip("-").partition("=")
-    groups = schemas.groups(schema)
-    known = [*(leaf.key for leaf in schemas.leaves(compose.compose(schema, []))), *groups]
+    built = compose.build(schema, {})
+    known = [*built.known, *built.choices]
     name = name.replace("-", "_")
     for key in known:
         if name in (key, key.rpartition(".")[2]):
@@ -135,27 +135,35 @@ def _instead(flag: str, following: str, schema: type) -> str:
 def _help(name: str, schema: type, config: Any, about: str, multirun: bool, plain: str | None) -> str:
     from s2s.config import compose
 
-    groups = schemas.groups(schema)
     lines = [f"usage: {name} [--config FILE] [--help] [--print-config] [--version]"
              + " [--multirun]" * multirun + (f" {plain.upper()} ..." if plain else "") + " key=value ...",
              "", about, ""]  # fmt: skip
-    if groups:
+    held = list(schemas.held(config))
+    if held:
         lines.append("groups (key=preset):")
-        for key, field in groups.items():
-            lines.append(f"  {key}={{{','.join(compose.presets(field.metadata['group']))}}}")
-            lines.append(f"      {field.metadata['help']}; default {field.metadata['preset'] or 'none'}")
+        for key, field, chosen in held:
+            names = ",".join(compose.presets(field.metadata["group"]))
+            lines.append(f"  {key}=[{names}]" if schemas.is_list(field) else f"  {key}={{{names}}}")
+            default = _value(field.metadata["preset"] or "none")
+            now = "" if chosen in (None, default) or "." not in key else f"; now {chosen}"
+            lines.append(f"      {field.metadata['help']}; default {default}{now}")
         lines.append("")
     lines.append("keys (key: type = default):")
     section = ""
+    hidden = {name for key, field, _ in held for name in (key, f"{key}.type")}
     for leaf in schemas.leaves(config):
-        if leaf.key in groups:
+        if leaf.key in hidden:
             continue
         if "." in leaf.key and leaf.key.split(".")[0] != section:
             section = leaf.key.split(".")[0]
             lines.append(f"\n  {section}:")
-        default = "null" if leaf.default is None else leaf.default
-        if isinstance(default, (list, bool)):
-            default = str(default).replace("'", "").replace(" ", "").replace("True", "true").replace("False", "false")
-        lines.append(f"  {leaf.key}: {leaf.type_name} = {default}")
+        lines.append(f"  {leaf.key}: {leaf.type_name} = {_value(leaf.default)}")
         lines.append(f"      {leaf.metadata['help']}")
     return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    """A default as it would be typed."""
+    if isinstance(value, (list, bool)):
+        return str(value).replace("'", "").replace(" ", "").replace("True", "true").replace("False", "false")
+    return "null" if value is None else str(value)

@@ -5,7 +5,7 @@ Nothing is looked up in a value: `${...}` is text like any other.
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ class Override(NamedTuple):
 
 
 def compose(schema: type, overrides: list) -> Any:
-    """Compose a command's config object from its schema, the chosen presets and the overrides.
+    """Compose a command's config object from its schema, the chosen components and presets, and the overrides.
 
     Args:
         schema: The command's root config dataclass.
@@ -55,59 +55,148 @@ def compose(schema: type, overrides: list) -> Any:
     Raises:
         UserError: unknown key or preset (the nearest one is named), wrong type, value out of bounds.
     """
-    groups = schemas.groups(schema)
-    words = by_key(groups, [Override(*word) for word in overrides])
-    words = {word.key: word for word in _of_task(groups, words)} | words
-    config, known = with_presets(schema, words)
-    for word in words.values():
-        if word.key not in groups:
-            _set(config, word, known, [*groups])
-    schemas.check(config, places={key: word.where for key, word in words.items()})
-    return config
+    words = by_key([Override(*word) for word in overrides])
+    words = by_key(_of_task(schemas.groups(schema), words)) | words
+    built = build(schema, words)
+    built.fill()
+    schemas.check(built.config, places={key: word.where for key, word in words.items()})
+    return built.config
 
 
-def with_presets(schema: type, words: dict[str, Override]) -> tuple[Any, dict[str, schemas.Leaf]]:
-    """A command's config with the presets that are chosen, and the keys that can be set in it. Raises UserError."""
-    config, groups = schema(), schemas.groups(schema)
-    for name, field in groups.items():
-        word, default = words.get(name), field.metadata["preset"]
+def by_key(overrides: list[Override]) -> dict[str, Override]:
+    """The last override of each key. `model.type`, by which a printed config names a component, means the same as
+    `model`, which counts where both are there."""
+    found = {word.key: word for word in overrides}
+    bare = {key: key.removesuffix(".type") for key in found}
+    return {bare[key]: word._replace(key=bare[key]) for key, word in found.items()
+            if bare[key] == key or bare[key] not in found}  # fmt: skip
+
+
+class Built(NamedTuple):
+    """A config object of the components that are chosen.
+
+    Attributes:
+        config: It has their defaults.
+        words: The overrides that are to be set in it, those of presets among them.
+        presets: The keys that presets set, and the user does not.
+        known: The keys that can be set.
+        choices: The keys that choose components, and the type of their values.
+    """
+
+    config: Any
+    words: dict[str, Override]
+    presets: set[str]
+    known: dict[str, schemas.Leaf]
+    choices: dict[str, Any]
+
+    def fill(self) -> None:
+        """Put the values in their places. Raises UserError."""
+        for key, word in self.words.items():
+            if key in self.choices or (key in self.presets and key not in self.known):
+                continue  # a preset's option of a component that the user has replaced
+            _set(self.config, word, self.known, self.choices)
+
+
+def build(schema: type, words: dict[str, Override]) -> Built:
+    """Put the components together that some overrides choose. Raises UserError."""
+    builder = _Builder(dict(words))
+    config = builder.of(schema, "")
+    known = {leaf.key: leaf for leaf in schemas.leaves(config) if "group" not in leaf.metadata}
+    return Built(config, builder.words, builder.words.keys() - words.keys(), known, builder.choices)
+
+
+class _Builder:
+    """Makes config objects from the outside to the inside.
+
+    Args:
+        words: The overrides; those of presets come to them as presets are found.
+    """
+
+    def __init__(self, words: dict[str, Override]):
+        self.words = words
+        self.choices: dict[str, Any] = {}
+
+    def of(self, schema: type, prefix: str) -> Any:
+        """A config object of a schema whose keys begin with `prefix`."""
+        options = {field.name for field in dataclasses.fields(schema)}
+        return schema(**{
+            name: self._several(field, prefix, name, options) if schemas.is_list(field)
+            else self._one(field, prefix, name)
+            for name, field in schemas.groups(schema).items()
+        })  # fmt: skip
+
+    def _one(self, field: dataclasses.Field, prefix: str, name: str) -> Any:
+        key, default = f"{prefix}{name}", field.metadata["preset"]
+        self.choices[key] = str
+        word = self.words.get(key)
         chosen = default if word is None else word.text
         if chosen in (None, "null", ""):
             if default is not None:
-                raise UserError(f"{word.where}{name}=null: a preset is needed, such as {default}")
-            continue
-        setattr(config, name, preset(field.metadata["group"], chosen, name, word.where if word else ""))
-    return config, {leaf.key: leaf for leaf in schemas.leaves(config) if leaf.key not in groups}
+                raise UserError(f"{word.where}{key}=null: a preset is needed, such as {default}")
+            return None
+        return self._component(field.metadata["group"], chosen, key, f"{word.where if word else ''}{key}=")
 
+    def _several(self, field: dataclasses.Field, prefix: str, name: str, options: set[str]) -> dict[str, Any]:
+        key, chosen, found = f"{prefix}{name}", field.metadata["preset"], {}
+        self.choices[key] = list[str]
+        word = self.words.get(key)
+        if word is not None:
+            node = of_word(word.value, list[str], key) if isinstance(word.value, str) else word.value
+            chosen = typed(node, list[str], key, word.file)
+        for label in chosen:
+            section = f"{prefix}{label}"
+            self.choices[section] = str
+            of_type = self.words.get(section)
+            chooser = f"{of_type.where}{section}.type=" if of_type else f"{word.where if word else ''}{key}="
+            if label in found:
+                raise UserError(f"{chooser}{label}: is there twice")
+            if label in options:
+                raise UserError(f"{word.where if word else ''}{key}={label}: is the name of an option beside it; give "
+                                f"it another one, and {prefix}NAME.type={label}")  # fmt: skip
+            found[label] = self._component(
+                field.metadata["group"], of_type.text if of_type else label, section, chooser
+            )
+        return found
 
-def by_key(groups: dict, overrides: list[Override]) -> dict[str, Override]:
-    """The last override of each key. A printed config names its components by `model.type`, which means the same as
-    `model`."""
-    picked = {word.key for word in overrides}
-    types = {f"{name}.type": name for name in groups if name not in picked}
-    return {types.get(word.key, word.key): word._replace(key=types.get(word.key, word.key)) for word in overrides}
+    def _component(self, kind: str, name: str, key: str, chooser: str) -> Any:
+        """The config of a component, or of a preset of it, and what it holds; a message begins with `chooser`."""
+        component, given = _preset(kind, name, chooser)
+        below = by_key([word._replace(key=f"{key}.{word.key}") for word in given])
+        # Where the user chooses another component than the preset does, its options are not for that one.
+        replaced = tuple(f"{inner}." for inner in below.keys() & self.words if not self._same(below, inner))
+        self.words = {inner: word for inner, word in below.items() if not inner.startswith(replaced)} | self.words
+        found = registry.find(kind, component)
+        return self.of(getattr(found, "Config", found), f"{key}.")
+
+    def _same(self, below: dict[str, Override], key: str) -> bool:
+        """Whether an override of a preset has the value that there is already."""
+        values = (
+            word.value.value if isinstance(word.value, Node) else word.value for word in (below[key], self.words[key])
+        )
+        return len(set(map(str, values))) == 1
 
 
 def _of_task(groups: dict, words: dict[str, Override]) -> list[Override]:
     """The defaults that a chosen task has for other keys."""
-    if "task" not in groups or "task" not in words or words["task"].text not in registry.names("task"):
+    word = words.get("task")
+    if "task" not in groups or word is None or word.text not in registry.names("task"):
         return []
-    defaults = getattr(registry.find("task", words["task"].text), "DEFAULTS", {})
+    defaults = getattr(registry.find("task", word.text), "DEFAULTS", {})
     return [Override(key, value) for key, value in defaults.items()]
 
 
-def _set(config: Any, word: Override, known: dict[str, schemas.Leaf], groups: list[str]) -> None:
+def _set(config: Any, word: Override, known: dict[str, schemas.Leaf], choices: Iterable[str]) -> None:
     """Put a value in its place. Raises UserError for an unknown key or a value of another type."""
     key = word.key
     if key not in known:
         if below := next((name for name in known if name.startswith(f"{key}.")), None):
             raise UserError(f"{word.where}{key} is a section: set one of its keys, such as {below}")
-        raise UserError(f"{word.where}unknown key '{key}'; {nearest_key(key, [*known, *groups])}")
+        raise UserError(f"{word.where}unknown key '{key}'; {nearest_key(key, [*known, *choices])}")
     annotation = known[key].annotation
     node = of_word(word.value, annotation, key) if isinstance(word.value, str) else word.value
     *path, name = key.split(".")
     for section in path:
-        config = getattr(config, section)
+        config = schemas.section(config, section)
     setattr(config, name, typed(node, annotation, key, word.file))
 
 
@@ -123,29 +212,39 @@ def nearest_key(key: str, known: list[str]) -> str:
 # --- presets -----------------------------------------------------------------------------------------------------
 
 
-def preset(kind: str, name: str, key: str, where: str = "") -> Any:
-    """The config object of a preset: a component's defaults, or those of a file in conf/, which names its `base`.
+def preset(kind: str, name: str) -> Any:
+    """The config object of a component with its defaults, or with those of a preset. Raises UserError."""
+    component, given = _preset(kind, name, "")
+    found = registry.find(kind, component)
+    built = build(getattr(found, "Config", found), by_key(given))
+    built.fill()
+    return built.config
 
-    Only the component that is chosen is imported. Raises UserError: no such preset; its message begins with `where`
-    and `key`.
+
+def _preset(kind: str, name: str, chooser: str) -> tuple[str, list[Override]]:
+    """The component that a name means, and what a preset, a file in conf/ that names its `base`, sets in it.
+
+    Raises UserError: no such preset; its message begins with `chooser`.
     """
     file = _preset_files(kind).get(name)
     values = yaml_nodes(file.read_bytes(), str(file)).value if file else {}
     component = values.pop("base").value if file else name
     if component not in registry.names(kind):
+        key = chooser.rpartition(": ")[2].rstrip("=")
         hint = _option_called(kind, key, name) or registry.nearest(name, presets(kind))
-        raise UserError(f"{where}{key}={name}: no such preset; {hint}")
-    found = registry.find(kind, component)
-    config = getattr(found, "Config", found)()
-    known = {leaf.key: leaf for leaf in schemas.leaves(config)}
-    for word in flat(values, str(file)):
-        _set(config, word, known, [])
-    return config
+        raise UserError(f"{chooser}{name}: no such preset; {hint}")
+    return component, list(flat(values, str(file)))
+
+
+def preset_folders() -> list[Any]:
+    """Folders with a folder of presets for each kind: the toolkit's, and those of plug-ins (`s2s.presets`)."""
+    return [files(package) for package in (PRESETS, *registry.preset_packages())] + registry.folders("conf")
 
 
 def _preset_files(kind: str) -> dict[str, Any]:
-    folder = files(PRESETS).joinpath(kind)
-    found = folder.iterdir() if folder.is_dir() else []
+    """The files of the presets of a kind by name. Of two with one name the first counts."""
+    folders = [folder.joinpath(kind) for folder in reversed(preset_folders())]
+    found = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
     return {path.name.removesuffix(".yaml"): path for path in found if path.name.endswith(".yaml")}
 
 
@@ -226,4 +325,4 @@ _Dumper.add_representer(str, _text)
 
 def to_yaml(config: Any) -> str:
     """A config object as YAML."""
-    return yaml.dump(dataclasses.asdict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
+    return yaml.dump(schemas.values(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)

@@ -1,7 +1,8 @@
 """The typed schema: config dataclasses whose fields carry their one line of help, their choices and their bounds.
 
-A config dataclass lies beside the class that it configures. Its fields are made with `option`; a field that is a group
-of presets (`model=transformer_base`) is made with `group`.
+A config dataclass lies beside the class that it configures. Its fields are made with `option`. A component that holds
+another one has a field made with `group` (`model=transformer_base`, `model.frontend=gbst model.frontend.block=4`), and
+one that holds several has a field made with `components` (`criterion.terms=[ctc,mine] criterion.mine.weight=0.3`).
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_origin
 
+from s2s import registry
 from s2s.config import shapes
 from s2s.errors import UserError
 
@@ -43,13 +45,62 @@ def option(default: Any, help: str, choices: tuple = (), at_least: float | None 
 
 
 def group(kind: str, preset: str | None, help: str):
-    """A field filled from a group of presets of components of one kind; `preset=None` leaves it empty (null)."""
-    return dataclasses.field(default=None, metadata={"help": help, "group": kind, "preset": preset})
+    """A field that holds the config of one component of a kind. Its value on the command line is the name of a
+    component or of a preset; `preset` is the default, and None leaves the field empty (null)."""
+    return dataclasses.field(
+        default_factory=lambda: _default(kind, preset), metadata={"help": help, "group": kind, "preset": preset}
+    )
+
+
+def components(kind: str, presets: list[str], help: str):
+    """A field that holds the configs of several components of a kind by name. Its value on the command line is the
+    list of their names. The options of each are a section beside the field, which has its name; `NAME.type` is the
+    component, where the name is not that of one."""
+    return dataclasses.field(
+        default_factory=lambda: {name: _default(kind, name) for name in presets},
+        metadata={"help": help, "group": kind, "preset": presets},
+    )
+
+
+def _default(kind: str, preset: str | None) -> Any:
+    from s2s.config.compose import preset as default  # it stands on this module
+
+    return preset and default(kind, preset)
 
 
 def groups(schema: type) -> dict[str, dataclasses.Field]:
-    """The group fields at the top of a command's schema, by name."""
+    """The fields of a config dataclass that hold components, by name."""
     return {field.name: field for field in dataclasses.fields(schema) if "group" in field.metadata}
+
+
+def is_list(field: dataclasses.Field) -> bool:
+    """Whether a field holds several components."""
+    return isinstance(field.metadata["preset"], list)
+
+
+def section(config: Any, name: str) -> Any:
+    """A section of a config object: a field of it, or one of several components that a field holds."""
+    for field in groups(type(config)).values():
+        if is_list(field) and name in getattr(config, field.name):
+            return getattr(config, field.name)[name]
+    return getattr(config, name)
+
+
+def values(config: Any) -> dict[str, Any]:
+    """A config object as nested plain values, as they are written."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if "group" in field.metadata and is_list(field):
+            found[field.name] = list(value)
+            found |= {name: values(part) for name, part in value.items()}
+        elif dataclasses.is_dataclass(value):
+            found[field.name] = values(value)
+        elif isinstance(value, list):
+            found[field.name] = [values(item) if dataclasses.is_dataclass(item) else item for item in value]
+        else:
+            found[field.name] = value
+    return found
 
 
 @dataclasses.dataclass
@@ -81,6 +132,23 @@ class Leaf:
         return getattr(bare, "__name__", str(bare)) + ("?" if bare is not self.annotation else "")
 
 
+def held(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, str | None]]:
+    """The keys that choose the components of a config object, at any depth: key, field, what is chosen."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if "group" not in field.metadata:
+            parts = {field.name: value}
+        elif is_list(field):
+            yield prefix + field.name, field, "[" + ",".join(value) + "]"
+            parts = value
+        else:
+            yield prefix + field.name, field, getattr(value, "type", None)
+            parts = {field.name: value}
+        for name, part in parts.items():
+            if dataclasses.is_dataclass(part):
+                yield from held(part, f"{prefix}{name}.")
+
+
 def without_none(annotation: Any) -> Any:
     """`X` for `X | None`, anything else as it is."""
     if get_origin(annotation) in (typing.Union, types.UnionType):
@@ -94,8 +162,15 @@ def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
+        if "group" in field.metadata and is_list(field):
+            plain = field.metadata["preset"]
+            yield Leaf(prefix + field.name, list[str], list(value), field.metadata, plain)
+            for name, part in value.items():
+                yield from leaves(part, f"{prefix}{name}.")
+        elif dataclasses.is_dataclass(value):
             yield from leaves(value, f"{prefix}{field.name}.")
+        elif "group" in field.metadata:
+            yield Leaf(prefix + field.name, hints[field.name], value, field.metadata, value)
         else:
             # Not `is MISSING`: in a schema that was pickled, as for a launcher of sweeps, it is another object.
             plain = field.default_factory() if callable(field.default_factory) else field.default
@@ -172,9 +247,11 @@ def _met(need: str, found: dict[str, Leaf]) -> bool:
 
 
 def shape(config: type) -> dict[str, Any]:
-    """The shape (`s2s.config.shapes`) of a dataclass's values in a file; those that are missing have their defaults."""
+    """The shape (`s2s.config.shapes`) of a dataclass's values in a file; those that are missing have their defaults.
+    Components are not among them."""
     hints = typing.get_type_hints(config)
-    return {f"{f.name}?": _shape(hints[f.name], f.metadata.get("choices")) for f in dataclasses.fields(config)}
+    plain = [field for field in dataclasses.fields(config) if "group" not in field.metadata]
+    return {f"{field.name}?": _shape(hints[field.name], field.metadata.get("choices")) for field in plain}
 
 
 def _shape(annotation: Any, choices: tuple | None) -> Any:
@@ -196,7 +273,12 @@ def load(config: type, values: Any, where: str) -> Any:
     Raises:
         UserError: unknown keys, wrong types, values out of bounds; `where` names the file.
     """
-    values = shapes.conform(values, shape(config), where)
+    values = shapes.conform(values, shapes.mapping(object), where)
+    held: dict[str, Any] = {}
+    for name, field in groups(config).items():
+        if name in values:
+            held[name] = _held(field, name, values, where)
+    values = shapes.conform(values, shape(config), where) | held
     hints = typing.get_type_hints(config)
     nested = {key: without_none(hints[key]) for key, value in values.items() if isinstance(value, dict)}
     values |= {key: load(kind, values[key], where) for key, kind in nested.items() if dataclasses.is_dataclass(kind)}
@@ -206,3 +288,21 @@ def load(config: type, values: Any, where: str) -> Any:
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     return found
+
+
+def _held(field: dataclasses.Field, name: str, values: dict[str, Any], where: str) -> Any:
+    """The config of the components that a field holds; what a file has for them is taken out of `values`."""
+    kind, value = field.metadata["group"], values.pop(name)
+    if not is_list(field):
+        return None if value is None and field.metadata["preset"] is None else _component(kind, value, name, where)
+    labels = shapes.conform(value, [str], f"{where}: {name}")
+    return {label: _component(kind, values.pop(label, {}), label, where) for label in labels}
+
+
+def _component(kind: str, value: Any, name: str, where: str) -> Any:
+    section = shapes.conform(value, {"type?": str, ...: object}, f"{where}: {name}")
+    try:
+        found = registry.find(kind, section.get("type", name))
+    except UserError as error:
+        raise UserError(f"{where}: {name}: {error}") from error
+    return load(getattr(found, "Config", found), section, f"{where}: {name}")

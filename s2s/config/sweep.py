@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 from s2s.config import compose
-from s2s.config import schema as schemas
 from s2s.config.compose import Override
 from s2s.config.values import choices
 from s2s.errors import Failure, UserError
@@ -95,19 +94,22 @@ def _divided(schema: type, words: list[Override]) -> tuple[list[Override], dict[
     Raises:
         UserError: a value that a job would refuse.
     """
-    groups = schemas.groups(schema)
-    words = list(compose.by_key(groups, words).values())
-    values = {word.key: _values(word, str) for word in words if word.key in groups}
-    first = {key: found[0] for key, found in values.items()}
-    known: dict[str, schemas.Leaf] = {}
-    for choice in [choice for found in values.values() for choice in found] or words[:1]:
-        known |= compose.with_presets(schema, first | {choice.key: choice})[1]
+    words = list(compose.by_key(words).values())
+    values: dict[str, list[Override]] = {}
+    built = compose.build(schema, {})
+    known, choosing = built.known, built.choices
+    while chosen := [word for word in words if word.key in choosing and word.key not in values]:  # one may hold others
+        values |= {word.key: _values(word, choosing[word.key]) for word in chosen}
+        first = {key: found[0] for key, found in values.items()}
+        for choice in [choice for found in values.values() for choice in found]:
+            built = compose.build(schema, first | {choice.key: choice})
+            known, choosing = known | built.known, choosing | built.choices
     functions = {}
     for word in words:
         leaf = known.get(word.key)
         if leaf and not word.file and FUNCTION.fullmatch(word.value) and not (leaf.is_text or leaf.is_list):
             functions[word.key] = word.value
-        elif word.key not in groups:
+        elif word.key not in choosing:
             values[word.key] = _values(word, leaf.annotation if leaf else str)
     fixed = [found[0] for found in values.values() if len(found) == 1]
     swept = {key: found for key, found in values.items() if len(found) > 1}
@@ -116,7 +118,7 @@ def _divided(schema: type, words: list[Override]) -> tuple[list[Override], dict[
         compose.compose(schema, [*start, choice])
     told = {key: ",".join(_quoted(choice.value) for choice in found) for key, found in swept.items()} | functions
     typed = [word.key for word in words if word.key in told]  # the last key changes fastest
-    return fixed, {f"{key}.type" if key in groups else key: told[key] for key in typed}
+    return fixed, {f"{key}.type" if choosing.get(key) is str else key: told[key] for key in typed}
 
 
 def _values(word: Override, annotation: Any) -> list[Override]:

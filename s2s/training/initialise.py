@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from s2s.config import schema
 from s2s.config.schema import option
 from s2s.criterions.distillation import Distillation
 from s2s.errors import UserError
@@ -75,7 +76,7 @@ def initialise(model: nn.Module, task, config) -> list[str]:
         other, before, settings = checkpoint.load_model(path)
         theirs, ours = ({name: p for name, p in m.named_parameters(remove_duplicate=False) if _owner(name) in parts}
                         for m in (other, model))  # fmt: skip
-        _check(path, parts, theirs, ours, settings["model"], dataclasses.asdict(config.model))
+        _check(path, parts, theirs, ours, settings["model"], schema.values(config.model))
         report.append(f"init: {', '.join(part or 'the rest' for part in parts)} from {runs.resolve(path)}")
         remapped: dict[str, str] = {}
         for name, p in ours.items():
@@ -155,7 +156,7 @@ def make_criterion(config, task, device: torch.device):
     """
     criterion = task.criterion(config.criterion)
     if getattr(config.criterion, "r_drop", 0):
-        rates = [value for key, value in _settings(dataclasses.asdict(config.model)).items() if "dropout" in key]
+        rates = [value for key, value in _settings(schema.values(config.model)).items() if "dropout" in key]
         if rates and not any(rates):
             raise UserError("criterion.r_drop: two passes are the same without dropout; set model.dropout")
     if isinstance(criterion, Distillation):

@@ -1,7 +1,6 @@
 """A run from its config: the folder, what will be done, training, and the last words."""
 
 import contextlib
-import dataclasses
 import json
 import shlex
 import signal
@@ -12,7 +11,7 @@ import torch
 
 from s2s import __version__, files
 from s2s.backends import prepacked
-from s2s.config import compose
+from s2s.config import compose, schema
 from s2s.config.documents import read_json, read_yaml
 from s2s.data.iterator import BatchIterator
 from s2s.data.store import Stores
@@ -254,7 +253,7 @@ def _resume_from(run: Path, config, origin: dict) -> Path | None:
     if config.train.calibrate and before["train"].get("calibrate"):
         config.data.batch_tokens = before["data"]["batch_tokens"]
         report(f"note: data.batch_tokens={config.data.batch_tokens}, as calibrated when the run started")
-    now, then = _flat(dataclasses.asdict(config)), _flat(before)
+    now, then = _flat(schema.values(config)), _flat(before)
     changed = {key: (then.get(key), value) for key, value in now.items() if then.get(key) != value}
     fixed = [key for key in changed if key.startswith(FIXED) or key in FIXED_KEYS]
     fixed = [key for key in fixed if key != "data.verify"]
