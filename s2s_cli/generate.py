@@ -22,7 +22,7 @@ Recordings:   s2s-generate checkpoint=RUN input=talk.flac (or a manifest, or a l
 In a pipe:    cat test.de | s2s-generate checkpoint=RUN > hyp.en"""
 
 NAMED = 20  # sentences that have failed; the others are counted
-COMPANIONS = ("prefix", "target", "constraints")  # of whose lines one belongs to each sentence
+COMPANIONS = ("prefix", "target", "constraints", "line_tags")  # of whose lines one belongs to each sentence
 RECORDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aiff", ".au")  # endings that text has not
 
 
@@ -57,6 +57,13 @@ class GenerateCommand:
     prefix: str | None = option(None, "file of target prefixes, a line each, that the hypotheses must start with")
     constraints: str | None = option(
         None, "file of phrases, separated by tabs, for each input line, all of which the hypotheses must hold"
+    )
+    tags: list[str] = option(
+        [], "NAME=VALUE of each tag that the model reads, of all lines, such as target_language=de; of store= those "
+        "that the store knows are the default",
+    )  # fmt: skip
+    line_tags: str | None = option(
+        None, "file of tags for each input line, NAME=VALUE divided by spaces, which go before tags="
     )
     skip_broken: bool = option(
         False, "what cannot be read (a recording, a line that is too long or not UTF-8) is named, counted and left "
@@ -149,8 +156,13 @@ def _check_files(config: GenerateCommand) -> None:
 def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
     """Windows of sentences, and how many sentences there are, if that is known."""
     from s2s.decoding.inputs import Companion, Reading, from_input, from_split
+    from s2s.tasks import tags
 
     size = config.decode.buffer or task.buffer
+    given = tags.parse(config.tags)
+    tags.check_read(task.tags, given)
+    if not config.line_tags and not config.store:
+        tags.numbers(task.tags, given)  # before anything is read
     reading = Reading(size, config.batch_wait, config.max_line_bytes, config.skip_broken)
     companions = [Companion(key, path, task, reading) for key in COMPANIONS if (path := getattr(config, key))]
     if config.store:
@@ -160,12 +172,12 @@ def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
         if difference := task.fits(store):
             raise UserError(f"checkpoint={config.checkpoint[0]} does not fit store={config.store}: {difference}")
         split = store.split(config.split)
-        return from_split(task, split, companions, config.mode == "score", size)
+        return from_split(task, split, companions, config.mode == "score", size, given)
     if config.input in (None, "-") and os.isatty(streams.INPUT):
         print(f"reading {task.reads} from the terminal; Ctrl-D ends", file=sys.stderr)
     if task.reads == "lines" and config.input and config.input.lower().endswith(RECORDINGS):
         raise UserError(f"input={config.input}: is a recording, and the model reads lines of text")
-    return from_input(task, config.input, companions, reading, count=sys.stderr.isatty())
+    return from_input(task, config.input, companions, reading, sys.stderr.isatty(), given)
 
 
 class _Progress:

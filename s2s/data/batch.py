@@ -1,7 +1,8 @@
 """What the model sees: a dataclass of tensors on one device. Lengths are the truth; no mask is made from pad ids."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -32,18 +33,46 @@ class Source(NamedTuple):
         values: Token ids [B, S] int64, or features [B, S, F] float32.
         lengths: [B] int64, positions of each row that are real (EOS included).
         packing: Of rows that hold several examples; the length of a row is then that of all of them.
+        tags: What `EncoderDecoder.encode` is given for a front-end: values of tags by their names, as in Batch.
     """
 
     values: Tensor
     lengths: Tensor
     packing: Packing | None = None
+    tags: Mapping[str, Tensor] = MappingProxyType({})
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Source":
         """`function` of every tensor."""
-        return Source(function(self.values), function(self.lengths), self.packing and self.packing.map(function))
+        tags = {name: function(tag) for name, tag in self.tags.items()} if self.tags else self.tags
+        return Source(function(self.values), function(self.lengths), self.packing and self.packing.map(function), tags)
 
     def to(self, device: torch.device | str) -> "Source":
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+
+class Inputs(NamedTuple):
+    """What a model encodes: the arguments of its `encode`.
+
+    Attributes:
+        sources: One Source for each source of the task.
+        tags: [B] int64 each, by the tag's name.
+    """
+
+    sources: tuple[Source, ...]
+    tags: Mapping[str, Tensor] = MappingProxyType({})
+
+
+def tag_of_positions(tag: Tensor, packing: Packing | None) -> Tensor:
+    """The value of a tag at each position: int64 [B, 1], which holds for the whole row, or [B, S] of packed rows.
+
+    Args:
+        tag: One value for each example, int64 [examples], in the order of rows and segments.
+        packing: Of the rows; None: each row is an example.
+    """
+    if packing is None:
+        return tag[:, None]
+    counts = packing.segments[:, -1:] + 1  # padding repeats the last segment
+    return tag[counts.cumsum(0) - counts + packing.segments]
 
 
 class Counts(NamedTuple):
@@ -66,7 +95,8 @@ class Batch:
         decoder_input: [B, T] int64, BOS + target.
         target: [B, T] int64, target + EOS.
         target_lengths: [B] int64.
-        tags: [B] int64 or None: language, corpus or task of each example.
+        tags: By the tag's name, the number of each example's value in `Spec.tags`, int64 [examples]; those that the
+            model reads. Of packed rows see `tag_of_positions`.
         counts: Host-side sizes.
         target_packing: Of `decoder_input` and `target`, where rows hold several examples: segment k of a target row
             belongs to segment k of the source row. `ids` then has more entries than there are rows.
@@ -78,7 +108,7 @@ class Batch:
     target: Tensor
     target_lengths: Tensor
     counts: Counts
-    tags: Tensor | None = None
+    tags: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     target_packing: Packing | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -98,14 +128,14 @@ class Batch:
         cut, middle = (_segments, len(self.ids) // 2) if rows == 1 else (_rows, rows // 2)
         if rows > 1 and packing is not None:
             middle = int((packing.segments[:middle, -1] + 1).sum())  # examples, not rows
-        sources = zip(*(cut(*source) for source in self.sources), strict=True)
+        sources = zip(*(cut(*source[:3]) for source in self.sources), strict=True)
         inputs = cut(self.decoder_input, self.target_lengths, packing)
         targets = cut(self.target, self.target_lengths, packing)
         halves = []
         for place, source, shown, target in zip(
             (slice(middle), slice(middle, None)), sources, inputs, targets, strict=True
         ):
-            ids, tags = self.ids[place], None if self.tags is None else self.tags[place]
+            ids, tags = self.ids[place], {name: tag[place] for name, tag in self.tags.items()}
             sums = [_sizes(source), _sizes([target])]
             counts = Counts(len(ids), *(real for real, _ in sums), *(padding for _, padding in sums))
             halves.append(Batch(ids, source, shown.values, target.values, target.lengths, counts, tags, target.packing))
@@ -118,7 +148,7 @@ class Batch:
             decoder_input=function(self.decoder_input),
             target=function(self.target),
             target_lengths=function(self.target_lengths),
-            tags=None if self.tags is None else function(self.tags),
+            tags={name: function(tag) for name, tag in self.tags.items()},
             target_packing=self.target_packing and self.target_packing.map(function),
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s2s.data.batch import Source
+from s2s.data.batch import Inputs
 from s2s.decoding.config import DecodeConfig
 from s2s.errors import UserError
 from s2s.models.encoder_decoder import EncoderDecoder
@@ -38,11 +38,11 @@ class Attention:
             self.layers.append(layer - 1)
 
     @torch.inference_mode()
-    def __call__(self, sources: tuple[Source, ...], decoder_input: Tensor) -> np.ndarray:
+    def __call__(self, inputs: Inputs, decoder_input: Tensor) -> np.ndarray:
         """float32 [B, T, S]; decoder_input: [B, T] int64, BOS first. Row t is of the position that predicts token t."""
         total = 0
         for model, layer in zip(self.models, self.layers, strict=True):
-            weights = model.cross_attention(model.encode(sources), decoder_input, layer)
+            weights = model.cross_attention(model.encode(*inputs), decoder_input, layer)
             total = total + (weights.mean(dim=1) if self.head is None else weights[:, self.head - 1])
         return (total / len(self.models)).cpu().numpy()
 

@@ -37,7 +37,7 @@ def generator_of(task, models: list[nn.Module], config: DecodeConfig, seed: int 
         options["language_model"] = load_language_model(config.language_model, task, device)
     if "forbidden" not in options:
         options |= read_files(task, config)
-    options = {"detokenize": task.detokenize, "seconds": task.frame_seconds,
+    options = {"text": task.text, "seconds": task.frame_seconds,
                "closing": task.target_transform.closing, "max_source": task.max_source, **options}  # fmt: skip
     return Generator(models, config, task.collate_sources, seed, **options)
 

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s2s.data.batch import Source
+from s2s.data.batch import Inputs
 from s2s.decoding.budget import room, together
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import NEVER, Hypothesis
@@ -61,7 +61,7 @@ IDLE_SHARE = 1 / 2
 GROW = 1.5
 
 Ids = list[int]
-Collate = Callable[[list[Ids], torch.device], tuple[Source, ...]]
+Collate = Callable[[list[Ids], torch.device], Inputs]
 
 
 class Sentence(NamedTuple):

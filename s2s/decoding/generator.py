@@ -12,7 +12,7 @@ from torch import Tensor
 
 from s2s.backends.native import mixing
 from s2s.backends.prepare import prepare
-from s2s.data.batch import Source
+from s2s.data.batch import Inputs
 from s2s.decoding.alignment import Attention, coverage
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.engine import Engine, Sentence
@@ -37,10 +37,11 @@ from s2s.decoding.times import Chunks, token_times
 from s2s.errors import Failure, UserError
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.language_model import LanguageModel
+from s2s.tasks.tags import plain
 from s2s.text.vocabulary import BOS, EOS
 
 Ids = list[int]
-Collate = Callable[[list[Ids], torch.device], tuple[Source, ...]]
+Collate = Callable[[list[Ids], torch.device], Inputs]
 
 
 class Generator:
@@ -55,7 +56,7 @@ class Generator:
         seed: Of sampling.
         forbidden: Token ids of each phrase of decode.forbidden.
         allowed: Token ids of each output of decode.allowed.
-        detokenize: Ids to text, for decode.mbr.
+        text: Makes a hypothesis readable, of its ids and its source without tags, for decode.mbr.
         alignment: Whether hypotheses are given their alignments.
         shortlist: That of decode.shortlist.
         draft: The model of decode.speculative=draft.
@@ -75,7 +76,7 @@ class Generator:
 
     def __init__(self, models: list[EncoderDecoder], config: DecodeConfig, collate: Collate, seed: int = 1,
                  *, forbidden: Sequence[Ids] = (), allowed: Sequence[Ids] = (), alignment: bool = False,
-                 detokenize: Callable[[Ids], str] | None = None,
+                 text: Callable[[Ids, Ids], str] | None = None,
                  shortlist: Shortlist | None = None, draft: EncoderDecoder | None = None,
                  language_model: LanguageModel | None = None,
                  timestamps: bool = False, seconds: float | None = None, max_source: int | None = None,
@@ -84,7 +85,7 @@ class Generator:
         config.check()
         self.closing = closing
         self.config, self.collate, self.alignment = config, collate, alignment
-        self.detokenize = detokenize
+        self.text = text
         if shortlist and any(type(model.output) is not torch.nn.Linear for model in models):
             raise UserError("decode.shortlist: takes rows of an output matrix, and this model's output is none")
         wholes = [model.output for model in models] if shortlist else None
@@ -254,7 +255,7 @@ class Generator:
                 if some:
                     n_best = [replace(one, unmet=lacking(one.ids, some)) for one in n_best]
                 if self.config.mbr != "none":
-                    texts = [self.detokenize(one.ids) for one in n_best]
+                    texts = [self.text(one.ids, plain(sources[number])) for one in n_best]
                     n_best = [n_best[most_like_all(texts, self.config.mbr)]]
                 yield n_best
         finally:

@@ -5,11 +5,12 @@ A stream (a pipe, standard input) is read once, as it comes: what is known of a 
 and which of its recordings are broken, is known of a stream when it is there.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from s2s.data.lines import MAX_LINE_BYTES, STANDARD_INPUT, LineReader, decode_li
 from s2s.data.store import Split
 from s2s.decoding.hypothesis import Skipped
 from s2s.errors import UserError
+from s2s.tasks import tags
+from s2s.tasks.tags import Tags
 from s2s.text.tokenizer import is_blank
 from s2s.text.vocabulary import UNK
 
@@ -26,6 +29,7 @@ CHECKED = 64  # recordings
 
 Ids = list[int]
 Encode = Callable[[list], list]
+NO_TAGS: Tags = MappingProxyType({})
 MANIFESTS, LISTS = (".tsv", ".jsonl"), (".txt", ".list")
 
 
@@ -33,12 +37,14 @@ MANIFESTS, LISTS = (".tsv", ".jsonl"), (".txt", ".list")
 class Window:
     """Some consecutive sentences, as a task makes them (of text: token ids without EOS); `companions` are target
     prefixes, or targets to score, `constraints` the phrases that the hypotheses of each sentence must hold. A source
-    may be the UserError or Failure with which its sentence has failed already. `unit`: what a sentence is called."""
+    may be the UserError or Failure with which its sentence has failed already. `unit`: what a sentence is called.
+    `tags`: those of all sentences, or of each (s2s/tasks/tags.py)."""
 
     sources: list
     companions: list[Ids] | None
     constraints: list[list[Ids]] | None = None
     unit: str = "line"
+    tags: Tags | list[Tags] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -215,7 +221,7 @@ class Companion:
     """A file or a stream with a line for each sentence.
 
     Args:
-        key: `prefix`, `target`, or `constraints`: phrases that are separated by tabs.
+        key: `prefix`, `target`, `constraints`: phrases that are separated by tabs, or `line_tags`: NAME=VALUE.
         path: The file; `-` is standard input.
         task: It encodes them.
         reading: How its lines are read.
@@ -223,8 +229,9 @@ class Companion:
 
     def __init__(self, key: str, path: str, task, reading: Reading):
         self.key, self.path = key, named(path)
+        self.task = task
         self.encode = {"prefix": task.encode_prefixes, "target": task.encode_target,
-                       "constraints": task.encode_phrases}[key]  # fmt: skip
+                       "constraints": task.encode_phrases}.get(key)  # fmt: skip
         self.reading = replace(reading, skip_broken=False)
         self.counts = self.path is not STANDARD_INPUT and not is_stream(self.path)
         self.reader = LineReader(self.path, reading.max_line_bytes)
@@ -235,17 +242,19 @@ class Companion:
             raise self._unequal(one, total, count)
 
     def take(self, one: str, count: int) -> list:
-        """What belongs to the next `count` sentences of the input `one`: ids, or the ids of phrases.
+        """What belongs to the next `count` sentences of the input `one`: ids, or the ids of phrases, or tags.
 
         Raises:
             UserError: as `line_windows`; there are not so many; a prefix or constraint that has a symbol which the
-                vocabulary lacks.
+                vocabulary lacks; a tag that the model does not know.
         """
         lines, first = self.reader.take(count), self.reader.line + 1
         first -= len(lines)
         if len(lines) < count:
             raise self._unequal(one, None, self.reader.line)
         rows = [[line] for line in decode_lines(b"".join(lines), str(self.path), first)]
+        if self.key == "line_tags":
+            return [self._tags(line, first + number) for number, (line,) in enumerate(rows)]
         if self.key == "constraints":
             rows = [[phrase for phrase in line.split("\t") if not is_blank(phrase)] for (line,) in rows]
         texts = [text for row in rows for text in row]
@@ -255,6 +264,14 @@ class Companion:
         found = iter(ids)
         rows = [list(islice(found, len(row))) for row in rows]
         return rows if self.key == "constraints" else [row[0] for row in rows]
+
+    def _tags(self, line: str, number: int) -> Tags:
+        try:
+            found = tags.parse(line.split())
+            tags.check_read(self.task.tags, found)
+            return found
+        except UserError as error:
+            raise UserError(f"{self.path}:{number}: {error}") from error
 
     def end(self, one: str, total: int) -> None:
         """Close it. Raises UserError if it has more lines than there are sentences."""
@@ -313,7 +330,7 @@ def read_phrases(key: str, path: str | None, encode: Encode, needed: bool = Fals
 
 
 def from_input(task, path: str | None, companions: list[Companion], reading: Reading,
-               count: bool = False) -> tuple[Iterator[Window], int | None]:  # fmt: skip
+               count: bool = False, given: Tags = NO_TAGS) -> tuple[Iterator[Window], int | None]:  # fmt: skip
     """Sentences of a file or a stream.
 
     Args:
@@ -323,6 +340,7 @@ def from_input(task, path: str | None, companions: list[Companion], reading: Rea
         companions: Files of lines that belong to them.
         reading: How.
         count: Whether to count the lines of a file for their own sake.
+        given: Tags of all sentences; those of a line go before.
 
     Returns:
         Windows, and the number of sentences, if it is known beforehand.
@@ -341,10 +359,12 @@ def from_input(task, path: str | None, companions: list[Companion], reading: Rea
         items = None if streams else _recordings(source, reading)
         total = None if items is None else len(items)
         sources = _recording_sources(task, source, items, reading)
-    return _windows(str(source), ((some, None) for some in sources), companions, total, task.reads[:-1]), total
+    parts = ((some, None, {}) for some in sources)
+    return _windows(str(source), parts, companions, total, task.reads[:-1], given), total
 
 
-def from_split(task, split: Split, companions: list[Companion], score: bool, size: int) -> tuple[Iterator[Window], int]:
+def from_split(task, split: Split, companions: list[Companion], score: bool, size: int,
+               given: Tags = NO_TAGS) -> tuple[Iterator[Window], int]:  # fmt: skip
     """Sentences of a split.
 
     Args:
@@ -353,6 +373,7 @@ def from_split(task, split: Split, companions: list[Companion], score: bool, siz
         companions: Files of lines that belong to them.
         score: Without a file of targets, the split's own are the companions.
         size: Sentences a window.
+        given: Tags of all sentences, before those that the store knows.
 
     Returns:
         Windows, and the number of sentences.
@@ -361,32 +382,44 @@ def from_split(task, split: Split, companions: list[Companion], score: bool, siz
         UserError: as `from_input`.
     """
 
-    def parts() -> Iterator[tuple[list, list[Ids] | None]]:
+    def parts() -> Iterator[tuple[list, list[Ids] | None, list[Tags]]]:
         for start in range(0, len(split), size):
             numbers, targets = np.arange(start, min(start + size, len(split))), None
             if score and not companions:
                 flat, lengths = split.gather("target", numbers)
                 rows = np.split(flat, np.cumsum(lengths[:-1]))
                 targets = [task.target_transform.apply(row).tolist() for row in rows]
-            yield task.inputs(split, numbers), targets
+            yield task.inputs(split, numbers), targets, tags.of_split(split, numbers) if task.tags else {}
 
-    return _windows(f"split '{split.name}'", parts(), companions, len(split), "sentence"), len(split)
+    return _windows(f"split '{split.name}'", parts(), companions, len(split), "sentence", given), len(split)
 
 
-def _windows(one: str, parts: Iterator, companions: list[Companion], total: int | None, unit: str) -> Iterator[Window]:
-    """Windows of (sources, targets or None), with what belongs to them."""
+def _windows(one: str, parts: Iterator, companions: list[Companion], total: int | None, unit: str,
+             given: Tags) -> Iterator[Window]:  # fmt: skip
+    """Windows of (sources, targets or None, tags of each or of all), with what belongs to them."""
     for companion in companions:
         companion.check(one, total)
     read = 0
-    for sources, targets in parts:
-        window = Window(sources, targets, unit=unit)
+    for sources, targets, known in parts:
+        window = Window(sources, targets, unit=unit, tags=_over(known, given))
         for companion in companions:
             found = companion.take(one, len(sources))
             if companion.key == "constraints":
                 window.constraints = found
+            elif companion.key == "line_tags":
+                window.tags = [{**_of(window.tags, i), **mine} for i, mine in enumerate(found)]
             else:
                 window.companions = found
         read += len(sources)
         yield window
     for companion in companions:
         companion.end(one, read)
+
+
+def _over(known: Tags | list[Tags], given: Tags) -> Tags | list[Tags]:
+    """Tags of all sentences or of each, under those that are given."""
+    return {**known, **given} if isinstance(known, Mapping) else [{**one, **given} for one in known]
+
+
+def _of(known: Tags | list[Tags], place: int) -> Tags:
+    return known if isinstance(known, Mapping) else known[place]

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import torch
 
-from s2s.data.batch import Source
+from s2s.data.batch import Inputs
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.ctc import align
 from s2s.decoding.hypothesis import Hypothesis, Word
@@ -19,26 +19,26 @@ Times = list[tuple[float, float]]
 
 @torch.inference_mode()
 def token_times(
-    model: EncoderDecoder, sources: tuple[Source, ...], targets: list[Ids], seconds: float
+    model: EncoderDecoder, inputs: Inputs, targets: list[Ids], seconds: float
 ) -> list[Times | None]:
     """From when to when each token is said, in seconds from the beginning.
 
     Args:
         model: With CTC.
-        sources: A batch of its input, features.
+        inputs: A batch of recordings.
         targets: Token ids of each.
         seconds: From one frame of the features to the next.
 
     Returns:
         For each target; None: it has no alignment.
     """
-    memory = model.encode(sources)
+    memory = model.encode(*inputs)
     found = align(model.ctc_log_probabilities(memory), memory.lengths, targets)
     step = seconds * LONG / model.memory_length(LONG)
     return [None if rows is None else [(float(a * step), float(b * step)) for a, b in rows] for rows in found]
 
 
-def words(ids: Ids, times: Times, detokenize: Callable[[Ids], str]) -> list[Word]:
+def words(ids: Ids, times: Times, text: Callable[[Ids], str]) -> list[Word]:
     """The words of a hypothesis, which are what spaces separate in its text.
 
     A token belongs to the word that it lengthens; one that lengthens none (a space) to none.
@@ -46,14 +46,14 @@ def words(ids: Ids, times: Times, detokenize: Callable[[Ids], str]) -> list[Word
     found: list[Word] = []
     before = 0
     for count, (start, end) in enumerate(times, 1):
-        pieces = detokenize(ids[:count]).split()
+        pieces = text(ids[:count]).split()
         letters = sum(map(len, pieces))
         if letters > before:
             found += [Word("", start, end) for _ in pieces[len(found) :]]
             found[-1].end = end
         before = letters
-    for word, text in zip(found, detokenize(ids).split(), strict=False):
-        word.word = text
+    for word, spelled in zip(found, text(ids).split(), strict=False):
+        word.word = spelled
     return found
 
 

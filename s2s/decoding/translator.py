@@ -3,7 +3,8 @@
 import dataclasses
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import count, islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from s2s.decoding.compose import generator_of, read_files
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator, longest_source
 from s2s.decoding.hypothesis import Hypothesis, Translation
-from s2s.decoding.inputs import Window, check_known
+from s2s.decoding.inputs import NO_TAGS, Window, check_known
 from s2s.decoding.scorers.language_model import load_language_model
 from s2s.decoding.times import words
 from s2s.errors import UserError
+from s2s.tasks.tags import Tags, check_read, numbers
 from s2s.training.checkpoint import load_model
 from s2s.training.run import choose_device
 
@@ -94,6 +96,7 @@ class Translator:
         alignment: bool = False,
         timestamps: bool = False,
         seed: int = 1,
+        tags: Tags | Iterable[Tags] = NO_TAGS,
         **options,
     ) -> Iterator:
         """Translate lines as they come, `buffer` of them at a time.
@@ -109,6 +112,7 @@ class Translator:
             alignment: Whether Translations are given their alignments.
             timestamps: Whether Translations of recordings are given when their words are said.
             seed: Of sampling.
+            tags: For a model that reads tags, such as {"target_language": "de"}: of all lines, or of each.
             options: Other keys of `decode`.
 
         Returns:
@@ -127,9 +131,16 @@ class Translator:
             raise UserError("alignment=True needs hypotheses=True: a text has none")
         if timestamps and not hypotheses:
             raise UserError("timestamps=True needs hypotheses=True: a text has none")
-        windows = self._windows(lines, prefixes, config.buffer or self.task.buffer)
+        if isinstance(tags, Mapping):
+            self.check_tags(tags)
+        windows = self._windows(lines, prefixes, tags, config.buffer or self.task.buffer)
         results = self.decode(windows, config, seed, alignment=alignment, timestamps=timestamps)
         return self._warned(results, hypotheses, self.limit(config))
+
+    def check_tags(self, tags: Tags) -> None:
+        """Raise UserError for tags that are not exactly those that the model reads, with values that it knows."""
+        check_read(self.task.tags, tags)
+        numbers(self.task.tags, tags)
 
     def limit(self, config: DecodeConfig) -> int | None:
         """Tokens, or positions of the encoder, of the longest source that is not cut; None: any is."""
@@ -193,10 +204,11 @@ class Translator:
     def _decode(self, generator: Generator, windows: Iterable[Window], score: bool, progress, first: int) -> Iterator:
         for window in windows:
             sources, companions = window.sources, window.companions
+            tagged = self.task.tagged(sources, window.tags)
             if score:
-                results = ([one] for one in generator.score(sources, companions, progress))
+                results = ([one] for one in generator.score(tagged, companions, progress))
             else:
-                results = generator.generate(sources, companions, progress, first, window.constraints)
+                results = generator.generate(tagged, companions, progress, first, window.constraints)
             for index, n_best in enumerate(results):
                 if generator.config.on_error == "stop":
                     n_best[0].check(f"{window.unit} {first + index + 1}")
@@ -208,30 +220,39 @@ class Translator:
             return Translation(**vars(hypothesis), text="", tokens=[])
         symbols = None
         if hypothesis.alignment is not None:
-            source = generator.cut(source)
-            symbols = self.task.source_symbols(source, self.models[0].memory_length(len(source)))
+            seen = generator.cut(source)
+            symbols = self.task.source_symbols(seen, self.models[0].memory_length(len(seen)))
         # The hypothesis of an empty source was not asked of any model, not even its EOS.
         end = ["</s>"] if hypothesis.token_log_probabilities else []
-        times = hypothesis.times
+        times, readable = hypothesis.times, partial(self.task.text, source=source)
         return Translation(
             **vars(hypothesis),
-            text=self.task.detokenize(hypothesis.ids),
+            text=readable(hypothesis.ids),
             tokens=[self.symbols[i] for i in hypothesis.ids] + end,
             source_tokens=symbols,
-            words=None if times is None else words(hypothesis.ids, times, self.task.detokenize),
+            words=None if times is None else words(hypothesis.ids, times, readable),
         )
 
-    def _windows(self, lines: Iterable[str], prefixes: Iterable[str] | None, size: int) -> Iterator[Window]:
+    def _windows(self, lines: Iterable[str], prefixes: Iterable[str] | None, tags: Tags | Iterable[Tags],
+                 size: int) -> Iterator[Window]:  # fmt: skip
         pairs = ((line, "") for line in lines) if prefixes is None else _pairs(lines, prefixes)
-        read = 0
+        each, read = None if isinstance(tags, Mapping) else iter(tags), 0
         while window := list(islice(pairs, size)):
             sources, starts = ([line.rstrip("\r\n") for line in side] for side in zip(*window, strict=True))
             companions = None
             if prefixes is not None:
                 companions = self.task.encode_prefixes(starts)
                 check_known(companions, starts, (f"prefixes, line {number}" for number in count(read + 1)))
+            mine = tags if each is None else list(islice(each, len(window)))
+            if each is not None and len(mine) < len(window):
+                raise UserError("tags: there must be as many as lines, or one mapping for all of them")
+            for number, one in enumerate(mine if each else (), read + 1):
+                try:
+                    self.check_tags(one)
+                except UserError as error:
+                    raise UserError(f"tags, line {number}: {error}") from error
             read += len(window)
-            yield Window(self.task.encode_each(sources), companions, unit=self.task.reads[:-1])
+            yield Window(self.task.encode_each(sources), companions, unit=self.task.reads[:-1], tags=mine)
 
     def _warned(self, results: Iterator[list[Translation]], hypotheses: bool, limit: int | None) -> Iterator:
         unit = self.task.reads[:-1]

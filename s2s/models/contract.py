@@ -6,6 +6,7 @@ Shapes: B rows, S source positions, T target positions, K rows a sentence, R = B
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -60,11 +61,13 @@ class States:
         values: [B, S, D], right-padded.
         lengths: [B] int64, real positions of each row; a front-end may have changed them.
         packing: Of rows that hold several examples.
+        tags: Numbers of the tags' values by name, as `Batch.tags`; the model sets them.
     """
 
     values: Tensor
     lengths: Tensor
     packing: Packing | None = None
+    tags: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -77,6 +80,7 @@ class Memory:
         mask: Bool [B, 1, 1, S], true at real positions.
         segments: [B, S] int64, which example of its row each position belongs to, where rows are packed; else None.
         auxiliary: Further outputs by name (CTC logits, gate rates).
+        tags: As of States.
     """
 
     states: list[Tensor]
@@ -84,6 +88,7 @@ class Memory:
     mask: Tensor
     segments: Tensor | None = None
     auxiliary: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    tags: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
     @property
     def top(self) -> Tensor:

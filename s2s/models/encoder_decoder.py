@@ -9,7 +9,8 @@ Shapes: B sentences, S source positions, T target positions, K rows a sentence, 
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from s2s.data.batch import Packing, Source
 from s2s.models.contract import DecoderOutput, DecoderState, Memory
 from s2s.nn.attention import length_mask
 from s2s.nn.initialise import initialise
+
+NO_TAGS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class EncoderDecoder(nn.Module):
@@ -38,6 +41,12 @@ class EncoderDecoder(nn.Module):
         """The parts of a model; those that it does not have are None."""
         self.frontend, self.encoder, self.bridge = frontend, encoder, bridge
         self.decoder, self.output = decoder, output
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Names of the tags that the model reads: those that its modules name in an attribute `tags`."""
+        parts = (module for module in self.modules() if module is not self)
+        return tuple(dict.fromkeys(name for part in parts for name in getattr(part, "tags", ())))
 
     @staticmethod
     def draw(*modules: nn.Module | None) -> None:
@@ -79,23 +88,35 @@ class EncoderDecoder(nn.Module):
         """Positions in the Memory of a source of so many tokens or frames, at most."""
         return length if self.frontend is None else self.frontend.most(length)
 
-    def encode(self, sources: tuple[Source, ...], tags: Tensor | None = None) -> Memory:
-        """The memory of sentences; padded positions hold no meaning."""
+    def encode(self, sources: tuple[Source, ...], tags: Mapping[str, Tensor] = NO_TAGS) -> Memory:
+        """The memory of sentences; padded positions hold no meaning. tags: as `Batch.tags`."""
         (source,) = sources
+        memory = self._encode(source._replace(tags=tags))
+        memory.tags = tags
+        return memory
+
+    def _encode(self, source: Source) -> Memory:
+        """As `encode`, of its source with its tags."""
         if self.encoder is None:  # nothing of a source, whatever it is, but that it is there
             segments = source.packing and source.packing.segments
             return Memory([], source.lengths, length_mask(source.lengths, source.values.size(1)), segments)
         if self.training or self.together is None or source.values.device.type != "cpu":
-            return self.bridge.join([self.encoder(self.frontend(source))])
+            return self._encode_at_once(source)
         # A few rows of about one length at a time: computing on padding takes as long as on what is real.
         order = source.lengths.argsort(descending=True)
         sizes, parts, first = source.lengths[order].tolist(), [], 0
         while first < len(sizes):
             rows = order[first : first + max(1, self.together // self.memory_length(sizes[first]))]
-            part = Source(source.values[rows, : sizes[first]], source.lengths[rows])
-            parts.append(self.bridge.join([self.encoder(self.frontend(part))]))
+            tags = {name: tag[rows] for name, tag in source.tags.items()}
+            part = Source(source.values[rows, : sizes[first]], source.lengths[rows], tags=tags)
+            parts.append(self._encode_at_once(part))
             first += len(rows)
         return parts[0] if len(parts) == 1 and sizes == source.lengths.tolist() else _joined(parts, order.argsort())
+
+    def _encode_at_once(self, source: Source) -> Memory:
+        states = self.frontend(source)
+        states.tags = source.tags
+        return self.bridge.join([self.encoder(states)])
 
     def ctc_log_probabilities(self, memory: Memory, which: int = -1) -> Tensor:
         """CTC on the states of an encoder's layer, `memory.states[which]`: log-probabilities [B, S', V], float32 at

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field, replace
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import Translation
-from s2s.decoding.inputs import Window
+from s2s.decoding.inputs import NO_TAGS, Window
 from s2s.decoding.translator import Translator
 from s2s.errors import UserError
 from s2s.serving.cost import cost
 from s2s.serving.metrics import Metrics
+from s2s.tasks.tags import Tags
 
 SHARE = 1 / 4  # a batch gives way to lines that cost at most so much of what it costs
 SOON = 1 / 5  # of the seconds of a batch, that one which should take longer works before it gives way, and in between
@@ -51,6 +52,7 @@ class Job:
         seed: Of samples.
         caller: Who asks; callers take turns.
         future: The n-best list of each line; to cancel it takes the request back.
+        tags: Of all lines.
         taken: Lines that have been given to a batch; the first ones.
         found: What has been found for each line.
         left: Lines that are not decoded yet.
@@ -61,16 +63,17 @@ class Job:
     config: DecodeConfig
     seed: int
     caller: str
+    tags: dict[str, str] = field(default_factory=dict)
     future: Future = field(default_factory=Future)
     taken: int = 0
     start: float = field(default_factory=time.perf_counter)
 
     @classmethod
     def of(cls, translator: Translator, sources: list[list[int]], config: DecodeConfig, seed: int = 1,
-           caller: str = "") -> "Job":  # fmt: skip
+           caller: str = "", tags: Tags = NO_TAGS) -> "Job":  # fmt: skip
         """What is wanted of a translator."""
         costs = [cost(config, len(ids), translator.max_length) for ids in sources]
-        return cls([array("i", ids) for ids in sources], costs, config, seed, caller)
+        return cls([array("i", ids) for ids in sources], costs, config, seed, caller, dict(tags))
 
     def __post_init__(self):
         self.left = len(self.sources)
@@ -276,7 +279,7 @@ class Batcher:
         jobs.pop().finish(error)
 
     def _translate(self, batch: Batch, config: DecodeConfig, tick: Callable[[], None]) -> None:
-        window = Window([job.sources[i].tolist() for job, i in batch], None)
+        window = Window([job.sources[i].tolist() for job, i in batch], None, tags=[job.tags for job, _ in batch])
         lead, first = batch[0]
         config = replace(config, on_error="mark")
         found = self.translator.decode([window], config, lead.seed, first=first, tick=tick)

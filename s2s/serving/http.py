@@ -164,12 +164,16 @@ class Service:
         config = self._config(asked.model_dump(include=set(self.bounds.options)))
         if config.n_best > 1 and not asked.hypotheses:
             raise HTTPException(400, f'n_best={config.n_best} needs "hypotheses": true: one text belongs to one line')
+        try:
+            self.translator.check_tags(asked.tags)
+        except UserError as error:
+            raise HTTPException(400, f"tags: {error}") from error
         sources = self.translator.task.encode(asked.lines)
         if (most := self.translator.limit(config)) is not None:
             for number, ids in enumerate(sources, 1):
                 if len(ids) > most:
                     raise HTTPException(413, f"line {number} has {len(ids)} tokens; at most {most} are taken")
-        job = Job.of(self.translator, sources, config, asked.seed, caller)
+        job = Job.of(self.translator, sources, config, asked.seed, caller, asked.tags)
         if (costs := sum(job.costs)) > self.bounds.cost:
             raise HTTPException(413, f"the request may cost {costs:,}, of its tokens and its beam_size or n_best "
                                      "hypotheses at their greatest length; at most "

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from s2s.decoding.config import DecodeConfig
 
 GREATEST = 2**31 - 1  # of whole numbers without a bound of their own
-OWN = ("lines", "hypotheses", "seed")  # keys that are not of `decode`
+OWN = ("lines", "hypotheses", "seed", "tags")  # keys that are not of `decode`
 
 
 class Request(BaseModel):
@@ -20,6 +20,7 @@ class Request(BaseModel):
     lines: list[str] = Field(description="what to translate")
     hypotheses: bool = Field(False, description="whether a line is answered with a list of objects, not with a text")
     seed: int = Field(1, ge=0, lt=2**63, description="of samples")
+    tags: dict[str, str] = Field({}, description="values of the tags that the model reads, of all lines")
 
 
 class Hypothesis(BaseModel):

@@ -13,6 +13,7 @@ from s2s.data.iterator import DataConfig, Draw
 from s2s.data.spec import Spec
 from s2s.data.store import Split, Store, Stores
 from s2s.errors import UserError
+from s2s.tasks import tags
 from s2s.tasks.text import TextTask, stages
 from s2s.tasks.translation import PairDataset
 from s2s.text.tokenizer import load_tokenizer
@@ -42,16 +43,16 @@ class LanguageModelingTask(TextTask):
     def setup(cls, store: Store | Stores, target_transform: str = "none") -> "LanguageModelingTask":
         """The task of a store, whatever its source side is."""
         _, target = store.tokenizers()
-        return cls(target, target_transform)
+        task = cls(target, target_transform)
+        task.tags = tags.of_store(store)
+        return task
 
     @classmethod
     def load(cls, folder: Path, target_transform: str = "none") -> "LanguageModelingTask":
         """The task saved in a checkpoint's folder."""
-        return cls(load_tokenizer(folder, "target"), target_transform)
-
-    def save(self, folder: Path) -> None:
-        """Write the tokenizer into a checkpoint's folder."""
-        self.target_tokenizer.save(folder, "target")
+        task = cls(load_tokenizer(folder, "target"), target_transform)
+        task.tags = tags.load(folder)
+        return task
 
     def dataset(self, split: Split) -> "LineDataset":
         return LineDataset(split, self)
@@ -59,7 +60,7 @@ class LanguageModelingTask(TextTask):
     @property
     def spec(self) -> Spec:
         """As TextTask.spec."""
-        return Spec((), len(self.target_tokenizer.vocabulary))
+        return Spec((), len(self.target_tokenizer.vocabulary), tags=self.tags)
 
     def encode(self, items: list) -> list[list[int]]:
         """As many empty sources."""
@@ -77,10 +78,10 @@ class LanguageModelingTask(TextTask):
         """Of an empty source."""
         return [self.target_tokenizer.vocabulary.symbols[EOS]]
 
-    def collate_sources(self, sources: list, device: torch.device | str = "cpu") -> tuple[Source, ...]:
+    def padded_sources(self, sources: list) -> tuple[Source, ...]:
         """As many empty sources as a model's input."""
         values = torch.full((len(sources), 1), EOS)
-        return (Source(values, torch.ones(len(sources), dtype=torch.int64)).to(device),)
+        return (Source(values, torch.ones(len(sources), dtype=torch.int64)),)
 
     def check(self, config: DataConfig, dataset: "LineDataset") -> None:
         """What can be known of training data and its options before training. Raises UserError."""

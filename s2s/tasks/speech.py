@@ -26,6 +26,7 @@ from s2s.data.transforms import seeds
 from s2s.errors import UserError
 from s2s.files import write
 from s2s.manifests import MANIFEST
+from s2s.tasks import tags
 from s2s.tasks.text import TextDataset, TextTask, padded, stages
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -75,18 +76,22 @@ class SpeechToTextTask(TextTask):
                 "task=speech_to_text: the store holds text; s2s-preprocess task=speech_to_text makes one of speech"
             )
         _, target = store.tokenizers()
-        return cls(target, feature_config(manifest, first.path / MANIFEST), manifest["cmvn"], target_transform)
+        task = cls(target, feature_config(manifest, first.path / MANIFEST), manifest["cmvn"], target_transform)
+        task.tags = tags.of_store(store)
+        return task
 
     @classmethod
     def load(cls, folder: Path, target_transform: str = "none") -> "SpeechToTextTask":
         """The task saved in a checkpoint's folder."""
         facts = read_json(folder / FILE, {"features": mapping(object), "cmvn": CMVN_SHAPE})
         features = feature_config(facts, folder / FILE)
-        return cls(load_tokenizer(folder, "target"), features, facts["cmvn"], target_transform)
+        task = cls(load_tokenizer(folder, "target"), features, facts["cmvn"], target_transform)
+        task.tags = tags.load(folder)
+        return task
 
     def save(self, folder: Path) -> None:
         """Write tokenizer and features into a checkpoint's folder."""
-        self.target_tokenizer.save(folder, "target")
+        super().save(folder)
         facts = {"features": features_facts(self.features), "cmvn": self.cmvn}
         write(folder / FILE, json.dumps(facts, indent=1))
 
@@ -119,7 +124,7 @@ class SpeechToTextTask(TextTask):
     @property
     def spec(self) -> Spec:
         """As TextTask.spec."""
-        return Spec((FeatureSource(self.features.bins),), len(self.target_tokenizer.vocabulary))
+        return Spec((FeatureSource(self.features.bins),), len(self.target_tokenizer.vocabulary), tags=self.tags)
 
     def encode(self, items: list[Entry | str]) -> list[np.ndarray]:
         """Normalised features of recordings, float32 [S, F] each; items: paths, or entries of a manifest. Raises
@@ -188,13 +193,13 @@ class SpeechToTextTask(TextTask):
         step = len(source) / size * self.frame_seconds
         return [f"{place * step:.2f}" for place in range(size)]
 
-    def collate_sources(self, sources: list[np.ndarray], device: torch.device | str = "cpu") -> tuple[Source, ...]:
+    def padded_sources(self, sources: list[np.ndarray]) -> tuple[Source, ...]:
         """Normalised features of several utterances as the model's input [B, S, F], padded with zeros."""
         lengths = np.fromiter(map(len, sources), np.int64, len(sources))
         values = torch.zeros(len(sources), int(lengths.max()), self.features.bins)
         for row, features in zip(values, sources, strict=True):
             row[: len(features)] = torch.from_numpy(features)
-        return (Source(values, torch.from_numpy(lengths)).to(device),)
+        return (Source(values, torch.from_numpy(lengths)),)
 
     def check(self, config: DataConfig, dataset: "SpeechDataset") -> None:
         """What can be known of training data and its options before training. Raises UserError."""
@@ -229,7 +234,7 @@ class SpeechDataset(TextDataset):
     def collate(self, examples: np.ndarray, rows: np.ndarray | None = None, draw: Draw | None = None) -> Batch:
         """A batch of these examples; without `draw` as they are."""
         examples = np.asarray(examples, np.int64)
-        (source,) = self.task.collate_sources(self._features(examples, draw))
+        (source,) = self.task.padded_sources(self._features(examples, draw))
         decoder_input, target, lengths = self._targets(examples, draw)
         targets = padded(target, lengths)
         real = int(source.lengths.sum()), int(lengths.sum())

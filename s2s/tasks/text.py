@@ -1,6 +1,8 @@
 """What tasks have in common whose target is text: the tokenizer of it, its order in the model, and batches of it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,18 +10,22 @@ import numpy as np
 import torch
 
 from s2s import registry
-from s2s.data.batch import Packing, Source
+from s2s.data.batch import Inputs, Packing, Source
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.spec import Spec
 from s2s.data.store import Split, Store, Stores
 from s2s.data.transforms import TargetTransform, masked, noisy, seeds
 from s2s.errors import UserError
+from s2s.tasks import tags
+from s2s.tasks.tags import Tagged, Tags, plain
 from s2s.text.tokenizer import Tokenizer
 from s2s.text.vocabulary import BOS, EOS, PAD, Vocabulary
 
 
 class TextTask(ABC):
     """Says what an example is and builds what the commands need.
+
+    Its `tags` are values by name: in training those that the store has, and once there is a model those that it reads.
 
     A source, as the commands hand it from `inputs` or `encode` to `collate_sources`, is whatever the task makes of it;
     its `len` is what options of decoding call its length.
@@ -40,6 +46,7 @@ class TextTask(ABC):
     def __init__(self, target_tokenizer: Tokenizer, target_transform: str = "none"):
         self.target_tokenizer = target_tokenizer
         self.target_transform = TargetTransform(target_transform, target_tokenizer)
+        self.tags: dict[str, list[str]] = {}  # values by name; see `model`
 
     @classmethod
     @abstractmethod
@@ -51,9 +58,10 @@ class TextTask(ABC):
     def load(cls, folder: Path, target_transform: str = "none") -> "TextTask":
         """The task saved in a checkpoint's folder."""
 
-    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write what `load` reads into a checkpoint's folder."""
+        self.target_tokenizer.save(folder, "target")
+        tags.save(self.tags, folder)
 
     @abstractmethod
     def dataset(self, split: Split) -> "TextDataset":
@@ -65,8 +73,15 @@ class TextTask(ABC):
         """All that a model knows of this task."""
 
     def model(self, config) -> torch.nn.Module:
-        """A model with fresh weights for this task; `config` is a model component's config."""
-        return registry.find("model", config.type)(config, self.spec)
+        """A model with fresh weights for this task; `config` is a model component's config. From now on the task's
+        tags are those that the model reads. Raises UserError for one that the data do not have."""
+        model = registry.find("model", config.type)(config, self.spec)
+        for name in model.tags:
+            if name not in self.tags:
+                has = f"they have {', '.join(self.tags)}" if self.tags else "they have none"
+                raise UserError(f"model={config.type}: reads the tag {name} of the examples; {has}")
+        self.tags = {name: self.tags[name] for name in model.tags}
+        return model
 
     @abstractmethod
     def encode(self, items: list) -> list:
@@ -89,8 +104,33 @@ class TextTask(ABC):
         """The `size` positions of a source in the model's memory in words, for people."""
 
     @abstractmethod
-    def collate_sources(self, sources: list, device: torch.device | str = "cpu") -> tuple[Source, ...]:
-        """Several sources as the model's input."""
+    def padded_sources(self, sources: list) -> tuple[Source, ...]:
+        """Several sources, without tags, as the model's input."""
+
+    def tagged(self, sources: list, tags_of_each: Tags | Sequence[Tags]) -> list:
+        """Sources with the tags that the model reads; those that are errors stay what they are.
+
+        Args:
+            sources: Of several sentences, as `encode` or `inputs` makes them.
+            tags_of_each: Their tags, of all of them or of each; the model need not read all.
+
+        Raises:
+            UserError: a tag that the model reads is missing, or has a value that it does not know.
+        """
+        if not self.tags:
+            return sources
+        if isinstance(tags_of_each, Mapping):
+            found: Iterable = repeat(tags.numbers(self.tags, tags_of_each), len(sources))
+        else:
+            found = (tags.numbers(self.tags, one) for one in tags_of_each)
+        pairs = zip(sources, found, strict=True)
+        return [one if isinstance(one, Exception) else Tagged(one, mine) for one, mine in pairs]
+
+    def collate_sources(self, sources: list, device: torch.device | str = "cpu") -> Inputs:
+        """Several sources, which are tagged if the model reads tags, as the model's input."""
+        padded = tuple(source.to(device) for source in self.padded_sources(list(map(plain, sources))))
+        numbers = {name: torch.tensor([one.tags[name] for one in sources], device=device) for name in self.tags}
+        return Inputs(padded, numbers)
 
     @abstractmethod
     def check(self, config: DataConfig, dataset: "TextDataset") -> None:
@@ -144,8 +184,13 @@ class TextTask(ABC):
     def _last_word_first(self) -> bool:
         return self.target_transform.kind == "last_word_first"
 
-    def detokenize(self, ids: list[int]) -> str:
-        """Target ids, as the model writes them, as text."""
+    def text(self, ids: list[int], source) -> str:
+        """An output as text.
+
+        Args:
+            ids: Target ids as the model writes them.
+            source: What it was written for, without tags, as `encode` or `inputs` makes it.
+        """
         return self.target_tokenizer.decode(self.target_transform.undo(np.asarray(ids, np.int64)))
 
 
@@ -161,13 +206,27 @@ class TextDataset:
         self.split, self.task = split, task
         self.corpora = split.corpora
         self._firsts = [corpus.first for corpus in self.corpora]
+        self._numbers = self._numbers_of_corpora()
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def _tags(self, examples: np.ndarray) -> torch.Tensor | None:
-        """The corpus of each example, where there are several."""
-        return torch.from_numpy(np.searchsorted(self._firsts, examples, "right") - 1) if len(self.corpora) > 1 else None
+    def _numbers_of_corpora(self) -> dict[str, np.ndarray]:
+        """The number of each corpus's value of each tag that the model reads, int64 [corpora]."""
+        found = []
+        for corpus in self.corpora:
+            try:
+                found.append(tags.numbers(self.task.tags, tags.of_corpus(corpus)))
+            except UserError as error:
+                raise UserError(f"split '{self.split.name}', corpus {corpus.name}: {error}") from error
+        return {name: np.array([mine[name] for mine in found], np.int64) for name in self.task.tags}
+
+    def _tags(self, examples: np.ndarray) -> dict[str, torch.Tensor]:
+        """The tags of examples that the model reads."""
+        if not self._numbers:
+            return {}
+        corpora = np.searchsorted(self._firsts, examples, "right") - 1
+        return {name: torch.from_numpy(mine[corpora]) for name, mine in self._numbers.items()}
 
     def _targets(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The decoder's input (BOS first) and the target (EOS last) of examples, each one after the other, and the

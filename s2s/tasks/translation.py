@@ -14,6 +14,7 @@ from s2s.data.spec import Spec, TokenSource
 from s2s.data.store import Split, Store, Stores
 from s2s.data.transforms import masked, seeds
 from s2s.errors import UserError
+from s2s.tasks import tags
 from s2s.tasks.text import TextDataset, TextTask, packing_of, padded, stages, with_symbol
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 from s2s.text.vocabulary import EOS, Vocabulary
@@ -47,19 +48,23 @@ class TranslationTask(TextTask):
         source, target = store.tokenizers()
         if source is None:
             raise UserError("the store holds speech: task=speech_to_text")
-        return cls(source, target, target_transform)
+        task = cls(source, target, target_transform)
+        task.tags = tags.of_store(store)
+        return task
 
     @classmethod
     def load(cls, folder: Path, target_transform: str = "none") -> "TranslationTask":
         """The task saved in a checkpoint's folder."""
         source, target = load_tokenizer(folder, "source"), load_tokenizer(folder, "target")
         same = source.vocabulary.digest == target.vocabulary.digest
-        return cls(source, source if same else target, target_transform)
+        task = cls(source, source if same else target, target_transform)
+        task.tags = tags.load(folder)
+        return task
 
     def save(self, folder: Path) -> None:
         """Write the tokenizers into a checkpoint's folder."""
+        super().save(folder)
         self.source_tokenizer.save(folder, "source")
-        self.target_tokenizer.save(folder, "target")
 
     @property
     def vocabularies(self) -> dict[str, Vocabulary]:
@@ -83,7 +88,7 @@ class TranslationTask(TextTask):
     def spec(self) -> Spec:
         """As TextTask.spec."""
         source, target = (len(vocabulary) for vocabulary in self.vocabularies.values())
-        return Spec((TokenSource(source),), target, self.shared_vocabulary)
+        return Spec((TokenSource(source),), target, self.shared_vocabulary, self.tags)
 
     def encode(self, items: list[str]) -> list[list[int]]:
         """Source ids of raw lines, no EOS."""
@@ -102,12 +107,12 @@ class TranslationTask(TextTask):
         """Symbols, EOS among them."""
         return [self.source_tokenizer.vocabulary.symbols[i] for i in [*source, EOS]]
 
-    def collate_sources(self, sources: list[list[int]], device: torch.device | str = "cpu") -> tuple[Source, ...]:
+    def padded_sources(self, sources: list[list[int]]) -> tuple[Source, ...]:
         """Source ids of several sentences (no EOS) as the model's input."""
         lengths = np.fromiter(map(len, sources), np.int64, len(sources))
         flat = np.fromiter(chain.from_iterable(sources), np.int64, lengths.sum())
         flat, lengths = with_symbol(EOS, flat, lengths, after=True)
-        return (Source(padded(flat, lengths), torch.from_numpy(lengths)).to(device),)
+        return (Source(padded(flat, lengths), torch.from_numpy(lengths)),)
 
     def check(self, config: DataConfig, dataset: "PairDataset") -> None:
         """What can be known of training data and its options before training. Raises UserError."""

@@ -9,6 +9,7 @@ import torch
 
 from s2s.decoding.alignment import Attention
 from s2s.drawing import INK, Canvas
+from s2s.tasks.tags import plain
 from s2s.text.vocabulary import BOS, EOS
 
 SHADE = (0x00, 0x72, 0xB2)  # of a weight of 1; 0 is white
@@ -46,7 +47,7 @@ def attention_maps(task, model, decode, pairs: list[tuple[Sequence, list[int]]])
         decoder_input = torch.tensor([[BOS, *target]], device=device)
         (weights,) = attention(task.collate_sources([source], device), decoder_input)
         written = [symbols[i] for i in [*target, EOS]]
-        maps.append(Map(task.source_symbols(source, weights.shape[1]), written, weights))
+        maps.append(Map(task.source_symbols(plain(source), weights.shape[1]), written, weights))
     return maps
 
 

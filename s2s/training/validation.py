@@ -11,6 +11,7 @@ from s2s import scoring
 from s2s.data.iterator import prefetch
 from s2s.data.plan import PlanConfig, plan
 from s2s.decoding.compose import generator_of, read_files
+from s2s.tasks.tags import of_split, plain
 from s2s.training.attention import Map, attention_maps
 from s2s.training.distributed import Ranks
 
@@ -92,14 +93,14 @@ class Validator:
             everything = range(len(self.dataset))
             shown = list(everything[:: max(1, len(everything) // self.shown)])[: self.shown] if self.shown else []
             wanted = list(everything) if self.metrics else shown
-            ids, counts = self._decode(model, wanted, signal)
+            written, counts = self._decode(model, wanted, signal)
             maps = []
             if shown and self.maps:
-                pairs = zip(self.task.inputs(self.dataset.split, shown), (ids[i] for i in shown), strict=True)
+                pairs = zip(self._sources(shown), (written[i][0] for i in shown), strict=True)
                 maps = attention_maps(self.task, model, self.decode, list(pairs))
         finally:
             model.train()
-        text = {i: self.task.detokenize(ids[i]) for i in wanted}
+        text = {i: said for i, (_, said) in written.items()}
         hypotheses = [text[i] for i in everything] if self.metrics else []
         scores = self.ranks.first(lambda: {m: scoring.score(m, hypotheses, [self.references]) for m in self.metrics})
         values |= {name: score.value for name, score in scores.items()} | counts
@@ -108,8 +109,16 @@ class Validator:
         samples = [(name, self.references[i], text[i]) for name, i in zip(names, shown, strict=True)]
         return Validation(values, signatures, samples, maps)
 
-    def _decode(self, model, examples, signal: Callable[[], int | None]) -> tuple[dict[int, list[int]], dict[str, int]]:
-        """Ids of the best hypotheses of these examples, by example; and what is counted of them, if there is any."""
+    def _sources(self, examples) -> list:
+        """Of these examples, with their tags."""
+        split, task = self.dataset.split, self.task
+        return task.tagged(task.inputs(split, examples), of_split(split, examples) if task.tags else {})
+
+    def _decode(
+        self, model, examples, signal: Callable[[], int | None]
+    ) -> tuple[dict[int, tuple[list[int], str]], dict[str, int]]:
+        """Ids and text of the best hypotheses of these examples, by example; and what is counted of them, if there is
+        any."""
         (first, last), found = self.ranks.part(len(examples)), {}
 
         def tick() -> None:
@@ -122,17 +131,19 @@ class Validator:
                 size = self.decode.buffer or self.task.buffer
                 for start in range(first, last, size):
                     mine = examples[start : min(start + size, last)]
-                    n_best = generator.generate(self.task.inputs(self.dataset.split, mine), first=start)
-                    for i, (best, *_) in zip(mine, n_best, strict=True):
+                    sources = self._sources(mine)
+                    n_best = generator.generate(sources, first=start)
+                    for i, source, (best, *_) in zip(mine, sources, n_best, strict=True):
                         if self.decode.on_error == "stop":
                             best.check(f"validation: sentence {i + 1}")
-                        found[i] = best.ids, best.source_truncated, best.error is not None
+                        text = self.task.text(best.ids, plain(source))
+                        found[i] = (best.ids, text), best.source_truncated, best.error is not None
         self._stop(signal)
         everything = {i: one for own in self.ranks.gather(found) for i, one in own.items()}
         counts = {"cut_sources": sum(cut for _, cut, _ in everything.values()),
                   "failed_sentences": sum(failed for *_, failed in everything.values())}  # fmt: skip
-        ids = {i: ids for i, (ids, *_) in everything.items()}
-        return ids, {name: count for name, count in counts.items() if count}
+        written = {i: written for i, (written, *_) in everything.items()}
+        return written, {name: count for name, count in counts.items() if count}
 
     def _stop(self, signal: Callable[[], int | None]) -> None:
         """Raise Stopped if a signal has come to any rank."""

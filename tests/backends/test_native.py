@@ -99,7 +99,7 @@ def test_a_state_whose_sentences_come_and_go(history, kind, precision):
     def fresh(model, number):
         sources = torch.randint(4, V, (3, 6), generator=torch.Generator().manual_seed(number))
         collated = collate([sources[0].tolist(), sources[1, : 1 + number % 5].tolist(), sources[2, :4].tolist()])
-        return model.start(model.encode(collated), rows)
+        return model.start(model.encode(*collated), rows)
 
     with torch.inference_mode():
         states = [fresh(one, 0).empty(slots) for one in models]
@@ -193,14 +193,14 @@ def test_a_sentence_has_the_same_result_alone_and_with_others(search):
 
 def test_sentences_that_are_done_need_no_room():
     light = native(model(1), "fp32")
-    state = light.start(light.encode(collate([[4, 5], [6]])), 1).empty(2)
+    state = light.start(light.encode(*collate([[4, 5], [6]])), 1).empty(2)
     scores, tokens = torch.tensor([[0.0], [NEVER]]), torch.tensor([4, 4])
     for slot in range(2):
-        state.admit(torch.tensor([slot]), light.start(light.encode(collate([[4, 5], [6]])), 1), torch.tensor([slot]))
+        state.admit(torch.tensor([slot]), light.start(light.encode(*collate([[4, 5], [6]])), 1), torch.tensor([slot]))
     with torch.inference_mode():
         for step in range(200):
             if step % 30 == 0:  # one sentence after the other in the first slot, while the second is free
-                state.admit(torch.tensor([0]), light.start(light.encode(collate([[4, 5]])), 1), torch.tensor([0]))
+                state.admit(torch.tensor([0]), light.start(light.encode(*collate([[4, 5]])), 1), torch.tensor([0]))
             light.step(tokens, state, scores=scores)
     assert state.history.size(2) == 32
 

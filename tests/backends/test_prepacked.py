@@ -132,7 +132,7 @@ def logits_of(model, sources: list[list[int]], targets: list[list[int]]):
     target = torch.tensor([[*ids, EOS] + [-1] * (T - 1 - len(ids)) for ids in targets])
     inputs = torch.cat([torch.full((len(targets), 1), BOS), target[:, :-1].clamp(min=EOS)], 1)
     real = target >= 0
-    return model.decode(model.encode(collate(sources)), inputs).logits()[real], target[real]
+    return model.decode(model.encode(*collate(sources)), inputs).logits()[real], target[real]
 
 
 @pytest.fixture(scope="module")

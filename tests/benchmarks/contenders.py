@@ -97,7 +97,7 @@ def fairseq(setting: Setting) -> Decode:
         found = []
         for batch, length in _batches(jobs, setting.batch):
             bounds = [(1, 2 * len(ids) + 50) if length is None else (length - 1, length - 1) for ids in batch]
-            source = setting.task.collate_sources(batch, setting.device)[0].values
+            source = setting.task.collate_sources(batch, setting.device).sources[0].values
             found += [ids for ids, _ in plain_search(plain, source, bounds, setting.beam_size)]
         return found
 
@@ -137,7 +137,7 @@ def huggingface(setting: Setting, dtype: torch.dtype = torch.float32) -> Decode:
     def decode(jobs: list[Job]) -> list[Ids]:
         found = []
         for batch, length in _batches(jobs, setting.batch):
-            source = setting.task.collate_sources(batch, setting.device)[0].values
+            source = setting.task.collate_sources(batch, setting.device).sources[0].values
             least, most = (1, 2 * source.size(1) + 50) if length is None else (length, length)
             output = model.generate(source, attention_mask=source.ne(PAD).long(), min_new_tokens=least,
                                     max_new_tokens=most, **options)  # fmt: skip

@@ -12,7 +12,7 @@ from corpus import Corpus
 from measure import Paired, Row, interleaved
 
 from s2s.config.compose import compose
-from s2s.data.batch import Source
+from s2s.data.batch import Inputs, Source
 from s2s.data.spec import FeatureSource, Spec
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
@@ -83,7 +83,7 @@ def encoding(encode: Callable, parts: list[list[np.ndarray]], device: str) -> Ca
     @torch.inference_mode()
     def one_round(number: int) -> int:
         for part in parts:
-            encode(collate(part, device))
+            encode(*collate(part, device))
         return BATCH
 
     return one_round
@@ -96,10 +96,10 @@ def operations(model: SpeechModel, recordings: list[np.ndarray]) -> int:
     return model.flops(frames, torch.tensor(tokens))
 
 
-def collate(sources: list[np.ndarray], device: torch.device | str = "cpu") -> tuple[Source]:
+def collate(sources: list[np.ndarray], device: torch.device | str = "cpu") -> Inputs:
     """Features as the model takes them."""
     lengths = torch.tensor([len(source) for source in sources])
     values = torch.zeros(len(sources), int(lengths.max()), BANDS)
     for row, source in zip(values, sources, strict=True):
         row[: len(source)] = torch.from_numpy(source)
-    return (Source(values, lengths).to(device),)
+    return Inputs((Source(values, lengths).to(device),))

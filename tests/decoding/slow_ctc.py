@@ -92,7 +92,7 @@ def tiny_joint(seed, vocabulary=9, scale=3.0, **options):
 def ctc_frames(model, source):
     """Log-probabilities [S][V] of one source."""
     with torch.no_grad():
-        return model.ctc_log_probabilities(model.encode(slow_search.collate([source])))[0].tolist()
+        return model.ctc_log_probabilities(model.encode(*slow_search.collate([source])))[0].tolist()
 
 
 def joint_beam_search(models, source, config, prefix=(), forbidden=(), lm=None):

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 
 import torch
 
-from s2s.data.batch import Source
+from s2s.data.batch import Inputs, Source
 from s2s.models.transformer import Transformer
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 from tests.specs import text_spec
@@ -30,7 +30,7 @@ def collate(sources, device="cpu"):
     """Right-padded source ids with EOS, as a task makes them."""
     lengths = [len(source) + 1 for source in sources]
     ids = [[*source, EOS] + [PAD] * (max(lengths) - len(source) - 1) for source in sources]
-    return (Source(torch.tensor(ids, device=device), torch.tensor(lengths, device=device)),)
+    return Inputs((Source(torch.tensor(ids, device=device), torch.tensor(lengths, device=device)),))
 
 
 def next_log_probabilities(models, source, prefixes, weights=None, log_linear=False, temperature=1, eos_scale=1):
@@ -39,7 +39,7 @@ def next_log_probabilities(models, source, prefixes, weights=None, log_linear=Fa
     for model, weight in zip(models, weights or [1] * len(models), strict=True):
         with torch.no_grad():
             sources = collate([source] * len(prefixes))
-            output = model.decode(model.encode(sources), torch.tensor([[BOS, *prefix] for prefix in prefixes]))
+            output = model.decode(model.encode(*sources), torch.tensor([[BOS, *prefix] for prefix in prefixes]))
             probabilities = (output.logits()[:, -1] / temperature).softmax(dim=-1)
             total = total + weight * (probabilities.log() if log_linear else probabilities)
     total = total / sum(weights or [1] * len(models))

@@ -44,7 +44,7 @@ def weights_by_hand(model, source, target, layer):
 
     hook = model.decoder.layers[layer].cross.register_forward_hook(remember)
     with torch.no_grad():
-        model.decode(model.encode(collate([source])), torch.tensor([[BOS, *target]]))
+        model.decode(model.encode(*collate([source])), torch.tensor([[BOS, *target]]))
         hook.remove()
         cross = model.decoder.layers[layer].cross
         query, keys, values = cross.query(given_["x"])[0], given_["key_value"][0][0], given_["key_value"][1][0]
@@ -69,7 +69,7 @@ def weights_by_hand(model, source, target, layer):
 def test_weights_are_those_of_the_model(norm, kv_heads, layer):
     model = three_layers(3, norm, kv_heads, heads=4)
     pairs = [([4, 5, 6, 7, 8], [5, 4]), ([5], [8, 8, 7, 6]), ([6, 4], [])]
-    memory = model.encode(collate([source for source, _ in pairs]))
+    memory = model.encode(*collate([source for source, _ in pairs]))
     decoder_input = torch.tensor([[BOS, *target] + [0] * (4 - len(target)) for _, target in pairs])
     with torch.no_grad():
         weights = model.cross_attention(memory, decoder_input, layer)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from slow_search import tiny_model
 
-from s2s.data.batch import Source
+from s2s.data.batch import Inputs, Source
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.ctc import best_path
 from s2s.decoding.generator import Generator
@@ -40,7 +40,7 @@ def collate(sources, device="cpu"):
     values = torch.zeros(len(sources), int(lengths.max()), F)
     for row, source in zip(values, sources, strict=True):
         row[: len(source)] = torch.from_numpy(source)
-    return (Source(values, lengths),)
+    return Inputs((Source(values, lengths),))
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def generate(speech, recordings, **options):
 @torch.inference_mode()
 def paths(speech, recordings, which):
     """Ids and scores of the best path of each alone, on one of the states."""
-    memories = [speech.encode(collate([recording])) for recording in recordings]
+    memories = [speech.encode(*collate([recording])) for recording in recordings]
     found = [best_path(speech.ctc_log_probabilities(m, which), m.lengths)[0] for m in memories]
     return [one.ids for one in found], pytest.approx([one.score for one in found], rel=1e-4)
 
@@ -71,7 +71,7 @@ def test_decoding_from_a_layer_is_that_of_its_ctc_and_computes_nothing_above(spe
     ids, scores, _ = zip(*generate(speech, recordings, beam_size=1, exit_layer=layer, ctc_weight=1.0), strict=True)
     assert (list(ids), list(scores)) == expected
     assert set(ran) == set(range(1, (layer or 5) + 1))
-    assert speech.encode(collate(recordings)).states[2] is not None  # the model itself is as before
+    assert speech.encode(*collate(recordings)).states[2] is not None  # the model itself is as before
     assert speech.has_decoder
 
 
@@ -79,7 +79,7 @@ def test_a_recording_leaves_where_ctc_is_sure_whatever_else_is_in_the_batch(spee
     with torch.inference_mode():
         sure = []
         for recording in recordings:
-            memory = speech.encode(collate([recording]))
+            memory = speech.encode(*collate([recording]))
             best = [speech.ctc_log_probabilities(memory, which)[0].amax(1) for which in (0, 1)]
             sure.append([float(np.exp(np.mean(values.numpy()))) for values in best])
     confidence = float(np.median(sure))

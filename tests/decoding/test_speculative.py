@@ -97,7 +97,7 @@ def test_blocks_give_the_logits_of_teacher_forcing(positions, kv_heads):
     numbers = np.random.default_rng(0)
     sources = [[4, 5, 6, 7, 8], [5], [6, 4, 4]]
     with torch.no_grad():
-        memory = model.encode(collate(sources))
+        memory = model.encode(*collate(sources))
         targets = torch.randint(4, V, (3, 60))
         targets[:, 0] = BOS
         expected = model.decode(memory, targets).logits()

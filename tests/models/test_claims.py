@@ -130,7 +130,7 @@ def task_of() -> TranslationTask:
 
 def by_decode(model, hypothesis, source) -> float:
     """The log-probability of a hypothesis by teacher forcing."""
-    memory = model.encode(task_of().collate_sources([source]))
+    memory = model.encode(*task_of().collate_sources([source]))
     written = torch.tensor([[BOS, *hypothesis.ids]])
     log = model.decode(memory, written).logits().log_softmax(-1)[0]
     return float(log.gather(1, torch.tensor([[*hypothesis.ids, EOS]]).T).sum())

@@ -46,7 +46,7 @@ def test_maps_are_the_cross_attention_of_the_layer_and_head_asked_for(store, tmp
     assert found.source == [symbols[i] for i in [*source, EOS]]
     assert found.target == [*(task.target_tokenizer.vocabulary.symbols[i] for i in target), "</s>"]
     with torch.inference_mode():
-        memory = model.encode(task.collate_sources([source]))
+        memory = model.encode(*task.collate_sources([source]))
         weights = model.cross_attention(memory, torch.tensor([[2, *target]]), 0)[0, 1]
     np.testing.assert_allclose(found.weights, weights.numpy(), rtol=1e-6)
     np.testing.assert_allclose(found.weights.sum(axis=1), 1, rtol=1e-5)

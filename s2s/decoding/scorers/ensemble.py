@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from s2s.data.batch import Source
+from s2s.data.batch import Inputs
 from s2s.decoding.scorers.model import ModelScorer, scaled
 from s2s.errors import UserError
 from s2s.models.contract import DecoderState
@@ -53,8 +53,8 @@ class EnsembleScorer:
         for scorer in self.scorers:
             scorer.narrow(symbols, mask)
 
-    def prepare(self, sources: tuple[Source, ...], rows: int) -> list[DecoderState]:
-        return [scorer.prepare(sources, rows) for scorer in self.scorers]
+    def prepare(self, inputs: Inputs, rows: int) -> list[DecoderState]:
+        return [scorer.prepare(inputs, rows) for scorer in self.scorers]
 
     def admit(self, slots: Tensor, prepared: list[DecoderState], which: Tensor, size: int) -> None:
         for scorer, state in zip(self.scorers, prepared, strict=True):
@@ -74,8 +74,8 @@ class EnsembleScorer:
         parts = [x + math.log(w) for w, x in zip(self.weights, log_probabilities, strict=True)]
         return torch.stack(parts).logsumexp(dim=0)
 
-    def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
-        mean = self._mean([scorer.log_probabilities(sources, decoder_input) for scorer in self.scorers])
+    def score(self, inputs: Inputs, decoder_input: Tensor, target: Tensor) -> Tensor:
+        mean = self._mean([scorer.log_probabilities(inputs, decoder_input) for scorer in self.scorers])
         return scaled(mean.gather(2, target[:, :, None]).squeeze(2), target, self.eos_scale)
 
     def reorder(self, parents: Tensor) -> None:

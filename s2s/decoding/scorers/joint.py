@@ -11,7 +11,7 @@ Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, C candidates of a ro
 import torch
 from torch import Tensor
 
-from s2s.data.batch import Source
+from s2s.data.batch import Inputs
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.scorers.ctc_prefix import PrefixScores, token_log_probabilities
 from s2s.decoding.scorers.model import ModelScorer
@@ -70,9 +70,9 @@ class JointScorer(ModelScorer):
         super().__init__(model, **options)
         self.weight, self.prefixes = weight, None
 
-    def prepare(self, sources: tuple[Source, ...], rows: int) -> tuple[DecoderState, PrefixScores]:
+    def prepare(self, inputs: Inputs, rows: int) -> tuple[DecoderState, PrefixScores]:
         """As ModelScorer."""
-        memory = self.model.encode(sources)
+        memory = self.model.encode(*inputs)
         return self.model.start(memory, rows), self._prefixes(memory, rows)
 
     def _prefixes(self, memory: Memory, rows: int) -> PrefixScores:
@@ -86,11 +86,11 @@ class JointScorer(ModelScorer):
         self.prefixes.admit(slots, prefixes, which)
         super().admit(slots, state, which, size)
 
-    def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
+    def score(self, inputs: Inputs, decoder_input: Tensor, target: Tensor) -> Tensor:
         """As ModelScorer."""
-        values = super().score(sources, decoder_input, target)
+        values = super().score(inputs, decoder_input, target)
         targets = [[row[: row.index(EOS)]] for row in target.tolist()]
-        by_ctc = token_log_probabilities(self._prefixes(self.model.encode(sources), 1), targets)
+        by_ctc = token_log_probabilities(self._prefixes(self.model.encode(*inputs), 1), targets)
         mixed = (1 - self.weight) * values
         for row, (each,) in zip(mixed, by_ctc, strict=True):
             row[: len(each)] += self.weight * torch.tensor(each, dtype=row.dtype, device=row.device)

@@ -9,7 +9,7 @@ Shapes: B sentences, K rows a sentence, R = B*K rows, V vocabulary, L labels of 
 import torch
 from torch import Tensor
 
-from s2s.data.batch import Source
+from s2s.data.batch import Inputs
 from s2s.decoding.ctc import BLANK
 from s2s.decoding.scorers.ensemble import EnsembleScorer
 from s2s.decoding.scorers.model import ModelScorer
@@ -52,8 +52,8 @@ class FusionScorer:
         self.scorer, self.other, self.weight, self.share = scorer, ModelScorer(model), weight, share
         self.max_length = scorer.max_length
 
-    def prepare(self, sources: tuple[Source, ...], rows: int) -> tuple[object, DecoderState]:
-        return self.scorer.prepare(sources, rows), self.other.prepare(sources, rows)
+    def prepare(self, inputs: Inputs, rows: int) -> tuple[object, DecoderState]:
+        return self.scorer.prepare(inputs, rows), self.other.prepare(inputs, rows)
 
     def admit(self, slots: Tensor, prepared: tuple[object, DecoderState], which: Tensor, size: int) -> None:
         for scorer, state in zip((self.scorer, self.other), prepared, strict=True):
@@ -66,9 +66,9 @@ class FusionScorer:
         logits = logits.sub_(normalizer).add_(other, alpha=self.weight / self.share)
         return logits, torch.zeros_like(normalizer)
 
-    def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
+    def score(self, inputs: Inputs, decoder_input: Tensor, target: Tensor) -> Tensor:
         """As ModelScorer.score."""
-        mine, other = (scorer.score(sources, decoder_input, target) for scorer in (self.scorer, self.other))
+        mine, other = (scorer.score(inputs, decoder_input, target) for scorer in (self.scorer, self.other))
         return mine + self.weight * other
 
     def reorder(self, parents: Tensor) -> None:

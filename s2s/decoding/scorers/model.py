@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from s2s.backends.prepacked import rows_of
 from s2s.backends.prepare import is_native
-from s2s.data.batch import Source
+from s2s.data.batch import Inputs
 from s2s.models.contract import DecoderState
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.text.vocabulary import EOS
@@ -44,9 +44,9 @@ class ModelScorer:
         rows = self.rows
         self.output = {"output": lambda states: rows(states).add_(mask)}
 
-    def prepare(self, sources: tuple[Source, ...], rows: int) -> DecoderState:
+    def prepare(self, inputs: Inputs, rows: int) -> DecoderState:
         """Encode sentences, to be admitted later with `rows` rows each."""
-        return self.model.start(self.model.encode(sources), rows)
+        return self.model.start(self.model.encode(*inputs), rows)
 
     def admit(self, slots: Tensor, prepared: DecoderState, which: Tensor, size: int) -> None:
         """Sentences `which` of prepared ones take these slots, of `size` in all."""
@@ -80,19 +80,19 @@ class ModelScorer:
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return logits if self.temperature == 1 else logits / self.temperature
 
-    def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
+    def score(self, inputs: Inputs, decoder_input: Tensor, target: Tensor) -> Tensor:
         """Log-probabilities [B, T] of given targets by teacher forcing; decoder_input and target: [B, T] int64."""
-        logits = self._logits(sources, decoder_input)
+        logits = self._logits(inputs, decoder_input)
         values = (logits.gather(2, target[:, :, None]) - log_normalizer(logits)).squeeze(2)
         return scaled(values, target, self.eos_scale)
 
-    def log_probabilities(self, sources: tuple[Source, ...], decoder_input: Tensor) -> Tensor:
+    def log_probabilities(self, inputs: Inputs, decoder_input: Tensor) -> Tensor:
         """Of every token after given targets, [B, T, V]; decoder_input: [B, T] int64."""
-        logits = self._logits(sources, decoder_input)
+        logits = self._logits(inputs, decoder_input)
         return logits - log_normalizer(logits)
 
-    def _logits(self, sources: tuple[Source, ...], decoder_input: Tensor) -> Tensor:
-        return self._cooled(self.model.decode(self.model.encode(sources), decoder_input).logits())
+    def _logits(self, inputs: Inputs, decoder_input: Tensor) -> Tensor:
+        return self._cooled(self.model.decode(self.model.encode(*inputs), decoder_input).logits())
 
     def reorder(self, parents: Tensor) -> None:
         """Row r goes on from row parents[r]; parents: [R] int64."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from s2s.backends.prepare import has_kernels
-from s2s.data.batch import Source
+from s2s.data.batch import Inputs
 from s2s.decoding.budget import together
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.ctc import BLANK, best_path, prefix_beam_search
@@ -28,7 +28,7 @@ from s2s.models.language_model import LanguageModel
 from s2s.text.vocabulary import EOS
 
 Ids = list[int]
-Collate = Callable[[list[Ids], torch.device], tuple[Source, ...]]
+Collate = Callable[[list[Ids], torch.device], Inputs]
 
 
 class CtcDecoder:
@@ -68,10 +68,10 @@ class CtcDecoder:
             yield [(one.number, [Hypothesis.not_finite()] if failed or not n_best else n_best)
                    for one, n_best, failed in found]  # fmt: skip
 
-    def _frames(self, sources: tuple[Source, ...]) -> tuple[Tensor, Tensor, list[bool]]:
+    def _frames(self, inputs: Inputs) -> tuple[Tensor, Tensor, list[bool]]:
         """Log-probabilities [B, S, V], numbers of frames [B], and which sentences have one that is not a number: all of
         theirs are those of the blank, for whoever goes on with the others."""
-        memory = self.model.encode(sources)
+        memory = self.model.encode(*inputs)
         x = self.model.ctc_log_probabilities(memory)
         real = torch.arange(x.size(1), device=x.device) < memory.lengths[:, None]
         broken = (x.isnan().any(2) & real).any(1)
@@ -104,14 +104,14 @@ class CtcDecoder:
         state = PrefixScores(x, lengths, rows, has_kernels(self.model, self.config.backend))
         return token_log_probabilities(state, targets)
 
-    def score(self, sources: tuple[Source, ...], decoder_input: Tensor, target: Tensor) -> Tensor:
+    def score(self, inputs: Inputs, decoder_input: Tensor, target: Tensor) -> Tensor:
         """As ModelScorer.score."""
         targets = [[row[: row.index(EOS)]] for row in target.tolist()]
         values = torch.zeros(target.shape, dtype=torch.float64)
-        x, lengths, broken = self._frames(sources)
+        x, lengths, broken = self._frames(inputs)
         for row, (each,) in zip(values, self._each(x, lengths, targets), strict=True):
             row[: len(each)] = torch.tensor(each, dtype=torch.float64)
         values[broken] = math.nan
         if self.other:
-            values += self.config.language_model_weight * self.other.score(sources, decoder_input, target).cpu()
+            values += self.config.language_model_weight * self.other.score(inputs, decoder_input, target).cpu()
         return values

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s2s.data.batch import Source
+from s2s.data.batch import Inputs
 from s2s.decoding.budget import together
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.engine import Sentence
@@ -32,7 +32,7 @@ from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 MATCH = 4  # last tokens that are looked for in the source
 
 Ids = list[int]
-Collate = Callable[[list[Ids], torch.device], tuple[Source, ...]]
+Collate = Callable[[list[Ids], torch.device], Inputs]
 
 
 class Copying:
@@ -80,9 +80,9 @@ class Copying:
 class Drafting:
     """Guesses what a smaller model would choose."""
 
-    def __init__(self, model: EncoderDecoder, sources: tuple[Source, ...], forbidden: Tensor):
+    def __init__(self, model: EncoderDecoder, inputs: Inputs, forbidden: Tensor):
         self.model, self.forbidden = model, forbidden
-        self.state = model.start(model.encode(sources), 1)
+        self.state = model.start(model.encode(*inputs), 1)
 
     def guess(self, history: np.ndarray, lengths: np.ndarray, k: int, forced: Callable) -> np.ndarray:
         """[B, k] tokens after the first `lengths` [B] ones of history [B, L]; forced(tokens, i): tokens [B] with those
@@ -156,7 +156,7 @@ class Speculative:
         """Sentences that are decoded together."""
         sources = [sentence.source for sentence in sentences]
         inputs = self.collate(sources, self.device)
-        state = self.model.start_blocks(self.model.encode(inputs))
+        state = self.model.start_blocks(self.model.encode(*inputs))
         guesser = Copying(sources) if self.draft is None else Drafting(self.draft, inputs, self.forbidden)
         bounds = Limits(self.config, len(sentences), sentences, "cpu", self.model.max_length, self._length)
         slots = np.arange(len(sentences))
