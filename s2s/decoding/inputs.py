@@ -242,11 +242,11 @@ class Companion:
             raise self._unequal(one, total, count)
 
     def take(self, one: str, count: int) -> list:
-        """What belongs to the next `count` sentences of the input `one`: ids, or the ids of phrases, or tags.
+        """What belongs to the next `count` sentences of the input `one`: ids, the ids of phrases, or the line itself.
 
         Raises:
             UserError: as `line_windows`; there are not so many; a prefix or constraint that has a symbol which the
-                vocabulary lacks; a tag that the model does not know.
+                vocabulary lacks.
         """
         lines, first = self.reader.take(count), self.reader.line + 1
         first -= len(lines)
@@ -254,7 +254,7 @@ class Companion:
             raise self._unequal(one, None, self.reader.line)
         rows = [[line] for line in decode_lines(b"".join(lines), str(self.path), first)]
         if self.key == "line_tags":
-            return [self._tags(line, first + number) for number, (line,) in enumerate(rows)]
+            return [line for (line,) in rows]
         if self.key == "constraints":
             rows = [[phrase for phrase in line.split("\t") if not is_blank(phrase)] for (line,) in rows]
         texts = [text for row in rows for text in row]
@@ -265,11 +265,13 @@ class Companion:
         rows = [list(islice(found, len(row))) for row in rows]
         return rows if self.key == "constraints" else [row[0] for row in rows]
 
-    def _tags(self, line: str, number: int) -> Tags:
+    def tags(self, line: str, number: int, others: Tags) -> Tags:
+        """Those of a line, by its number, over others. Raises UserError."""
         try:
             found = tags.parse(line.split())
             tags.check_read(self.task.tags, found)
-            return found
+            tags.numbers(self.task.tags, {**others, **found})
+            return {**others, **found}
         except UserError as error:
             raise UserError(f"{self.path}:{number}: {error}") from error
 
@@ -407,7 +409,8 @@ def _windows(one: str, parts: Iterator, companions: list[Companion], total: int 
             if companion.key == "constraints":
                 window.constraints = found
             elif companion.key == "line_tags":
-                window.tags = [{**_of(window.tags, i), **mine} for i, mine in enumerate(found)]
+                lines = enumerate(found)
+                window.tags = [companion.tags(line, read + 1 + i, _of(window.tags, i)) for i, line in lines]
             else:
                 window.companions = found
         read += len(sources)

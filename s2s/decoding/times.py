@@ -18,9 +18,7 @@ Times = list[tuple[float, float]]
 
 
 @torch.inference_mode()
-def token_times(
-    model: EncoderDecoder, inputs: Inputs, targets: list[Ids], seconds: float
-) -> list[Times | None]:
+def token_times(model: EncoderDecoder, inputs: Inputs, targets: list[Ids], seconds: float) -> list[Times | None]:
     """From when to when each token is said, in seconds from the beginning.
 
     Args:

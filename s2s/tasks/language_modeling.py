@@ -44,14 +44,14 @@ class LanguageModelingTask(TextTask):
         """The task of a store, whatever its source side is."""
         _, target = store.tokenizers()
         task = cls(target, target_transform)
-        task.tags = tags.of_store(store)
+        task.tag_values = tags.of_store(store)
         return task
 
     @classmethod
     def load(cls, folder: Path, target_transform: str = "none") -> "LanguageModelingTask":
         """The task saved in a checkpoint's folder."""
         task = cls(load_tokenizer(folder, "target"), target_transform)
-        task.tags = tags.load(folder)
+        task.tags = task.tag_values = tags.load(folder)
         return task
 
     def dataset(self, split: Split) -> "LineDataset":
@@ -60,7 +60,7 @@ class LanguageModelingTask(TextTask):
     @property
     def spec(self) -> Spec:
         """As TextTask.spec."""
-        return Spec((), len(self.target_tokenizer.vocabulary), tags=self.tags)
+        return Spec((), len(self.target_tokenizer.vocabulary), tags=self.tag_values)
 
     def encode(self, items: list) -> list[list[int]]:
         """As many empty sources."""

@@ -77,7 +77,7 @@ class SpeechToTextTask(TextTask):
             )
         _, target = store.tokenizers()
         task = cls(target, feature_config(manifest, first.path / MANIFEST), manifest["cmvn"], target_transform)
-        task.tags = tags.of_store(store)
+        task.tag_values = tags.of_store(store)
         return task
 
     @classmethod
@@ -86,7 +86,7 @@ class SpeechToTextTask(TextTask):
         facts = read_json(folder / FILE, {"features": mapping(object), "cmvn": CMVN_SHAPE})
         features = feature_config(facts, folder / FILE)
         task = cls(load_tokenizer(folder, "target"), features, facts["cmvn"], target_transform)
-        task.tags = tags.load(folder)
+        task.tags = task.tag_values = tags.load(folder)
         return task
 
     def save(self, folder: Path) -> None:
@@ -124,7 +124,7 @@ class SpeechToTextTask(TextTask):
     @property
     def spec(self) -> Spec:
         """As TextTask.spec."""
-        return Spec((FeatureSource(self.features.bins),), len(self.target_tokenizer.vocabulary), tags=self.tags)
+        return Spec((FeatureSource(self.features.bins),), len(self.target_tokenizer.vocabulary), tags=self.tag_values)
 
     def encode(self, items: list[Entry | str]) -> list[np.ndarray]:
         """Normalised features of recordings, float32 [S, F] each; items: paths, or entries of a manifest. Raises

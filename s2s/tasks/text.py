@@ -25,14 +25,16 @@ from s2s.text.vocabulary import BOS, EOS, PAD, Vocabulary
 class TextTask(ABC):
     """Says what an example is and builds what the commands need.
 
-    Its `tags` are values by name: in training those that the store has, and once there is a model those that it reads.
-
     A source, as the commands hand it from `inputs` or `encode` to `collate_sources`, is whatever the task makes of it;
     its `len` is what options of decoding call its length.
 
     Args:
         target_tokenizer: Of the target side.
         target_transform: The order in which the model writes a target, of TARGET_TRANSFORMS.
+
+    Attributes:
+        tag_values: Values of each tag that the training data have, by its name.
+        tags: Of these, those that the task's model reads; there is none before there is a model.
     """
 
     DEFAULTS: ClassVar[dict[str, str]] = {}  # of other keys of s2s-train
@@ -46,7 +48,8 @@ class TextTask(ABC):
     def __init__(self, target_tokenizer: Tokenizer, target_transform: str = "none"):
         self.target_tokenizer = target_tokenizer
         self.target_transform = TargetTransform(target_transform, target_tokenizer)
-        self.tags: dict[str, list[str]] = {}  # values by name; see `model`
+        self.tag_values: dict[str, list[str]] = {}
+        self.tags: dict[str, list[str]] = {}
 
     @classmethod
     @abstractmethod
@@ -73,14 +76,14 @@ class TextTask(ABC):
         """All that a model knows of this task."""
 
     def model(self, config) -> torch.nn.Module:
-        """A model with fresh weights for this task; `config` is a model component's config. From now on the task's
-        tags are those that the model reads. Raises UserError for one that the data do not have."""
+        """A model with fresh weights for this task; `config` is a model component's config. Raises UserError where it
+        reads a tag that the data do not have."""
         model = registry.find("model", config.type)(config, self.spec)
         for name in model.tags:
-            if name not in self.tags:
-                has = f"they have {', '.join(self.tags)}" if self.tags else "they have none"
+            if name not in self.tag_values:
+                has = f"they have {', '.join(self.tag_values)}" if self.tag_values else "they have none"
                 raise UserError(f"model={config.type}: reads the tag {name} of the examples; {has}")
-        self.tags = {name: self.tags[name] for name in model.tags}
+        self.tags = {name: self.tag_values[name] for name in model.tags}
         return model
 
     @abstractmethod

@@ -49,7 +49,7 @@ class TranslationTask(TextTask):
         if source is None:
             raise UserError("the store holds speech: task=speech_to_text")
         task = cls(source, target, target_transform)
-        task.tags = tags.of_store(store)
+        task.tag_values = tags.of_store(store)
         return task
 
     @classmethod
@@ -58,7 +58,7 @@ class TranslationTask(TextTask):
         source, target = load_tokenizer(folder, "source"), load_tokenizer(folder, "target")
         same = source.vocabulary.digest == target.vocabulary.digest
         task = cls(source, source if same else target, target_transform)
-        task.tags = tags.load(folder)
+        task.tags = task.tag_values = tags.load(folder)
         return task
 
     def save(self, folder: Path) -> None:
@@ -88,7 +88,7 @@ class TranslationTask(TextTask):
     def spec(self) -> Spec:
         """As TextTask.spec."""
         source, target = (len(vocabulary) for vocabulary in self.vocabularies.values())
-        return Spec((TokenSource(source),), target, self.shared_vocabulary, self.tags)
+        return Spec((TokenSource(source),), target, self.shared_vocabulary, self.tag_values)
 
     def encode(self, items: list[str]) -> list[list[int]]:
         """Source ids of raw lines, no EOS."""

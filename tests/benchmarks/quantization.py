@@ -160,7 +160,7 @@ def _quality(corpus: Corpus, types: list[str], device: str, quick: bool, checkpo
     found, rows = {}, []
     for dtype, generator in _generators(model, types, task, DecodeConfig(), shortlist_of(corpus, task)).items():
         began = time.perf_counter()
-        lines = [task.detokenize(n_best[0].ids) for n_best in generator.generate(sources)]
+        lines = [task.text(n_best[0].ids, None) for n_best in generator.generate(sources)]
         speed = count / (time.perf_counter() - began)
         found[dtype] = lines, speed, scoring.score("bleu", lines, [references])
         print(f"{name}, {dtype}: {found[dtype][2]}", flush=True)

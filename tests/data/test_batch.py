@@ -27,7 +27,7 @@ def test_halves_of_halves_are_the_examples_one_by_one(store, rows):
     dataset = task.dataset(data.split("train"))
     examples = [17, 3, 200, 4, 250, 6, 1, 99, 180, 21, 0]
     batch = dataset.collate(examples, rows and np.array(rows))
-    batch.tags = torch.tensor(examples) % 3
+    batch.tags = {"number": torch.tensor(examples) % 3}
     first, second = batch.halves()
     assert abs(len(first.target) - len(second.target)) <= 1
     assert first.counts.sentences + second.counts.sentences == 11
@@ -36,7 +36,7 @@ def test_halves_of_halves_are_the_examples_one_by_one(store, rows):
     for example, single in zip(examples, singles, strict=True):
         alone = dataset.collate([example], rows and np.ones(1, np.int64))
         assert single.ids.tolist() == [example]
-        assert single.tags.tolist() == [example % 3]
+        assert single.tags["number"].tolist() == [example % 3]
         assert single.counts == alone.counts
         for mine, other in [(single.sources[0], alone.sources[0])]:
             assert mine.values.equal(other.values)

@@ -58,7 +58,7 @@ def poisoned(kind):
 def decoded(kind, sources, slots):
     config = DecodeConfig(slots=slots, **{**SHORT, **KINDS[kind]})
     models = [poisoned(kind), tiny_model(2, V)] if kind == "ensemble" else [poisoned(kind)]
-    options = {"detokenize": lambda ids: " ".join(map(str, ids)), "alignment": kind == "alignment"}
+    options = {"text": lambda ids, source: " ".join(map(str, ids)), "alignment": kind == "alignment"}
     if kind == "draft":
         options["draft"] = tiny_model(2, V)
     if "language model" in kind:

@@ -57,7 +57,11 @@ def test_the_generator_yields_the_choice_alone(options, utility):
     models, sources = [tiny_model(3, VOCABULARY)], [[4, 5, 6], [8, 7], [], [5, 5, 5, 5]]
     config = DecodeConfig(max_length_b=4, **options)
     lists = list(Generator(models, config, collate).generate(sources))
-    chosen = list(Generator(models, replace(config, mbr=utility), collate, detokenize=detokenize).generate(sources))
+    chosen = list(
+        Generator(models, replace(config, mbr=utility), collate, text=lambda ids, source: detokenize(ids)).generate(
+            sources
+        )
+    )
     assert [len(n_best) for n_best in chosen] == [1] * 4
     for n_best, (one,) in zip(lists, chosen, strict=True):
         assert one.ids == n_best[most_like_all([detokenize(h.ids) for h in n_best], utility)].ids

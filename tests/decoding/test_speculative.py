@@ -145,7 +145,7 @@ def test_a_source_that_is_copied_takes_few_passes():
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
 
-        def encode(self, sources):
+        def encode(self, sources, tags):
             return sources[0]
 
         def memory_length(self, length):

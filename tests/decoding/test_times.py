@@ -31,7 +31,7 @@ class Plain(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 
-    def encode(self, sources):
+    def encode(self, sources, tags):
         (source,) = sources
         return Memory([source.values], source.lengths, length_mask(source.lengths, source.values.size(1)))
 

@@ -81,7 +81,7 @@ def test_a_batch_holds_normalised_features_and_targets(name, request):
         assert shown[: len(ids) + 1].tolist() == [BOS, *ids]
         assert set(target[len(ids) + 1 :].tolist()) <= {PAD}
     assert batch.counts.source + batch.counts.source_padding == source.values.size(0) * source.values.size(1)
-    assert task.detokenize(split.target(3).tolist()) == split.texts("target", [3])[0]
+    assert task.text(split.target(3).tolist(), None) == split.texts("target", [3])[0]
 
 
 def test_utterance_normalisation_is_of_each_utterance(folder):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from s2s.data.iterator import DataConfig, Draw
+from s2s.data.iterator import Draw
 from s2s.data.preprocess import PreprocessConfig, preprocess
 from s2s.data.store import Store
 from s2s.data.transforms import TransformConfig
@@ -38,7 +38,7 @@ def test_a_batch_by_hand(dataset):
     assert batch.counts.source == real
     assert batch.counts.source + batch.counts.source_padding == source.values.numel()
     assert (source.values == PAD).sum() == batch.counts.source_padding
-    assert batch.tags is None
+    assert batch.tags == {}
     assert batch.target_packing is None
 
 
@@ -46,7 +46,7 @@ def test_packed_rows_hold_the_same_examples(dataset):
     examples, sizes = np.array([5, 300, 7, 12, 9]), np.array([2, 1, 2])
     plain, packed = dataset.collate(examples), dataset.collate(examples, sizes)
     for ids, lengths, packing, one, its_lengths in (
-        (*packed.sources[0], *plain.sources[0][:2]),
+        (*packed.sources[0][:3], *plain.sources[0][:2]),
         (packed.target, packed.target_lengths, packed.target_packing, plain.target, plain.target_lengths),
         (packed.decoder_input, packed.target_lengths, packed.target_packing, plain.decoder_input, plain.target_lengths),
     ):  # fmt: skip
@@ -116,7 +116,7 @@ def test_sampled_pieces_are_the_same_text_and_redrawn(text_store):
     assert rows(first.target, first.target_lengths) != rows(second.target, second.target_lengths)
     lines = data.split("train").texts("target", examples)
     for batch in (first, second, dataset.collate(examples)):
-        assert [task.detokenize(ids) for ids in rows(batch.target, batch.target_lengths)] == lines
+        assert [task.text(ids, None) for ids in rows(batch.target, batch.target_lengths)] == lines
 
 
 def test_character_noise_changes_the_source_text_only(text_store):
@@ -125,7 +125,7 @@ def test_character_noise_changes_the_source_text_only(text_store):
     dataset = task.dataset(data.split("train"))
     batch = drawn(dataset, np.arange(100), character_noise=0.2)
     sources = [task.source_tokenizer.decode(ids) for ids in rows(batch.sources[0].values, batch.sources[0].lengths)]
-    targets = [task.detokenize(ids) for ids in rows(batch.target, batch.target_lengths)]
+    targets = [task.text(ids, None) for ids in rows(batch.target, batch.target_lengths)]
     assert targets == data.split("train").texts("target", np.arange(100))
     different = sum(a != b for a, b in zip(sources, data.split("train").texts("source", np.arange(100)), strict=True))
     assert 40 < different < 95
@@ -190,9 +190,14 @@ def test_tags_are_corpora(store, tmp_path, s2s):
     from s2s.data.store import Stores
 
     data = Stores([store, store])
-    dataset = TranslationTask.setup(data).dataset(data.split("train"))
-    assert dataset.collate([3, 399, 400, 799]).tags.tolist() == [0, 0, 1, 1]
-    assert DataConfig().homogeneous == "none"
+    (name,) = (corpus.name for corpus in data.stores[0].split("train").corpora)
+    data.stores[1].manifest["splits"]["train"]["corpora"][0]["name"] = "other"
+    task = TranslationTask.setup(data)
+    assert task.tag_values == {"corpus": [name, "other"], "source_language": ["src"], "target_language": ["tgt"]}
+    assert task.dataset(data.split("train")).collate([3]).tags == {}  # nobody reads them
+    task.tags = {"corpus": task.tag_values["corpus"]}
+    tags = task.dataset(data.split("train")).collate([3, 399, 400, 799]).tags
+    assert {name: tag.tolist() for name, tag in tags.items()} == {"corpus": [0, 0, 1, 1]}
 
 
 @pytest.mark.parametrize(("kind", "updates"), [("reverse", 200), ("last_word_first", 30)])

@@ -247,7 +247,7 @@ def test_keeps_the_newest_and_the_best(trained):
 def test_a_checkpoint_is_complete_in_itself(trained, tmp_path):
     (trained / "best").resolve().rename(tmp_path / "moved")
     model, task, config = checkpoint.load_model(str(tmp_path / "moved"))
-    assert task.detokenize(task.encode_target(["a b c"])[0]) == "a b c"
+    assert task.text(task.encode_target(["a b c"])[0], None) == "a b c"
     assert config["model"]["encoder"]["width"] == 32
     assert not model.training
 

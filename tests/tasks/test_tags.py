@@ -1,0 +1,160 @@
+"""A model that reads a tag gets it in training, validation, search, the library's call and the server."""
+
+import json
+
+import pytest
+import torch
+
+import s2s as package
+from s2s import registry
+from s2s.data.batch import Packing, tag_of_positions
+from s2s.errors import UserError
+from tests.conftest import _call
+from tests.serving.server import ask, serving
+
+LETTERS = "abcdefgh"
+OTHER = dict(zip(LETTERS, LETTERS[1:] + LETTERS[0], strict=True))  # what a letter is in the language `next`
+TRAIN = ["model=tagged", "model.dropout=0", "criterion.label_smoothing=0", "data.batch_tokens=80", "optim.lr=5e-3",
+         "optim.warmup_updates=10", "train.max_updates=240", "train.valid_updates=120",
+         "train.valid_metrics=[loss,exact_match]", "data.batching=packed", "device=cpu",
+         *(f"model.{side}.{key}" for side in ("encoder", "decoder")
+           for key in ("layers=1", "width=32", "ffn_width=64", "heads=2"))]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Stores of letters that stay what they are (`same`) or become the next one (`next`), and a run on both."""
+    folder = tmp_path_factory.mktemp("tags")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.COMPONENTS["model"], "tagged", "tests.tasks.tagged_model:TaggedTransformer")
+        for name, times in (("train", 10), ("valid", 1)):
+            lines = list(LETTERS) * times
+            for side, text in (("src", lines), ("same", lines), ("next", [OTHER[line] for line in lines])):
+                (folder / f"{name}.{side}").write_text("".join(f"{line}\n" for line in text))
+        words = ["source=src", f"train={folder}/train", f"valid={folder}/valid", "workers=1"]
+        same, other = folder / "same", folder / "next"
+        assert _call(patch, "s2s_cli.preprocess", *words, "target=same", "tokenizer=words", f"store={same}") == 0
+        words += [f"tokenizer_from={same}", "target=next"]
+        assert _call(patch, "s2s_cli.preprocess", *words, f"store={other}") == 0
+        assert _call(patch, "s2s_cli.train", f"store=[{same},{other}]", f"run={folder}/run", *TRAIN) == 0
+        yield folder
+
+
+def written(language: str) -> list[str]:
+    return [letter if language == "same" else OTHER[letter] for letter in LETTERS]
+
+
+def test_validation_gives_each_sentence_its_own_tag(folder):
+    events = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [event["exact_match"] for event in events if event["kind"] == "valid"][-1] == 100
+
+
+@pytest.mark.parametrize("backend", ["eager", "native"])
+@pytest.mark.parametrize("options", [{}, {"beam_size": 1}, {"search": "sample", "temperature": 0.01}])
+def test_the_librarys_call_takes_tags_of_all_lines_or_of_each(folder, backend, options):
+    translator = package.load(folder / "run", device="cpu", backend=backend)
+    for language in ("same", "next"):
+        tags = {"target_language": language}
+        assert list(translator.translate(list(LETTERS), tags=tags, **options)) == written(language)
+    languages = ["same", "next"] * 4
+    found = list(translator.translate(list(LETTERS), tags=[{"target_language": one} for one in languages], **options))
+    assert found == [written(language)[i] for i, language in enumerate(languages)]
+
+
+def test_the_command_takes_them_from_the_line_a_file_or_the_store(folder, s2s, capsys, standard_input):
+    words = [f"checkpoint={folder}/run", "device=cpu"]
+    source = f"input={folder}/valid.src"
+    assert s2s("generate", *words, source, "tags=[target_language=next]") == 0
+    assert capsys.readouterr().out.split() == written("next")
+    lines = ["", "target_language=next"] * 4
+    (folder / "tags").write_text("".join(f"{line}\n" for line in lines))
+    both = [f"line_tags={folder}/tags", "tags=[target_language=same]"]
+    assert s2s("generate", *words, source, *both) == 0
+    assert capsys.readouterr().out.split() == [written(("same", "next")[i % 2])[i] for i in range(8)]
+    assert s2s("generate", *words, f"store={folder}/next", "split=valid") == 0
+    assert capsys.readouterr().out.split() == written("next")
+    assert s2s("generate", *words, f"store={folder}/next", "split=valid", "tags=[target_language=same]") == 0
+    assert capsys.readouterr().out.split() == written("same")
+    scores = []
+    for language in ("same", "next"):
+        given = [source, f"target={folder}/valid.same", f"tags=[target_language={language}]"]
+        assert s2s("generate", *words, "mode=score", "format=json", *given) == 0
+        scores.append(sum(json.loads(line)["score"] for line in capsys.readouterr().out.splitlines()))
+    assert scores[0] > scores[1] + 8  # nats
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "the model reads the tag target_language, and it is missing: target_language=same|next"),
+        (["tags=[target_language=nxt]"], "does not know this value of the tag; did you mean 'next'?"),
+        (["tags=[corpus=a]"], "corpus=a: the model does not read this tag; it reads target_language"),
+        (["tags=[next]"], "'next' is no tag; NAME=VALUE is needed"),
+        (["line_tags=FILE"], "FILE:2: target_language=nxt"),
+        (["line_tags=BLANK"], "BLANK:1: the model reads the tag target_language, and it is missing"),
+    ],
+)
+def test_what_is_wrong_with_tags_is_said(folder, tmp_path, s2s, capsys, given, message):
+    file = tmp_path / "tags"
+    file.write_text("target_language=next\ntarget_language=nxt\n" + "target_language=same\n" * 6)
+    (tmp_path / "blank").write_text(8 * "\n")
+    put = lambda text: text.replace("FILE", str(file)).replace("BLANK", str(tmp_path / "blank"))  # noqa: E731
+    given = list(map(put, given))
+    assert s2s("generate", f"checkpoint={folder}/run", f"input={folder}/valid.src", "device=cpu", *given) == 2
+    assert put(message) in capsys.readouterr().err
+
+
+def test_a_library_call_with_wrong_tags_is_refused(folder):
+    translator = package.load(folder / "run", device="cpu")
+    with pytest.raises(UserError, match="target_language, and it is missing"):
+        translator.translate(["a"])
+    with pytest.raises(UserError, match="tags, line 2: target_language=other"):
+        list(translator.translate(["a", "b"], tags=[{"target_language": "next"}, {"target_language": "other"}]))
+    with pytest.raises(UserError, match="as many as lines"):
+        list(translator.translate(["a", "b"], tags=[{"target_language": "next"}]))
+
+
+def test_the_server_decodes_requests_of_other_tags_together(folder):
+    translator = package.load(folder / "run", device="cpu")
+    with serving(translator, wait=0.2) as (port, batcher):
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(2) as threads:
+            asked = [threads.submit(ask, port, lines=list(LETTERS), tags={"target_language": language})
+                     for language in ("same", "next")]  # fmt: skip
+            answers = [one.result()[2]["translations"] for one in asked]
+        assert answers == [written("same"), written("next")]
+        assert batcher.metrics.batches._value.get() == 1
+        status, _, content = ask(port, lines=["a"], tags={"target_language": "nxt"})
+        assert (status, "did you mean 'next'" in content["error"]) == (400, True)
+        status, _, content = ask(port, lines=["a"])
+        assert (status, "is missing" in content["error"]) == (400, True)
+
+
+def test_a_tag_that_the_data_do_not_have_and_a_value_that_is_only_validated_are_refused(folder, tmp_path, s2s, capsys):
+    words = [f"run={tmp_path}/run", *TRAIN, "train.max_updates=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        from tests.tasks.tagged_model import TaggedEncoder
+
+        patch.setattr(TaggedEncoder, "tags", ("speaker",))
+        assert s2s("train", f"store={folder}/same", *words) == 2
+        assert "reads the tag speaker of the examples; they have corpus, source_language" in capsys.readouterr().err
+        patch.setattr(TaggedEncoder, "tags", ("corpus",))
+        assert s2s("train", f"store={folder}/same", *words) == 2
+        assert f"split 'valid', corpus {folder}/valid: corpus={folder}/valid: the model" in capsys.readouterr().err
+
+
+def test_a_model_without_tags_takes_none(store, tmp_path, s2s, capsys):
+    small = ["train.max_updates=1", "train.samples=0", *TRAIN[10:]]
+    assert s2s("train", f"store={store}", f"run={tmp_path}/run", "model=transformer_base", *small) == 0
+    capsys.readouterr()
+    assert s2s("generate", f"checkpoint={tmp_path}/run", f"input={store}/manifest.json", "tags=[corpus=a]") == 2
+    assert "corpus=a: the model does not read this tag; it reads none" in capsys.readouterr().err
+
+
+def test_each_position_of_packed_rows_has_the_tag_of_its_example():
+    segments = torch.tensor([[0, 0, 1, 2, 2], [0, 1, 1, 1, 1]])
+    positions = torch.tensor([[0, 1, 0, 0, 1], [0, 0, 1, 2, 2]])
+    tag = torch.tensor([4, 5, 6, 7, 8])
+    assert tag_of_positions(tag, Packing(segments, positions)).tolist() == [[4, 4, 5, 6, 6], [7, 8, 8, 8, 8]]
+    assert tag_of_positions(tag, None).tolist() == [[4], [5], [6], [7], [8]]
