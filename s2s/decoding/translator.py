@@ -22,7 +22,7 @@ from s2s.decoding.inputs import NO_TAGS, Window, check_known
 from s2s.decoding.scorers.language_model import load_language_model
 from s2s.decoding.times import words
 from s2s.errors import UserError
-from s2s.tasks.tags import Tags, check_read, numbers
+from s2s.tasks.tags import Tags
 from s2s.training.checkpoint import load_model
 from s2s.training.run import choose_device
 
@@ -132,15 +132,10 @@ class Translator:
         if timestamps and not hypotheses:
             raise UserError("timestamps=True needs hypotheses=True: a text has none")
         if isinstance(tags, Mapping):
-            self.check_tags(tags)
+            self.task.check_tags(tags)
         windows = self._windows(lines, prefixes, tags, config.buffer or self.task.buffer)
         results = self.decode(windows, config, seed, alignment=alignment, timestamps=timestamps)
         return self._warned(results, hypotheses, self.limit(config))
-
-    def check_tags(self, tags: Tags) -> None:
-        """Raise UserError for tags that are not exactly those that the model reads, with values that it knows."""
-        check_read(self.task.tags, tags)
-        numbers(self.task.tags, tags)
 
     def limit(self, config: DecodeConfig) -> int | None:
         """Tokens, or positions of the encoder, of the longest source that is not cut; None: any is."""
@@ -248,7 +243,7 @@ class Translator:
                 raise UserError("tags: there must be as many as lines, or one mapping for all of them")
             for number, one in enumerate(mine if each else (), read + 1):
                 try:
-                    self.check_tags(one)
+                    self.task.check_tags(one)
                 except UserError as error:
                     raise UserError(f"tags, line {number}: {error}") from error
             read += len(window)

@@ -165,7 +165,7 @@ class Service:
         if config.n_best > 1 and not asked.hypotheses:
             raise HTTPException(400, f'n_best={config.n_best} needs "hypotheses": true: one text belongs to one line')
         try:
-            self.translator.check_tags(asked.tags)
+            self.translator.task.check_tags(asked.tags)
         except UserError as error:
             raise HTTPException(400, f"tags: {error}") from error
         sources = self.translator.task.encode(asked.lines)

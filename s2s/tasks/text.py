@@ -110,6 +110,11 @@ class TextTask(ABC):
     def padded_sources(self, sources: list) -> tuple[Source, ...]:
         """Several sources, without tags, as the model's input."""
 
+    def check_tags(self, given: Tags) -> None:
+        """Raise UserError for tags that are not exactly those that the model reads, with values that it knows."""
+        tags.check_read(self.tags, given)
+        tags.numbers(self.tags, given)
+
     def tagged(self, sources: list, tags_of_each: Tags | Sequence[Tags]) -> list:
         """Sources with the tags that the model reads; those that are errors stay what they are.
 

@@ -69,7 +69,7 @@ def test_full_hypotheses_when_asked(port, translator, lines):
         (400, {}, "lines: a list of texts"),
         (400, {"lines": "a b"}, "lines: a list of texts"),
         (400, {"lines": ["a", 3]}, "line 2: must be a valid string"),
-        (400, {"lines": ["a"], "beam": 3}, "'beam' cannot be set here; there is lines, hypotheses, seed, search"),
+        (400, {"lines": ["a"], "beam": 3}, "'beam' cannot be set here; there is lines, hypotheses, seed, tags, search"),
         (400, {"lines": ["a"], "forbidden": "/etc/passwd"}, "'forbidden' cannot be set here"),
         (400, {"lines": ["a"], "beam_size": "many"}, "beam_size: must be a valid integer"),
         (400, {"lines": ["a"], "beam_size": "2"}, "beam_size: must be a valid integer"),
