@@ -38,10 +38,14 @@ COMPONENTS = {
         "speech": "s2s.models.speech:SpeechModel",
         "transformer_lm": "s2s.models.language_model:LanguageModel",
     },
-    "criterion": {
-        "cross_entropy": "s2s.criterions.cross_entropy:CrossEntropy",
-        "distillation": "s2s.criterions.distillation:Distillation",
-        "ctc_attention": "s2s.criterions.ctc_attention:CTCAttention",
+    "criterion": {"terms": "s2s.criterions.criterion:Criterion"},
+    "term": {
+        "cross_entropy": "s2s.criterions.terms.cross_entropy:CrossEntropy",
+        "ctc": "s2s.criterions.terms.ctc:CTC",
+        "intermediate_ctc": "s2s.criterions.terms.intermediate_ctc:IntermediateCTC",
+        "auxiliary": "s2s.criterions.terms.auxiliary:Auxiliary",
+        "distillation": "s2s.criterions.terms.distillation:Distillation",
+        "r_drop": "s2s.criterions.terms.r_drop:RDrop",
     },
     "decode": {"default": "s2s.decoding.config:DecodeConfig"},
     "optim": {"adam": "s2s.optim.adam:Adam", "adamw": "s2s.optim.adam:AdamW"},

@@ -1,5 +1,6 @@
-"""Specs of models in tests."""
+"""Specs of models, and criterions, in tests."""
 
+from s2s.criterions.criterion import Criterion, CriterionConfig
 from s2s.data.spec import FeatureSource, Spec, TokenSource
 
 
@@ -16,3 +17,8 @@ def speech_spec(features: int, target: int) -> Spec:
 def target_spec(size: int) -> Spec:
     """Text alone."""
     return Spec((), size)
+
+
+def criterion_of(*terms) -> Criterion:
+    """The sum of some terms, by their options."""
+    return Criterion(CriterionConfig(terms={term.type: term for term in terms}))

@@ -10,15 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = Path(__file__).parent / "plugin"
 SIZE = ["model=halving", "model.mix=0.25", *(f"model.{side}.{key}" for side in ("encoder", "decoder")
         for key in ("layers=1", "width=32", "ffn_width=64", "heads=4"))]  # fmt: skip
-TRAIN = [*SIZE, "criterion=brief", "criterion.price=0.5", "optim.schedule=steps", "data.cost=attention",
-         "data.batch_tokens=600", "train.loggers=[csv]", "train.valid_metrics=[loss,first_word]", "optim.lr=5e-3",
-         "optim.warmup_updates=10", "train.max_updates=60", "train.valid_updates=20", "train.log_updates=10",
-         "device=cpu"]  # fmt: skip
+TRAIN = [*SIZE, "criterion.terms=[cross_entropy,end]", "criterion.end.weight=0.05", "optim.schedule=steps",
+         "data.cost=attention", "data.batch_tokens=600", "train.loggers=[csv]", "train.valid_metrics=[loss,first_word]",
+         "optim.lr=5e-3", "optim.warmup_updates=10", "train.max_updates=60", "train.valid_updates=20",
+         "train.log_updates=10", "device=cpu"]  # fmt: skip
 
 
 def start(folder: Path, command: str, *words: str) -> subprocess.Popen:
@@ -56,9 +57,10 @@ def test_its_components_are_used(folder):
     assert "so-called" not in symbols
     events = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {"end", "nll"} <= next(event for event in events if event["kind"] == "train").keys()
+    assert not any("end" in event for event in events if event["kind"] == "valid")
     rates = [event["lr"] for event in events if event["kind"] == "train"]
     assert rates == pytest.approx([5e-3, 2.5e-3, 1.25e-3, 1.25e-3, 6.25e-4, 3.125e-4], rel=0.01)
-    assert [event["first_word"] for event in events if event["kind"] == "valid"][-1] > 50
+    assert [event["first_word"] for event in events if event["kind"] == "valid"][-1] > 40
     assert "train,60,lr," in (folder / "run" / "numbers.csv").read_text()
 
 
@@ -78,7 +80,7 @@ def test_its_model_decodes_and_its_metric_scores(folder, options):
         assert row["score"] == pytest.approx(other["score"], abs=1e-3)
     (folder / "hyp.txt").write_text("".join(f"{row['hypothesis']}\n" for row in rows if row["rank"] == 0))
     out, _ = run(folder, "score", "hypothesis=hyp.txt", "reference=test.tgt", "metrics=[first_word]")
-    assert float(re.search(r"FirstWord\|.* = ([\d.]+)", out)[1]) > 50
+    assert float(re.search(r"FirstWord\|.* = ([\d.]+)", out)[1]) > 40
 
 
 def test_a_killed_run_ends_with_the_same_bits(folder):
@@ -90,8 +92,11 @@ def test_a_killed_run_ends_with_the_same_bits(folder):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     run(folder, "train", *words)
-    path = "checkpoints/step_00000060/model.safetensors"
-    assert (folder / "killed" / path).read_bytes() == (folder / "run" / path).read_bytes()
+    for name in ("model.safetensors", "training_terms.safetensors"):
+        path = f"checkpoints/step_00000060/{name}"
+        assert (folder / "killed" / path).read_bytes() == (folder / "run" / path).read_bytes()
+    state = load_file(folder / "killed/last/training_terms.safetensors")
+    assert 0.001 < state["end.change"] < 0.1  # in 60 updates the weight has moved
 
 
 def test_it_is_inspected_and_exported_by_name_only(folder):

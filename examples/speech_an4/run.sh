@@ -33,7 +33,7 @@ for model in $models; do
     options=() search=()
     case $model in
         joint) ;;
-        ctc) options=(model.decoder.layers=0 model.encoder.ctc_layers='[4]') ;;
+        ctc) options=(model.decoder.layers=0 model.encoder.ctc_layers='[4]' criterion=intermediate_ctc) ;;
         ctc-lm) # the model that is there, with a language model beside it
             s2s-train --config "$here/lm.yaml" store="$store" run="$out/lm"
             ln -sfn ../ctc/run "$folder/run"

@@ -119,11 +119,22 @@ class _Builder:
     def of(self, schema: type, prefix: str) -> Any:
         """A config object of a schema whose keys begin with `prefix`."""
         options = {field.name for field in dataclasses.fields(schema)}
+        self._refuse_moved(schema, prefix)
         return schema(**{
             name: self._several(field, prefix, name, options) if schemas.is_list(field)
             else self._one(field, prefix, name)
             for name, field in schemas.groups(schema).items()
         })  # fmt: skip
+
+    def _refuse_moved(self, schema: type, prefix: str) -> None:
+        """Raises UserError for an option that is elsewhere now, as a schema's MOVED says; a component may have its
+        name, and then its value is that of one."""
+        kinds = [field.metadata["group"] for field in schemas.groups(schema).values()]
+        for name, now in getattr(schema, "MOVED", {}).items():
+            word = self.words.get(f"{prefix}{name}")
+            value = word and (word.value.value if isinstance(word.value, Node) else word.value)
+            if word is not None and not any(value in presets(kind) for kind in kinds):
+                raise UserError(f"{word.where}{word.key} is now {prefix}{now}")
 
     def _one(self, field: dataclasses.Field, prefix: str, name: str) -> Any:
         key, default = f"{prefix}{name}", field.metadata["preset"]

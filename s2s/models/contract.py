@@ -107,31 +107,45 @@ class Memory:
 
 @dataclasses.dataclass
 class DecoderOutput:
-    """Teacher-forced output: the last states and the output matrix, so that a loss need never hold [B, T, V].
+    """Teacher-forced output: the last states and what makes logits of them, so that a loss need never hold [B, T, V].
 
     Attributes:
         states: [B, T, D].
-        output: The linear map to logits, D to V; of a model packed for decoding it has no weights to see.
+        output: Called with states and `context`, of all positions or of some of them, [n, ...], it returns their
+            logits or log-probabilities, perhaps -inf where nothing is possible; V may be any number.
         heads: States of other layers, by their number, for which `output` is meant too, each [B, T, D].
+        context: What else `output` needs of each position, [B, T, ...] (attention to a source that it copies from).
     """
 
     states: Tensor
     output: nn.Module
     heads: dict[int, Tensor] = dataclasses.field(default_factory=dict)
+    context: tuple[Tensor, ...] = ()
 
     @property
-    def weight(self) -> Tensor:
-        """[V, D]"""
-        return self.output.weight
+    def _linear(self) -> nn.Linear | None:
+        """The output where it is a linear map and nothing else."""
+        plain = nn.Linear in (type(self.output), type(self.output).__dict__.get("stands_for"))
+        hooked = self.output._forward_hooks or self.output._forward_pre_hooks
+        return self.output if plain and not hooked and not self.context else None
+
+    @property
+    def weight(self) -> Tensor | None:
+        """[V, D], where the output is a linear map; None: it is not, or is prepacked for decoding."""
+        return self._linear and self._linear.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """[V]"""
-        return self.output.bias
+        """[V], where the output is a linear map with a bias."""
+        return self._linear and self._linear.bias
+
+    def head(self, number: int) -> "DecoderOutput":
+        """The output of one of `heads`."""
+        return DecoderOutput(self.heads[number], self.output, {}, self.context)
 
     def logits(self) -> Tensor:
         """[B, T, V]"""
-        return self.output(self.states)
+        return self.output(self.states, *self.context)
 
 
 class DecoderState(Protocol):

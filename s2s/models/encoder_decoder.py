@@ -189,7 +189,8 @@ class EncoderDecoder(nn.Module):
             memory = torch.tensor([self.memory_length(length) for length in source.tolist()])
             total += self.frontend.flops(source) + self.encoder.flops(memory)
         if self.has_decoder:
-            total += self.decoder.flops(memory, target) + 2 * int(target.sum()) * self.output.weight.numel()
+            matrices = sum(p.numel() for p in self.output.parameters() if p.dim() == 2)
+            total += self.decoder.flops(memory, target) + 2 * int(target.sum()) * matrices
         return total
 
 

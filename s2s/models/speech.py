@@ -52,7 +52,7 @@ class SpeechConfig:
     tie_embeddings: bool = option(True, "one matrix for decoder input and output")
     auxiliary_heads: list[int] = option(
         [],
-        "decoder layers, from 1, whose states predict the target too (DeCRED); criterion.auxiliary",
+        "decoder layers, from 1, whose states predict the target too (DeCRED); criterion=auxiliary",
         at_least=1,
         at_most=1000,
     )

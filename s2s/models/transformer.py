@@ -46,7 +46,7 @@ class TransformerConfig:
     )
     auxiliary_heads: list[int] = option(
         [],
-        "decoder layers, from 1, whose states predict the target too (DeCRED); criterion.auxiliary",
+        "decoder layers, from 1, whose states predict the target too (DeCRED); criterion=auxiliary",
         at_least=1,
         at_most=1000,
     )

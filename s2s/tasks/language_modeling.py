@@ -34,7 +34,7 @@ class LanguageModelingTask(TextTask):
     # In s2s-train, defaults of other keys.
     DEFAULTS: ClassVar[dict[str, str]] = {
         "model": "transformer_lm_small",
-        "criterion.label_smoothing": "0.0",
+        "criterion": "likelihood",
         "train.samples": "0",
     }
     writes = False

@@ -4,6 +4,7 @@ RUN/checkpoints/step_00004000/
     model.safetensors        the weights to decode with (the averaged ones under train.ema)
     training.safetensors     optimizer state, and the raw weights under train.ema; with distributed.strategy=fsdp a
     training/                folder with a file of each process
+    training_terms.safetensors   what terms of the loss remember, where they do
     state.json               update, data position, metrics, patience: what a resumed run needs
     config.yaml              the resolved config
     source.*, target.*       tokenizers and vocabularies
@@ -31,7 +32,7 @@ from s2s.config.documents import read_yaml
 from s2s.errors import UserError
 from s2s.models.names import current
 from s2s.training import shapes, sharding
-from s2s.training.runs import CONFIG, WEIGHTS, read, read_state, steps, update_of, verify
+from s2s.training.runs import CONFIG, TERMS, WEIGHTS, read, read_state, steps, update_of, verify
 from s2s.training.sharding import Part
 
 LISTED = 5  # tensors that a message lists
@@ -152,6 +153,15 @@ def load_training(folder: Path, model: nn.Module) -> dict[str, Tensor]:
             raise UserError(f"{file}: does not fit the model: {key} of shape {list(value.shape)}")
         found[key] = sharding.like(value, parameter)
     return found
+
+
+def load_terms(folder: Path) -> dict[str, Tensor]:
+    """What the terms of a checkpoint's loss remember, by `TERM.NAME`. Raises UserError when it is damaged."""
+    file = folder / TERMS
+    try:
+        return load_file(file) if file.is_file() else {}
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{file}: damaged or unreadable: {error}") from error
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from s2s.config.schema import option
-from s2s.criterions.cross_entropy import Loss
+from s2s.criterions.criterion import Loss
 from s2s.data.batch import Batch
 from s2s.errors import Failure, UserError
 from s2s.training.watch import Watch
@@ -130,10 +130,10 @@ class Criterion(nn.Module):
         super().__init__()
         self.model, self.criterion = model, criterion
 
-    def forward(self, batch: Batch | None) -> Loss:
+    def forward(self, batch: Batch | None, totals: dict[str, int] | None = None) -> Loss:
         """The criterion's value; without a batch it is 0, and so is the gradient of every parameter."""
         if batch is not None:
-            return self.criterion(self.model, batch)
+            return self.criterion(self.model, batch, totals)
         nothing = sum(p.flatten()[:0].sum() for p in self.parameters() if p.requires_grad)
         return Loss(nothing, 0, dict.fromkeys(self.criterion.names(self.model), nothing.detach()))
 

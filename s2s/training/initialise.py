@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from s2s.config import schema
 from s2s.config.schema import option
-from s2s.criterions.distillation import Distillation
 from s2s.errors import UserError
 from s2s.models.parts import part_of
 from s2s.text.vocabulary import Vocabulary
@@ -149,28 +148,22 @@ def _settings(config: dict, prefix: str = "") -> dict:
 
 
 def make_criterion(config, task, device: torch.device):
-    """The criterion of a train config, its teachers loaded.
-
-    Raises:
-        UserError: no teachers for distillation or ones of other vocabularies; R-Drop without dropout.
-    """
-    criterion = task.criterion(config.criterion)
-    if getattr(config.criterion, "r_drop", 0):
-        rates = [value for key, value in _settings(schema.values(config.model)).items() if "dropout" in key]
-        if rates and not any(rates):
-            raise UserError("criterion.r_drop: two passes are the same without dropout; set model.dropout")
-    if isinstance(criterion, Distillation):
-        criterion.teachers = [_teacher(path, task, device) for path in config.criterion.teachers]
-        if not criterion.teachers:
-            raise UserError("criterion.teachers: distillation needs a checkpoint or several")
+    """The criterion of a train config, the teachers of its terms loaded. Raises UserError: they have other
+    vocabularies."""
+    criterion, teachers = task.criterion(config.criterion), {}
+    for term in criterion.terms:
+        for path in term.checkpoints:
+            if path not in teachers:
+                teachers[path] = _teacher(path, task, device, f"criterion.{term.name}")
+        term.teachers = [teachers[path] for path in term.checkpoints]
     return criterion
 
 
-def _teacher(path: str, task, device: torch.device) -> nn.Module:
+def _teacher(path: str, task, device: torch.device, where: str) -> nn.Module:
     """A teacher's model, frozen, in evaluation mode. Raises UserError when its ids are not the task's."""
     model, other, _ = checkpoint.load_model(path, device)
     if difference := task.difference(other):
-        raise UserError(f"criterion.teachers: {path} has {difference}")
+        raise UserError(f"{where}: {path} has {difference}")
     return model.requires_grad_(False)
 
 

@@ -82,6 +82,7 @@ class Pending(NamedTuple):
         batches: Of this rank.
         split: Those of them that were split in two because they did not fit into memory.
         counts: What all ranks computed.
+        totals: The criterion's counts of all ranks.
         numbers: On the device: the gradient's norm; sums over all ranks: loss, batches split, the criterion's metrics.
     """
 
@@ -89,4 +90,5 @@ class Pending(NamedTuple):
     batches: "list[Batch | None]"
     split: "list[Batch]"
     counts: dict[str, int]
+    totals: dict[str, int]
     numbers: "Tensor"

@@ -5,7 +5,6 @@ import functools
 import resource
 import sys
 import time
-from collections.abc import Iterable
 
 import torch
 
@@ -21,7 +20,7 @@ class Interval:
     """Sums since the last report, and a list of what each step had."""
 
     loss: float = 0.0
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
     source: int = 0
     target: int = 0
     norm: float = 0.0
@@ -41,13 +40,13 @@ class Interval:
         for key, value in {**counts, "waited": waited}.items():
             epoch[key] = epoch.get(key, 0) + value
 
-    def add(self, counts: dict[str, int], loss: float, metrics: dict[str, float], norm: float) -> None:
-        """Note an update that was made: sums of its loss and of the criterion's metrics, and the gradient's norm before
-        clipping."""
+    def add(self, counts: dict[str, int], loss: float, sums: dict[str, float], norm: float) -> None:
+        """Note an update that was made: sums of its loss and of the criterion's metrics and counts, and the gradient's
+        norm before clipping."""
         self.updates, self.norm = self.updates + 1, self.norm + norm
         self.loss += loss
-        for name, value in metrics.items():
-            self.metrics[name] = self.metrics.get(name, 0) + value
+        for name, value in sums.items():
+            self.sums[name] = self.sums.get(name, 0) + value
         self.source, self.target = self.source + counts["source"], self.target + counts["target"]
 
 
@@ -60,7 +59,7 @@ def memory_peak(device: torch.device) -> int:
 
 
 def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate: float, device: torch.device,
-                    counted: Iterable[str], source_seconds: float | None) -> None:  # fmt: skip
+                    divisors: dict[str, str | None], source_seconds: float | None) -> None:  # fmt: skip
     """The line of an interval, and its numbers: a target token, what is minimised, `nll` and other terms in nats;
     `perplexity` to base e of `nll`.
 
@@ -68,7 +67,7 @@ def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate
         log: Where to.
         i: The sums.
         progress, config, epoch, rate, device: Of the run.
-        counted: Metrics of the criterion that are numbers of examples.
+        divisors: The criterion's metrics, and what each is divided by.
         source_seconds: Audio of a source position; None: the source is text.
     """
     update, most = progress.update, config.train.max_updates
@@ -77,7 +76,7 @@ def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate
     values = {
         "epoch": epoch,
         **({"loss": i.loss / tokens} if i.updates else {}),
-        **metrics_of(i.metrics, tokens, counted),
+        **metrics_of(i.sums, divisors),
         "lr": rate,
         "gradient_norm": i.norm / max(1, i.updates),
         "source_tokens_per_second": i.source / seconds,
@@ -96,10 +95,10 @@ def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate
         speed = f"RTFx {values['rtfx']:.1f}, {values['target_tokens_per_second']:.0f} tokens/s"
     course = "every update was skipped"
     if i.updates:
-        course = (
-            f"loss {values['loss']:.3f}, nll {values['nll']:.3f} nats, perplexity {values['perplexity']:.2f} (base e)"
-        )
-        course += _terms(values, i, counted)
+        course = f"loss {values['loss']:.3f}"
+        if "nll" in values:
+            course += f", nll {values['nll']:.3f} nats, perplexity {values['perplexity']:.2f} (base e)"
+        course += _terms(values, divisors)
     skipped = f" | {i.skipped} updates skipped, not finite" if i.skipped else ""
     log.line(
         f"update {update} | epoch {epoch}"
@@ -115,12 +114,13 @@ def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate
     log.metrics("train", update, {**values, "steps": {k: [round(x, 5) for x in v] for k, v in steps.items()}})
 
 
-def _terms(values: dict[str, float], i: Interval, counted: Iterable[str]) -> str:
-    """A criterion's further terms, and what it counted, in words."""
-    terms = [name for name in i.metrics if name not in ("nll", "correct", *counted)]
-    text = ", ".join(f"{name} {values[name]:.3f}" for name in terms)
-    text = f" ({text})" if terms else ""
-    return text + "".join(f" | {values[name]:,} examples {name}" for name in counted if name in values)
+def _terms(values: dict[str, float], divisors: dict[str, str | None]) -> str:
+    """A criterion's further metrics, in words."""
+    means = [name for name, divisor in divisors.items() if divisor and name in values and name != "nll"]
+    text = ", ".join(f"{name} {values[name]:.3f}" for name in means)
+    text = f" ({text})" if means else ""
+    numbers = [name for name, divisor in divisors.items() if divisor is None and name in values]
+    return text + "".join(f" | {values[name]:,} examples {name}" for name in numbers)
 
 
 def report_epoch(log: RunLog, update: int, sums: dict, epoch: int, batching: str,

@@ -13,6 +13,7 @@ from s2s import __version__, files
 from s2s.backends import prepacked
 from s2s.config import compose, schema
 from s2s.config.documents import read_json, read_yaml
+from s2s.criterions import former
 from s2s.data.iterator import BatchIterator
 from s2s.data.store import Stores
 from s2s.errors import Failure, UserError
@@ -97,7 +98,7 @@ def _train(config, ranks: Ranks) -> int | None:
     dataset = task.dataset(store.split("train"))
     _check_data(config, task, dataset, model)
     iterator = _iterator(config, dataset, device, ranks)
-    origin = _origin(store, config, is_new)
+    origin = _origin(store, config, criterion, is_new)
     with contextlib.ExitStack() as stack:
         resumed = ranks.first(lambda: _open_folder(run, config, origin, stack))
         done = runs.update_of(resumed) if resumed else 0
@@ -177,14 +178,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _origin(store: Stores, config, is_new: bool) -> dict:
+def _origin(store: Stores, config, criterion, is_new: bool) -> dict:
     """What made a run, beside its config."""
     mark = Path(config.run) / MARK
     before = read_json(mark, shapes.RUN, UNREADABLE) if not is_new and mark.is_file() else {}
     roles = {
         # Of a run that goes on they may be gone: it needs them no more.
         "initialised_from": parents(sources(config.train.init)) if is_new else before.get("initialised_from"),
-        "teachers": parents(getattr(config.criterion, "teachers", [])),
+        "teachers": parents(criterion.checkpoints),
     }
     made = {"store_digest": store.digest, "s2s": __version__, "torch": torch.__version__}
     return made | {role: found for role, found in roles.items() if found}
@@ -241,11 +242,12 @@ def _resume_from(run: Path, config, origin: dict) -> Path | None:
         print(text, file=sys.stderr)
 
     before = read_yaml(run / CONFIG, shapes.CONFIG, UNREADABLE)
+    before["criterion"] = former.current(before)
     mark = read_json(run / MARK, shapes.RUN, UNREADABLE)
     if mark["store_digest"] != origin["store_digest"]:
         raise UserError(f"run={run}: was trained on other data than store={config.store}; choose another run folder")
     taught = [list(made.get("teachers", {}).values()) for made in (mark, origin)]
-    if taught[0] != taught[1] and config.criterion.type == before["criterion"]["type"]:
+    if taught[0] != taught[1] and list(config.criterion.terms) == before["criterion"]["terms"]:
         raise UserError(
             f"run={run}: the weights of its teachers are others than when it started; give the checkpoints that it "
             f"started with: {', '.join(mark.get('teachers', {}))}"
@@ -328,6 +330,9 @@ def _announce(log: RunLog, trainer: Trainer, store: Stores, resumed: Path | None
                  f"the learning rate never reaches optim.lr={config.optim.lr:g}")  # fmt: skip
     if trainer.validator is None:
         log.line("note: the store has no valid split; nothing is validated")
+    if coupled := trainer.coupled:
+        log.line(f"note: the term {coupled} compares the examples of a batch; each batch is computed whole, and one "
+                 "that does not fit into memory is not split")  # fmt: skip
     if resumed:
         log.line(f"resuming from {resumed.name}, update {trainer.progress.update:,}")
 

@@ -12,6 +12,7 @@ from s2s.errors import UserError
 from s2s.training import shapes
 
 WEIGHTS, STATE, CONFIG = "model.safetensors", "state.json", "config.yaml"
+TERMS = "training_terms.safetensors"  # what terms of the loss remember
 OURS = (WEIGHTS, STATE, CONFIG, "training", "source.", "target.", "features.json")  # beginnings of what is read
 DAMAGED = "the checkpoint is damaged"
 PATIENCE = 60.0  # seconds to read checkpoints that their run may delete meanwhile

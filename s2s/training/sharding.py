@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from s2s.criterions.cross_entropy import Loss
+from s2s.criterions.criterion import Loss
 from s2s.data.batch import Batch
 from s2s.errors import UserError
 from s2s.models.names import current
@@ -76,9 +76,9 @@ class Shards:
         device = next(model.parameters()).device
         self.plain.to(device)
 
-    def __call__(self, batch: Batch | None) -> Loss:
+    def __call__(self, batch: Batch | None, totals: dict[str, int] | None = None) -> Loss:
         if batch is not None:
-            return Loss(*self.module(batch))
+            return Loss(*self.module(batch, totals))
         device = next(self.model.parameters()).device
         loss, _, metrics = self.module(self.filler().to(device))
         return Loss(0 * loss, 0, {name: 0 * value for name, value in metrics.items()})
@@ -133,8 +133,8 @@ def _norms(layer: nn.Module) -> list[nn.Module]:
 class _Root(Criterion):
     """A criterion and its model; what it returns is a tuple, in which FSDP finds the tensors."""
 
-    def forward(self, batch: Batch) -> tuple:
-        loss = super().forward(batch)
+    def forward(self, batch: Batch, totals: dict[str, int] | None = None) -> tuple:
+        loss = super().forward(batch, totals)
         return loss.sum, loss.count, loss.metrics
 
 

@@ -18,6 +18,7 @@ from torch.profiler import record_function
 
 from s2s.config.compose import to_yaml
 from s2s.config.documents import to_json
+from s2s.criterions.criterion import TOKENS
 from s2s.data.batch import Batch, Counts
 from s2s.data.iterator import BatchIterator
 from s2s.errors import Failure
@@ -47,7 +48,7 @@ class Trainer:
         config: The whole resolved train config (train, data, optim, decode, seed, run ...).
         task: The task.
         model: The model on its device.
-        criterion: Called as criterion(model, batch) -> Loss.
+        criterion: Called as criterion(model, batch, totals) -> Loss.
         iterator: The training batches.
         validator: Validates, or None without a valid split.
         origin: What made the run (data hash, versions), saved with each checkpoint.
@@ -57,7 +58,7 @@ class Trainer:
     def __init__(self, config, task, model, criterion, iterator: BatchIterator, validator: Validator | None,
                  origin: dict[str, str], ranks: Ranks | None = None):  # fmt: skip
         self.config, self.task, self.model, self.criterion = config, task, model, criterion
-        self.names = criterion.names(model)
+        self.names, self.divisors = criterion.names(model), criterion.divisors(model)
         self.iterator, self.validator, self.origin = iterator, validator, origin
         self.ranks = ranks or Ranks()
         self.run, self.options = Path(config.run), config.train
@@ -77,7 +78,8 @@ class Trainer:
         self.progress = Progress()
         self.best_metric = self.options.best_metric or self.options.valid_metrics[-1]
         self.saver = Saver(self.run, task, self.options.keep_last, self.options.keep_best, self.best_metric)
-        self.may_split = True  # a batch that does not fit into memory
+        self.coupled = criterion.couples_examples  # a term for which batches stay whole
+        self.may_split = not self.coupled  # a batch that does not fit into memory
         self.pending: list[Pending] = []  # updates whose numbers are still on the device
         self.norms: list[float] = []  # of the non-finite updates just now, for the message when giving up
 
@@ -102,6 +104,8 @@ class Trainer:
         progress, position = dataclasses.asdict(self.progress), self.iterator.state_dict()
         state = {"progress": progress, "iterator": position, "origin": self.origin}
         tensors = {"model.safetensors": weights} | ({} if self.shards else {"training.safetensors": training})
+        if remembered := self.criterion.state_dict():
+            tensors[runs.TERMS] = remembered
         texts = {"state.json": to_json(state, indent=1), "config.yaml": to_yaml(self.config)}
         tensors = tensors if self.ranks.is_first else {}
         self.saver.begin(self.progress.update, tensors, texts, log, self.progress.trusted, part)
@@ -119,6 +123,7 @@ class Trainer:
         if self.progress.best_metric != self.best_metric:  # values of different metrics are not compared
             self.progress.best, self.progress.bad_validations = None, 0
         self.iterator.load_state_dict(saved["iterator"])
+        self.criterion.load_state_dict(checkpoint.load_terms(folder), str(folder))
         self.optimizer = None
         self._enter(self.stages.at(max(1, self.progress.update)))
         for name, p in self.model.named_parameters():
@@ -204,7 +209,7 @@ class Trainer:
         """Say how the updates since the last report went, and begin to count anew."""
         rate, seconds = self.stages.learning_rate(self.progress.update), self.iterator.dataset.source_seconds
         report_interval(log, self.interval, self.progress, self.config, epoch, rate, self.device,
-                        self.criterion.counted, seconds)  # fmt: skip
+                        self.divisors, seconds)  # fmt: skip
         self.interval = Interval()
 
     def _enter(self, stage: int) -> None:
@@ -216,7 +221,7 @@ class Trainer:
     def _compile(self, log: RunLog) -> None:
         """Have what is compiled made before the first update, and say how long that took."""
         started, batch = time.perf_counter(), self._any_batch()
-        self._gradients([batch], batch.counts.target)
+        self._gradients([batch], self.criterion.counts(batch))
         self.optimizer.zero_grad()
         seconds = time.perf_counter() - started
         log.line(f"compiled in {seconds:.1f} s; a batch of another kind may take some more")
@@ -244,7 +249,7 @@ class Trainer:
 
     def _waits(self) -> bool:
         """Whether the host needs to know by now what the last updates have been; on a CPU that costs nothing."""
-        reports = self.progress.update % self.options.log_updates == 0
+        reports = self.progress.update % self.options.log_updates == 0 or bool(self.criterion.learning)
         return self.device.type == "cpu" or reports or self._due() or len(self.pending) == GIVE_UP_AFTER
 
     def _time_to_save(self) -> bool:
@@ -264,11 +269,15 @@ class Trainer:
                 return
             yield batches, time.perf_counter() - started
 
-    def _count(self, batches: list[Batch | None]) -> dict[str, int]:
-        """What an update computes on all ranks: the number of batches, and sums of their counts."""
-        names = ("batches", *Counts._fields)
-        own = [[0] * len(names), *([1, *batch.counts] for batch in batches if batch is not None)]
-        return dict(zip(names, self.ranks.total(torch.tensor(own).sum(0)).tolist(), strict=True))
+    def _count(self, batches: list[Batch | None]) -> tuple[dict[str, int], dict[str, int]]:
+        """What an update computes on all ranks: the number of batches, and sums of their counts; and the sums of the
+        criterion's."""
+        names, terms = ("batches", *Counts._fields), self.criterion.count_names
+        here = [batch for batch in batches if batch is not None]
+        own = [[0] * (len(names) + len(terms))]
+        own += [[1, *batch.counts, *self.criterion.counts(batch).values()] for batch in here]
+        sums = self.ranks.total(torch.tensor(own).sum(0)).tolist()
+        return dict(zip(names, sums, strict=False)), dict(zip(terms, sums[len(names) :], strict=True))
 
     def _seed(self, place: int) -> None:
         """Make the random numbers of a batch depend on its place in its update, whichever rank has it."""
@@ -287,13 +296,13 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def _update(self, batches: list[Batch | None], waited: float = 0.0) -> None:
-        """One update: gradients of the sum over all batches, divided once by their number of target tokens."""
+        """One update: gradients of the sums over all batches, divided once by what all of them count."""
         update = self.progress.update = self.progress.update + 1
         self.ranks.reached(update)
-        counts = self._count(batches)
+        counts, totals = self._count(batches)
         self.interval.count(counts, waited, self.progress.epoch)
         self.stages.set_rates(self.optimizer, update)
-        compute = functools.partial(self._gradients, tokens=counts["target"])
+        compute = functools.partial(self._gradients, totals=totals)
         split: list[Batch] = []
         may_split = self.may_split and not self.shards  # there, ranks compute each batch together
         loss, metrics = split_to_fit(compute, batches, split.append) if may_split else compute(batches)
@@ -308,7 +317,7 @@ class Trainer:
                 self.optimizer.step()
             if self.ema:
                 self.ema.update(update)
-        self.pending.append(Pending(update, batches, split, counts, torch.cat([norm[None], sums])))
+        self.pending.append(Pending(update, batches, split, counts, totals, torch.cat([norm[None], sums])))
 
     def _settle(self) -> None:
         """Take in the numbers of the updates made since the last time; here the host waits for the device.
@@ -325,12 +334,14 @@ class Trainer:
                 self._skip(one, norm, loss)
                 continue
             self.progress.skipped_in_a_row = 0
-            self.interval.add(one.counts, loss, dict(zip(self.names, metrics, strict=True)), norm)
+            found = {**one.totals, **dict(zip(self.names, metrics, strict=True))}
+            self.criterion.updated(self.model, one.update, found)
+            self.interval.add(one.counts, loss, found, norm)
             self.progress.course.add(loss, one.counts["target"])
 
-    def _gradients(self, batches: list[Batch | None], tokens: int) -> tuple[Tensor, Tensor]:
-        """Have the gradients of the sum over all batches, divided by `tokens`. Returns the sums of the loss
-        and of the criterion's metrics [M].
+    def _gradients(self, batches: list[Batch | None], totals: dict[str, int]) -> tuple[Tensor, Tensor]:
+        """Have the gradients of the loss, which `totals`, the counts of the criterion, divide. Returns the sums of the
+        loss, times target tokens, and of the criterion's metrics [M].
 
         Raises:
             OutOfMemory: naming a batch that does not fit.
@@ -352,10 +363,10 @@ class Trainer:
                     moved = batch and batch.to(self.device)
                 with self.ranks.unsynced(self.loss, not is_last):
                     with record_function("loss"), self._autocast():
-                        result = self.loss(moved)
+                        result = self.loss(moved, totals)
                     exchanged = is_last and self.ranks.size > 1
                     with record_function("backward"):
-                        (result.sum * self.ranks.size / tokens).backward()
+                        (result.sum * self.ranks.size / totals[TOKENS]).backward()
             except (RuntimeError, MemoryError) as error:
                 if batch is None or not out_of_memory(error):
                     raise
@@ -364,6 +375,8 @@ class Trainer:
                     f"update {self.progress.update}: a batch of {shape(batch)} does not fit into memory; "
                     f"a new run needs a lower {remedy}, or a smaller model"
                 )
+                if self.coupled:
+                    message += f"; it is not split, because the term {self.coupled} compares the examples of a batch"
                 # What was half exchanged with other ranks cannot be taken back.
                 raise Failure(message) if exchanged else OutOfMemory(message, batches[place]) from error
             loss = loss + result.sum.detach()
@@ -372,7 +385,8 @@ class Trainer:
 
     def _pieces(self, batch: Batch | None) -> list[Batch | None]:
         """What of a batch is computed at a time: on a CPU pieces of it, which are as fast and need less memory."""
-        return [batch] if batch is None or self.device.type != "cpu" or self.shards else pieces(batch)
+        stays = batch is None or self.device.type != "cpu" or self.shards or self.coupled
+        return [batch] if stays else pieces(batch)
 
     def _note(self, made: Pending) -> None:
         """Count, and say, which batches were split in two, on any rank."""

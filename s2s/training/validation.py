@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 
@@ -152,34 +152,41 @@ class Validator:
             raise Stopped(number)
 
     def _loss(self, model, device: torch.device, autocast, signal: Callable[[], int | None]) -> dict[str, float]:
-        names = self.criterion.names(model)
-        sums = torch.zeros(2 + len(names), dtype=torch.float64, device=device)
+        names, counts = self.criterion.names(model), dict.fromkeys(self.criterion.count_names, 0)
+        sums = torch.zeros(len(names), dtype=torch.float64, device=device)
         mine = self.batches[self.ranks.rank :: self.ranks.size]  # they are sorted by length
         for batch in prefetch(self.dataset.collate, mine, workers=1):
             if signal():
                 break
             with autocast:
                 result = self.criterion(model, batch.to(device))
-            own = (result.sum, *(result.metrics[name] for name in names))
-            sums[1:] += torch.stack([value.double() for value in own])
-            sums[0] += result.count
+            sums += torch.stack([result.metrics[name].double() for name in names])
+            counts = {name: counts[name] + count for name, count in self.criterion.counts(batch).items()}
         self._stop(signal)
-        count, loss, *metrics = self.ranks.total(sums).tolist()
-        metrics = dict(zip(names, metrics, strict=True))
-        return {"loss": loss / count, **metrics_of(metrics, count, self.criterion.counted)}
+        sums = torch.cat([sums, torch.tensor(list(counts.values()), dtype=sums.dtype, device=device)])
+        found = dict(zip([*names, *counts], self.ranks.total(sums).tolist(), strict=True))
+        return {"loss": self.criterion.valid_loss(found), **metrics_of(found, self.criterion.divisors(model))}
 
 
-def metrics_of(sums: dict[str, float], tokens: int, counted: Iterable[str]) -> dict[str, float]:
-    """A criterion's metrics for each target token, from their sums; `perplexity`, to base e, beside `nll`; those of
-    `counted` as they are, and none of those that nobody has."""
-    values = {}
-    for name, value in sums.items():
-        if name in counted:
+def metrics_of(sums: dict[str, float], divisors: dict[str, str | None]) -> dict[str, float]:
+    """A criterion's metrics, each for one of what it counts; `perplexity`, to base e, beside `nll`.
+
+    Args:
+        sums: Of metrics and counts, by name.
+        divisors: As of `Criterion.divisors`. A metric without one is a number as it is, and left out where it is 0; one
+            of which nothing is counted is left out, too.
+    """
+    values: dict[str, float] = {}
+    for name, divisor in divisors.items():
+        value, count = sums.get(name, 0.0), 1 if divisor is None else sums.get(divisor, 0.0)
+        if divisor is None:
             values |= {name: round(value)} if value else {}
+        elif not count:
+            continue
         elif name == "correct":
-            values["accuracy"] = 100 * value / tokens
+            values["accuracy"] = 100 * value / count
         else:
-            values[name] = value / tokens
+            values[name] = value / count
         if name == "nll":
             values["perplexity"] = math.exp(min(values[name], 700.0))
     return values

@@ -132,12 +132,17 @@ class Stepwise:
         self.optimizer.step()
 
 
+def smoothing(config) -> float:
+    """Label smoothing of a config's cross-entropy."""
+    return config.criterion.terms["cross_entropy"].label_smoothing
+
+
 def fairseqs_scheme(setting: Setting) -> Stepwise:
     """The reference in this folder: fairseq's batches, a plain Transformer, log-softmax of [B, T, V] in fp32."""
     model = PlainTransformer(setting.model())
 
     def loss(batch: Batch) -> Tensor:
-        return plain_loss(model, batch, setting.config.criterion.label_smoothing)
+        return plain_loss(model, batch, smoothing(setting.config))
 
     return Stepwise(setting, model, loss, setting.fairseqs_plan())
 
@@ -177,7 +182,7 @@ def joeynmt(setting: Setting) -> Stepwise:
                          lang_tags=[])  # fmt: skip
     model = build_model({"encoder": dict(side), "decoder": dict(side), "tied_embeddings": True, "tied_softmax": True},
                         symbols, symbols)  # fmt: skip
-    model.loss_function = ("crossentropy", config.criterion.label_smoothing)
+    model.loss_function = ("crossentropy", smoothing(config))
     model.log_parameters_list = None
 
     def loss(batch: Batch) -> Tensor:
@@ -224,7 +229,7 @@ def eole(setting: Setting) -> Stepwise:
             },
             training={
                 "dropout": [sizes.dropout], "dropout_steps": [0], "attention_dropout": [0.0], "world_size": 0,
-                "gpu_ranks": [], "compute_dtype": "fp32", "label_smoothing": config.criterion.label_smoothing,
+                "gpu_ranks": [], "compute_dtype": "fp32", "label_smoothing": smoothing(config),
                 "batch_type": "tokens", "normalization": "tokens",
             },
         )  # fmt: skip

@@ -89,7 +89,11 @@ def test_the_last_of_equal_keys_counts():
         ("data.waveform.noise_snr=[1,2]", "does nothing without data.waveform.noise$"),
         ("data.waveform.noise_folder=noise", "does nothing without data.waveform.noise$"),
         ("train.init.new_rows=fresh", "does nothing without train.init.checkpoint or train.init.encoder or"),
-        ("criterion.auxiliary=0.2", "does nothing without model.auxiliary_heads$"),
+        ("criterion.auxiliary=0.2", "criterion.auxiliary is now criterion.auxiliary.weight, "),
+        ("criterion.label_smoothing=0", "is now criterion.cross_entropy.label_smoothing$"),
+        ("criterion.teachers=[a,b]", "criterion.teachers is now criterion.distillation.teachers, "),
+        ("criterion.ctc.weight=0.2", "unknown key 'criterion.ctc.weight'"),
+        ("criterion.terms=[cross_entropy,ctcc]", "did you mean 'ctc'"),
         ("optim.min_lr=1e-6", r"does nothing without optim.schedule=cosine\|linear"),
         (
             "train.stages=[{updates:5,freze:[encoder]},{}]",
@@ -147,11 +151,9 @@ def test_mistakes_get_one_line_that_helps(word, message):
         ["data.batching=token_budget", "data.row_tokens=null", "data.buckets=[]"],  # as they are
         ["data.waveform.noise_snr=[1,2]", "data.waveform.noise=0.5"],
         ["train.init.new_rows=fresh", "train.init.embeddings=runs/a"],
-        ["criterion.auxiliary=0.2", "model.auxiliary_heads=[2]"],
         ["optim.min_lr=1e-6", "optim.schedule=linear"],
         ["decode.diverse_strength=0.2", "decode.diverse_groups=5"],
         ["decode.chunk_overlap=2", "decode.chunk_seconds=30"],
-        ["task=speech_to_text", "criterion.intermediate=0.3", "model.encoder.ctc_layers=[2]"],
     ],
 )
 def test_options_with_what_they_need_are_no_mistakes(words):

@@ -3,18 +3,19 @@
 import pytest
 import torch
 
-from s2s.criterions import cross_entropy
-from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig, SmoothedCrossEntropy
+from s2s.criterions import positions
+from s2s.criterions.positions import SmoothedCrossEntropy
+from s2s.criterions.terms.cross_entropy import CrossEntropyConfig
 from s2s.data.batch import Batch, Counts, Source
 from s2s.models.encoders.transformer import EncoderConfig
 from s2s.models.transformer import Transformer, TransformerConfig
-from tests.specs import text_spec
+from tests.specs import criterion_of, text_spec
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_equals_plain_formula_forward_and_backward(smoothing, with_bias, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "CHUNK", 7)
+    monkeypatch.setattr(positions, "CHUNK", 7)
     torch.manual_seed(0)
     states = torch.randn(30, 16, dtype=torch.double, requires_grad=True)
     weight = torch.randn(50, 16, dtype=torch.double, requires_grad=True)
@@ -54,7 +55,7 @@ def test_only_real_target_positions_count():
     target, inputs = torch.randint(4, 12, (2, 4)), torch.randint(4, 12, (2, 4))
     lengths = torch.tensor([4, 2])
     batch = Batch(torch.arange(2), (source,), inputs, target, lengths, Counts(2, 5, 6, 1, 2))
-    loss = CrossEntropy(CrossEntropyConfig(label_smoothing=0.1))(model, batch)
+    loss = criterion_of(CrossEntropyConfig(label_smoothing=0.1))(model, batch)
     logits = model.decode(model.encode((source,)), inputs).logits()
     expected = sum(
         torch.nn.functional.cross_entropy(logits[i, :n], target[i, :n], label_smoothing=0.1, reduction="sum")

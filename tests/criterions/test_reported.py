@@ -7,23 +7,27 @@ import pytest
 import torch
 from torch.nn import functional
 
-from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
-from s2s.criterions.ctc_attention import CTCAttention, CTCAttentionConfig
-from s2s.criterions.distillation import Distillation, DistillationConfig
+from s2s.criterions.terms.auxiliary import AuxiliaryConfig
+from s2s.criterions.terms.cross_entropy import CrossEntropyConfig
+from s2s.criterions.terms.ctc import CTCConfig
+from s2s.criterions.terms.distillation import DistillationConfig
+from s2s.criterions.terms.intermediate_ctc import IntermediateCTCConfig
+from s2s.criterions.terms.r_drop import RDropConfig
 from s2s.models.transformer import EncoderConfig, Transformer, TransformerConfig
 from s2s.training.validation import metrics_of
-from tests.criterions import test_ctc_attention as speech
-from tests.criterions.test_terms import VOCABULARY, batch_of, small
-from tests.specs import text_spec
+from tests.criterions import test_ctc as speech
+from tests.criterions.test_positions import VOCABULARY, batch_of, small
+from tests.specs import criterion_of, text_spec
 
 
 def reported(criterion, model, batch, seed: int = 3) -> dict[str, float]:
     """What the log of training, or of a validation, has of a batch."""
     torch.manual_seed(seed)
     loss = criterion(model, batch)
-    assert list(loss.metrics) == criterion.names(model) or set(loss.metrics) == set(criterion.names(model))
-    sums = {name: float(loss.metrics[name]) for name in criterion.names(model)}
-    return {"loss": float(loss.sum) / loss.count, **metrics_of(sums, loss.count, criterion.counted)}
+    assert list(loss.metrics) == criterion.names(model)
+    sums = {name: float(value) for name, value in loss.metrics.items()} | criterion.counts(batch)
+    value = float(loss.sum) / loss.count if model.training else criterion.valid_loss(sums)
+    return {"loss": value, **metrics_of(sums, criterion.divisors(model))}
 
 
 def passes(model, batch, number: int, seed: int = 3) -> list[dict[int, torch.Tensor]]:
@@ -78,12 +82,15 @@ def test_text(kind, smoothing, heads, r_drop, weight, temperature, training):
     )
     model.train(training)
     batch = batch_of()
-    options = {"label_smoothing": smoothing, "auxiliary": 0.4, "r_drop": r_drop}
-    if kind == "distillation":
-        criterion = Distillation(DistillationConfig(weight=weight, temperature=temperature, **options))
-        criterion.teachers = [small(seed, 0.0).eval() for seed in (5, 6)]
-    else:
-        criterion = CrossEntropy(CrossEntropyConfig(**options))
+    rest = 0.6 if heads else 1.0
+    terms = [CrossEntropyConfig(label_smoothing=smoothing, weight=rest * (1 - (weight or 0)))]
+    terms += [RDropConfig(weight=rest * r_drop / 2)] * bool(r_drop)
+    terms += [AuxiliaryConfig(weight=0.4, label_smoothing=smoothing)] * bool(heads)
+    teachers = [small(seed, 0.0).eval() for seed in (5, 6)] if kind == "distillation" else []
+    if teachers:
+        terms.append(DistillationConfig(teachers=["a", "b"], weight=rest * weight, temperature=temperature))
+    criterion = criterion_of(*terms)
+    criterion.terms[-1].teachers = teachers
     criterion.check(model)
     found = reported(criterion, model, batch)
 
@@ -93,7 +100,7 @@ def test_text(kind, smoothing, heads, r_drop, weight, temperature, training):
     right = [float(row.argmax() == token) for one in log for row, token in zip(one[0], target, strict=True)]
     expected = {"nll": nll, "accuracy": 100 * mean(right)}
     if training and kind == "distillation":
-        taught = [passes(teacher, batch, 1)[0][0] for teacher in criterion.teachers]
+        taught = [passes(teacher, batch, 1)[0][0] for teacher in teachers]
         q = sum((teacher / temperature).softmax(-1) for teacher in taught) / 2
         pupil = [(one[0] / temperature).log_softmax(-1) for one in log]
         expected["distillation"] = mean(-(q[i] * p[i]).sum() for p in pupil for i in range(len(target)))
@@ -112,12 +119,17 @@ def test_text(kind, smoothing, heads, r_drop, weight, temperature, training):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("decoder", [0, 3])
 @pytest.mark.parametrize("layers", [[], [1, 2]])
-@pytest.mark.parametrize("share", [None, 0.6])
+@pytest.mark.parametrize("share", [0.3, 0.6])
 @torch.no_grad()
 def test_speech(share, layers, decoder, training):
     model = speech.model(decoder, heads=(1,) if decoder else (), ctc_layers=layers).train(training)
-    options = {"ctc": share if decoder else None, "intermediate": 0.2, "label_smoothing": 0.3, "auxiliary": 0.4}
-    criterion, batch = CTCAttention(CTCAttentionConfig(**options)), speech.batch(speech.TARGETS, speech.FRAMES)
+    part = share if decoder else 1.0
+    terms = [CTCConfig(weight=part * (0.8 if layers else 1.0))]
+    terms += [IntermediateCTCConfig(weight=part * 0.2)] * bool(layers)
+    if decoder:
+        terms += [CrossEntropyConfig(weight=(1 - share) * 0.6, label_smoothing=0.3),
+                  AuxiliaryConfig(weight=(1 - share) * 0.4, label_smoothing=0.3)]  # fmt: skip
+    criterion, batch = criterion_of(*terms), speech.batch(speech.TARGETS, speech.FRAMES)
     found = reported(criterion, model, batch)
 
     memory, terms = model.encode(batch.sources), []
@@ -135,7 +147,9 @@ def test_speech(share, layers, decoder, training):
     target = batch.target[torch.arange(batch.target.size(1)) < batch.target_lengths[:, None]].tolist()
     attention, expected["nll"] = cross_entropies(log, target, 0.3)
     head, expected["auxiliary_1"] = cross_entropies(log, target, 0.3, 1)
-    attention = 0.6 * attention + 0.4 * head if training else attention
+    # A validation has the mean of the terms that are not for training only, by their weights.
+    attention, rest = (0.6 * attention + 0.4 * head, 1.0) if training else (0.6 * attention, 0.6)
     right = [float(row.argmax() == token) for row, token in zip(log[0][0], target, strict=True)]
     expected["accuracy"] = 100 * mean(right)
-    check(found, {"loss": (1 - (share or 0.3)) * attention + (share or 0.3) * loss, **expected})
+    both = (1 - share) * attention + share * loss
+    check(found, {"loss": both / ((1 - share) * rest + share), **expected})

@@ -6,12 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
+from s2s.criterions.terms.cross_entropy import CrossEntropyConfig
 from s2s.data.store import Store
 from s2s.models.encoders.transformer import EncoderConfig
 from s2s.models.transformer import TransformerConfig
 from s2s.tasks.translation import TranslationTask
 from s2s.training.memory import PIECE, pieces
+from tests.specs import criterion_of
 
 
 def to_single(batch) -> list:
@@ -49,7 +50,7 @@ def test_halves_of_halves_are_the_examples_one_by_one(store, rows):
     torch.manual_seed(0)
     stack = EncoderConfig(1, 16, 2, None, 32)
     model = task.model(TransformerConfig(encoder=stack, decoder=stack, dropout=0.0)).double()
-    loss = CrossEntropy(CrossEntropyConfig())
+    loss = criterion_of(CrossEntropyConfig())
     parts = [loss(model, half) for half in (first, second)]
     torch.testing.assert_close(sum(part.sum for part in parts), loss(model, batch).sum, rtol=1e-12, atol=0)
     assert sum(part.count for part in parts) == batch.counts.target

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
             ["preprocess", "task=speech_to_text", f"train={manifest}", f"valid={manifest}", "tokenizer=characters",
              store, "workers=1"],
             ["train", store, f"run={folder}/joint", *model],
-            ["train", store, f"run={folder}/ctc", *model, "model.decoder.layers=0"],
+            ["train", store, f"run={folder}/ctc", *model, "model.decoder.layers=0", "criterion=ctc"],
             ["train", store, f"run={folder}/lm", "task=language_modeling", "model=transformer_lm_tiny", *SMALL[3:],
              *SIZE],
         ):  # fmt: skip

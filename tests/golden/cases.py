@@ -31,7 +31,8 @@ SMALL = ["model=transformer_tiny", *SIZES, *COMMON]
 SPEECH = ["task=speech_to_text", "model=conformer_tiny", "model.encoder.layers=2", "model.encoder.ctc_layers=[1]",
           *COMMON, "data.batch_tokens=800", "model.encoder.subsampling_channels=8",
           "data.spec_augment.time_masks=1", "data.waveform.speed=[0.9,1.0,1.1]"]  # fmt: skip
-JOINT = [*SPEECH, *SIZES, "model.decoder.layers=1"]
+JOINT = [*SPEECH, *SIZES, "model.decoder.layers=1", "criterion.terms=[ctc,intermediate_ctc,cross_entropy]",
+         "criterion.ctc.weight=0.15", "criterion.intermediate_ctc.weight=0.15"]  # fmt: skip
 
 TRAININGS = {  # run -> (store, words of s2s-train); `{folder}` is where stores and runs are
     "text": ("text", SMALL),
@@ -42,14 +43,16 @@ TRAININGS = {  # run -> (store, words of s2s-train); `{folder}` is where stores 
     "bf16": ("text", [*SMALL, "train.precision=bf16", "model.positions=learned", "model.max_positions=64"]),
     "joint": ("speech", JOINT),
     "ctc": ("speech", [*SPEECH, "model=conformer_ctc_small", "model.encoder.width=32", "model.encoder.ffn_width=64",
-                       "model.encoder.heads=4", "model.dropout=0.05"]),
+                       "model.encoder.heads=4", "model.dropout=0.05", "criterion=intermediate_ctc"]),
     "lm": ("text", ["task=language_modeling", "model=transformer_lm_tiny", "model.decoder.width=32",
                     "model.decoder.ffn_width=64", *COMMON]),
-    "heads": ("text", [*SMALL, "model.auxiliary_heads=[1]", "data.target_transform=reverse"]),
-    "distillation": ("text", [*SMALL, "criterion=distillation", "criterion.teachers=[{folder}/text]",
-                              "criterion.temperature=2", "criterion.r_drop=1"]),
-    "r_drop": ("text", [*SMALL, "criterion.r_drop=2", "optim=adamw", "optim.weight_decay=0.01",
-                        "optim.schedule=cosine"]),
+    "heads": ("text", [*SMALL, "model.auxiliary_heads=[1]", "criterion=auxiliary", "data.target_transform=reverse"]),
+    "distillation": ("text", [*SMALL, "criterion=distillation",
+                              "criterion.terms=[cross_entropy,distillation,r_drop]", "criterion.r_drop.weight=0.5",
+                              "criterion.distillation.teachers=[{folder}/text]",
+                              "criterion.distillation.temperature=2"]),
+    "r_drop": ("text", [*SMALL, "criterion=r_drop", "criterion.r_drop.weight=1", "optim=adamw",
+                        "optim.weight_decay=0.01", "optim.schedule=cosine"]),
     "stages": ("text", [*SMALL, "data.stages=[{epochs:1,max_length:6},{word_dropout:0.1,prev_output_mask:0.15}]",
                         "train.stages=[{updates:15,freeze:[encoder]},{factor:0.5}]", "data.character_noise=0.05"]),
     "ema": ("text", [*SMALL, "train.ema=0.9", "train.accumulate=2", "data.cost=sum", "optim.layer_decay=0.9",

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
+from s2s.criterions.terms.cross_entropy import CrossEntropyConfig
 from s2s.data.batch import Batch, Counts, Packing, Source
 from s2s.errors import UserError
 from s2s.models.encoders.transformer import EncoderConfig
 from s2s.models.transformer import Transformer, TransformerConfig
-from tests.specs import text_spec
+from tests.specs import criterion_of, text_spec
 
 LENGTH = st.integers(1, 7)
 ROWS = st.lists(st.lists(st.tuples(LENGTH, LENGTH), min_size=1, max_size=4), min_size=1, max_size=4)
@@ -64,7 +64,7 @@ def results(model: Transformer, batch: Batch) -> tuple[Tensor, list[Tensor]]:
     assert output.states.isfinite().all()
     losses = torch.nn.functional.cross_entropy(output.logits().transpose(1, 2), batch.target, reduction="none")
     real = torch.arange(batch.target.size(1)) < batch.target_lengths[:, None]
-    loss = CrossEntropy(CrossEntropyConfig(label_smoothing=0.0))(model, batch)
+    loss = criterion_of(CrossEntropyConfig(label_smoothing=0.0))(model, batch)
     torch.testing.assert_close(loss.sum, losses[real].sum(), rtol=1e-5, atol=1e-5)
     (loss.sum / loss.count).backward()
     return losses[real].detach(), [parameter.grad for parameter in model.parameters()]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from s2s.config import compose
 from s2s.config.documents import read_yaml
-from s2s.criterions.cross_entropy import CrossEntropy
+from s2s.criterions.criterion import Criterion
 from s2s.data.iterator import BatchIterator
 from s2s.data.plan import STRATEGIES
 from s2s.data.store import Stores
@@ -169,18 +169,18 @@ def memory_of(batch) -> int:
 @pytest.fixture
 def memory(monkeypatch):
     """memory(limit) lets larger updates fail as on a GPU; returns what they needed."""
-    plain = CrossEntropy.__call__
+    plain = Criterion.__call__
 
     def limit(most):
         needed = []
 
-        def limited(self, model, batch):
+        def limited(self, model, batch, totals=None):
             needed.append(memory_of(batch))
             if needed[-1] > most:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-            return plain(self, model, batch)
+            return plain(self, model, batch, totals)
 
-        monkeypatch.setattr(CrossEntropy, "__call__", limited)
+        monkeypatch.setattr(Criterion, "__call__", limited)
         return needed
 
     return limit

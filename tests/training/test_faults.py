@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from s2s.criterions.cross_entropy import CrossEntropy
+from s2s.criterions.criterion import Criterion
 from s2s.training import checkpoint, divergence, runs
 from tests.training.disturbed import events, nothing_half_written, words
 from tests.training.test_calibrate import memory_of
@@ -266,7 +266,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(store, whole, tmp_path, 
     run, seen, trainers, plain, update = tmp_path / "run", {}, [], checkpoint.write, Trainer._update
 
     def write(folder, *args):
-        until = time.monotonic() + 60
+        until = time.monotonic() + 5
         while trainers[0].progress.update <= runs.update_of(folder) and time.monotonic() < until:
             time.sleep(0.001)
         seen[runs.update_of(folder)] = trainers[0].progress.update
@@ -293,16 +293,16 @@ def test_training_goes_on_while_a_checkpoint_is_written(store, whole, tmp_path, 
 @pytest.fixture
 def spoil(monkeypatch):
     """spoil(function) has a training loss multiplied by function(batch), which is called once a batch."""
-    plain = CrossEntropy.__call__
+    plain = Criterion.__call__
 
     def install(function):
-        def call(self, model, batch):
-            loss = plain(self, model, batch)
+        def call(self, model, batch, totals=None):
+            loss = plain(self, model, batch, totals)
             if model.training:
                 loss.sum = loss.sum * function(batch)
             return loss
 
-        monkeypatch.setattr(CrossEntropy, "__call__", call)
+        monkeypatch.setattr(Criterion, "__call__", call)
 
     return install
 
@@ -469,15 +469,15 @@ def test_killed_before_or_after_a_rollback_it_ends_the_same(store, tmp_path, s2s
 def short(monkeypatch):
     """short(limit): batches that need more fail as on a GPU."""
     monkeypatch.setattr(gc, "collect", lambda: None)  # slow among all that pytest holds
-    plain = CrossEntropy.__call__
+    plain = Criterion.__call__
 
     def limit(most):
-        def call(self, model, batch):
+        def call(self, model, batch, totals=None):
             if model.training and memory_of(batch) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-            return plain(self, model, batch)
+            return plain(self, model, batch, totals)
 
-        monkeypatch.setattr(CrossEntropy, "__call__", call)
+        monkeypatch.setattr(Criterion, "__call__", call)
 
     return limit
 
@@ -504,25 +504,25 @@ def test_a_batch_that_does_not_fit_is_split_and_nothing_else_differs(store, tmp_
 def test_out_of_memory_in_the_middle_of_the_backward_pass_leaves_no_gradient_behind(store, tmp_path, s2s, monkeypatch):
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert s2s("train", *words(store, whole, *EXACT)) == 0
-    plain, failed = CrossEntropy.__call__, []
+    plain, failed = Criterion.__call__, []
     monkeypatch.setattr(gc, "collect", lambda: None)
 
     def fail(gradient):
         failed.append(1)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    def call(self, model, batch):
+    def call(self, model, batch, totals=None):
         handle = None
         if model.training and len(batch.ids) > 25:
             # The decoder's gradients are there by then.
             handle = model.encoder.norm.register_forward_hook(lambda *args: args[2].register_hook(fail) and None)
         try:
-            return plain(self, model, batch)
+            return plain(self, model, batch, totals)
         finally:
             if handle:
                 handle.remove()
 
-    monkeypatch.setattr(CrossEntropy, "__call__", call)
+    monkeypatch.setattr(Criterion, "__call__", call)
     assert s2s("train", *words(store, run, *EXACT)) == 0
     assert len(failed) >= 5
     a, b = (load_file(folder / "last/model.safetensors") for folder in (whole, run))

@@ -188,15 +188,17 @@ def test_a_run_is_not_deleted_that_it_is_to_start_from(store, parent, tmp_path, 
 
 
 def distilled(parent, *more) -> list[str]:
-    return ["criterion=distillation", f"criterion.teachers=[{parent}]", "criterion.label_smoothing=0", *more]
+    return ["criterion=distillation", f"criterion.distillation.teachers=[{parent}]",
+            "criterion.cross_entropy.label_smoothing=0", *more]  # fmt: skip
 
 
 def test_a_pupil_writes_what_its_teacher_writes(store, parent, tmp_path, s2s):
     """On the same updates a pupil comes nearer to its teacher's probabilities than a model that sees only the text."""
     runs = {name: tmp_path / name for name in ("taught", "alone")}
     long = ["train.max_updates=60", "optim.lr=3e-3", "seed=3", "model.dropout=0"]
-    assert s2s("train", *words(store, runs["taught"], *long, *distilled(parent, "criterion.weight=1"))) == 0
-    assert s2s("train", *words(store, runs["alone"], *long, "criterion.label_smoothing=0")) == 0
+    pure = ["criterion.distillation.weight=1", "criterion.cross_entropy.weight=0"]
+    assert s2s("train", *words(store, runs["taught"], *long, *distilled(parent, *pure))) == 0
+    assert s2s("train", *words(store, runs["alone"], *long, "criterion=likelihood")) == 0
     teacher, task, _ = checkpoint.load_model(str(parent))
     from s2s.data.store import Store
 
@@ -217,7 +219,8 @@ def test_a_pupil_writes_what_its_teacher_writes(store, parent, tmp_path, s2s):
 def test_a_distilled_run_resumes_bit_identical_and_only_with_the_same_teacher(store, parent, tmp_path, s2s, capsys):
     whole, pieces, teacher = tmp_path / "whole", tmp_path / "pieces", tmp_path / "teacher"
     shutil.copytree(parent, teacher, symlinks=True)
-    options = distilled(teacher, "criterion.temperature=2", "criterion.r_drop=1", "train.checkpoint_updates=5")
+    options = distilled(teacher, "criterion.terms=[cross_entropy,distillation,r_drop]", "criterion.r_drop.weight=0.5",
+                        "criterion.distillation.temperature=2", "train.checkpoint_updates=5")  # fmt: skip
     assert s2s("train", *words(store, whole, *options, "train.max_updates=12")) == 0
     for updates in (3, 5, 12):
         assert s2s("train", *words(store, pieces, *options, f"train.max_updates={updates}")) == 0
@@ -242,7 +245,7 @@ def test_teachers_that_do_not_fit_are_refused(store, parent, tmp_path, s2s, caps
     assert "another data.target_transform, none against reverse" in refused(
         store, *distilled(parent), "data.target_transform=reverse"
     )
-    assert "two passes are the same without dropout" in refused(store, "criterion.r_drop=5", "model.dropout=0")
+    assert "two passes are the same without dropout" in refused(store, "criterion=r_drop", "model.dropout=0")
 
 
 def test_the_text_that_a_teacher_writes_is_a_store(store, parent, tmp_path, s2s):

@@ -59,7 +59,7 @@ def test_a_copy_of_layers_computed_twice_has_weights_of_its_own():
 
 def test_a_run_with_layers_computed_twice_has_the_same_bits(store, tmp_path, s2s):
     plain, twice = tmp_path / "plain", tmp_path / "twice"
-    options = ["train.max_updates=12", "criterion.r_drop=1"]
+    options = ["train.max_updates=12", "criterion=r_drop"]
     assert s2s("train", *words(store, plain, *options)) == 0
     assert s2s("train", *words(store, twice, *options, "train.checkpoint_activations=true")) == 0
     same_bits(plain, twice)

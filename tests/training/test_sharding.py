@@ -54,7 +54,7 @@ def test_what_cannot_be_sharded_is_told(store, tmp_path, s2s, capsys):
     "options",
     [
         ["train.precision=bf16", "train.checkpoint_activations=true"],
-        ["criterion.r_drop=1", "train.checkpoint_activations=true"],
+        ["criterion=r_drop", "train.checkpoint_activations=true"],
         ["train.stages=[{updates:5,freeze:[encoder,embeddings]},{factor:0.5,freeze:[decoder.layers.0.cross]}]"],
     ],
     ids=["bf16", "r-drop", "stages"],

@@ -94,7 +94,7 @@ def test_frozen_parts_stay_and_have_no_optimizer_state(store, tmp_path, s2s, cap
     ["train.stages=[{updates:4,freeze:[encoder,embeddings]},{updates:5,factor:0.5,freeze:[decoder]},{}]",
      "train.ema=0.9", "train.accumulate=2"],
     ["optim.groups=[{parameters:[encoder],factor:0.1,warmup_updates:3}]", "optim.layer_decay=0.5", "optim=adamw"],
-    ["criterion.r_drop=5", "model.dropout=0.2"],
+    ["criterion=r_drop", "model.dropout=0.2"],
 ])  # fmt: skip
 def test_resumes_bit_identical(store, tmp_path, s2s, options):
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from s2s.training import checkpoint, runs
 from s2s.training.average import ExponentialMovingAverage
+from tests.specs import criterion_of
 from tests.training.test_resume import SMALL, words
 
 
@@ -27,7 +28,7 @@ def one_error_line(capsys) -> str:
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch(store, tmp_path, s2s):
     """Two batches in one update move the weights as their union would: one sum, divided once by all tokens."""
-    from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
+    from s2s.criterions.terms.cross_entropy import CrossEntropyConfig
     from s2s.data.store import Store
     from s2s.models.encoders.transformer import EncoderConfig
     from s2s.models.transformer import TransformerConfig
@@ -38,7 +39,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(store, tmp_path, s2s
     torch.manual_seed(0)
     stack = EncoderConfig(1, 16, 2, None, 32)
     model = task.model(TransformerConfig(encoder=stack, decoder=stack, dropout=0.0)).double()
-    dataset, criterion = task.dataset(data.split("train")), CrossEntropy(CrossEntropyConfig())
+    dataset, criterion = task.dataset(data.split("train")), criterion_of(CrossEntropyConfig())
     whole = criterion(model, dataset.collate(range(30)))
     (whole.sum / whole.count).backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -51,16 +52,16 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(store, tmp_path, s2s
 
 
 def test_a_run_whose_batches_are_computed_in_pieces_has_the_same_weights_to_rounding(store, tmp_path, s2s, monkeypatch):
-    from s2s.criterions.cross_entropy import CrossEntropy
+    from s2s.criterions.criterion import Criterion
     from s2s.training import memory
 
-    plain, sizes = CrossEntropy.__call__, []
+    plain, sizes = Criterion.__call__, []
 
-    def counted(self, model, batch):
+    def counted(self, model, batch, totals=None):
         sizes.append(batch.counts.target)
-        return plain(self, model, batch)
+        return plain(self, model, batch, totals)
 
-    monkeypatch.setattr(CrossEntropy, "__call__", counted)
+    monkeypatch.setattr(Criterion, "__call__", counted)
     runs, calls = {}, {}
     for most in (2048, 60):
         monkeypatch.setitem(memory.PIECE, "tokens", most)
@@ -147,23 +148,23 @@ def test_a_warm_up_beyond_the_last_update_is_told(store, tmp_path, s2s, capsys):
 def test_an_optimizer_that_cannot_skip_by_itself_is_not_called_where_the_gradient_is_not_finite(
     store, tmp_path, s2s, monkeypatch
 ):
-    from s2s.criterions.cross_entropy import CrossEntropy
+    from s2s.criterions.criterion import Criterion
     from s2s.optim.adam import Adam
     from s2s.optim.groups import parameter_groups
 
     def sgd(self, model):
         return torch.optim.SGD(parameter_groups(model, self.config), lr=0.1, momentum=0.5)
 
-    plain, calls = CrossEntropy.__call__, []
+    plain, calls = Criterion.__call__, []
 
-    def poisoned(self, model, batch):
-        loss = plain(self, model, batch)
+    def poisoned(self, model, batch, totals=None):
+        loss = plain(self, model, batch, totals)
         calls.append(1)
         loss.sum = loss.sum * float("nan") if len(calls) == 2 else loss.sum
         return loss
 
     monkeypatch.setattr(Adam, "build", sgd)
-    monkeypatch.setattr(CrossEntropy, "__call__", poisoned)
+    monkeypatch.setattr(Criterion, "__call__", poisoned)
     run = tmp_path / "run"
     assert s2s("train", *words(store, run, "train.max_updates=4")) == 0
     assert json.loads((run / "last/state.json").read_text())["progress"]["skipped"] == 1
@@ -171,19 +172,19 @@ def test_an_optimizer_that_cannot_skip_by_itself_is_not_called_where_the_gradien
 
 
 def test_non_finite_updates_are_skipped_and_counted_and_ten_in_a_row_stop(store, tmp_path, s2s, capsys, monkeypatch):
-    from s2s.criterions.cross_entropy import CrossEntropy
+    from s2s.criterions.criterion import Criterion
 
-    plain, bad = CrossEntropy.__call__, {3, 4}
+    plain, bad = Criterion.__call__, {3, 4}
     calls = []
 
-    def poisoned(self, model, batch):
-        loss = plain(self, model, batch)
+    def poisoned(self, model, batch, totals=None):
+        loss = plain(self, model, batch, totals)
         if model.training:
             calls.append(1)
             loss.sum = loss.sum * float("nan") if len(calls) in bad else loss.sum
         return loss
 
-    monkeypatch.setattr(CrossEntropy, "__call__", poisoned)
+    monkeypatch.setattr(Criterion, "__call__", poisoned)
     run = tmp_path / "run"
     assert s2s("train", *words(store, run, "train.max_updates=10", "train.log_updates=5")) == 0
     progress = json.loads((run / "last/state.json").read_text())["progress"]

@@ -50,7 +50,7 @@ class SpeechEncoderConfig(StackConfig):
     right_context: int = option(0, "with chunk: positions seen after it, in every layer", at_least=0, at_most=1_000_000)
     ctc_layers: list[int] = option(
         [],
-        "layers, from 1, after which there is CTC too: criterion.intermediate; places of early exits",
+        "layers, from 1, after which there is CTC too, of the term intermediate_ctc; places of early exits",
         at_least=1,
         at_most=1000,
     )

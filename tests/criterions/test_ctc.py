@@ -8,8 +8,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig
-from s2s.criterions.ctc_attention import CTCAttention, CTCAttentionConfig, impossible
+from s2s.config import compose
+from s2s.criterions.criterion import Criterion, CriterionConfig
+from s2s.criterions.terms.auxiliary import AuxiliaryConfig
+from s2s.criterions.terms.cross_entropy import CrossEntropyConfig
+from s2s.criterions.terms.ctc import CTCConfig, impossible
+from s2s.criterions.terms.distillation import DistillationConfig
+from s2s.criterions.terms.intermediate_ctc import IntermediateCTCConfig
+from s2s.criterions.terms.r_drop import RDropConfig
 from s2s.data.batch import Batch, Counts, Source
 from s2s.errors import UserError
 from s2s.models.encoders.speech import SpeechEncoderConfig
@@ -18,7 +24,7 @@ from s2s.models.speech import SpeechConfig, SpeechDecoderConfig, SpeechModel
 from s2s.models.transformer import Transformer, TransformerConfig
 from s2s.nn.initialise import initialise
 from s2s.text.vocabulary import BOS, EOS, PAD
-from tests.specs import speech_spec, text_spec
+from tests.specs import criterion_of, speech_spec, text_spec
 
 F, V = 5, 7
 
@@ -65,9 +71,12 @@ TARGETS, FRAMES = [[4, 5], [6, 6], [5], [4, 4]], [16, 12, 7, 8]  # 4, 3, 2, 2 st
 def test_the_loss_is_the_weighted_sum_of_its_terms(decoder, layers, heads):
     heads = heads if decoder else ()
     speech = model(decoder, heads=heads, ctc_layers=layers, self_conditioned=bool(layers))
-    config = CTCAttentionConfig(ctc=0.4 if decoder else None, intermediate=0.7, auxiliary=0.1,
-                                label_smoothing=0.2 if decoder else 0.1)  # fmt: skip
-    criterion, data = CTCAttention(config), batch(TARGETS, FRAMES)
+    share = 0.4 if decoder else 1.0
+    terms = [CTCConfig(weight=share * (0.3 if layers else 1))]
+    terms += [IntermediateCTCConfig(weight=share * 0.7)] * bool(layers)
+    terms += [CrossEntropyConfig(weight=0.6 * (0.9 if heads else 1), label_smoothing=0.2)] * bool(decoder)
+    terms += [AuxiliaryConfig(weight=0.6 * 0.1, label_smoothing=0.2)] * bool(heads)
+    criterion, data = criterion_of(*terms), batch(TARGETS, FRAMES)
     criterion.check(speech)
     loss = criterion(speech, data)
     loss.sum.backward()
@@ -108,6 +117,23 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(decoder, layers, heads):
     assert criterion.names(speech) == list(loss.metrics)
 
 
+def test_presets_are_terms_with_weights():
+    def weights(name):
+        config = compose.preset("criterion", name)
+        return {name: term.weight for name, term in config.terms.items()}
+
+    assert weights("cross_entropy") == weights("likelihood") == {"cross_entropy": 1.0}
+    assert weights("ctc_attention") == {"ctc": 0.3, "cross_entropy": 0.7}
+    assert weights("ctc") == {"ctc": 1.0}
+    assert weights("intermediate_ctc") == {"ctc": 0.5, "intermediate_ctc": 0.5}
+    assert weights("distillation") == {"cross_entropy": 0.5, "distillation": 0.5}
+    assert weights("r_drop") == {"cross_entropy": 1.0, "r_drop": 2.5}
+    assert weights("auxiliary") == {"cross_entropy": 0.7, "auxiliary": 0.3}
+    smoothing = [compose.preset("criterion", name).terms["cross_entropy"].label_smoothing
+                 for name in ("cross_entropy", "likelihood")]  # fmt: skip
+    assert smoothing == [0.1, 0.0]
+
+
 def test_impossible_targets_are_those_without_an_alignment():
     for length in range(1, 5):
         targets = [list(ids) for size in range(4) for ids in itertools.product([4, 5], repeat=size)]
@@ -116,37 +142,37 @@ def test_impossible_targets_are_those_without_an_alignment():
         assert found.tolist() == [by_hand(uniform, target) == math.inf for target in targets]
 
 
-def test_a_share_of_nothing_is_the_default_by_the_model():
-    data, both = batch(TARGETS, FRAMES), model()
-    for given, meant in ((None, 0.3), (0.5, 0.5)):
-        loss = CTCAttention(CTCAttentionConfig(ctc=given))(both, data)
-        parts = CTCAttention(CTCAttentionConfig(ctc=0.0))(both, data), loss.metrics["ctc"]
-        torch.testing.assert_close(loss.sum, (1 - meant) * parts[0].sum + meant * parts[1])
+CTC, ENTROPY = CTCConfig(), CrossEntropyConfig()
 
 
 @pytest.mark.parametrize(
-    ("config", "options", "message"),
+    ("terms", "options", "message"),
     [
-        ({}, {"ctc": False}, "model.ctc=true"),
-        ({"ctc": 0.0}, {}, "model.ctc=false"),
-        ({"ctc": 0.3}, {"decoder": 0}, "it can only be 1"),
-        ({"ctc": 1.0}, {}, "does not train the decoder"),
-        ({"intermediate": 0.0}, {"ctc_layers": [1]}, "leaves model.encoder.ctc_layers out"),
-        ({"auxiliary": 0.0}, {"heads": [1]}, "does not train model.auxiliary_heads"),
+        ([CTC, ENTROPY], {"ctc": False}, "criterion.terms: ctc needs a model with CTC: model.ctc=true"),
+        ([ENTROPY], {}, r"criterion.terms=\[cross_entropy\]: no term with a weight trains the CTC .* add ctc"),
+        ([CTCConfig(weight=0.0), ENTROPY], {}, "trains the CTC"),
+        ([CTC, ENTROPY], {"decoder": 0}, "cross_entropy needs a decoder, and model.decoder.layers=0: .* criterion=ctc"),
+        ([CTC], {}, "no term with a weight trains the decoder: add cross_entropy"),
+        ([CTC, ENTROPY], {"ctc_layers": [1]}, "trains model.encoder.ctc_layers: add intermediate_ctc"),
+        ([CTC, ENTROPY, IntermediateCTCConfig()], {}, "intermediate_ctc needs model.encoder.ctc_layers"),
+        ([CTC, ENTROPY], {"heads": [1]}, "trains model.auxiliary_heads: add auxiliary"),
+        ([CTC, ENTROPY, AuxiliaryConfig()], {}, "auxiliary needs model.auxiliary_heads"),
+        ([CTC, ENTROPY, DistillationConfig()], {}, "distillation needs a checkpoint or several"),
+        ([CTC, ENTROPY, RDropConfig()], {}, "two passes are the same without dropout"),
+        ([CTC, RDropConfig()], {"decoder": 0}, "r_drop needs a decoder"),
+        ([], {}, "nothing is minimised"),
+        ([CrossEntropyConfig(weight=0.0)], {"ctc": False}, "nothing is minimised"),
     ],
 )
-def test_what_would_not_be_trained_is_told(config, options, message):
+def test_what_would_not_be_trained_or_has_nothing_to_train_is_told(terms, options, message):
     with pytest.raises(UserError, match=message):
-        CTCAttention(CTCAttentionConfig(**config)).check(model(**options))
+        criterion_of(*terms).check(model(**options))
 
 
-def test_cross_entropy_trains_no_ctc():
-    criterion = CrossEntropy(CrossEntropyConfig())
-    criterion.check(model(ctc=False))
-    with pytest.raises(UserError, match="needs criterion=ctc_attention"):
-        criterion.check(model())
-    with pytest.raises(UserError, match="there is none"):
-        criterion.check(model(decoder=0))
+def test_terms_that_report_one_name_are_refused():
+    criterion = Criterion(CriterionConfig(terms={"a": ENTROPY, "b": CrossEntropyConfig(label_smoothing=0.0)}))
+    with pytest.raises(UserError, match=r"criterion.terms: a and b both report nll"):
+        criterion.check(model(ctc=False))
 
 
 def test_auxiliary_heads_of_a_text_model_count_in_training_only():
@@ -158,9 +184,13 @@ def test_auxiliary_heads_of_a_text_model_count_in_training_only():
     plain.load_state_dict({name: p for name, p in headed.state_dict().items() if "head_norms" not in name})
     data = batch(TARGETS, FRAMES)
     data.sources = (Source(torch.randint(4, V, (4, 5)), torch.tensor([5, 2, 3, 4])),)
-    criterion = CrossEntropy(CrossEntropyConfig(label_smoothing=0.0, auxiliary=0.4))
-    alone, loss = criterion(plain, data), criterion(headed, data)
-    torch.testing.assert_close(loss.metrics["nll"], alone.sum)
+    entropy = CrossEntropyConfig(label_smoothing=0.0, weight=0.6)
+    criterion = criterion_of(entropy, AuxiliaryConfig(weight=0.4, label_smoothing=0.0))
+    alone, loss = criterion_of(dataclasses.replace(entropy, weight=1.0))(plain, data), criterion(headed, data)
+    torch.testing.assert_close(loss.metrics["nll"], alone.sum.detach())
     heads = [loss.metrics[f"auxiliary_{n}"] for n in (1, 2)]
     torch.testing.assert_close(loss.sum, 0.6 * alone.sum + 0.4 * sum(heads) / 2)
-    torch.testing.assert_close(criterion(headed.eval(), data).sum, alone.sum)
+    valid = criterion(headed.eval(), data)
+    assert valid.metrics["auxiliary_1"] == heads[0]
+    sums = {name: float(value) for name, value in valid.metrics.items()} | criterion.counts(data)
+    assert criterion.valid_loss(sums) == pytest.approx(float(alone.sum.detach()) / 11)

@@ -4,15 +4,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from s2s.criterions import cross_entropy
-from s2s.criterions.cross_entropy import CrossEntropy, CrossEntropyConfig, SmoothedCrossEntropy
-from s2s.criterions.distillation import Distillation, DistillationConfig, Teaching
-from s2s.criterions.r_drop import RDrop
+from s2s.criterions import positions
+from s2s.criterions.forward import Run
+from s2s.criterions.positions import Rows, SmoothedCrossEntropy
+from s2s.criterions.terms.cross_entropy import CrossEntropyConfig
+from s2s.criterions.terms.distillation import DistillationConfig, Teaching
+from s2s.criterions.terms.r_drop import Divergence, RDropConfig
 from s2s.data.batch import Batch, Counts, Source
 from s2s.models.contract import DecoderOutput
 from s2s.models.encoders.transformer import EncoderConfig
 from s2s.models.transformer import Transformer, TransformerConfig
-from tests.specs import text_spec
+from tests.specs import criterion_of, text_spec
 
 V, D = 50, 16
 VOCABULARY = 13  # of the models
@@ -30,6 +32,14 @@ def taught(positions: int, widths: list[int]) -> list[tuple[torch.Tensor, Decode
     return [(x, DecoderOutput(x, output)) for x, output in zip(states, outputs, strict=True)]
 
 
+def rows_of(states: torch.Tensor, output: DecoderOutput) -> Rows:
+    """Rows of a batch in which all positions [B, T] of states [B, T, D] are real."""
+    rows, size = states.shape[:2]
+    ids, lengths = torch.zeros(rows, size, dtype=torch.int64), torch.full([rows], size)
+    run = Run(None, Batch(torch.arange(rows), (), ids, ids, lengths, Counts(rows, 0, rows * size, 0, 0)))
+    return Rows([run], [DecoderOutput(states, output.output)])
+
+
 def held_to(plain: torch.Tensor, ours: torch.Tensor, parameters: list[torch.Tensor]) -> None:
     torch.testing.assert_close(ours, plain, rtol=1e-12, atol=0)
     expected = torch.autograd.grad(3 * plain, parameters)
@@ -41,11 +51,11 @@ def held_to(plain: torch.Tensor, ours: torch.Tensor, parameters: list[torch.Tens
 @pytest.mark.parametrize("widths", [[16], [16, 8, 24]])
 @pytest.mark.parametrize("passes", [1, 2])
 def test_distillation_equals_the_plain_formula(with_bias, widths, passes, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "CHUNK", 6)
+    monkeypatch.setattr(positions, "CHUNK", 6)
     parameters = leaves(23, passes, with_bias)
     target = torch.randint(0, V, (23,))
     teachers, weight, temperature = taught(23, widths), 0.3, 2.0
-    terms = [Teaching(teachers, weight, temperature)]
+    terms = [Teaching([rows_of(x[None], output) for x, output in teachers], weight, temperature)]
     each = target.repeat_interleave(passes)
     bias = parameters[2] if with_bias else None
     ours, nll, _, taught_nats = SmoothedCrossEntropy.apply(
@@ -63,11 +73,11 @@ def test_distillation_equals_the_plain_formula(with_bias, widths, passes, monkey
 
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_r_drop_equals_the_plain_formula(with_bias, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "CHUNK", 6)
+    monkeypatch.setattr(positions, "CHUNK", 6)
     parameters = leaves(23, 2, with_bias)
     target = torch.randint(0, V, (23,)).repeat_interleave(2)
     bias = parameters[2] if with_bias else None
-    ours, _, _, nats = SmoothedCrossEntropy.apply(*parameters[:2], bias, target, 0.1, 0.5, [RDrop(5.0)], 2)
+    ours, _, _, nats = SmoothedCrossEntropy.apply(*parameters[:2], bias, target, 0.1, 0.5, [Divergence(2.5)], 2)
     logits = torch.nn.functional.linear(parameters[0], parameters[1], bias)
     p, q = logits.log_softmax(1).unflatten(0, (-1, 2)).unbind(1)
     kl = torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True)
@@ -100,6 +110,17 @@ def batch_of(size: int = 6) -> Batch:
     return Batch(torch.arange(size), (source,), inputs, target, lengths, Counts(size, 5, count, 1, 2))
 
 
+def distilling(teachers: list[Transformer], *more, weight: float = 0.5, temperature: float = 1.0):
+    """Distillation beside the cross-entropy."""
+    names = [str(number) for number in range(len(teachers))]
+    criterion = criterion_of(
+        CrossEntropyConfig(weight=1 - weight),
+        DistillationConfig(teachers=names, weight=weight, temperature=temperature), *more,
+    )  # fmt: skip
+    criterion.terms[1].teachers = teachers
+    return criterion
+
+
 def disagreement(model: Transformer, batch: Batch) -> float:
     """Mean KL divergence between passes with other dropout."""
     model.train()
@@ -122,23 +143,24 @@ def fitted(criterion, model: Transformer, batch: Batch, updates: int = 60) -> Tr
     return model
 
 
+TERMS = [[CrossEntropyConfig()], [CrossEntropyConfig(), RDropConfig()]]
+
+
 def test_r_drop_makes_passes_agree_and_validates_with_one():
     batch = batch_of()
-    plain, consistent = (
-        fitted(CrossEntropy(CrossEntropyConfig(r_drop=weight)), small(0, 0.2), batch) for weight in (0.0, 5.0)
-    )
+    plain, consistent = (fitted(criterion_of(*terms), small(0, 0.2), batch) for terms in TERMS)
     assert disagreement(consistent, batch) < 0.5 * disagreement(plain, batch)
     model, calls = consistent.eval(), []
     model.encoder.register_forward_pre_hook(lambda *_: calls.append(1))
-    losses = [CrossEntropy(CrossEntropyConfig(r_drop=weight))(model, batch) for weight in (0.0, 5.0)]
-    assert losses[0].sum == losses[1].sum
-    assert losses[0].metrics == losses[1].metrics
+    found = [criterion_of(*terms)(model, batch) for terms in TERMS]
+    assert found[0].sum == found[1].sum
+    assert found[0].metrics == found[1].metrics
 
 
 def test_a_pupil_becomes_like_the_mean_of_its_teachers():
     """Targets are random; what a pupil can learn of its teachers' distribution it learns from the teachers alone."""
     batch = batch_of()
-    teachers = [fitted(CrossEntropy(CrossEntropyConfig()), small(seed, 0.0), batch_of(), 10).eval() for seed in (5, 6)]
+    teachers = [fitted(criterion_of(CrossEntropyConfig()), small(seed, 0.0), batch_of(), 10).eval() for seed in (5, 6)]
 
     def log_probabilities(model: Transformer) -> torch.Tensor:
         return model.decode(model.encode(batch.sources), batch.decoder_input).logits().log_softmax(-1)
@@ -150,17 +172,15 @@ def test_a_pupil_becomes_like_the_mean_of_its_teachers():
 
     distances = {}
     for weight in (0.0, 0.5, 1.0):
-        criterion = Distillation(DistillationConfig(teachers=["a", "b"], weight=weight))
-        criterion.teachers = teachers
+        criterion = distilling(teachers, weight=weight)
         distances[weight] = distance(fitted(criterion, small(0, 0.0), batch))
     assert distances[1.0] < 0.1 * distances[0.0]
     assert distances[1.0] < distances[0.5] < distances[0.0]
 
 
 def test_no_more_logits_than_those_of_a_chunk_exist(monkeypatch):
-    monkeypatch.setattr(cross_entropy, "CHUNK", 4)
-    criterion = Distillation(DistillationConfig(teachers=["a", "b"], r_drop=5.0))
-    criterion.teachers = [small(seed, 0.0).eval() for seed in (5, 6)]
+    monkeypatch.setattr(positions, "CHUNK", 4)
+    criterion = distilling([small(seed, 0.0).eval() for seed in (5, 6)], RDropConfig())
     batch, model = batch_of(12), small(0, 0.1)
     with Largest() as largest:
         criterion(model, batch).sum.backward()

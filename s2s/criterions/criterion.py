@@ -1,0 +1,248 @@
+"""What is minimised: a weighted sum of terms."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from s2s import registry
+from s2s.config.schema import components, option
+from s2s.criterions.former import MOVED
+from s2s.criterions.forward import Run
+from s2s.criterions.positions import Rows, losses
+from s2s.criterions.term import COUNT, PositionTerm, Term, Value
+from s2s.criterions.terms.cross_entropy import CrossEntropy
+from s2s.data.batch import Batch
+from s2s.errors import UserError
+from s2s.models.encoder_decoder import EncoderDecoder
+
+TOKENS = "tokens"  # of `counts`: target tokens, EOS included
+# What of a model a term has to train, and what to do where none does.
+TRAINED = {
+    "decoder": "the decoder: add cross_entropy, or leave the decoder out (model.decoder.layers=0)",
+    "ctc": "the CTC of model.ctc=true: add ctc (criterion=ctc_attention, or criterion=ctc without a decoder), or "
+    "model.ctc=false",
+    "ctc_layers": "model.encoder.ctc_layers: add intermediate_ctc (criterion=intermediate_ctc without a decoder), or "
+    "leave them out",
+    "auxiliary_heads": "model.auxiliary_heads: add auxiliary (criterion=auxiliary), or leave them out",
+}
+
+
+@dataclasses.dataclass
+class CriterionConfig:
+    """Options of the loss."""
+
+    MOVED: ClassVar[dict[str, str]] = MOVED
+    type: str = option("terms", "component")
+    terms: dict[str, Any] = components("term", ["cross_entropy"], "what is summed; each has a weight and its options")
+
+
+@dataclasses.dataclass
+class Loss:
+    """A criterion's value on a batch.
+
+    Attributes:
+        sum: Scalar tensor; divided by the target tokens of the update it is what the batch adds to what is minimised.
+            Backward starts here.
+        count: Number of target tokens, EOS included.
+        metrics: What `names` of the criterion says, detached scalar tensors by name, summed over the batch.
+    """
+
+    sum: Tensor
+    count: int
+    metrics: dict[str, Tensor]
+
+
+class Criterion:
+    """The sum over terms of weight * sum / count; sums and counts are those of all batches of an update.
+
+    A validation has the weighted mean of the terms that are not for training only, so that it has the same measure with
+    and without these.
+
+    Args:
+        config: Its options.
+    """
+
+    Config = CriterionConfig
+
+    def __init__(self, config: CriterionConfig):
+        self.config = config
+        self.terms: list[Term] = []
+        for name, options in config.terms.items():
+            self.terms.append(registry.find("term", options.type)(options))
+            self.terms[-1].name = name
+
+    def check(self, model: EncoderDecoder) -> None:
+        """Whether a model has what the terms need, and whether they train all of it. Raises UserError."""
+        if not any(term.config.weight for term in self.terms):
+            raise UserError("criterion.terms: nothing is minimised; choose a term with a weight, such as cross_entropy")
+        owners: dict[str, str] = {}
+        for term in self.terms:
+            term.check(model)
+            for name in term.metrics(model):
+                if owners.setdefault(name, term.name) != term.name:
+                    raise UserError(f"criterion.terms: {owners[name]} and {term.name} both report {name}")
+        trained = {part for term in self.terms if term.config.weight for part in term.trains}
+        there = {"decoder": model.has_decoder, "ctc": model.has_ctc, "ctc_layers": model.exits,
+                 "auxiliary_heads": model.auxiliary_heads}  # fmt: skip
+        for part, remedy in TRAINED.items():
+            if there[part] and part not in trained:
+                names = ",".join(term.name for term in self.terms)
+                raise UserError(f"criterion.terms=[{names}]: no term with a weight trains {remedy}")
+
+    @property
+    def couples_examples(self) -> str | None:
+        """A term that compares the examples of a batch, which must then stay whole."""
+        return next((term.name for term in self.terms if term.couples_examples), None)
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """Of the terms' teachers."""
+        return [path for term in self.terms for path in term.checkpoints]
+
+    # --- what is reported --------------------------------------------------------------------------------------------
+
+    @property
+    def count_names(self) -> list[str]:
+        """Names of `counts`, in its order."""
+        return [TOKENS, *(_count(term) for term in self.terms)]
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """What the terms' sums over a batch, on the host, are divided by, and its target tokens."""
+        return {TOKENS: batch.counts.target, **{_count(term): term.count(batch) for term in self.terms}}
+
+    def divisors(self, model: EncoderDecoder) -> dict[str, str | None]:
+        """Names of the metrics of a model in training or not, and what each is divided by: one of `counts`, another of
+        `names`, or None."""
+        return {
+            name: _count(term) if divisor == COUNT else divisor
+            for term in self.terms
+            for name, divisor in term.metrics(model).items()
+        }
+
+    def names(self, model: EncoderDecoder) -> list[str]:
+        """Names of the metrics of a Loss, of a model in training or not."""
+        divisors = self.divisors(model)
+        names = [*divisors, *(name for name in divisors.values() if name not in (None, *self.count_names))]
+        if not model.training:
+            names += [_sum(term) for term in self._counting(model)]
+        return list(dict.fromkeys(names))
+
+    def valid_loss(self, sums: dict[str, float]) -> float:
+        """The loss of a validation, from the sums of `names` and `counts`."""
+        terms = [term for term in self.terms if _sum(term) in sums]
+        weights = [term.config.weight for term in terms]
+        weights = weights if any(weights) else [1.0] * len(terms)
+        means = [sums[_sum(term)] / sums[_count(term)] if sums[_count(term)] else 0.0 for term in terms]
+        return sum(weight * mean for weight, mean in zip(weights, means, strict=True)) / sum(weights)
+
+    # --- its value ---------------------------------------------------------------------------------------------------
+
+    def __call__(self, model: EncoderDecoder, batch: Batch, totals: dict[str, int] | None = None) -> Loss:
+        """Run the model on a batch.
+
+        Args:
+            model: In training or not.
+            batch: On its device.
+            totals: `counts` of all batches of the update; None: this one is all of it.
+        """
+        totals = totals or self.counts(batch)
+        counting, divisors = self._counting(model), self.divisors(model)
+        terms = [term for term in self.terms if term in counting or term.metrics(model)]
+        passes = Run.several(model, batch, max(term.passes for term in terms) if model.training else 1)
+        scales = {term: term.weight * _ratio(totals, term) for term in terms}
+        loss, metrics, together = None, {}, _together(terms) if model.training else []
+        for term in terms:
+            if term in together:
+                if term is not together[0]:
+                    continue
+                value, scale = _positions(together, passes, scales), 1.0
+            else:
+                value, scale = _mean(term, passes), scales[term]
+                metrics |= {term.name: value.sum.detach()} if term.name in divisors else {}
+            metrics |= value.metrics
+            if term in counting:
+                loss = scale * value.sum if loss is None else loss + scale * value.sum
+                metrics[_sum(term)] = value.sum.detach()  # of a validation, in which nothing is together
+        return Loss(loss, batch.counts.target, {name: metrics[name] for name in self.names(model)})
+
+    def _counting(self, model: EncoderDecoder) -> list[Term]:
+        """The terms that count of a model in training or not."""
+        lasting = [term for term in self.terms if not term.only_in_training]
+        return self.terms if model.training or not lasting else lasting
+
+    # --- what it remembers -------------------------------------------------------------------------------------------
+
+    @property
+    def learning(self) -> list[Term]:
+        """The terms that want to know what each update found."""
+        return [term for term in self.terms if type(term).updated is not Term.updated]
+
+    def updated(self, model: EncoderDecoder, update: int, sums: dict[str, float]) -> None:
+        """Tell the terms what an update found, from the sums of `names` and `counts` over all processes."""
+        for term in self.learning:
+            values = {}
+            for name, divisor in term.metrics(model).items():
+                by = 1 if divisor is None else sums[_count(term) if divisor == COUNT else divisor]
+                if by:
+                    values[name] = sums[name] / by
+            term.updated(update, values)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the terms remember, by `TERM.NAME`."""
+        return {f"{term.name}.{key}": value for term in self.terms for key, value in term.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor], where: str) -> None:
+        """Go on from what was saved. Raises UserError: there is nothing of a term, or something of none."""
+        for term in self.terms:
+            found = {key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{term.name}.")}
+            if bool(found) != bool(term.state_dict()):
+                there = "holds nothing" if not found else "holds something"
+                raise UserError(f"{where}: {there} of the state of the term {term.name}, which is of another version")
+            if found:
+                term.load_state_dict(found)
+
+
+def _count(term: Term) -> str:
+    return f"{term.name}.count"
+
+
+def _sum(term: Term) -> str:
+    return f"{term.name}.sum"
+
+
+def _ratio(totals: dict[str, int], term: Term) -> float:
+    """What a term's sum is multiplied by, so that the loss can be divided by target tokens."""
+    total = totals[_count(term)]
+    return totals[TOKENS] / total if total else 0.0
+
+
+def _together(terms: Sequence[Term]) -> list[Term]:
+    """The terms that share the logits of each position: nobody, where there is nothing to share."""
+    positional = [term for term in terms if isinstance(term, PositionTerm)]
+    entropies = [term for term in positional if isinstance(term, CrossEntropy)]
+    together = [term for term in positional if term not in entropies[1:]]
+    return [] if together == entropies[:1] else together
+
+
+def _positions(terms: Sequence[Term], passes: Sequence[Run], scales: dict[Term, float]) -> Value:
+    """Terms that share the logits; the sum has their scales in it already."""
+    entropy = next((term for term in terms if isinstance(term, CrossEntropy)), None)
+    others = [term for term in terms if term is not entropy]
+    rows = Rows(passes, [run.output for run in passes])
+    smoothing, share = (entropy.config.label_smoothing, scales[entropy]) if entropy else (0.0, 0.0)
+    chunked = [term.chunked(passes, scales[term]) for term in others]
+    loss, nll, correct, *values = losses(rows, passes[0].target, smoothing, share, chunked)
+    metrics = {term.name: value for term, value in zip(others, values, strict=True)}
+    return Value(loss, metrics | ({"nll": nll, "correct": correct} if entropy else {}))
+
+
+def _mean(term: Term, passes: Sequence[Run]) -> Value:
+    """A term's value, the mean over passes where it reads only one."""
+    if term.passes > 1 or len(passes) == 1:
+        return term(passes[0])
+    values = [term(run) for run in passes]
+    number = len(passes)
+    metrics = {name: sum(value.metrics[name] for value in values) / number for name in values[0].metrics}
+    return Value(sum(value.sum for value in values) / number, metrics)

@@ -1,0 +1,275 @@
+"""Losses of a model's distribution at each target position, computed in chunks of real positions.
+
+The logits of a whole batch never exist. Where the output is a linear map, each chunk's logits are turned into its
+losses and their gradients at once, so that the memory is that of one chunk, forward and backward. Any other output
+takes the general path: a chunk is computed once more in the backward pass.
+
+Shapes: B rows, T target positions, P real target positions of all rows, N = P * passes, D width, V width of the logits.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from s2s.criterions.forward import Run
+from s2s.models.contract import DecoderOutput
+
+CHUNK = 512  # rows whose logits exist at a time; even, so that both passes over a position share a chunk
+LEAST = -1e30  # a logit that is no higher is that of something impossible
+
+
+class Chunked(Protocol):
+    """A loss beside the cross-entropy, of the same logits.
+
+    Attributes:
+        weight: Its factor.
+    """
+
+    weight: float
+
+    def __call__(self, logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """Its sum over some positions, in nats, without its weight, and the gradient of the weighted sum.
+
+        Args:
+            logits: [n, passes, V].
+            first: The number of the first of these positions.
+
+        Returns:
+            A scalar: over passes it is the mean. The gradient [n, passes, V].
+        """
+        ...
+
+
+class Rows:
+    """What the logits at the real target positions are made of; row passes * i + k is pass k over position i.
+
+    Args:
+        passes: One or several over one batch.
+        outputs: Of each of them, the decoder's output, or one of its heads.
+
+    Attributes:
+        weight, bias: [V, D] and [V] or None, where the output is a linear map; else None.
+    """
+
+    def __init__(self, passes: Sequence[Run], outputs: Sequence[DecoderOutput]):
+        first = outputs[0]
+        self.number, self.output = len(outputs), first.output
+        self.weight, self.bias = first.weight, first.bias
+        self.states = _interleaved([run.real(each.states) for run, each in zip(passes, outputs, strict=True)])
+        contexts = zip(*(map(run.real, each.context) for run, each in zip(passes, outputs, strict=True)), strict=True)
+        self.context = [_interleaved(values) for values in contexts]
+        device = self.states.device.type
+        if self.weight is not None and torch.is_autocast_enabled(device):
+            self.states = self.states.to(torch.get_autocast_dtype(device))
+
+    def chunk(self, first: int, last: int) -> list[Tensor]:
+        """States of some rows, and what else the output needs of them."""
+        return [part[first:last] for part in (self.states, *self.context)]
+
+    def logits(self, first: int, last: int) -> Tensor:
+        """Of some rows, [n, V]."""
+        if self.weight is None:
+            return self.output(*self.chunk(first, last))
+        weight, bias = (None if part is None else part.to(self.states.dtype) for part in (self.weight, self.bias))
+        return torch.nn.functional.linear(self.states[first:last], weight, bias)
+
+
+def _interleaved(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(list(values), 1).flatten(0, 1)
+
+
+def losses(rows: Rows, target: Tensor, smoothing: float, share: float, others: Sequence[Chunked] = ()) -> tuple:
+    """The weighted sum of a label-smoothed cross-entropy and of other losses, and what they are.
+
+    Args:
+        rows: N of them.
+        target: [P] int64.
+        smoothing: e of (1 - e) * -log p(target) + e * mean over the vocabulary of -log p, over what is possible.
+        share: Weight of the cross-entropy.
+        others: Further losses.
+
+    Returns:
+        Scalars, over passes the mean: the loss; the sum of -log p(target); the number of positions whose most probable
+        token is the target; the sum of each of `others`. Only the first has a gradient.
+    """
+    passes = rows.number
+    options = (target.repeat_interleave(passes), smoothing, share / passes, others, passes)
+    if rows.weight is not None:
+        loss, nll, correct, *values = SmoothedCrossEntropy.apply(rows.states, rows.weight, rows.bias, *options)
+    else:
+        loss, nll, correct, *values = _general(rows, *options)
+    return loss, nll / passes, correct / passes, *values
+
+
+class _Totals:
+    """Sums over chunks of rows.
+
+    Args:
+        like: A tensor of the losses' type, on their device.
+        target: [N] int64.
+        smoothing, share, others, passes: As of SmoothedCrossEntropy.
+    """
+
+    def __init__(self, like: Tensor, target: Tensor, smoothing: float, share: float, others: Sequence[Chunked],
+                 passes: int):  # fmt: skip
+        self.target, self.smoothing, self.share, self.others, self.passes = target, smoothing, share, others, passes
+        self.loss, self.nll = like.new_zeros(()), like.new_zeros(())
+        self.correct = torch.zeros((), dtype=torch.int64, device=like.device)
+        self.values = [like.new_zeros(()) for _ in others]
+
+    def add(self, logits: Tensor, start: int, need: bool, impossible: Tensor | None = None) -> Tensor | None:
+        """Add a chunk's losses.
+
+        Args:
+            logits: [n, V], of the losses' type; they are overwritten.
+            start: Number of the first row.
+            need: Whether the gradient is needed.
+            impossible: Bool [n, V], true where there is nothing that a target could be; None: everything is possible.
+
+        Returns:
+            The loss's gradient [n, V], in the place of the logits, or None.
+        """
+        smoothing, share = self.smoothing, self.share
+        y = self.target[start : start + len(logits), None]
+        others = [other(logits.unflatten(0, (-1, self.passes)), start // self.passes) for other in self.others]
+        top, guess = logits.max(1, keepdim=True)
+        self.correct += (guess == y).sum()
+        chosen, possible = logits.gather(1, y), logits.size(1)
+        if impossible is not None:
+            chosen = chosen.masked_fill(impossible.gather(1, y), -torch.inf)
+            possible = (~impossible).sum(1, keepdim=True)
+        if not smoothing:
+            mean = 0.0
+        elif impossible is None:
+            mean = logits.sum() / possible
+        else:
+            mean = (logits.masked_fill(impossible, 0) / possible).sum()
+        exponentials = logits.sub_(top).exp_()  # in place: the logits are needed no more
+        normaliser = exponentials.sum(1, keepdim=True)
+        log_normaliser = normaliser.log() + top
+        chunk = (log_normaliser - chosen).sum()
+        self.nll += chunk
+        self.loss += share * (1 - smoothing) * chunk
+        if smoothing:
+            self.loss += share * smoothing * (log_normaliser.sum() - mean)
+        for other, sum_, (value, _) in zip(self.others, self.values, others, strict=True):
+            sum_ += value
+            self.loss += other.weight * value
+        if not need:
+            return None
+        gradient = exponentials.div_(normaliser)
+        if smoothing:
+            even = smoothing / possible
+            gradient -= even if impossible is None else even * ~impossible
+        gradient.scatter_add_(1, y, gradient.new_full(y.shape, smoothing - 1))
+        if share != 1:
+            gradient *= share
+        for _, other in others:
+            gradient += other.flatten(0, 1)
+        return gradient
+
+    @property
+    def sums(self) -> tuple[Tensor, ...]:
+        return self.loss, self.nll, self.correct, *self.values
+
+
+class SmoothedCrossEntropy(torch.autograd.Function):
+    """The losses of a linear output, and their gradients, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx, states: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, smoothing: float,
+                share: float = 1.0, others: Sequence[Chunked] = (), passes: int = 1):  # fmt: skip
+        """
+        Args:
+            states: [N, D] in fp32, or in a half precision in which the matrix products then run.
+            weight: [V, D].
+            bias: [V] or None.
+            target: [N] int64.
+            smoothing: e.
+            share: Weight of the cross-entropy of a row in the loss.
+            others: Further losses.
+            passes: Rows of each position, one after the other.
+
+        Returns:
+            Scalars in the type of `weight`: the loss; the sum of -log p(target); the number of rows whose most
+            probable token is the target; the sum of each of `others`. Only the first has a gradient.
+        """
+        need = any(ctx.needs_input_grad[:3])
+        matrix = weight.to(states.dtype)
+        totals = _Totals(weight, target, smoothing, share, others, passes)
+        grad_states = torch.empty_like(states) if need else None
+        grad_weight = torch.zeros_like(weight) if need and ctx.needs_input_grad[1] else None  # None: it is frozen
+        grad_bias = torch.zeros_like(bias) if need and bias is not None else None
+        # One room for the logits of all chunks: a CPU takes long to get a new one each time.
+        room = states.new_empty(min(CHUNK, len(states)), weight.size(0))
+        wide = room if states.dtype == weight.dtype else weight.new_empty(room.shape)
+        for start in range(0, len(states), CHUNK):
+            x = states[start : start + CHUNK]
+            products = torch.mm(x, matrix.t(), out=room[: len(x)])
+            if bias is not None:
+                products += bias.to(x.dtype)
+            logits = products if wide is room else wide[: len(x)].copy_(products)
+            gradient = totals.add(logits, start, need)
+            if gradient is not None:
+                if grad_bias is not None:
+                    grad_bias += gradient.sum(0)
+                if wide is not room:
+                    gradient = products.copy_(gradient)
+                torch.mm(gradient, matrix, out=grad_states[start : start + CHUNK])
+                if grad_weight is None:
+                    continue
+                if states.dtype == weight.dtype:
+                    grad_weight.addmm_(gradient.t(), x)
+                else:
+                    grad_weight += gradient.t() @ x
+        if need:
+            ctx.save_for_backward(grad_states, grad_weight, grad_bias)
+        ctx.mark_non_differentiable(*totals.sums[1:])
+        return totals.sums
+
+    @staticmethod
+    def backward(ctx, grad_loss: Tensor, *_):
+        states, weight, bias = ctx.saved_tensors
+        scaled = [None if gradient is None else gradient * grad_loss for gradient in (states, weight, bias)]
+        return *scaled, None, None, None, None, None
+
+
+class _OfLogits(torch.autograd.Function):
+    """The losses of a chunk's logits."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, start: int, *options):
+        totals = _Totals(logits, *options)
+        need = ctx.needs_input_grad[0]
+        gradient = totals.add(logits.clone(), start, need, logits <= LEAST)
+        if need:
+            ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(*totals.sums[1:])
+        return totals.sums
+
+    @staticmethod
+    def backward(ctx, grad_loss: Tensor, *_):
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_loss, *[None] * 6
+
+
+def _general(rows: Rows, *options) -> list[Tensor]:
+    """The same as SmoothedCrossEntropy of any output: a module that returns logits or log-probabilities, perhaps -inf
+    where nothing is possible."""
+
+    def chunk(start: int, *parts: Tensor) -> tuple[Tensor, ...]:
+        logits = rows.output(*parts)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return _OfLogits.apply(logits.clamp_min(LEAST), start, *options)
+
+    sums = []
+    for start in range(0, len(rows.states), CHUNK):
+        parts = rows.chunk(start, start + CHUNK)
+        if torch.is_grad_enabled():
+            sums.append(checkpoint(chunk, start, *parts, use_reentrant=False))
+        else:
+            sums.append(chunk(start, *parts))
+    return [sum(column) for column in zip(*sums, strict=True)]

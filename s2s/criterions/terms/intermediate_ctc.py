@@ -1,0 +1,42 @@
+"""CTC after other layers of the encoder than the last, `model.encoder.ctc_layers` (Lee and Watanabe 2021); with early
+exits the loss of each exit. The mean over these layers.
+"""
+
+import dataclasses
+
+from s2s.config.schema import option
+from s2s.criterions.forward import Run
+from s2s.criterions.term import COUNT, Term, TermConfig, Value
+from s2s.criterions.terms.ctc import ctc
+from s2s.errors import UserError
+from s2s.models.encoder_decoder import EncoderDecoder
+
+
+@dataclasses.dataclass
+class IntermediateCTCConfig(TermConfig):
+    """Options of CTC after other layers."""
+
+    type: str = option("intermediate_ctc", "component")
+    weight: float = option(0.5, "of the mean over the layers", at_least=0)
+
+
+class IntermediateCTC(Term):
+    """The mean of CTC after `model.encoder.ctc_layers`."""
+
+    Config = IntermediateCTCConfig
+    trains = ("ctc_layers",)
+
+    def check(self, model: EncoderDecoder) -> None:
+        """It needs layers with CTC."""
+        if not model.exits:
+            raise UserError("criterion.terms: intermediate_ctc needs model.encoder.ctc_layers")
+
+    def metrics(self, model: EncoderDecoder) -> dict[str, str | None]:
+        """As of Term."""
+        return {f"ctc_{number}": COUNT for number in model.exits}
+
+    def __call__(self, run: Run) -> Value:
+        """As of Term."""
+        values = [ctc(run, which) for which in range(len(run.memory.states) - 1)]
+        numbered = zip(run.model.exits, values, strict=True)
+        return Value(sum(values) / len(values), {f"ctc_{number}": value.detach() for number, value in numbered})
