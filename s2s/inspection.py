@@ -15,6 +15,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from s2s.checkpoint import runs, shapes
+from s2s.checkpoint.runs import CONFIG, STATE, WEIGHTS, misnamed, unlisted
 from s2s.config.documents import read_json, read_yaml
 from s2s.data.report import aligned
 from s2s.data.store import AGAIN, SIDES, digest
@@ -23,9 +25,7 @@ from s2s.data.store import SHAPE as STORE
 from s2s.errors import UserError
 from s2s.files import file_hash
 from s2s.manifests import MANIFEST, read_manifest
-from s2s.training import runs, shapes
 from s2s.training.metrics import read_metrics
-from s2s.training.runs import CONFIG, STATE, WEIGHTS, misnamed, unlisted
 
 Facts = dict[str, Any]
 UNTOLD = ("time", "seconds_validating")  # of an event

@@ -22,7 +22,7 @@ class AverageCommand:
 
 
 def _average(config: AverageCommand) -> None:
-    from s2s.training import runs
+    from s2s.checkpoint import runs
     from s2s.training.average import average_checkpoints, choose
 
     if not config.checkpoint or not config.output:

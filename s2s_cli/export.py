@@ -41,8 +41,8 @@ def _write(config: ExportCommand, output: Path) -> int:
             raise UserError(f"output={output}: exists and is no exported model; choose another folder")
         if not config.overwrite:
             raise UserError(f"output={output}: exists; overwrite=true replaces an exported model")
+    from s2s.checkpoint.loading import load_model
     from s2s.interop import ctranslate2
-    from s2s.training.checkpoint import load_model
 
     model, task, _ = load_model(config.checkpoint)
     ctranslate2.write(model, task, output)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 
 from s2s.decoding.hypothesis import Hypothesis
+from s2s.device import free, out_of_memory
 from s2s.errors import Failure
-from s2s.training.memory import free, out_of_memory
 
 Results = list[tuple[int, list[Hypothesis]]]
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from s2s import registry
 from s2s.backends.prepare import prepare
+from s2s.checkpoint.loading import load_model
 from s2s.config import schema
 from s2s.decoding.compose import generator_of, read_files
 from s2s.decoding.config import DecodeConfig
@@ -21,10 +22,9 @@ from s2s.decoding.hypothesis import Hypothesis, Translation
 from s2s.decoding.inputs import NO_TAGS, Window, check_known
 from s2s.decoding.scorers.language_model import load_language_model
 from s2s.decoding.times import words
+from s2s.device import choose_device
 from s2s.errors import UserError
 from s2s.tasks.tags import Tags
-from s2s.training.checkpoint import load_model
-from s2s.training.run import choose_device
 
 
 def load(

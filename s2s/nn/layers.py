@@ -53,7 +53,7 @@ class Layer(nn.Module):
 
     def forward(self, *args) -> Tensor:
         """`decode` where it attends to a memory, else `encode`: what an update calls, so what is sharded, compiled or
-        computed twice (s2s/training/layers.py)."""
+        computed twice (s2s/training/wrapping.py)."""
         return self.decode(*args) if self.attends else self.encode(*args)
 
     def encode(self, x: Tensor, mask: Tensor | None, real: RealTokens | None = None) -> Tensor:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from s2s import registry
+from s2s.checkpoint import loading, runs, shapes
 from s2s.config.documents import read_yaml
 from s2s.errors import UserError
-from s2s.training import checkpoint, runs, shapes
+from s2s.training import checkpoints
 from s2s.training.validation import higher_is_better
 
 
@@ -77,7 +78,7 @@ def average_checkpoints(folders: list[Path], output: Path) -> list[Path]:
     total: dict[str, Tensor] = {}
     first = None
     for folder in folders:
-        model, task, _ = checkpoint.load_folder(folder)
+        model, task, _ = loading.load_folder(folder)
         weights = {name: p.detach().double() for name, p in model.named_parameters()}
         if first is None:
             first, total = task, weights
@@ -95,5 +96,5 @@ def average_checkpoints(folders: list[Path], output: Path) -> list[Path]:
             {"averaged_from": {str(folder): runs.weights_hash(folder) for folder in folders}}, indent=1
         ),
     }
-    checkpoint.write(output, {runs.WEIGHTS: mean}, texts, first)
+    checkpoints.write(output, {runs.WEIGHTS: mean}, texts, first)
     return folders

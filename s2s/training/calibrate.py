@@ -15,9 +15,9 @@ import torch
 
 from s2s.data.iterator import BatchIterator, Dataset, Draw, Window
 from s2s.data.plan import batch_cost
+from s2s.device import free, out_of_memory
 from s2s.errors import Failure, UserError
 from s2s.training.initialise import make_criterion
-from s2s.training.memory import free, out_of_memory
 from s2s.training.report import Interval
 from s2s.training.trainer import Trainer
 

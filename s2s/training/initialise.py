@@ -6,12 +6,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from s2s.checkpoint import loading, runs
 from s2s.config import schema
 from s2s.config.schema import option
 from s2s.errors import UserError
 from s2s.models.parts import part_of
 from s2s.text.vocabulary import Vocabulary
-from s2s.training import checkpoint, runs
 
 # Parameters with a row for each symbol, and the side whose symbols they are.
 ROWS = {
@@ -72,7 +72,7 @@ def initialise(model: nn.Module, task, config) -> list[str]:
     report: list[str] = []
     written: dict[int, tuple[str, Tensor]] = {}  # of a parameter that has several names: one of them, and what it got
     for path, parts in sources(config.train.init).items():
-        other, before, settings = checkpoint.load_model(path)
+        other, before, settings = loading.load_model(path)
         theirs, ours = ({name: p for name, p in m.named_parameters(remove_duplicate=False) if _owner(name) in parts}
                         for m in (other, model))  # fmt: skip
         _check(path, parts, theirs, ours, settings["model"], schema.values(config.model))
@@ -161,7 +161,7 @@ def make_criterion(config, task, device: torch.device):
 
 def _teacher(path: str, task, device: torch.device, where: str) -> nn.Module:
     """A teacher's model, frozen, in evaluation mode. Raises UserError when its ids are not the task's."""
-    model, other, _ = checkpoint.load_model(path, device)
+    model, other, _ = loading.load_model(path, device)
     if difference := task.difference(other):
         raise UserError(f"{where}: {path} has {difference}")
     return model.requires_grad_(False)

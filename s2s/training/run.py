@@ -11,16 +11,18 @@ import torch
 
 from s2s import __version__, files
 from s2s.backends import prepacked
+from s2s.checkpoint import runs, shapes
 from s2s.config import compose, schema
 from s2s.config.documents import read_json, read_yaml
 from s2s.criterions import former
 from s2s.data.iterator import BatchIterator
 from s2s.data.store import Stores
+from s2s.device import choose_device
 from s2s.errors import Failure, UserError
 from s2s.models.parts import counts
 from s2s.registry import find
 from s2s.tasks.text import stages
-from s2s.training import checkpoint, distributed, layers, loggers, runs, shapes, sharding
+from s2s.training import checkpoints, distributed, loggers, sharding, wrapping
 from s2s.training.calibrate import calibrate
 from s2s.training.distributed import Ranks
 from s2s.training.initialise import initialise, make_criterion, parents, sources
@@ -92,7 +94,7 @@ def _train(config, ranks: Ranks) -> int | None:
     model, copied = _first_model(config, task, device, is_new)
     criterion.check(model)
     Stages(config, model)
-    layers.check(config.train, model, device)
+    wrapping.check(config.train, model, device)
     if fsdp:
         sharding.check(model)
     dataset = task.dataset(store.split("train"))
@@ -106,9 +108,9 @@ def _train(config, ranks: Ranks) -> int | None:
         if ranks.watch:
             ranks.watch.note = log.note
         if ranks.is_first:
-            checkpoint.sweep(run)
+            checkpoints.sweep(run)
         if ranks.is_first and resumed:
-            checkpoint.go_back(run, resumed)
+            checkpoints.go_back(run, resumed)
         if config.train.calibrate:
             config.data.batch_tokens = ranks.first(lambda: _budget(config, task, dataset, model, log))
             # It and the random state are as if nothing had been tried.
@@ -167,15 +169,6 @@ def _first_model(config, task, device: torch.device, is_new: bool) -> tuple[torc
     copied = initialise(model, task, config) if is_new else []
     # To be sharded, it goes to the device layer by layer.
     return model if config.distributed.strategy == "fsdp" else model.to(device), copied
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name; `auto` is a GPU where there is one. Raises UserError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: no GPU is available to torch; use device=cpu")
-    return torch.device(name)
 
 
 def _origin(store: Stores, config, criterion, is_new: bool) -> dict:
@@ -277,7 +270,7 @@ def _resume_from(run: Path, config, origin: dict) -> Path | None:
         report("note: on another number of processes the data go on where they were, but the bits will be others")
         if old != new:
             report(f"note: an update was made of {old} batches and is now made of {new}; see train.accumulate")
-    folder = checkpoint.newest_whole(run, report)
+    folder = checkpoints.newest_whole(run, report)
     if folder is None and runs.steps(run):
         raise UserError(f"run={run}: training can go on from none of its checkpoints; overwrite=true starts over")
     _write(run / CONFIG, compose.to_yaml(config))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from s2s import files
+from s2s.checkpoint import runs
 from s2s.errors import Failure
-from s2s.training import checkpoint, runs
+from s2s.training import checkpoints
 from s2s.training.log import RunLog
 from s2s.training.sharding import Part
 from s2s.training.validation import higher_is_better
@@ -44,7 +45,7 @@ class Saver:
 
     def begin(self, update: int, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str], log: RunLog,
               trusted: int, part: Part | None = None) -> None:  # fmt: skip
-        """Copy a checkpoint's content, as `checkpoint.write` wants it, and have it written; first the save before this
+        """Copy a checkpoint's content, as `checkpoints.write` wants it, and have it written; first the save before this
         one ends. The newest checkpoint up to update `trusted` stays, too. Other ranks than 0 write their part."""
         self.finish(log)
         copies = {
@@ -95,8 +96,8 @@ class Saver:
         with part.shared() if part else contextlib.nullcontext():
             if not tensors:
                 return folder
-            checkpoint.write(folder, tensors, texts, self.task, part)
-        checkpoint.link(self.run, "last", folder)
+            checkpoints.write(folder, tensors, texts, self.task, part)
+        checkpoints.link(self.run, "last", folder)
         self._prune(trusted)
         return folder
 
@@ -112,7 +113,7 @@ class Saver:
         ranked = sorted(folders, key=score)
         best = [folder for folder in ranked[: self.keep_best] if score(folder) < math.inf]
         if best:
-            checkpoint.link(self.run, "best", best[0])
+            checkpoints.link(self.run, "best", best[0])
         before = [folder for folder in folders if runs.update_of(folder) <= trusted]
         kept = {*best, *folders[-self.keep_last :], *before[-1:]}
         for folder in folders:

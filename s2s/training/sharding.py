@@ -20,12 +20,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from s2s.checkpoint.names import current
 from s2s.criterions.criterion import Loss
 from s2s.data.batch import Batch
 from s2s.errors import UserError
-from s2s.models.names import current
 from s2s.training.distributed import Criterion, Ranks
-from s2s.training.layers import layers
+from s2s.training.wrapping import layers
 
 KEY = "distributed.strategy=fsdp"
 FOLDER = "training"  # of a checkpoint, where the ranks' parts are
@@ -186,16 +186,6 @@ class Part:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor of which the ranks have parts, or any other as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def like(tensor: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, of which every rank has the same, on the device of another and spread as that one is."""
-    tensor = tensor.to(other.device)
-    if not hasattr(other, "full_tensor") or tensor.shape != other.shape:
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(tensor, other.device_mesh, other.placements)
 
 
 def read(folder: Path, parameters: dict[str, Tensor]) -> dict[str, Tensor]:

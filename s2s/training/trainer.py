@@ -16,27 +16,30 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
+from s2s.checkpoint import loading, runs
+from s2s.checkpoint.progress import Progress
 from s2s.config.compose import to_yaml
 from s2s.config.documents import to_json
 from s2s.criterions.criterion import TOKENS
 from s2s.data.batch import Batch, Counts
 from s2s.data.iterator import BatchIterator
+from s2s.device import out_of_memory
 from s2s.errors import Failure
-from s2s.training import checkpoint, runs
+from s2s.training import checkpoints
 from s2s.training.average import ExponentialMovingAverage
 from s2s.training.distributed import Ranks
 from s2s.training.divergence import ROLLBACKS, Diverged
 from s2s.training.interrupt import Interrupt
-from s2s.training.layers import checkpoint_activations, compile_layers
 from s2s.training.log import RunLog
-from s2s.training.memory import OutOfMemory, out_of_memory, pieces, shape, split_to_fit
+from s2s.training.pending import Pending
 from s2s.training.profile import Profile
-from s2s.training.progress import Pending, Progress
 from s2s.training.report import Interval, report_epoch, report_interval, report_validation
 from s2s.training.saving import Saver
 from s2s.training.sharding import Shards, like, whole
+from s2s.training.splitting import OutOfMemory, pieces, shape, split_to_fit
 from s2s.training.stages import Stages
 from s2s.training.validation import Stopped, Validation, Validator, higher_is_better
+from s2s.training.wrapping import checkpoint_activations, compile_layers
 
 GIVE_UP_AFTER = 10  # updates in a row with a non-finite gradient
 
@@ -112,18 +115,18 @@ class Trainer:
 
     def resume(self, folder: Path) -> None:
         """Take up where a checkpoint left off."""
-        tensors = checkpoint.load_training(folder, self.model)
-        weights = checkpoint.load_tensors(folder / "model.safetensors")
+        tensors = checkpoints.load_training(folder, self.model)
+        weights = loading.load_tensors(folder / "model.safetensors")
         if self.ema:
             self.ema.average = {name: like(weights[name], p) for name, p in self.model.named_parameters()}
             weights = {name[4:]: value for name, value in tensors.items() if name.startswith("raw.")}
-        checkpoint.load_weights(self.model, weights, folder / "model.safetensors")
+        loading.load_weights(self.model, weights, folder / "model.safetensors")
         saved = runs.read_state(folder)
         self.progress = Progress(**saved["progress"])
         if self.progress.best_metric != self.best_metric:  # values of different metrics are not compared
             self.progress.best, self.progress.bad_validations = None, 0
         self.iterator.load_state_dict(saved["iterator"])
-        self.criterion.load_state_dict(checkpoint.load_terms(folder), str(folder))
+        self.criterion.load_state_dict(checkpoints.load_terms(folder), str(folder))
         self.optimizer = None
         self._enter(self.stages.at(max(1, self.progress.update)))
         for name, p in self.model.named_parameters():
@@ -420,11 +423,11 @@ class Trainer:
         if rollbacks > ROLLBACKS:
             raise Failure(f"{error}; {ROLLBACKS} rollbacks did not help") from error
         self.saver.finish(log)
-        folder = self.ranks.first(lambda: checkpoint.newest_whole(self.run, log.line, self.progress.trusted))
+        folder = self.ranks.first(lambda: checkpoints.newest_whole(self.run, log.line, self.progress.trusted))
         if folder is None:
             raise Failure(f"{error}; there is no checkpoint from before to roll back to") from error
         if self.ranks.is_first:
-            checkpoint.go_back(self.run, folder)
+            checkpoints.go_back(self.run, folder)
         self.resume(folder)
         self.progress.rollbacks = rollbacks
         self.iterator.reorder(rollbacks)

@@ -33,13 +33,13 @@ from measure import Paired, Row
 from quantization import shortlist_of, trained_briefly
 from trainers import spread
 
+from s2s.checkpoint.loading import load_model
 from s2s.config.compose import compose
 from s2s.data.store import Store
 from s2s.models.transformer import Transformer
 from s2s.tasks.translation import TranslationTask
 from s2s.text.vocabulary import SPECIALS, Vocabulary
 from s2s.text.words import WordTokenizer
-from s2s.training.checkpoint import load_model
 from s2s_cli.train import TrainCommand
 
 REFERENCE = "named in each line, the same weights and sentences"

@@ -25,6 +25,7 @@ from trainers import spread
 from s2s import scoring
 from s2s.backends import prepacked
 from s2s.backends.native import NativeLinear
+from s2s.checkpoint.loading import load_model
 from s2s.config.compose import compose
 from s2s.data.spec import Spec, TokenSource
 from s2s.data.store import Store
@@ -34,7 +35,6 @@ from s2s.decoding.shortlist import Shortlist
 from s2s.errors import UserError
 from s2s.models.transformer import Transformer
 from s2s.tasks.translation import TranslationTask
-from s2s.training.checkpoint import load_model
 from s2s.training.run import train
 from s2s_cli.shortlist import ShortlistCommand
 from s2s_cli.train import TrainCommand

@@ -92,7 +92,7 @@ def measure(name: str, corpus: Corpus, options: argparse.Namespace, results: Pat
 
 
 def _choose(device: str) -> str:
-    from s2s.training.run import choose_device
+    from s2s.device import choose_device
 
     return choose_device(device).type
 

@@ -11,7 +11,7 @@ from s2s.data.store import Store
 from s2s.models.encoders.transformer import EncoderConfig
 from s2s.models.transformer import TransformerConfig
 from s2s.tasks.translation import TranslationTask
-from s2s.training.memory import PIECE, pieces
+from s2s.training.splitting import PIECE, pieces
 from tests.specs import criterion_of
 
 

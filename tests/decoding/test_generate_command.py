@@ -11,8 +11,8 @@ import time
 import pytest
 import torch
 
+from s2s.checkpoint import loading
 from s2s.decoding import translator
-from s2s.training import checkpoint
 from tests.conftest import write_corpus
 from tests.decoding.generating import SMALL, fails
 
@@ -290,7 +290,7 @@ def poison(monkeypatch):
 
     def start(symbol):
         def load_model(path, device):
-            model, task, facts = checkpoint.load_model(path, device)
+            model, task, facts = loading.load_model(path, device)
             number = task.source_tokenizer.vocabulary.symbols.index(symbol)
             weight = model.frontend.embedding.tokens.weight.detach().clone()
             weight[number] = math.nan

@@ -17,10 +17,10 @@ import sys
 import traceback
 from pathlib import Path
 
+from s2s.checkpoint import runs
 from s2s.data.store import Store
 from s2s.errors import UserError
 from s2s.files import file_hash
-from s2s.training import runs
 
 MODULES = ["s2s.audio.waveform", "s2s.data.preprocess", "s2s.data.speech_preprocess", "s2s.data.picture",
            "s2s.interop.ctranslate2", "s2s.tasks.speech", "s2s.tasks.translation", "s2s.training.run",

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from s2s.training import checkpoint, runs
+from s2s.checkpoint import runs
+from s2s.training import checkpoints
 from s2s.training.metrics import read_metrics
 from tests.faults.scale import scaled
 from tests.training import test_resume, test_speech_training
@@ -97,7 +98,7 @@ def running(pid: int) -> bool:
 
 def newest(run: Path) -> int:
     """The update of the newest whole checkpoint, which is one that training goes on from."""
-    folder = checkpoint.newest_whole(run, print) if run.exists() else None
+    folder = checkpoints.newest_whole(run, print) if run.exists() else None
     return runs.update_of(folder) if folder else 0
 
 

@@ -115,7 +115,7 @@ def test_options_of_a_source_are_refused(store):
 
 
 def test_a_checkpoint_comes_back(runs, store):
-    from s2s.training.checkpoint import load_model
+    from s2s.checkpoint.loading import load_model
 
     model, task, _ = load_model(f"{runs}/lm")
     assert isinstance(task, LanguageModelingTask)

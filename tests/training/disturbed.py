@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from s2s.training import runs
+from s2s.checkpoint import runs
 from tests.training.test_resume import SMALL
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from s2s.checkpoint import loading
 from s2s.decoding.config import DecodeConfig
 from s2s.text.vocabulary import EOS
-from s2s.training import checkpoint
 from s2s.training.attention import CELL, LABEL, MARGIN, SHADE, Map, attention_maps, draw
 from tests.training.test_resume import words
 
@@ -39,7 +39,7 @@ def test_validations_draw_their_samples(store, tmp_path, s2s, capsys):
 def test_maps_are_the_cross_attention_of_the_layer_and_head_asked_for(store, tmp_path, s2s):
     run = tmp_path / "run"
     assert s2s("train", *words(store, run, "train.max_updates=3")) == 0
-    model, task, _ = checkpoint.load_model(str(run))
+    model, task, _ = loading.load_model(str(run))
     source, target = [5, 6, 7, 8], [9, 5, 6]
     (found,) = attention_maps(task, model, DecodeConfig(alignment_layer=1, alignment_head=2), [(source, target)])
     symbols = task.source_tokenizer.vocabulary.symbols

@@ -12,10 +12,11 @@ import pytest
 from safetensors.torch import load_file
 
 from s2s import files
+from s2s.checkpoint import loading, runs
 from s2s.errors import UserError
 from s2s.inspection import inspect
 from s2s.manifests import MANIFEST, SEAL, write_manifest
-from s2s.training import average, checkpoint, runs
+from s2s.training import average, checkpoints
 from tests.training.test_resume import same_bits, words
 
 
@@ -54,7 +55,7 @@ def refused(folder) -> str:
     with pytest.raises(UserError) as verified:
         runs.verify(folder)
     with pytest.raises(UserError) as loaded:
-        checkpoint.load_model(str(folder))
+        loading.load_model(str(folder))
     assert str(loaded.value) == str(verified.value)
     assert str(verified.value) in inspect(folder)["damaged"] or inspect(folder)["damaged"]
     return str(verified.value)
@@ -130,7 +131,7 @@ def test_a_checkpoint_of_the_old_format_is_read_and_verified(folder):
     manifest = json.loads((folder / MANIFEST).read_text()) | {"format": 1}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     (folder / SEAL).unlink()
-    checkpoint.load_model(str(folder))
+    loading.load_model(str(folder))
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "model.safetensors").write_bytes(content)
@@ -172,7 +173,7 @@ def rewrite(folder, name: str, content: str) -> None:
 def test_what_is_whole_and_of_another_shape_is_named(folder, name, content, said):
     rewrite(folder, name, content)
     with pytest.raises(UserError) as error:
-        checkpoint.load_model(str(folder))
+        loading.load_model(str(folder))
     assert str(error.value).startswith(f"{folder}/{said}")
 
 
@@ -190,7 +191,7 @@ def test_a_run_json_with_a_zeroed_block_is_named(store, run, s2s, capsys):
 def saving(run: Path, monkeypatch, times: int) -> list[Path]:
     """Have the run delete the checkpoint that is being read, each of the first so many times, after it has linked
     another one, as a run that is saving does. Returns the folders that were deleted."""
-    plain, gone = checkpoint.load_tensors, []
+    plain, gone = loading.load_tensors, []
 
     def load_tensors(path, *args):
         if len(gone) < times:
@@ -202,12 +203,12 @@ def saving(run: Path, monkeypatch, times: int) -> list[Path]:
                 state["progress"]["update"] = number + 7
                 rewrite(newer, "state.json", json.dumps(state))
             for name in ("best", "last"):
-                checkpoint.link(run, name, newer)
+                checkpoints.link(run, name, newer)
             files.remove(folder)
             gone.append(folder)
         return plain(path, *args)
 
-    monkeypatch.setattr(checkpoint, "load_tensors", load_tensors)
+    monkeypatch.setattr(loading, "load_tensors", load_tensors)
     return gone
 
 
@@ -240,7 +241,7 @@ def test_what_is_always_gone_is_given_up(run, monkeypatch):
     gone = saving(run, monkeypatch, 1000)
     monkeypatch.setattr(runs, "PATIENCE", 0.5)
     with pytest.raises(UserError, match="deleted while being read, again and again: the run saves faster"):
-        checkpoint.load_model(str(run))
+        loading.load_model(str(run))
     assert len(gone) > 2
 
 
@@ -253,7 +254,7 @@ def test_a_run_that_saves_every_update_is_decoded_averaged_and_inspected_meanwhi
         time.sleep(0.01)
     while process.poll() is None:
         for path in (run, run / "best", run / "last"):
-            checkpoint.load_model(str(path))
+            loading.load_model(str(path))
         assert inspect(run)["damaged"] == inspect(run / "last")["damaged"] == []
         if len(runs.steps(run)) > 1:
             chosen = partial(average.choose, run, 2, None)
@@ -265,14 +266,14 @@ def test_a_run_that_saves_every_update_is_decoded_averaged_and_inspected_meanwhi
 
 def test_a_link_that_is_turned_while_it_is_looked_at_leads_to_where_it_points_then(run, monkeypatch):
     """Best is not taken for gone, so that another checkpoint were taken in its place."""
-    checkpoint.link(run, "best", run / "checkpoints/step_00000007")
+    checkpoints.link(run, "best", run / "checkpoints/step_00000007")
     plain, turned = Path.resolve, []
 
     def resolve(self, *args):
         found = plain(self, *args)
         if self.name == "best" and not turned:
             turned.append(found)
-            checkpoint.link(run, "best", run / "checkpoints/step_00000014")
+            checkpoints.link(run, "best", run / "checkpoints/step_00000014")
             files.remove(found)
         return found
 
@@ -401,7 +402,7 @@ def test_a_link_that_cannot_be_made_is_named(run, monkeypatch):
     before = (run / "last").readlink()
     monkeypatch.setattr(os, "symlink", full)
     with pytest.raises(OSError, match="full") as error:
-        checkpoint.link(run, "last", run / "checkpoints/step_00000007")
+        checkpoints.link(run, "last", run / "checkpoints/step_00000007")
     assert error.value.filename == str(run / "last")
     assert (run / "last").readlink() == before
 

@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from s2s.checkpoint import runs
 from s2s.criterions.criterion import Criterion
-from s2s.training import checkpoint, divergence, runs
+from s2s.training import checkpoints, divergence
 from tests.training.disturbed import events, nothing_half_written, words
 from tests.training.test_calibrate import memory_of
 from tests.training.test_resume import same_bits
@@ -166,7 +167,7 @@ def test_a_shard_that_is_cut_while_training_is_named(store, whole, tmp_path, s2s
 @pytest.mark.parametrize("when", ["before", "weights", "texts"])
 def test_a_full_disk_costs_the_saves_that_it_prevents(store, whole, tmp_path, s2s, capsys, monkeypatch, when):
     """The disk is full from update 9 to 16; seen before a save, or only when the weights or the state are written."""
-    run, plain = tmp_path / "run", (shutil.disk_usage, checkpoint.save_file, Path.write_bytes)
+    run, plain = tmp_path / "run", (shutil.disk_usage, checkpoints.save_file, Path.write_bytes)
     update = [0]
 
     def full() -> bool:
@@ -183,17 +184,17 @@ def test_a_full_disk_costs_the_saves_that_it_prevents(store, whole, tmp_path, s2
         plain[1](tensors, path)
         if full() and when == "weights":
             truncated(path)
-            raise checkpoint.SafetensorError("I/O error: No space left on device (os error 28)")
+            raise checkpoints.SafetensorError("I/O error: No space left on device (os error 28)")
 
     def write_bytes(path, content):
         if full() and when == "texts" and path.name == "state.json":
             raise OSError(errno.ENOSPC, "No space left on device")
         return plain[2](path, content)
 
-    write = checkpoint.write
-    monkeypatch.setattr(checkpoint, "write", written)
+    write = checkpoints.write
+    monkeypatch.setattr(checkpoints, "write", written)
     monkeypatch.setattr(shutil, "disk_usage", usage)
-    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    monkeypatch.setattr(checkpoints, "save_file", save_file)
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     assert s2s("train", *words(store, run)) == 0
     same_bits(whole, run)
@@ -209,7 +210,7 @@ def test_a_full_disk_costs_the_saves_that_it_prevents(store, whole, tmp_path, s2
 
 
 def test_a_last_save_that_fails_is_a_failure_and_repeating_goes_on(store, whole, tmp_path, s2s, capsys, monkeypatch):
-    run, plain = tmp_path / "run", checkpoint.write
+    run, plain = tmp_path / "run", checkpoints.write
 
     def write(folder, *args):
         if folder.name == "step_00000020":
@@ -217,7 +218,7 @@ def test_a_last_save_that_fails_is_a_failure_and_repeating_goes_on(store, whole,
         plain(folder, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write", write)
+        patch.setattr(checkpoints, "write", write)
         assert s2s("train", *words(store, run)) == 1
     line = one_error_line(capsys)
     assert "the checkpoint of update 20 could not be saved: [Errno 5] Input/output error" in line
@@ -247,13 +248,13 @@ def test_a_limit_on_file_size_keeps_the_run_alive(store, whole, tmp_path, s2s):
 def test_a_disk_that_hangs_is_told(store, tmp_path, s2s, capsys, monkeypatch):
     from s2s.training import saving
 
-    plain = checkpoint.write
+    plain = checkpoints.write
 
     def write(*args):
         time.sleep(0.3)
         plain(*args)
 
-    monkeypatch.setattr(checkpoint, "write", write)
+    monkeypatch.setattr(checkpoints, "write", write)
     monkeypatch.setattr(saving, "SLOW", 0.05)
     assert s2s("train", *words(store, tmp_path / "run", "train.max_updates=4")) == 0
     assert "warning: the save of update 3 is slow, and training waits for it" in capsys.readouterr().err
@@ -263,7 +264,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(store, whole, tmp_path, 
     """What is saved is what was there when the save began, however far training has come since."""
     from s2s.training.trainer import Trainer
 
-    run, seen, trainers, plain, update = tmp_path / "run", {}, [], checkpoint.write, Trainer._update
+    run, seen, trainers, plain, update = tmp_path / "run", {}, [], checkpoints.write, Trainer._update
 
     def write(folder, *args):
         until = time.monotonic() + 5
@@ -277,7 +278,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(store, whole, tmp_path, 
         update(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write", write)
+        patch.setattr(checkpoints, "write", write)
         patch.setattr(Trainer, "_update", noted)
         assert s2s("train", *words(store, run, "train.max_updates=7")) == 0
     assert seen[3] > 3

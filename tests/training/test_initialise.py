@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from s2s.checkpoint import loading, runs
 from s2s.decoding.compose import generator_of
-from s2s.training import checkpoint, runs
 from tests.conftest import write_corpus
 from tests.training.test_resume import SMALL, same_bits
 from tests.training.test_trainer import one_error_line
@@ -108,7 +108,7 @@ def test_symbols_find_their_rows_in_another_vocabulary(store, parent, tmp_path, 
     assert s2s("train", *words(other, run, *options)) == 0
     assert f"init: 13 of 15 symbols have their rows from 14; 2 are new ({new_rows})" in capsys.readouterr().err
     assert s2s("train", *words(other, fresh, *STILL)) == 0
-    (mine, task, _), (theirs, before, _) = (checkpoint.load_model(str(path)) for path in (run, parent))
+    (mine, task, _), (theirs, before, _) = (loading.load_model(str(path)) for path in (run, parent))
     symbols, old = task.target_tokenizer.vocabulary, before.target_tokenizer.vocabulary
     ours, parents = mine.output.weight, theirs.output.weight
     for symbol in ["<pad>", "<unk>", "<s>", "</s>", *"abdefghij"]:
@@ -199,7 +199,7 @@ def test_a_pupil_writes_what_its_teacher_writes(store, parent, tmp_path, s2s):
     pure = ["criterion.distillation.weight=1", "criterion.cross_entropy.weight=0"]
     assert s2s("train", *words(store, runs["taught"], *long, *distilled(parent, *pure))) == 0
     assert s2s("train", *words(store, runs["alone"], *long, "criterion=likelihood")) == 0
-    teacher, task, _ = checkpoint.load_model(str(parent))
+    teacher, task, _ = loading.load_model(str(parent))
     from s2s.data.store import Store
 
     batch = task.dataset(Store(store).split("test")).collate(range(10))
@@ -211,7 +211,7 @@ def test_a_pupil_writes_what_its_teacher_writes(store, parent, tmp_path, s2s):
     q = log_probabilities(teacher)
     distance = {}
     for name, run in runs.items():
-        p = log_probabilities(checkpoint.load_model(str(run))[0])
+        p = log_probabilities(loading.load_model(str(run))[0])
         distance[name] = float((q.exp() * (q - p)).sum(-1).mean())
     assert distance["taught"] < 0.6 * distance["alone"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from s2s.training.layers import checkpoint_activations
+from s2s.training.wrapping import checkpoint_activations
 from tests.models.test_transformer import model_of, ragged
 from tests.training.test_distributed import losses
 from tests.training.test_resume import same_bits, words

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from s2s.training import runs
+from s2s.checkpoint import runs
 from s2s.training.interrupt import Interrupt
 from tests.training.disturbed import events, words
 from tests.training.test_resume import same_bits

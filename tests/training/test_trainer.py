@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from s2s.training import checkpoint, runs
+from s2s.checkpoint import loading, runs
+from s2s.training import checkpoints
 from s2s.training.average import ExponentialMovingAverage
 from tests.specs import criterion_of
 from tests.training.test_resume import SMALL, words
@@ -53,7 +54,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(store, tmp_path, s2s
 
 def test_a_run_whose_batches_are_computed_in_pieces_has_the_same_weights_to_rounding(store, tmp_path, s2s, monkeypatch):
     from s2s.criterions.criterion import Criterion
-    from s2s.training import memory
+    from s2s.training import splitting
 
     plain, sizes = Criterion.__call__, []
 
@@ -64,7 +65,7 @@ def test_a_run_whose_batches_are_computed_in_pieces_has_the_same_weights_to_roun
     monkeypatch.setattr(Criterion, "__call__", counted)
     runs, calls = {}, {}
     for most in (2048, 60):
-        monkeypatch.setitem(memory.PIECE, "tokens", most)
+        monkeypatch.setitem(splitting.PIECE, "tokens", most)
         run = runs[most] = tmp_path / str(most)
         options = ["train.max_updates=6", "model.dropout=0", "train.accumulate=2", "optim.eps=1e-3"]
         assert s2s("train", *words(store, run, *options)) == 0
@@ -247,7 +248,7 @@ def test_keeps_the_newest_and_the_best(trained):
 
 def test_a_checkpoint_is_complete_in_itself(trained, tmp_path):
     (trained / "best").resolve().rename(tmp_path / "moved")
-    model, task, config = checkpoint.load_model(str(tmp_path / "moved"))
+    model, task, config = loading.load_model(str(tmp_path / "moved"))
     assert task.text(task.encode_target(["a b c"])[0], None) == "a b c"
     assert config["model"]["encoder"]["width"] == 32
     assert not model.training
@@ -259,7 +260,9 @@ def test_a_failed_save_leaves_the_older_checkpoint_and_nothing_half_written(stor
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.write(trained / "checkpoints/step_00000041", {"model.safetensors": {"a": torch.ones(2)}}, {}, Task())
+        checkpoints.write(
+            trained / "checkpoints/step_00000041", {"model.safetensors": {"a": torch.ones(2)}}, {}, Task()
+        )
     assert runs.steps(trained)[-1].name == "step_00000040"
     assert not list((trained / "checkpoints").glob(".partial*"))
     runs.verify((trained / "last").resolve())
@@ -306,7 +309,7 @@ def test_average_is_the_mean_of_the_weights(trained, tmp_path, s2s, capsys):
     mean = load_file(output / "model.safetensors")
     for name in mean:
         torch.testing.assert_close(mean[name], torch.stack([part[name] for part in parts]).mean(0))
-    checkpoint.load_model(str(output))
+    loading.load_model(str(output))
     assert s2s("average", f"checkpoint={trained}", "best=1", f"output={tmp_path / 'best'}") == 0
     best = load_file(trained / "best/model.safetensors")
     assert all(best[name].equal(value) for name, value in load_file(tmp_path / "best/model.safetensors").items())
@@ -332,7 +335,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(trained, change, message):
     folder = runs.resolve(str(trained))
     change(folder)
     with pytest.raises(UserError, match=message):
-        checkpoint.load_model(str(folder))
+        loading.load_model(str(folder))
 
 
 def test_missing_words_and_splits_are_named(store, tmp_path, s2s, capsys):

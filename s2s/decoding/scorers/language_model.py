@@ -9,6 +9,7 @@ Shapes: B sentences, K rows a sentence, R = B*K rows, V vocabulary, L labels of 
 import torch
 from torch import Tensor
 
+from s2s.checkpoint.loading import load_model
 from s2s.data.batch import Inputs
 from s2s.decoding.ctc import BLANK
 from s2s.decoding.scorers.ensemble import EnsembleScorer
@@ -17,7 +18,6 @@ from s2s.errors import UserError
 from s2s.models.contract import DecoderState
 from s2s.models.language_model import LanguageModel
 from s2s.text.vocabulary import BOS
-from s2s.training.checkpoint import load_model
 
 
 def load_language_model(path: str, task, device: torch.device) -> LanguageModel:

@@ -1,15 +1,59 @@
-"""What a run remembers, and what it does not know yet."""
+"""What a run remembers beside weights, optimizer state and data position."""
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, NamedTuple
 
-from s2s.training.divergence import Course
+FACTOR = 1.5  # a loss over so many times the best of late is a spike
+RECENT = 10  # intervals that `of late` looks back
+INTERVALS = 3  # in a row that have to be spikes: a bad batch or two are none
 
-if TYPE_CHECKING:  # who reads what a run remembers need not import torch
-    from torch import Tensor
 
-    from s2s.data.batch import Batch
+@dataclasses.dataclass
+class Course:
+    """The loss of late, interval by interval; it is saved with the run, so that a resumed one sees what it would have.
+
+    Attributes:
+        loss: Sum over this interval's target tokens.
+        tokens: Target tokens of this interval.
+        recent: Mean losses of the last intervals that were no spikes, at most RECENT.
+        spikes: Intervals in a row, up to the last one, that were.
+        good: The update that ended the last interval that was none.
+    """
+
+    loss: float = 0.0
+    tokens: int = 0
+    recent: list[float] = dataclasses.field(default_factory=list)
+    spikes: int = 0
+    good: int = 0
+
+    def add(self, loss: float, tokens: int) -> None:
+        """Take in an update: its loss, summed over so many target tokens."""
+        self.loss, self.tokens = self.loss + loss, self.tokens + tokens
+
+    def end_interval(self, update: int) -> str | None:
+        """End an interval with this update. Returns what is wrong when it and those before make INTERVALS spikes."""
+        if not self.tokens:  # every update was skipped
+            return None
+        mean, self.loss, self.tokens = self.loss / self.tokens, 0.0, 0
+        best = min(self.recent, default=math.inf)
+        if mean <= FACTOR * best:
+            self.recent, self.spikes, self.good = [*self.recent, mean][-RECENT:], 0, update
+            return None
+        self.spikes += 1
+        if self.spikes < INTERVALS:
+            return None
+        return (
+            f"update {update}: the loss of {self.spikes} intervals in a row is over {FACTOR} times its best of late "
+            f"(now {mean:.3f}, then {best:.3f} a target token)"
+        )
+
+    def accept(self) -> None:
+        """Take the loss of now for its course from now on."""
+        self.recent, self.spikes = [], 0
+
+    def before(self, update: int) -> int:
+        """The last update of those up to `update` that does not belong to a spike."""
+        return self.good if self.spikes else update
 
 
 @dataclasses.dataclass
@@ -72,23 +116,3 @@ class Progress:
     def trusted(self) -> int:
         """The last update before anything was wrong; this one if nothing is."""
         return self.course.before(self.update) - self.skipped_in_a_row
-
-
-class Pending(NamedTuple):
-    """An update that was made, or skipped, which only its numbers tell.
-
-    Attributes:
-        update: Which one.
-        batches: Of this rank.
-        split: Those of them that were split in two because they did not fit into memory.
-        counts: What all ranks computed.
-        totals: The criterion's counts of all ranks.
-        numbers: On the device: the gradient's norm; sums over all ranks: loss, batches split, the criterion's metrics.
-    """
-
-    update: int
-    batches: "list[Batch | None]"
-    split: "list[Batch]"
-    counts: dict[str, int]
-    totals: dict[str, int]
-    numbers: "Tensor"

@@ -1,12 +1,10 @@
-"""Memory of an update: batches in pieces; one that does not fit is split in two, as often as it takes."""
+"""Batches in pieces: one that does not fit into memory is split in two, as often as it takes."""
 
-import gc
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
-
 from s2s.data.batch import Batch
+from s2s.device import free
 from s2s.errors import Failure
 
 Result = TypeVar("Result")
@@ -57,18 +55,6 @@ def split_to_fit(
         report(failed)
         at = next(i for i, batch in enumerate(batches) if batch is failed)
         batches = [*batches[:at], *halves, *batches[at + 1 :]]
-
-
-def free() -> None:
-    """Give back memory that nothing uses."""
-    gc.collect()
-    torch.cuda.empty_cache()  # nothing without a GPU
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is short; torch has no type of its own for that of a CPU."""
-    cause = error.__cause__ if isinstance(error, Failure) else error
-    return isinstance(cause, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(cause)
 
 
 def shape(batch: Batch) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from s2s import files, manifests
+from s2s.checkpoint import shapes
 from s2s.config.documents import read_json
 from s2s.errors import UserError
-from s2s.training import shapes
 
 WEIGHTS, STATE, CONFIG = "model.safetensors", "state.json", "config.yaml"
 TERMS = "training_terms.safetensors"  # what terms of the loss remember

@@ -24,15 +24,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from s2s import __version__, files, manifests, registry
-from s2s.config import schema
-from s2s.config.documents import read_yaml
+from s2s import __version__, files, manifests
+from s2s.checkpoint import loading, shapes
+from s2s.checkpoint.runs import TERMS, read_state, steps, update_of, verify
 from s2s.errors import UserError
-from s2s.models.names import current
-from s2s.training import shapes, sharding
-from s2s.training.runs import CONFIG, TERMS, WEIGHTS, read, read_state, steps, update_of, verify
+from s2s.training import sharding
 from s2s.training.sharding import Part
 
 LISTED = 5  # tensors that a message lists
@@ -128,15 +125,6 @@ def link(run: Path, name: str, folder: Path) -> None:
         raise OSError(error.errno, error.strerror, str(run / name)) from error
 
 
-def load_tensors(path: Path, device: torch.device | str = "cpu", states: bool = False) -> dict[str, Tensor]:
-    """A safetensors file of parameters, or of an optimizer's `states`, by today's names. Raises UserError when it is
-    damaged."""
-    try:
-        return {current(name, states): value for name, value in load_file(path, device=str(device)).items()}
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch's own, of a file that is gone
-        raise UserError(f"{path}: damaged or unreadable: {error}") from error
-
-
 def load_training(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     """Optimizer state of a checkpoint, and raw weights, as `kind.NAME` of parameter NAME, spread over the ranks as
     the model's parameters are. Raises UserError when it is damaged."""
@@ -147,11 +135,11 @@ def load_training(folder: Path, model: nn.Module) -> dict[str, Tensor]:
         return {}
     file = folder / "training.safetensors"
     found = {}
-    for key, value in load_tensors(file, states=True).items():
+    for key, value in loading.load_tensors(file, states=True).items():
         parameter = parameters.get(key.partition(".")[2])
         if parameter is None or (value.dim() and value.shape != parameter.shape):
             raise UserError(f"{file}: does not fit the model: {key} of shape {list(value.shape)}")
-        found[key] = sharding.like(value, parameter)
+        found[key] = loading.like(value, parameter)
     return found
 
 
@@ -162,80 +150,3 @@ def load_terms(folder: Path) -> dict[str, Tensor]:
         return load_file(file) if file.is_file() else {}
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{file}: damaged or unreadable: {error}") from error
-
-
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
-    """Copy weights into a model by name. Raises UserError listing names that do not fit."""
-    parameters = dict(model.named_parameters())
-    wrong = [f"{name} missing" for name in parameters.keys() - tensors.keys()]
-    wrong += [f"{name} unknown" for name in tensors.keys() - parameters.keys()]
-    wrong += [
-        f"{name} is {list(tensors[name].shape)}, not {list(parameters[name].shape)}"
-        for name in parameters.keys() & tensors.keys()
-        if tensors[name].shape != parameters[name].shape
-    ]
-    if wrong:
-        more = f"; and {len(wrong) - LISTED:,} more" if len(wrong) > LISTED else ""
-        raise UserError(f"{where}: does not fit the model: {'; '.join(sorted(wrong)[:LISTED])}{more}")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(sharding.like(tensors[name], parameter))
-
-
-def load_model(path: str, device: torch.device | str = "cpu") -> tuple:
-    """A checkpoint's model, ready to decode.
-
-    Args:
-        path: As for `resolve`.
-        device: Where the weights go.
-
-    Returns:
-        (model in evaluation mode, task, the config as a dict)
-
-    Raises:
-        UserError: missing or damaged files, or a config that this version does not know.
-    """
-    return read(path, lambda folder: load_folder(folder, device))
-
-
-def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple:
-    """As `load_model`, of a checkpoint's folder."""
-    verify(folder, training=False)
-    file, weights = folder / CONFIG, folder / WEIGHTS
-    config = read_yaml(file, shapes.CONFIG)
-    try:
-        task, kind = (registry.find(part, config[part]["type"]) for part in ("task", "model"))
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from error
-    options = schema.load(kind.Config, config["model"], f"{file}: model")
-    task = task.load(folder, config["data"]["target_transform"])
-    tensors = load_tensors(weights)
-    with _AtMost(2 * sum(tensor.numel() for tensor in tensors.values()) + SPARE, file):
-        model = task.model(options)
-    load_weights(model, tensors, weights)
-    return model.to(device).eval(), task, config
-
-
-class _AtMost(TorchFunctionMode):
-    """Ends the making of a model that its config makes far larger than its weights are, before it takes memory.
-
-    Args:
-        numbers: The most that all of its tensors may hold.
-        where: The config, which is blamed with a UserError.
-    """
-
-    def __init__(self, numbers: int, where: Path):
-        super().__init__()
-        self.left, self.where = numbers, where
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function not in MAKERS:
-            return function(*args, **(kwargs or {}))
-        try:
-            made = function(*args, **(kwargs or {}))
-            self.left -= made.numel()
-        except RuntimeError:  # there is not so much memory
-            self.left = -1
-        if self.left < 0:  # what is made is not filled yet: no memory is taken for it
-            raise UserError(f"{self.where}: model: its sizes are not those of the weights")
-        return made

@@ -1,9 +1,9 @@
 """What the files of a run and of its checkpoints hold; see `s2s.config.shapes`."""
 
+from s2s.checkpoint.progress import Progress
 from s2s.config import schema
 from s2s.config.shapes import mapping, text, whole
 from s2s.manifests import PATH, SHA256
-from s2s.training.progress import Progress
 
 FORMATS = (1, 2)  # of checkpoints that are read; the last one is written, the one before has no manifest.sha256
 MANIFEST = {"format": int, "s2s": str, "files": mapping({"bytes": whole(0), "sha256": SHA256}, PATH)}
