@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from s2s.checkpoint import loading, runs
+from s2s.checkpoint.loading import like
 from s2s.checkpoint.progress import Progress
 from s2s.config.compose import to_yaml
 from s2s.config.documents import to_json
@@ -35,7 +36,7 @@ from s2s.training.pending import Pending
 from s2s.training.profile import Profile
 from s2s.training.report import Interval, report_epoch, report_interval, report_validation
 from s2s.training.saving import Saver
-from s2s.training.sharding import Shards, like, whole
+from s2s.training.sharding import Shards, whole
 from s2s.training.splitting import OutOfMemory, pieces, shape, split_to_fit
 from s2s.training.stages import Stages
 from s2s.training.validation import Stopped, Validation, Validator, higher_is_better

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from s2s.checkpoint import runs
+from s2s.checkpoint import progress, runs
 from s2s.criterions.criterion import Criterion
-from s2s.training import checkpoints, divergence
+from s2s.training import checkpoints
 from tests.training.disturbed import events, nothing_half_written, words
 from tests.training.test_calibrate import memory_of
 from tests.training.test_resume import same_bits
@@ -321,7 +321,7 @@ def test_non_finite_gradients_are_skipped_the_same_after_a_kill(store, tmp_path,
     same_bits(whole, run)
 
 
-def spiked(course: divergence.Course, losses: list[float]) -> list[int]:
+def spiked(course: progress.Course, losses: list[float]) -> list[int]:
     """The intervals (from 1) whose end was a divergence."""
     found = []
     for interval, loss in enumerate(losses, 1):
@@ -332,15 +332,15 @@ def spiked(course: divergence.Course, losses: list[float]) -> list[int]:
 
 def test_a_spike_is_three_intervals_over_one_and_a_half_times_the_best_of_the_last_ten():
     falling = [8.0, 6.0, 5.0, 4.0]
-    assert spiked(divergence.Course(), [*falling, 6.1, 6.1, 6.1]) == [7]
-    assert spiked(divergence.Course(), [*falling, 5.9, 5.9, 5.9]) == []
-    assert spiked(divergence.Course(), [*falling, 7.0, 7.0, 5.0, 7.0, 7.0]) == []
-    assert spiked(divergence.Course(), [2.0, *[2.9] * 10, 4.0, 4.0, 4.0]) == []
-    assert spiked(divergence.Course(), [2.0, *[2.9] * 9, 4.0, 4.0, 4.0]) == [13]
-    course = divergence.Course()
+    assert spiked(progress.Course(), [*falling, 6.1, 6.1, 6.1]) == [7]
+    assert spiked(progress.Course(), [*falling, 5.9, 5.9, 5.9]) == []
+    assert spiked(progress.Course(), [*falling, 7.0, 7.0, 5.0, 7.0, 7.0]) == []
+    assert spiked(progress.Course(), [2.0, *[2.9] * 10, 4.0, 4.0, 4.0]) == []
+    assert spiked(progress.Course(), [2.0, *[2.9] * 9, 4.0, 4.0, 4.0]) == [13]
+    course = progress.Course()
     spiked(course, [*falling, 7.0, 7.0])
     assert course.before(6) == 4
-    empty = divergence.Course()
+    empty = progress.Course()
     assert empty.end_interval(1) is None  # an interval whose updates were all skipped
     assert spiked(empty, falling) == []
 
