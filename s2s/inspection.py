@@ -19,7 +19,7 @@ from s2s.checkpoint import runs, shapes
 from s2s.checkpoint.runs import CONFIG, STATE, WEIGHTS, misnamed, unlisted
 from s2s.config.documents import read_json, read_yaml
 from s2s.data.report import aligned
-from s2s.data.store import AGAIN, SIDES, digest
+from s2s.data.store import AGAIN, declared_columns, digest, task_facts
 from s2s.data.store import FORMATS as STORE_FORMATS
 from s2s.data.store import SHAPE as STORE
 from s2s.errors import UserError
@@ -29,6 +29,7 @@ from s2s.training.metrics import read_metrics
 
 Facts = dict[str, Any]
 UNTOLD = ("time", "seconds_validating")  # of an event
+ENDING = ".vocabulary.txt"  # of a file of each tokenizer
 VALIDATIONS = 10  # of a run that the text shows
 
 
@@ -98,8 +99,15 @@ def _store(path: Path, verify: bool, damaged: list[str]) -> Facts:
         for side, vocabulary in manifest.get("vocabularies", {}).items()
     }
     told = {"vocabularies", "files", "other_files", "block_size", "task", "seed"}
+    columns: dict[str, dict[str, list]] = {}
+    for split in manifest.get("splits", {}):
+        with contextlib.suppress(KeyError):  # of a manifest that is damaged
+            declared = declared_columns(manifest, split)
+            columns[split] = {name: [one["kind"], one["values"] // one["width"]] for name, one in declared.items()}
     return {
         **{key: value for key, value in manifest.items() if key not in told},
+        "facts": task_facts(manifest),
+        "columns": columns,
         "vocabularies": vocabularies,
         "files": _files(path, manifest.get("files", {}) | manifest.get("other_files", {}), verify, damaged),
     }
@@ -112,13 +120,11 @@ def _checkpoint(path: Path, verify: bool, damaged: list[str]) -> Facts:
     damaged += filter(None, [manifest and unlisted(path, files), misnamed(path, state)])
     progress = state.get("progress", {})
     vocabularies = {}
-    for side in SIDES:
-        if f"{side}.vocabulary.txt" in files:
-            kind = _json(path / f"{side}.tokenizer.json", {"type": str, ...: object}, damaged).get("type")
-            symbols = (
-                (path / f"{side}.vocabulary.txt").read_bytes() if files[f"{side}.vocabulary.txt"]["there"] else b""
-            )
-            vocabularies[side] = {"type": kind, "size": symbols.count(b"\n")}
+    for file in filter(lambda name: name.endswith(ENDING), files):
+        side = file.removesuffix(ENDING)
+        kind = _json(path / f"{side}.tokenizer.json", {"type": str, ...: object}, damaged).get("type")
+        symbols = (path / file).read_bytes() if files[file]["there"] else b""
+        vocabularies[side] = {"type": kind, "size": symbols.count(b"\n")}
     return {
         "format": manifest.get("format"),
         "s2s": manifest.get("s2s"),
@@ -185,7 +191,7 @@ def _shortlist(path: Path, verify: bool, damaged: list[str]) -> Facts:
         "symbols": symbols,
         "candidates": candidates,
         "frequent": frequent,
-        "vocabularies": {side: {"digest": facts.get(side)} for side in SIDES},
+        "vocabularies": {side: {"digest": facts.get(side)} for side in ("source", "target")},
         "sha256": file_hash(path) if verify else None,
     }
 
@@ -283,22 +289,34 @@ def _read(path: Path, read: Callable[[], Any], damaged: list[str]) -> Facts:
 
 
 def _store_text(facts: Facts) -> list[str]:
-    speech = "features" in facts
-    rows = [("split", "pairs", "dropped", "hours" if speech else "source tokens", "target tokens", "shards", "text")]
-    for name, split in facts.get("splits", {}).items():
-        source = f"{split.get('seconds', 0) / 3600:.2f}" if speech else f"{split['source'].get('tokens', 0):,}"
-        kept = "kept" if split["text"] else "-"
+    splits = facts.get("splits", {})
+    kinds = {name: kind for columns in facts["columns"].values() for name, kind in columns.items()}
+    names = [name for name, (kind, _) in kinds.items() if kind in ("tokens", "array", "number")]
+    timed = any("seconds" in split for split in splits.values())
+    rows = [("split", "pairs", "dropped", *["hours"] * timed, *names, "shards", "text")]
+    for name, split in splits.items():
+        columns = facts["columns"].get(name, {})
+        kept = "kept" if any(kind == "text" for kind, _ in columns.values()) else "-"
         dropped = sum(split.get("dropped", {}).values()) + sum(split.get("broken", {}).values())
-        rows.append((name, f"{split['pairs']:,}", f"{dropped:,}", source, f"{split['target'].get('tokens', 0):,}",
-                     f"{len(split['shards']):,}", kept))  # fmt: skip
+        counts = [f"{columns[column][1]:,}" if column in columns else "-" for column in names]
+        hours = [f"{split.get('seconds', 0) / 3600:.2f}"] * timed
+        rows.append((name, f"{split['pairs']:,}", f"{dropped:,}", *hours, *counts, f"{len(split['shards']):,}", kept))
     made = f"format {facts.get('format')}, s2s {facts.get('s2s')}"
     return [
         f"{facts.get('source_language')} to {facts.get('target_language')}, {made}, digest {facts.get('digest')}",
-        *(f"features:{line[1:]}" for line in _config(facts.get("features", {}))),
+        *_task_facts(facts["facts"]),
         *_vocabularies(facts),
-        *aligned(rows, right=range(1, 6)),
+        *aligned(rows, right=range(1, len(rows[0]) - 1)),
         *_file_lines(facts),
     ]
+
+
+def _task_facts(facts: Facts) -> Iterable[str]:
+    """What a task declares of a store, long lists aside."""
+    for key, told in facts.items():
+        if isinstance(told, dict):
+            short = {name: value for name, value in told.items() if not isinstance(value, list)}
+            yield from (f"{key}:{line[1:]}" for line in _config(short))
 
 
 def _checkpoint_text(facts: Facts) -> list[str]:
@@ -347,7 +365,7 @@ def _shortlist_text(facts: Facts) -> list[str]:
         f"format {facts['format']}, SHA-256 {facts['sha256']}",
         f"{facts['candidates']} candidates for each of {facts['symbols']:,} source symbols, and {facts['frequent']:,} "
         "frequent ones for every sentence",
-        *(f"{side} vocabulary: digest {facts['vocabularies'][side]['digest']}" for side in SIDES),
+        *(f"{side} vocabulary: digest {one['digest']}" for side, one in facts["vocabularies"].items()),
     ]
 
 

@@ -29,7 +29,7 @@ def read_manifest(folder: Path, shape: Shape, formats: Sequence[int], remedy: st
     Args:
         folder: Of a store or a checkpoint.
         shape: What it must hold.
-        formats: Those that are read. From the last one on, a manifest has its hash beside it.
+        formats: Those that are read. But for the first one, a manifest has its hash beside it.
         remedy: The end of each message.
 
     Raises:
@@ -43,7 +43,7 @@ def read_manifest(folder: Path, shape: Shape, formats: Sequence[int], remedy: st
     if seal.is_file():
         if seal.read_bytes() != _sealed(path):
             raise UserError(f"{path}: damaged, or of another folder: its SHA-256 is not the one in {seal}; {remedy}")
-    elif found["format"] == formats[-1]:
+    elif found["format"] != formats[0]:
         raise UserError(f"{seal}: missing; {remedy}")
     try:
         return conform(found, shape, str(path))

@@ -27,6 +27,10 @@ COMPONENTS = {
         "speech_to_text": "s2s.tasks.speech:SpeechToTextTask",
         "language_modeling": "s2s.tasks.language_modeling:LanguageModelingTask",
     },
+    "preprocess": {
+        "translation": "s2s.data.preprocess:TextRecipe",
+        "speech_to_text": "s2s.data.speech_preprocess:SpeechRecipe",
+    },
     "tokenizer": {
         "sentencepiece": "s2s.text.sentencepiece:SentencePieceTokenizer",
         "characters": "s2s.text.characters:CharacterTokenizer",

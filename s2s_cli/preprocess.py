@@ -2,13 +2,12 @@
 
 import signal
 import sys
-from typing import Any
 
 from s2s import registry
 from s2s.config import command
 from s2s.config.documents import to_json
-from s2s.data.preprocess import PreprocessConfig, preprocess
-from s2s.data.report import table
+from s2s.data.preprocess import PreprocessConfig
+from s2s.data.recipe import RecipeConfig, make
 from s2s.errors import UserError
 
 ABOUT = """Learns tokenizers on raw parallel text and writes a binarised store for s2s-train and s2s-generate.
@@ -24,29 +23,21 @@ def main() -> None:
 
 def schema(task: str) -> type:
     """The keys of a task."""
-    if task == "speech_to_text":
-        from s2s.data.speech_preprocess import SpeechPreprocessConfig
-
-        return SpeechPreprocessConfig
-    if task != "translation":
-        raise UserError(f"task={task}: {registry.nearest(task, ['translation', 'speech_to_text'])}")
-    return PreprocessConfig
+    if task in registry.names("task") and task not in registry.names("preprocess"):
+        has = ", ".join(registry.names("preprocess"))
+        raise UserError(f"task={task}: reads stores of other tasks, and makes none of its own; there is {has}")
+    return registry.find("preprocess", task).Config
 
 
-def run(config: Any) -> None:
+def run(config: RecipeConfig) -> None:
     """Make the store and print its report."""
-    if config.task == "speech_to_text":
-        from s2s.data import speech_preprocess
-
-        report = speech_preprocess.preprocess(config)
-        text, took = speech_preprocess.table, "{hours} hours in {seconds} s, {hours_per_minute} hours a minute"
-    else:
-        report, text, took = preprocess(config), table, "{seconds} s"
+    recipe = registry.find("preprocess", config.task)(config)
+    report = make(recipe)
     if config.format == "json":
         print(to_json(report, indent=2))
         return
-    print("{store}: {source_language} to {target_language}, ".format(**report) + took.format(**report))
-    print(text(report))
+    print(("{store}: {source_language} to {target_language}, " + recipe.took).format(**report))
+    print(recipe.table(report))
 
 
 if __name__ == "__main__":

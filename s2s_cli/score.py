@@ -63,7 +63,7 @@ def _score(config: ScoreConfig) -> "Found":
     read = partial(read_lines, max_line_bytes=config.max_line_bytes)
     hypotheses = read(config.hypothesis)
     split = _split(config)
-    references = [split.target_text()] if split else list(map(read, config.reference))
+    references = [split.lines("target.text")] if split else list(map(read, config.reference))
     groups = _groups(config, split)
     sides = {path: lines for path, lines in zip(config.reference, references, strict=False)}
     sides |= {f"store={config.store}": references[0]} if split else {}
@@ -143,8 +143,7 @@ def _groups(config: ScoreConfig, split) -> list[str] | None:
         return None
     if config.groups not in FACTS:
         return read_lines(config.groups, config.max_line_bytes)
-    facts = split.utterances(range(len(split))) if hasattr(split, "utterances") else []
-    names = [one.get(config.groups) for one in facts]
+    names = [one.get(config.groups) for one in split.known() or ()]
     if not any(names):
         raise UserError(f"groups={config.groups}: store={config.store} does not say the {config.groups} of its lines")
     return [name or "unknown" for name in names]
@@ -160,8 +159,8 @@ def _wrong(config: ScoreConfig, hypotheses, references, split):
         text = without_punctuation(text) if config.remove_punctuation else text
         return normalise(text, config.lowercase)
 
-    known = split.utterances(range(len(split))) if hasattr(split, "utterances") else None
-    ids = [one["id"] for one in known] if known else None
+    known = split.known() if split else None
+    ids = [one.get("id", "") for one in known] if known else None
     return details.aligned([line(text) for text in hypotheses], [line(text) for text in references], units, ids)
 
 

@@ -12,7 +12,7 @@ from s2s.config.schema import option
 from s2s.data.batch import Batch
 from s2s.data.epoch import quotas, window, window_count
 from s2s.data.plan import Plan, PlanConfig, kept_together, plan
-from s2s.data.store import CorpusRange
+from s2s.data.split import CorpusRange
 from s2s.data.transforms import TransformConfig
 from s2s.errors import UserError
 

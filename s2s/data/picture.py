@@ -4,13 +4,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from s2s.data.report import BARS
-from s2s.data.store import SIDES
+from s2s.data.report import BARS, PREMIUM
 from s2s.drawing import COLORS, INK, LARGE, Canvas, round_step
 
 WIDTH, HEIGHT, MARGIN = 640, 340, 24  # of a panel, its margin included, in pixels
 LEFT, TOP, BOTTOM = 64, 64, 44  # room inside of it for numbers, title and label
-SHADES = dict(zip(SIDES, COLORS, strict=False))
 
 
 def draw(report: dict[str, Any]) -> bytes:
@@ -42,16 +40,16 @@ def _text(report: dict[str, Any]) -> Canvas:
     rows = math.ceil(len(splits) / columns)
     rates = TOP + BOTTOM + 2 * MARGIN + 48 * len(splits)  # height of the last panel
     canvas = Canvas(columns * WIDTH, rows * HEIGHT + rates)
-    languages = {side: report[f"{side}_language"] for side in SIDES}
+    languages = {side: report.get(f"{side}_language", side) for side in report["vocabularies"]}
     for number, (name, split) in enumerate(splits.items()):
         corner = number % columns * WIDTH, number // columns * HEIGHT
         title = f"{name}: {split['pairs']:,} pairs{_premium(languages, split)}"
         notes = [
             f"{languages[side]}: median {split[side]['lengths']['50%']}, "
             f"unknown tokens {100 * split[side]['unknown_rate']:.2g}%"
-            for side in SIDES
+            for side in languages
         ]
-        counts = [split[side]["histogram"]["lines"] for side in SIDES]
+        counts = [split[side]["histogram"]["lines"] for side in languages]
         _histogram(canvas, corner, title, notes, counts, split["source"]["histogram"]["tokens"], "tokens of a line")
     _rates(canvas, languages, rows * HEIGHT, splits)
     return canvas
@@ -102,18 +100,18 @@ def _histogram(canvas: Canvas, corner: tuple[int, int], title: str, notes: list[
 
 def _premium(languages: dict[str, str], split: dict[str, Any]) -> str:
     """The tokenizer premium both ways, if there is one."""
-    source, target = languages.values()
+    source, target = (languages[side] for side in PREMIUM)
     forth, back, _ = split["premium"].values()
     return "" if forth is None else f"; premium {target}/{source} {forth:.2f}, {source}/{target} {back:.2f}"
 
 
 def _rates(canvas: Canvas, languages: dict[str, str], corner: int, splits: dict[str, Any]) -> None:
-    """Characters a token of both sides of each split."""
+    """Characters a token of each side of each split."""
     left, right, top = MARGIN + LEFT, canvas.image.width - 3 * MARGIN, corner + MARGIN + TOP
     bottom = top + 48 * len(splits)
     canvas.text(left, top - 46, "Characters a token", "lm", LARGE)
     _legend(canvas, left, top - 20, languages.values())
-    highest = max(split[side]["characters_per_token"] for split in splits.values() for side in SIDES) or 1.0
+    highest = max(split[side]["characters_per_token"] for split in splits.values() for side in languages) or 1.0
     step = round_step(highest, 8)
     for number in range(math.floor(highest / step) + 1):
         x = left + (right - left) * number * step / highest
@@ -122,9 +120,10 @@ def _rates(canvas: Canvas, languages: dict[str, str], corner: int, splits: dict[
     for row, (name, split) in enumerate(splits.items()):
         y = top + 48 * row
         canvas.text(left - 8, y + 24, name, "rm")
-        for side, first in (("source", 6), ("target", 24)):
-            value = split[side]["characters_per_token"]
+        each = 36 / len(languages)
+        for number, (side, color) in enumerate(zip(languages, COLORS, strict=False)):
+            value, first = split[side]["characters_per_token"], 6 + number * each
             end = left + (right - left) * value / highest
-            canvas.box(left, y + first, end, y + first + 18, SHADES[side])
+            canvas.box(left, y + first, end, y + first + each, color)
             canvas.text(end + 6, y + first + 9, f"{value:.2f}", "lm")
     canvas.line(left, top, left, bottom, color=INK)

@@ -194,6 +194,7 @@ class RaggedWriter:
     def __init__(self, path: Callable[[int], Path], dtype: np.dtype, shard_rows: int):
         self.dtype = dtype.newbyteorder("<")
         self.shards: list[int] = []  # rows of each shard so far
+        self.values = self.longest = 0  # of all rows, and of the longest one
         self._path, self._shard_rows = path, shard_rows
         self._open: tuple[_HashedFile, _HashedFile] | None = None  # values and offsets of the last shard
         self._end = 0
@@ -201,6 +202,8 @@ class RaggedWriter:
 
     def append(self, values: np.ndarray, lengths: np.ndarray) -> None:
         """Append rows: all their values [sum of lengths], and how many each has [rows]."""
+        if len(lengths):
+            self.values, self.longest = self.values + int(lengths.sum()), max(self.longest, int(lengths.max()))
         while len(lengths):
             if self._open is None:
                 self._begin()

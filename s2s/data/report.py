@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from s2s.data.store import SIDES
 from s2s.text.vocabulary import UNK
 
 BARS = 40  # of a histogram, at most
 PERCENTILES = {"50%": 0.5, "90%": 0.9, "99%": 0.99, "max": 1.0}
 MOST_UNKNOWN = 0.1  # share of a side's tokens, for a pair to count for the premium
+PREMIUM = ("source", "target")  # the sides whose tokens are compared
 FIXED = 1 << 24  # the unit of a ratio as an integer
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -51,27 +51,21 @@ class SideCounts:
         }
 
 
-class Premium:
+def premium_facts(sums: np.ndarray) -> dict[str, Any]:
     """Tokenizer premium (Petrov et al. 2023, arXiv:2305.15425): the mean over pairs of one side's tokens divided by the
-    other's, both ways. It counts pairs with tokens on both sides, of which at most a tenth are unknown on either.
+    other's, both ways. It counts pairs with tokens on both sides, of which at most a tenth are unknown on either. That
+    of no pairs is None.
+
+    Args:
+        sums: Of the `premium_sums` of all chunks, integers of any size.
     """
-
-    def __init__(self):
-        self.sums = np.zeros(3, object)  # target over source, source over target, pairs: integers of any size
-
-    def add(self, sums: np.ndarray) -> None:
-        """Add the `premium_sums` of a chunk."""
-        self.sums = self.sums + sums.astype(object)
-
-    def facts(self) -> dict[str, Any]:
-        """Facts for the report; the premium of no pairs is None."""
-        *ratios, pairs = self.sums
-        means = [round(ratio / FIXED / pairs, 4) if pairs else None for ratio in ratios]
-        return {"target_over_source": means[0], "source_over_target": means[1], "pairs": int(pairs)}
+    *ratios, pairs = sums
+    means = [round(ratio / FIXED / pairs, 4) if pairs else None for ratio in ratios]
+    return {"target_over_source": means[0], "source_over_target": means[1], "pairs": int(pairs)}
 
 
 def premium_sums(lengths: dict[str, np.ndarray], unknown: dict[str, np.ndarray]) -> np.ndarray:
-    """What the pairs of a chunk add to a `Premium`.
+    """What the pairs of a chunk add to the premium of a split.
 
     Args:
         lengths: Tokens of each line of each side, integers [pairs].
@@ -80,8 +74,8 @@ def premium_sums(lengths: dict[str, np.ndarray], unknown: dict[str, np.ndarray])
     Returns:
         int64 [3]: the sums of target over source and of source over target in units of 1 / FIXED, and their number.
     """
-    counted = np.logical_and.reduce([(lengths[s] > 0) & (unknown[s] <= MOST_UNKNOWN * lengths[s]) for s in SIDES])
-    source, target = (lengths[side][counted].astype(np.float64) for side in SIDES)
+    counted = np.logical_and.reduce([(lengths[s] > 0) & (unknown[s] <= MOST_UNKNOWN * lengths[s]) for s in PREMIUM])
+    source, target = (lengths[side][counted].astype(np.float64) for side in PREMIUM)
     return np.array(
         [*(np.rint(FIXED * r).astype(np.int64).sum() for r in (target / source, source / target)), len(source)]
     )
@@ -105,10 +99,10 @@ def bar_width(sides: Iterable[SideCounts]) -> int:
 
 def table(report: dict[str, Any]) -> str:
     """The report for people, but for where the store is and how long it took."""
-    sizes = {side: facts["size"] for side, facts in report["vocabularies"].items()}
-    shared = report["vocabularies"]["source"]["digest"] == report["vocabularies"]["target"]["digest"]
+    sizes = [facts["size"] for facts in report["vocabularies"].values()]
+    shared = len({facts["digest"] for facts in report["vocabularies"].values()}) == 1
     sections = [
-        ["vocabulary: " + (f"{sizes['source']} shared" if shared else "{source} + {target}".format(**sizes))],
+        ["vocabulary: " + (f"{sizes[0]} shared" if shared else " + ".join(map(str, sizes)))],
         aligned(_pairs(report), right=(1, 2)),
         aligned(_tokens(report), right=range(2, 9)),
         [f"lines by their tokens, from 0 on; the last of {BARS} bars holds all that are longer"],
@@ -168,9 +162,8 @@ def _premiums(report: dict[str, Any]) -> Rows:
 
 def _sides(report: dict[str, Any]) -> list[tuple[str, dict[str, Any], str, str]]:
     """Name and facts of a split, side and its language, for all of them."""
-    return [
-        (name, split, side, report[f"{side}_language"]) for name, split in report["splits"].items() for side in SIDES
-    ]
+    names = [(side, report.get(f"{side}_language", side)) for side in report["vocabularies"]]
+    return [(name, split, *side) for name, split in report["splits"].items() for side in names]
 
 
 def aligned(rows: Rows, right: Iterable[int]) -> list[str]:

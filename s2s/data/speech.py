@@ -1,16 +1,15 @@
-"""Speech in a store: features or waveforms on the source side, beside each utterance what is known of it.
+"""Speech in a store: features or waveforms, beside each utterance what is known of it.
 
-    SPLIT-SHARD.source.features    log-mel features of an example, frames x F, float16, not normalised
-    SPLIT-SHARD.source.waveform    or its samples at the features' rate, int16
-    SPLIT-SHARD.source.utterance   a line of JSON for each: id, speaker, language (null: unknown), seconds
+    source.features     log-mel features of an example, frames x F, float16, not normalised
+    source.waveform     or its samples at the features' rate, int16
+    source.utterance    an object for each: id, speaker, language (null: unknown), seconds
 
-Target tokens and texts are as in every store. The manifest holds `features`, the resolved `FeatureConfig`, and `cmvn`,
-mean and deviation of each feature over the training split (null where features.cmvn is not global).
+Target tokens and texts are as in every store. The store's facts are `features`, the resolved `FeatureConfig`, and
+`cmvn`, mean and deviation of each feature over the training split (null where features.cmvn is not global).
 """
 
 import dataclasses
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,58 +17,33 @@ import numpy as np
 from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import from_int16
 from s2s.config import schema
-from s2s.config.documents import parse_json
-from s2s.data.store import TEXT, Split, Store
+from s2s.config.shapes import conform, mapping
+from s2s.data.columns import Column
+from s2s.data.split import Split
 from s2s.errors import UserError
-from s2s.manifests import MANIFEST
 
-FEATURES, WAVEFORM = np.dtype("<f2"), np.dtype("<i2")
-UTTERANCE = {"id": str, "speaker": (str, None), "language": (str, None), "seconds": float}
-
+FEATURES, WAVEFORMS, UTTERANCES = "source.features", "source.waveform", "source.utterance"
+CMVN_SHAPE = ({"mean": [float], "deviation": [float]}, None)
 Perturb = Callable[[np.ndarray, int], np.ndarray]
 
 
-class SpeechSplit(Split):
-    """One split of one or more stores of speech: features, and token ids of the target side without EOS.
-
-    Of `Split` there is everything but the tokens and lines of the source side.
+class Recordings:
+    """The recordings of a split: features or waveforms, whichever it has.
 
     Args:
-        name: Of the split.
-        stores: Stores that have it, with the same features.
+        split: Of a store of speech.
+        fbank: What computes the features of waveforms.
     """
 
-    def __init__(self, name: str, stores: list[Store]):
-        self.name = name
-        self._stores = [(store, store.manifest["splits"][name]) for store in stores]
-        self.config = feature_config(stores[0].manifest, stores[0].path / MANIFEST)
-        features = self.config.keep == "features"
-        self._source = self._column(f"source.{self.config.keep}", FEATURES if features else WAVEFORM)
-        self._tokens = {"target": self._column("target.tokens", np.dtype(self._stores[0][1]["target"]["type"]))}
-        self._texts = {
-            "target": self._column("target.text", TEXT), "utterance": self._column("source.utterance", TEXT)
-        }  # fmt: skip
+    def __init__(self, split: Split, fbank: Fbank):
+        self.split, self.fbank = split, fbank
+        self.has_waveforms = WAVEFORMS in split
 
-    @cached_property
-    def fbank(self) -> Fbank:
-        """What computes the features."""
-        return Fbank(self.config)
-
-    def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Frames, and target tokens without EOS, of each of the examples first ... last - 1, int32 [last - first] both.
-
-        Raises:
-            IndexError: examples that are not there.
-            UserError: a file that cannot be read or is damaged, by name; this holds for all that is read here.
-        """
-        values = self._source.lengths(first, last)
-        frames = values // self.config.bins if self.config.keep == "features" else self.fbank.frames(values)
-        return frames.astype(np.int32), self._tokens["target"].lengths(first, last)
-
-    @property
-    def source_lengths(self) -> np.ndarray:
-        """Frames of each example, int64 [examples]."""
-        return self.lengths(0, len(self))[0].astype(np.int64)
+    def lengths(self, first: int, last: int) -> np.ndarray:
+        """Frames of each of the examples first ... last - 1, int32 [last - first]. Raises as Split.lengths."""
+        if not self.has_waveforms:
+            return self.split.lengths(FEATURES, first, last)
+        return self.fbank.frames(self.split.lengths(WAVEFORMS, first, last)).astype(np.int32)
 
     def features(self, examples: np.ndarray, perturb: Perturb | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Features of examples of any numbers in any order, not normalised.
@@ -87,14 +61,12 @@ class SpeechSplit(Split):
             IndexError: an example that is not there.
             UserError: `perturb` without waveforms.
         """
-        if self.config.keep == "features":
+        if not self.has_waveforms:
             if perturb is not None:
-                raise UserError(
-                    f"{self._stores[0][0].path}: it has features, and speed, noise and gain change waveforms; "
-                    "make the store with features.keep=waveform"
-                )
-            values, lengths = self._source.gather(examples)
-            return values.reshape(-1, self.config.bins).astype(np.float32), lengths // self.config.bins
+                raise UserError(f"split '{self.split.name}': it has features, and speed, noise and gain change "
+                                "waveforms; make the store with features.keep=waveform")  # fmt: skip
+            values, frames = self.split.gather(FEATURES, examples)
+            return values.astype(np.float32).reshape(-1, self.fbank.config.bins), frames
         waveforms = self.waveforms(examples)
         if perturb is not None:
             waveforms = [perturb(samples, place) for place, samples in enumerate(waveforms)]
@@ -103,18 +75,21 @@ class SpeechSplit(Split):
 
     def waveforms(self, examples: np.ndarray) -> list[np.ndarray]:
         """Samples of examples, float32 [n] of -1..1 each, of a store that has them."""
-        values, lengths = self._source.gather(examples)
+        values, lengths = self.split.gather(WAVEFORMS, examples)
         return np.split(from_int16(values), np.cumsum(lengths)[:-1])
 
-    def utterances(self, examples: np.ndarray) -> list[dict]:
-        """What is known of examples: a dictionary of UTTERANCE for each; None for what is not known."""
-        where = f"{self._stores[0][0].path}: an utterance of '{self.name}'"
-        return [parse_json(line, where, UTTERANCE) for line in self._lines("utterance", examples)]
+
+def source_column(config: FeatureConfig) -> Column:
+    """What a store keeps of recordings."""
+    if config.keep == "features":
+        return Column(FEATURES, "array", "<f2", config.bins)
+    return Column(WAVEFORMS, "array", "<i2")
 
 
 def feature_config(facts: dict, where: Path) -> FeatureConfig:
-    """The options of the features in a store's manifest or in a checkpoint's `features.json`, and of its `cmvn` whether
+    """The options of the features in a store's facts or in a checkpoint's `features.json`, and of its `cmvn` whether
     it fits them. Raises UserError naming that file."""
+    facts = conform(facts, {"features": mapping(object), "cmvn": CMVN_SHAPE}, str(where))
     config = schema.load(FeatureConfig, facts["features"], str(where))
     sizes = {len(values) for values in (facts["cmvn"] or {}).values()}
     if sizes != ({config.bins} if config.cmvn == "global" else set()):

@@ -1,13 +1,9 @@
-"""From recordings and what is said in them to a store: check everything, learn the tokenizer, then read, filter and
-write in one parallel pass.
-
-As with text, neither memory (but for the manifests) nor the files depend on the number of workers.
-"""
+"""Recordings and what is said in them to a store: everything is checked before the tokenizer is learned and the
+recordings are read (`s2s.data.recipe`)."""
 
 import dataclasses
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
@@ -17,21 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from s2s import __version__, registry
+from s2s import registry
 from s2s.audio.cmvn import Statistics
 from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import from_int16, read, to_int16
-from s2s.config.schema import LARGEST_SEED, group, option
+from s2s.config.schema import group, option
+from s2s.data.columns import Column, tokens
 from s2s.data.manifest import Broken, Checked, Entry, Manifest, check, complaint, read_manifest
-from s2s.data.preprocess import TOKENIZER, Side, SideWriter, check_streams, given, without_picture, write_report
-from s2s.data.processes import cores, pool, progress
-from s2s.data.report import BARS, SideCounts, aligned, bar_width, blocks, unknown_tokens
-from s2s.data.speech import FEATURES, WAVEFORM, feature_config, features_facts
-from s2s.data.store import TEXT, Store, token_type
+from s2s.data.processes import progress
+from s2s.data.recipe import TOKENIZER, Encoded, Recipe, RecipeConfig, Stream, check_streams, given, make
+from s2s.data.report import BARS, aligned, blocks
+from s2s.data.speech import UTTERANCES, feature_config, features_facts, source_column
+from s2s.data.store import Store
 from s2s.data.store_writer import StoreWriter
-from s2s.data.unknown import check_unknown
 from s2s.errors import UserError
-from s2s.files import check_apart
 from s2s.manifests import MANIFEST
 from s2s.text.tokenizer import LearningError, Tokenizer, load_tokenizer
 
@@ -49,7 +44,7 @@ class SpeechFilterConfig:
 
 
 @dataclasses.dataclass
-class SpeechPreprocessConfig:
+class SpeechPreprocessConfig(RecipeConfig):
     """Schema of `s2s-preprocess task=speech_to_text`."""
 
     task: str = option("speech_to_text", "what a store is made for; its keys are those of the task")
@@ -61,8 +56,6 @@ class SpeechPreprocessConfig:
     valid: list[str] = option([], "validation manifests, joined into one split")
     test: list[str] = option([], "test manifests: splits test, test1, test2 ...")
     audio_root: str | None = option(None, "folder that relative paths of recordings start from; null: the manifest's")
-    store: str | None = option(None, "folder to write")
-    overwrite: bool = option(False, "replace the store that is there")
     skip_broken: bool = option(
         False, "go on without entries that are broken, and count them; false: name them and stop"
     )
@@ -77,84 +70,115 @@ class SpeechPreprocessConfig:
     )
     filter: SpeechFilterConfig = option(SpeechFilterConfig, "")
     shard_pairs: int = option(20_000, "utterances of a shard; a full one is closed and the next begun", at_least=1)
-    workers: int | None = option(None, "processes; null: one for each core", at_least=1, at_most=1024)
-    seed: int = option(1, "of the sample of lines that a tokenizer learns from", at_least=0, at_most=LARGEST_SEED)
-    format: str = option("text", "of the report", choices=("text", "json"))
 
 
 def preprocess(config: SpeechPreprocessConfig) -> dict[str, Any]:
-    """Make a store.
+    """Make a store of speech: see `make`. Broken entries are named all at once."""
+    return make(SpeechRecipe(config))
 
-    Returns:
-        The report: the path and digest of the store, what became of the entries of each split, hours, seconds.
 
-    Raises:
-        UserError: broken entries (all of them are named at once), anything else wrong with the manifests or the
-            settings; no store is left behind.
-    """
-    began = time.perf_counter()
-    if config.store is None:
-        raise UserError("store is needed: the folder to write, such as store=data-bin/mine")
-    inputs = [*config.train, *config.valid, *config.test, *given(config.tokenizer)]
-    check_apart(config.store, "store", [*inputs, config.tokenizer_from])
-    check_streams(inputs)
-    writer = StoreWriter(config.store, config.overwrite, config.shard_pairs)
-    config, parent = _inherited(config)
-    Fbank(config.features)  # complains of what does not fit, before anything is read
-    names = {"train": config.train, "valid": config.valid}
-    names |= {f"test{number or ''}": [name] for number, name in enumerate(config.test)}
-    if not any(names.values()):
-        raise UserError("no manifest: train=FILE.tsv, train=FILE.jsonl or train=FOLDER (of Kaldi)")
-    if config.features.cmvn == "global" and not config.train and not parent:
-        raise UserError("train is needed for features.cmvn=global: means are those of the training split "
-                        "(or tokenizer_from=STORE, or features.cmvn=utterance)")  # fmt: skip
-    if config.audio_root is not None and not Path(config.audio_root).is_dir():
-        raise UserError(f"audio_root={config.audio_root}: no such folder")
-    manifests = {
-        split: [read_manifest(name, config.audio_root) for name in of_split]
-        for split, of_split in names.items() if of_split
-    }  # fmt: skip
-    _loaded.cache_clear()  # of another store at this place
-    with writer, pool(config.workers or cores()) as submit:
-        splits = _checked(manifests, config, submit)
-        tokenizer = _tokenizer(config, parent, splits)
-        writer.add_tokenizer(tokenizer, "target")
-        statistics, facts = Statistics(), {}
-        for name, split in splits.items():
-            facts[name], found = _write_split(name, split, config, tokenizer, writer, submit)
-            statistics += found
-        report = {
-                "source_language": config.source,
-                "target_language": config.target,
-                "vocabularies": {
-                    "target": {"size": len(tokenizer.vocabulary), "digest": tokenizer.vocabulary.digest}
-                },
-                "splits": facts,
-            }  # fmt: skip
-        complaint = write_report(report, table(report), writer.folder)
-        cmvn = None
-        if config.features.cmvn == "global":
-            cmvn = parent.manifest["cmvn"] if parent else statistics.facts()
-        manifest = writer.commit(
-            {
-                "s2s": __version__,
-                "task": config.task,
-                "seed": config.seed,
-                "filter": dataclasses.asdict(config.filter),
-                "features": features_facts(config.features),
-                "cmvn": cmvn,
-                "tokenizers": {"target": dataclasses.asdict(tokenizer.config)},
-                **report,
-            }
-        )
-    if complaint:
-        raise without_picture(config.store, complaint)
-    seconds = time.perf_counter() - began
-    hours = sum(facts["seconds"] for facts in report["splits"].values()) / 3600
-    return {
-        "store": config.store, "digest": manifest["digest"], **report, "seconds": round(seconds, 2),
-        "hours": round(hours, 4), "hours_per_minute": round(60 * hours / seconds, 2),
-    }  # fmt: skip
+class SpeechRecipe(Recipe[SpeechPreprocessConfig]):
+    """Recordings to text."""
+
+    Config = SpeechPreprocessConfig
+    unit, measure, took = "utterances", "s", "{hours} hours in {seconds} s, {hours_per_minute} hours a minute"
+    alike, may_differ = False, ("channel",)
+
+    def inputs(self) -> Iterable[str | None]:
+        """As Recipe.inputs."""
+        return [*self._read, self.config.tokenizer_from]
+
+    @property
+    def _read(self) -> list[str | None]:
+        config = self.config
+        return [*config.train, *config.valid, *config.test, *given(config.tokenizer)]
+
+    def find(self) -> None:
+        """As Recipe.find."""
+        check_streams(self._read)
+        self.config, self._parent = _inherited(self.config)
+        config = self.config
+        Fbank(config.features)  # complains of what does not fit, before anything is read
+        if not self.named:
+            raise UserError("no manifest: train=FILE.tsv, train=FILE.jsonl or train=FOLDER (of Kaldi)")
+        if config.features.cmvn == "global" and not config.train and not self._parent:
+            raise UserError("train is needed for features.cmvn=global: means are those of the training split "
+                            "(or tokenizer_from=STORE, or features.cmvn=utterance)")  # fmt: skip
+        if config.audio_root is not None and not Path(config.audio_root).is_dir():
+            raise UserError(f"audio_root={config.audio_root}: no such folder")
+        named = self.named.items()
+        self._manifests = {
+            split: [read_manifest(name, config.audio_root) for name in of_split] for split, of_split in named
+        }
+        _loaded.cache_clear()  # of another store at this place
+
+    def splits(self, submit: Callable, writer: StoreWriter) -> "dict[str, list[CheckedManifest]]":
+        """As Recipe.splits."""
+        splits = _checked(self._manifests, self.config, submit)
+        self._tokenizer = _tokenizer(self.config, self._parent, splits)
+        writer.add_tokenizer(self._tokenizer, "target")
+        self._statistics = Statistics()
+        return splits
+
+    @property
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        return {"target": self._tokenizer}
+
+    def columns(self, split: str) -> list[Column]:
+        """As Recipe.columns."""
+        symbols = len(self._tokenizer.vocabulary)
+        return [source_column(self.config.features), Column(UTTERANCES, "json"), tokens("target.tokens", symbols),
+                Column("target.text", "text")]  # fmt: skip
+
+    def work(self, split: str, folder: Path) -> partial:
+        """As Recipe.work."""
+        training = split == "train"
+        return partial(encode, Work(folder, self.config.features, self.config.filter if training else None,
+                                    training and self.config.features.cmvn == "global"))  # fmt: skip
+
+    def total(self, corpora: "list[CheckedManifest]") -> float:
+        """Seconds."""
+        return sum(facts.seconds for manifest in corpora for facts in manifest.checked)
+
+    def split_facts(self, split: str, corpora: list, facts: dict[str, Any], sums: dict[str, Any]) -> dict[str, Any]:
+        """As Recipe.split_facts; entries that are broken are among those that were read."""
+        self._statistics += sums["statistics"]
+        checked = [one for manifest in corpora for one in manifest.checked]
+        rates = Counter(str(one.rate) for one in checked)
+        source = facts["source"]
+        return {
+            **facts,
+            "read": sum(manifest.read for manifest in corpora),
+            "corpora": [{**one, "read": of.read} for one, of in zip(facts["corpora"], corpora, strict=True)],
+            "broken": _sum(manifest.broken for manifest in corpora),
+            "clipped": sum(one.clipped for one in checked),
+            "silent": sum(one.silent for one in checked),
+            "rates": dict(sorted(rates.items())),
+            "seconds": round(sums["seconds"], 3),
+            "source": {
+                "frames": source["tokens"],
+                "frame_shift": self.config.features.frame_shift,
+                "lengths": source["lengths"],
+                "histogram": {"frames": source["histogram"]["tokens"], "lines": source["histogram"]["lines"]},
+            },
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Features, and their means and deviations."""
+        features, cmvn = self.config.features, None
+        if features.cmvn == "global":
+            cmvn = self._parent.facts["cmvn"] if self._parent else self._statistics.facts()
+        return {"features": features_facts(features), "cmvn": cmvn}
+
+    def table(self, report: dict[str, Any]) -> str:
+        """As Recipe.table."""
+        return table(report)
+
+    def seen(self, report: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """With hours of recordings."""
+        hours = sum(facts["seconds"] for facts in report["splits"].values()) / 3600
+        speed = {"hours": round(hours, 4), "hours_per_minute": round(60 * hours / seconds, 2)}
+        return {**super().seen(report, seconds), **speed}
 
 
 def _inherited(config: SpeechPreprocessConfig) -> tuple[SpeechPreprocessConfig, Store | None]:
@@ -164,9 +188,9 @@ def _inherited(config: SpeechPreprocessConfig) -> tuple[SpeechPreprocessConfig, 
     if config.tokenizer != registry.find("tokenizer", TOKENIZER).Config():
         raise UserError("tokenizer_from and tokenizer options exclude each other: choose one of them")
     store = Store(config.tokenizer_from)
-    if "features" not in store.manifest:
+    if "features" not in store.facts:
         return config, None
-    features = feature_config(store.manifest, store.path / MANIFEST)
+    features = feature_config(store.facts, store.path / MANIFEST)
     if config.features.channel is not None:  # the recordings may have it elsewhere
         features = dataclasses.replace(features, channel=config.features.channel)
     if config.features not in (FeatureConfig(channel=config.features.channel), features):
@@ -188,6 +212,19 @@ class CheckedManifest:
     checked: list[Checked]
     read: int
     broken: dict[str, int]
+
+    def chunks(self) -> "Iterator[list[Utterance]]":
+        """Its utterances, CHUNK_SECONDS at a time."""
+        chunk: list[Utterance] = []
+        seconds = 0.0
+        for utterance in zip(self.entries, self.checked, strict=True):
+            if chunk and seconds + utterance[1].seconds > CHUNK_SECONDS:
+                yield chunk
+                chunk, seconds = [], 0.0
+            chunk.append(utterance)
+            seconds += utterance[1].seconds
+        if chunk:
+            yield chunk
 
 
 def _checked(
@@ -234,7 +271,7 @@ def _tokenizer(
 ) -> Tokenizer:
     """The tokenizer of the target side, reused or learned on the training texts."""
     if config.tokenizer_from is not None:
-        return (parent or Store(config.tokenizer_from)).tokenizers()[1]
+        return (parent or Store(config.tokenizer_from)).tokenizers()["target"]
 
     def texts() -> Iterator[list[str]]:
         if "train" not in splits:
@@ -264,21 +301,6 @@ class Work:
 Utterance = tuple[Entry, Checked]
 
 
-@dataclasses.dataclass
-class Encoded:
-    """Utterances when they come back: those that are kept, one after the other, and counts."""
-
-    source: np.ndarray  # features [sum of frames x F] or samples [sum of n]
-    source_lengths: np.ndarray  # values of each
-    frames: np.ndarray
-    utterances: list[bytes]  # a line of JSON each
-    target: Side
-    statistics: Statistics
-    dropped: dict[str, int]
-    seconds: float  # of those that are kept
-    read: float  # seconds of all
-
-
 def encode(work: Work, chunk: list[Utterance]) -> Encoded:
     """Tokenize and filter some utterances, and compute their features.
 
@@ -287,6 +309,7 @@ def encode(work: Work, chunk: list[Utterance]) -> Encoded:
     """
     tokenizer, fbank = _loaded(work.folder), _fbank(*dataclasses.astuple(work.features))
     texts = [entry.text for entry, _ in chunk]
+    source = source_column(work.features)
     ids, lengths = tokenizer.encode_flat(texts)
     keep, dropped = np.ones(len(chunk), bool), {}
     if work.filter is not None:
@@ -303,23 +326,26 @@ def encode(work: Work, chunk: list[Utterance]) -> Encoded:
             frames.append(int(fbank.frames(len(whole))))
             features = fbank(from_int16(whole)) if work.statistics else None
         else:
-            features = fbank(samples).astype(FEATURES)
+            features = fbank(samples).astype(source.dtype)
             values.append(features.reshape(-1))
             frames.append(len(features))
         if work.statistics:
             statistics += Statistics.of(features)
-    text = "\n".join(entry.text for entry, _ in kept)
-    return Encoded(
-        np.concatenate(values) if values else np.empty(0, _value_type(work.features)),
-        np.fromiter(map(len, values), np.int64, len(values)),
-        np.array(frames, np.int64),
-        [_line(entry, facts) for entry, facts in kept],
-        Side.of(tokenizer, text, ids, lengths, unknown_tokens(ids, lengths), keep=True),
-        statistics,
-        dropped,
-        sum(facts.seconds for _, facts in kept),
-        sum(facts.seconds for _, facts in chunk),
+    sizes = np.fromiter(map(len, values), np.int64, len(values))
+    lines = [_line(entry, facts) for entry, facts in kept]
+    encoded = Encoded(
+        {
+            source.name: (np.concatenate(values) if values else np.empty(0, source.dtype), sizes),
+            UTTERANCES: (np.frombuffer(b"".join(lines), np.uint8), np.fromiter(map(len, lines), np.int64, len(lines))),
+        },
+        {"source": Stream(np.array(frames, np.int64))},
+        read=len(chunk),
+        dropped=dropped,
+        done=sum(facts.seconds for _, facts in chunk),
+        sums={"statistics": statistics, "seconds": sum(facts.seconds for _, facts in kept)},
     )
+    encoded.add_tokens("target", tokenizer, "\n".join(entry.text for entry, _ in kept), ids, lengths, keep_text=True)
+    return encoded
 
 
 def select(seconds: np.ndarray, tokens: np.ndarray, rules: SpeechFilterConfig) -> tuple[np.ndarray, dict[str, int]]:
@@ -354,93 +380,6 @@ def _loaded(folder: Path) -> Tokenizer:
 @lru_cache(maxsize=1)
 def _fbank(*options: Any) -> Fbank:
     return Fbank(FeatureConfig(*options))
-
-
-def _value_type(config: FeatureConfig) -> np.dtype:
-    return FEATURES if config.keep == "features" else WAVEFORM
-
-
-# One split
-
-
-def _chunks(manifest: CheckedManifest) -> Iterator[list[Utterance]]:
-    """Its utterances, CHUNK_SECONDS at a time."""
-    chunk: list[Utterance] = []
-    seconds = 0.0
-    for utterance in zip(manifest.entries, manifest.checked, strict=True):
-        if chunk and seconds + utterance[1].seconds > CHUNK_SECONDS:
-            yield chunk
-            chunk, seconds = [], 0.0
-        chunk.append(utterance)
-        seconds += utterance[1].seconds
-    if chunk:
-        yield chunk
-
-
-def _write_split(
-    name: str,
-    manifests: list[CheckedManifest],
-    config: SpeechPreprocessConfig,
-    tokenizer: Tokenizer,
-    writer: StoreWriter,
-    submit: Callable,
-) -> tuple[dict[str, Any], Statistics]:
-    """Encode and write a split; returns its entry in the manifest, and the statistics of its features."""
-    training = name == "train"
-    work = Work(writer.folder, config.features, config.filter if training else None,
-                training and config.features.cmvn == "global")  # fmt: skip
-    kind = _value_type(config.features)
-    source = writer.column(name, f"source.{config.features.keep}", kind)
-    utterances = writer.column(name, "source.utterance", TEXT)
-    tokens = writer.column(name, "target.tokens", token_type(len(tokenizer.vocabulary)))
-    target = SideWriter(tokens, writer.column(name, "target.text", TEXT))
-    frames, statistics, dropped, counts, seconds = SideCounts(), Statistics(), Counter(), [], 0.0
-    rates = Counter(str(facts.rate) for manifest in manifests for facts in manifest.checked)
-    total = sum(facts.seconds for manifest in manifests for facts in manifest.checked)
-    with progress(name, total, "s") as bar:
-        for manifest in manifests:
-            kept = 0
-            for encoded in submit(partial(encode, work), _chunks(manifest)):
-                source.append(encoded.source, encoded.source_lengths)
-                lines = encoded.utterances
-                sizes = np.fromiter(map(len, lines), np.int64, len(lines))
-                utterances.append(np.frombuffer(b"".join(lines), TEXT), sizes)
-                target.append(encoded.target)
-                frames.add(encoded.frames, 0, 0)
-                statistics += encoded.statistics
-                dropped.update(encoded.dropped)
-                seconds += encoded.seconds
-                kept += len(lines)
-                bar(encoded.read)
-            counts.append({"name": manifest.name, "read": manifest.read, "kept": kept})
-    pairs = sum(corpus["kept"] for corpus in counts)
-    if not pairs:
-        rules = ", ".join(f"filter.{rule} drops {count}" for rule, count in dropped.items() if count)
-        raise UserError(f"{name}: all utterances are filtered away: {rules}")
-    lengths, texts = frames.facts(bar_width([frames])), target.facts(bar_width([target.counts]))
-    check_unknown(f"{name}, {config.target}", tokenizer, None, texts, target.unknown_lines, training)
-    facts = {
-        "pairs": pairs,
-        "shards": tokens.shards,
-        "read": sum(manifest.read for manifest in manifests),
-        "dropped": dict(dropped),
-        "broken": _sum(manifest.broken for manifest in manifests),
-        "clipped": sum(facts.clipped for manifest in manifests for facts in manifest.checked),
-        "silent": sum(facts.silent for manifest in manifests for facts in manifest.checked),
-        "rates": dict(sorted(rates.items())),
-        "seconds": round(seconds, 3),
-        "corpora": counts,
-        "text": True,
-        "source": {
-            "type": kind.str,
-            "frames": lengths["tokens"],
-            "frame_shift": config.features.frame_shift,
-            "lengths": lengths["lengths"],
-            "histogram": {"frames": lengths["histogram"]["tokens"], "lines": lengths["histogram"]["lines"]},
-        },
-        "target": texts,
-    }
-    return facts, statistics
 
 
 def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -1,65 +1,63 @@
-"""The store: a folder of binarised parallel text (or speech: `s2s.data.speech`) that opens in milliseconds at any size.
+"""The store: a folder of binarised examples that opens in milliseconds at any size.
 
     manifest.json               what is inside, how it was made, size and SHA-256 of every file
     manifest.sha256             the manifest's own
     blocks.sha256               SHA-256 of every 256 KiB of every file, 32 bytes each, in the manifest's order
     source.* target.*           the tokenizers, as `Tokenizer.save` writes them
-    SPLIT-SHARD.SIDE.tokens     ids of a shard's examples, one after the other, in the smallest unsigned type that fits
-    SPLIT-SHARD.SIDE.text       their raw lines, line feeds included, where they are kept (validation and test splits)
+    SPLIT-SHARD.COLUMN          a column of a shard (see `s2s.data.columns`): the values of its examples, one after the
+                                other, such as `source.tokens`, `target.text` (raw lines, in validation and test splits)
     *.offsets                   beside each of these, where each example begins (see `s2s.data.ragged`)
-    report.txt report.png       what the text is like: for people, no part of the content
+    report.txt report.png       what the data are like: for people, no part of the content
 
-SHARD is 00000, 00001 ...; the examples of a split are numbered through its shards. A store is written beside its place
-and renamed when it is complete. Whatever is read of it is verified, block by block.
+SHARD is 00000, 00001 ...; the examples of a split are numbered through its shards. The manifest declares the columns of
+each split, and holds what else the task declares (`facts`), which the store compares and does not read. A store is
+written beside its place and renamed when it is complete. Whatever is read of it is verified, block by block.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from s2s import manifests
 from s2s.config.documents import read_json
-from s2s.config.shapes import mapping, number, one_of, text, whole
+from s2s.config.shapes import mapping, number, text, whole
+from s2s.data import columns
 from s2s.data.blocks import DIGEST, Blocks, damaged
-from s2s.data.ragged import OFFSET, Ragged, offsets_path
+from s2s.data.columns import Column
+from s2s.data.ragged import OFFSET, offsets_path
+from s2s.data.split import AGAIN, Split, shard_file
 from s2s.errors import UserError
 from s2s.files import file_hash
 from s2s.manifests import MANIFEST
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 
-FORMATS = (2, 3)  # that are read; the last one is written, the ones before have neither manifest.sha256 nor blocks
-SIDES = ("source", "target")
-TEXT = np.dtype("u1")
+# That are read. The last one is written. Those before 4 do not declare their columns; 2 has neither manifest.sha256 nor
+# blocks.
+FORMATS = (2, 3, 4)
 BLOCKS = "blocks.sha256"
-AGAIN = "make the store again"
 HASHERS = 4  # threads that verify files
+OLD_FACTS, OLD_MAY_DIFFER = ("features", "cmvn"), ["channel"]  # of formats 2 and 3
 
 
 # A manifest: what is read of it. `other_files` are no part of the data: the digest does not depend on them.
 FILES = mapping({"size": whole(0), "sha256": manifests.SHA256}, manifests.NAME)
 VOCABULARY = {"size?": whole(0), "digest?": manifests.SHA256}
-SIDE = {
-    "type": one_of("|u1", "<u2", "<u4", "<f2", "<i2"), "lengths": {"max": whole(0), ...: object}, "tokens?": whole(0),
-    ...: object,
-}  # fmt: skip
+STREAM = {"type?": str, "lengths": {"max": whole(0), ...: object}, "tokens?": whole(0), ...: object}
 SPLIT = {
-    "pairs": whole(0), "shards": [whole(0)], "corpora": [{"name": str, "kept": whole(0), ...: object}], "text": bool,
-    "source": SIDE, "target": SIDE, "seconds?": number(0), "dropped?": mapping(whole(0)), "broken?": mapping(whole(0)),
-    ...: object,
+    "pairs": whole(0), "shards": [whole(0)], "corpora": [{"name": str, "kept": whole(0), ...: object}], "text?": bool,
+    "columns?": mapping(columns.COLUMN, columns.NAME), "source?": STREAM, "target?": STREAM, "seconds?": number(0),
+    "dropped?": mapping(whole(0)), "broken?": mapping(whole(0)), ...: object,
 }  # fmt: skip
-CMVN_SHAPE = ({"mean": [float], "deviation": [float]}, None)
+OLD_FEATURES = {"keep": str, "bins": whole(1), ...: object}
 SHAPE = {
     "format": int, "task": str, "source_language": str, "target_language": str,
     "tokenizers?": mapping({"type?": str, ...: object}), "vocabularies": mapping(VOCABULARY),
-    "splits": mapping(SPLIT, text("[a-z]+[0-9]*", "the name of a split")), "features?": mapping(object),
-    "cmvn?": CMVN_SHAPE, "files": FILES, "other_files?": FILES, "block_size?": whole(1), "digest": manifests.SHA256,
-    ...: object,
+    "splits": mapping(SPLIT, text("[a-z]+[0-9]*", "the name of a split")), "facts?": mapping(object),
+    "may_differ?": [str], "features?": OLD_FEATURES, "cmvn?": object, "files": FILES, "other_files?": FILES,
+    "block_size?": whole(1), "digest": manifests.SHA256, ...: object,
 }  # fmt: skip
 
 
@@ -83,10 +81,11 @@ class Store:
         self._digests: dict[str, bytes] | None = None
         for name, facts in self._files.items():
             self._check_size(name, facts["size"])
-            if name.startswith(tuple(f"{side}." for side in SIDES)):
+            if is_of_tokenizer(name):
                 self._check_hash(name, facts["sha256"])
         if digest(self.manifest) != self.digest:
             raise UserError(f"{self.path / MANIFEST}: the digest does not fit the content; {AGAIN}")
+        self._columns = {name: self._columns_of(name) for name in self.splits}
         for name in self.splits:
             self._check_shards(name)
 
@@ -108,28 +107,54 @@ class Store:
         """Names of the splits: of train, valid, test, test1 ... those that there are."""
         return list(self.manifest["splits"])
 
-    def split(self, name: str) -> "Split":
+    def split(self, name: str) -> Split:
         """A split by name. Raises UserError naming those that there are."""
         if name not in self.splits:
             raise UserError(f"{self.path}: no split '{name}'; there is {', '.join(self.splits)}")
-        return _split(name, [self])
+        return Split(name, [self])
 
-    def tokenizers(self) -> tuple[Tokenizer | None, Tokenizer]:
-        """The tokenizers of source and target; the same object twice if they are the same. Speech has none."""
-        hashes = self.tokenizer_hashes()
-        source = load_tokenizer(self.path, "source") if hashes["source"] else None
-        return source, source if hashes["source"] == hashes["target"] else load_tokenizer(self.path, "target")
+    @property
+    def task(self) -> str:
+        """The task that it was made for."""
+        return self.manifest["task"]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its task has declared of all of it."""
+        return task_facts(self.manifest)
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """What must be the same in stores that are read as one: the task and its facts, but for what may differ."""
+        may_differ = self.manifest.get("may_differ", OLD_MAY_DIFFER)
+        return {"task": self.task, **_without(self.facts, may_differ)}
+
+    def columns(self, split: str) -> dict[str, Column]:
+        """The columns of a split by name."""
+        return {name: column for name, (column, _) in self._columns[split].items()}
+
+    def longest(self, split: str, column: str) -> int:
+        """Values that the longest example of a split has in a column."""
+        return self._columns[split][column][1]["longest"]
+
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """The tokenizers by the names of what they are for (`source`, `target`); one object for those that are the
+        same."""
+        loaded: dict[str, Tokenizer] = {}
+        by_hash: dict[str, Tokenizer] = {}
+        for name, hashes in self.tokenizer_hashes().items():
+            key = json.dumps(hashes, sort_keys=True)
+            loaded[name] = by_hash.setdefault(key, by_hash.get(key) or load_tokenizer(self.path, name))
+        return loaded
 
     def tokenizer_hashes(self) -> dict[str, dict[str, str]]:
-        """SHA-256 of the files of each side's tokenizer, by what follows the side in their names."""
-        return {
-            side: {
-                name.removeprefix(f"{side}."): facts["sha256"]
-                for name, facts in self.manifest["files"].items()
-                if name.startswith(f"{side}.")
-            }
-            for side in SIDES
-        }
+        """SHA-256 of the files of each tokenizer, by what follows its name in theirs."""
+        found: dict[str, dict[str, str]] = {}
+        for name, facts in self._files.items():
+            if is_of_tokenizer(name):
+                of, _, rest = name.partition(".")
+                found.setdefault(of, {})[rest] = facts["sha256"]
+        return found
 
     def verify(self, splits: Iterable[str] | None = None) -> None:
         """Read everything, or what there is of some splits, and compare it with the manifest's hashes.
@@ -180,17 +205,20 @@ class Store:
             self._digests = found
         return self._digests
 
+    def _columns_of(self, split: str) -> dict[str, tuple[Column, dict[str, Any]]]:
+        """The columns of a split, each with what the manifest says of it."""
+        try:
+            declared = declared_columns(self.manifest, split)
+            return {name: (columns.of_facts(name, one), one) for name, one in declared.items()}
+        except (UserError, KeyError, ValueError) as error:
+            raise UserError(f"{self.path / MANIFEST}: split '{split}': its columns: {error}; {AGAIN}") from error
+
     def _check_shards(self, split: str) -> None:
         """See whether the shards are those of the manifest's counts."""
         facts, sizes = self.manifest["splits"][split], self.manifest["files"]
-        sides = SIDES
-        columns = []
-        if "features" in self.manifest:
-            sides, columns = ("target",), [f"source.{self.manifest['features']['keep']}", "source.utterance"]
-        columns += [f"{side}.{column}" for side in sides for column in ("tokens", "text")[: 1 + facts["text"]]]
         fits = facts["pairs"] == sum(facts["shards"]) == sum(corpus["kept"] for corpus in facts["corpora"])
         for shard, pairs in enumerate(facts["shards"]):
-            for column in columns:
+            for column in self._columns[split]:
                 values = Path(shard_file(split, shard, column))
                 offsets = sizes.get(offsets_path(values).name, {}).get("size")
                 fits &= values.name in sizes and offsets == (pairs + 1) * OFFSET.itemsize
@@ -225,9 +253,8 @@ class Stores:
         self.stores = [Store(path) for path in paths]
         first, *others = self.stores
         for store in others:
-            for key in ("task", "features", "cmvn"):
-                mine, its = (_without_channel(one.manifest.get(key)) for one in (store, first))
-                if mine != its:
+            for key in first.compared | store.compared:
+                if first.compared.get(key) != store.compared.get(key):
                     raise UserError(
                         f"{store.path}: its {key} is not that of {first.path}; stores that are read as one need the "
                         f"same: make it with tokenizer_from={first.path}"
@@ -259,16 +286,31 @@ class Stores:
         """Names of all splits, in the order in which the stores have them."""
         return list(dict.fromkeys(name for store in self.stores for name in store.splits))
 
-    def split(self, name: str) -> "Split":
+    def split(self, name: str) -> Split:
         """A split by name. Raises UserError naming those that there are."""
         having = [store for store in self.stores if name in store.splits]
         if not having:
             places = ", ".join(str(store.path) for store in self.stores)
             raise UserError(f"{places}: no split '{name}'; there is {', '.join(self.splits)}")
-        return _split(name, having)
+        return Split(name, having)
 
-    def tokenizers(self) -> tuple[Tokenizer | None, Tokenizer]:
-        """The tokenizers of source and target; the same object twice if they are the same. Speech has none."""
+    @property
+    def task(self) -> str:
+        """The task that they were made for."""
+        return self.stores[0].task
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What their task has declared of the first one."""
+        return self.stores[0].facts
+
+    @property
+    def path(self) -> Path:
+        """Of the first one."""
+        return self.stores[0].path
+
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """As `Store.tokenizers`."""
         return self.stores[0].tokenizers()
 
     def verify(self, splits: Iterable[str] | None = None) -> None:
@@ -277,198 +319,40 @@ class Stores:
             store.verify(splits)
 
 
-def _split(name: str, stores: list[Store]) -> "Split":
-    """A split of the class that fits what the stores hold."""
-    if "features" not in stores[0].manifest:
-        return Split(name, stores)
-    from s2s.data.speech import SpeechSplit  # who reads text does not need it
-
-    return SpeechSplit(name, stores)
+def is_of_tokenizer(file: str) -> bool:
+    """Whether a file of the data belongs to a tokenizer, by its name: those of shards have a number."""
+    return "-" not in file.partition(".")[0]
 
 
-class CorpusRange(NamedTuple):
-    """Where the examples of a corpus lie in a split: first ... last - 1. None is left of one that is filtered away."""
-
-    name: str
-    first: int
-    last: int
-    source_language: str
-    target_language: str
+def declared_columns(manifest: dict[str, Any], split: str) -> dict[str, dict[str, Any]]:
+    """What a manifest says of each column of a split. Raises KeyError for one that does not say it."""
+    facts = manifest["splits"][split]
+    if manifest["format"] < FORMATS[-1]:
+        return columns.of_old_split(facts, manifest.get("features"))
+    return facts["columns"]
 
 
-class Split:
-    """One split of one or more stores: token ids of each side, without EOS, and the raw lines where they were kept.
-
-    Args:
-        name: Of the split.
-        stores: Stores that have it.
-    """
-
-    def __init__(self, name: str, stores: list[Store]):
-        self.name = name
-        self._stores = [(store, store.manifest["splits"][name]) for store in stores]
-        kind = self._stores[0][1]
-        self._tokens = {side: self._column(f"{side}.tokens", np.dtype(kind[side]["type"])) for side in SIDES}
-        self._texts = {side: self._column(f"{side}.text", TEXT) for side in SIDES}
-
-    def __len__(self) -> int:
-        return len(self._tokens["target"])
-
-    def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Source and target tokens of each of the examples first ... last - 1, without EOS, int32 [last - first] both.
-
-        They are read now, and nothing of them is kept.
-
-        Raises:
-            IndexError: examples that are not there.
-            UserError: a file that cannot be read or is damaged, by name; this holds for all that is read here.
-        """
-        return self._tokens["source"].lengths(first, last), self._tokens["target"].lengths(first, last)
-
-    @property
-    def source_lengths(self) -> np.ndarray:
-        """Source tokens of each example, without EOS, int64 [examples]."""
-        return self._tokens["source"].lengths(0, len(self)).astype(np.int64)
-
-    @property
-    def target_lengths(self) -> np.ndarray:
-        """Target tokens of each example, without EOS, int64 [examples]."""
-        return self._tokens["target"].lengths(0, len(self)).astype(np.int64)
-
-    @property
-    def longest(self) -> tuple[int, int]:
-        """Tokens of the longest source and of the longest target, without EOS, from the manifest."""
-        return tuple(max(facts[side]["lengths"]["max"] for _, facts in self._stores) for side in SIDES)
-
-    @property
-    def corpora(self) -> list[CorpusRange]:
-        """Where the examples of each corpus lie; together they are the whole split, in its order."""
-        ranges, first = [], 0
-        for store, facts in self._stores:
-            for corpus in facts["corpora"]:
-                last = first + corpus["kept"]
-                ranges.append(CorpusRange(corpus["name"], first, last, store.source_language, store.target_language))
-                first = last
-        return ranges
-
-    def gather(self, side: str, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of examples of any numbers in any order, without EOS.
-
-        Args:
-            side: "source" or "target".
-            examples: Their numbers, integers [B].
-
-        Returns:
-            ids: Of all these examples, one after the other, int64 [sum of lengths].
-            lengths: Of each example, int64 [B].
-
-        Raises:
-            IndexError: an example that is not there.
-        """
-        ids, lengths = self._tokens[side].gather(examples)
-        return ids.astype(np.int64), lengths
-
-    def texts(self, side: str, examples: np.ndarray) -> list[str]:
-        """Raw lines of examples of any numbers in any order, as they were in the corpus.
-
-        Raises:
-            IndexError: an example that is not there.
-            UserError: the split has no raw text.
-        """
-        self._need_text()
-        return self._lines(side, examples)
-
-    def _lines(self, column: str, examples: np.ndarray) -> list[str]:
-        text, _ = self._texts[column].gather(examples)
-        return _lines(text.tobytes(), len(examples), f"{self._stores[0][0].path}: the {column} text of '{self.name}'")
-
-    def source(self, index: int) -> np.ndarray:
-        """Source ids of an example, int64 [its length], without EOS."""
-        return self.gather("source", [index])[0]
-
-    def target(self, index: int) -> np.ndarray:
-        """Target ids of an example, int64 [its length], without EOS."""
-        return self.gather("target", [index])[0]
-
-    @property
-    def has_text(self) -> bool:
-        """Whether the raw lines were kept."""
-        return all(facts["text"] for _, facts in self._stores)
-
-    def source_text(self) -> list[str]:
-        """All raw source lines, as they were in the corpus. Raises UserError if they were not kept."""
-        return self._all_text("source")
-
-    def target_text(self) -> list[str]:
-        """All raw target lines, as they were in the corpus. Raises UserError if they were not kept."""
-        return self._all_text("target")
-
-    def _all_text(self, side: str) -> list[str]:
-        self._need_text()
-        lines = []
-        for store, path, count in self._shards(f"{side}.text"):
-            store.blocks(path).check_all()
-            lines += _lines(path.read_bytes(), count, path)
-        return lines
-
-    def _need_text(self) -> None:
-        for store, facts in self._stores:
-            if not facts["text"]:
-                raise UserError(
-                    f"{store.path}: split '{self.name}' has no raw text; make the store with keep_text=true"
-                )
-
-    def _column(self, column: str, dtype: np.dtype) -> Ragged:
-        """The rows of a column, of all shards of all stores."""
-        stores = {store.path: store for store, _ in self._stores}
-        return Ragged([shard[1:] for shard in self._shards(column)], dtype, partial(_blocks, stores))
-
-    def _shards(self, column: str) -> list[tuple[Store, Path, int]]:
-        """The store, the file of values and the number of rows of each shard of a column."""
-        return [
-            (store, store.path / shard_file(self.name, shard, column), pairs)
-            for store, facts in self._stores
-            for shard, pairs in enumerate(facts["shards"])
-        ]
-
-
-def _blocks(stores: dict[Path, Store], path: Path) -> Blocks:
-    return stores[path.parent].blocks(path)
-
-
-def _lines(text: bytes, count: int, where: str | Path) -> list[str]:
-    try:
-        lines = text.decode().split("\n")[:-1]
-    except UnicodeDecodeError:
-        lines = []
-    if len(lines) != count:
-        raise UserError(f"{where}: changed since the store was made; {AGAIN}")
-    return lines
-
-
-def token_type(symbols: int) -> np.dtype:
-    """The smallest unsigned type that holds the ids of a vocabulary of so many symbols."""
-    return np.min_scalar_type(symbols - 1).newbyteorder("<")
-
-
-def shard_file(split: str, shard: int, column: str) -> str:
-    """The name of a shard's file of values; `column` is `SIDE.tokens` or `SIDE.text`."""
-    return f"{split}-{shard:05d}.{column}"
+def task_facts(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the task declares of all the data."""
+    if "facts" in manifest:
+        return manifest["facts"]
+    return {key: manifest[key] for key in OLD_FACTS if key in manifest}
 
 
 def digest(manifest: dict[str, Any]) -> str:
-    """SHA-256 of what identifies the data in a manifest: task, languages, the hashes of the files, and of
-    speech how its features are made.
-    """
+    """SHA-256 of what identifies the data in a manifest: task, languages, the hashes of the files, and what the task
+    declares of it."""
     facts = {key: manifest.get(key) for key in ("task", "source_language", "target_language", "files")}
-    facts |= {key: manifest[key] for key in ("features", "cmvn") if key in manifest}
+    facts |= task_facts(manifest)
     facts["format"] = FORMATS[0]  # of the digest: the same data has the same one whatever the manifest's format
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _without_channel(facts: Any) -> Any:
-    """Facts of a manifest but for the channel that features are of, which does not make them other features."""
-    return {key: value for key, value in facts.items() if key != "channel"} if isinstance(facts, dict) else facts
+def _without(facts: Any, keys: list[str]) -> Any:
+    """Facts of a manifest but for some keys, at any depth."""
+    if not isinstance(facts, dict):
+        return facts
+    return {key: _without(value, keys) for key, value in facts.items() if key not in keys}
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

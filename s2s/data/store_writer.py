@@ -4,12 +4,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from s2s.config.documents import read_json
 from s2s.data.blocks import BLOCK, BlockHasher
+from s2s.data.columns import Column, facts_of
 from s2s.data.ragged import RaggedWriter
-from s2s.data.store import BLOCKS, FORMATS, describes_store, digest, shard_file
+from s2s.data.split import shard_file
+from s2s.data.store import BLOCKS, FORMATS, describes_store, digest
 from s2s.errors import UserError
 from s2s.files import claim, file_hash, whole_folder, write
 from s2s.manifests import MANIFEST, write_manifest
@@ -31,7 +31,7 @@ class StoreWriter:
     def __init__(self, path: str | Path, overwrite: bool, shard_pairs: int = 10_000_000):
         self.path, self.overwrite, self.shard_pairs = Path(path), overwrite, shard_pairs
         check_free(path, overwrite)
-        self._open: list[RaggedWriter] = []
+        self._open: dict[str, dict[Column, RaggedWriter]] = {}  # of each split
         self._files: dict[str, BlockHasher] = {}
 
     def __enter__(self) -> "StoreWriter":
@@ -44,7 +44,7 @@ class StoreWriter:
         return self
 
     def __exit__(self, *_) -> None:
-        for column in self._open:
+        for column in self._writers():
             column.abandon()
         try:
             self._place.__exit__(_Left, _Left(), None)  # after `commit` there is nothing to leave
@@ -53,38 +53,55 @@ class StoreWriter:
         finally:
             self._stack.close()
 
-    def add_tokenizer(self, tokenizer: Tokenizer, side: str) -> None:
-        """Write the tokenizer of a side."""
-        tokenizer.save(self.folder, side)
-        for path in self.folder.glob(f"{side}.*"):
+    def add_tokenizer(self, tokenizer: Tokenizer, name: str) -> None:
+        """Write a tokenizer, by the name of what it is for."""
+        tokenizer.save(self.folder, name)
+        for path in self.folder.glob(f"{name}.*"):
             hasher = self._files[path.name] = BlockHasher()
             hasher.update(path.read_bytes())
 
-    def column(self, split: str, name: str, dtype: np.dtype) -> RaggedWriter:
-        """A new column of a split: `SIDE.tokens` or `SIDE.text`."""
-        self._open.append(
-            RaggedWriter(lambda shard: self.folder / shard_file(split, shard, name), dtype, self.shard_pairs)
-        )
-        return self._open[-1]
+    def column(self, split: str, column: Column) -> RaggedWriter:
+        """A new column of a split."""
+
+        def path(shard: int) -> Path:
+            return self.folder / shard_file(split, shard, column.name)
+
+        writer = RaggedWriter(path, column.dtype, self.shard_pairs)
+        self._open.setdefault(split, {})[column] = writer
+        return writer
+
+    def _writers(self) -> list[RaggedWriter]:
+        return [writer for columns in self._open.values() for writer in columns.values()]
+
+    def _split_facts(self, split: str) -> dict[str, Any]:
+        """What the manifest says of the columns of a split. Raises ValueError: not all have as many examples."""
+        shards = [writer.shards for writer in self._open[split].values()]
+        if any(one != shards[0] for one in shards):
+            raise ValueError(f"split {split}: its columns do not have the same number of examples")
+        described = {column.name: facts_of(column, writer.values, writer.longest)
+                     for column, writer in self._open[split].items()}  # fmt: skip
+        return {"pairs": sum(shards[0]), "shards": shards[0], "columns": described}
 
     def commit(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Complete the store and put it in its place.
 
         Args:
-            facts: The manifest but for format, files and digest.
+            facts: The manifest but for format, files and digest, and but for `pairs`, `shards` and `columns` of splits.
 
         Returns:
             The manifest.
         """
-        for column in self._open:
+        for column in self._writers():
             self._files |= column.close()
-        self._open = []
+        splits = {name: {**self._split_facts(name), **of_split} for name, of_split in facts["splits"].items()}
+        self._open = {}
         files = {name: {"size": hasher.size, "sha256": hasher.close()} for name, hasher in sorted(self._files.items())}
         write(self.folder / BLOCKS, b"".join(hasher.digests for _, hasher in sorted(self._files.items())))
         others = sorted(path for path in self.folder.iterdir() if path.name not in files)
         manifest = {
             "format": FORMATS[-1],
             **facts,
+            "splits": splits,
             "files": files,
             "other_files": {path.name: {"size": path.stat().st_size, "sha256": file_hash(path)} for path in others},
             "block_size": BLOCK,

@@ -16,7 +16,7 @@ import numpy as np
 
 from s2s.config.streams import is_stream
 from s2s.data.lines import MAX_LINE_BYTES, STANDARD_INPUT, LineReader, decode_lines, too_long
-from s2s.data.store import Split
+from s2s.data.split import Split
 from s2s.decoding.hypothesis import Skipped
 from s2s.errors import UserError
 from s2s.tasks import tags
@@ -388,7 +388,7 @@ def from_split(task, split: Split, companions: list[Companion], score: bool, siz
         for start in range(0, len(split), size):
             numbers, targets = np.arange(start, min(start + size, len(split))), None
             if score and not companions:
-                flat, lengths = split.gather("target", numbers)
+                flat, lengths = split.gather("target.tokens", numbers)
                 rows = np.split(flat, np.cumsum(lengths[:-1]))
                 targets = [task.target_transform.apply(row).tolist() for row in rows]
             yield task.inputs(split, numbers), targets, tags.of_split(split, numbers) if task.tags else {}

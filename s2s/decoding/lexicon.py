@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from s2s.data.store import Split
+from s2s.data.split import Split
 from s2s.text.vocabulary import BOS
 
 NULL = BOS  # which no source holds
@@ -57,7 +57,7 @@ def blocks(total: int, pairs: int) -> Iterator[np.ndarray]:
 def chunks(split: Split, symbols: int, pairs: int) -> Iterator[Chunk]:
     """The sentence pairs of a split, or `pairs` of them at even distances, as many at a time as memory allows."""
     for numbers in blocks(len(split), pairs):
-        sides = [split.gather(side, numbers) for side in ("source", "target")]
+        sides = [split.gather(f"{side}.tokens", numbers) for side in ("source", "target")]
         starts = [np.append(0, np.cumsum(lengths)) for _, lengths in sides]
         links = np.append(0, np.cumsum((sides[0][1] + 1) * sides[1][1]))
         a, count = 0, len(links) - 1

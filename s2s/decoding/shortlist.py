@@ -60,16 +60,17 @@ class Shortlist:
         Raises:
             UserError: an empty split, or a store of speech.
         """
-        if None in store.tokenizers():
+        tokenizers = store.tokenizers()
+        if not {"source", "target"} <= tokenizers.keys():
             raise UserError("a shortlist is learned from pairs of texts; the sources of this store are none")
-        text, (source, target) = store.split(split), (t.vocabulary for t in store.tokenizers())
+        text, source, target = store.split(split), tokenizers["source"].vocabulary, tokenizers["target"].vocabulary
         keys, probabilities = lexicon.translation_probabilities(text, len(target), iterations, pairs, progress)
         if not len(keys):
             raise UserError(f"split '{split}' has no pair of sentences to learn from")
         best = lexicon.most_probable(keys, probabilities, len(source), len(target), candidates, EOS)
         counts = np.zeros(len(target), np.int64)
         for numbers in lexicon.blocks(len(text), pairs):
-            counts += np.bincount(text.gather("target", numbers)[0], minlength=len(target))
+            counts += np.bincount(text.gather("target.tokens", numbers)[0], minlength=len(target))
         counts[: len(SPECIALS)] = 0
         most = np.argsort(-counts, kind="stable")[: min(frequent, int((counts > 0).sum()))]
         return cls(best, most.astype(np.int32), (source.digest, target.digest), len(target))

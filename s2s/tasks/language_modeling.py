@@ -11,10 +11,11 @@ from s2s.config.schema import option
 from s2s.data.batch import Source
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.spec import Spec
-from s2s.data.store import Split, Store, Stores
+from s2s.data.split import Split
+from s2s.data.store import Store, Stores
 from s2s.errors import UserError
 from s2s.tasks import tags
-from s2s.tasks.text import TextTask, stages
+from s2s.tasks.text import TEXT, TOKENS, TextTask, stages
 from s2s.tasks.translation import PairDataset
 from s2s.text.tokenizer import load_tokenizer
 from s2s.text.vocabulary import EOS
@@ -42,8 +43,7 @@ class LanguageModelingTask(TextTask):
     @classmethod
     def setup(cls, store: Store | Stores, target_transform: str = "none") -> "LanguageModelingTask":
         """The task of a store, whatever its source side is."""
-        _, target = store.tokenizers()
-        task = cls(target, target_transform)
+        task = cls(store.tokenizers()["target"], target_transform)
         task.tag_values = tags.of_store(store)
         return task
 
@@ -91,7 +91,7 @@ class LanguageModelingTask(TextTask):
         for key in ("waveform", "spec_augment"):
             if getattr(config, key).active:
                 raise UserError(f"data.{key}: is for recordings, and a language model reads text")
-        if self.target_tokenizer.sampling and not dataset.split.has_text:
+        if self.target_tokenizer.sampling and TEXT not in dataset.split:
             raise UserError(
                 "tokenizer.sampling needs the raw text of the train split; make the store with keep_text=true"
             )
@@ -102,8 +102,13 @@ class LineDataset(PairDataset):
 
     def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Source lengths, 1 each, and target lengths of the examples first ... last - 1, EOS included, int32."""
-        _, target = self.split.lengths(first, last)
+        target = self.split.lengths(TOKENS, first, last)
         return np.ones_like(target), target + 1
+
+    @property
+    def longest(self) -> int:
+        """As TextDataset.longest."""
+        return self.split.longest(TOKENS) + 1
 
     def _source(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray]:
         """Nothing."""

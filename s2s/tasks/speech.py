@@ -20,14 +20,15 @@ from s2s.data.batch import Batch, Counts, Source
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.manifest import NAMED, Broken, Checked, Entry, check
 from s2s.data.spec import FeatureSource, Spec
-from s2s.data.speech import SpeechSplit, feature_config, features_facts
-from s2s.data.store import CMVN_SHAPE, Store, Stores
+from s2s.data.speech import CMVN_SHAPE, Recordings, feature_config, features_facts
+from s2s.data.split import Split
+from s2s.data.store import Store, Stores
 from s2s.data.transforms import seeds
 from s2s.errors import UserError
 from s2s.files import write
 from s2s.manifests import MANIFEST
 from s2s.tasks import tags
-from s2s.tasks.text import TextDataset, TextTask, padded, stages
+from s2s.tasks.text import TEXT, TOKENS, TextDataset, TextTask, padded, stages
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 
 FILE = "features.json"
@@ -69,14 +70,12 @@ class SpeechToTextTask(TextTask):
     @classmethod
     def setup(cls, store: Store | Stores, target_transform: str = "none") -> "SpeechToTextTask":
         """The task of a store."""
-        first = store.stores[0] if isinstance(store, Stores) else store
-        manifest = first.manifest
-        if "features" not in manifest:
+        if "features" not in store.facts:
             raise UserError(
                 "task=speech_to_text: the store holds text; s2s-preprocess task=speech_to_text makes one of speech"
             )
-        _, target = store.tokenizers()
-        task = cls(target, feature_config(manifest, first.path / MANIFEST), manifest["cmvn"], target_transform)
+        target, facts = store.tokenizers()["target"], store.facts
+        task = cls(target, feature_config(facts, store.path / MANIFEST), facts["cmvn"], target_transform)
         task.tag_values = tags.of_store(store)
         return task
 
@@ -118,7 +117,7 @@ class SpeechToTextTask(TextTask):
         other.cmvn = self.cmvn
         return self.difference(other)
 
-    def dataset(self, split: SpeechSplit) -> "SpeechDataset":
+    def dataset(self, split: Split) -> "SpeechDataset":
         return SpeechDataset(split, self)
 
     @property
@@ -173,9 +172,9 @@ class SpeechToTextTask(TextTask):
         elif self._silent == NAMED + 1:
             print("warning: more recordings are silent", file=sys.stderr)
 
-    def inputs(self, split: SpeechSplit, examples: np.ndarray) -> list[np.ndarray]:
+    def inputs(self, split: Split, examples: np.ndarray) -> list[np.ndarray]:
         """Normalised features of examples, float32 [S, F] each."""
-        flat, frames = split.features(np.asarray(examples, np.int64))
+        flat, frames = Recordings(split, self.fbank).features(np.asarray(examples, np.int64))
         return [self.normalised(row) for row in np.split(flat, np.cumsum(frames)[:-1])]
 
     def normalised(self, features: np.ndarray) -> np.ndarray:
@@ -184,9 +183,10 @@ class SpeechToTextTask(TextTask):
             return normalise(features, np.array(self.cmvn["mean"]), np.array(self.cmvn["deviation"]))
         return normalise_utterance(features) if self.features.cmvn == "utterance" else features
 
-    def source_names(self, split: SpeechSplit, examples: np.ndarray) -> list[str]:
+    def source_names(self, split: Split, examples: np.ndarray) -> list[str]:
         """Ids of utterances and how long they are."""
-        return [f"{one['id']} ({one['seconds']:.1f} s)" for one in split.utterances(np.asarray(examples, np.int64))]
+        known = split.known(np.asarray(examples, np.int64))
+        return [f"{one['id']} ({one['seconds']:.1f} s)" for one in known]
 
     def source_symbols(self, source: np.ndarray, size: int) -> list[str]:
         """The time at which each position begins, in seconds."""
@@ -208,9 +208,9 @@ class SpeechToTextTask(TextTask):
                 raise UserError(f"data.{key}: is for text on the source side; data.spec_augment, data.waveform")
         if config.batching == "packed":
             raise UserError("data.batching=packed: is for text; data.batching=bucket_2d")
-        if self.target_tokenizer.sampling and not dataset.split.has_text:
+        if self.target_tokenizer.sampling and TEXT not in dataset.split:
             raise UserError("tokenizer.sampling needs the raw text of the train split, and the store lacks it")
-        if config.waveform.active and dataset.split.config.keep != "waveform":
+        if config.waveform.active and not dataset.recordings.has_waveforms:
             raise UserError("data.waveform: the store has features, and speed, noise and gain change waveforms; "
                             "make it with features.keep=waveform")  # fmt: skip
 
@@ -222,14 +222,13 @@ class SpeechDataset(TextDataset):
         source_seconds: From one frame to the next.
     """
 
-    def __init__(self, split: SpeechSplit, task: SpeechToTextTask):
+    def __init__(self, split: Split, task: SpeechToTextTask):
         super().__init__(split, task)
-        self.source_seconds = task.frame_seconds
+        self.source_seconds, self.recordings = task.frame_seconds, Recordings(split, task.fbank)
 
     def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Frames, and target lengths (EOS included), of the examples first ... last - 1, int32."""
-        frames, target = self.split.lengths(first, last)
-        return frames, target + 1
+        return self.recordings.lengths(first, last), self.split.lengths(TOKENS, first, last) + 1
 
     def collate(self, examples: np.ndarray, rows: np.ndarray | None = None, draw: Draw | None = None) -> Batch:
         """A batch of these examples; without `draw` as they are."""
@@ -261,7 +260,7 @@ class SpeechDataset(TextDataset):
             def change(samples: np.ndarray, place: int) -> np.ndarray:
                 return perturb(samples, rate, config.waveform, drawn[place])
 
-        flat, frames = self.split.features(examples, change)
+        flat, frames = self.recordings.features(examples, change)
         found = [self.task.normalised(row) for row in np.split(flat, np.cumsum(frames)[:-1])]
         if config.spec_augment.active:
             drawn_masks = seeds(draw.seed, draw.epoch, examples, "spec_augment").tolist()

@@ -15,7 +15,8 @@ import numpy as np
 from s2s import registry
 from s2s.config.documents import read_json
 from s2s.config.shapes import mapping
-from s2s.data.store import CorpusRange, Split, Store, Stores
+from s2s.data.split import CorpusRange, Split
+from s2s.data.store import Store, Stores
 from s2s.errors import UserError
 from s2s.files import write
 

@@ -13,13 +13,16 @@ from s2s import registry
 from s2s.data.batch import Inputs, Packing, Source
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.spec import Spec
-from s2s.data.store import Split, Store, Stores
+from s2s.data.split import Split
+from s2s.data.store import Store, Stores
 from s2s.data.transforms import TargetTransform, masked, noisy, seeds
 from s2s.errors import UserError
 from s2s.tasks import tags
 from s2s.tasks.tags import Tagged, Tags, plain
 from s2s.text.tokenizer import Tokenizer
 from s2s.text.vocabulary import BOS, EOS, PAD, Vocabulary
+
+TOKENS, TEXT = "target.tokens", "target.text"  # columns of a store
 
 
 class TextTask(ABC):
@@ -219,6 +222,11 @@ class TextDataset:
     def __len__(self) -> int:
         return len(self.split)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example on any side, EOS included."""
+        return self.split.longest(TOKENS) + 1
+
     def _numbers_of_corpora(self) -> dict[str, np.ndarray]:
         """The number of each corpus's value of each tag that the model reads, int64 [corpora]."""
         found = []
@@ -250,7 +258,7 @@ class TextDataset:
     def _target(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray]:
         """Target ids of examples in the model's order, one after the other, and the number of each."""
         if draw is None:
-            ids, lengths = self.split.gather("target", examples)
+            ids, lengths = self.split.gather(TOKENS, examples)
         else:
             ids, lengths = self._tokens("target", self.task.target_tokenizer, examples, draw, 0.0)
         transform = self.task.target_transform
@@ -261,8 +269,8 @@ class TextDataset:
     def _tokens(self, side: str, tokenizer: Tokenizer, examples: np.ndarray, draw: Draw, noise: float):
         """Ids of examples and the number of each: tokenized anew where a tokenizer samples or the text is noisy."""
         if not noise and not tokenizer.sampling:
-            return self.split.gather(side, examples)
-        lines = self.split.texts(side, examples)
+            return self.split.gather(f"{side}.tokens", examples)
+        lines = self.split.lines(f"{side}.text", examples)
         if noise:
             random = seeds(draw.seed, draw.epoch, examples, "character_noise")
             lines = [noisy(line, seed, noise) for line, seed in zip(lines, random.tolist(), strict=True)]

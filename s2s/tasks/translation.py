@@ -11,13 +11,16 @@ from s2s.config.schema import option
 from s2s.data.batch import Batch, Counts, Source
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.spec import Spec, TokenSource
-from s2s.data.store import Split, Store, Stores
+from s2s.data.split import Split
+from s2s.data.store import Store, Stores
 from s2s.data.transforms import masked, seeds
 from s2s.errors import UserError
 from s2s.tasks import tags
-from s2s.tasks.text import TextDataset, TextTask, packing_of, padded, stages, with_symbol
+from s2s.tasks.text import TEXT, TOKENS, TextDataset, TextTask, packing_of, padded, stages, with_symbol
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 from s2s.text.vocabulary import EOS, Vocabulary
+
+SOURCE_TOKENS, SOURCE_TEXT = "source.tokens", "source.text"
 
 
 @dataclasses.dataclass
@@ -45,10 +48,10 @@ class TranslationTask(TextTask):
     @classmethod
     def setup(cls, store: Store | Stores, target_transform: str = "none") -> "TranslationTask":
         """The task of a store."""
-        source, target = store.tokenizers()
-        if source is None:
-            raise UserError("the store holds speech: task=speech_to_text")
-        task = cls(source, target, target_transform)
+        tokenizers = store.tokenizers()
+        if "source" not in tokenizers:
+            raise UserError(f"the store holds no text to translate: task={store.task}")
+        task = cls(tokenizers["source"], tokenizers["target"], target_transform)
         task.tag_values = tags.of_store(store)
         return task
 
@@ -96,12 +99,12 @@ class TranslationTask(TextTask):
 
     def inputs(self, split: Split, examples: np.ndarray) -> list[list[int]]:
         """Source ids of examples, no EOS."""
-        flat, lengths = split.gather("source", examples)
+        flat, lengths = split.gather(SOURCE_TOKENS, examples)
         return [row.tolist() for row in np.split(flat, np.cumsum(lengths[:-1]))]
 
     def source_names(self, split: Split, examples: np.ndarray) -> list[str]:
         """The raw lines."""
-        return split.texts("source", examples)
+        return split.lines(SOURCE_TEXT, examples)
 
     def source_symbols(self, source: list[int], size: int) -> list[str]:
         """Symbols, EOS among them."""
@@ -118,7 +121,7 @@ class TranslationTask(TextTask):
         """What can be known of training data and its options before training. Raises UserError."""
         samples = self.source_tokenizer.sampling or self.target_tokenizer.sampling
         noise = any(stage.character_noise for stage in stages(config))
-        if (samples or noise) and not dataset.split.has_text:
+        if (samples or noise) and not {SOURCE_TEXT, TEXT} <= set(dataset.split.columns):
             wish = "tokenizer.sampling" if samples else "data.character_noise"
             raise UserError(f"{wish} needs the raw text of the train split; make the store with keep_text=true")
         for key in ("waveform", "spec_augment"):
@@ -133,8 +136,12 @@ class PairDataset(TextDataset):
 
     def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Source and target lengths of the examples first ... last - 1, int32."""
-        source, target = self.split.lengths(first, last)
-        return source + 1, target + 1
+        return self.split.lengths(SOURCE_TOKENS, first, last) + 1, self.split.lengths(TOKENS, first, last) + 1
+
+    @property
+    def longest(self) -> int:
+        """As TextDataset.longest, of both sides."""
+        return max(super().longest, self.split.longest(SOURCE_TOKENS) + 1)
 
     def collate(self, examples: np.ndarray, rows: np.ndarray | None = None, draw: Draw | None = None) -> Batch:
         """A batch.
@@ -168,7 +175,7 @@ class PairDataset(TextDataset):
     def _source(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray]:
         """Source ids of examples, one after the other, and the number of each."""
         if draw is None:
-            return self.split.gather("source", examples)
+            return self.split.gather(SOURCE_TOKENS, examples)
         noise, dropout = draw.config.character_noise, draw.config.word_dropout
         ids, lengths = self._tokens("source", self.task.source_tokenizer, examples, draw, noise)
         if dropout:

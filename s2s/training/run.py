@@ -290,7 +290,7 @@ def _check_data(config, task, dataset, model) -> None:
     where = ", ".join(config.store)
     if not len(dataset):
         raise UserError(f"{where}: the train split is empty")
-    longest = max(dataset.split.longest) + 1
+    longest = dataset.longest
     limit = getattr(config.model, "max_positions", None)
     if getattr(config.model, "positions", None) == "learned" and longest > limit:
         raise UserError(f"model.max_positions={limit}: {where} holds a line of {longest} tokens")

@@ -71,7 +71,7 @@ class Validator:
         self.files = read_files(task, decode) if task.writes else {}
         lengths = self.dataset.lengths(0, len(self.dataset))
         self.batches = plan(*lengths, dataclasses.replace(data, batching="token_budget"), None).batches
-        self.references = split.target_text()
+        self.references = split.lines("target.text")
 
     @torch.inference_mode()
     def __call__(self, model, device: torch.device, autocast, signal: Callable[[], int | None]) -> Validation:

@@ -136,7 +136,7 @@ def _random(name: str, device: str) -> tuple[Transformer, TranslationTask, Calla
 def _trained(corpus: Corpus, checkpoint: str, device: str) -> tuple[Transformer, TranslationTask, Callable]:
     """As `_random`, of a checkpoint: one job."""
     model, task, _ = load_model(checkpoint, device)
-    sources = task.encode(Store(corpus.store).split("valid").source_text())
+    sources = task.encode(Store(corpus.store).split("valid").lines("source.text"))
     sources = sorted(filter(len, sources), key=len, reverse=True)
     return model, task, lambda count, batch: [Job(spread(sources, min(count, len(sources)), 0, 1))]
 

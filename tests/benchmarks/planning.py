@@ -19,7 +19,7 @@ from corpus import Corpus
 from measure import Row
 
 from s2s.data.iterator import BatchIterator, DataConfig
-from s2s.data.store import CorpusRange
+from s2s.data.split import CorpusRange
 
 REFERENCE = "none"
 MEDIAN, SPREAD, RATIO_SPREAD = 20, 0.6, 0.15  # of log-normal source lengths, and of target over source

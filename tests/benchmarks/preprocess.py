@@ -42,7 +42,7 @@ def run(corpus: Corpus, device: str, quick: bool) -> list[Row]:
 def _encoding(corpus: Corpus, lines: list[str], copies: int, rounds: int) -> list[Row]:
     """Throughput of s2s-preprocess with 1 and 2 workers."""
     lines = copies * lines
-    tokenizer, _ = Store(corpus.store).tokenizers()  # one for both sides
+    tokenizer, _ = Store(corpus.store).tokenizers().values()  # one for both sides
     processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
 
     def theirs(workers: int) -> int:

@@ -101,7 +101,9 @@ def _speeds(corpus: Corpus, types: list[str], device: str, quick: bool) -> list[
     store = Store(corpus.store)
     task = TranslationTask.setup(store)
     valid = store.split("valid")
-    sources = sorted((ids for ids in (valid.source(i).tolist() for i in range(len(valid))) if ids), key=len)
+    sources = sorted(
+        (ids for ids in (valid.row("source.tokens", i).tolist() for i in range(len(valid))) if ids), key=len
+    )
     rows = []
     for preset, symbols in (("transformer_tiny", 8000),) if quick else MODELS:
         torch.manual_seed(1)
@@ -156,7 +158,7 @@ def _quality(corpus: Corpus, types: list[str], device: str, quick: bool, checkpo
     model, task, _ = load_model(checkpoint or trained_briefly(corpus, device, quick), device)
     valid = Store(corpus.store).split("valid")
     count = 20 if quick else len(valid)
-    sources, references = task.encode(valid.source_text()[:count]), valid.target_text()[:count]
+    sources, references = task.encode(valid.lines("source.text")[:count]), valid.lines("target.text")[:count]
     found, rows = {}, []
     for dtype, generator in _generators(model, types, task, DecodeConfig(), shortlist_of(corpus, task)).items():
         began = time.perf_counter()

@@ -32,7 +32,7 @@ SHARES = (0.03, 0.1, 0.4)  # of padding
 
 def run(corpus: Corpus, device: str, quick: bool) -> list[Row]:
     """Measure at each share of padding, in fp32, and in bf16 where the device computes in it."""
-    lengths = np.sort(Store(corpus.store).split("train").source_lengths + 1)  # with EOS
+    lengths = np.sort(Store(corpus.store).split("train").lengths("source.tokens") + 1)  # with EOS
     preset, tokens, rounds = ("transformer_tiny", 512, 1) if quick else ("transformer_small", 4096, 5)
     rows = []
     for precision in ("fp32", "bf16") if has_bf16(device) else ("fp32",):

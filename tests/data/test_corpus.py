@@ -38,7 +38,7 @@ def pairs(corpus: Corpus) -> list[tuple[str, str]]:
 
 
 def find(folder, name="c") -> Corpus:
-    return Corpus.find(str(folder / name), "de", "en")
+    return Corpus.find(str(folder / name), ["de", "en"])
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_unequal_pipes_are_an_error_with_both_counts(tmp_path, small_chunks, sou
 def test_standard_input_that_is_closed_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UserError, match="standard input is closed"):
-        Corpus.find("-", "de", "en")
+        Corpus.find("-", ["de", "en"])
 
 
 @pytest.mark.parametrize(("source", "target"), [(50, 49), (49, 50), (50, 3), (3, 50), (0, 1), (1, 0)])

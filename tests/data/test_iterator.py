@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from s2s.data.iterator import BatchIterator, DataConfig, StageConfig
 from s2s.data.plan import STRATEGIES
-from s2s.data.store import CorpusRange
+from s2s.data.split import CorpusRange
 from s2s.errors import UserError
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def shared(store: Store) -> bool:
-    source, target = store.tokenizers()
+    source, target = store.tokenizers().values()
     return source.vocabulary.digest == target.vocabulary.digest
 
 
@@ -78,21 +79,22 @@ def test_the_store_holds_what_the_corpus_held(run, data):
     assert (code, err) == (0, "")
     store = Store("out")
     store.verify()
-    source, target = store.tokenizers()
+    source, target = store.tokenizers().values()
     assert source is target
     assert store.splits == ["train", "valid", "test"]
     for name in store.splits:
         split = store.split(name)
         for side, tokenizer, ids, lengths in (
-            ("de", source, split.source, split.source_lengths),
-            ("en", target, split.target, split.target_lengths),
+            ("de", source, partial(split.row, "source.tokens"), split.lengths("source.tokens")),
+            ("en", target, partial(split.row, "target.tokens"), split.lengths("target.tokens")),
         ):
             text = (data / f"{name}.{side}").read_text().split("\n")[:-1]
             assert [tokenizer.decode(ids(i)) for i in range(len(split))] == text
             assert lengths.tolist() == [len(tokenizer.encode(line)) for line in text]
-        assert split.longest == (split.source_lengths.max(), split.target_lengths.max())
-    assert store.split("test").source_text() == (data / "test.de").read_text().split("\n")[:-1]
-    assert not store.split("train").has_text
+        for column in ("source.tokens", "target.tokens"):
+            assert split.longest(column) == split.lengths(column).max()
+    assert store.split("test").lines("source.text") == (data / "test.de").read_text().split("\n")[:-1]
+    assert list(store.split("train").columns) == ["source.tokens", "target.tokens"]
     assert "600" in out
 
 
@@ -119,9 +121,9 @@ def test_shards_are_the_same_whatever_the_number_of_workers_and_hold_what_one_sh
         pairs = len(one.split(name))
         assert many.manifest["splits"][name]["shards"] == [150] * (pairs // 150) + [pairs % 150] * (pairs % 150 > 0)
         for side in ("source", "target"):
-            expected, found = (store.split(name).gather(side, np.arange(pairs)) for store in (one, many))
+            expected, found = (store.split(name).gather(f"{side}.tokens", np.arange(pairs)) for store in (one, many))
             assert [part.tolist() for part in expected] == [part.tolist() for part in found]
-        assert one.split(name).source_text() == many.split(name).source_text()
+        assert one.split(name).lines("source.text") == many.split(name).lines("source.text")
     assert len(many.manifest["splits"]["train"]["shards"]) > 2
 
 
@@ -170,7 +172,7 @@ def test_several_corpora_are_joined_in_train_and_valid_and_kept_apart_in_test(ru
         {"name": "valid", "read": 20, "kept": 20},
     ]
     joined = [line for name in ("valid", "test") for line in (data / f"{name}.de").read_text().split("\n")[:-1]]
-    assert Store("out").split("valid").source_text() == joined
+    assert Store("out").split("valid").lines("source.text") == joined
 
 
 FILTERED = [("a b", "1 2"), ("", "1"), ("a", ""), ("a " * 9, "1 " * 9), ("a b c d", "1"), ("a b c d e f g h", "1")]
@@ -195,9 +197,9 @@ def test_filters_drop_training_pairs_only_and_count_each_once(run, data):
     assert train["dropped"] == {"min_length": 2, "max_length": 2, "max_ratio": 1}
     assert (valid["read"], valid["pairs"], valid["dropped"]) == (6, 6, {})
     store = Store("out")
-    assert store.split("train").source_lengths.tolist() == [2]
-    assert store.split("valid").source_lengths.tolist() == [2, 0, 1, 9, 4, 8]
-    assert store.split("valid").target_text()[:3] == ["1 2", "1", ""]
+    assert store.split("train").lengths("source.tokens").tolist() == [2]
+    assert store.split("valid").lengths("source.tokens").tolist() == [2, 0, 1, 9, 4, 8]
+    assert store.split("valid").lines("target.text")[:3] == ["1 2", "1", ""]
 
 
 lengths = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30)
@@ -275,18 +277,18 @@ def test_a_picture_that_cannot_be_drawn_is_told_and_costs_no_store(run, data, mo
 def test_sides_can_have_tokenizers_of_their_own(run):
     words = ("source_tokenizer=characters", "target_tokenizer=words", "target_tokenizer.vocab_size=8")
     assert run("train=train", *words)[0] == 0
-    source, target = Store("out").tokenizers()
+    source, target = Store("out").tokenizers().values()
     assert (source.config.type, target.config.type, len(target.vocabulary)) == ("characters", "words", 8)
     assert not shared(Store("out"))
     assert run("train=train", "tokenizer.vocab_size=26", "target_tokenizer=bytes", "overwrite=true")[0] == 0
-    assert [tokenizer.config.type for tokenizer in Store("out").tokenizers()] == ["sentencepiece", "bytes"]
+    assert [tokenizer.config.type for tokenizer in Store("out").tokenizers().values()] == ["sentencepiece", "bytes"]
 
 
 @pytest.mark.parametrize(("kind", "joint"), [("sentencepiece", "false"), ("words", "true"), ("characters", "true")])
 def test_joint_says_whether_the_sides_share_a_vocabulary(run, kind, joint):
     extra = ["tokenizer.vocab_size=28"] if kind == "sentencepiece" else []
     assert run("train=train", f"tokenizer={kind}", f"tokenizer.joint={joint}", *extra)[0] == 0
-    source, target = Store("out").tokenizers()
+    source, target = Store("out").tokenizers().values()
     assert (source is target) == (joint == "true") == shared(Store("out"))
     if kind == "words":
         assert {"Wald", "wood"} <= set(source.vocabulary.symbols)
@@ -320,7 +322,7 @@ def test_a_given_model_needs_no_training_corpus(run, data):
 
 def test_text_of_the_training_split_is_kept_when_asked_for(run, data):
     assert run("train=train", SMALL, "keep_text=true")[0] == 0
-    assert Store("out").split("train").target_text() == (data / "train.en").read_text().split("\n")[:-1]
+    assert Store("out").split("train").lines("target.text") == (data / "train.en").read_text().split("\n")[:-1]
 
 
 def test_text_of_the_training_split_is_kept_for_a_tokenizer_that_samples(run, data):
@@ -328,8 +330,8 @@ def test_text_of_the_training_split_is_kept_for_a_tokenizer_that_samples(run, da
         words = (SMALL, "tokenizer.sampling=0.1", f"tokenizer.algorithm={algorithm}", "overwrite=true")
         assert run("train=train", *words)[0] == 0
         store = Store("out")
-        assert [tokenizer.sampling for tokenizer in store.tokenizers()] == [0.1, 0.1]
-        assert store.split("train").source_text() == (data / "train.de").read_text().split("\n")[:-1]
+        assert [tokenizer.sampling for tokenizer in store.tokenizers().values()] == [0.1, 0.1]
+        assert store.split("train").lines("source.text") == (data / "train.de").read_text().split("\n")[:-1]
 
 
 def test_raw_text_is_kept_raw_and_tokens_are_normalised(run, data):
@@ -337,9 +339,9 @@ def test_raw_text_is_kept_raw_and_tokens_are_normalised(run, data):
     write(data, "valid.en", ["x", "y"])
     words = ("tokenizer=characters", "tokenizer.lowercase=true", "tokenizer.normalization=nfkc")
     assert run("train=train", "valid=valid", *words)[0] == 0
-    split, (source, _) = Store("out").split("valid"), Store("out").tokenizers()
-    assert split.source_text() == ["A\u0308 HÄUSER", "ﬁ"]
-    assert source.decode(split.source(0)) == "ä häuser"
+    split, (source, _) = Store("out").split("valid"), Store("out").tokenizers().values()
+    assert split.lines("source.text") == ["A\u0308 HÄUSER", "ﬁ"]
+    assert source.decode(split.row("source.tokens", 0)) == "ä häuser"
 
 
 # Streams

@@ -14,7 +14,7 @@ from s2s.audio.cmvn import Statistics
 from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import read
 from s2s.data import picture, speech_preprocess
-from s2s.data.speech import SpeechSplit, feature_config
+from s2s.data.speech import Recordings, feature_config
 from s2s.data.speech_preprocess import SpeechFilterConfig, select
 from s2s.data.store import Store, Stores
 from s2s.errors import UserError
@@ -49,6 +49,10 @@ def make(s2s, tmp_path):
     return run
 
 
+def recordings(split, bins=20, rate=8000):
+    return Recordings(split, Fbank(FeatureConfig(sample_rate=rate, bins=bins)))
+
+
 def expected(folder, number, rate=8000):
     config = FeatureConfig(sample_rate=8000, bins=20)
     return Fbank(config)(read(folder / f"{number}.wav", sample_rate=8000))
@@ -59,36 +63,34 @@ def test_what_goes_in_comes_out(make, tmp_path):
     store = Store(make("store", f"train={manifest}", f"valid={manifest}", f"test=[{manifest}]", "shard_pairs=3"))
     store.verify()
     assert store.splits == ["train", "valid", "test"]
-    source, target = store.tokenizers()
-    assert source is None
+    (target,) = store.tokenizers().values()
     for name in store.splits:
         split = store.split(name)
-        assert isinstance(split, SpeechSplit)
-        assert (len(split), split.has_text) == (7, True)
+        assert len(split) == 7
         assert split._shards("target.tokens")[-1][2] == 1  # of three shards
         order = np.array([6, 0, 3, 3])
-        features, frames = split.features(order)
+        features, frames = recordings(split).features(order)
         assert features.dtype == np.float32
         assert frames.dtype == np.int64
         for number, found in zip(order, np.split(features, np.cumsum(frames)[:-1]), strict=True):
             right = expected(tmp_path / "a", number)
             np.testing.assert_allclose(found, right, rtol=2**-11, atol=1e-6)
-        ids, lengths = split.gather("target", order)
+        ids, lengths = split.gather("target.tokens", order)
         pieces = np.split(ids, np.cumsum(lengths)[:-1])
         assert [target.decode(piece.tolist()) for piece in pieces] == [WORDS[n % 5] for n in order]
-        assert split.texts("target", order) == [WORDS[n % 5] for n in order]
-        assert split.target_text() == [WORDS[n % 5] for n in range(7)]
-        assert split.utterances(order[:2]) == [
+        assert split.lines("target.text", order) == [WORDS[n % 5] for n in order]
+        assert split.lines("target.text") == [WORDS[n % 5] for n in range(7)]
+        assert split.known(order[:2]) == [
             {"id": "u6", "speaker": "s0", "language": None, "seconds": 0.5},
             {"id": "u0", "speaker": "s0", "language": None, "seconds": 0.2},
         ]
-        frames, tokens = split.lengths(2, 5)
+        frames, tokens = recordings(split).lengths(2, 5), split.lengths("target.tokens", 2, 5)
         assert frames.tolist() == [len(expected(tmp_path / "a", number)) for number in (2, 3, 4)]
         assert tokens.tolist() == [len(WORDS[number]) for number in (2, 3, 4)]
         assert (frames.dtype, tokens.dtype) == (np.int32, np.int32)
-        assert split.source_lengths.tolist()[2:5] == frames.tolist()
-        assert split.target_lengths.tolist()[2:5] == tokens.tolist()
-        assert split.longest == (48, 9)
+        assert split.lengths("source.features").tolist()[2:5] == frames.tolist()
+        assert split.lengths("target.tokens").tolist()[2:5] == tokens.tolist()
+        assert (split.longest("source.features"), split.longest("target.tokens")) == (48, 9)
         assert split.corpora == [(manifest, 0, 7, "speech", "text")]
 
 
@@ -97,14 +99,14 @@ def test_waveforms_give_the_same_features_and_can_be_perturbed(make, tmp_path):
     features = Store(make("features", f"train={manifest}"))
     waveforms = Store(make("waveforms", f"train={manifest}", "features.keep=waveform"))
     waveforms.verify()
-    one, other = features.split("train"), waveforms.split("train")
+    one, other = recordings(features.split("train")), recordings(waveforms.split("train"))
     assert np.array_equal(one.lengths(0, 5), other.lengths(0, 5))
-    assert one.longest == other.longest
+    assert list(waveforms.split("train").columns)[0] == "source.waveform"
     order = np.array([4, 1])
     (first, frames), (second, again) = one.features(order), other.features(order)
     np.testing.assert_allclose(first, second, rtol=2**-11)
     assert frames.tolist() == again.tolist()
-    np.testing.assert_allclose(features.manifest["cmvn"]["mean"], waveforms.manifest["cmvn"]["mean"], atol=1e-3)
+    np.testing.assert_allclose(features.facts["cmvn"]["mean"], waveforms.facts["cmvn"]["mean"], atol=1e-3)
     assert np.array_equal(other.waveforms(order)[1], read(tmp_path / "a/1.wav", sample_rate=8000))
     places = []
 
@@ -124,10 +126,10 @@ def test_means_are_those_of_the_training_split(make, tmp_path):
     train, valid = corpus(tmp_path / "a"), corpus(tmp_path / "b", 2)
     store = Store(make("store", f"train={train}", f"valid={valid}"))
     whole = np.concatenate([expected(tmp_path / "a", number) for number in range(5)]).astype(np.float16)
-    assert store.manifest["cmvn"] == Statistics.of(whole).facts()
+    assert store.facts["cmvn"] == Statistics.of(whole).facts()
     assert feature_config(store.manifest, tmp_path) == FeatureConfig(sample_rate=8000, bins=20)
     for kind in ("utterance", "none"):
-        assert Store(make(kind, f"train={train}", f"features.cmvn={kind}")).manifest["cmvn"] is None
+        assert Store(make(kind, f"train={train}", f"features.cmvn={kind}")).facts["cmvn"] is None
 
 
 def test_the_store_does_not_depend_on_the_workers(make, tmp_path, monkeypatch):
@@ -149,10 +151,10 @@ def test_segments_and_other_rates(make, tmp_path):
     (folder / "utt2spk").write_text("u1 ann\nu2 bob\n")
     store = Store(make("store", f"train={folder}"))
     split = store.split("train")
-    features, frames = split.features(np.array([1, 0]))
+    features, frames = recordings(split).features(np.array([1, 0]))
     right = Fbank(FeatureConfig(sample_rate=8000, bins=20))(read(folder / "long.flac", 1.25, None, 8000))
     np.testing.assert_allclose(features[: frames[0]], right, rtol=2**-11)
-    assert [(one["speaker"], one["seconds"]) for one in split.utterances([0, 1])] == [("ann", 0.5), ("bob", 0.75)]
+    assert [(one["speaker"], one["seconds"]) for one in split.known([0, 1])] == [("ann", 0.5), ("bob", 0.75)]
     assert store.manifest["splits"]["train"]["rates"] == {"16000": 2}
 
 
@@ -252,17 +254,19 @@ def test_channels_are_those_of_the_entry_or_of_the_features(make, s2s, tmp_path,
 
     def assert_features(store, *numbers):
         split = Store(store).split("train" if "train" in Store(store).splits else "test")
-        found = np.split(*(a if n == 0 else np.cumsum(a)[:-1] for n, a in enumerate(split.features(np.arange(3)))))
+        found = np.split(
+            *(a if n == 0 else np.cumsum(a)[:-1] for n, a in enumerate(recordings(split).features(np.arange(3))))
+        )
         for features, number in zip(found, numbers, strict=True):
             np.testing.assert_allclose(features, right[number], rtol=2**-11, atol=1e-3)
         return split
 
     mean, second = make("mean", f"train={path}"), make("second", f"train={path}", "features.channel=2")
-    assert [one["id"] for one in assert_features(mean, 0, 1, 2).utterances([0, 1, 2])] == [
+    assert [one["id"] for one in assert_features(mean, 0, 1, 2).known([0, 1, 2])] == [
         "both.wav#1", "both.wav#2", "both.wav"
     ]  # fmt: skip
     assert_features(second, 0, 1, 1)
-    assert "channel" not in Store(mean).manifest["features"]
+    assert "channel" not in Store(mean).facts["features"]
     # A store may be read from another channel than the one whose features and means it has.
     words = ["task=speech_to_text", f"test={path}", f"tokenizer_from={second}", "tokenizer=sentencepiece"]
     assert s2s("preprocess", *words, f"store={tmp_path / 'same'}") == 0
@@ -294,7 +298,7 @@ def test_a_store_is_complete_though_nobody_hears_the_warnings(tmp_path, gone):
     assert "train             3     2" in done.stdout
     store = Store(tmp_path / "store")
     store.verify()
-    assert [one["id"] for one in store.split("train").utterances(np.arange(2))] == ["a.wav", "silent.wav"]
+    assert [one["id"] for one in store.split("train").known(np.arange(2))] == ["a.wav", "silent.wav"]
     assert (store.path / "report.txt").is_file()
     assert (store.path / "report.png").is_file()
 
@@ -304,7 +308,7 @@ def test_filters_hold_for_training_and_are_counted(make, tmp_path, s2s, capsys):
     rules = ["filter.min_seconds=0.22", "filter.max_seconds=0.38", "filter.max_length=5"]
     store = Store(make("store", f"train={manifest}", f"valid={manifest}", *rules))
     assert store.manifest["splits"]["train"]["dropped"] == {"min_seconds": 1, "max_length": 2, "max_seconds": 1}
-    assert [one["id"] for one in store.split("train").utterances(np.arange(1))] == ["u1"]
+    assert [one["id"] for one in store.split("train").known(np.arange(1))] == ["u1"]
     assert (len(store.split("train")), len(store.split("valid"))) == (1, 5)
     words = ["tokenizer=bytes", f"train={manifest}", f"store={tmp_path / 'none'}", "filter.max_seconds=0.1"]
     assert s2s("preprocess", *OPTIONS, *words) == 2
@@ -321,8 +325,8 @@ def test_select_counts_the_first_rule_that_drops():
 def test_every_tokenizer_learns_from_the_transcripts(make, tmp_path, tokenizer):
     extra = ["tokenizer.vocab_size=15"] if tokenizer == "sentencepiece" else []
     store = Store(make("store", f"train={corpus(tmp_path / 'a', 10)}", f"tokenizer={tokenizer}", *extra))
-    _, target = store.tokenizers()
-    ids, lengths = store.split("train").gather("target", np.arange(5))
+    (target,) = store.tokenizers().values()
+    ids, lengths = store.split("train").gather("target.tokens", np.arange(5))
     assert [target.decode(piece.tolist()) for piece in np.split(ids, np.cumsum(lengths)[:-1])] == WORDS
 
 
@@ -342,11 +346,11 @@ def test_another_store_gives_its_tokenizer_features_and_means(make, tmp_path, s2
     both = Stores([first, tmp_path / "second"])
     split = both.split("train")
     assert len(split) == 7
-    assert split.utterances([5])[0]["id"] == "u0"
+    assert split.known([5])[0]["id"] == "u0"
     second = Store(tmp_path / "second")
-    assert second.manifest["cmvn"] == Store(first).manifest["cmvn"]
-    assert second.manifest["features"]["bins"] == 20
-    features, frames = split.features(np.array([6, 0]))
+    assert second.facts["cmvn"] == Store(first).facts["cmvn"]
+    assert second.facts["features"]["bins"] == 20
+    features, frames = recordings(split).features(np.array([6, 0]))
     assert features.shape == (frames.sum(), 20)
     for option, message in [("features.bins=30", "tokenizer_from and features"), ("tokenizer=bytes", "tokenizer_from")]:
         assert s2s("preprocess", *words, f"store={tmp_path / 'third'}", option) == 2
@@ -486,6 +490,6 @@ def test_the_manifest_of_an4_is_read_as_it_is(make, tmp_path):
     (tmp_path / "m.tsv").write_text("\n".join(head) + "\n")
     words = [f"audio_root={DATA / 'an4'}", "features.sample_rate=16000", "features.bins=80"]
     split = Store(make("store", f"train={tmp_path / 'm.tsv'}", *words)).split("train")
-    assert split.utterances([3])[0] == {"id": "an255-fash-b", "speaker": "fash", "language": None, "seconds": 2.6}
-    assert split.texts("target", [3]) == ["u m n y h six"]
-    assert split.lengths(3, 4)[0].tolist() == [258]
+    assert split.known([3])[0] == {"id": "an255-fash-b", "speaker": "fash", "language": None, "seconds": 2.6}
+    assert split.lines("target.text", [3]) == ["u m n y h six"]
+    assert split.lengths("source.features", 3, 4).tolist() == [258]

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from s2s.data import ragged
 from s2s.data.blocks import BLOCK, Blocks
+from s2s.data.columns import Column, tokens
 from s2s.data.ragged import OFFSET, Ragged, RaggedWriter, offsets_path
-from s2s.data.store import BLOCKS, Store, Stores, digest, token_type
+from s2s.data.store import BLOCKS, Store, Stores, digest
 from s2s.data.store_writer import StoreWriter
 from s2s.errors import UserError
 from s2s.files import file_hash
@@ -45,23 +46,18 @@ def write(path, overwrite=False, fail=None, source=SOURCE, target=TARGET, tokeni
         writer.add_tokenizer(tokenizer, "source")
         writer.add_tokenizer(tokenizer, "target")
         for side, rows in (("source", source), ("target", target)):
-            tokens = writer.column(split, f"{side}.tokens", token_type(8))
-            tokens.append(*flat(rows[:1]))
-            tokens.append(*flat(rows[1:]))
+            ids = writer.column(split, tokens(f"{side}.tokens", 8))
+            ids.append(*flat(rows[:1]))
+            ids.append(*flat(rows[1:]))
             text = "".join(f"{' '.join(map(str, row))}\n" for row in rows).encode()
-            column = writer.column(split, f"{side}.text", np.dtype("u1"))
+            column = writer.column(split, Column(f"{side}.text", "text"))
             column.append(np.frombuffer(text, "u1"), np.array([len(line) + 1 for line in text.split(b"\n")[:-1]]))
         if fail:
             raise fail
-        sides = {
-            side: {"type": token_type(8).str, "lengths": {"max": max(map(len, rows))}}
-            for side, rows in (("source", source), ("target", target))
-        }
         facts = {"task": "translation", "source_language": languages[0], "target_language": languages[1]}
         vocabulary = {"size": 8, "digest": tokenizer.vocabulary.digest}
         facts["vocabularies"] = {"source": vocabulary, "target": vocabulary}
-        counts = {"pairs": len(source), "shards": tokens.shards, "corpora": [{"name": "c", "kept": len(source)}]}
-        facts["splits"] = {split: {**counts, "text": True, **sides}}
+        facts["splits"] = {split: {"corpora": [{"name": "c", "kept": len(source)}]}}
         return writer.commit(facts)
 
 
@@ -70,13 +66,13 @@ def test_what_was_written_is_read(tmp_path):
     store = Store(tmp_path / "s")
     split = store.split("valid")
     assert (store.splits, len(split), store.source_language, store.target_language) == (["valid"], 3, "de", "en")
-    assert [split.source(i).tolist() for i in range(3)] == SOURCE
-    assert [split.target(i).tolist() for i in range(3)] == TARGET
-    assert split.source_lengths.tolist() == [3, 0, 1]
-    assert split.target_lengths.tolist() == [1, 4, 2]
-    assert split.source(0).dtype == np.int64
-    assert split.source_text() == ["4 5 6", "", "7"]
-    assert split.target_text() == ["5", "4 4 4 4", "6 5"]
+    assert [split.row("source.tokens", i).tolist() for i in range(3)] == SOURCE
+    assert [split.row("target.tokens", i).tolist() for i in range(3)] == TARGET
+    assert split.lengths("source.tokens").tolist() == [3, 0, 1]
+    assert split.lengths("target.tokens").tolist() == [1, 4, 2]
+    assert split.row("source.tokens", 0).dtype == np.int64
+    assert split.lines("source.text") == ["4 5 6", "", "7"]
+    assert split.lines("target.text") == ["5", "4 4 4 4", "6 5"]
     store.verify()
 
 
@@ -101,22 +97,22 @@ def test_any_examples_of_any_shards_of_any_stores_are_those_that_were_written(tm
     assert len(split) == len(rows["source"])
     examples = rng.integers(0, len(split), rng.integers(0, 30))
     first, last = sorted(rng.integers(0, len(split) + 1, 2))
-    lengths = dict(zip(rows, split.lengths(first, last), strict=True))
+    lengths = {side: split.lengths(f"{side}.tokens", first, last) for side in rows}
     for side, expected in rows.items():
-        ids, counts = split.gather(side, examples)
+        ids, counts = split.gather(f"{side}.tokens", examples)
         assert ids.tolist() == [token for i in examples for token in expected[i]]
         assert counts.tolist() == [len(expected[i]) for i in examples]
         assert ids.dtype == counts.dtype == np.int64
-        assert split.texts(side, examples) == [" ".join(map(str, expected[i])) for i in examples]
+        assert split.lines(f"{side}.text", examples) == [" ".join(map(str, expected[i])) for i in examples]
         assert lengths[side].tolist() == [len(row) for row in expected[first:last]]
-    assert split.target_text() == [" ".join(map(str, row)) for row in rows["target"]]
-    assert split.longest == tuple(max(map(len, side)) for side in rows.values())
+    assert split.lines("target.text") == [" ".join(map(str, row)) for row in rows["target"]]
+    assert [split.longest(f"{side}.tokens") for side in rows] == [max(map(len, side)) for side in rows.values()]
     assert [last - first for _, first, last, *_ in split.corpora] == [pairs for _, pairs in sizes]
 
 
 def test_a_shared_tokenizer_is_one_object(tmp_path):
     write(tmp_path / "s")
-    source, target = Store(tmp_path / "s").tokenizers()
+    source, target = Store(tmp_path / "s").tokenizers().values()
     assert source is target
     assert source.encode("d a") == words().encode("d a")
 
@@ -126,22 +122,22 @@ def test_an_example_outside_the_split_is_an_error(tmp_path):
     split = Store(tmp_path / "s").split("valid")
     for index in (3, -1):
         with pytest.raises(IndexError):
-            split.source(index)
+            split.row("source.tokens", index)
     for first, last in ((-1, 2), (0, 4), (2, 1)):
         with pytest.raises(IndexError):
-            split.lengths(first, last)
+            split.lengths("source.tokens", first, last)
 
 
 @pytest.mark.parametrize(("symbols", "dtype"), [(5, "|u1"), (256, "|u1"), (257, "<u2"), (65536, "<u2"), (65537, "<u4")])
 def test_tokens_have_the_smallest_type_that_fits(symbols, dtype):
-    assert token_type(symbols).str == dtype
+    assert tokens("source.tokens", symbols).type == dtype
 
 
 def test_a_split_of_empty_lines_only_is_readable(tmp_path):
     write(tmp_path / "s", source=[[], [], []])
     split = Store(tmp_path / "s").split("valid")
-    assert split.source_lengths.tolist() == [0, 0, 0]
-    assert split.source(1).tolist() == []
+    assert split.lengths("source.tokens").tolist() == [0, 0, 0]
+    assert split.row("source.tokens", 1).tolist() == []
 
 
 def test_an_unknown_split_is_an_error_that_names_the_known_ones(tmp_path):
@@ -153,10 +149,11 @@ def test_an_unknown_split_is_an_error_that_names_the_known_ones(tmp_path):
 def test_text_that_was_not_kept_is_an_error_that_says_how_to_keep_it(tmp_path):
     write(tmp_path / "s")
     store = Store(tmp_path / "s")
-    store.manifest["splits"]["valid"]["text"] = False
+    del store._columns["valid"]["source.text"]
     split = store.split("valid")
-    assert not split.has_text
-    for read in (split.source_text, lambda: split.texts("source", [0])):
+    assert "source.text" not in split
+    assert "target.text" in split
+    for read in (lambda: split.lines("source.text"), lambda: split.lines("source.text", [0])):
         with pytest.raises(UserError, match="keep_text=true"):
             read()
 
@@ -195,16 +192,16 @@ def test_what_is_damaged_after_opening_is_named_when_it_is_read(tmp_path):
         shutil.rmtree(tmp_path / "s", ignore_errors=True)
         write(tmp_path / "s")
         split, used = (Store(tmp_path / "s").split("valid") for _ in range(2))
-        used.source(2)
-        used.target(0)
+        used.row("source.tokens", 2)
+        used.row("target.tokens", 0)
         damage(damaged)
-        reads = [lambda split=split: split.gather("source", [2, 0, 1])]
+        reads = [lambda split=split: split.gather("source.tokens", [2, 0, 1])]
         if damaged == offsets_path(path):
-            reads.append(lambda split=split: split.lengths(1, 3))
+            reads.append(lambda split=split: split.lengths("source.tokens", 1, 3))
         for read in reads:
             with pytest.raises(UserError, match=f"^{damaged}: "):
                 read()
-        assert used.source(2).tolist() == SOURCE[2]  # of another shard
+        assert used.row("source.tokens", 2).tolist() == SOURCE[2]  # of another shard
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.randoms(use_true_random=False))
@@ -235,17 +232,17 @@ def test_long_rows_are_gathered_as_short_ones(tmp_path_factory, lengths, random)
 def test_a_file_that_shrinks_while_it_is_mapped_is_an_error_not_a_crash(tmp_path):
     write(tmp_path / "s")
     split = Store(tmp_path / "s").split("valid")
-    split.source(0)
+    split.row("source.tokens", 0)
     os.truncate(tmp_path / "s" / "valid-00000.source.tokens", 0)
     with pytest.raises(UserError, match=r"valid-00000.source.tokens: truncated"):
-        split.source(0)
+        split.row("source.tokens", 0)
 
 
 def test_text_that_is_damaged_is_an_error(tmp_path):
     write(tmp_path / "s")
     (tmp_path / "s" / "valid-00000.target.text").write_bytes(b"5\n\xff 4 4 4\n")
     split = Store(tmp_path / "s").split("valid")
-    for read in (split.target_text, lambda: split.texts("target", [1])):
+    for read in (lambda: split.lines("target.text"), lambda: split.lines("target.text", [1])):
         with pytest.raises(UserError, match=r"valid-00000.target.text: truncated or changed"):
             read()
 
@@ -255,7 +252,7 @@ def test_mappings_are_dropped_so_that_what_was_read_does_not_pile_up(tmp_path, m
     monkeypatch.setattr(ragged, "MAPPED_FILES", 10)
     split = Store(tmp_path / "s").split("valid")
     descriptors, order = len(os.listdir("/proc/self/fd")), np.random.default_rng(0).permutation(300)
-    ids, _ = split.gather("source", order)
+    ids, _ = split.gather("source.tokens", order)
     assert ids.tolist() == [token for i in order for token in SOURCE[i % 3]]
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 10
     monkeypatch.setattr(ragged, "MAPPED_ROWS", 20)
@@ -263,7 +260,7 @@ def test_mappings_are_dropped_so_that_what_was_read_does_not_pile_up(tmp_path, m
     original = ragged._Mapping
     monkeypatch.setattr(ragged, "_Mapping", lambda *file: mapped.append(file) or original(*file))
     for _ in range(21):
-        split.gather("target", [0, 1])
+        split.gather("target.tokens", [0, 1])
     assert len(mapped) == 2 * 2  # the two files once, and again after so many rows
 
 
@@ -274,7 +271,7 @@ def test_threads_may_read_at_the_same_time(tmp_path, monkeypatch):
     split = Store(tmp_path / "s").split("valid")
 
     def read(number: int) -> list[int]:
-        return split.gather("source", [number % 30, (number * 7) % 30])[0].tolist()
+        return split.gather("source.tokens", [number % 30, (number * 7) % 30])[0].tolist()
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -289,8 +286,8 @@ def test_threads_may_read_at_the_same_time(tmp_path, monkeypatch):
 def test_a_split_travels_to_another_process_without_its_mappings(tmp_path):
     write(tmp_path / "s")
     split = Store(tmp_path / "s").split("valid")
-    split.source(0)
-    assert pickle.loads(pickle.dumps(split)).source(2).tolist() == SOURCE[2]
+    split.row("source.tokens", 0)
+    assert pickle.loads(pickle.dumps(split)).row("source.tokens", 2).tolist() == SOURCE[2]
 
 
 def flip_first_byte(path):
@@ -363,7 +360,7 @@ def test_several_stores_have_the_splits_the_languages_and_a_digest_of_all(tmp_pa
     assert stores.digest == hashlib.sha256("\n".join(digests).encode()).hexdigest()
     assert Stores([tmp_path / "a"]).digest == digests[0]
     assert Stores([tmp_path / "b", tmp_path / "a"]).digest != Stores([tmp_path / "a", tmp_path / "b"]).digest
-    assert stores.tokenizers()[0].encode("d a") == words().encode("d a")
+    assert stores.tokenizers()["source"].encode("d a") == words().encode("d a")
     with pytest.raises(UserError, match=f"{tmp_path}/a, .*/c: no split 'test'; there is train, valid"):
         stores.split("test")
     flip_first_byte(tmp_path / "c" / "train-00001.source.tokens")
@@ -382,7 +379,7 @@ def test_a_shard_is_closed_and_flushed_when_it_is_full(tmp_path, monkeypatch):
     flushed = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.readlink(f"/proc/self/fd/{descriptor}")))
     with StoreWriter(tmp_path / "s", False, 2) as writer:
-        column = writer.column("train", "source.tokens", token_type(8))
+        column = writer.column("train", tokens("source.tokens", 8))
         for count in (1, 2, 5):  # within a shard, over its end, over two ends
             column.append(np.arange(count), np.ones(count, int))
         assert [Path(path).name for path in flushed] == [
@@ -420,9 +417,9 @@ def test_a_store_is_replaced_only_with_overwrite_and_kept_if_that_fails(tmp_path
         write(tmp_path / "s")
     with pytest.raises(ValueError, match="x"):
         write(tmp_path / "s", overwrite=True, fail=ValueError("x"), source=[[5], [5], [5]])
-    assert Store(tmp_path / "s").split("valid").source(0).tolist() == SOURCE[0]
+    assert Store(tmp_path / "s").split("valid").row("source.tokens", 0).tolist() == SOURCE[0]
     write(tmp_path / "s", overwrite=True, source=[[5], [5], [5]])
-    assert Store(tmp_path / "s").split("valid").source(0).tolist() == [5]
+    assert Store(tmp_path / "s").split("valid").row("source.tokens", 0).tolist() == [5]
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
@@ -536,7 +533,7 @@ def test_opening_a_store_of_a_billion_pairs_reads_its_manifest_and_tokenizers_on
     store = Stores([billion, billion])
     split = store.split("train")
     assert len(split) == 2 * BILLION
-    assert split.longest == (3, 4)
+    assert (split.longest("source.tokens"), split.longest("target.tokens")) == (3, 4)
     assert split.corpora[1][:3] == ("c", BILLION, 2 * BILLION)
     store.tokenizers()
     assert MANIFEST in opened
@@ -549,11 +546,12 @@ def test_a_range_in_the_middle_of_a_billion_pairs_is_read_alone(billion, opened,
     original = ragged._read
     monkeypatch.setattr(ragged, "_read", lambda *where: read.append(where[2:]) or original(*where))
     first = 51 * SHARD
-    for lengths in split.lengths(first - 1000, first + 500):
+    for side in ("source", "target"):
+        lengths = split.lengths(f"{side}.tokens", first - 1000, first + 500)
         assert lengths.dtype == np.int32
         assert lengths.tolist() == [TOKENS] * 1500
     assert read == [(SHARD - 1000, 1001), (0, 501)] * 2
-    ids, lengths = split.gather("source", [first - 1, first, first - 1000])
+    ids, lengths = split.gather("source.tokens", [first - 1, first, first - 1000])
     assert (lengths.tolist(), ids.tolist()) == ([TOKENS] * 3, [0] * 3 * TOKENS)
     shards = {name.partition(".")[0] for name in opened if "tokens" in name}
     assert shards == {"train-00050", "train-00051"}

@@ -20,10 +20,10 @@ def read_all(split) -> list:
     """Everything that there is to read."""
     examples = np.arange(len(split))
     return [
-        *(split.gather(side, examples)[0].tolist() for side in ("source", "target")),
-        *(lengths.tolist() for lengths in split.lengths(0, len(split))),
-        *(split.texts(side, examples) for side in ("source", "target")),
-        split.target_text(),
+        *(split.gather(f"{side}.tokens", examples)[0].tolist() for side in ("source", "target")),
+        *(split.lengths(f"{side}.tokens").tolist() for side in ("source", "target")),
+        *(split.lines(f"{side}.text", examples) for side in ("source", "target")),
+        split.lines("target.text"),
     ]
 
 
@@ -50,10 +50,10 @@ def test_a_file_in_place_of_another_is_named(tmp_path):
     path = tmp_path / "s" / "valid-00000.source.tokens.offsets"
     np.array([0, 0, 3], "<i8").tofile(path)  # sorted, within the file, and wrong
     split = Store(tmp_path / "s").split("valid")
-    for read in (lambda: split.source(0), lambda: split.lengths(0, 1)):
+    for read in (lambda: split.row("source.tokens", 0), lambda: split.lengths("source.tokens", 0, 1)):
         with pytest.raises(UserError, match=f"{path}: truncated or changed"):
             read()
-    assert split.target(0).tolist() == SOURCE[0]
+    assert split.row("target.tokens", 0).tolist() == SOURCE[0]
 
 
 def test_only_the_blocks_that_are_read_are_verified(tmp_path, monkeypatch):
@@ -64,19 +64,19 @@ def test_only_the_blocks_that_are_read_are_verified(tmp_path, monkeypatch):
     path = tmp_path / "s" / "valid-00000.source.tokens"
     flip(path, 8 * 16 * 10)
     split = Store(tmp_path / "s").split("valid")
-    assert split.gather("source", [9, 11, 3])[0].tolist() == rows[0] * 3
+    assert split.gather("source.tokens", [9, 11, 3])[0].tolist() == rows[0] * 3
     with pytest.raises(UserError, match=f"{path}: truncated or changed"):
-        split.source(10)
+        split.row("source.tokens", 10)
 
 
 def test_a_file_that_was_replaced_is_verified_again(tmp_path):
     write(tmp_path / "s")
     store = Store(tmp_path / "s")
-    assert store.split("valid").source(0).tolist() == SOURCE[0]
+    assert store.split("valid").row("source.tokens", 0).tolist() == SOURCE[0]
     path = tmp_path / "s" / "valid-00000.source.tokens"
     flip_first_byte(path)
     with pytest.raises(UserError, match=f"{path}: truncated or changed"):
-        store.split("valid").source(0)
+        store.split("valid").row("source.tokens", 0)
 
 
 @pytest.mark.parametrize("name", [MANIFEST, SEAL, BLOCKS])
@@ -86,7 +86,7 @@ def test_what_comes_from_another_store_is_blamed_itself(tmp_path, name):
     shutil.copy(tmp_path / "b" / name, tmp_path / "a" / name)
     blamed = MANIFEST if name == SEAL else name  # which of these two is right cannot be known; both are named
     with pytest.raises(UserError, match=f"^{tmp_path}/a/{blamed}: ") as error:
-        Store(tmp_path / "a").split("valid").source(0)
+        Store(tmp_path / "a").split("valid").row("source.tokens", 0)
     assert name in str(error.value)
 
 
@@ -206,5 +206,5 @@ def test_a_store_that_was_being_replaced_when_its_writer_was_killed_is_put_back(
     (tmp_path / "s").rename(tmp_path / ".replaced-s")
     with pytest.raises(UserError, match="there is a store already"):
         write(tmp_path / "s")
-    assert Store(tmp_path / "s").split("valid").source(0).tolist() == SOURCE[0]
+    assert Store(tmp_path / "s").split("valid").row("source.tokens", 0).tolist() == SOURCE[0]
     assert os.listdir(tmp_path) == ["s"]

@@ -229,13 +229,13 @@ def test_a_learned_shortlist_has_the_likely_and_the_frequent(store, learned):
     data = Store(store)
     task = Task(data)
     shortlist = Shortlist.load(str(learned), task)
-    source, target = (tokenizer.vocabulary for tokenizer in data.tokenizers())
+    source, target = (tokenizer.vocabulary for tokenizer in data.tokenizers().values())
     for letter in "abcdefghij":  # each is its own translation in this corpus
         assert shortlist.translations[source.index(letter), 0] == target.index(letter)
     counts = defaultdict(int)
     split = data.split("train")
     for i in range(len(split)):
-        for symbol in split.target(i).tolist():
+        for symbol in split.row("target.tokens", i).tolist():
             counts[symbol] += 1
     assert sorted(counts.values())[-3:][::-1] == [counts[symbol] for symbol in shortlist.frequent.tolist()]
     candidates = shortlist.of([source.index("a")], [])
@@ -245,7 +245,7 @@ def test_a_learned_shortlist_has_the_likely_and_the_frequent(store, learned):
 
 class Task:
     def __init__(self, store):
-        self.source_tokenizer, self.target_tokenizer = store.tokenizers()
+        self.source_tokenizer, self.target_tokenizer = store.tokenizers().values()
 
 
 def test_a_shortlist_comes_and_goes_through_pipes(store, learned, pipe, tmp_path, s2s, capfdbinary):

@@ -181,7 +181,7 @@ def test_contradictions_are_told(s2s, files, capsys, words, message):
 def test_a_store_is_its_own_reference(s2s, store, tmp_path, capsys):
     from s2s.data.store import Store
 
-    (tmp_path / "hyp").write_text("".join(f"{line}\n" for line in Store(store).split("test").target_text()))
+    (tmp_path / "hyp").write_text("".join(f"{line}\n" for line in Store(store).split("test").lines("target.text")))
     words = [f"hypothesis={tmp_path}/hyp", f"store={store}", "metrics=ser"]
     assert s2s("score", *words) == 0
     assert " = 0.00 " in capsys.readouterr().out

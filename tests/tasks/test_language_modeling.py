@@ -48,11 +48,11 @@ def test_batches_hold_targets_and_empty_sources(store, batching):
     dataset = task.dataset(split)
     source, target = dataset.lengths(0, 5)
     assert source.tolist() == [1] * 5
-    assert target.tolist() == [len(split.target(i)) + 1 for i in range(5)]
+    assert target.tolist() == [len(split.row("target.tokens", i)) + 1 for i in range(5)]
     rows = np.array([3, 2]) if batching == "packed" else None
     batch = dataset.collate(np.arange(5), rows)
     assert int(batch.target_lengths.sum()) == int(target.sum())
-    assert batch.target[0, : target[0] - 1].tolist() == split.target(0).tolist()
+    assert batch.target[0, : target[0] - 1].tolist() == split.row("target.tokens", 0).tolist()
     assert int(batch.sources[0].lengths.sum()) == 5
 
 

@@ -73,15 +73,15 @@ def test_a_batch_holds_normalised_features_and_targets(name, request):
     for features, example, target, shown in zip(
         rows(source.values, source.lengths), examples, batch.target, batch.decoder_input, strict=True
     ):
-        raw, _ = split.features(np.array([example]))
-        mean, deviation = (np.array(store.manifest["cmvn"][key]) for key in ("mean", "deviation"))
+        raw, _ = dataset.recordings.features(np.array([example]))
+        mean, deviation = (np.array(store.facts["cmvn"][key]) for key in ("mean", "deviation"))
         torch.testing.assert_close(features.double(), torch.from_numpy((raw - mean) / deviation), rtol=1e-4, atol=1e-4)
-        ids = split.target(example).tolist()
+        ids = split.row("target.tokens", example).tolist()
         assert target[: len(ids) + 1].tolist() == [*ids, EOS]
         assert shown[: len(ids) + 1].tolist() == [BOS, *ids]
         assert set(target[len(ids) + 1 :].tolist()) <= {PAD}
     assert batch.counts.source + batch.counts.source_padding == source.values.size(0) * source.values.size(1)
-    assert task.text(split.target(3).tolist(), None) == split.texts("target", [3])[0]
+    assert task.text(split.row("target.tokens", 3).tolist(), None) == split.lines("target.text", [3])[0]
 
 
 def test_utterance_normalisation_is_of_each_utterance(folder):

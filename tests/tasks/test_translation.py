@@ -28,7 +28,10 @@ def rows(ids, lengths):
 
 def test_a_batch_by_hand(dataset):
     batch = dataset.collate([5, 300, 7])
-    expected = [(dataset.split.source(i).tolist(), dataset.split.target(i).tolist()) for i in (5, 300, 7)]
+    expected = [
+        (dataset.split.row("source.tokens", i).tolist(), dataset.split.row("target.tokens", i).tolist())
+        for i in (5, 300, 7)
+    ]
     (source,) = batch.sources
     assert rows(source.values, source.lengths) == [[*ids, EOS] for ids, _ in expected]
     assert rows(batch.target, batch.target_lengths) == [[*ids, EOS] for _, ids in expected]
@@ -114,7 +117,7 @@ def test_sampled_pieces_are_the_same_text_and_redrawn(text_store):
     first, again, second = (drawn(dataset, examples, epoch) for epoch in (1, 1, 2))
     torch.testing.assert_close(first.target, again.target)
     assert rows(first.target, first.target_lengths) != rows(second.target, second.target_lengths)
-    lines = data.split("train").texts("target", examples)
+    lines = data.split("train").lines("target.text", examples)
     for batch in (first, second, dataset.collate(examples)):
         assert [task.text(ids, None) for ids in rows(batch.target, batch.target_lengths)] == lines
 
@@ -126,8 +129,10 @@ def test_character_noise_changes_the_source_text_only(text_store):
     batch = drawn(dataset, np.arange(100), character_noise=0.2)
     sources = [task.source_tokenizer.decode(ids) for ids in rows(batch.sources[0].values, batch.sources[0].lengths)]
     targets = [task.text(ids, None) for ids in rows(batch.target, batch.target_lengths)]
-    assert targets == data.split("train").texts("target", np.arange(100))
-    different = sum(a != b for a, b in zip(sources, data.split("train").texts("source", np.arange(100)), strict=True))
+    assert targets == data.split("train").lines("target.text", np.arange(100))
+    different = sum(
+        a != b for a, b in zip(sources, data.split("train").lines("source.text", np.arange(100)), strict=True)
+    )
     assert 40 < different < 95
 
 
@@ -209,7 +214,7 @@ def test_a_model_that_writes_in_another_order_is_read_in_the_right_one(store, tm
              "data.batch_tokens=400", "optim.warmup_updates=50", "model.dropout=0"]  # fmt: skip
     assert s2s("train", *words) == 0
     assert s2s("generate", f"checkpoint={run}", f"store={store}", "split=valid", f"output={out}") == 0
-    references = Store(store).split("valid").target_text()
+    references = Store(store).split("valid").lines("target.text")
     hypotheses = out.read_text().splitlines()
     valid = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     exact = [event["exact_match"] for event in valid if event["kind"] == "valid"][-1]

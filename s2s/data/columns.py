@@ -1,0 +1,104 @@
+"""Columns of a store: what a split holds of each example, by name. A task declares them; the store knows no task.
+
+A column NAME is a pair of files for each shard (`s2s.data.ragged`): `SPLIT-SHARD.NAME` and `SPLIT-SHARD.NAME.offsets`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from s2s.config.shapes import one_of, text, whole
+from s2s.errors import UserError
+
+BYTES = "|u1"
+# What an example has in a column of each kind, and the types of its values.
+KINDS = {
+    "tokens": (BYTES, "<u2", "<u4"),  # ids of a vocabulary
+    "text": (BYTES,),  # a line of UTF-8, its line feed included
+    "json": (BYTES,),  # the same, an object: what is known of the example
+    "array": (BYTES, "<i2", "<i4", "<i8", "<f2", "<f4", "<f8"),  # any number of rows, each of `width` values
+    "number": ("<i8", "<f8"),  # one
+}
+COLUMN = {
+    "kind": one_of(*KINDS), "type": one_of(*dict.fromkeys(name for types in KINDS.values() for name in types)),
+    "width": whole(1), "values": whole(0), "longest": whole(0),
+}  # fmt: skip
+NAME = text(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)?", "the name of a column")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column.
+
+    Attributes:
+        name: Of the column; those of one stream of data begin alike: `source.tokens` and `source.text`.
+        kind: Of KINDS.
+        type: Of the values, as numpy spells it; the one of the kind where it has only one.
+        width: Values of a row of an array, such as the features of a frame.
+
+    Raises:
+        ValueError: a kind, a type or a width that there is not.
+    """
+
+    name: str
+    kind: str
+    type: str = BYTES
+    width: int = 1
+
+    def __post_init__(self):
+        if self.type not in KINDS.get(self.kind, ()) or self.width < 1 or (self.width > 1 and self.kind != "array"):
+            raise ValueError(f"column {self.name}: no kind {self.kind} of type {self.type} and width {self.width}")
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.type)
+
+    @property
+    def is_text(self) -> bool:
+        return self.kind in ("text", "json")
+
+
+def tokens(name: str, symbols: int) -> Column:
+    """A column of ids of a vocabulary of so many symbols, in the smallest type that holds them."""
+    return Column(name, "tokens", np.min_scalar_type(symbols - 1).newbyteorder("<").str)
+
+
+def facts_of(column: Column, values: int, longest: int) -> dict[str, Any]:
+    """What a manifest says of a column: of its examples together and of the longest one the number of values."""
+    return {"kind": column.kind, "type": column.type, "width": column.width, "values": values, "longest": longest}
+
+
+def of_facts(name: str, facts: dict[str, Any]) -> Column:
+    """The column of what a manifest says. Raises UserError."""
+    try:
+        return Column(name, facts["kind"], facts["type"], facts["width"])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def of_old_split(split: dict[str, Any], features: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """The columns of a split as a manifest of format 2 or 3 describes it.
+
+    Args:
+        split: The split.
+        features: The manifest's, of a store of speech.
+    """
+
+    def stream(name: str) -> Iterable[tuple[str, dict[str, Any]]]:
+        lengths, facts = split[name]["lengths"], split[name]
+        kind = Column(f"{name}.tokens", "tokens", facts["type"])
+        yield kind.name, facts_of(kind, facts.get("tokens", 0), lengths["max"])
+        if split["text"]:
+            yield f"{name}.text", facts_of(Column(f"{name}.text", "text"), 0, 0)
+
+    if features is None:
+        return {**dict(stream("source")), **dict(stream("target"))}
+    keep, width = features["keep"], features["bins"] if features["keep"] == "features" else 1
+    source = Column(f"source.{keep}", "array", split["source"]["type"], width)
+    known = Column("source.utterance", "json")
+    longest = split["source"]["lengths"]["max"] * width  # of a waveform in frames
+    return {
+        source.name: facts_of(source, 0, longest), known.name: facts_of(known, 0, 0), **dict(stream("target"))
+    }  # fmt: skip
