@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from s2s.data.speech import Recordings
+from s2s.data.store import Store, Stores, digest
+from s2s.tasks.speech import SpeechToTextTask
+
 OLD = Path(__file__).with_name("fixtures") / "format1"
 EXPECTED = json.loads((OLD / "expected.json").read_text())
 
@@ -56,3 +60,50 @@ def test_a_checkpoint_starts_another_run(s2s, tmp_path, capsys):
     words = ["--config", str(config_of(tmp_path)), f"store={OLD / 'store'}", f"run={tmp_path / 'run'}"]
     assert s2s("train", *words, "train.max_updates=1", f"train.init.checkpoint={OLD / 'run'}") == 0
     assert "init: embeddings, encoder, decoder" in capsys.readouterr().err
+
+
+# Stores of format 3, which did not declare their columns.
+
+THREE = OLD.parent / "format3"
+DIGESTS = {
+    "text": "15fe3638fb77ee9db53a83b5d98d680ae5a65a1d3840e62793ba211174e4aa19",
+    "features": "bb118824cd66a149e4f034ff9d4b29736540ff86419d44a7d095cad23941a2d2",
+    "waveform": "c664c1ae4a52f7459a71d86bbd5bd69f07eafc31dc01e75f66d3cf818c9724a5",
+}
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_a_store_of_format_3_is_read_and_has_the_digest_that_it_had(name):
+    store = Store(THREE / name)
+    assert (store.digest, digest(store.manifest)) == (DIGESTS[name], DIGESTS[name])
+    store.verify(store.splits)
+
+
+def test_its_text_is_what_it_was():
+    store = Store(THREE / "text")
+    train, test = store.split("train"), store.split("test")
+    assert [train.row("source.tokens", i).tolist() for i in (0, 5, 11)] == [[4, 4], [4, 4, 5, 5], [6, 5, 6, 5, 5]]
+    assert [train.row("target.tokens", i).tolist() for i in (0, 5, 11)] == [[4, 4], [5, 5, 4, 4], [5, 5, 6, 5, 6]]
+    assert test.lines("source.text") == ["d e d", "", "c f"]
+    assert list(train.columns) == ["source.tokens", "target.tokens"]
+    assert train.longest("source.tokens") == 5
+
+
+def test_its_recordings_are_what_they_were():
+    store = Store(THREE / "features")
+    task, split = SpeechToTextTask.setup(store), store.split("train")
+    features, frames = Recordings(split, task.fbank).features(np.array([0, 3]))
+    assert (frames.tolist(), float(features.sum())) == ([19, 34], pytest.approx(4070.35546875))
+    assert split.known([1]) == [{"id": "train1", "speaker": "s1", "language": None, "seconds": 0.339}]
+    assert split.lines("target.text") == ["b a b", "a a b", "a a b", "b a b"]
+    store = Store(THREE / "waveform")
+    features, frames = Recordings(store.split("valid"), task.fbank).features(np.array([1]))
+    assert (frames.tolist(), float(features.sum())) == ([26], pytest.approx(1907.962890625))
+
+
+def test_a_new_store_goes_with_one_of_format_3(tmp_path, s2s):
+    for side in ("src", "tgt"):
+        (tmp_path / f"more.{side}").write_text("a b\nc\n")
+    words = ["source=src", "target=tgt", f"tokenizer_from={THREE}/text", f"train={tmp_path}/more", "workers=1"]
+    assert s2s("preprocess", *words, f"store={tmp_path}/store") == 0
+    assert len(Stores([THREE / "text", tmp_path / "store"]).split("train")) == 14

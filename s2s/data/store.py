@@ -211,7 +211,8 @@ class Store:
             declared = declared_columns(self.manifest, split)
             return {name: (columns.of_facts(name, one), one) for name, one in declared.items()}
         except (UserError, KeyError, ValueError) as error:
-            raise UserError(f"{self.path / MANIFEST}: split '{split}': its columns: {error}; {AGAIN}") from error
+            wrong = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
+            raise UserError(f"{self.path / MANIFEST}: split '{split}': its columns: {wrong}; {AGAIN}") from error
 
     def _check_shards(self, split: str) -> None:
         """See whether the shards are those of the manifest's counts."""

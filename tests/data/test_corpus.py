@@ -103,7 +103,7 @@ def test_chunks_cover_the_file_and_say_how_much_of_it_was_read(tmp_path, small_c
     chunks = list(find(tmp_path).chunks())
     assert len(chunks) > 5
     assert sum(chunk.read for chunk in chunks) == find(tmp_path).size
-    assert [chunk.first_line for chunk in chunks[:2]] == [1, 1 + chunks[0].source.count(b"\n")]
+    assert [chunk.first_line for chunk in chunks[:2]] == [1, 1 + chunks[0].parts[0].count(b"\n")]
 
 
 def feed(path, data: bytes) -> None:

@@ -207,7 +207,7 @@ lengths = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30)
 
 @given(lengths, st.integers(0, 4), st.integers(1, 9), st.none() | st.floats(1, 5))
 def test_selection_equals_the_slow_obvious_one(pairs, low, high, ratio):
-    keep, dropped = select(*np.array(pairs, int).reshape(-1, 2).T, FilterConfig(low, high, ratio))
+    keep, dropped = select(np.array(pairs, int).reshape(-1, 2).T, FilterConfig(low, high, ratio))
     for (source, target), kept in zip(pairs, keep, strict=True):
         short, long = sorted((source, target))
         assert kept == (short >= low and long <= high and (ratio is None or long <= ratio * short))
@@ -223,7 +223,7 @@ def test_the_report_counts_tokens_unknowns_and_characters(run, data):
     assert code == 0
     report = json.loads(out)
     assert report["splits"]["train"]["source"] == {
-        "type": "|u1", "tokens": 5, "unknown": 0, "characters": 8, "unknown_rate": 0.0, "characters_per_token": 1.6,
+        "tokens": 5, "unknown": 0, "characters": 8, "unknown_rate": 0.0, "characters_per_token": 1.6,
         "lengths": {"50%": 2, "90%": 3, "99%": 3, "max": 3}, "histogram": {"tokens": 1, "lines": [0, 0, 1, 1]},
     }  # fmt: skip
     assert report["splits"]["train"]["premium"] == {

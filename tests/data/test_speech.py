@@ -101,7 +101,7 @@ def test_waveforms_give_the_same_features_and_can_be_perturbed(make, tmp_path):
     waveforms.verify()
     one, other = recordings(features.split("train")), recordings(waveforms.split("train"))
     assert np.array_equal(one.lengths(0, 5), other.lengths(0, 5))
-    assert list(waveforms.split("train").columns)[0] == "source.waveform"
+    assert next(iter(waveforms.split("train").columns)) == "source.waveform"
     order = np.array([4, 1])
     (first, frames), (second, again) = one.features(order), other.features(order)
     np.testing.assert_allclose(first, second, rtol=2**-11)
@@ -127,7 +127,7 @@ def test_means_are_those_of_the_training_split(make, tmp_path):
     store = Store(make("store", f"train={train}", f"valid={valid}"))
     whole = np.concatenate([expected(tmp_path / "a", number) for number in range(5)]).astype(np.float16)
     assert store.facts["cmvn"] == Statistics.of(whole).facts()
-    assert feature_config(store.manifest, tmp_path) == FeatureConfig(sample_rate=8000, bins=20)
+    assert feature_config(store.facts, tmp_path) == FeatureConfig(sample_rate=8000, bins=20)
     for kind in ("utterance", "none"):
         assert Store(make(kind, f"train={train}", f"features.cmvn={kind}")).facts["cmvn"] is None
 
@@ -312,7 +312,9 @@ def test_filters_hold_for_training_and_are_counted(make, tmp_path, s2s, capsys):
     assert (len(store.split("train")), len(store.split("valid"))) == (1, 5)
     words = ["tokenizer=bytes", f"train={manifest}", f"store={tmp_path / 'none'}", "filter.max_seconds=0.1"]
     assert s2s("preprocess", *OPTIONS, *words) == 2
-    assert "train: all utterances are filtered away: filter.max_seconds drops 5" in capsys.readouterr().err
+    assert (
+        f"train: {manifest}: all 5 utterances are filtered away: filter.max_seconds drops 5" in capsys.readouterr().err
+    )
 
 
 def test_select_counts_the_first_rule_that_drops():
@@ -456,7 +458,7 @@ def test_inspect_tells_of_speech_and_of_damage(make, s2s, tmp_path, capsys):
     assert s2s("inspect", store) == 0
     said = capsys.readouterr().out
     assert "features: sample_rate=8000 bins=20" in said
-    assert "split  pairs  dropped  hours  target tokens  shards  text" in said
+    assert "split  pairs  dropped  hours  source.features  target.tokens  shards  text" in said
     content = bytearray((store / "train-00000.source.features").read_bytes())
     content[100] ^= 1
     (store / "train-00000.source.features").write_bytes(content)

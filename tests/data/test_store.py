@@ -486,7 +486,9 @@ def billion(tmp_path):
             with open(tmp_path / "s" / f"train-{shard:05d}.{side}.tokens.offsets", "rb+") as file:
                 file.seek(8 * numbers[0])
                 file.write((TOKENS * numbers).astype(OFFSET).tobytes())
-    counts = {"pairs": BILLION, "shards": shards, "text": False, "corpora": [{"name": "c", "kept": BILLION}]}
+    columns = manifest["splits"]["train"]["columns"]
+    columns = {name: facts for name, facts in columns.items() if facts["kind"] == "tokens"}
+    counts = {"pairs": BILLION, "shards": shards, "columns": columns, "corpora": [{"name": "c", "kept": BILLION}]}
     manifest["splits"]["train"] |= counts
     for path in (tmp_path / "s").glob("*.text*"):
         path.unlink()

@@ -114,6 +114,12 @@ def as_format_2(path) -> None:
     """Make of a store one as it was before blocks and the manifest had hashes."""
     manifest = json.loads((path / MANIFEST).read_text())
     del manifest["other_files"], manifest["block_size"]
+    for split in manifest["splits"].values():
+        columns = split.pop("columns")
+        for side in ("source", "target"):
+            tokens = columns[f"{side}.tokens"]
+            split[side] = {"type": tokens["type"], "lengths": {"max": tokens["longest"]}, "tokens": tokens["values"]}
+        split["text"] = "target.text" in columns
     (path / MANIFEST).write_text(json.dumps(manifest | {"format": 2}, indent=2))
     (path / SEAL).unlink()
     (path / BLOCKS).unlink()
@@ -164,9 +170,11 @@ def test_a_manifest_of_another_shape_is_named_whoever_sealed_it(tmp_path, change
 
 def test_a_type_of_tokens_is_one_of_those_that_there_are(tmp_path):
     manifest = write(tmp_path / "s")
-    manifest["splits"]["valid"]["source"]["type"] = "O"
+    manifest["splits"]["valid"]["columns"]["source.tokens"]["type"] = "O"
     write_manifest(tmp_path / "s", manifest)
-    with pytest.raises(UserError, match=r"type: one of \|u1, <u2, <u4, <f2, <i2 is needed, not 'O'"):
+    with pytest.raises(
+        UserError, match=r"type: one of \|u1, <u2, <u4, <i2, <i4, <i8, <f2, <f4, <f8 is needed, not 'O'"
+    ):
         Store(tmp_path / "s")
 
 
@@ -208,3 +216,32 @@ def test_a_store_that_was_being_replaced_when_its_writer_was_killed_is_put_back(
         write(tmp_path / "s")
     assert Store(tmp_path / "s").split("valid").row("source.tokens", 0).tolist() == SOURCE[0]
     assert os.listdir(tmp_path) == ["s"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"kind": "tokens", "type": "<f4"}, "column source.tokens: no kind tokens of type <f4 and width 1"),
+        ({"kind": "text", "type": "|u1", "width": 2}, "column source.tokens: no kind text of type |u1 and width 2"),
+        (None, "its counts do not fit its files"),
+    ],
+)
+def test_columns_that_cannot_be_are_named(tmp_path, facts, said):
+    manifest = write(tmp_path / "s")
+    columns = manifest["splits"]["valid"]["columns"]
+    if facts:
+        columns["source.tokens"] |= facts
+    else:
+        columns["more"] = columns["target.text"]
+    write_manifest(tmp_path / "s", manifest)
+    with pytest.raises(UserError) as error:
+        Store(tmp_path / "s")
+    assert said in str(error.value)
+
+
+def test_a_manifest_of_this_format_declares_its_columns(tmp_path):
+    manifest = write(tmp_path / "s")
+    del manifest["splits"]["valid"]["columns"]
+    write_manifest(tmp_path / "s", manifest)
+    with pytest.raises(UserError, match="split 'valid': its columns: columns is missing; make the store again"):
+        Store(tmp_path / "s")

@@ -37,7 +37,8 @@ class Pairs:
     def __len__(self):
         return len(self.pairs)
 
-    def gather(self, side, numbers):
+    def gather(self, column, numbers):
+        side = column.removesuffix(".tokens")
         rows = [self.pairs[i][side == "target"] for i in numbers]
         return np.array([symbol for row in rows for symbol in row], np.int64), np.array([len(row) for row in rows])
 
