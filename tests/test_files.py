@@ -178,7 +178,7 @@ def test_of_many_writers_that_come_and_go_one_at_a_time_has_the_place(tmp_path):
         subprocess.Popen([sys.executable, "-c", code, tmp_path / "f"], stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    assert all(int(process.communicate()[0]) > 10 for process in running)
+    assert all(int(process.communicate()[0]) > 0 for process in running)
     assert os.listdir(tmp_path) == []
 
 

@@ -162,9 +162,9 @@ class Lines:
                 yield from iter(functools.partial(file.readline, 1 << 20), b"")
 
     def add(self, text: str) -> None:
-        """Append a line; a file that was deleted meanwhile begins anew. Raises OSError where there is no space for any
-        of it."""
-        if self._deleted():
+        """Append a line; a file that was deleted meanwhile begins anew, and one that was closed is opened for it.
+        Raises OSError where there is no space for any of it."""
+        if self.file.closed or self._deleted():
             old = self.file
             self._open()
             old.close()

@@ -22,7 +22,7 @@ from typing import Any
 import torch.distributed as dist
 
 POLL, GRACE = 0.5, 3.0  # seconds between beats, and that a process has to end by itself
-HEARD = 2.0  # seconds, less than GRACE, that rank 0 stays for the others to hear of a failure: it holds the store
+LATE = 8.0  # seconds that a beat may take on a busy machine: what is not heard of till then is gone
 NEWS = "news"  # the key of what ended the run: its exit code, and which process is to be woken
 
 
@@ -46,7 +46,7 @@ class Watch:
         self._beats = 0
         self._seen: list[dict[str, Any]] = [{} for _ in range(size)]  # the last beat of each
         self._silent = [0.0] * size  # seconds since then
-        self._answers, self._stop, self._news = 0, threading.Event(), None
+        self._answers, self._stop, self._news, self._gone = 0, threading.Event(), None, {rank}
         within = datetime.timedelta(seconds=timeout)
         if rank == 0:
             address = _address()
@@ -68,22 +68,31 @@ class Watch:
     def fail(self, code: int) -> int | None:
         """Tell the others that this process ends with an exit code. Returns the code of the one that was first, if
         another one was; what happens here came of that."""
-        if self._news:
-            return self._news["code"]
+        first = None
         with contextlib.suppress(RuntimeError):  # rank 0 is gone
-            return self._tell({"code": code})
-        return None
+            first = self._news["code"] if self._news else self._tell({"code": code})
+            self._stay()
+        ending = threading.Timer(LATE, os._exit, [code if first is None else first])  # if not by itself
+        ending.daemon = True
+        ending.start()
+        return first
 
     def quiet(self) -> list[int]:
-        """The ranks that do not beat just now."""
+        """The ranks that beat no more; none where it is known what ends the run."""
+        ranks = [rank for rank in range(self.size) if rank != self.rank]
         try:
-            ranks = [rank for rank in range(self.size) if rank != self.rank]
-            before = self._look(ranks)
-            time.sleep(4 * POLL)
-            after = self._look(ranks)
+            before, until = None, time.monotonic() + LATE
+            while ranks and not self._news and time.monotonic() < until:
+                seen = self._look(ranks)
+                before = before or seen
+                ranks = [rank for rank in ranks if seen[rank] == before[rank]]
+                time.sleep(POLL)
         except RuntimeError:
-            return [0]
-        return [rank for rank in ranks if before[rank] == after[rank]]
+            ranks = [0]
+        if self._news:
+            return []
+        self._gone.update(ranks)
+        return ranks
 
     def name(self, rank: int) -> str:
         """A process in words: which one, where, and how far it had come."""
@@ -102,7 +111,7 @@ class Watch:
                 self._parent = os.getppid()
             try:
                 self._beat()
-                if self._store.check([NEWS]):
+                if not self._news and self._store.check([NEWS]):
                     self._hear(json.loads(self._store.get(NEWS)))
                 before = list(self._seen)
                 self._look(others)
@@ -121,9 +130,12 @@ class Watch:
             silent = 0.0 if self._answers != answers else silent + POLL
             answers = self._answers
             if silent >= self.timeout and not self._news:
-                self._news = {"code": 1}
-                self._say(0)
                 _wake(self._seen[0])
+                telling = threading.Thread(target=self._give_up, args=[0], daemon=True)
+                telling.start()
+                telling.join(GRACE)
+                if telling.is_alive():  # it does not wake
+                    self._say(0)
                 os._exit(1)
 
     def _beat(self) -> None:
@@ -141,29 +153,40 @@ class Watch:
 
     def _give_up(self, rank: int) -> None:
         """End all, because a process shows no sign of life."""
-        if self._tell({"code": 1, "wake": self._seen[rank]}) is None:
+        first = None
+        with contextlib.suppress(RuntimeError):  # rank 0 is gone
+            first = self._tell({"code": 1, "wake": self._seen[rank]})
+        if first is None:
             self._say(rank)
+            self._stay()
             os._exit(1)
 
     def _tell(self, news: dict[str, Any]) -> int | None:
         """Publish what ends the run. Returns the exit code of what another one has published before."""
         self._news = news
+        self._store.set(f"heard/{self.rank}", "")
         if self._store.add("failures", 1) > 1:
             self._news = json.loads(self._store.get(NEWS))
             return self._news["code"]
         self._store.set(NEWS, json.dumps(news))
         _wake(news.get("wake"))
-        until = time.monotonic() + HEARD
-        while self.rank == 0 and self._store.add("heard", 0) < self.size - 1 and time.monotonic() < until:
-            time.sleep(POLL / 10)
         return None
+
+    def _stay(self) -> None:
+        """Rank 0, which holds the store, waits for all that may be alive to hear what ends the run."""
+        until = time.monotonic() + LATE
+        alive = [f"heard/{rank}" for rank in range(self.size) if rank not in self._gone]
+        while self.rank == 0 and alive and not self._store.check(alive) and time.monotonic() < until:
+            time.sleep(POLL / 10)
 
     def _hear(self, news: dict[str, Any]) -> None:
         """End with the exit code of another one, soon if not by itself."""
         self._news = news
-        self._store.add("heard", 1)
+        with contextlib.suppress(RuntimeError):  # rank 0 is gone
+            self._store.set(f"heard/{self.rank}", "")
         _wake(news.get("wake"))
         time.sleep(GRACE)
+        self._stay()
         os._exit(news["code"])
 
     def _say(self, rank: int) -> None:

@@ -86,8 +86,8 @@ def test_what_has_come_is_not_kept_waiting_for_more(folder):
         os.close(read)
         os.write(write, b"one\ntwo\nthr")
         assert reader.arrived(100, 1000, 0.01) == [b"one\n", b"two\n"]
-        threading.Timer(0.05, os.write, (write, b"ee\nfour\n")).start()
         start = time.perf_counter()
+        threading.Timer(0.05, os.write, (write, b"ee\nfour\n")).start()
         assert reader.arrived(100, 1000, 0) == [b"three\n", b"four\n"]  # which it waits for: there is no line yet
         assert time.perf_counter() - start > 0.04
         os.write(write, b"five\n")

@@ -643,7 +643,7 @@ def test_workers_end_when_the_command_is_killed(data):
     process = stalled(data, 2)
     process.kill()
     process.communicate(timeout=120)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while alive(process.pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)

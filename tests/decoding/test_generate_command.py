@@ -356,8 +356,8 @@ def test_a_signal_ends_the_command_inside_a_long_call(spawn, runs, tmp_path, num
     time.sleep(0.5)
     started = time.monotonic()
     process.send_signal(number)
-    _, error = process.communicate(timeout=20)
-    assert time.monotonic() - started < 4
+    _, error = process.communicate(timeout=60)
+    assert time.monotonic() - started < 8
     assert process.returncode == 128 + number
     assert error == ("s2s-generate: interrupted\n" if number == signal.SIGINT else "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]

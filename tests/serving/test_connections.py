@@ -51,7 +51,7 @@ def short(translator):
 def test_what_does_not_come_in_time_is_not_waited_for(short, sent):
     start = time.monotonic()
     answer = rest(raw(short, HALVES[sent]))
-    assert 0.25 < time.monotonic() - start < 5
+    assert 0.25 < time.monotonic() - start < 15
     assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n") if sent != "nothing" else answer == b""
     assert ask(short, lines=["a"])[0] == 200
 
@@ -60,24 +60,25 @@ def test_what_does_not_come_in_time_is_not_waited_for(short, sent):
 def test_a_byte_now_and_then_gains_no_time(short, head):
     client, start = raw(short, head), time.monotonic()
     try:
-        while time.monotonic() - start < 10:
+        while time.monotonic() - start < 15:
             client.sendall(b" " if head else b"G")
             time.sleep(0.05)
     except (BrokenPipeError, ConnectionResetError):
         pass
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15
 
 
-def test_a_connection_is_kept_for_the_next_request_and_not_longer(short):
-    client = raw(short, request(lines=["a"]))
-    assert b"HTTP/1.1 200" in client.recv(65536)
-    time.sleep(0.1)
-    client.sendall(request(lines=["a"])[:-4])
-    time.sleep(0.1)
-    client.sendall(request(lines=["a"])[-4:] + request(lines=["a"])[:-4])  # the next one in the same packet
-    time.sleep(0.1)
-    client.sendall(request(lines=["a"])[-4:])
-    assert rest(client).count(b"HTTP/1.1 200") == 2
+def test_a_connection_is_kept_for_the_next_request_and_not_longer(translator):
+    with serving(translator, patience=replace(PATIENCE, idle=2)) as (port, _):
+        client = raw(port, request(lines=["a"]))
+        assert b"HTTP/1.1 200" in client.recv(65536)
+        time.sleep(0.1)
+        client.sendall(request(lines=["a"])[:-4])
+        time.sleep(0.1)
+        client.sendall(request(lines=["a"])[-4:] + request(lines=["a"])[:-4])  # the next one in the same packet
+        time.sleep(0.1)
+        client.sendall(request(lines=["a"])[-4:])
+        assert rest(client).count(b"HTTP/1.1 200") == 2
 
 
 def test_a_client_that_does_not_read_its_answer_is_left(translator):
@@ -116,7 +117,7 @@ def test_garbage_and_headers_without_end(short):
 
 
 def test_a_server_that_ends_refuses_what_has_not_come_and_answers_the_rest(translator):
-    with serving(translator, wait=1.2, patience=SHORT) as (port, batcher):
+    with serving(translator, wait=3, patience=replace(SHORT, body=10)) as (port, batcher):
         whole, half = raw(port, request(lines=["a"])), raw(port, HALVES["half a body"])
         until(lambda: batcher.waiting == 1 and batcher.metrics.value("requests_in_flight") == 2)
     answers = [rest(client) for client in (whole, half)]
@@ -124,7 +125,7 @@ def test_a_server_that_ends_refuses_what_has_not_come_and_answers_the_rest(trans
 
 
 def test_a_terminated_server_answers_what_is_in_flight(spawn, run, lines):
-    process = spawn("serve", f"checkpoint={run}", "port=0", "device=cpu", "batch_wait=1.0", "decode.beam_size=2")
+    process = spawn("serve", f"checkpoint={run}", "port=0", "device=cpu", "batch_wait=3.0", "decode.beam_size=2")
     port = int(re.search(r"listening at http://127.0.0.1:(\d+)", process.stderr.readline())[1])
     assert re.match(r"the costliest request, max_request_cost=1,000,000, takes about \d+ s", process.stderr.readline())
     with ThreadPoolExecutor(4) as pool:
@@ -136,7 +137,7 @@ def test_a_terminated_server_answers_what_is_in_flight(spawn, run, lines):
         start = time.monotonic()
         assert {answer.result()[0] for answer in answers} == {200}
     assert process.wait(30) == 0
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 20
     assert [rest(client)[:12] for client in halves] == [b"", b"", b"HTTP/1.1 503", b"HTTP/1.1 503"]
     assert re.search(r"^20 lines, \d+ tokens, 1 batches, [\d.]+ s$", process.stderr.read(), re.MULTILINE)
 
@@ -156,7 +157,7 @@ def test_a_terminated_server_ends_in_time_whatever_is_asked_of_it(spawn, run):
         process.send_signal(signal.SIGTERM)
         start = time.monotonic()
         assert process.wait(30) == 0
-        assert time.monotonic() - start < 10  # of which two are the grace; a busy machine is slow to be told
+        assert time.monotonic() - start < 20  # of which two are the grace; a busy machine is slow to be told
         status, _, answer = endless.result()
     assert (status, answer) == (503, {"error": "the server is about to end"})
     assert json.loads(rest(silent).partition(b"\r\n\r\n")[2]) == {"error": "the server is about to end"}

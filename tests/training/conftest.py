@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from pathlib import Path
 from s2s.criterions.criterion import Criterion
 from s2s.errors import Failure, UserError
 
-rank, updates, plain = int(os.environ["RANK"]), 0, Criterion.__call__
+rank, updates, plain = int(os.environ.get("RANK", 0)), 0, Criterion.__call__
 
 def criterion(self, model, batch, totals=None):
     global updates
@@ -140,6 +141,31 @@ def launch(tmp_path, spawn):
     for process in running:
         if process.poll() is None:
             process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def signalled(tmp_path):
+    """signalled(number, update, store=..., ...) runs s2s-train in a process of its own, which waits in this update for
+    the signal of this number. Returns its exit code and what it has said."""
+    running = []
+
+    def run(number: int, update: int, *words: str) -> tuple[int, str]:
+        here, go = tmp_path / "here", tmp_path / "go"
+        wait = f"if updates == {update}: Path({str(here)!r}).touch()\n"
+        wait += f"while updates == {update} and not Path({str(go)!r}).exists(): time.sleep(0.005)"
+        script = troubled(wait) + "from s2s_cli.train import main\nmain()\n"
+        process = subprocess.Popen([sys.executable, "-c", script, *map(str, words)], stderr=subprocess.PIPE, text=True)
+        running.append(process)
+        while process.poll() is None and not here.exists():
+            time.sleep(0.005)
+        process.send_signal(number)
+        go.touch()
+        return process.wait(300), process.stderr.read()
+
+    yield run
+    for process in running:
+        process.kill()
         process.communicate()
 
 

@@ -267,7 +267,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(store, whole, tmp_path, 
     run, seen, trainers, plain, update = tmp_path / "run", {}, [], checkpoints.write, Trainer._update
 
     def write(folder, *args):
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while trainers[0].progress.update <= runs.update_of(folder) and time.monotonic() < until:
             time.sleep(0.001)
         seen[runs.update_of(folder)] = trainers[0].progress.update

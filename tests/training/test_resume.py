@@ -64,15 +64,11 @@ def test_stop_at_every_kind_of_update_and_resume(store, tmp_path, s2s):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_says_how_to_go_on(store, tmp_path, s2s, spawn, number, code):
+def test_a_signal_saves_and_says_how_to_go_on(store, tmp_path, s2s, signalled, number, code):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert s2s("train", *words(store, whole, "train.log_updates=1")) == 0
-    process = spawn("train", *words(store, stopped, "train.log_updates=1"))
-    while process.poll() is None and not (stopped / "checkpoints/step_00000007").exists():
-        time.sleep(0.002)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
+    ended, errors = signalled(number, 10, *words(store, stopped, "train.log_updates=1"))
+    assert ended == code, errors
     assert "a checkpoint is saved. To go on, repeat: " in errors
     assert "Traceback" not in errors
     assert s2s("train", *words(store, stopped, "train.log_updates=1")) == 0

@@ -14,14 +14,10 @@ from tests.training.disturbed import events, words
 from tests.training.test_resume import same_bits
 
 
-def test_the_signal_of_slurm_saves_and_ends_well(store, whole, tmp_path, s2s, spawn):
+def test_the_signal_of_slurm_saves_and_ends_well(store, whole, tmp_path, s2s, signalled):
     run = tmp_path / "run"
-    process = spawn("train", *words(store, run))
-    while process.poll() is None and not runs.steps(run):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGUSR1)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    code, said = signalled(signal.SIGUSR1, 5, *words(store, run))
+    assert code == 0, said
     assert "stopped by SIGUSR1 at update " in said
     assert "To go on, repeat: " in said
     assert s2s("train", *words(store, run)) == 0
