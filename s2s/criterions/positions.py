@@ -140,7 +140,7 @@ class _Totals:
         chosen, possible = logits.gather(1, y), logits.size(1)
         if impossible is not None:
             chosen = chosen.masked_fill(impossible.gather(1, y), -torch.inf)
-            possible = (~impossible).sum(1, keepdim=True)
+            possible = (~impossible).sum(1, keepdim=True).to(logits.dtype)
         if not smoothing:
             mean = 0.0
         elif impossible is None:
