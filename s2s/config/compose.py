@@ -91,8 +91,13 @@ class Built(NamedTuple):
 
     def fill(self) -> None:
         """Put the values in their places. Raises UserError."""
+        chosen = {key.rpartition(".")[0] for key in self.choices.keys() & (self.words.keys() - self.presets)}
         for key, word in self.words.items():
-            if key in self.choices or (key in self.presets and key not in self.known):
+            if key in self.choices:
+                continue
+            if key not in self.known and f"{key}.type" in self.known:  # a plain option of that name
+                word = word._replace(key=f"{key}.type")
+            elif key not in self.known and key in self.presets and any(key.startswith(f"{at}.") for at in chosen):
                 continue  # a preset's option of a component that the user has replaced
             _set(self.config, word, self.known, self.choices)
 

@@ -77,6 +77,7 @@ def kinds(tmp_path, monkeypatch):
         "dish/muesli": {"base": "mix", "parts": ["seed", "stone"], "seed": {"size": 2}, "stone.size": 4},
         "core/pip": {"base": "seed", "size": 5},
         "dish/pear": {"base": "fruit", "core": "pip"},
+        "dish/wrong": {"base": "fruit", "core": "pip", "core.hard": True},
     }
     for name, content in presets.items():
         path = tmp_path / f"{name}.yaml"
@@ -131,6 +132,7 @@ def test_several_components_in_one():
         (["dish=mix", "dish.parts=[seed"], "the bracket [ is not closed"),
         (["dish=mix", "dish.stone.size=2"], "unknown key 'dish.stone.size'; "),
         (["dish=mix", "dish.seed.size=x"], "dish.seed.size: 'x' is not a whole number"),
+        (["dish=wrong"], "wrong.yaml:3: unknown key 'dish.core.hard'"),
         (["dish=mix", "dish.parts=[a]", "dish.a.type=b"], "dish.a.type=b: no such preset; "),
         (["dish=mix", "dish.parts=[size]", "dish.size.type=seed"], "dish.parts=size: is the name of an option"),
     ],

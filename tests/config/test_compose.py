@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from importlib.resources import files
 
 import pytest
 from hypothesis import given, settings
@@ -393,3 +394,24 @@ def test_the_command_answers_help_version_and_mistakes():
         assert wrong.stderr.startswith("s2s-train: error: ")
         assert wrong.stderr.count("\n") == 1
         assert wrong.stdout == ""
+
+
+def plain(value) -> str | list[str]:
+    """A value as it is typed."""
+    return [*map(str, value)] if isinstance(value, list) else str(value).lower()
+
+
+@pytest.mark.parametrize("kind", sorted(path.name for path in files("s2s.config.conf").iterdir() if path.is_dir()))
+def test_every_preset_sets_what_it_says(kind):
+    """And nothing in it is left out."""
+    for path in files("s2s.config.conf").joinpath(kind).iterdir():
+        if path.name.endswith(".yaml"):
+            values = schema.values(compose.preset(kind, path.name.removesuffix(".yaml")))
+            for word in compose.flat(compose.yaml_nodes(path.read_bytes(), "").value, ""):
+                if word.key != "base":
+                    value = values
+                    for name in word.key.split("."):
+                        value = value[name]
+                    said = word.value.value
+                    said = [item.value for item in said] if isinstance(said, list) else said
+                    assert value == pytest.approx(float(said)) if isinstance(value, float) else plain(value) == said
