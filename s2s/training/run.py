@@ -57,24 +57,9 @@ def train(config) -> int | None:
 
 def _train(config, ranks: Ranks) -> int | None:
     """What each of the processes does."""
-    if config.distributed.processes not in (1, ranks.size):
-        started = f"distributed.processes={config.distributed.processes}, and {ranks.size} were started by torchrun"
-        raise UserError(f"{started}: leave distributed.processes out")
+    _check_options(config, ranks)
     config.distributed.processes = ranks.size
     fsdp = config.distributed.strategy == "fsdp"
-    if fsdp and ranks.size == 1:
-        raise UserError("distributed.strategy=fsdp: one process has nothing to share; see distributed.processes")
-    if fsdp and config.train.calibrate:
-        raise UserError("distributed.strategy=fsdp: train.calibrate tries in one process, which holds the whole model")
-    if not config.store or not config.run:
-        raise UserError("store=FOLDER and run=FOLDER are needed")
-    if not config.train.valid_metrics:
-        raise UserError("train.valid_metrics=[]: at least one is needed, such as loss")
-    if config.train.best_metric and config.train.best_metric not in config.train.valid_metrics:
-        raise UserError(f"train.best_metric={config.train.best_metric} is not in train.valid_metrics")
-    if config.train.attention_maps and not config.train.samples:
-        raise UserError("train.attention_maps are of the samples: train.samples=0 has none")
-    config.decode.check_alignment(config.train.attention_maps, "train.attention_maps=true")
     store, run = Stores(config.store), Path(config.run)
     if config.data.verify and ranks.is_first:
         store.verify(["train", "valid"])
@@ -141,6 +126,27 @@ def _train(config, ranks: Ranks) -> int | None:
             trainer.saver.finish(log)
         _last_words(log, trainer, interrupted)
     return interrupted
+
+
+def _check_options(config, ranks: Ranks) -> None:
+    """What options say by themselves, before any file is read. Raises UserError."""
+    if config.distributed.processes not in (1, ranks.size):
+        started = f"distributed.processes={config.distributed.processes}, and {ranks.size} were started by torchrun"
+        raise UserError(f"{started}: leave distributed.processes out")
+    fsdp = config.distributed.strategy == "fsdp"
+    if fsdp and ranks.size == 1:
+        raise UserError("distributed.strategy=fsdp: one process has nothing to share; see distributed.processes")
+    if fsdp and config.train.calibrate:
+        raise UserError("distributed.strategy=fsdp: train.calibrate tries in one process, which holds the whole model")
+    if not config.store or not config.run:
+        raise UserError("store=FOLDER and run=FOLDER are needed")
+    if not config.train.valid_metrics:
+        raise UserError("train.valid_metrics=[]: at least one is needed, such as loss")
+    if config.train.best_metric and config.train.best_metric not in config.train.valid_metrics:
+        raise UserError(f"train.best_metric={config.train.best_metric} is not in train.valid_metrics")
+    if config.train.attention_maps and not config.train.samples:
+        raise UserError("train.attention_maps are of the samples: train.samples=0 has none")
+    config.decode.check_alignment(config.train.attention_maps, "train.attention_maps=true")
 
 
 def _iterator(config, dataset, device: torch.device, ranks: Ranks) -> BatchIterator:
