@@ -175,7 +175,8 @@ def find(kind: str, name: str):
         return getattr(importlib.import_module(module), attribute)
     if name in _plugins(kind):
         return _plugins(kind)[name].load()
-    raise UserError(f"no {kind} is called '{name}'; {nearest(name, names(kind))}")
+    short = name if len(name) <= 40 else f"{name[:40]}..."
+    raise UserError(f"no {kind} is called '{short}'; {nearest(name, names(kind))}")
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -70,8 +70,11 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, pl
     pairs = [word for file in flags.get("--config", []) for word in compose.read_config(file)]
     pairs += [compose.Override(*pair) for pair in overrides]
     pairs += [compose.Override(plain, Node([Node(value, 0) for value in values], 0))] * bool(values)
-    if by_task and (task := [word.text for word in pairs if word.key == "task"]):
-        schema = by_task(task[-1])
+    if by_task and (tasks := [word for word in pairs if word.key == "task"]):
+        try:
+            schema = by_task(tasks[-1].text)
+        except UserError as error:
+            raise UserError(f"{tasks[-1].where}{error}") from error
     if "--multirun" in flags:
         from s2s.config.sweep import sweep
 

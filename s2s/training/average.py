@@ -46,6 +46,8 @@ class ExponentialMovingAverage:
 
 def choose(run: Path, last: int | None, best: int | None) -> list[Path]:
     """The newest `last` or the best `best` checkpoints of a run. Raises UserError when there are not so many."""
+    if not run.is_dir():
+        raise UserError(f"checkpoint={run}: no such folder")
     folders = runs.steps(run)
     if best and folders:
         file = folders[-1] / runs.CONFIG

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -313,6 +314,13 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path, content, message):
     (tmp_path / "c.yaml").write_text(content)
     with pytest.raises(UserError, match=f"^{tmp_path}/{message.replace('$', chr(92) + '$')}"):
         from_file(tmp_path / "c.yaml")
+
+
+def test_a_task_that_is_none_is_named_with_its_file(tmp_path, s2s, capsys):
+    (tmp_path / "c.yaml").write_text(f"store: s\ntask: speech_to_{'t' * 1000}\n")
+    assert s2s("preprocess", "--config", tmp_path / "c.yaml") == 2
+    assert re.fullmatch(r"s2s-preprocess: error: .*c\.yaml:2: [^:\n]*'speech_to_t{30}\.\.\.'; [^\n]{1,80}\n",
+                        capsys.readouterr().err)  # fmt: skip
 
 
 def test_a_config_may_come_through_a_pipe(tmp_path, s2s, capsys, monkeypatch):

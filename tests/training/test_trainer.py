@@ -316,6 +316,8 @@ def test_average_is_the_mean_of_the_weights(trained, tmp_path, s2s, capsys):
     capsys.readouterr()
     assert s2s("average", f"checkpoint={trained}", "last=9", f"output={tmp_path / 'more'}") == 2
     assert "3 checkpoints to choose from, not 9" in capsys.readouterr().err
+    assert s2s("average", f"checkpoint={trained}s", "last=2", f"output={tmp_path / 'none'}") == 2
+    assert capsys.readouterr().err == f"s2s-average: error: checkpoint={trained}s: no such folder\n"
 
 
 @pytest.mark.parametrize(
