@@ -34,9 +34,10 @@ faults: $(VENV)/.installed-test ## run the fault injection of the slow tests in 
 bench: $(VENV)/.installed-test ## measure speed against other tools; nothing is asserted
 	PATH="$(BIN):$$PATH" python tests/benchmarks/run.py
 
-lint: $(VENV)/.installed-test ## check style
+lint: $(VENV)/.installed-test ## check style and the types of the contracts
 	PATH="$(BIN):$$PATH" ruff check .
 	PATH="$(BIN):$$PATH" ruff format --check .
+	PATH="$(BIN):$$PATH" mypy
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -162,7 +162,7 @@ class _File(FileIO):
         super().__init__(path, "wb")
         self._said = said
 
-    def write(self, data) -> int | None:
+    def write(self, data) -> int:
         with naming(self._said):
             return super().write(data)
 
@@ -267,7 +267,10 @@ def _lock(place: Path) -> Path:
 
 
 def _beside(place: Path) -> tuple[Path, Path, Path]:
-    return tuple(place.with_name(f".{kind}-{place.name}") for kind in ("partial", "replaced", "removed"))
+    partial, replaced, removed = (
+        place.with_name(f".{kind}-{place.name}") for kind in ("partial", "replaced", "removed")
+    )
+    return partial, replaced, removed
 
 
 def _owner(place: Path) -> str | None:

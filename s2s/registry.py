@@ -126,7 +126,7 @@ def _of_folder(path: Path) -> list[EntryPoint]:
     import configparser
 
     parser = configparser.ConfigParser(delimiters=("=",), interpolation=None)
-    parser.optionxform = str
+    parser.optionxform = str  # type: ignore[method-assign, assignment]  # names keep their case
     try:
         parser.read_string((path / ENTRY_POINTS).read_text("utf-8"))
     except (configparser.Error, UnicodeDecodeError) as error:

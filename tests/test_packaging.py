@@ -2,8 +2,10 @@
 
 import configparser
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -80,3 +82,17 @@ def test_nothing_names_a_machine():
         text = path.read_text(encoding="utf-8")
         for word in ("://", "index-url", "find-links", "/home/", "/root/", "/opt/"):
             assert word not in text, f"{path}: {word}"
+
+
+def test_wheel_has_the_files_that_are_not_code(tmp_path):
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("s2s", "s2s_cli"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    build = "from setuptools import build_meta; build_meta.build_wheel('.')"
+    subprocess.run([sys.executable, "-c", build], check=True, cwd=tmp_path, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    files = {path for path in zipfile.ZipFile(wheel).namelist() if path.startswith(("s2s/", "s2s_cli/"))}
+    there = [path for name in ("s2s", "s2s_cli") for path in (ROOT / name).rglob("*") if path.is_file()]
+    assert files == {str(path.relative_to(ROOT)) for path in there if "__pycache__" not in path.parts}
+    assert {"s2s/py.typed", "s2s/native/kernels.cpp", "s2s/config/conf/model/transformer_base.yaml"} <= files

@@ -33,7 +33,7 @@ class Override(NamedTuple):
     @property
     def where(self) -> str:
         """The beginning of a message."""
-        return f"{self.file}:{self.value.line}: " if self.file else ""
+        return f"{self.file}:{self.value.line}: " if isinstance(self.value, Node) and self.file else ""
 
     @property
     def text(self) -> str:
@@ -145,12 +145,13 @@ class _Builder:
         key, default = f"{prefix}{name}", field.metadata["preset"]
         self.choices[key] = str
         word = self.words.get(key)
+        where = word.where if word else ""
         chosen = default if word is None else word.text
         if chosen in (None, "null", ""):
             if default is not None:
-                raise UserError(f"{word.where}{key}=null: a preset is needed, such as {default}")
+                raise UserError(f"{where}{key}=null: a preset is needed, such as {default}")
             return None
-        return self._component(field.metadata["group"], chosen, key, f"{word.where if word else ''}{key}=")
+        return self._component(field.metadata["group"], chosen, key, f"{where}{key}=")
 
     def _several(self, field: dataclasses.Field, prefix: str, name: str, options: set[str]) -> dict[str, Any]:
         key, chosen, found = f"{prefix}{name}", field.metadata["preset"], {}

@@ -262,7 +262,7 @@ def _shape(annotation: Any, choices: tuple | None) -> Any:
         return [_shape(get_args(bare)[0], choices)]
     if choices:
         return shapes.one_of(*choices)
-    if dataclasses.is_dataclass(bare):
+    if isinstance(bare, type) and dataclasses.is_dataclass(bare):
         return shape(bare)
     return shapes.mapping(object) if bare is dict else object if bare is Any else bare
 
@@ -281,7 +281,8 @@ def load(config: type, values: Any, where: str) -> Any:
     values = shapes.conform(values, shape(config), where) | held
     hints = typing.get_type_hints(config)
     nested = {key: without_none(hints[key]) for key, value in values.items() if isinstance(value, dict)}
-    values |= {key: load(kind, values[key], where) for key, kind in nested.items() if dataclasses.is_dataclass(kind)}
+    values |= {key: load(kind, values[key], where) for key, kind in nested.items()
+               if isinstance(kind, type) and dataclasses.is_dataclass(kind)}  # fmt: skip
     found = config(**values)
     try:
         check(found)

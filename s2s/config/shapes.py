@@ -192,7 +192,7 @@ def _is(value: Any, shape: Shape) -> bool:
 
 def _name(shape: Shape) -> str:
     """What a message calls a shape."""
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", None: "null"}
+    names: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false", None: "null"}
     if isinstance(shape, one_of):
         return ("one of " if len(shape) > 1 else "") + ", ".join(map(str, shape))
     if isinstance(shape, tuple):

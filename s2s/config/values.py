@@ -33,7 +33,7 @@ def typed(node: Node, annotation: Any, key: str, file: str = "") -> Any:
     if get_origin(bare) is list:
         items = value if isinstance(value, list) else [] if node.plain and value in NULL else [node]
         return [typed(item, get_args(bare)[0], key, file) for item in items]
-    if dataclasses.is_dataclass(bare):
+    if isinstance(bare, type) and dataclasses.is_dataclass(bare):
         return _object(node, bare, key, file, where)
     if isinstance(value, (list, dict)):
         what = "a list" if isinstance(value, list) else "an object"

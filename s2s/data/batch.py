@@ -125,7 +125,8 @@ class Batch:
         if len(self.ids) == 1:
             return None
         rows, packing = len(self.target), self.target_packing
-        cut, middle = (_segments, len(self.ids) // 2) if rows == 1 else (_rows, rows // 2)
+        cut: Callable[..., list[Source]] = _segments if rows == 1 else _rows
+        middle = len(self.ids) // 2 if rows == 1 else rows // 2
         if rows > 1 and packing is not None:
             middle = int((packing.segments[:middle, -1] + 1).sum())  # examples, not rows
         sources = zip(*(cut(*source[:3]) for source in self.sources), strict=True)
@@ -164,7 +165,7 @@ def _rows(values: Tensor, lengths: Tensor, packing: Packing | None) -> list[Sour
     middle, halves = len(values) // 2, []
     for rows in (slice(middle), slice(middle, None)):
         places = rows, slice(int(lengths[rows].max()))
-        halves.append(Source(values[places], lengths[rows], packing and packing.map(lambda x, at=places: x[at])))
+        halves.append(Source(values[places], lengths[rows], packing and Packing(*(part[places] for part in packing))))
     return halves
 
 

@@ -48,7 +48,7 @@ class Spec:
 
 
 # What sources are, in words, and a model that reads them.
-NAMES = {
+NAMES: dict[tuple[type, ...], tuple[str, str]] = {
     (TokenSource,): ("text", "model=transformer_base"),
     (FeatureSource,): ("recordings", "model=conformer_small"),
     (): ("no source", "model=transformer_lm_small"),

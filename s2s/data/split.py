@@ -127,7 +127,7 @@ class Split:
 
     def row(self, column: str, example: int) -> np.ndarray:
         """What one example has in a column."""
-        return self.gather(column, [example])[0]
+        return self.gather(column, np.array([example]))[0]
 
     def lines(self, column: str, examples: np.ndarray | None = None) -> list[str]:
         """The lines of a column of text of examples of any numbers in any order, or of all.

@@ -51,7 +51,7 @@ def lacks_blocks(model: nn.Module) -> str | None:
         if not hasattr(part, "step_block"):
             return f"a {type(part).__name__} has no step_block"
         step, block = _definer(part, "step"), _definer(part, "step_block")
-        if step not in (block, None) and issubclass(step, block):
+        if step is not None and block is not None and step is not block and issubclass(step, block):
             return f"{type(part).__name__} has a step of its own and no step_block"
     return None
 

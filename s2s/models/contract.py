@@ -7,7 +7,7 @@ Shapes: B rows, S source positions, T target positions, K rows a sentence, R = B
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, cast
 
 from torch import Tensor, nn
 
@@ -100,9 +100,11 @@ class Memory:
         Raises:
             ValueError: packed rows on one side only.
         """
-        if (packing is None) != (self.segments is None):
+        if packing is None and self.segments is None:
+            return self.mask
+        if packing is None or self.segments is None:
             raise ValueError("source and target rows must both be packed, or neither")
-        return self.mask if packing is None else self.mask & segment_mask(packing.segments, self.segments)
+        return self.mask & segment_mask(packing.segments, self.segments)
 
 
 @dataclasses.dataclass
@@ -125,19 +127,20 @@ class DecoderOutput:
     @property
     def _linear(self) -> nn.Linear | None:
         """The output where it is a linear map and nothing else."""
-        plain = nn.Linear in (type(self.output), type(self.output).__dict__.get("stands_for"))
-        hooked = self.output._forward_hooks or self.output._forward_pre_hooks
-        return self.output if plain and not hooked and not self.context else None
+        output = self.output
+        plain = nn.Linear in (type(output), type(output).__dict__.get("stands_for"))
+        hooked = output._forward_hooks or output._forward_pre_hooks
+        return cast(nn.Linear, output) if plain and not hooked and not self.context else None
 
     @property
     def weight(self) -> Tensor | None:
         """[V, D], where the output is a linear map; None: it is not, or is prepacked for decoding."""
-        return self._linear and self._linear.weight
+        return None if self._linear is None else self._linear.weight
 
     @property
     def bias(self) -> Tensor | None:
         """[V], where the output is a linear map with a bias."""
-        return self._linear and self._linear.bias
+        return None if self._linear is None else self._linear.bias
 
     def head(self, number: int) -> "DecoderOutput":
         """The output of one of `heads`."""

@@ -202,7 +202,7 @@ class TextTask(ABC):
             ids: Target ids as the model writes them.
             source: What it was written for, without tags, as `encode` or `inputs` makes it.
         """
-        return self.target_tokenizer.decode(self.target_transform.undo(np.asarray(ids, np.int64)))
+        return self.target_tokenizer.decode(self.target_transform.undo(np.asarray(ids, np.int64)).tolist())
 
 
 class TextDataset:

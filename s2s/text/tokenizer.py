@@ -6,7 +6,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -217,8 +217,8 @@ def _normalised(text: str, form: str, lowercase: bool) -> str:
 
 
 def _in_form(text: str, form: str) -> str:
-    form = form.upper()
-    return text if text.isascii() or unicodedata.is_normalized(form, text) else unicodedata.normalize(form, text)
+    name: Any = form.upper()  # NFC or NFKC
+    return text if text.isascii() or unicodedata.is_normalized(name, text) else unicodedata.normalize(name, text)
 
 
 def _read_config(path: Path) -> dict:

@@ -92,9 +92,9 @@ def read_symbols(path: str) -> list[tuple[int, str]]:
         raise UserError(f"{path}:1: is JSON; {NEEDED}")
     if all(map(YAML.fullmatch, lines)):
         raise UserError(f"{path}:1: is YAML, a number for each symbol; {NEEDED}")
-    counted = list(map(COUNTED.fullmatch, lines))
-    if all(counted):
-        lines = [found[1] for found in counted]
+    counted = [match[1] for match in map(COUNTED.fullmatch, lines) if match]
+    if len(counted) == len(lines):
+        lines = counted
     if "" in lines:
         raise UserError(f"{path}:{lines.index('') + 1}: empty line; {NEEDED}")
     return [(number, line) for number, line in enumerate(lines, 1) if line not in SPECIALS]
