@@ -51,6 +51,22 @@ COMPONENTS = {
         "distillation": "s2s.criterions.terms.distillation:Distillation",
         "r_drop": "s2s.criterions.terms.r_drop:RDrop",
     },
+    "searcher": {
+        "beam": "s2s.decoding.search.kinds:BeamSearch",
+        "sample": "s2s.decoding.search.kinds:Sample",
+        "stochastic_beam": "s2s.decoding.search.kinds:StochasticBeamSearch",
+        "speculative": "s2s.decoding.search.kinds:SpeculativeSearch",
+        "ctc": "s2s.decoding.search.kinds:CtcSearch",
+    },
+    "scorer": {
+        "language_model": "s2s.decoding.scorers.language_model:LanguageModelScorer",
+        "coverage": "s2s.decoding.scorers.coverage:Coverage",
+    },
+    "rule": {
+        "no_repeat_ngram": "s2s.decoding.rules.no_repeat_ngram:NoRepeatedNgram",
+        "forbidden": "s2s.decoding.rules.forbidden:Forbidden",
+        "allowed": "s2s.decoding.rules.allowed:AllowedOutputs",
+    },
     "decode": {"default": "s2s.decoding.config:DecodeConfig"},
     "optim": {"adam": "s2s.optim.adam:Adam", "adamw": "s2s.optim.adam:AdamW"},
     "schedule": {name: f"s2s.optim.schedule:{name}" for name in ("inverse_sqrt", "cosine", "linear", "constant")},

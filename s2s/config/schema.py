@@ -301,6 +301,8 @@ def _held(field: dataclasses.Field, name: str, values: dict[str, Any], where: st
 
 
 def _component(kind: str, value: Any, name: str, where: str) -> Any:
+    if isinstance(value, str):  # as it is chosen, without options of its own
+        value = {"type": value}
     section = shapes.conform(value, {"type?": str, ...: object}, f"{where}: {name}")
     try:
         found = registry.find(kind, section.get("type", name))

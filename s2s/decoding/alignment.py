@@ -45,12 +45,3 @@ class Attention:
             weights = model.cross_attention(model.encode(*inputs), decoder_input, layer)
             total = total + (weights.mean(dim=1) if self.head is None else weights[:, self.head - 1])
         return (total / len(self.models)).cpu().numpy()
-
-
-def coverage(weights: np.ndarray) -> float:
-    """How much of the source has been looked at: sum_i log(min(sum_j a_ij, 1)) <= 0 (Wu et al. 2016, eq. 14).
-
-    Args:
-        weights: [T, S] of source position i (here without EOS) at target position j.
-    """
-    return float(np.log(weights.sum(axis=0, dtype=np.float64).clip(np.finfo(np.float32).tiny, 1)).sum())

@@ -34,3 +34,24 @@ def together(config: DecodeConfig, needs: np.ndarray) -> int:
     longest = np.maximum.accumulate(needs[:, : room(config, *needs[:, 0])], axis=1)
     fits = room(config, *longest) > np.arange(longest.shape[1])
     return len(fits) if fits.all() else int(fits.argmin())
+
+
+def plan(lengths: list[int], rows: int, budget: int) -> list[list[int]]:
+    """Which sentences are decoded together: by falling length, as many as the budget allows.
+
+    Args:
+        lengths: Source length of each sentence, EOS included.
+        rows: Hypotheses a sentence, K.
+        budget: Largest sentences x K x longest source of a batch; a sentence over it alone has a batch to itself.
+
+    Returns:
+        Batches of indices into `lengths`, each index once.
+    """
+    batches: list[list[int]] = []
+    size = 0  # sentences that the batch may hold
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or len(batches[-1]) >= size:
+            batches.append([])
+            size = max(1, budget // (rows * lengths[i]))
+        batches[-1].append(i)
+    return batches

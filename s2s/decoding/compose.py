@@ -1,19 +1,23 @@
 """A Generator for models of a task: what its options name is read here."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
+from s2s.decoding.component import chosen
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
-from s2s.decoding.inputs import read_phrases
-from s2s.decoding.scorers.language_model import load_language_model
+from s2s.decoding.setting import Sides
 from s2s.decoding.shortlist import Shortlist
 from s2s.errors import UserError
-from s2s.text.vocabulary import UNK
+
+Once = Callable[[Any, Callable[[], Any]], Any]  # a key, and what makes its value; gives the value, made once
 
 
-def generator_of(task, models: list[nn.Module], config: DecodeConfig, seed: int = 1, **options) -> Generator:
+def generator_of(task, models: list[nn.Module], config: DecodeConfig, seed: int = 1,
+                 loaded: dict[str, Any] | None = None, **options) -> Generator:  # fmt: skip
     """A Generator for one model or an ensemble.
 
     Args:
@@ -21,7 +25,8 @@ def generator_of(task, models: list[nn.Module], config: DecodeConfig, seed: int 
         models: In evaluation mode.
         config: Decode options.
         seed: Of sampling.
-        options: The Generator's own; `language_model` and what `read_files` has where the caller has read them.
+        loaded: As `load` has it, and perhaps `draft`; None: is loaded here.
+        options: The Generator's own.
 
     Raises:
         UserError: as Generator; files that the config names and that are not as they should be; a task whose models
@@ -32,24 +37,31 @@ def generator_of(task, models: list[nn.Module], config: DecodeConfig, seed: int 
                         "decode.language_model")  # fmt: skip
     if config.speculative == "input" and not task.shared_vocabulary:
         raise UserError("decode.speculative=input copies from the source: both sides need one vocabulary")
-    if config.language_model is not None and "language_model" not in options:
-        device = next(models[0].parameters()).device
-        options["language_model"] = load_language_model(config.language_model, task, device)
-    if "forbidden" not in options:
-        options |= read_files(task, config)
-    options = {"text": task.text, "seconds": task.frame_seconds,
-               "closing": task.target_transform.closing, "max_source": task.max_source, **options}  # fmt: skip
-    return Generator(models, config, task.collate_sources, seed, **options)
+    if loaded is None:
+        loaded = load(task, config, next(models[0].parameters()).device)
+    return Generator(models, config, Sides.of(task), seed, loaded=loaded, **options)
 
 
-def read_files(task, config: DecodeConfig) -> dict[str, Any]:
-    """Options of a Generator: what the files of decode.forbidden, decode.allowed and decode.shortlist hold. Each is
-    read once, and so may be a stream. Raises UserError."""
-    forbidden = read_phrases("decode.forbidden", config.forbidden, task.encode_phrases)
-    # A phrase with a symbol that the vocabulary lacks is in no hypothesis.
-    forbidden = [phrase for phrase in forbidden if UNK not in phrase]
-    allowed = read_phrases("decode.allowed", config.allowed, task.encode_target, needed=True)
-    if config.shortlist is not None and "source" not in task.vocabularies:
-        raise UserError("decode.shortlist: has likely translations of a source's symbols; recordings have none")
-    shortlist = None if config.shortlist is None else Shortlist.load(config.shortlist, task)
-    return {"forbidden": forbidden, "allowed": allowed, "shortlist": shortlist}
+def load(task, config: DecodeConfig, device: torch.device, once: Once = lambda key, make: make()) -> dict[str, Any]:
+    """What the scorers and rules of decode options read, and the shortlist, by their names. Each is read once, and so
+    may be a stream.
+
+    Args:
+        task: Of the models.
+        config: Decode options.
+        device: Where models are.
+        once: Makes each, unless it is there already from other options that say the same.
+
+    Raises:
+        UserError: a file that is not as it should be.
+    """
+    loaded = {}
+    for one in chosen(config):
+        key = one.kind, one.found, repr(one.config)
+        if (found := once(key, lambda one=one: one.found.load(one.config, task, device))) is not None:
+            loaded[one.name] = found
+    if config.shortlist is not None:
+        if "source" not in task.vocabularies:
+            raise UserError("decode.shortlist: has likely translations of a source's symbols; recordings have none")
+        loaded["shortlist"] = once(("shortlist", config.shortlist), lambda: Shortlist.load(config.shortlist, task))
+    return loaded

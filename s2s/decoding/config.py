@@ -1,8 +1,12 @@
 """Options of decoding, the same for s2s-generate and for the validation of s2s-train. Imports no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from s2s.config.schema import option
+from s2s import registry
+from s2s.config.schema import components, group, option
+from s2s.decoding.component import check, chosen
 from s2s.errors import UserError
 
 
@@ -11,10 +15,19 @@ class DecodeConfig:
     """How hypotheses are searched for. A length is in tokens and does not count EOS, unless it is said; that of a
     recording is in positions of the encoder, 25 a second where 4 frames of 10 ms make one."""
 
-    search: str = option(
+    search: Any = group(
+        "searcher",
         "beam",
-        "beam search (greedy with beam_size=1), sampling, or stochastic beam search: sampling without replacement",
-        ("beam", "sample", "stochastic_beam"),
+        "beam search (greedy with beam_size=1), sampling, stochastic beam search (sampling without replacement) or "
+        "another; speculative and ctc are what decode.speculative and decode.ctc_weight=1 choose",
+    )
+    scorers: dict[str, Any] = components(
+        "scorer",
+        [],
+        "what rates hypotheses beside the model; language_model, coverage_penalty and ctc_weight choose such, too",
+    )
+    rules: dict[str, Any] = components(
+        "rule", [], "what hypotheses may hold; no_repeat_ngram, forbidden and allowed choose such, too"
     )
     beam_size: int = option(
         5, "hypotheses kept alive for each sentence in either beam search", at_least=1, at_most=10_000
@@ -121,8 +134,8 @@ class DecodeConfig:
     )
     language_model_weight: float = option(
         0.3,
-        "its log-probability, so many times, is added to a token's score",
-        at_least=0,
+        "its log-probability, so many times, is added to a token's score; negative: likely text is ranked down",
+        at_least=-1000,
         at_most=1000,
         needs="language_model",
     )
@@ -213,66 +226,52 @@ class DecodeConfig:
         4, "tokens guessed for a step", at_least=1, at_most=100, needs=("speculative", "draft")
     )
 
+    def __post_init__(self):
+        if isinstance(self.search, str):  # in Python and in requests, where a name is enough
+            self.search = registry.find("searcher", self.search).Config()
+
+    def searcher(self, ctc_weight: float | None = None) -> type:
+        """What searches; `ctc_weight`: what it is of models where the options do not say it. Raises UserError."""
+        names = [] if self.search.type == "beam" else [self.search.type]
+        if self.ctc_weight == 1 or ctc_weight == 1 or (self._exits and self.ctc_weight is None):
+            names.append("ctc")
+        if self.speculative != "none":
+            names.append("speculative")
+        found = [registry.find("searcher", name) for name in dict.fromkeys(names or ["beam"])]
+        if len(found) > 1:
+            raise UserError(f"{found[0].said(self)} and {found[1].said(self)}: each says how to search; leave one out")
+        return found[0]
+
+    @property
+    def _exits(self) -> list[str]:
+        return [key for key in ("exit_layer", "exit_confidence") if getattr(self, key) is not None]
+
     def check_alignment(self, wanted: bool, by: str) -> None:
         """Whether what `alignment_*` say is read by anything; `by` is what else reads it. Raises UserError."""
+        attends = any(getattr(one.found, "attends", False) for one in chosen(self))
         for key in ("alignment_layer", "alignment_head"):
             value = getattr(self, key)
-            if value is not None and not (wanted or self.coverage_penalty):
+            if value is not None and not (wanted or attends):
                 raise UserError(f"decode.{key}={value}: does nothing without {by} or decode.coverage_penalty")
 
-    def check(self) -> None:
-        """Check what concerns two keys. Raises UserError."""
-        if self.speculative != "none":
-            if self.search != "beam" or self.beam_size > 1 or self.stopping != "first_finished":
-                raise UserError(f"decode.speculative={self.speculative}: is for greedy search: decode.search=beam "
-                                "decode.beam_size=1 decode.stopping=first_finished")  # fmt: skip
-            if self.no_repeat_ngram or self.forbidden or self.allowed or self.shortlist:
-                raise UserError(f"decode.speculative={self.speculative}: goes neither with decode.no_repeat_ngram, "
-                                "decode.forbidden, decode.allowed nor decode.shortlist")  # fmt: skip
-            if self.temperature != 1 or self.eos_scale != 1:
-                raise UserError(f"decode.speculative={self.speculative}: goes neither with decode.temperature nor "
-                                "decode.eos_scale")  # fmt: skip
+    def check(self, given: Mapping[str, str] | None = None) -> None:
+        """Check what concerns several keys; `given`: as of `component.check`. Raises UserError."""
+        if self.search.type == "ctc" and self.ctc_weight not in (None, 1):
+            raise UserError(f"decode.search=ctc: is decode.ctc_weight=1, and not {self.ctc_weight:g}")
+        if self._exits and self.ctc_weight not in (None, 1):
+            raise UserError(f"decode.{self._exits[0]}: a decoder reads the last layer only; the exits are for CTC "
+                            "alone, decode.ctc_weight=1")  # fmt: skip
+        check(self, self.searcher(), given or {})
         if sum(self.auxiliary_weights) > 1:
             raise UserError(f"decode.auxiliary_weights={self.auxiliary_weights}: their sum must be at most 1; the top "
                             "has the rest")  # fmt: skip
-        for key in ("exit_layer", "exit_confidence"):
-            if getattr(self, key) is not None and self.ctc_weight not in (None, 1):
-                raise UserError(f"decode.{key}: a decoder reads the last layer only; the exits are for CTC alone, "
-                                "decode.ctc_weight=1")  # fmt: skip
         if self.chunk_seconds and self.chunk_overlap > self.chunk_seconds / 2:
             raise UserError(f"decode.chunk_overlap={self.chunk_overlap:g}: at most half of "
                             f"decode.chunk_seconds={self.chunk_seconds:g}")  # fmt: skip
-        if self.chunk_seconds and (self.n_best > 1 or self.coverage_penalty):
-            raise UserError("decode.chunk_seconds: puts the best hypotheses of chunks together, and goes neither with "
-                            "decode.n_best, decode.mbr nor decode.coverage_penalty")  # fmt: skip
-        if self.language_model and (self.search != "beam" or self.speculative != "none" or self.shortlist):
-            raise UserError("decode.language_model: is for decode.search=beam, without decode.speculative and "
-                            "decode.shortlist")  # fmt: skip
-        if self.coverage_penalty and self.search != "beam":
-            raise UserError(f"decode.coverage_penalty={self.coverage_penalty}: ranks what a beam search has found; "
-                            "samples have no ranks")  # fmt: skip
-        if self.search != "sample" and self.n_best > self.beam_size:
-            raise UserError(f"decode.n_best={self.n_best}: must be at most decode.beam_size={self.beam_size}")
-        if self.shortlist and self.search == "stochastic_beam":
-            raise UserError("decode.shortlist is not for decode.search=stochastic_beam, whose noise belongs to symbols")
-        if self.allowed and (self.no_repeat_ngram or self.forbidden):
-            raise UserError("decode.allowed: says what outputs there are; leave decode.no_repeat_ngram and "
-                            "decode.forbidden out")  # fmt: skip
-        if self.eos_scale != 1 and self.search != "beam":
-            raise UserError(f"decode.eos_scale={self.eos_scale:g}: is for decode.search=beam")
-        samples = {"top_k": 0, "top_p": 1.0, "epsilon": 0.0}
-        for key in (key for key, nothing in samples.items() if getattr(self, key) != nothing):
-            if self.search == "beam":
-                raise UserError(f"decode.{key}={getattr(self, key)}: is for samples: decode.search=sample")
         if self.mbr != "none" and self.n_best < 2:
             raise UserError(f"decode.mbr={self.mbr}: needs decode.n_best of at least 2, to choose from")
-        if self.diverse_groups > 1 and self.search != "beam":
-            raise UserError(f"decode.diverse_groups={self.diverse_groups}: is for decode.search=beam")
-        if self.beam_size % self.diverse_groups and self.search == "beam":
-            raise UserError(f"decode.diverse_groups={self.diverse_groups}: must divide "
-                            f"decode.beam_size={self.beam_size}")  # fmt: skip
 
     @property
     def rows(self) -> int:
         """K: hypotheses that are decoded side by side for each sentence."""
-        return self.n_best if self.search == "sample" else self.beam_size
+        return self.searcher().rows(self)

@@ -2,16 +2,17 @@
 
 A slot holds a sentence with all its rows. When the sentence is done its hypotheses are read, and the slot takes the
 next encoded sentence, so that a long sentence does not hold a batch of finished ones. Every slot has its own step.
-Beam search (greedy is beam_size=1) and sampling are choices around one loop, which has no Python loop over rows: what
-happened is kept as back-pointers and read when a sentence is done.
+Searches by steps are choices (`Chooser`) around one loop, which has no Python loop over rows: what happened is kept as
+back-pointers and read when a sentence is done.
 
 When a sentence is done (`decode.stopping`):
 
 - `first_finished`: beam_size hypotheses have finished, the first ones to do so (fairseq's rule).
 - `best_possible`: the n_best finished hypotheses of the highest scores cannot be beaten by any live one. A live one's
   log-probability c <= 0 can only fall, so its score is at most c / d with d the largest divisor of the length
-  normalisation among the lengths that it can still reach, and with the largest word reward among them. The result is
-  that of `exhaustive`.
+  normalisation among the lengths that it can still reach, and with the largest word reward among them. Where a scorer
+  may add more than 0, as a language model of negative weight does, there is no bound, and this is `exhaustive`. The
+  result is that of `exhaustive`.
 - `exhaustive`: every live hypothesis has reached the maximum length.
 
 In all of them a sentence is done when no hypothesis is live, and EOS is forced at the maximum length. In diverse beam
@@ -23,30 +24,21 @@ the sentences at hand (s2s/decoding/budget.py): next to a long one there are few
 Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, n n_best.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from s2s.data.batch import Inputs
 from s2s.decoding.budget import room, together
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import NEVER, Hypothesis
 from s2s.decoding.limits import Limits, divisor, needs, normalised
-from s2s.decoding.rules.rule import Rule, Rules
-from s2s.decoding.scorers.ensemble import EnsembleScorer
-from s2s.decoding.scorers.joint import JointScorer
-from s2s.decoding.scorers.model import ModelScorer
-from s2s.decoding.search.beam import Beam, NativeBeam
-from s2s.decoding.search.choice import Choice, real
-from s2s.decoding.search.constrained import ConstrainedBeam
-from s2s.decoding.search.diverse import DiverseBeam
-from s2s.decoding.search.joint import JointBeam
-from s2s.decoding.search.sampling import Sampling
-from s2s.decoding.search.stochastic import StochasticBeam
-from s2s.decoding.shortlist import AHEAD, Candidates, Shortlist
+from s2s.decoding.rules.rule import Rules
+from s2s.decoding.search.choice import Choice, Chooser, real
+from s2s.decoding.search.searcher import Sentence
+from s2s.decoding.setting import Setting
+from s2s.decoding.shortlist import AHEAD, Candidates
 from s2s.decoding.trellis import Trellis
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import BOS
@@ -61,32 +53,29 @@ IDLE_SHARE = 1 / 2
 GROW = 1.5
 
 Ids = list[int]
-Collate = Callable[[list[Ids], torch.device], Inputs]
-
-
-class Sentence(NamedTuple):
-    """What is to be decoded: its number, source ids without EOS, forced first target tokens, phrases to hold."""
-
-    number: int
-    source: Ids
-    prefix: Ids
-    constraints: Sequence[Ids] = ()
+Choose = Callable[[int, list[Sentence], int], Chooser]  # slots, sentences, number of the first: how a step goes on
 
 
 class Finished:
-    """The finished hypotheses of each slot, at most K; in diverse beam search as many of each group as it has rows.
+    """The finished hypotheses of each slot, at most K; of each group as many as it has rows.
+
+    Args:
+        config: Decode options.
+        choose: How hypotheses that end are kept.
+        falls: Whether a live hypothesis's log-probability can only fall.
+        slots: B.
+        like: Of the type of scores.
 
     Attributes:
-        scores: [B, K] normalised, or in stochastic beam search perturbed; -inf where there is none.
+        scores: [B, K] normalised, or what ranks hypotheses in place of that; -inf where there is none.
         ends: [B, K] int64, step * K + row: where the hypothesis took its EOS.
         values: [B, K] log-probability of that EOS.
     """
 
-    def __init__(self, config: DecodeConfig, slots: int, like: Tensor):
-        self.config = config
-        self.perturbed = config.search == "stochastic_beam"
-        self.first = config.search == "sample" or (config.stopping == "first_finished" and not self.perturbed)
-        self.group = config.rows // config.diverse_groups  # its size
+    def __init__(self, config: DecodeConfig, choose: Chooser, falls: bool, slots: int, like: Tensor):
+        self.config, self.choose = config, choose
+        self.bounded = falls and config.stopping == "best_possible"
+        self.group = config.rows // choose.groups  # its size
         self.scores = like.new_full((slots, config.rows), NEVER)
         self.ends = torch.zeros_like(self.scores, dtype=torch.int64)
         self.values = torch.zeros_like(self.scores)
@@ -96,10 +85,10 @@ class Finished:
         """Take in what ended in this step: where the K places are not enough the first ones stay (`first_finished`),
         or the best ones. steps: [B, 1] int64."""
         new = choice.end_scores
-        if not self.perturbed:
+        if self.choose.scored:
             new = normalised(self.config, new, (steps + 1).to(self.scores.dtype))
         old = self.scores
-        if self.first:
+        if self.choose.first:
             old = old.masked_fill(old > NEVER, float("inf"))
         place = self._both(old, new).topk(self.group, dim=1).indices
 
@@ -123,14 +112,14 @@ class Finished:
         """
         best = live.amax(dim=1)
         over = best == NEVER
-        if self.first:
+        if self.choose.first:
             groups = len(live), -1, self.group
             full = self.scores.view(groups)[:, :, -1] > NEVER
             return (full | (live.view(groups).amax(dim=2) == NEVER)).all(dim=1)
         least = self.scores.sort(dim=1, descending=True).values[:, self.config.n_best - 1]
-        if self.perturbed:
+        if not self.choose.scored:
             return over | (best <= least)
-        if self.config.stopping == "best_possible":
+        if self.bounded:
             reach = torch.maximum(longest, steps[:, 0]).to(best.dtype) + 1
             most = torch.maximum(divisor(self.config, reach), divisor(self.config, steps[:, 0].to(best.dtype) + 1))
             bound = best / most
@@ -151,7 +140,7 @@ class Finished:
         """Scores, ends and EOS log-probabilities of some slots, each [slots, n]: the best first; samples in the
         order of their numbers, or (without replacement) in the order of their draws."""
         scores, ends, values = self.scores[slots], self.ends[slots], self.values[slots]
-        key = -(ends % scores.size(1)) if self.config.search == "sample" else scores
+        key = -(ends % scores.size(1)) if self.choose.numbered else scores
         order = key.sort(dim=1, descending=True, stable=True).indices[:, : self.config.n_best]
         return tuple(tensor.gather(1, order).cpu().numpy() for tensor in (scores, ends, values))
 
@@ -160,30 +149,18 @@ class Engine:
     """Decodes sentences as they come, in slots.
 
     Args:
-        scorer: Rates the next token.
         config: Decode options.
-        collate: Makes source ids the models' input.
-        device: Of the models.
-        seed: Of sampling.
-        rules: What hypotheses may hold.
-        shortlist: Which symbols a sentence may become; None: all.
-        joint: The part of the scorer in which CTC rates tokens too; None: there is none.
-        length: Positions of a source as the models' decoders see it, EOS not among them.
-        tick: Called between two steps; what it raises ends decoding.
-        closed: A rule of what comes after prefixes, where there are any.
+        setting: What it works with.
+        choice: Makes what a run chooses by.
     """
 
-    def __init__(self, scorer: ModelScorer | EnsembleScorer, config: DecodeConfig, collate: Collate,
-                 device: torch.device, seed: int, rules: list[Rule], shortlist: Shortlist | None = None,
-                 joint: JointScorer | None = None, length: Callable[[Ids], int] = len,
-                 tick: Callable[[], None] | None = None, closed: Rule | None = None):  # fmt: skip
-        self.tick, self.closed = tick, closed
-        self.scorer, self.config, self.collate, self.device, self.seed = scorer, config, collate, device, seed
-        self.rules, self.shortlist, self.joint, self.length = rules, shortlist, joint, length
+    def __init__(self, config: DecodeConfig, setting: Setting, choice: Choose):
+        self.config, self.setting, self.choice = config, setting, choice
+        self.scorer, self.device, self.length = setting.scorer, setting.device, setting.length
 
     def prepare(self, sources: list[Ids]):
         """The models' states of encoded sentences."""
-        return self.scorer.prepare(self.collate(sources, self.device), self.config.rows)
+        return self.scorer.prepare(self.setting.collate(sources), self.config.rows)
 
     @torch.inference_mode()
     def run(self, sentences: list[Sentence], first: int = 0) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
@@ -206,8 +183,8 @@ class Engine:
                 run.refill(waiting)
             if run is None or not run.busy:
                 return
-            if self.tick:
-                self.tick()
+            if self.setting.tick:
+                self.setting.tick()
             run.step()
             if run.clock % POLL_STEPS[self.device.type] == 0 and (results := run.collect()):
                 yield results
@@ -271,28 +248,15 @@ class _Run:
         self.clock = self.oldest = 0  # steps done; the clock of the first step of those at work
         self.changed = True  # whether sentences have come or gone since `wants` was asked
         self.limits = Limits(config, B, waiting.sentences, device, engine.scorer.max_length, engine.length)
-        constraints = {first + sentence.number: sentence.constraints for sentence in waiting.sentences}
-        constrained = any(constraints.values())
-        plain = config.search == "beam" and config.diverse_groups == 1 and not constrained
+        rules = engine.setting.rules_of(waiting.sentences)
+        self.choose = engine.choice(B, waiting.sentences, first)
         # Whether rows that are not live are left out of the models' steps; and whether the choice is a kernel too.
-        rules = engine.rules
-        if engine.closed and any(sentence.prefix for sentence in waiting.sentences):
-            rules = [*rules, engine.closed]
-        self.skips = plain and not rules and engine.scorer.native
-        self.fused = self.skips and not engine.joint
-        if engine.joint:
-            self.choose = JointBeam(config, device, engine.joint)
-        elif plain:
-            self.choose = NativeBeam(config, device) if self.fused else Beam(config, device)
-        elif constrained:
-            self.choose = ConstrainedBeam(config, B, constraints, device)
-        elif config.search == "beam":
-            self.choose = DiverseBeam(config, device)
-        else:
-            search = Sampling if config.search == "sample" else StochasticBeam
-            self.choose = search(config, B, device, engine.seed)
+        claims = type(self.choose).__dict__
+        self.skips = claims.get("skips", False) and not rules and engine.scorer.native
+        self.fused = self.skips and claims.get("fused", False)
         self.rules = Rules(rules, config, B, device) if rules else None
-        self.candidates = Candidates(engine.shortlist, B, device) if engine.shortlist else None
+        shortlist = engine.setting.loaded.get("shortlist")
+        self.candidates = Candidates(shortlist, B, device) if shortlist else None
         self.tokens = torch.full((B, config.rows), BOS, device=device)
         self.scores = self.finished = self.trellis = None  # in the type of the first logits
         self.ended = False  # whether anything may have since the last `collect`
@@ -333,7 +297,7 @@ class _Run:
             self.limits.admit(slots, mine, sentences)
             self.choose.admit(slots, [self.first + sentence.number for sentence in sentences])
             if self.rules:
-                self.rules.admit(slots)
+                self.rules.admit(slots, sentences)
             if self.candidates:
                 self.candidates.admit(mine, sentences, waiting.next(max(self.slots, AHEAD)))
             self.tokens[slots] = BOS
@@ -355,7 +319,7 @@ class _Run:
         self.scores = like.new_full(self.tokens.shape, NEVER)
         taken = torch.from_numpy(np.flatnonzero(self.numbers >= 0)).to(like.device)
         self.scores[taken] = self.choose.first_scores(torch.zeros_like(self.scores[taken]))
-        self.finished = Finished(self.config, self.slots, like)
+        self.finished = Finished(self.config, self.choose, self.scorer.falls, self.slots, like)
         self.trellis = Trellis(*self.tokens.shape, like)
 
     def step(self) -> None:
@@ -387,7 +351,7 @@ class _Run:
 
     def collect(self) -> list[tuple[int, list[Hypothesis]]]:
         """The sentences that are done leave their slots."""
-        if not self.ended and self.config.stopping == "first_finished":
+        if not self.ended and self.choose.first:
             return []
         self.ended = False
         done = self.finished.done(self.limits.done, self.limits.longest, self.scores).cpu().numpy()
@@ -407,7 +371,7 @@ class _Run:
                 each = [*values[i, n, :length].tolist(), float(end_values[i, n])]
                 path = ids[i, n, :length].tolist()
                 total, score = float(sum(each)), float(scores[i, n])
-                if config.search == "stochastic_beam":
+                if not self.choose.scored:
                     score = normalised(config, total, len(each))
                 truncated = bool(length >= longest[i])
                 n_best.append(Hypothesis(path, score, total, each, truncated))

@@ -10,6 +10,7 @@ Shapes: B slots, V target vocabulary, V' symbols of the output product.
 
 import hashlib
 import json
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -33,12 +34,17 @@ AHEAD = 64
 class Shortlist:
     """Candidates by source symbol.
 
+    Attributes:
+        without: As of `Component`.
+
     Args:
         translations: Int32 [source symbols, n], EOS where there are fewer.
         frequent: Int32 [m], of all sentences.
         vocabularies: Digests of the source and of the target vocabulary.
         symbols: V.
     """
+
+    without: ClassVar = dict.fromkeys(["rules", "scorers", "constraints"], "it numbers symbols anew")
 
     def __init__(self, translations: np.ndarray, frequent: np.ndarray, vocabularies: tuple[str, str], symbols: int):
         self.translations, self.frequent, self.vocabularies = translations, frequent, vocabularies

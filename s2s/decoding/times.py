@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 
@@ -66,6 +67,10 @@ class Chunks:
         config: Decode options.
         seconds: From one frame to the next.
     """
+
+    without: ClassVar = dict.fromkeys(
+        ["n_best", "final_scorers", "prefix", "constraints"], "it puts the best hypotheses of chunks together"
+    )
 
     def __init__(self, config: DecodeConfig, seconds: float):
         self.seconds = seconds

@@ -15,12 +15,13 @@ from s2s import registry
 from s2s.backends.prepare import prepare
 from s2s.checkpoint.loading import load_model
 from s2s.config import schema
-from s2s.decoding.compose import generator_of, read_files
+from s2s.decoding.compose import generator_of
+from s2s.decoding.compose import load as load_components
 from s2s.decoding.config import DecodeConfig
-from s2s.decoding.generator import Generator, longest_source
+from s2s.decoding.generator import Generator
 from s2s.decoding.hypothesis import Hypothesis, Translation
 from s2s.decoding.inputs import NO_TAGS, Window, check_known
-from s2s.decoding.scorers.language_model import load_language_model
+from s2s.decoding.intake import longest_source
 from s2s.decoding.times import words
 from s2s.device import choose_device
 from s2s.errors import UserError
@@ -188,12 +189,10 @@ class Translator:
             raise UserError("timestamps=true: is for models that write words in their order, without "
                             "data.target_transform")  # fmt: skip
         options = {"alignment": alignment, "timestamps": timestamps, "pack": self._pack, "tick": tick}
-        options |= self._files(config)
+        loaded = dict(load_components(self.task, config, next(self.models[0].parameters()).device, self._once))
         if config.speculative == "draft":
-            options["draft"] = self.draft
-        if config.language_model is not None:
-            options["language_model"] = self._language_model(config.language_model)
-        generator = generator_of(self.task, self.models, config, seed, **options)
+            loaded["draft"] = self.draft
+        generator = generator_of(self.task, self.models, config, seed, loaded, **options)
         return self._decode(generator, windows, score, progress, first)
 
     def _decode(self, generator: Generator, windows: Iterable[Window], score: bool, progress, first: int) -> Iterator:
@@ -262,14 +261,6 @@ class Translator:
     def _pack(self, model: nn.Module, dtype: str, backend: str) -> nn.Module:
         """`prepare`, once for each model and way of decoding."""
         return self._once((id(model), dtype, backend), lambda: prepare(model, dtype, backend))
-
-    def _language_model(self, path: str) -> nn.Module:
-        device = next(self.models[0].parameters()).device
-        return self._once(("language_model", path), lambda: load_language_model(path, self.task, device))
-
-    def _files(self, config: DecodeConfig) -> dict[str, Any]:
-        paths = config.forbidden, config.allowed, config.shortlist
-        return self._once(("files", *paths), lambda: read_files(self.task, config))
 
     def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
         """What `make` makes, made once: a file is read once, and so may be a stream."""

@@ -235,7 +235,7 @@ class Batcher:
 
     def _turns(self, lead: Job) -> deque[deque[Job]]:
         """The jobs of each caller that may be in a batch with the first one, which is the first."""
-        if lead.config.search != "beam":  # samples depend on a request's seed and on a line's place in it
+        if lead.config.searcher().seeded:  # samples depend on a request's seed and on a line's place in it
             return deque([deque([lead])])
         found = {caller: [job for job in queue if job is not lead and job.config == lead.config]
                  for caller, queue in self._queues.items()}  # fmt: skip
@@ -245,7 +245,7 @@ class Batcher:
     def _decode(self, batch: Batch) -> None:
         jobs = {job for job, _ in batch}
         config = batch[0][0].config
-        if config.search == "beam":  # what is short is answered first
+        if not config.searcher().seeded:  # what is short is answered first
             batch.sort(key=lambda line: line[0].costs[line[1]])
         price = sum(job.costs[i] for job, i in batch)
         soon = SOON * self.seconds

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from s2s import __version__
+from s2s import __version__, registry
 from s2s.config.documents import to_json
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import Translation
@@ -161,7 +161,7 @@ class Service:
     def _job(self, body: bytes, caller: str) -> tuple[Job, bool]:
         """What a request wants, and whether with hypotheses."""
         asked = self._asked(body)
-        config = self._config(asked.model_dump(include=set(self.bounds.options)))
+        config = self._config(asked.model_dump(include=set(self.bounds.options)), asked.model_fields_set)
         if config.n_best > 1 and not asked.hypotheses:
             raise HTTPException(400, f'n_best={config.n_best} needs "hypotheses": true: one text belongs to one line')
         try:
@@ -194,9 +194,17 @@ class Service:
                                          f"at most {self.bounds.line_characters:,} are allowed")  # fmt: skip
         return asked
 
-    def _config(self, options: dict) -> DecodeConfig:
-        """Decode options of a request, over those of the server."""
-        config = dataclasses.replace(self.decode, **options)
+    def _config(self, options: dict, asked: set[str]) -> DecodeConfig:
+        """Decode options of a request, over those of the server: of another search than the server's, those that it
+        reads. `asked`: what the request says itself."""
+        own = self.decode.search
+        if (name := options.pop("search", own.type)) == own.type:
+            config = dataclasses.replace(self.decode, **options)
+        else:
+            config = dataclasses.replace(DecodeConfig(search=name), **{
+                key: value for key, value in (vars(self.decode) | options).items()
+                if key != "search" and (key in asked or registry.find("searcher", name).reads(key))
+            })  # fmt: skip
         try:
             config.check()
         except UserError as error:

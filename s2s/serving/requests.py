@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from s2s import registry
 from s2s.decoding.config import DecodeConfig
 
 GREATEST = 2**31 - 1  # of whole numbers without a bound of their own
@@ -74,6 +75,8 @@ def request_model(options: list[str], decode: DecodeConfig, beam_size: int) -> t
 
 def _option(field: dataclasses.Field, hint: type, default: Any, most: int | None) -> tuple[Any, Any]:
     said = field.metadata
+    if "group" in said:  # chosen by name; its options are the server's
+        return Literal[tuple(registry.names(said["group"]))], Field(default.type, description=said["help"])
     if said["choices"]:
         return Literal[said["choices"]], Field(default, description=said["help"])
     bounds = {"ge": said["at_least"], "lt": said["below"], "le": said["at_most"] if most is None else most}

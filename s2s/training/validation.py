@@ -10,7 +10,7 @@ import torch
 from s2s import scoring
 from s2s.data.iterator import prefetch
 from s2s.data.plan import PlanConfig, plan
-from s2s.decoding.compose import generator_of, read_files
+from s2s.decoding.compose import generator_of, load
 from s2s.tasks.tags import of_split, plain
 from s2s.training.attention import Map, attention_maps
 from s2s.training.distributed import Ranks
@@ -68,7 +68,9 @@ class Validator:
         self.dataset = task.dataset(split)
         self.metrics = [name for name in metrics if name != "loss"]
         self.shown, self.maps = samples, maps
-        self.files = read_files(task, decode) if task.writes else {}
+        # What its options name is read once, and now: a file that is not as it should be ends no run later on.
+        device = torch.device("cuda", ranks.local) if ranks.device_type == "cuda" else torch.device("cpu")
+        self.loaded = load(task, decode, device) if task.writes else {}
         lengths = self.dataset.lengths(0, len(self.dataset))
         self.batches = plan(*lengths, dataclasses.replace(data, batching="token_budget"), None).batches
         self.references = split.lines("target.text")
@@ -127,7 +129,7 @@ class Validator:
 
         with contextlib.suppress(Stopped):  # all ranks stop below
             if first < last:
-                generator = generator_of(self.task, [model], self.decode, tick=tick, **self.files)
+                generator = generator_of(self.task, [model], self.decode, loaded=self.loaded, tick=tick)
                 size = self.decode.buffer or self.task.buffer
                 for start in range(first, last, size):
                     mine = examples[start : min(start + size, last)]

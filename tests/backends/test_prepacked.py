@@ -19,7 +19,7 @@ from s2s.models.encoders.transformer import EncoderConfig
 from s2s.models.stack import StackConfig
 from s2s.models.transformer import Transformer, TransformerConfig
 from s2s.text.vocabulary import BOS, EOS
-from tests.decoding.slow_search import collate
+from tests.decoding.slow_search import collate, sides
 from tests.specs import text_spec
 
 V = 14
@@ -181,7 +181,7 @@ def test_a_trained_model_chooses_the_same_tokens(trained, dtype):
 def test_hypotheses_do_not_depend_on_the_batch(trained, dtype, beam_size):
     config = DecodeConfig(beam_size=beam_size, dtype=dtype)
     sources = random_sources(40, 7)
-    generator = Generator([trained], config, collate)
+    generator = Generator([trained], config, sides)
     together = [n_best[0] for n_best in generator.generate(sources)]
     alone = [next(generator.generate([source]))[0] for source in sources]
     # What fp32 rounds otherwise in another batch can be the next number of a coarser type.
@@ -260,7 +260,7 @@ def test_types_that_a_device_does_not_compute_in_are_refused(monkeypatch):
             check(dtype, device)
     monkeypatch.setattr(module, "_cpu", lambda feature: False)
     with pytest.raises(UserError, match=r"decode\.dtype=bf16: this CPU has neither"):
-        Generator([model_of()], DecodeConfig(dtype="bf16"), collate)
+        Generator([model_of()], DecodeConfig(dtype="bf16"), sides)
 
 
 def test_weights_that_cannot_be_packed_are_used_as_they_are_and_a_line_says_so(monkeypatch, capsys):

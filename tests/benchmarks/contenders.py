@@ -20,6 +20,7 @@ from torch import nn
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.decoding.setting import Sides
 from s2s.decoding.shortlist import Shortlist
 from s2s.interop import ctranslate2 as export
 from s2s.models.transformer import Transformer
@@ -77,8 +78,8 @@ class Ours:
 
     def __init__(self, setting: Setting, short: bool = False, **options):
         self.config = DecodeConfig(beam_size=setting.beam_size, slots=setting.batch, **options)
-        self.generator = Generator([setting.model], self.config, setting.task.collate_sources,
-                                   shortlist=setting.shortlist if short else None)  # fmt: skip
+        self.generator = Generator([setting.model], self.config, Sides.of(setting.task),
+                                   loaded={"shortlist": setting.shortlist} if short else None)  # fmt: skip
 
     def __call__(self, jobs: list[Job]) -> list[Ids]:
         found = []
@@ -252,11 +253,11 @@ class Contender:
         kernels that call them themselves."""
         seen = Ours(self.setting, dtype=self.decoder.config.dtype, backend="eager")
         calls: list[tuple[str, torch.Size]] = []
-        for name, part in seen.generator.scorer.model.named_modules():
+        for name, part in seen.generator.setting.scorer.model.named_modules():
             if type(part).__name__.endswith("Linear"):
                 part.register_forward_pre_hook(lambda part, x, name=name: calls.append((name, x[0].shape)))
         seen(jobs)
-        model = self.decoder.generator.scorer.model
+        model = self.decoder.generator.setting.scorer.model
         kind = next(model.parameters()).dtype
         inputs = {shape: torch.randn(shape, device=self.setting.device).to(kind) for _, shape in calls}
         work = [(model.get_submodule(name), inputs[shape]) for name, shape in calls]

@@ -16,6 +16,7 @@ from s2s.data.batch import Inputs, Source
 from s2s.data.spec import FeatureSource, Spec
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.decoding.setting import Sides
 from s2s.models.speech import SpeechModel
 from s2s_cli.train import TrainCommand
 
@@ -56,7 +57,7 @@ def measure(preset: str, recordings: list[np.ndarray], device: str, speeds: Call
         lengths = {"max_length_a": TOKENS, "max_length_b": 0}
         if options["ctc_weight"] < 1:  # CTC alone has no least length
             lengths["min_length_a"] = TOKENS
-        generator = Generator([model], DecodeConfig(**options, **lengths, batch_tokens=10**6), collate)
+        generator = Generator([model], DecodeConfig(**options, **lengths, batch_tokens=10**6), Sides(collate))
 
         def work(size: int, generator: Generator = generator) -> Callable[[int], int]:
             parts = [recordings[i : i + size] for i in range(0, BATCH, size)]

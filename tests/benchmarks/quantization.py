@@ -31,6 +31,7 @@ from s2s.data.spec import Spec, TokenSource
 from s2s.data.store import Store
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.decoding.setting import Sides
 from s2s.decoding.shortlist import Shortlist
 from s2s.errors import UserError
 from s2s.models.transformer import Transformer
@@ -139,12 +140,14 @@ def _generators(
     """One with the model as it is, and one for each type."""
 
     def make(dtype: str, backend: str = "auto", **options) -> Generator:
-        return Generator([model], replace(config, dtype=dtype, backend=backend), task.collate_sources, **options)
+        return Generator([model], replace(config, dtype=dtype, backend=backend), Sides.of(task), **options)
 
     plain = make("fp32", "eager")
-    plain.scorer.model = model
+    plain.setting.scorer.model = model
     found = {"plain": plain} | {dtype: make(dtype) for dtype in types}
-    return found | ({f"{dtype}, shortlist": make(dtype, shortlist=shortlist) for dtype in types} if shortlist else {})
+    if not shortlist:
+        return found
+    return found | {f"{dtype}, shortlist": make(dtype, loaded={"shortlist": shortlist}) for dtype in types}
 
 
 def _decode(generator: Generator, sources: list[list[int]], number: int) -> int:

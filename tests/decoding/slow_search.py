@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 import torch
 
 from s2s.data.batch import Inputs, Source
+from s2s.decoding.setting import Sides
 from s2s.models.transformer import Transformer
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 from tests.specs import text_spec
@@ -31,6 +32,9 @@ def collate(sources, device="cpu"):
     lengths = [len(source) + 1 for source in sources]
     ids = [[*source, EOS] + [PAD] * (max(lengths) - len(source) - 1) for source in sources]
     return Inputs((Source(torch.tensor(ids, device=device), torch.tensor(lengths, device=device)),))
+
+
+sides = Sides(collate)
 
 
 def next_log_probabilities(models, source, prefixes, weights=None, log_linear=False, temperature=1, eos_scale=1):

@@ -9,13 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2s.decoding.alignment import Attention, coverage
+from s2s.decoding.alignment import Attention
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.decoding.scorers.coverage import coverage
 from s2s.errors import UserError
 from s2s.models.transformer import Transformer
 from s2s.text.vocabulary import BOS
-from tests.decoding.slow_search import collate, tiny_model
+from tests.decoding.slow_search import collate, sides, tiny_model
 from tests.decoding.test_translator import lines, run, trained  # noqa: F401 (fixtures)
 from tests.specs import text_spec
 
@@ -99,7 +100,7 @@ sources_of = st.lists(st.lists(st.integers(4, V - 1), min_size=0, max_size=6), m
 def test_alignments_are_of_each_hypothesis_alone(seed, sources, search, ensemble):
     models = [three_layers(seed), three_layers(seed + 1)][: 1 + ensemble]
     config = DecodeConfig(search=search, n_best=2, max_length_b=4, batch_tokens=40)
-    generator = Generator(models, config, collate, alignment=True)
+    generator = Generator(models, config, sides, alignment=True)
     for source, n_best in zip(sources, generator.generate(sources), strict=True):
         for one in n_best:
             assert len(one.alignment) == len(one.token_log_probabilities)
@@ -110,8 +111,8 @@ def test_alignments_are_of_each_hypothesis_alone(seed, sources, search, ensemble
 
 
 def test_without_being_asked_for_there_is_none():
-    generator = Generator([three_layers(0)], DecodeConfig(), collate)
-    assert generator.attention is None
+    generator = Generator([three_layers(0)], DecodeConfig(), sides)
+    assert generator.finishing.attention is None
     assert all(one.alignment is None for (one,) in generator.generate([[4, 5], []]))
 
 
@@ -147,9 +148,9 @@ def test_coverage_of_a_made_up_attention():
 def test_coverage_ranks_the_finished_hypotheses(seed, sources, beta, n_best):
     models = [three_layers(seed)]
     config = DecodeConfig(beam_size=4, n_best=4, max_length_b=3, batch_tokens=60)
-    plain = Generator(models, config, collate).generate(sources)
+    plain = Generator(models, config, sides).generate(sources)
     covered = replace(config, coverage_penalty=beta, n_best=n_best)
-    found = Generator(models, covered, collate).generate(sources)
+    found = Generator(models, covered, sides).generate(sources)
     for source, before, after in zip(sources, plain, found, strict=True):
         scores = {}
         for one in before:
@@ -161,7 +162,7 @@ def test_coverage_ranks_the_finished_hypotheses(seed, sources, beta, n_best):
 
 
 def test_given_targets_have_the_scores_and_alignments_of_the_search():
-    generator = Generator([three_layers(7)], DecodeConfig(coverage_penalty=0.5), collate, alignment=True)
+    generator = Generator([three_layers(7)], DecodeConfig(coverage_penalty=0.5), sides, alignment=True)
     sources = [[4, 5, 6], [7], [], [8, 8, 4, 5]]
     found = [one for (one,) in generator.generate(sources)]
     scored = list(generator.score(sources, [one.ids for one in found]))
@@ -170,7 +171,7 @@ def test_given_targets_have_the_scores_and_alignments_of_the_search():
 
 
 def test_samples_have_no_ranks_for_coverage():
-    with pytest.raises(UserError, match="samples have no ranks"):
+    with pytest.raises(UserError, match=r"decode.coverage_penalty=0.2: does not go with decode.search=sample"):
         DecodeConfig(search="sample", coverage_penalty=0.2).check()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from slow_search import beam_search, collate, score, tiny_model
+from slow_search import beam_search, score, sides, tiny_model
 from test_beam_search import assert_same, ragged
 from torch import nn
 
@@ -56,10 +56,10 @@ def by_hand(**options):
 def test_a_search_with_heads_is_that_of_their_summed_logits(norm):
     config = DecodeConfig(beam_size=3, n_best=3, auxiliary_weights=WEIGHTS, max_length_a=1, max_length_b=2)
     sources = [source for source in ragged(9, seed=2) if source]
-    found = list(Generator([model(norm=norm)], config, collate).generate(sources))
+    found = list(Generator([model(norm=norm)], config, sides).generate(sources))
     for n_best, source in zip(found, sources, strict=True):
         assert_same(n_best, beam_search([by_hand(norm=norm)], source, config))
-    plain = Generator([model(norm=norm)], DecodeConfig(beam_size=3), collate).generate(sources)
+    plain = Generator([model(norm=norm)], DecodeConfig(beam_size=3), sides).generate(sources)
     assert any(one[0].ids != other[0].ids for one, other in zip(found, plain, strict=True))
 
 
@@ -73,8 +73,8 @@ def test_the_kernels_mix_heads_too(norm, dtype):
     found, sources = {}, [source for source in ragged(9, seed=2) if source]
     for backend in ("eager", "native"):
         config = DecodeConfig(n_best=5, backend=backend, dtype=dtype, slots=3, auxiliary_weights=WEIGHTS)
-        generator = Generator([model(norm=norm).float()], config, collate)
-        assert generator.scorer.native == (backend == "native")
+        generator = Generator([model(norm=norm).float()], config, sides)
+        assert generator.setting.scorer.native == (backend == "native")
         found[backend] = list(generator.generate(sources))
     for mine, other in zip(found["native"], found["eager"], strict=True):
         assert mine[0].score == pytest.approx(other[0].score, abs=1e-4 if dtype == "fp32" else 0.1)
@@ -85,20 +85,20 @@ def test_the_kernels_mix_heads_too(norm, dtype):
 def test_given_targets_and_speculative_search_see_the_heads():
     config = DecodeConfig(beam_size=1, auxiliary_weights=WEIGHTS)
     sources, single = ragged(5, seed=4)[1:], model()
-    (best,) = zip(*Generator([single], config, collate).generate(sources), strict=True)
+    (best,) = zip(*Generator([single], config, sides).generate(sources), strict=True)
     ids = [one.ids for one in best]
-    for one, source in zip(Generator([single], config, collate).score(sources, ids), sources, strict=True):
+    for one, source in zip(Generator([single], config, sides).score(sources, ids), sources, strict=True):
         assert one.token_log_probabilities == pytest.approx(score([by_hand()], source, one.ids), abs=1e-9)
     config = DecodeConfig(beam_size=1, auxiliary_weights=WEIGHTS, speculative="input")
-    assert [one.ids for (one,) in Generator([single], config, collate).generate(sources)] == ids
+    assert [one.ids for (one,) in Generator([single], config, sides).generate(sources)] == ids
 
 
 def test_the_model_itself_stays_as_it_was():
     single, sources = model(), ragged(5, seed=4)
-    before = [one[0].score for one in Generator([single], DecodeConfig(), collate).generate(sources)]
-    heads = Generator([single], DecodeConfig(auxiliary_weights=WEIGHTS), collate)
+    before = [one[0].score for one in Generator([single], DecodeConfig(), sides).generate(sources)]
+    heads = Generator([single], DecodeConfig(auxiliary_weights=WEIGHTS), sides)
     assert [one[0].score for one in heads.generate(sources)] != before
-    assert [one[0].score for one in Generator([single], DecodeConfig(), collate).generate(sources)] == before
+    assert [one[0].score for one in Generator([single], DecodeConfig(), sides).generate(sources)] == before
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ def test_the_model_itself_stays_as_it_was():
 )
 def test_weights_that_do_not_fit_are_refused(make, options, message):
     with pytest.raises(UserError, match=message):
-        Generator([make()], DecodeConfig(**options), collate)
+        Generator([make()], DecodeConfig(**options), sides)
 
 
 def test_ctc_alone_has_no_heads():
     single = model()
     single.encoder.ctc = nn.Linear(16, V)
-    with pytest.raises(UserError, match=r"decode.auxiliary_weights if there is nothing else"):
-        Generator([single], DecodeConfig(auxiliary_weights=WEIGHTS, ctc_weight=1.0), collate)
+    with pytest.raises(UserError, match=r"decode.auxiliary_weights=.*: does nothing with CTC alone"):
+        Generator([single], DecodeConfig(auxiliary_weights=WEIGHTS, ctc_weight=1.0), sides)

@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_search import beam_search, collate, every_hypothesis, next_log_probabilities, normalised, tiny_model
+from slow_search import beam_search, collate, every_hypothesis, next_log_probabilities, normalised, sides, tiny_model
 
 from s2s.decoding import engine
+from s2s.decoding.budget import plan
 from s2s.decoding.config import DecodeConfig
-from s2s.decoding.generator import Generator, plan
+from s2s.decoding.generator import Generator
 from s2s.decoding.scorers.ensemble import EnsembleScorer
 from s2s.errors import UserError
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
@@ -22,7 +23,7 @@ tokens = st.integers(4, V - 1)
 
 
 def generate(models, config, sources, prefixes=None, **options):
-    return list(Generator(models, config, collate).generate(sources, prefixes, **options))
+    return list(Generator(models, config, sides).generate(sources, prefixes, **options))
 
 
 def assert_same(found, expected):
@@ -129,7 +130,7 @@ def test_slots_and_refilling_change_nothing(options, monkeypatch):
     for slots, share in ((1, 0.1), (2, 0.1), (3, 0.5), (7, 0.01), (100, 0.1), (None, 0.1)):
         monkeypatch.setattr(engine, "REFILL_SHARE", share)
         tokens = 200 if slots is None else 100_000
-        generator = Generator([model(2, V)], replace(config, slots=slots, batch_tokens=tokens), collate)
+        generator = Generator([model(2, V)], replace(config, slots=slots, batch_tokens=tokens), sides)
         results.append([[(h.ids, round(h.score, 9)) for h in n] for n in generator.generate(sources, prefixes)])
     assert all(result == results[0] for result in results)
 
@@ -258,7 +259,7 @@ def test_an_ensemble_is_a_weighted_average_of_either_kind(kind, weights):
     models = [model(2, V), model(3, V), model(4, V)]
     config = DecodeConfig(n_best=4, max_length_a=1, max_length_b=3, ensemble=kind, ensemble_weights=weights)
     sources = [[4, 5], [8, 7, 6]]
-    generator = Generator(models, config, collate)
+    generator = Generator(models, config, sides)
     for n_best, source in zip(generator.generate(sources), sources, strict=True):
         assert_same(n_best, beam_search(models, source, config))
         scored = list(generator.score([source] * 4, [h.ids for h in n_best]))
@@ -274,17 +275,17 @@ def test_the_average_of_log_probabilities_is_normalised():
 def test_ensemble_weights_are_one_positive_number_for_each_model():
     for weights in ([1.0], [1.0, 0.0], [1.0, -1.0], [1.0, 2.0, 3.0]):
         with pytest.raises(UserError, match=r"decode.ensemble_weights=.*each of 2 models"):
-            Generator([model(0, V)] * 2, DecodeConfig(ensemble_weights=weights), collate)
+            Generator([model(0, V)] * 2, DecodeConfig(ensemble_weights=weights), sides)
 
 
 def test_an_ensemble_of_different_vocabularies_is_a_users_mistake():
     with pytest.raises(UserError, match="one target vocabulary"):
-        Generator([model(0, 9), model(0, 7)], DecodeConfig(), collate)
+        Generator([model(0, 9), model(0, 7)], DecodeConfig(), sides)
 
 
 def test_more_n_best_than_beams_is_a_users_mistake():
     with pytest.raises(UserError, match=r"decode.n_best=6: must be at most decode.beam_size=5"):
-        Generator([model(0, V)], DecodeConfig(n_best=6), collate)
+        Generator([model(0, V)], DecodeConfig(n_best=6), sides)
 
 
 def test_progress_counts_every_sentence():
@@ -306,7 +307,7 @@ def test_plan_holds_each_sentence_once_within_the_budget(lengths, rows, budget):
 @given(st.lists(st.lists(tokens, max_size=5), min_size=1, max_size=6), st.integers(0, 9))
 @settings(max_examples=15, deadline=None)
 def test_scoring_its_own_hypotheses_gives_the_scores_of_the_search(sources, seed):
-    generator = Generator([model(seed, V), model(seed + 1, V)], DecodeConfig(max_length_b=5, max_length_a=0), collate)
+    generator = Generator([model(seed, V), model(seed + 1, V)], DecodeConfig(max_length_b=5, max_length_a=0), sides)
     found = [n_best[0] for n_best in generator.generate(sources)]
     scored = list(generator.score(sources, [hypothesis.ids for hypothesis in found]))
     for one, two in zip(found, scored, strict=True):

@@ -136,5 +136,5 @@ def test_what_a_model_that_writes_the_last_word_first_cannot_do(tmp_path):
     (tmp_path / "phrases").write_text("ab\nba ab\n")
     with pytest.raises(UserError, match="phrases: 'ba ab': several words cannot be looked for"):
         model.translate(["ab"], forbidden=str(tmp_path / "phrases"))
-    with pytest.raises(UserError, match=r"prefix= goes neither with decode\.shortlist nor decode.speculative"):
+    with pytest.raises(UserError, match=r"prefix= of whole words .*: does not go with decode\.speculative=input"):
         list(model.translate(["ab"], prefixes=["ab"], beam_size=1, speculative="input"))

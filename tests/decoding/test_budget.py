@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_ctc import tiny_joint
-from slow_search import collate, tiny_model
+from slow_search import sides, tiny_model
 
 from s2s.decoding import engine
 from s2s.decoding.budget import TARGETS, room, together
 from s2s.decoding.config import DecodeConfig
-from s2s.decoding.engine import Sentence
 from s2s.decoding.generator import Generator
+from s2s.decoding.search.searcher import Sentence
 
 V = 9
 
@@ -29,7 +29,7 @@ class Held:
 
         def step(*args):
             result = type(scorer).step(scorer, *args)
-            state = scorer.state
+            state = getattr(scorer, "models", scorer).state
             slots = len(state.mask) * state.rows
             self.source = max(self.source, slots * state.key_values.size(4))
             self.target = max(self.target, slots * state.cache.size(4))
@@ -56,10 +56,11 @@ def test_what_is_held_is_within_the_budget(kind, lengths, rows, budget, falling,
     lengths = sorted(lengths, reverse=True) if falling else lengths
     sentences = [Sentence(i, [4 + (i + j) % 5 for j in range(n)], []) for i, n in enumerate(lengths)]
     backend, search = "native" if kind == "native" else "eager", "sample" if kind == "sample" else "beam"
-    config = DecodeConfig(beam_size=rows, n_best=rows, search=search, ctc_weight=0.3 if kind == "joint" else None,
+    size = {} if kind == "sample" else {"beam_size": rows}
+    config = DecodeConfig(**size, n_best=rows, search=search, ctc_weight=0.3 if kind == "joint" else None,
                           backend=backend, batch_tokens=budget, max_length_a=a, max_length_b=b)  # fmt: skip
     model = tiny_joint(1, V) if kind == "joint" else tiny_model(1, V, scale=1.2)
-    found = Generator([model.float() if kind == "native" else model], config, collate).engine
+    found = Generator([model.float() if kind == "native" else model], config, sides).engine.engine
     with pytest.MonkeyPatch.context() as monkeypatch:
         held = Held(monkeypatch, found)
         results = {number: n_best for some in found.run(sentences) for number, n_best in some}
@@ -90,12 +91,12 @@ def test_room():
 PROCESS = """
 import resource, sys
 sys.path.insert(0, "tests/decoding")
-from slow_search import collate, tiny_model
+from slow_search import collate, tiny_model, sides
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 
 def lengths(sources):
-    found = Generator([model], DecodeConfig(max_length_a=0.0, max_length_b=20), collate).generate(sources)
+    found = Generator([model], DecodeConfig(max_length_a=0.0, max_length_b=20), sides).generate(sources)
     return [len(n_best[0].ids) for n_best in found]
 
 def peak():

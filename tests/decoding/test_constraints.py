@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_search import collate, constrained_beam_search, every_hypothesis, holds, tiny_model
+from slow_search import constrained_beam_search, every_hypothesis, holds, sides, tiny_model
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
@@ -18,7 +18,7 @@ tokens = st.integers(4, V - 1)
 
 
 def generate(config, sources, constraints, prefixes=None, forbidden=(), seed=2, vocabulary=V):
-    generator = Generator([model(seed, vocabulary)], config, collate, forbidden=forbidden)
+    generator = Generator([model(seed, vocabulary)], config, sides, loaded={"forbidden": forbidden})
     return list(generator.generate(sources, prefixes, constraints=constraints))
 
 
@@ -112,5 +112,5 @@ def test_without_phrases_it_is_beam_search():
 
 def test_what_constraints_cannot_be_with_is_a_users_mistake():
     for options in ({"search": "sample"}, {"search": "stochastic_beam"}, {"beam_size": 4, "diverse_groups": 2}):
-        with pytest.raises(UserError, match=r"constraints= need decode.search=beam"):
+        with pytest.raises(UserError, match=r"constraints=: does not go with decode\.(search|diverse_groups)="):
             generate(DecodeConfig(**options), [[4]], [[[5]]])

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_search import collate, diverse_beam_search, tiny_model
+from slow_search import diverse_beam_search, sides, tiny_model
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
@@ -18,7 +18,9 @@ tokens = st.integers(4, V - 1)
 
 
 def generate(config, sources, prefixes=None, forbidden=(), seed=2):
-    return list(Generator([model(seed, V)], config, collate, forbidden=list(forbidden)).generate(sources, prefixes))
+    return list(
+        Generator([model(seed, V)], config, sides, loaded={"forbidden": list(forbidden)}).generate(sources, prefixes)
+    )
 
 
 def hypotheses(results):
@@ -88,5 +90,8 @@ def test_strength_makes_diverse():
 def test_groups_that_do_not_fit_are_a_users_mistake():
     with pytest.raises(UserError, match=r"decode.diverse_groups=2: must divide decode.beam_size=5"):
         DecodeConfig(diverse_groups=2).check()
-    with pytest.raises(UserError, match=r"decode.diverse_groups=2: is for decode.search=beam"):
+    with pytest.raises(
+        UserError,
+        match=r"decode.diverse_groups=2: does nothing with decode.search=sample; it is for decode.search=beam",
+    ):
         DecodeConfig(search="sample", diverse_groups=2).check()

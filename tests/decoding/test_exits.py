@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from slow_search import tiny_model
+from slow_search import sides, tiny_model
 
 from s2s.data.batch import Inputs, Source
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.ctc import best_path
 from s2s.decoding.generator import Generator
+from s2s.decoding.setting import Sides
 from s2s.errors import UserError
 from s2s.models.encoders.speech import SpeechEncoderConfig
 from s2s.models.speech import SpeechConfig, SpeechDecoderConfig, SpeechModel
@@ -50,7 +51,7 @@ def recordings():
 
 
 def generate(speech, recordings, **options):
-    generator = Generator([speech], DecodeConfig(**options), collate, timestamps=True, seconds=0.01)
+    generator = Generator([speech], DecodeConfig(**options), Sides(collate, seconds=0.01), timestamps=True)
     return [(one.ids, one.score, one.times) for (one, *_) in generator.generate(recordings)]
 
 
@@ -115,10 +116,10 @@ def test_times_are_those_of_the_exit(recordings):
 )
 def test_what_has_no_exit_is_refused(options, message):
     with pytest.raises(UserError, match=message):
-        Generator([model()], DecodeConfig(**options), collate)
+        Generator([model()], DecodeConfig(**options), sides)
 
 
 def test_a_model_of_text_has_no_exits():
     for options in ({"exit_layer": 1}, {"exit_confidence": 0.5}):
         with pytest.raises(UserError, match="none"):
-            Generator([tiny_model(1, V)], DecodeConfig(**options), collate)
+            Generator([tiny_model(1, V)], DecodeConfig(**options), sides)

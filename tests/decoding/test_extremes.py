@@ -6,7 +6,7 @@ import typing
 
 import pytest
 from slow_ctc import tiny_joint
-from slow_search import collate, tiny_model
+from slow_search import sides, tiny_model
 
 from s2s.config import schema
 from s2s.decoding.config import DecodeConfig
@@ -42,7 +42,7 @@ def generator(options, model):
     try:
         config = schema.load(DecodeConfig, options, "decode")
         schema.check(config, "decode.")
-        return Generator([model], config, collate)
+        return Generator([model], config, sides)
     except UserError as error:
         return error
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from slow_ctc import tiny_joint
-from slow_search import collate, tiny_model
+from slow_search import collate, sides, tiny_model
 from test_beam_search import ragged
 from test_fusion import language_model
 
@@ -11,6 +11,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.fitting import fitting
 from s2s.decoding.generator import Generator
 from s2s.decoding.hypothesis import Hypothesis
+from s2s.decoding.setting import Sides
 from s2s.errors import Failure, UserError
 
 V, POISON = 9, 8
@@ -58,13 +59,13 @@ def poisoned(kind):
 def decoded(kind, sources, slots):
     config = DecodeConfig(slots=slots, **{**SHORT, **KINDS[kind]})
     models = [poisoned(kind), tiny_model(2, V)] if kind == "ensemble" else [poisoned(kind)]
-    options = {"text": lambda ids, source: " ".join(map(str, ids)), "alignment": kind == "alignment"}
-    if kind == "draft":
-        options["draft"] = tiny_model(2, V)
+    texts = Sides(collate, lambda ids, source: " ".join(map(str, ids)))
+    loaded = {"draft": tiny_model(2, V)} if kind == "draft" else {}
     if "language model" in kind:
-        options["language_model"] = language_model()
+        loaded["language_model"] = language_model()
     phrases = [[[source[0]]] for source in sources] if kind == "constraints" else None
-    found = Generator(models, config, collate, **options).generate(sources, constraints=phrases)
+    generator = Generator(models, config, texts, loaded=loaded, alignment=kind == "alignment")
+    found = generator.generate(sources, constraints=phrases)
     return [[(one.ids, one.score, one.token_log_probabilities, one.alignment, one.error) for one in n] for n in found]
 
 
@@ -98,8 +99,8 @@ def test_a_sentence_whose_output_is_not_finite_fails_alone(kind, slots):
 @pytest.mark.parametrize("kind", ["beam", "ensemble", "language model", "joint", "prefixes"])
 def test_a_target_whose_score_is_not_a_number_fails_alone(kind):
     models = [poisoned(kind), tiny_model(2, V)] if kind == "ensemble" else [poisoned(kind)]
-    options = {"language_model": language_model()} if "language model" in kind else {}
-    generator = Generator(models, DecodeConfig(**KINDS[kind]), collate, **options)
+    loaded = {"language_model": language_model()} if "language model" in kind else {}
+    generator = Generator(models, DecodeConfig(**KINDS[kind]), sides, loaded=loaded)
     sources, targets = [[4, 5, 6, 7], [4, POISON], [], [6, 6, 7]], [[5], [5], [], [7]]
     found = list(generator.score(sources, targets))
     assert [type(one.error) for one in found] == [type(None), Failure, type(None), type(None)]
@@ -113,7 +114,7 @@ def test_a_sample_that_is_not_finite_leaves_the_others():
     with torch.no_grad():
         model.decoder.embedding.tokens.weight[6] = float("nan")
     config = DecodeConfig(search="sample", n_best=40, temperature=2.0, **SHORT)
-    (n_best,) = Generator([model], config, collate).generate([[4, 5, 7]])
+    (n_best,) = Generator([model], config, sides).generate([[4, 5, 7]])
     assert 0 < len(n_best) < 40
     assert not any(6 in one.ids for one in n_best)
 
@@ -122,11 +123,11 @@ def test_a_sample_that_is_not_finite_leaves_the_others():
 def test_a_hypothesis_that_is_not_finite_leaves_the_others(backend):
     model = tiny_model(1, V, tie_embeddings="none").float()
     config = DecodeConfig(n_best=5, backend=backend, stopping="exhaustive", **SHORT)
-    whole = next(Generator([model], config, collate).generate([[4, 5, 7]]))
+    whole = next(Generator([model], config, sides).generate([[4, 5, 7]]))
     used = next(token for token in range(4, V) if 0 < sum(token in one.ids for one in whole) < len(whole))
     with torch.no_grad():
         model.decoder.embedding.tokens.weight[used] = float("nan")
-    n_best = next(Generator([model], config, collate).generate([[4, 5, 7]]))
+    n_best = next(Generator([model], config, sides).generate([[4, 5, 7]]))
     assert n_best
     assert all(one.error is None and used not in one.ids for one in n_best)
 
@@ -135,7 +136,7 @@ def test_a_source_may_have_failed_before():
     error = UserError("cannot be read")
     for options in ({}, {"ctc_weight": 1.0, "beam_size": 1}):
         model = tiny_joint(1) if options else tiny_model(1)
-        found = list(Generator([model], DecodeConfig(**options), collate).generate([[4, 5], error, [6]]))
+        found = list(Generator([model], DecodeConfig(**options), sides).generate([[4, 5], error, [6]]))
         assert found[1][0].error is error
         assert not found[0][0].error
         assert not found[2][0].error
@@ -174,8 +175,8 @@ def test_where_memory_is_short_fewer_sentences_are_decoded_together():
 def test_a_sentence_that_does_not_fit_into_memory_fails_alone(monkeypatch):
     model, config = tiny_model(1), DecodeConfig(**SHORT)
     sources = ragged(20)
-    expected = list(Generator([model], config, collate).generate(sources))
-    generator = Generator([model], config, collate)
+    expected = list(Generator([model], config, sides).generate(sources))
+    generator = Generator([model], config, sides)
     encode = model.encode
 
     def short(inputs, tags=None):
@@ -183,23 +184,23 @@ def test_a_sentence_that_does_not_fit_into_memory_fails_alone(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return encode(inputs, tags)
 
-    monkeypatch.setattr(generator.scorer.model, "encode", short)
+    monkeypatch.setattr(generator.setting.scorer.model, "encode", short)
     found = list(generator.generate(sources))
     assert [len(source) == 9 for source in sources] == [n_best[0].error is not None for n_best in found]
     assert 0 < sum(n_best[0].error is not None for n_best in found) < 10
     for mine, other in zip(found, expected, strict=True):
         assert mine[0].error or [one.ids for one in mine] == [one.ids for one in other]
-    generator.alignment, generator.attention = False, None
+    generator.finishing.scorers = []
     rated = list(generator.score(sources, sources))
     assert [one.error is not None for one in rated] == [n_best[0].error is not None for n_best in found]
 
 
 def test_what_a_prefix_may_be_is_each_sentences_own():
     config = DecodeConfig(ctc_weight=0.3, **SHORT)
-    found = list(Generator([tiny_joint(1)], config, collate).generate([[4, 5], [4] * 6], [[4] * 4, [4]]))
+    found = list(Generator([tiny_joint(1)], config, sides).generate([[4, 5], [4] * 6], [[4] * 4, [4]]))
     assert "prefix of 4 tokens: they do not fit into 2 frames" in str(found[0][0].error)
     assert found[1][0].ids[0] == 4
     learned = tiny_model(1, V, positions="learned", max_positions=8)
-    found = list(Generator([learned], DecodeConfig(), collate).generate([[4, 5], [4]], [[4], [4] * 8]))
+    found = list(Generator([learned], DecodeConfig(), sides).generate([[4, 5], [4]], [[4], [4] * 8]))
     assert found[0][0].ids[0] == 4
     assert "prefix of 8 tokens; with EOS, model.max_positions=8 is the most" in str(found[1][0].error)

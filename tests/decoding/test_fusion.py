@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_ctc import ctc_frames, joint_beam_search, tiny_joint, totals
-from slow_search import collate, score, tiny_model
+from slow_search import score, sides, tiny_model
 from test_beam_search import assert_same, configs, ragged
 
 from s2s.decoding.config import DecodeConfig
@@ -35,8 +35,8 @@ def language_model(seed=0, vocabulary=V):
 
 
 def generate(config, sources, models=None, **options):
-    options = {"language_model": language_model(), **options}
-    return list(Generator(models or [model(1)], config, collate, **options).generate(sources))
+    options = {"loaded": {"language_model": language_model()}, **options}
+    return list(Generator(models or [model(1)], config, sides, **options).generate(sources))
 
 
 @given(configs(), st.sampled_from([0.0, 0.4]), st.floats(0, 1), st.integers(0, 5),
@@ -81,7 +81,7 @@ def test_with_and_without_kernels():
     one, other = tiny_joint(2, 40).float(), language_model(1, 40).float()
     for backend in ("eager", "native"):
         config = DecodeConfig(backend=backend, n_best=5, slots=3, ctc_weight=0.4, max_length_b=3, max_length_a=1)
-        results[backend] = generate(config, ragged(20, seed=3), [one], language_model=other)
+        results[backend] = generate(config, ragged(20, seed=3), [one], loaded={"language_model": other})
     for mine, expected in zip(results["native"], results["eager"], strict=True):
         assert [h.ids for h in mine] == [h.ids for h in expected]
         for one, other in zip(mine, expected, strict=True):
@@ -92,7 +92,7 @@ def test_with_and_without_kernels():
 def test_given_targets_are_scored(w):
     sources, targets = [[4, 5, 6, 7], [8, 8, 4]], [[4, 5], [6]]
     config = DecodeConfig(ctc_weight=w, language_model_weight=0.7)
-    generator = Generator([model(1)], config, collate, language_model=language_model())
+    generator = Generator([model(1)], config, sides, loaded={"language_model": language_model()})
     for source, target, one in zip(sources, targets, generator.score(sources, targets), strict=True):
         attention, ctc = sum(score([model(1)], source, target)), totals(ctc_frames(model(1), source), range(V))
         expected = (1 - w) * attention + w * ctc[tuple(target)] + 0.7 * sum(score([language_model()], source, target))
@@ -104,13 +104,13 @@ def test_an_ensemble_and_a_model_of_text_have_a_language_model_too():
     once = generate(DecodeConfig(n_best=5), ragged(9), [plain])
     twice = generate(DecodeConfig(n_best=5), ragged(9), [plain, plain])
     assert [[h.ids for h in n_best] for n_best in once] == [[h.ids for h in n_best] for n_best in twice]
-    without = generate(DecodeConfig(n_best=5), ragged(9), [plain], language_model=None)
+    without = generate(DecodeConfig(n_best=5), ragged(9), [plain], loaded={})
     assert [[h.ids for h in n_best] for n_best in once] != [[h.ids for h in n_best] for n_best in without]
 
 
 def test_what_does_not_go_together():
     for options in ({"search": "sample"}, {"speculative": "input", "beam_size": 1}, {"shortlist": "a"}):
-        with pytest.raises(UserError, match=r"decode.language_model: is for decode.search=beam"):
+        with pytest.raises(UserError, match=r"decode.language_model=run"):
             DecodeConfig(language_model="run", **options).check()
     with pytest.raises(UserError, match="has 12 symbols, the model 9"):
-        generate(DecodeConfig(), [[4]], language_model=language_model(0, 12))
+        generate(DecodeConfig(), [[4]], loaded={"language_model": language_model(0, 12)})

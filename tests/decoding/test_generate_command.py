@@ -148,7 +148,7 @@ def test_hypotheses_hold_their_constraints(generate, runs, store, lines, tmp_pat
     words = f"checkpoint={runs[0]}", source, f"constraints={file}"
     limits = "decode.max_length_a=0", "decode.max_length_b=1"
     assert "; 2 without all of their constraints" in generate(*words, *limits)[2]
-    fails(generate(*words, "decode.search=sample"), "constraints= need decode.search=beam")
+    fails(generate(*words, "decode.search=sample"), "constraints=: does not go with decode.search=sample")
     fails(generate(*words, "mode=score", f"target={file}"), "constraints= is for mode=translate")
     file.write_text("a\n" * 8 + "a\tunheard\na\n")
     fails(generate(*words), f"{file}, line 9", "'unheard'")
@@ -171,7 +171,10 @@ def test_minimum_bayes_risk_gives_one_line(generate, runs, lines):
     for index, line in enumerate(printed.splitlines()):
         assert line in [text for number, _, text in samples if int(number) == index]
     fails(generate(words[0], "decode.mbr=bleu"), "needs decode.n_best of at least 2")
-    fails(generate(words[0], "decode.top_p=0.5"), "decode.top_p=0.5: is for samples: decode.search=sample")
+    fails(
+        generate(words[0], "decode.top_p=0.5"),
+        "decode.top_p=0.5: does nothing with decode.search=beam; it is for decode.search=sample",
+    )
 
 
 def test_the_end_by_the_maximum_length_is_reported(generate, runs):

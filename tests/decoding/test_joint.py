@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_ctc import ctc_frames, joint_beam_search, tiny_joint, totals
-from slow_search import collate, score, tiny_model
+from slow_search import score, sides, tiny_model
 from test_beam_search import assert_same, configs, ragged
 
 from s2s.backends.prepare import has_kernels
@@ -23,7 +23,7 @@ tokens = st.integers(4, V - 1)
 
 
 def generate(config, sources, prefixes=None, *, models=None, **options):
-    return list(Generator(models or [model(1)], config, collate).generate(sources, prefixes, **options))
+    return list(Generator(models or [model(1)], config, sides).generate(sources, prefixes, **options))
 
 
 @given(configs(), st.floats(0.01, 0.99), st.integers(0, 9), st.lists(st.lists(tokens, min_size=2, max_size=6),
@@ -63,8 +63,8 @@ def test_joint_decoding_with_and_without_kernels(slots):
     sources = [source for source in ragged(20, seed=3) if source]
     for backend in ("eager", "native"):
         config = DecodeConfig(backend=backend, n_best=5, slots=slots, ctc_weight=0.4, max_length_a=1, max_length_b=3)
-        generator = Generator([single], config, collate)
-        assert generator.scorer.native == (backend == "native")
+        generator = Generator([single], config, sides)
+        assert generator.setting.scorer.native == (backend == "native")
         results[backend] = list(generator.generate(sources))
     for mine, expected in zip(results["native"], results["eager"], strict=True):
         assert [h.ids for h in mine] == [h.ids for h in expected]
@@ -96,7 +96,7 @@ def test_scores_of_a_narrow_search_are_those_of_all_alignments():
 def test_given_targets_are_scored(w):
     sources, targets = [[4, 5, 6, 7], [8, 8, 4]], [[4, 5], [6]]
     config = DecodeConfig(ctc_weight=w)
-    found = list(Generator([model(1)], config, collate).score(sources, targets))
+    found = list(Generator([model(1)], config, sides).score(sources, targets))
     for source, target, one in zip(sources, targets, found, strict=True):
         attention, ctc = sum(score([model(1)], source, target)), totals(ctc_frames(model(1), source), range(V))
         assert one.log_probability == pytest.approx((1 - w) * attention + w * ctc[tuple(target)], abs=1e-9)
@@ -108,7 +108,7 @@ def test_the_weight_of_a_model_where_none_is_said():
     alone = tiny_joint(1)
     alone.decoder = None
     cases = [([plain], 0), ([both], 0.3), ([alone], 1), ([both, both], 0)]
-    assert [Generator(models, DecodeConfig(), collate).ctc_weight for models, _ in cases] == [w for _, w in cases]
+    assert [Generator(models, DecodeConfig(), sides).ctc_weight for models, _ in cases] == [w for _, w in cases]
 
 
 def test_what_does_not_go_together():
@@ -117,19 +117,23 @@ def test_what_does_not_go_together():
     cases = [
         ([plain], {"ctc_weight": 0.3}, "has no CTC"),
         ([alone], {"ctc_weight": 0.3}, "without a decoder has CTC alone"),
-        ([both, both], {"ctc_weight": 0.3}, "not for an ensemble"),
-        ([both], {"search": "sample"}, "does not go with decode.search; decode.ctc_weight=0 leaves it out"),
-        ([both], {"diverse_groups": 5}, "decode.diverse_groups"),
+        ([both, both], {"ctc_weight": 0.3}, "CTC is that of one model"),
+        ([both], {"search": "sample"}, "does not go with decode.search=sample; .*; decode.ctc_weight=0 leaves CTC out"),
+        ([both], {"diverse_groups": 5}, "decode.diverse_groups=5: CTC rates the candidates of one beam"),
         ([both], {"speculative": "input", "beam_size": 1}, "decode.speculative"),
-        ([both], {"ctc_weight": 1.0, "no_repeat_ngram": 2}, "decode.no_repeat_ngram if there is nothing else"),
-        ([alone], {"coverage_penalty": 1.0}, "decode.coverage_penalty if there is nothing else$"),
+        ([both], {"ctc_weight": 1.0, "no_repeat_ngram": 2}, "decode.no_repeat_ngram=2: does not go with CTC alone"),
+        (
+            [alone],
+            {"coverage_penalty": 1.0},
+            r"decode.coverage_penalty=1: does not go with CTC alone .*; it is for decode.search=beam$",
+        ),
     ]
     for models, options, message in cases:
         with pytest.raises(UserError, match=message):
-            Generator(models, DecodeConfig(**options), collate)
+            Generator(models, DecodeConfig(**options), sides)
     with pytest.raises(UserError, match="alignment=true"):
-        Generator([alone], DecodeConfig(), collate, alignment=True)
-    with pytest.raises(UserError, match="needs a decoder"):
+        Generator([alone], DecodeConfig(), sides, alignment=True)
+    with pytest.raises(UserError, match="prefix=: does not go with CTC alone"):
         generate(DecodeConfig(ctc_weight=1.0), [[4, 5]], [[4]])
     with pytest.raises(UserError, match="constraints="):
         generate(DecodeConfig(), [[4, 5]], constraints=[[[4]]])
@@ -209,5 +213,5 @@ def test_decoding_by_ctc_alone_is_ended_between_batches():
 
     config, sources = DecodeConfig(ctc_weight=1.0, slots=1), [[4], [5], [6], [7]]
     with pytest.raises(KeyError):
-        list(Generator([model(1)], config, collate, tick=tick).generate(sources))
+        list(Generator([model(1)], config, sides, tick=tick).generate(sources))
     assert len(seen) == 3

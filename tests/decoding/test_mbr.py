@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU, CHRF
-from slow_search import collate, tiny_model
+from slow_search import collate, sides, tiny_model
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.mbr import most_like_all, utilities
+from s2s.decoding.setting import Sides
 from s2s.errors import UserError
 
 METRICS = {"chrf": CHRF(), "bleu": BLEU(effective_order=True)}
@@ -56,9 +57,9 @@ def detokenize(ids):
 def test_the_generator_yields_the_choice_alone(options, utility):
     models, sources = [tiny_model(3, VOCABULARY)], [[4, 5, 6], [8, 7], [], [5, 5, 5, 5]]
     config = DecodeConfig(max_length_b=4, **options)
-    lists = list(Generator(models, config, collate).generate(sources))
+    lists = list(Generator(models, config, sides).generate(sources))
     chosen = list(
-        Generator(models, replace(config, mbr=utility), collate, text=lambda ids, source: detokenize(ids)).generate(
+        Generator(models, replace(config, mbr=utility), Sides(collate, lambda ids, source: detokenize(ids))).generate(
             sources
         )
     )

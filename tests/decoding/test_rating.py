@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_ctc import joint_beam_search, tiny_joint
-from slow_search import beam_search, collate, tiny_model
+from slow_search import beam_search, sides, tiny_model
 from test_beam_search import assert_same, configs, ragged
 
 from s2s.backends.prepare import is_native
@@ -21,7 +21,7 @@ rates = st.sampled_from([(0.5, 1.0), (1.0, 0.6), (2.0, 0.8)])
 
 
 def generate(config, sources, *models):
-    return list(Generator(list(models), config, collate).generate(sources))
+    return list(Generator(list(models), config, sides).generate(sources))
 
 
 @given(configs(), rates, st.integers(0, 5), st.sampled_from(["linear", "log_linear", "joint"]))
@@ -42,7 +42,7 @@ def test_the_kernels_do_the_same(rate):
     single, sources, found = tiny_model(2, 40).float(), [source for source in ragged(12, seed=3) if source], {}
     for backend in ("eager", "native"):
         config = DecodeConfig(n_best=5, backend=backend, slots=3, max_length_a=1, max_length_b=3, **rate)
-        generator = Generator([single], config, collate)
+        generator = Generator([single], config, sides)
         assert is_native(generator.model) == (backend == "native")
         found[backend] = list(generator.generate(sources))
     for mine, other in zip(found["native"], found["eager"], strict=True):
@@ -68,7 +68,7 @@ def test_given_targets_are_rated_as_in_the_search(kind):
     config = DecodeConfig(temperature=1.7, eos_scale=0.6, ctc_weight=0.3 if kind == "joint" else 0.0)
     sources = ragged(6)[1:]
     best = [n_best[0] for n_best in generate(config, sources, *models)]
-    again = Generator(models, config, collate).score(sources, [one.ids for one in best])
+    again = Generator(models, config, sides).score(sources, [one.ids for one in best])
     for one, other in zip(again, best, strict=True):
         assert one.token_log_probabilities == pytest.approx(other.token_log_probabilities, abs=1e-9)
 
@@ -76,15 +76,18 @@ def test_given_targets_are_rated_as_in_the_search(kind):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"eos_scale": 0.5, "search": "sample", "ctc_weight": 0.0}, r"eos_scale=0.5: is for decode.search=beam"),
+        (
+            {"eos_scale": 0.5, "search": "sample", "ctc_weight": 0.0},
+            r"eos_scale=0.5: does nothing with decode.search=sample; it is for decode.search=beam",
+        ),
         (
             {"temperature": 2.0, "speculative": "input", "beam_size": 1},
-            r"neither with decode.temperature nor",
+            "decode.temperature=2: does nothing with decode.speculative=input",
         ),
-        ({"eos_scale": 0.5, "ctc_weight": 1.0}, "decode.eos_scale if there is nothing else"),
-        ({"temperature": 2.0, "ctc_weight": 1.0}, "decode.temperature if there is nothing else"),
+        ({"eos_scale": 0.5, "ctc_weight": 1.0}, "decode.eos_scale=0.5: does nothing with CTC alone"),
+        ({"temperature": 2.0, "ctc_weight": 1.0}, "decode.temperature=2: does nothing with CTC alone"),
     ],
 )
 def test_what_does_not_go_together(options, message):
     with pytest.raises(UserError, match=message):
-        Generator([joint(1, V)], DecodeConfig(**options), collate)
+        Generator([joint(1, V)], DecodeConfig(**options), sides)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_search import beam_search, collate, holds, tiny_model
+from slow_search import beam_search, collate, holds, sides, tiny_model
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.decoding.setting import Sides
 from s2s.text.vocabulary import EOS
 
 V = 8
@@ -21,7 +22,7 @@ tokens = st.integers(4, V - 1)
 
 
 def generate(models, config, sources, prefixes=None, forbidden=()):
-    return list(Generator(models, config, collate, forbidden=list(forbidden)).generate(sources, prefixes))
+    return list(Generator(models, config, sides, loaded={"forbidden": list(forbidden)}).generate(sources, prefixes))
 
 
 def assert_same(found, expected):
@@ -67,7 +68,7 @@ def test_a_prefix_of_one_word_is_closed(config, seed, pairs, closing):
     models = [model(seed, V)]
     sources, prefixes = [source for source, _ in pairs], [prefix for _, prefix in pairs]
     mask = np.isin(np.arange(V), [*closing, EOS])
-    found = list(Generator(models, config, collate, closing=mask).generate(sources, prefixes))
+    found = list(Generator(models, config, Sides(collate, closing=mask)).generate(sources, prefixes))
     for n_best, source, prefix in zip(found, sources, prefixes, strict=True):
         assert_same(n_best, beam_search(models, source, config, prefix, closing=closing))
 
@@ -99,7 +100,7 @@ def test_a_hypothesis_that_cannot_go_on_ends_below_the_minimum_length(search):
 
 def test_log_probabilities_stay_those_of_the_model():
     config = DecodeConfig(n_best=5, no_repeat_ngram=1, max_length_b=4)
-    generator = Generator([model(2, V)], config, collate, forbidden=[[5]])
+    generator = Generator([model(2, V)], config, sides, loaded={"forbidden": [[5]]})
     (n_best,) = generator.generate([[4, 6]])
     for hypothesis in n_best:
         (scored,) = generator.score([[4, 6]], [hypothesis.ids])

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from slow_search import collate, next_log_probabilities, tiny_model
+from slow_search import next_log_probabilities, sides, tiny_model
 
 from s2s.decoding.config import DecodeConfig
-from s2s.decoding.engine import Sentence
 from s2s.decoding.generator import Generator
 from s2s.decoding.limits import Limits
 from s2s.decoding.noise import mix, uniform
 from s2s.decoding.search.sampling import draw
+from s2s.decoding.search.searcher import Sentence
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 V = 11
@@ -24,7 +24,7 @@ def model():
 
 
 def generate(model, config, sources, seed=1, **options):
-    return list(Generator([model], config, collate, seed).generate(sources, **options))
+    return list(Generator([model], config, sides, seed).generate(sources, **options))
 
 
 def filtered(row, temperature=1.0, top_k=0, top_p=1.0, epsilon=0.0):
@@ -95,7 +95,7 @@ def test_samples_keep_limits_and_report_the_models_own_probabilities(model):
     sources = [[4, 5, 6], [7], [8, 8, 9, 10]]
     config = DecodeConfig(search="sample", n_best=20, temperature=3.0, top_k=6, min_length_b=2, max_length_a=0.5,
                           max_length_b=2)  # fmt: skip
-    generator = Generator([model], config, collate)
+    generator = Generator([model], config, sides)
     for source, n_best in zip(sources, generator.generate(sources, [[], [6], []]), strict=True):
         assert len(n_best) == 20
         for hypothesis in n_best:

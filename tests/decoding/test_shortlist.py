@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_search import beam_search, collate, tiny_model
+from slow_search import beam_search, sides, tiny_model
 from torch import nn
 
 from s2s.backends import native, prepacked
@@ -62,10 +62,10 @@ def slow_model_1(pairs, iterations):
 
 
 symbols = st.integers(4, 9)
-sides = st.lists(symbols, max_size=4)
+texts = st.lists(symbols, max_size=4)
 
 
-@given(st.lists(st.tuples(sides, sides), min_size=1, max_size=12), st.integers(1, 4), st.integers(1, 30))
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=12), st.integers(1, 4), st.integers(1, 30))
 @settings(max_examples=100)
 def test_the_lexicon_is_ibm_model_1(pairs, iterations, chunk):
     with pytest.MonkeyPatch.context() as patch:
@@ -115,7 +115,9 @@ pairs = st.tuples(st.lists(tokens, min_size=1, max_size=6), st.lists(tokens | st
 
 
 def generate(models, config, sources, prefixes=None, shortlist=None, **options):
-    return list(Generator(models, config, collate, shortlist=shortlist, **options).generate(sources, prefixes))
+    return list(
+        Generator(models, config, sides, loaded={"shortlist": shortlist}, **options).generate(sources, prefixes)
+    )
 
 
 def assert_same(found, expected, tolerance=1e-9):
@@ -213,10 +215,10 @@ def test_rows_of_a_prepacked_linear_map_are_those_of_the_whole(kind, bias):
 
 def test_what_does_not_go_together_is_said():
     model = tiny_model(0, V)
-    with pytest.raises(UserError, match=r"decode\.shortlist is not for .*no_repeat_ngram"):
-        Generator([model], DecodeConfig(no_repeat_ngram=2), collate, shortlist=ALL)
-    with pytest.raises(UserError, match=r"decode\.shortlist is not for decode\.search=stochastic_beam"):
-        Generator([model], DecodeConfig(search="stochastic_beam", shortlist="file"), collate, shortlist=ALL)
+    with pytest.raises(UserError, match=r"decode\.shortlist.*: does not go with decode.no_repeat_ngram=2"):
+        Generator([model], DecodeConfig(no_repeat_ngram=2), sides, loaded={"shortlist": ALL})
+    with pytest.raises(UserError, match=r"decode\.shortlist=file: does nothing with decode\.search=stochastic_beam"):
+        Generator([model], DecodeConfig(search="stochastic_beam", shortlist="file"), sides, loaded={"shortlist": ALL})
 
 
 @pytest.fixture(scope="module")

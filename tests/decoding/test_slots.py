@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_search import collate, tiny_model
+from slow_search import sides, tiny_model
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
@@ -43,8 +43,8 @@ def test_slots_that_come_and_go_change_nothing(sources, seed, kind, beam_size, t
     prefixes = [source[: len(source) % 3] if forced else [] for source in sources]
     shortlist = SHORTLIST if short else None
     eager, native = (
-        list(Generator([model(seed, kind)], DecodeConfig(backend=backend, **config), collate,
-                       shortlist=shortlist).generate(sources, prefixes))
+        list(Generator([model(seed, kind)], DecodeConfig(backend=backend, **config), sides,
+                       loaded={"shortlist": shortlist}).generate(sources, prefixes))
         for backend in ("eager", "native")
     )  # fmt: skip
     for mine, expected in zip(native, eager, strict=True):
@@ -89,6 +89,6 @@ def test_two_long_lines_and_a_short_one():
         found = {}
         for backend in ("eager", "native"):
             config = DecodeConfig(backend=backend, beam_size=beam_size, max_length_a=0, max_length_b=40)
-            found[backend] = list(Generator([model(1, 0)], config, collate).generate(sources, [[9], [], [10]]))
+            found[backend] = list(Generator([model(1, 0)], config, sides).generate(sources, [[9], [], [10]]))
         assert [n[0].ids for n in found["native"]] == [n[0].ids for n in found["eager"]]
         assert all(EOS not in n[0].ids for n in found["native"])

@@ -16,7 +16,7 @@ from s2s.decoding.translator import load
 from s2s.errors import UserError
 from s2s.models.transformer import Transformer
 from s2s.text.vocabulary import BOS, EOS
-from tests.decoding.slow_search import collate, tiny_model
+from tests.decoding.slow_search import collate, sides, tiny_model
 from tests.decoding.test_translator import learned, lines, run, trained  # noqa: F401 (fixtures)
 from tests.specs import text_spec
 
@@ -25,7 +25,7 @@ V = 9
 
 def decoded(models, sources, prefixes=None, draft=None, **options):
     config = DecodeConfig(beam_size=1, **options)
-    return [one for (one,) in Generator(models, config, collate, draft=draft).generate(sources, prefixes)]
+    return [one for (one,) in Generator(models, config, sides, loaded={"draft": draft}).generate(sources, prefixes)]
 
 
 def agree(found, expected):
@@ -183,20 +183,20 @@ def test_what_does_not_go_together():
     model = tiny_model(0)
     for options, message in (
         ({"beam_size": 2}, "is for greedy search"),
-        ({"search": "sample"}, "is for greedy search"),
-        ({"stopping": "exhaustive"}, "is for greedy search"),
-        ({"no_repeat_ngram": 2}, "goes neither with"),
+        ({"search": "sample"}, "each says how to search"),
+        ({"stopping": "exhaustive"}, "decode.stopping=exhaustive: does nothing"),
+        ({"no_repeat_ngram": 2}, "does not go with"),
         ({"speculative": "draft"}, "needs draft=CHECKPOINT"),
     ):
         with pytest.raises(UserError, match=message):
-            Generator([model], DecodeConfig(**{"speculative": "input", "beam_size": 1, **options}), collate)
+            Generator([model], DecodeConfig(**{"speculative": "input", "beam_size": 1, **options}), sides)
     config = DecodeConfig(speculative="draft", beam_size=1)
-    with pytest.raises(UserError, match="not for an ensemble"):
-        Generator([model, model], config, collate, draft=model)
+    with pytest.raises(UserError, match=r"checkpoint= of several models: does not go with decode.speculative=draft"):
+        Generator([model, model], config, sides, loaded={"draft": model})
     with pytest.raises(UserError, match="has 7 target symbols"):
-        Generator([model], config, collate, draft=tiny_model(0, 7))
+        Generator([model], config, sides, loaded={"draft": tiny_model(0, 7)})
     with pytest.raises(UserError, match="draft: takes at most 1024"):
-        Generator([model], config, collate, draft=tiny_model(0, V, "learned"))
+        Generator([model], config, sides, loaded={"draft": tiny_model(0, V, "learned")})
 
 
 def test_trained_models_by_the_command(s2s, capsys, run, learned, lines, tmp_path):  # noqa: F811

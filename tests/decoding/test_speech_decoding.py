@@ -206,4 +206,6 @@ def test_what_does_not_go_together(s2s, capsys, folder):
     assert "timestamps=true needs format=json" in failed("joint", "timestamps=true")
     assert "needs CTC" in failed("joint", "timestamps=true", "format=json", "decode.ctc_weight=0")
     assert "without a decoder has CTC alone" in failed("ctc", "decode.ctc_weight=0.3")
-    assert "decode.search; decode.ctc_weight=0 leaves it out" in failed("joint", "decode.search=sample")
+    assert "decode.search=sample; it is for decode.search=beam; decode.ctc_weight=0 leaves CTC out" in failed(
+        "joint", "decode.search=sample"
+    )

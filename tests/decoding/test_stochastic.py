@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from slow_search import collate, next_log_probabilities, tiny_model
+from slow_search import next_log_probabilities, sides, tiny_model
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
@@ -17,7 +17,7 @@ model = cache(tiny_model)
 
 
 def generate(config, sources, prefixes=None, seed=1, first=0):
-    return list(Generator([model(7, V, scale=1.1)], config, collate, seed).generate(sources, prefixes, first=first))
+    return list(Generator([model(7, V, scale=1.1)], config, sides, seed).generate(sources, prefixes, first=first))
 
 
 def distribution(source, config, most):
@@ -78,7 +78,7 @@ def test_draws_do_not_depend_on_the_batch_but_on_seed_and_sentence():
 
 def test_reported_scores_are_the_models():
     config = DecodeConfig(search="stochastic_beam", temperature=3.0, n_best=5, max_length_b=4, word_reward=0.2)
-    generator = Generator([model(7, V, scale=1.1)], config, collate)
+    generator = Generator([model(7, V, scale=1.1)], config, sides)
     (n_best,) = generator.generate([[4, 5]])
     assert len(n_best) == 5
     for h in n_best:

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_ctc import tiny_joint
-from slow_search import collate
+from slow_search import collate, sides
 from torch import nn
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.decoding.setting import Sides
 from s2s.decoding.times import Chunks, words
 from s2s.errors import UserError
 from s2s.models.contract import Memory
@@ -46,7 +47,7 @@ class Plain(nn.Module):
 def decode(sources, beam_size=1, **options):
     timestamps = options.pop("timestamps", False)
     config = DecodeConfig(beam_size=beam_size, backend="eager", **options)
-    generator = Generator([Plain()], config, collate, timestamps=timestamps, seconds=SECONDS)
+    generator = Generator([Plain()], config, Sides(collate, seconds=SECONDS), timestamps=timestamps)
     return [n_best[0] for n_best in generator.generate(sources)]
 
 
@@ -113,7 +114,7 @@ def test_words_are_what_spaces_separate():
 
 def test_given_targets_are_aligned_as_far_as_they_can_be():
     model = tiny_joint(1)
-    generator = Generator([model], DecodeConfig(), collate, timestamps=True, seconds=SECONDS)
+    generator = Generator([model], DecodeConfig(), Sides(collate, seconds=SECONDS), timestamps=True)
     one, other = generator.score([[4, 5, 6], [7]], [[5, 4], [4, 4, 4]])
     assert len(one.times) == 2
     assert other.times is None  # three times the same label needs five frames
@@ -122,15 +123,19 @@ def test_given_targets_are_aligned_as_far_as_they_can_be():
 def test_what_does_not_go_together():
     model, plain = tiny_joint(1), [[4, 5]]
     with pytest.raises(UserError, match=r"timestamps=true: is for recordings"):
-        Generator([model], DecodeConfig(), collate, timestamps=True)
+        Generator([model], DecodeConfig(), sides, timestamps=True)
     with pytest.raises(UserError, match=r"decode.chunk_seconds: is for recordings"):
-        Generator([model], DecodeConfig(chunk_seconds=10), collate)
+        Generator([model], DecodeConfig(chunk_seconds=10), sides)
     with pytest.raises(UserError, match="needs CTC"):
-        Generator([model], DecodeConfig(ctc_weight=0.0), collate, timestamps=True, seconds=SECONDS)
+        Generator([model], DecodeConfig(ctc_weight=0.0), Sides(collate, seconds=SECONDS), timestamps=True)
     with pytest.raises(UserError, match="at most half"):
         DecodeConfig(chunk_seconds=10, chunk_overlap=6).check()
     with pytest.raises(UserError, match=r"decode.n_best"):
         DecodeConfig(chunk_seconds=10, n_best=2).check()
-    chunked = Generator([model], DecodeConfig(chunk_seconds=10), collate, seconds=SECONDS)
-    with pytest.raises(UserError, match="neither with prefix= nor"):
+    chunked = Generator(
+        [model],
+        DecodeConfig(chunk_seconds=10),
+        Sides(collate, seconds=SECONDS),
+    )
+    with pytest.raises(UserError, match="puts the best hypotheses of chunks together"):
         list(chunked.generate(plain, [[4]]))

@@ -156,7 +156,7 @@ def test_between_two_steps_decoding_is_ended_or_gives_way_to_another(translator,
 
 @pytest.mark.parametrize("search", ["sample", "stochastic_beam"])
 def test_samples_of_a_part_are_those_of_the_whole(translator, lines, search):
-    config = translator.config(search=search, beam_size=2)
+    config = translator.config(search=search, n_best=2)
     sources = translator.task.encode(lines)
 
     def texts(sources, **options):

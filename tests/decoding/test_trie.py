@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_search import beam_search, collate, normalised, score, tiny_model
+from slow_search import beam_search, normalised, score, sides, tiny_model
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
@@ -19,7 +19,7 @@ outputs = st.lists(st.lists(tokens, min_size=1, max_size=5), min_size=1, max_siz
 
 
 def generate(config, sources, allowed, prefixes=None, seed=2):
-    return list(Generator([model(seed, V)], config, collate, allowed=allowed).generate(sources, prefixes))
+    return list(Generator([model(seed, V)], config, sides, loaded={"allowed": allowed}).generate(sources, prefixes))
 
 
 @given(st.integers(1, 5), st.sampled_from(["first_finished", "exhaustive"]), st.integers(0, 9), outputs,
@@ -65,10 +65,10 @@ def test_other_searches_produce_nothing_else_whatever_the_slots(options):
 
 
 def test_what_a_list_cannot_be_with_is_a_users_mistake():
-    with pytest.raises(UserError, match=r"prefix= and decode.allowed"):
+    with pytest.raises(UserError, match=r"decode.allowed: does not go with prefix="):
         generate(DecodeConfig(), [[4]], ALLOWED, [[4]])
-    with pytest.raises(UserError, match=r"decode.allowed: says what outputs there are"):
+    with pytest.raises(UserError, match=r"decode.allowed=file: does not go with .*: it says what outputs there are"):
         DecodeConfig(allowed="file", no_repeat_ngram=2).check()
     learned = tiny_model(0, V, positions="learned")
     with pytest.raises(UserError, match=r"an output has 1024 tokens.*model.max_positions=1024"):
-        Generator([learned], DecodeConfig(), collate, allowed=[[4] * 1024])
+        Generator([learned], DecodeConfig(), sides, loaded={"allowed": [[4] * 1024]})

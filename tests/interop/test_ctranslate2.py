@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from s2s.config import compose
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.decoding.setting import Sides
 from s2s.errors import UserError
 from s2s.interop.ctranslate2 import specification, write
 from s2s.models.encoders.transformer import EncoderConfig
@@ -95,7 +96,7 @@ def check(model, task: TranslationTask, folder: Path, sources: list[list[int]], 
     search = {"beam_size": config.beam_size, "length_penalty": config.length_penalty}
     results = translator.translate_batch(inputs, **search, **THEIRS)
     whole = 0
-    generator = Generator([model], config, task.collate_sources)
+    generator = Generator([model], config, Sides.of(task))
     for (ours,), theirs in zip(generator.generate(sources), results, strict=True):
         cut = ours.truncated or len(theirs.hypotheses[0]) >= LONGEST
         if not cut or config.beam_size == 1:
@@ -133,7 +134,7 @@ def test_every_transformer_gives_the_same_lines_and_scores(tmp_path_factory, con
         check(model, task, folder, sources, beam_size=beam_size)
     targets = sentences(len(task.target_tokenizer.vocabulary), 12, seed + 1)
     sources, targets = sources[:-1], targets[:-1]
-    ours = Generator([model], DecodeConfig(), task.collate_sources).score(sources, targets)
+    ours = Generator([model], DecodeConfig(), Sides.of(task)).score(sources, targets)
     theirs = ctranslate2.Translator(str(folder), "cpu", intra_threads=1).score_batch(
         [symbols(task, "source", ids) for ids in sources], [symbols(task, "target", ids) for ids in targets]
     )
@@ -160,12 +161,12 @@ def test_the_preset_is_the_defaults_of_ctranslate2(tmp_path):
     translator = ctranslate2.Translator(str(tmp_path / "model"), "cpu", intra_threads=1)
     results = translator.translate_batch([symbols(task, "source", ids) for ids in sources])
     config = compose.compose(GenerateCommand, [("decode", "ctranslate2")]).decode
-    found = list(Generator([model], config, task.collate_sources).generate(sources))
+    found = list(Generator([model], config, Sides.of(task)).generate(sources))
     lines = [(symbols(task, "target", ours.ids), theirs.hypotheses[0])
              for (ours,), theirs in zip(found, results, strict=True)]  # fmt: skip
     assert all(ours == theirs for ours, theirs in lines)
     assert len({str(ours) for ours, _ in lines}) > 20
-    other = Generator([model], DecodeConfig(), task.collate_sources).generate(sources)
+    other = Generator([model], DecodeConfig(), Sides.of(task)).generate(sources)
     assert any(ours.ids != one.ids for (ours,), (one,) in zip(found, other, strict=True))
 
 

@@ -9,6 +9,7 @@ from s2s.backends.prepacked import prepacked
 from s2s.backends.prepare import is_native, prepare
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.decoding.setting import Sides
 from s2s.errors import UserError
 from s2s.interop import ctranslate2
 from s2s.models.claims import departure, lacks_blocks, step_departure
@@ -120,7 +121,7 @@ def fresh():
 def decoded(model, kind="auto", **options):
     task = task_of()
     config = DecodeConfig(backend=kind, max_length_a=0.0, max_length_b=9, **options)
-    return [best for best, *_ in Generator([model], config, task.collate_sources).generate(SOURCES)]
+    return [best for best, *_ in Generator([model], config, Sides.of(task)).generate(SOURCES)]
 
 
 def task_of() -> TranslationTask:
@@ -217,7 +218,7 @@ def test_a_shortlist_needs_an_output_that_is_a_matrix():
     model = plain()
     model.output = nn.Sequential(model.output)
     with pytest.raises(UserError, match=r"decode.shortlist: takes rows of an output matrix"):
-        Generator([model], DecodeConfig(), task_of().collate_sources, shortlist=object())
+        Generator([model], DecodeConfig(), Sides.of(task_of()), loaded={"shortlist": object()})
 
 
 def test_an_output_that_is_no_matrix_decodes_on_the_plain_path():

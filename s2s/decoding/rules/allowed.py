@@ -3,29 +3,52 @@
 Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, E edges of the trie.
 """
 
+import dataclasses
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from s2s.config.schema import option
 from s2s.decoding.hypothesis import NEVER
+from s2s.decoding.inputs import read_phrases
 from s2s.decoding.limits import Limits
 from s2s.decoding.rules.rule import Rule
 from s2s.decoding.search.choice import Choice
+from s2s.decoding.search.searcher import Sentence
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import EOS
 
 Ids = list[int]
 
 
+@dataclasses.dataclass
+class AllowedOutputsConfig:
+    """Options of the rule."""
+
+    type: str = option("allowed", "component")
+    file: str | None = option(None, "file of outputs, one a line")
+
+
 class AllowedOutputs(Rule):
-    """Every hypothesis is one of some outputs, whole.
+    """Every hypothesis is one of some outputs, whole, whatever its length."""
 
-    Args:
-        outputs: Token ids of each, without EOS.
-        device: Of the models.
-    """
+    Config = AllowedOutputsConfig
+    without: ClassVar = {
+        "rules": "it says what outputs there are",
+        "prefix": "each says how outputs begin",
+        "constraints": "it says what outputs there are",
+    }
 
-    def __init__(self, outputs: list[Ids], device: torch.device | str):
+    @classmethod
+    def load(cls, config: AllowedOutputsConfig, task, device: torch.device) -> list[Ids]:
+        return read_phrases("decode.allowed", config.file, task.encode_target, needed=True)
+
+    def __init__(self, config: AllowedOutputsConfig, loaded: list[Ids], setting):
+        super().__init__(config, loaded, setting)
+        outputs, device = loaded, setting.device
+        self.longest = max(map(len, outputs))
         edges: dict[tuple[int, int], int] = {}  # node, token -> node; 0 is the root
         for output in outputs:
             node = 0
@@ -50,6 +73,9 @@ class AllowedOutputs(Rule):
         row = torch.arange(len(first), device=first.device).repeat_interleave(counts)
         place = torch.arange(len(row), device=first.device) + (first - (counts.cumsum(0) - counts))[row]
         tokens = self.tokens[place]
+        if int(self.tokens.max()) >= logits.size(1):
+            there = tokens < logits.size(1)
+            row, tokens = row[there], tokens[there]
         values = logits[row, tokens]
         logits.fill_(NEVER)
         logits[row, tokens] = values
@@ -60,7 +86,7 @@ class AllowedOutputs(Rule):
         place = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
         self.nodes = torch.where(self.keys[place] == keys, self.children[place], self.nowhere)  # dead rows go anywhere
 
-    def admit(self, slots: Tensor) -> None:
+    def admit(self, slots: Tensor, sentences: list[Sentence]) -> None:
         self.nodes[slots] = 0
 
     def release(self, keep: Tensor, slots: int) -> None:

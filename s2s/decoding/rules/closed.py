@@ -20,7 +20,7 @@ class Closed(Rule):
         device: Of the models.
     """
 
-    def __init__(self, closing: np.ndarray, device: torch.device | str):
+    def __init__(self, closing: np.ndarray, device: torch.device):
         self.closing = torch.from_numpy(closing).to(device)
 
     def __call__(self, logits: Tensor, history: Tensor, limits: Limits) -> None:

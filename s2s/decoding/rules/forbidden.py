@@ -3,30 +3,45 @@
 Shapes: R rows, V vocabulary, W tokens that are remembered of each row, P phrases of n tokens.
 """
 
+import dataclasses
 from collections import defaultdict
 
 import torch
 from torch import Tensor
 
+from s2s.config.schema import option
+from s2s.decoding.inputs import read_phrases
 from s2s.decoding.limits import Limits
 from s2s.decoding.rules.rule import Rule, forbid
+from s2s.text.vocabulary import UNK
 
 Ids = list[int]
 
 
+@dataclasses.dataclass
+class ForbiddenConfig:
+    """Options of the rule."""
+
+    type: str = option("forbidden", "component")
+    file: str | None = option(None, "file of words or phrases, one a line")
+
+
 class Forbidden(Rule):
-    """Some sequences of tokens are in no hypothesis.
+    """Some sequences of tokens, of at least one, are in no hypothesis."""
 
-    Args:
-        phrases: Token ids of each, at least one.
-        device: Of the models.
-    """
+    Config = ForbiddenConfig
 
-    def __init__(self, phrases: list[Ids], device: torch.device | str):
+    @classmethod
+    def load(cls, config: ForbiddenConfig, task, device: torch.device) -> list[Ids]:
+        phrases = read_phrases("decode.forbidden", config.file, task.encode_phrases)
+        return [phrase for phrase in phrases if UNK not in phrase]  # what the vocabulary lacks is in no hypothesis
+
+    def __init__(self, config: ForbiddenConfig, loaded: list[Ids], setting):
+        super().__init__(config, loaded, setting)
         by_length = defaultdict(list)
-        for phrase in phrases:
+        for phrase in loaded:
             by_length[len(phrase)].append(phrase)
-        self.phrases = [torch.tensor(some, device=device) for some in by_length.values()]  # each [P, n]
+        self.phrases = [torch.tensor(some, device=setting.device) for some in by_length.values()]  # each [P, n]
 
     def __call__(self, logits: Tensor, history: Tensor, limits: Limits) -> None:
         for phrases in self.phrases:

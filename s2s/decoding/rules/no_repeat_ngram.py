@@ -3,22 +3,32 @@
 Shapes: R rows, V vocabulary, W tokens that are remembered of each row.
 """
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
+from s2s.config.schema import option
 from s2s.decoding.limits import Limits
 from s2s.decoding.rules.rule import Rule, forbid
 
 
+@dataclasses.dataclass
+class NoRepeatedNgramConfig:
+    """Options of the rule."""
+
+    type: str = option("no_repeat_ngram", "component")
+    n: int = option(3, "so many tokens do not come twice", at_least=1, at_most=10_000)
+
+
 class NoRepeatedNgram(Rule):
-    """No hypothesis holds the same n tokens twice.
+    """No hypothesis holds the same n tokens twice."""
 
-    Args:
-        n: At least 1.
-    """
+    Config = NoRepeatedNgramConfig
 
-    def __init__(self, n: int):
-        self.n = n
+    def __init__(self, config: NoRepeatedNgramConfig, loaded: None, setting):
+        super().__init__(config, loaded, setting)
+        self.n = config.n
 
     def __call__(self, logits: Tensor, history: Tensor, limits: Limits) -> None:
         starts = history.size(1) - self.n + 1  # of earlier n-grams, and of the one that the next token completes

@@ -9,22 +9,27 @@ Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, W tokens that are re
 import torch
 from torch import Tensor
 
+from s2s.decoding.component import Component
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
 from s2s.decoding.search.choice import Choice
+from s2s.decoding.search.searcher import Sentence
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import EOS, PAD, UNK
 
 
-class Rule:
+class Rule(Component):
     """A mask on logits. What a rule knows of each row, beside the tokens so far, it keeps with these verbs."""
+
+    feature = "rules"
+    longest: int | None = None  # tokens of the longest hypothesis, of a rule that says it in place of the options
 
     def __call__(self, logits: Tensor, history: Tensor, limits: Limits) -> None:
         """Set logits to -inf.
 
         Args:
-            logits: [R, V], changed in place.
+            logits: [R, V], changed in place; V is that of the output, which may differ from step to step.
             history: [R, W] int64, the last tokens, right-aligned, PAD before the first one.
             limits: Of length.
         """
@@ -36,8 +41,8 @@ class Rule:
     def advance(self, choice: Choice) -> None:
         """A step is chosen."""
 
-    def admit(self, slots: Tensor) -> None:
-        """Other sentences take these slots."""
+    def admit(self, slots: Tensor, sentences: list[Sentence]) -> None:
+        """These sentences take these slots."""
 
     def release(self, keep: Tensor, slots: int) -> None:
         """Keep these slots as the first of `slots` ones."""
@@ -87,11 +92,11 @@ class Rules:
         for rule in self.rules:
             rule.advance(choice)
 
-    def admit(self, slots: Tensor) -> None:
-        """Other sentences take these slots."""
+    def admit(self, slots: Tensor, sentences: list[Sentence]) -> None:
+        """These sentences take these slots."""
         self.history[slots] = PAD
         for rule in self.rules:
-            rule.admit(slots)
+            rule.admit(slots, sentences)
 
     def release(self, keep: Tensor, slots: int) -> None:
         """Keep these slots as the first of `slots` ones."""
@@ -102,4 +107,4 @@ class Rules:
 
 def forbid(logits: Tensor, tokens: Tensor, where: Tensor) -> None:
     """Set logits [R, V] of tokens [R, n] to -inf where it is said [R, n]; elsewhere PAD's, which nobody may choose."""
-    logits.scatter_(1, torch.where(where, tokens, PAD), NEVER)
+    logits.scatter_(1, torch.where(where & (tokens < logits.size(1)), tokens, PAD), NEVER)

@@ -19,13 +19,22 @@ With the compiled kernels the frames are a loop in them; without, label'[t] = X[
 Shapes: B sentences, K rows a sentence, C candidates of a row, V symbols, S frames, T frames of a sentence.
 """
 
+import dataclasses
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from s2s.backends.prepare import is_native
+from s2s.config.schema import option
+from s2s.data.batch import Inputs
 from s2s.decoding.ctc import BLANK
 from s2s.decoding.hypothesis import NEVER
+from s2s.decoding.scorers.scorer import PartialScorer
+from s2s.models.contract import Memory
 from s2s.native.library import call
 from s2s.nn.slots import kept
+from s2s.text.vocabulary import EOS
 
 FLOOR = -1e30  # in place of minus infinity, where differences are taken
 LEAST = -1e5  # no log-probability of a frame is less
@@ -175,3 +184,71 @@ def token_log_probabilities(state: PrefixScores, targets: list[list[list[int]]])
         [[row[t][0] for t in range(len(ids))] + [row[len(ids)][1]] for ids, row in zip(some, rows, strict=False)]
         for some, rows in zip(targets, table, strict=True)
     ]
+
+
+@dataclasses.dataclass
+class CtcScorerConfig:
+    """Options of joint decoding."""
+
+    type: str = option("ctc", "component")
+    weight: float = option(0.3, "w", at_least=0, below=1)
+
+
+class CtcScorer(PartialScorer):
+    """Joint decoding with attention and CTC (Watanabe et al. 2017; S079): a token's score is (1 - w) * log p by the
+    decoder + w * what CTC's prefix score gains by it, w being `decode.ctc_weight`.
+
+    A hypothesis that leaves out or repeats what was said has hardly an alignment, so CTC vetoes it; one of as many
+    labels as there are frames can only end.
+
+    Attributes:
+        prefixes: Its state.
+    """
+
+    Config = CtcScorerConfig
+    without: ClassVar = {
+        "diverse_groups": "CTC rates the candidates of one beam",
+        "constraints": "CTC rates the candidates of a plain beam",
+        "several_models": "CTC is that of one model",
+    }
+    leave_out = "; decode.ctc_weight=0 leaves CTC out"
+    shares = falls = True
+
+    def __init__(self, config: CtcScorerConfig, loaded: None, setting):
+        super().__init__(config, loaded, setting)
+        self.weight, self.prefixes, self.model = config.weight, None, setting.models[0]
+        self.native = is_native(self.model)
+
+    def prepare(self, inputs: Inputs, memories: list[Memory], rows: int) -> PrefixScores:
+        (memory,) = memories
+        return PrefixScores(self.model.ctc_log_probabilities(memory), memory.lengths, rows, self.native)
+
+    def admit(self, slots: Tensor, prepared: PrefixScores, which: Tensor, size: int) -> None:
+        if self.prefixes is None:
+            self.prefixes = prepared.empty(size)
+        self.prefixes.admit(slots, prepared, which)
+
+    def rate(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return self.prefixes.score(tokens)
+
+    def advance(self, parents: Tensor, tokens: Tensor) -> None:
+        self.prefixes.advance(parents, tokens)
+
+    def score(self, inputs: Inputs, memories: list[Memory], decoder_input: Tensor,
+              target: Tensor) -> Tensor:  # fmt: skip
+        targets = [[row[: row.index(EOS)]] for row in target.tolist()]
+        values = torch.zeros(target.shape, dtype=torch.float64)
+        each = token_log_probabilities(self.prepare(inputs, memories, 1), targets)
+        for row, (found,) in zip(values, each, strict=True):
+            row[: len(found)] = torch.tensor(found, dtype=torch.float64)
+        return values.to(target.device)
+
+    def release(self, keep: Tensor, slots: int) -> None:
+        self.prefixes.release(keep, slots)
+
+    def close(self) -> None:
+        self.prefixes = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.prefixes.nbytes

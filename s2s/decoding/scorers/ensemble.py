@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from s2s.data.batch import Inputs
-from s2s.decoding.scorers.model import ModelScorer, scaled
+from s2s.decoding.scorers.model import ModelScorer, pick_targets, scaled
 from s2s.errors import UserError
-from s2s.models.contract import DecoderState
+from s2s.models.contract import DecoderState, Memory
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.text.vocabulary import EOS
 
@@ -32,6 +32,9 @@ class EnsembleScorer:
     Raises:
         UserError: vocabularies of different sizes, weights that are not one positive number for each model.
     """
+
+    partial = ()
+    falls = True
 
     def __init__(self, models: list[EncoderDecoder], kind: str = "linear", weights: list[float] = (),
                  wholes: list[nn.Linear] | None = None, temperature: float = 1.0,
@@ -54,7 +57,13 @@ class EnsembleScorer:
             scorer.narrow(symbols, mask)
 
     def prepare(self, inputs: Inputs, rows: int) -> list[DecoderState]:
-        return [scorer.prepare(inputs, rows) for scorer in self.scorers]
+        return self.start(self.encode(inputs), rows)
+
+    def encode(self, inputs: Inputs) -> list[Memory]:
+        return [memory for scorer in self.scorers for memory in scorer.encode(inputs)]
+
+    def start(self, memories: list[Memory], rows: int) -> list[DecoderState]:
+        return [scorer.start([memory], rows) for scorer, memory in zip(self.scorers, memories, strict=True)]
 
     def admit(self, slots: Tensor, prepared: list[DecoderState], which: Tensor, size: int) -> None:
         for scorer, state in zip(self.scorers, prepared, strict=True):
@@ -75,8 +84,12 @@ class EnsembleScorer:
         return torch.stack(parts).logsumexp(dim=0)
 
     def score(self, inputs: Inputs, decoder_input: Tensor, target: Tensor) -> Tensor:
-        mean = self._mean([scorer.log_probabilities(inputs, decoder_input) for scorer in self.scorers])
-        return scaled(mean.gather(2, target[:, :, None]).squeeze(2), target, self.eos_scale)
+        return self.score_of(self.encode(inputs), decoder_input, target)
+
+    def score_of(self, memories: list[Memory], decoder_input: Tensor, target: Tensor) -> Tensor:
+        pairs = zip(self.scorers, memories, strict=True)
+        mean = self._mean([scorer.log_probabilities([memory], decoder_input) for scorer, memory in pairs])
+        return scaled(pick_targets(mean, target).squeeze(2), target, self.eos_scale)
 
     def reorder(self, parents: Tensor) -> None:
         for scorer in self.scorers:

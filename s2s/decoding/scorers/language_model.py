@@ -6,16 +6,19 @@ model is added; beside CTC alone to every label's that is added to a prefix. The
 Shapes: B sentences, K rows a sentence, R = B*K rows, V vocabulary, L labels of the longest prefix.
 """
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 from s2s.checkpoint.loading import load_model
+from s2s.config.schema import option
 from s2s.data.batch import Inputs
 from s2s.decoding.ctc import BLANK
-from s2s.decoding.scorers.ensemble import EnsembleScorer
 from s2s.decoding.scorers.model import ModelScorer
+from s2s.decoding.scorers.scorer import FullScorer
 from s2s.errors import UserError
-from s2s.models.contract import DecoderState
+from s2s.models.contract import DecoderState, Memory
 from s2s.models.language_model import LanguageModel
 from s2s.text.vocabulary import BOS
 
@@ -36,60 +39,75 @@ def load_language_model(path: str, task, device: torch.device) -> LanguageModel:
     return model
 
 
-class FusionScorer:
-    """A scorer with a language model beside it.
+@dataclasses.dataclass
+class LanguageModelScorerConfig:
+    """Options of fusion with a language model."""
 
-    Args:
-        scorer: Of the models.
-        model: The language model, prepared for decoding.
-        weight: Of the language model.
-        share: What the caller multiplies the scores of `step` by: in joint decoding, 1 - decode.ctc_weight.
+    type: str = option("language_model", "component")
+    run: str | None = option(None, "a run or checkpoint of task=language_modeling with the same target vocabulary")
+    weight: float = option(
+        0.3,
+        "what its log-probability is multiplied by; negative: hypotheses that are likely without the source, too, are "
+        "ranked down",
+        at_least=-1000,
+        at_most=1000,
+    )
+
+
+class LanguageModelScorer(FullScorer):
+    """A language model's log-probability of every token. With a negative weight l hypotheses are ranked by
+    log p(y|x) - l log p(y) (Li et al. 2016, S128), and a score may rise.
+
+    Attributes:
+        model: Prepared for decoding.
     """
 
-    native = False  # the sum is not one of the kernels, its parts are
+    Config = LanguageModelScorerConfig
 
-    def __init__(self, scorer: ModelScorer | EnsembleScorer, model: LanguageModel, weight: float, share: float):
-        self.scorer, self.other, self.weight, self.share = scorer, ModelScorer(model), weight, share
-        self.max_length = scorer.max_length
+    @classmethod
+    def load(cls, config: LanguageModelScorerConfig, task, device: torch.device) -> LanguageModel:
+        if config.run is None:
+            raise UserError("language_model: run=CHECKPOINT is missing: a run or checkpoint of task=language_modeling")
+        return load_language_model(config.run, task, device)
 
-    def prepare(self, inputs: Inputs, rows: int) -> tuple[object, DecoderState]:
-        return self.scorer.prepare(inputs, rows), self.other.prepare(inputs, rows)
+    def __init__(self, config: LanguageModelScorerConfig, loaded: LanguageModel, setting):
+        super().__init__(config, loaded, setting)
+        first = setting.models[0]
+        if loaded.target_vocabulary_size != first.target_vocabulary_size:
+            raise UserError(f"decode.language_model: has {loaded.target_vocabulary_size} symbols, "
+                            f"the model {first.target_vocabulary_size}")  # fmt: skip
+        self.weight, self.falls, self.model = config.weight, config.weight >= 0, setting.prepare(loaded)
+        self.rater = ModelScorer(self.model)
 
-    def admit(self, slots: Tensor, prepared: tuple[object, DecoderState], which: Tensor, size: int) -> None:
-        for scorer, state in zip((self.scorer, self.other), prepared, strict=True):
-            scorer.admit(slots, state, which, size)
+    def prepare(self, inputs: Inputs, memories: list[Memory], rows: int) -> DecoderState:
+        return self.rater.prepare(inputs, rows)
 
-    def step(self, tokens: Tensor, live: None = None, fused: bool = False) -> tuple[Tensor, Tensor]:
-        """As ModelScorer.step; the logits are sums of log-probabilities and the normaliser is 0."""
-        (logits, normalizer), (other, its_normalizer) = (scorer.step(tokens) for scorer in (self.scorer, self.other))
-        other = other.sub_(its_normalizer).to(logits.dtype)
-        logits = logits.sub_(normalizer).add_(other, alpha=self.weight / self.share)
-        return logits, torch.zeros_like(normalizer)
+    def step(self, tokens: Tensor) -> Tensor:
+        logits, normalizer = self.rater.step(tokens)
+        return logits.sub_(normalizer)
 
-    def score(self, inputs: Inputs, decoder_input: Tensor, target: Tensor) -> Tensor:
-        """As ModelScorer.score."""
-        mine, other = (scorer.score(inputs, decoder_input, target) for scorer in (self.scorer, self.other))
-        return mine + self.weight * other
+    def score(self, inputs: Inputs, memories: list[Memory], decoder_input: Tensor,
+              target: Tensor) -> Tensor:  # fmt: skip
+        return self.rater.score(inputs, decoder_input, target)
+
+    def admit(self, slots: Tensor, prepared: DecoderState, which: Tensor, size: int) -> None:
+        self.rater.admit(slots, prepared, which, size)
 
     def reorder(self, parents: Tensor) -> None:
-        for scorer in (self.scorer, self.other):
-            scorer.reorder(parents)
+        self.rater.reorder(parents)
 
     def free(self, slots: Tensor) -> None:
-        for scorer in (self.scorer, self.other):
-            scorer.free(slots)
+        self.rater.free(slots)
 
     def release(self, keep: Tensor, slots: int) -> None:
-        for scorer in (self.scorer, self.other):
-            scorer.release(keep, slots)
+        self.rater.release(keep, slots)
 
     def close(self) -> None:
-        for scorer in (self.scorer, self.other):
-            scorer.close()
+        self.rater.close()
 
     @property
     def nbytes(self) -> int:
-        return self.scorer.nbytes + self.other.nbytes
+        return self.rater.nbytes
 
 
 class PrefixBonus:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from s2s.backends.prepacked import rows_of
 from s2s.backends.prepare import is_native
 from s2s.data.batch import Inputs
-from s2s.models.contract import DecoderState
+from s2s.decoding.hypothesis import NEVER
+from s2s.models.contract import DecoderState, Memory
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.text.vocabulary import EOS
 
@@ -22,7 +23,14 @@ class ModelScorer:
         whole: Its map to logits before it was prepacked, of which `narrow` takes rows.
         temperature: Logits are divided by it.
         eos_scale: The log-probability of EOS is multiplied by it, after that.
+
+    Attributes:
+        partial: Scorers of candidates: there are none.
+        falls: A log-probability is never above 0.
     """
+
+    partial = ()
+    falls = True
 
     def __init__(self, model: EncoderDecoder, whole: nn.Linear | None = None, temperature: float = 1.0,
                  eos_scale: float = 1.0):  # fmt: skip
@@ -46,7 +54,15 @@ class ModelScorer:
 
     def prepare(self, inputs: Inputs, rows: int) -> DecoderState:
         """Encode sentences, to be admitted later with `rows` rows each."""
-        return self.model.start(self.model.encode(*inputs), rows)
+        return self.start(self.encode(inputs), rows)
+
+    def encode(self, inputs: Inputs) -> list[Memory]:
+        """What the model knows of sentences."""
+        return [self.model.encode(*inputs)]
+
+    def start(self, memories: list[Memory], rows: int) -> DecoderState:
+        """As `prepare`, of sentences that are encoded."""
+        return self.model.start(memories[0], rows)
 
     def admit(self, slots: Tensor, prepared: DecoderState, which: Tensor, size: int) -> None:
         """Sentences `which` of prepared ones take these slots, of `size` in all."""
@@ -82,17 +98,21 @@ class ModelScorer:
 
     def score(self, inputs: Inputs, decoder_input: Tensor, target: Tensor) -> Tensor:
         """Log-probabilities [B, T] of given targets by teacher forcing; decoder_input and target: [B, T] int64."""
-        logits = self._logits(inputs, decoder_input)
-        values = (logits.gather(2, target[:, :, None]) - log_normalizer(logits)).squeeze(2)
+        return self.score_of(self.encode(inputs), decoder_input, target)
+
+    def score_of(self, memories: list[Memory], decoder_input: Tensor, target: Tensor) -> Tensor:
+        """As `score`, of sentences that are encoded."""
+        logits = self._logits(memories, decoder_input)
+        values = (pick_targets(logits, target) - log_normalizer(logits)).squeeze(2)
         return scaled(values, target, self.eos_scale)
 
-    def log_probabilities(self, inputs: Inputs, decoder_input: Tensor) -> Tensor:
+    def log_probabilities(self, memories: list[Memory], decoder_input: Tensor) -> Tensor:
         """Of every token after given targets, [B, T, V]; decoder_input: [B, T] int64."""
-        logits = self._logits(inputs, decoder_input)
+        logits = self._logits(memories, decoder_input)
         return logits - log_normalizer(logits)
 
-    def _logits(self, inputs: Inputs, decoder_input: Tensor) -> Tensor:
-        return self._cooled(self.model.decode(self.model.encode(*inputs), decoder_input).logits())
+    def _logits(self, memories: list[Memory], decoder_input: Tensor) -> Tensor:
+        return self._cooled(self.model.decode(memories[0], decoder_input).logits())
 
     def reorder(self, parents: Tensor) -> None:
         """Row r goes on from row parents[r]; parents: [R] int64."""
@@ -119,6 +139,16 @@ class ModelScorer:
 def scaled(values: Tensor, target: Tensor, eos_scale: float) -> Tensor:
     """Log-probabilities of the tokens of a target, with those of EOS scaled."""
     return values if eos_scale == 1 else torch.where(target == EOS, eos_scale * values, values)
+
+
+def pick_targets(logits: Tensor, target: Tensor) -> Tensor:
+    """Values [B, T, 1] of targets [B, T] among [B, T, V]; -inf for a symbol that is beyond the output, which may be as
+    wide as the sources."""
+    width = logits.size(2)
+    if int(target.max()) < width:
+        return logits.gather(2, target[:, :, None])
+    found = logits.gather(2, target.clamp(max=width - 1)[:, :, None])
+    return found.masked_fill((target >= width)[:, :, None], NEVER)
 
 
 def log_normalizer(logits: Tensor) -> Tensor:

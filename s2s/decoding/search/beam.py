@@ -9,12 +9,12 @@ from torch import Tensor
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
-from s2s.decoding.search.choice import Choice, pick, real
+from s2s.decoding.search.choice import Choice, Chooser, pick, real
 from s2s.native.library import call
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 
-class Beam:
+class Beam(Chooser):
     """Beam search: the K best continuations live on, and a hypothesis that ends never costs a place among them.
 
     Of the up to 2K candidates (the K best continuations by a token and the K rows ended by EOS) an EOS counts only if
@@ -25,9 +25,10 @@ class Beam:
     """
 
     choices = 1
+    skips = True
 
     def __init__(self, config: DecodeConfig, device: torch.device | str):
-        self.config = config
+        self.config, self.first = config, config.stopping == "first_finished"
         forbidden = [PAD, BOS, EOS] if config.allow_unknown else [PAD, UNK, BOS, EOS]
         self.forbidden = torch.tensor(forbidden, device=device)  # EOS is looked at by itself
 
@@ -75,15 +76,11 @@ class Beam:
             tokens[:, :, 0] = torch.where(mask, token, tokens[:, :, 0])
         return tokens, real(values), real(end)  # NaN would be the best of all
 
-    def admit(self, slots: Tensor, numbers: list[int]) -> None:
-        """Nothing is kept for a sentence."""
-
-    def release(self, keep: Tensor, slots: int) -> None:
-        """Nothing is kept for a sentence."""
-
 
 class NativeBeam(Beam):
     """As Beam, from logits to choice in one pass, which scales the log-probability of EOS too."""
+
+    skips = fused = True
 
     def __call__(self, logits: Tensor, normalizer: None, scores: Tensor, limits: Limits) -> Choice:
         """logits: [R, V], unchanged; normalizer: is found here; scores: [B, K]."""

@@ -5,6 +5,7 @@ C candidates of a sentence.
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,10 @@ class ConstrainedBeam(Beam):
         constraints: Number of each sentence in the input -> token ids of its phrases, each at least one.
         device: Of the models.
     """
+
+    without: ClassVar = dict.fromkeys(
+        ["diverse_groups", "shortlist"], "rows are shared out by the phrases that they hold"
+    )
 
     def __init__(self, config: DecodeConfig, slots: int, constraints: Mapping[int, list[Ids]], device):
         super().__init__(config, device)

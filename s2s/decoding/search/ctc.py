@@ -7,7 +7,7 @@ Shapes: B sentences, S frames, V symbols.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -18,52 +18,39 @@ from s2s.data.batch import Inputs
 from s2s.decoding.budget import together
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.ctc import BLANK, best_path, prefix_beam_search
-from s2s.decoding.engine import Sentence
 from s2s.decoding.hypothesis import NEVER, Hypothesis
 from s2s.decoding.scorers.ctc_prefix import PrefixScores, token_log_probabilities
-from s2s.decoding.scorers.language_model import PrefixBonus
-from s2s.decoding.scorers.model import ModelScorer
-from s2s.models.encoder_decoder import EncoderDecoder
-from s2s.models.language_model import LanguageModel
+from s2s.decoding.scorers.language_model import LanguageModelScorer, PrefixBonus
+from s2s.decoding.search.searcher import Sentence
+from s2s.decoding.setting import Setting
 from s2s.text.vocabulary import EOS
 
 Ids = list[int]
-Collate = Callable[[list[Ids], torch.device], Inputs]
 
 
 class CtcDecoder:
-    """Decodes sentences as `Engine` does: with beam_size=1 the best path, else prefix beam search.
+    """Decodes sentences: with beam_size=1 the best path, else prefix beam search.
 
     Args:
-        model: With CTC, in evaluation mode.
         config: Decode options.
-        collate: Makes sources the model's input.
-        device: Of the model.
-        length: Frames of a source in the model's memory.
-        language_model: Rates hypotheses too.
-        tick: As Engine's, between batches.
+        setting: One model with CTC, and perhaps a language model as a scorer.
     """
 
-    max_length = None
-
-    def __init__(self, model: EncoderDecoder, config: DecodeConfig, collate: Collate, device: torch.device,
-                 length: Callable[[Ids], int], language_model: LanguageModel | None = None,
-                 tick: Callable[[], None] | None = None):  # fmt: skip
-        self.tick = tick
-        self.model, self.config, self.collate, self.device, self.length = model, config, collate, device, length
-        self.other = language_model and ModelScorer(language_model)
+    def __init__(self, config: DecodeConfig, setting: Setting):
+        self.config, self.setting, self.model = config, setting, setting.models[0]
+        self.other: LanguageModelScorer | None = next(iter(setting.scorers), None)
 
     @torch.inference_mode()
     def run(self, sentences: list[Sentence], first: int = 0) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
         """As Engine.run; sentences by falling length."""
-        lengths = np.array([self.length(one.source) + 1 for one in sentences])
+        lengths = np.array([self.setting.length(one.source) + 1 for one in sentences])
         each, start = np.stack([lengths, lengths]), 0  # no hypothesis has more labels than frames
         while start < len(sentences):
             batch = sentences[start : start + together(self.config, each[:, start:])]
             start += len(batch)
-            if self.tick:
-                self.tick()
-            x, lengths, broken = self._frames(self.collate([one.source for one in batch], self.device))
+            if self.setting.tick:
+                self.setting.tick()
+            x, lengths, broken = self._frames(self.setting.collate([one.source for one in batch]))
             found = zip(batch, self._decode(x, lengths), broken, strict=True)
             yield [(one.number, [Hypothesis.not_finite()] if failed or not n_best else n_best)
                    for one, n_best, failed in found]  # fmt: skip
@@ -85,7 +72,7 @@ class CtcDecoder:
         config = self.config
         bonus = None
         if self.other:
-            bonus = PrefixBonus(self.other.model, config.language_model_weight, (len(x), config.beam_size))
+            bonus = PrefixBonus(self.other.model, self.other.weight, (len(x), config.beam_size))
         elif config.beam_size == 1:
             return [[one] for one in best_path(x, lengths, config.allow_unknown)]
         found = prefix_beam_search(x, lengths, config.beam_size, config.allow_unknown, bonus, config.word_reward)
@@ -113,5 +100,5 @@ class CtcDecoder:
             row[: len(each)] = torch.tensor(each, dtype=torch.float64)
         values[broken] = math.nan
         if self.other:
-            values += self.config.language_model_weight * self.other.score(inputs, decoder_input, target).cpu()
+            values += self.other.weight * self.other.score(inputs, [], decoder_input, target).cpu()
         return values

@@ -10,12 +10,12 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
 from s2s.decoding.noise import mix, uniform
-from s2s.decoding.search.choice import Choice, pick
+from s2s.decoding.search.choice import Choice, Chooser, pick
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 
-class Sampling:
+class Sampling(Chooser):
     """Sampling: K independent draws a sentence from softmax(logits / temperature), cut to the k most probable tokens,
     then to the most probable ones that together reach p (of what top-k has left), then to those of at least epsilon
     (of what is left; Hewitt et al. 2022).
@@ -25,15 +25,13 @@ class Sampling:
     depend on its batch, and a near tie cannot swap two tokens.
     """
 
+    first = numbered = True
+
     def __init__(self, config: DecodeConfig, slots: int, device: torch.device | str, seed: int):
         self.config, self.seed = config, seed
         self.forbidden = torch.tensor([PAD, BOS] if config.allow_unknown else [PAD, UNK, BOS], device=device)
         self.samples = torch.arange(config.n_best, device=device)
         self.keys = self.samples.expand(slots, -1).clone()  # [B, K]
-
-    def first_scores(self, scores: Tensor) -> Tensor:
-        """Every row counts. scores: [B, K] zeros."""
-        return scores
 
     def __call__(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> Choice:
         """logits: [R, V], changed here; normalizer: [R, 1]; scores: [B, K]."""

@@ -21,9 +21,10 @@ from torch import Tensor
 from s2s.data.batch import Inputs
 from s2s.decoding.budget import together
 from s2s.decoding.config import DecodeConfig
-from s2s.decoding.engine import Sentence
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.limits import Limits, needs, normalised
+from s2s.decoding.search.searcher import Sentence
+from s2s.decoding.setting import Setting
 from s2s.errors import UserError
 from s2s.models.claims import lacks_blocks
 from s2s.models.encoder_decoder import EncoderDecoder
@@ -32,7 +33,6 @@ from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 MATCH = 4  # last tokens that are looked for in the source
 
 Ids = list[int]
-Collate = Callable[[list[Ids], torch.device], Inputs]
 
 
 class Copying:
@@ -110,35 +110,31 @@ class Speculative:
     """Decodes sentences as `Engine` does, greedily.
 
     Args:
-        model: Rates.
-        draft: Guesses, with `decode.speculative=draft`.
         config: Decode options.
-        collate: Makes source ids the models' input.
-        device: Of the models.
-        tick: As Engine's.
+        setting: One model, and in `loaded` the draft, for `decode.speculative=draft`.
 
     Raises:
         UserError: models that cannot do it, or not together.
     """
 
-    def __init__(self, model: EncoderDecoder, draft: EncoderDecoder | None, config: DecodeConfig, collate: Collate,
-                 device: torch.device, tick: Callable[[], None] | None = None):  # fmt: skip
-        self.tick = tick
+    def __init__(self, config: DecodeConfig, setting: Setting):
+        draft = setting.loaded.get("draft")
         if (draft is not None) != (config.speculative == "draft"):
             raise UserError("decode.speculative=draft needs draft=CHECKPOINT, and is what a draft is for")
+        model, draft = setting.models[0], draft and setting.prepare(draft)
         if reason := lacks_blocks(model):
             raise UserError(f"decode.speculative: the model cannot advance by several tokens at once: {reason}")
         if draft is not None and draft.target_vocabulary_size != model.target_vocabulary_size:
             raise UserError(f"draft: has {draft.target_vocabulary_size} target symbols, "
                             f"the model {model.target_vocabulary_size}")  # fmt: skip
-        self.model, self.draft, self.config, self.collate, self.device = model, draft, config, collate, device
+        self.model, self.draft, self.config, self.setting, self.device = model, draft, config, setting, setting.device
         limits = [each.max_length for each in (model, draft) if each is not None and each.max_length is not None]
         self.most = min(limits, default=None)
         if draft is not None and self.most != model.max_length:
             raise UserError(f"draft: takes at most {draft.max_length} tokens (model.max_positions), "
                             f"the model {model.max_length or 'any number'}")  # fmt: skip
         forbidden = [PAD, BOS] if config.allow_unknown else [PAD, UNK, BOS]
-        self.forbidden = torch.tensor(forbidden, device=device)
+        self.forbidden = torch.tensor(forbidden, device=self.device)
 
     @torch.inference_mode()
     def run(self, sentences: list[Sentence], first: int = 0) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
@@ -146,7 +142,7 @@ class Speculative:
         config = self.config
         if config.slots is None and self.device.type == "cpu":
             config = replace(config, slots=1)  # the fastest
-        each, start = needs(sentences, config, self._length, self.model.max_length), 0
+        each, start = needs(sentences, config, self.setting.length, self.model.max_length), 0
         while start < len(sentences):
             batch = sentences[start : start + together(config, each[:, start:])]
             start += len(batch)
@@ -155,10 +151,10 @@ class Speculative:
     def _run(self, sentences: list[Sentence]) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
         """Sentences that are decoded together."""
         sources = [sentence.source for sentence in sentences]
-        inputs = self.collate(sources, self.device)
+        inputs = self.setting.collate(sources)
         state = self.model.start_blocks(self.model.encode(*inputs))
         guesser = Copying(sources) if self.draft is None else Drafting(self.draft, inputs, self.forbidden)
-        bounds = Limits(self.config, len(sentences), sentences, "cpu", self.model.max_length, self._length)
+        bounds = Limits(self.config, len(sentences), sentences, "cpu", self.model.max_length, self.setting.length)
         slots = np.arange(len(sentences))
         bounds.admit(torch.from_numpy(slots), slots, sentences)
         _, shortest, longest, starts = bounds.host
@@ -175,8 +171,8 @@ class Speculative:
             return np.where(place < starts, start, np.where(place < longest, tokens, EOS))
 
         while len(numbers):
-            if self.tick:
-                self.tick()
+            if self.setting.tick:
+                self.setting.tick()
             k = self.config.speculative_tokens
             if self.most is not None:  # no guess is beyond the last position
                 k = min(k, max(0, self.most - int(lengths.max())))
@@ -208,9 +204,6 @@ class Speculative:
             numbers, history, values, lengths, prefix, shortest, longest, starts = (
                 array[live] for array in (numbers, history, values, lengths, prefix, shortest, longest, starts)
             )
-
-    def _length(self, source: Ids) -> int:
-        return self.model.memory_length(len(source))
 
     def _choose(self, logits: Tensor, early: np.ndarray, forced: Callable) -> tuple[np.ndarray, np.ndarray]:
         """Greedy search's tokens [B, T], and their log-probabilities.

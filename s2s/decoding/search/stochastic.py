@@ -26,6 +26,8 @@ class StochasticBeam(Sampling):
     nothing but (seed, number of the sentence, tokens of the hypothesis).
     """
 
+    first = scored = numbered = False
+
     def __init__(self, config: DecodeConfig, slots: int, device: torch.device | str, seed: int):
         super().__init__(config, slots, device, seed)
         self.keys = torch.zeros(slots, config.rows, dtype=torch.int64, device=device)

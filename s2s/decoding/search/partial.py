@@ -1,4 +1,4 @@
-"""Beam search among candidates that the decoder and CTC have rated: see s2s/decoding/scorers/joint.py.
+"""Beam search among candidates, which partial scorers rate beside the models: what costs too much for every token.
 
 Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, C candidates of a row.
 """
@@ -9,24 +9,27 @@ from torch import Tensor
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
-from s2s.decoding.scorers.joint import JointScorer
+from s2s.decoding.scorers.summed import Summed
 from s2s.decoding.search.beam import Beam
 from s2s.decoding.search.choice import Choice
 from s2s.text.vocabulary import EOS
 
-PREBEAM, LEAST = 1.5, 8  # CTC rates so many times K candidates of each row, and at least so many
+PREBEAM, LEAST = 1.5, 8  # partial scorers rate so many times K candidates of each row, and at least so many
 
 
-class JointBeam(Beam):
-    """Beam search among the candidates of each row that both have rated.
+class PartialBeam(Beam):
+    """Beam search among the best candidates of each row by the models' opinion, and EOS. A row that no candidate fits,
+    as where CTC has no frame left for another label, may end, though it be too short.
 
     Args:
         config: Decode options.
-        device: Of the model.
-        scorer: Has the prefixes; they go on here, with the choice.
+        device: Of the models.
+        scorer: Has the partial scorers, which go on here, with the choice.
     """
 
-    def __init__(self, config: DecodeConfig, device: torch.device | str, scorer: JointScorer):
+    skips = True
+
+    def __init__(self, config: DecodeConfig, device: torch.device | str, scorer: Summed):
         super().__init__(config, device)
         self.scorer = scorer
         self.choices = max(int(PREBEAM * config.beam_size), LEAST)
@@ -35,15 +38,20 @@ class JointBeam(Beam):
         """As Beam."""
         choice = super().__call__(logits, normalizer, scores, limits)
         parents = torch.zeros_like(choice.tokens) if choice.parents is None else choice.parents
-        self.scorer.prefixes.advance(parents, choice.tokens)
+        for scorer in self.scorer.partial:
+            scorer.advance(parents, choice.tokens)
         return choice
 
     def _continuations(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> tuple[Tensor, ...]:
         """As Beam, of C candidates."""
         may_end = (logits[:, EOS, None] - normalizer).view(scores.shape)
         tokens, values, end = super()._continuations(logits, normalizer, scores, limits)
-        w, (gains, gain) = self.scorer.weight, self.scorer.prefixes.score(tokens)
-        values = (1 - w) * values + w * gains.to(values.dtype)
-        # Where no frame is left for another label, a hypothesis may be too short.
+        rated = [(scorer.weight, *scorer.rate(tokens)) for scorer in self.scorer.partial]
+        values = self.scorer.share * values
+        for weight, gains, _ in rated:
+            values = values + weight * gains.to(values.dtype)
         end = torch.where((values == NEVER).all(2), may_end, end)
-        return tokens, values, (1 - w) * end + w * gain.to(end.dtype)
+        end = self.scorer.share * end
+        for weight, _, gain in rated:
+            end = end + weight * gain.to(end.dtype)
+        return tokens, values, end

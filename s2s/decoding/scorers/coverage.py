@@ -1,0 +1,39 @@
+"""`decode.coverage_penalty`: hypotheses that leave out a part of the source are ranked down (Wu et al. 2016)."""
+
+import dataclasses
+
+import numpy as np
+
+from s2s.config.schema import option
+from s2s.decoding.scorers.scorer import FinalScorer
+
+
+@dataclasses.dataclass
+class CoverageConfig:
+    """Options of coverage."""
+
+    type: str = option("coverage", "component")
+    weight: float = option(0.2, "beta, what it is multiplied by", at_least=0, at_most=1e6)
+
+
+class Coverage(FinalScorer):
+    """beta * sum over source tokens of log(min(attention, 1)), the attention being that of decode.alignment_layer."""
+
+    Config = CoverageConfig
+    attends = True
+
+    def __init__(self, config: CoverageConfig, loaded: None, setting):
+        super().__init__(config, loaded, setting)
+        self.weight = config.weight
+
+    def rate(self, finished) -> list[float]:
+        return [coverage(weights[:, :-1]) for weights in finished.attention()]
+
+
+def coverage(weights: np.ndarray) -> float:
+    """How much of the source has been looked at: sum_i log(min(sum_j a_ij, 1)) <= 0 (Wu et al. 2016, eq. 14).
+
+    Args:
+        weights: [T, S] of source position i (here without EOS) at target position j.
+    """
+    return float(np.log(weights.sum(axis=0, dtype=np.float64).clip(np.finfo(np.float32).tiny, 1)).sum())

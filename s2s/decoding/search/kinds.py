@@ -1,0 +1,182 @@
+"""The searches of the toolkit: what each reads, what goes with it, and what it is made of. Imports no torch, so that a
+command tells at once what does not go together."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from s2s.config.schema import option
+from s2s.decoding.search.searcher import LENGTHS, RATED, Searcher, SearcherConfig, Sentence, StepSearcher
+from s2s.errors import UserError
+
+if TYPE_CHECKING:
+    from s2s.decoding.search.choice import Chooser
+
+DRAWN = frozenset(["temperature", "top_k", "top_p", "epsilon"])
+
+
+@dataclasses.dataclass
+class BeamConfig(SearcherConfig):
+    """Its options are those of `decode` itself."""
+
+    type: str = option("beam", "component")
+
+
+class BeamSearch(StepSearcher):
+    """Beam search: plain, in diverse groups, with constraints, with partial scorers. Greedy is beam_size=1."""
+
+    Config = BeamConfig
+    options = RATED | LENGTHS | {"beam_size", "diverse_groups", "diverse_strength", "stopping", "temperature",
+                                 "eos_scale", "shortlist"}  # fmt: skip
+    takes = frozenset(["rules", "scorers", "final_scorers", "prefix", "constraints", "alignment", "several_models"])
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        _within_beam(config)
+        if config.beam_size % config.diverse_groups:
+            raise UserError(f"decode.diverse_groups={config.diverse_groups}: must divide "
+                            f"decode.beam_size={config.beam_size}")  # fmt: skip
+
+    def choice(self, slots: int, sentences: list[Sentence], first: int) -> "Chooser":
+        from s2s.decoding.search.beam import Beam, NativeBeam
+
+        config, setting = self.config, self.setting
+        constraints = {first + sentence.number: sentence.constraints for sentence in sentences}
+        if any(constraints.values()):
+            from s2s.decoding.search.constrained import ConstrainedBeam
+
+            return ConstrainedBeam(config, slots, constraints, setting.device)
+        if setting.scorer.partial:
+            from s2s.decoding.search.partial import PartialBeam
+
+            return PartialBeam(config, setting.device, setting.scorer)
+        if config.diverse_groups > 1:
+            from s2s.decoding.search.diverse import DiverseBeam
+
+            return DiverseBeam(config, setting.device)
+        native = setting.scorer.native and not setting.rules_of(sentences)
+        return NativeBeam(config, setting.device) if native else Beam(config, setting.device)
+
+
+@dataclasses.dataclass
+class SampleConfig(SearcherConfig):
+    """Its options are those of `decode` itself."""
+
+    type: str = option("sample", "component")
+
+
+class Sample(StepSearcher):
+    """Independent draws from the model's distribution."""
+
+    Config = SampleConfig
+    options = RATED | LENGTHS | DRAWN | {"shortlist"}
+    takes = frozenset(["rules", "prefix", "alignment", "several_models"])
+    seeded, cooled = True, False
+
+    def choice(self, slots: int, sentences: list[Sentence], first: int) -> "Chooser":
+        from s2s.decoding.search.sampling import Sampling
+
+        return Sampling(self.config, slots, self.setting.device, self.setting.seed)
+
+
+@dataclasses.dataclass
+class StochasticBeamConfig(SearcherConfig):
+    """Its options are those of `decode` itself."""
+
+    type: str = option("stochastic_beam", "component")
+
+
+class StochasticBeamSearch(StepSearcher):
+    """Draws without replacement. Noise belongs to symbols, so that a shortlist, which numbers them anew, is none."""
+
+    Config = StochasticBeamConfig
+    options = RATED | LENGTHS | DRAWN | {"beam_size"}
+    takes = frozenset(["rules", "prefix", "alignment", "several_models"])
+    seeded, cooled = True, False
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        _within_beam(config)
+
+    def choice(self, slots: int, sentences: list[Sentence], first: int) -> "Chooser":
+        from s2s.decoding.search.stochastic import StochasticBeam
+
+        return StochasticBeam(self.config, slots, self.setting.device, self.setting.seed)
+
+
+def _within_beam(config: Any) -> None:
+    if config.n_best > config.beam_size:
+        raise UserError(f"decode.n_best={config.n_best}: must be at most decode.beam_size={config.beam_size}")
+
+
+@dataclasses.dataclass
+class SpeculativeConfig(SearcherConfig):
+    """Its options are those of `decode` itself."""
+
+    type: str = option("speculative", "component")
+
+
+class SpeculativeSearch(Searcher):
+    """Greedy search, several tokens a step: see s2s/decoding/search/speculative.py."""
+
+    Config = SpeculativeConfig
+    options = RATED | LENGTHS | {"beam_size", "speculative", "speculative_tokens"}
+    takes = frozenset(["prefix", "alignment"])
+
+    @classmethod
+    def called(cls) -> str:
+        return "decode.speculative"
+
+    @classmethod
+    def said(cls, config: Any) -> str:
+        return f"decode.speculative={config.speculative}"
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        if config.speculative == "none":
+            raise UserError("decode.search=speculative: decode.speculative says who guesses, input or draft")
+        if config.beam_size > 1:
+            raise UserError(f"{cls.said(config)}: is for greedy search, decode.beam_size=1")
+        _within_beam(config)
+
+    def __init__(self, config: Any, setting):
+        super().__init__(config, setting)
+        from s2s.decoding.search.speculative import Speculative
+
+        self.run = Speculative(config, setting).run
+
+
+@dataclasses.dataclass
+class CtcConfig(SearcherConfig):
+    """Its options are those of `decode` itself."""
+
+    type: str = option("ctc", "component")
+
+
+class CtcSearch(Searcher):
+    """CTC alone: see s2s/decoding/search/ctc.py."""
+
+    Config = CtcConfig
+    # Frames bound the length; decode=speech, which is for models of all kinds, says it for those with a decoder.
+    options = frozenset(["beam_size", "word_reward", "exit_layer", "exit_confidence", "allow_unknown", "max_length_a",
+                         "max_length_b"])  # fmt: skip
+    takes = frozenset(["language_model"])
+    max_length, normalised = None, False
+
+    @classmethod
+    def called(cls) -> str:
+        return "decode.ctc_weight=1"
+
+    @classmethod
+    def said(cls, config: Any) -> str:
+        return "CTC alone (decode.ctc_weight=1)"
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        _within_beam(config)
+
+    def __init__(self, config: Any, setting):
+        super().__init__(config, setting)
+        from s2s.decoding.search.ctc import CtcDecoder
+
+        found = CtcDecoder(config, setting)
+        self.run, self.score = found.run, found.score
