@@ -36,7 +36,7 @@ from s2s.decoding.hypothesis import NEVER, Hypothesis
 from s2s.decoding.limits import Limits, divisor, needs, normalised
 from s2s.decoding.rules.rule import Rules
 from s2s.decoding.search.choice import Choice, Chooser, real
-from s2s.decoding.search.searcher import Sentence
+from s2s.decoding.sentence import Sentence
 from s2s.decoding.setting import Setting
 from s2s.decoding.shortlist import AHEAD, Candidates
 from s2s.decoding.trellis import Trellis

@@ -24,7 +24,7 @@ from s2s.decoding.scorers.ctc_prefix import CtcScorer, CtcScorerConfig
 from s2s.decoding.scorers.scorer import FinalScorer
 from s2s.decoding.scorers.summed import Summed
 from s2s.decoding.search.constrained import lacking
-from s2s.decoding.search.searcher import Sentence
+from s2s.decoding.sentence import Sentence
 from s2s.decoding.setting import Setting, Sides
 from s2s.decoding.times import Chunks
 from s2s.errors import UserError

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from s2s.data.batch import Inputs
-from s2s.decoding.search.searcher import Sentence
+from s2s.decoding.sentence import Sentence
 from s2s.models.encoder_decoder import EncoderDecoder
 
 Ids = list[int]

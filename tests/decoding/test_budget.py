@@ -14,7 +14,7 @@ from s2s.decoding import engine
 from s2s.decoding.budget import TARGETS, room, together
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
-from s2s.decoding.search.searcher import Sentence
+from s2s.decoding.sentence import Sentence
 
 V = 9
 

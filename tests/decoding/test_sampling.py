@@ -12,7 +12,7 @@ from s2s.decoding.generator import Generator
 from s2s.decoding.limits import Limits
 from s2s.decoding.noise import mix, uniform
 from s2s.decoding.search.sampling import draw
-from s2s.decoding.search.searcher import Sentence
+from s2s.decoding.sentence import Sentence
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 V = 11

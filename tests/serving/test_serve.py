@@ -85,7 +85,7 @@ def test_full_hypotheses_when_asked(port, translator, lines):
         (400, {"lines": ["a"], "length_penalty": 1e308}, "length_penalty: must be less than or equal to 10"),
         (400, {"lines": ["a"], "word_reward": -1e308}, "word_reward: must be greater than or equal to -1000"),
         (400, {"lines": ["a"], "no_repeat_ngram": 10**30}, "no_repeat_ngram: must be less than"),
-        (400, {"lines": ["a"], "top_k": 3}, "is for samples"),
+        (400, {"lines": ["a"], "top_k": 3}, "decode.top_k=3: does nothing with decode.search=beam"),
         (400, {"lines": ["a"], "n_best": 2}, '"hypotheses": true'),
         (400, {"lines": ["a"], "hypotheses": 1}, "hypotheses: must be a valid boolean"),
         (400, {"lines": ["a"], "seed": -1}, "seed: must be greater"),

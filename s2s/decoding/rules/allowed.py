@@ -16,7 +16,7 @@ from s2s.decoding.inputs import read_phrases
 from s2s.decoding.limits import Limits
 from s2s.decoding.rules.rule import Rule
 from s2s.decoding.search.choice import Choice
-from s2s.decoding.search.searcher import Sentence
+from s2s.decoding.sentence import Sentence
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import EOS
 

@@ -14,7 +14,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
 from s2s.decoding.search.choice import Choice
-from s2s.decoding.search.searcher import Sentence
+from s2s.decoding.sentence import Sentence
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import EOS, PAD, UNK
 

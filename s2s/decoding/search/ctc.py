@@ -21,7 +21,7 @@ from s2s.decoding.ctc import BLANK, best_path, prefix_beam_search
 from s2s.decoding.hypothesis import NEVER, Hypothesis
 from s2s.decoding.scorers.ctc_prefix import PrefixScores, token_log_probabilities
 from s2s.decoding.scorers.language_model import LanguageModelScorer, PrefixBonus
-from s2s.decoding.search.searcher import Sentence
+from s2s.decoding.sentence import Sentence
 from s2s.decoding.setting import Setting
 from s2s.text.vocabulary import EOS
 

@@ -5,7 +5,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from s2s.config.schema import option
-from s2s.decoding.search.searcher import LENGTHS, RATED, Searcher, SearcherConfig, Sentence, StepSearcher
+from s2s.decoding.search.searcher import LENGTHS, RATED, Searcher, SearcherConfig, StepSearcher
+from s2s.decoding.sentence import Sentence
 from s2s.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,11 +1,12 @@
 """What a search is to the rest of the toolkit. Imports no torch."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from s2s.config.schema import option
 from s2s.decoding.component import COMMON, FLAT
+from s2s.decoding.sentence import Sentence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,20 +16,10 @@ if TYPE_CHECKING:
     from s2s.decoding.search.choice import Chooser
     from s2s.decoding.setting import Setting
 
-Ids = list[int]
 # Options of `decode`: of what is rated token by token, and of lengths, which a search by steps keeps.
 RATED = frozenset(["length_penalty", "length_normalization", "word_reward", "ensemble", "ensemble_weights",
                    "auxiliary_weights", "allow_unknown"])  # fmt: skip
 LENGTHS = frozenset(["min_length_a", "min_length_b", "max_length_a", "max_length_b"])
-
-
-class Sentence(NamedTuple):
-    """What is to be decoded: its number, source ids without EOS, forced first target tokens, phrases to hold."""
-
-    number: int
-    source: Ids
-    prefix: Ids
-    constraints: Sequence[Ids] = ()
 
 
 @dataclasses.dataclass

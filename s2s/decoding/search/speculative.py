@@ -23,7 +23,7 @@ from s2s.decoding.budget import together
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.limits import Limits, needs, normalised
-from s2s.decoding.search.searcher import Sentence
+from s2s.decoding.sentence import Sentence
 from s2s.decoding.setting import Setting
 from s2s.errors import UserError
 from s2s.models.claims import lacks_blocks
