@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from safetensors.numpy import load_file
@@ -99,6 +101,84 @@ def test_a_killed_run_ends_with_the_same_bits(folder):
     assert 0.001 < state["end.change"] < 0.1  # in 60 updates the weight has moved
 
 
+GENERATE = ["generate", "checkpoint=run", "store=store", "format=json", "device=cpu", "decode.backend=eager"]
+
+
+def best(folder: Path, *words: str) -> list[dict]:
+    """The best hypothesis of each sentence."""
+    rows = map(json.loads, run(folder, *GENERATE, *words)[0].splitlines())
+    return [row for row in rows if row.get("rank", 0) == 0]
+
+
+def test_its_searcher_finds_what_greedy_search_finds(folder):
+    greedy, found, once = (
+        best(folder, *words)
+        for words in (
+            ["decode.beam_size=1"],
+            ["decode.search=jacobi"],
+            ["decode.search=jacobi", "decode.search.rounds=1"],
+        )
+    )
+    assert [row["tokens"] for row in found] == [row["tokens"] for row in greedy]
+    assert [row["score"] for row in found] == pytest.approx([row["score"] for row in greedy], abs=1e-4)
+    assert [row["tokens"] for row in once] != [row["tokens"] for row in greedy]
+    for words, message in (
+        (["decode.beam_size=2"], "decode.beam_size=2: does nothing with decode.search=jacobi"),
+        (["decode.rules=[acrostic]"], "decode.rules=[acrostic]: does not go with decode.search=jacobi"),
+        (["decode.search.turns=2"], "unknown key 'decode.search.turns'"),
+    ):
+        _, err = run(folder, *GENERATE, "decode.search=jacobi", *words, code=2)
+        assert message in err
+
+
+def test_its_scorer_rates_hypotheses_and_given_targets(folder):
+    words = ["decode.scorers=[novelty]", "decode.novelty.weight=3"]
+    plain, found = best(folder), best(folder, *words)
+    assert [row["tokens"] for row in found] != [row["tokens"] for row in plain]
+    (folder / "found.txt").write_text("".join(f"{row['hypothesis']}\n" for row in found))
+    target = ["mode=score", "target=found.txt"]
+    by_model, by_both = best(folder, *target), best(folder, *target, *words)
+    for row, one, other in zip(found, by_model, by_both, strict=True):
+        tokens = row["tokens"][:-1]
+        repeats = sum(tokens[:place].count(token) for place, token in enumerate(tokens))
+        assert other["log_probability"] == pytest.approx(one["log_probability"] - 3 * repeats, abs=1e-3)
+        assert row["log_probability"] == pytest.approx(other["log_probability"], abs=1e-3)
+
+
+def test_its_rule_holds(folder):
+    found = best(folder, "decode.rules=[acrostic]", "decode.acrostic.name=cab")
+    assert {"".join(word[0] for word in row["hypothesis"].split()) for row in found} == {"cab"}
+    for row in best(
+        folder, "decode.rules=[one]", "decode.one.type=acrostic", "decode.one.name=a", "decode.search=sample"
+    ):
+        assert row["tokens"] == ["a", "</s>"]
+    _, err = run(folder, *GENERATE, "decode.rules=[acrostic]", "decode.acrostic.name=q", code=2)
+    assert "no word begins with 'q'" in err
+
+
+def test_its_search_is_served(folder):
+    lines = (folder / "test.src").read_text().splitlines()[:4]
+    words = ["decode.search=jacobi", "decode.search.rounds=50", "decode.backend=eager"]
+    expected = {search: [row["hypothesis"] for row in best(folder, *options, "decode.max_length_b=50")][:4]
+                for search, options in (("jacobi", words), ("beam", ["decode.beam_size=2"]))}  # fmt: skip
+    server = start(folder, "serve", "checkpoint=run", "port=0", "device=cpu", *words)
+    try:
+        address = re.search(r"http://\S+", server.stderr.readline())[0]
+        for asked, name in (({}, "jacobi"), ({"search": "beam", "beam_size": 2}, "beam"), ({"beam_size": 2}, "")):
+            content = json.dumps({"lines": lines, **asked}).encode()
+            request = Request(f"{address}/translate", content, {"Content-Type": "application/json"})
+            if name:
+                with urlopen(request, timeout=60) as answer:
+                    assert json.loads(answer.read())["translations"] == expected[name]
+            else:
+                with pytest.raises(HTTPError) as error:
+                    urlopen(request, timeout=60)
+                assert "decode.beam_size=2: does nothing with decode.search=jacobi" in error.value.read().decode()
+    finally:
+        server.terminate()
+        server.communicate(timeout=60)
+
+
 def test_it_is_inspected_and_exported_by_name_only(folder):
     out, _ = run(folder, "inspect", "run")
     assert "halving" in out
@@ -117,7 +197,7 @@ def test_a_checkpoint_names_the_component_that_is_missing(folder):
 def test_the_page_on_extending_shows_this_package():
     page = (ROOT / "docs" / "extending.md").read_text()
     files = [*PLUGIN.glob("example_plugin/[a-z]*.py"), *PLUGIN.glob("*.dist-info/entry_points.txt")]
-    assert len(files) == 8
+    assert len(files) == 11
     for file in files:
         assert file.read_text().rstrip() in page, file.name
         assert file.read_text().count("\n") < 70, file.name
