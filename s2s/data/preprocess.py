@@ -180,7 +180,7 @@ class TextRecipe(Recipe[PreprocessConfig]):
         return {name: self._learn(key, [name]) for name, key in keys.items()}
 
     def _learn(self, key: str, streams: Sequence[str]) -> Tokenizer:
-        choice, train = getattr(self.config, key), self._corpora.get("train", [])
+        choice, train = self.with_reserved(getattr(self.config, key)), self._corpora.get("train", [])
         try:
             with progress(f"learn {' and '.join(streams)}", self.total(train)) as bar:
                 found = registry.find("tokenizer", choice.type)
@@ -200,6 +200,7 @@ class TextRecipe(Recipe[PreprocessConfig]):
         if missing := [name for name in self._streams if name not in found]:
             has = ", ".join(found)
             raise UserError(f"tokenizer_from={config.tokenizer_from}: has no tokenizer of {missing[0]}, but of {has}")
+        self.check_reserved([found[name] for name in self._streams])
         return {name: found[name] for name in self._streams}
 
 

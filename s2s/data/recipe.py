@@ -140,11 +140,13 @@ class Recipe(ABC, Generic[Config]):
         measure: What `done` counts.
         took: How long it took, in words, with keys of the report.
         alike: Whether the lengths of all streams are in the same unit.
+        reserved: Symbols that every vocabulary must reserve.
         may_differ: Keys of the facts that may differ between stores that are read as one.
     """
 
     unit, measure, took = "pairs", "B", "{seconds} s"
     alike = True
+    reserved: tuple[str, ...] = ()
     may_differ: tuple[str, ...] = ()
 
     def __init__(self, config: Config):
@@ -160,6 +162,18 @@ class Recipe(ABC, Generic[Config]):
 
     def before(self, writer: StoreWriter) -> None:
         """Before there are workers: learn tokenizers, say."""
+
+    def with_reserved(self, config: Any) -> Any:
+        """A tokenizer's config with the reserved symbols."""
+        return dataclasses.replace(config, reserved=list(dict.fromkeys([*config.reserved, *self.reserved])))
+
+    def check_reserved(self, tokenizers: Iterable[Tokenizer]) -> None:
+        """Raise UserError for tokenizers of another store that lack a reserved symbol."""
+        for name in self.reserved:
+            if any(name not in tokenizer.vocabulary.reserved for tokenizer in tokenizers):
+                said = f"tokenizer_from={self.config.tokenizer_from}: its vocabularies do not reserve {name}"
+                needed = f"task={self.config.task} needs it; make that store with tokenizer.reserved={name}"
+                raise UserError(f"{said}; {needed}")
 
     @abstractmethod
     def splits(self, submit: Submit, writer: StoreWriter) -> dict[str, list[Corpus]]:

@@ -115,7 +115,10 @@ class SpeechRecipe(Recipe[SpeechPreprocessConfig]):
     def splits(self, submit: Callable, writer: StoreWriter) -> "dict[str, list[CheckedManifest]]":
         """As Recipe.splits."""
         splits = _checked(self._manifests, self.config, submit)
-        self._tokenizer = _tokenizer(self.config, self._parent, splits)
+        config = dataclasses.replace(self.config, tokenizer=self.with_reserved(self.config.tokenizer))
+        self._tokenizer = _tokenizer(config, self._parent, splits)
+        if self.config.tokenizer_from is not None:
+            self.check_reserved([self._tokenizer])
         writer.add_tokenizer(self._tokenizer, "target")
         self._statistics = Statistics()
         return splits

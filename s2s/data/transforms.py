@@ -23,7 +23,8 @@ class TransformConfig:
 
     word_dropout: float = option(0.0, "probability that a source token is replaced by <unk>", at_least=0, below=1)
     prev_output_mask: float = option(
-        0.0, "probability that a decoder input token is replaced by <unk>, its target kept (MEAP, 2502.07490)",
+        0.0, "probability that a decoder input token is replaced by <mask>, in a vocabulary that reserves it, or else "
+        "<unk>; its target is kept (MEAP, 2502.07490)",
         at_least=0, below=1,
     )  # fmt: skip
     character_noise: float = option(
@@ -65,9 +66,11 @@ def uniform(seeds: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
-def masked(ids: np.ndarray, lengths: np.ndarray, seeds: np.ndarray, probability: float) -> np.ndarray:
-    """Ids of rows one after the other, each replaced by UNK with `probability`."""
-    return np.where(uniform(seeds, lengths) < probability, UNK, ids)
+def masked(
+    ids: np.ndarray, lengths: np.ndarray, seeds: np.ndarray, probability: float, symbol: int = UNK
+) -> np.ndarray:
+    """Ids of rows one after the other, each replaced by a symbol with `probability`."""
+    return np.where(uniform(seeds, lengths) < probability, symbol, ids)
 
 
 def noisy(line: str, seed: int, probability: float) -> str:

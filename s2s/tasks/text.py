@@ -20,7 +20,7 @@ from s2s.errors import UserError
 from s2s.tasks import tags
 from s2s.tasks.tags import Tagged, Tags, plain
 from s2s.text.tokenizer import Tokenizer
-from s2s.text.vocabulary import BOS, EOS, PAD, Vocabulary
+from s2s.text.vocabulary import BOS, EOS, MASK, PAD, UNK, Vocabulary
 
 TOKENS, TEXT = "target.tokens", "target.text"  # columns of a store
 
@@ -45,12 +45,17 @@ class TextTask(ABC):
     buffer = 4096  # sources read ahead where decode.buffer does not say it
     max_source = 4096  # tokens, or positions of the encoder, of a source, where decode.max_source does not say it
     shared_vocabulary = False
+    reserved: ClassVar[tuple[str, ...]] = ()  # symbols that its vocabularies must reserve
     writes = True  # whether its models make hypotheses
     frame_seconds: float | None = None  # from one position of a source to the next, of recordings
 
     def __init__(self, target_tokenizer: Tokenizer, target_transform: str = "none"):
         self.target_tokenizer = target_tokenizer
         self.target_transform = TargetTransform(target_transform, target_tokenizer)
+        for name in self.reserved:
+            if name not in target_tokenizer.vocabulary.reserved:
+                raise UserError(f"task={self.Config.type}: needs the reserved symbol {name}, and the vocabulary has "
+                                "none; make the store for this task, or with tokenizer.reserved")  # fmt: skip
         self.tag_values: dict[str, list[str]] = {}
         self.tags: dict[str, list[str]] = {}
 
@@ -251,7 +256,8 @@ class TextDataset:
         shown = target
         if draw and draw.config.prev_output_mask:
             random = seeds(draw.seed, draw.epoch, examples, "prev_output_mask")
-            shown = masked(target, lengths, random, draw.config.prev_output_mask)
+            symbol = self.task.target_tokenizer.vocabulary.reserved.get(MASK, UNK)
+            shown = masked(target, lengths, random, draw.config.prev_output_mask, symbol)
         decoder_input, _ = with_symbol(BOS, shown, lengths, after=False)
         return decoder_input, *with_symbol(EOS, target, lengths, after=True)
 

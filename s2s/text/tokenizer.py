@@ -34,6 +34,9 @@ class TokenizerConfig:
     normalization: str = option("nfc", "Unicode normalisation of every line", choices=("none", "nfc", "nfkc"))
     lowercase: bool = option(False, "lower-case every line")
     joint: bool = option(True, "one tokenizer and one vocabulary for both sides; false: one a side")
+    reserved: list[str] = option(
+        [], "symbols beside those of texts, for the model alone, such as <mask>; the task adds its own"
+    )
 
 
 class Tokenizer(ABC):
@@ -43,13 +46,13 @@ class Tokenizer(ABC):
 
     Args:
         config: Its `Config`.
-        vocabulary: Its symbols.
+        vocabulary: Its symbols. `self.vocabulary` has the reserved ones too, after them.
     """
 
     Config: ClassVar[type] = TokenizerConfig
 
     def __init__(self, config: TokenizerConfig, vocabulary: Vocabulary):
-        self.config, self.vocabulary = config, vocabulary
+        self.config, self.vocabulary = config, vocabulary.with_reserved(config.reserved)
 
     @classmethod
     @abstractmethod
@@ -72,7 +75,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _decode(self, ids: list[int]) -> str:
-        """The text of ids, none of them PAD, BOS or EOS."""
+        """The text of ids, none of them PAD, BOS, EOS or reserved."""
 
     def word_marks(self) -> tuple[np.ndarray | None, int | None]:
         """How words show in ids: which symbols begin one, booleans [vocabulary], or else the symbol between two."""
@@ -128,14 +131,20 @@ class Tokenizer(ABC):
         return self.encode_flat([line])[0].tolist()
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; PAD, BOS and EOS are passed over, ids outside the vocabulary count as unknown."""
+        """The text of ids; PAD, BOS, EOS and reserved symbols are passed over, ids outside the vocabulary count as
+        unknown."""
         size = len(self.vocabulary)
-        return self._decode([i if i < size else UNK for i in map(int, ids) if i == UNK or i > EOS])
+        shown = size - len(self.vocabulary.reserved)
+        kept = (i for i in map(int, ids) if i == UNK or EOS < i < shown or i >= size)
+        return self._decode([i if i < size else UNK for i in kept])
 
     def save(self, folder: Path, name: str) -> None:
         """Write all that `load_tokenizer` needs to `folder`, into files called `name.*`."""
         folder = Path(folder)
-        text = json.dumps(dataclasses.asdict(self.config), indent=2, ensure_ascii=False)
+        facts = dataclasses.asdict(self.config)
+        if not self.config.reserved:  # so are the digests of stores that were made before there were any
+            del facts["reserved"]
+        text = json.dumps(facts, indent=2, ensure_ascii=False)
         write(folder / f"{name}.tokenizer.json", text + "\n")
         self.vocabulary.save(folder / f"{name}.vocabulary.txt")
 
@@ -147,7 +156,11 @@ class Tokenizer(ABC):
 
     @classmethod
     def _load(cls, config: TokenizerConfig, folder: Path, name: str) -> "Tokenizer":
-        return cls(config, Vocabulary.load(_present(folder / f"{name}.vocabulary.txt")))
+        path = _present(folder / f"{name}.vocabulary.txt")
+        try:
+            return cls(config, Vocabulary.load(path).without(config.reserved))
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
 
 
 def load_tokenizer(folder: Path, name: str) -> Tokenizer:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from s2s.files import write
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
+MASK = "<mask>"  # the usual name of a reserved symbol
+RESERVED = re.compile(r"<(?!0x)[^\s<>]+>")
 
 NEEDED = "one symbol a line is needed, with a number after each of them or after none"
 NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
@@ -24,12 +27,16 @@ class Vocabulary:
 
     Args:
         symbols: All symbols; the first four are `<pad> <unk> <s> </s>`, none holds a line feed.
+        reserved: How many of the last ones are reserved: for the model alone, and never found in a text.
+
+    Attributes:
+        reserved: Ids of the reserved symbols by name.
 
     Raises:
         ValueError: other first symbols, a symbol twice, or a symbol that a line cannot hold.
     """
 
-    def __init__(self, symbols: list[str]):
+    def __init__(self, symbols: list[str], reserved: int = 0):
         if tuple(symbols[: len(SPECIALS)]) != SPECIALS:
             raise ValueError(f"a vocabulary starts with {' '.join(SPECIALS)}")
         self.symbols = symbols
@@ -39,13 +46,43 @@ class Vocabulary:
             raise ValueError(f"symbol {twice!r} is there twice")
         if any("\n" in symbol for symbol in symbols):
             raise ValueError("a symbol holds a line feed")
+        self.reserved = {symbol: self._index.pop(symbol) for symbol in symbols[len(symbols) - reserved :]}
 
     def __len__(self) -> int:
         return len(self.symbols)
 
     def index(self, symbol: str) -> int:
-        """The id of a symbol, `UNK` for one that is not here."""
+        """The id of a symbol of texts, `UNK` for one that is not here."""
         return self._index.get(symbol, UNK)
+
+    def with_reserved(self, names: Sequence[str]) -> "Vocabulary":
+        """This vocabulary with reserved symbols. A symbol of texts that is spelt like one of them has a backslash
+        before it from now on.
+
+        Raises:
+            UserError: a name that is not `<...>`, that has a meaning already, or that is there twice.
+        """
+        if not names:
+            return self
+        for name in names:
+            if not RESERVED.fullmatch(name) or name in SPECIALS or list(names).count(name) > 1:
+                raise UserError(
+                    f"reserved={','.join(names)}: {name!r}: a name of its own in <>, such as {MASK}, is needed"
+                )
+        symbols, known = list(self.symbols), {*self.symbols, *names}
+        for place, symbol in enumerate(symbols):
+            if symbol in names:
+                while symbol in known:
+                    symbol = f"\\{symbol}"
+                symbols[place] = symbol
+                known.add(symbol)
+        return Vocabulary([*symbols, *names], len(names))
+
+    def without(self, names: Sequence[str]) -> "Vocabulary":
+        """This vocabulary, which was saved with reserved symbols, without them. Raises ValueError: it has others."""
+        if names and self.symbols[-len(names) :] != list(names):
+            raise ValueError(f"its last symbols must be {' '.join(names)}")
+        return Vocabulary(self.symbols[: len(self.symbols) - len(names)])
 
     @cached_property
     def digest(self) -> str:

@@ -67,7 +67,8 @@ class WordTokenizer(Tokenizer):
 def counted_vocabulary(counts: dict[str, int], config: CountedConfig) -> Vocabulary:
     """The vocabulary of counted symbols, most frequent first, ties in the order of code points. Raises LearningError:
     there are none."""
-    kept = [symbol for symbol, count in counts.items() if count >= config.min_count and symbol not in SPECIALS]
+    beside = {*SPECIALS, *config.reserved}
+    kept = [symbol for symbol, count in counts.items() if count >= config.min_count and symbol not in beside]
     if not kept:
         often = f" that is there min_count={config.min_count} times" * (config.min_count > 1)
         raise LearningError(f"the training text has no symbol{often}")
@@ -101,7 +102,7 @@ def given_vocabulary(config: CountedConfig, symbols_of: Callable[[str], list[str
             same = "" if spelled == written else f", as {spelled!r}; lines have {symbol!r} for both"
             raise UserError(f"{path}:{number}: symbol {written!r} is there twice (also in line {other}{same})")
         seen[symbol] = number, written
-    seen = {symbol: place for symbol, place in seen.items() if symbol not in SPECIALS}
+    seen = {symbol: place for symbol, place in seen.items() if symbol not in (*SPECIALS, *config.reserved)}
     if not seen:
         raise UserError(f"{path}: no symbols in it; {NEEDED}")
     return Vocabulary([*SPECIALS, *seen])

@@ -115,8 +115,12 @@ def _owner(name: str) -> str | None:
 
 def _rows(old: Vocabulary, new: Vocabulary) -> Tensor:
     """For each symbol of `new` its id in `old`, or -1: [V] int64."""
-    index = {symbol: i for i, symbol in enumerate(old.symbols)}
-    return torch.tensor([index.get(symbol, index.get(SPACE.get(symbol), -1)) for symbol in new.symbols])
+    index = {symbol: i for i, symbol in enumerate(old.symbols) if symbol not in old.reserved}
+    rows = [
+        old.reserved.get(symbol, -1) if symbol in new.reserved else index.get(symbol, index.get(SPACE.get(symbol), -1))
+        for symbol in new.symbols
+    ]
+    return torch.tensor(rows)
 
 
 def _check(path: str, parts: list, theirs: dict, ours: dict, their_config: dict, our_config: dict) -> None:
