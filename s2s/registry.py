@@ -31,6 +31,12 @@ COMPONENTS = {
         "translation": "s2s.data.preprocess:TextRecipe",
         "speech_to_text": "s2s.data.speech_preprocess:SpeechRecipe",
     },
+    "transform": {"shuffle": "s2s.data.transforms:Shuffle"},
+    "target_transform": {
+        "none": "s2s.data.target_transforms:TargetTransform",
+        "reverse": "s2s.data.target_transforms:Reverse",
+        "last_word_first": "s2s.data.target_transforms:LastWordFirst",
+    },
     "tokenizer": {
         "sentencepiece": "s2s.text.sentencepiece:SentencePieceTokenizer",
         "characters": "s2s.text.characters:CharacterTokenizer",

@@ -74,7 +74,7 @@ def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple:
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     options = schema.load(kind.Config, config["model"], f"{file}: model")
-    task = task.load(folder, config["data"]["target_transform"])
+    task = task.load(folder, config["data"]["target_transform"], config["task"])
     tensors = load_tensors(weights)
     with _AtMost(2 * sum(tensor.numel() for tensor in tensors.values()) + SPARE, file):
         model = task.model(options)

@@ -29,7 +29,7 @@ CONFIG = {
     "task": {"type": str, ...: object},
     "model": {"type": str, ...: object},
     "criterion": {"type": str, ...: object},
-    "data": {"target_transform": str, "batch_tokens": int, ...: object},
+    "data": {"target_transform": (str, {"type": str, ...: object}), "batch_tokens": int, ...: object},
     "train": {"accumulate": whole(1), "valid_metrics": [str], "best_metric": (str, None), ...: object},
     "distributed?": {"processes?": whole(1), ...: object},
     ...: object,

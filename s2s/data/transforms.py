@@ -6,15 +6,13 @@ Random numbers come from splitmix64 (Steele, Lea and Flood 2014) on counters: no
 
 import dataclasses
 import random
+from typing import Any, ClassVar
 
 import numpy as np
 
 from s2s.audio.augment import SpecAugmentConfig, WaveformConfig
-from s2s.config.schema import option
-from s2s.text.tokenizer import Tokenizer
-from s2s.text.vocabulary import EOS, UNK
-
-TARGET_TRANSFORMS = ("none", "reverse", "last_word_first")
+from s2s.config.schema import components, group, option
+from s2s.text.vocabulary import UNK
 
 
 @dataclasses.dataclass
@@ -33,9 +31,10 @@ class TransformConfig:
     )  # fmt: skip
     spec_augment: SpecAugmentConfig = option(SpecAugmentConfig, "masks over features of recordings")
     waveform: WaveformConfig = option(WaveformConfig, "recordings at other speeds, with noise, louder and softer")
-    target_transform: str = option(
-        "none", "order of the target's tokens in the model; decoding puts them back", TARGET_TRANSFORMS
+    target_transform: Any = group(
+        "target_transform", "none", "order of the target's tokens in the model; decoding puts them back"
     )
+    transforms: Any = components("transform", [], "other changes, in this order")
 
 
 def seeds(seed: int, epoch: int, examples: np.ndarray, purpose: str) -> np.ndarray:
@@ -93,59 +92,59 @@ def noisy(line: str, seed: int, probability: float) -> str:
     return "".join(characters)
 
 
-class TargetTransform:
-    """The order in which a model sees the tokens of a target, and the way back.
+class Transform:
+    """A change of training examples, drawn anew in each epoch: a component of kind `transform`, for
+    `data.transforms=[NAME]`.
 
-    `last_word_first` puts the last word, which has to rhyme, before the others, so that a prefix can force it. What is
-    forced is that word, whole, and the beginning of the others.
+    Batches are planned by the lengths of the examples as they are, so a transform may make them a little longer, and
+    much shorter.
 
     Args:
-        kind: Of TARGET_TRANSFORMS.
-        tokenizer: Of the target side; it knows where words begin.
+        config: Its `Config`.
+        task: It knows the vocabularies, and what sources are.
+
+    Attributes:
+        stream: What it changes: `source`, `target` (in the order of the text), or `shown`, the target as the decoder
+            reads it, whose length must stay.
     """
 
-    def __init__(self, kind: str, tokenizer: Tokenizer):
-        self.kind = kind
-        self.begins, self.separator = tokenizer.word_marks() if kind == "last_word_first" else (None, None)
-        self.symbols = len(tokenizer.vocabulary)
+    Config: ClassVar[type]
+    stream: ClassVar[str] = "source"
 
-    @property
-    def closing(self) -> np.ndarray | None:
-        """Bool [vocabulary], which tokens show that the word before them is whole, where not every one does and a
-        prefix is to be so."""
-        if self.kind != "last_word_first" or (self.begins is not None and self.begins.all()):
-            return None
-        closing = np.zeros(self.symbols, bool) if self.begins is None else self.begins.copy()
-        closing[EOS] = True
-        if self.separator is not None:
-            closing[self.separator] = True
-        return closing
+    def __init__(self, config: Any, task: Any):
+        self.config, self.task = config, task
 
-    def apply(self, ids: np.ndarray) -> np.ndarray:
-        """Ids of a target in the model's order."""
-        if self.kind == "none" or len(ids) < 2:
-            return ids
-        if self.kind == "reverse":
-            return ids[::-1]
-        return self._turn(ids, -1)
+    def __call__(self, values: np.ndarray, lengths: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Change some examples.
 
-    def undo(self, ids: np.ndarray) -> np.ndarray:
-        """Ids in the model's order as the text has them."""
-        if self.kind == "none" or len(ids) < 2:
-            return ids
-        if self.kind == "reverse":
-            return ids[::-1]
-        return self._turn(ids, 0)
+        Args:
+            values: Of all these examples, one after the other: token ids, int64 [sum of lengths], without BOS and EOS;
+                or features, float32 [sum of lengths, F], normalised. They are not to be written to.
+            lengths: Of each example, int64 [examples].
+            seeds: A random number for each example, uint64 [examples]; nothing else may make a difference.
 
-    def _turn(self, ids: np.ndarray, which: int) -> np.ndarray:
-        """What is after the last (-1) or first (0) boundary between words, then what is before it."""
-        if self.separator is not None:
-            places = np.flatnonzero(ids == self.separator)
-            if not len(places):
-                return ids
-            place = places[which]
-            return np.concatenate([ids[place + 1 :], ids[place : place + 1], ids[:place]])
-        places = 1 + np.flatnonzero(self.begins[ids[1:]])
-        if not len(places):
-            return ids
-        return np.concatenate([ids[places[which] :], ids[: places[which]]])
+        Returns:
+            Values and lengths, as they came.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass
+class ShuffleConfig:
+    """Options of `shuffle`."""
+
+    type: str = option("shuffle", "component")
+    distance: int = option(3, "places that a source token moves at most", at_least=1)
+
+
+class Shuffle(Transform):
+    """Source tokens in another order, in which none is over `distance` places from its own (Lample et al. 2018, section
+    2.3): they are sorted by place + u, u uniform in [0, distance + 1)."""
+
+    Config = ShuffleConfig
+
+    def __call__(self, values: np.ndarray, lengths: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As Transform."""
+        rows = np.repeat(np.arange(len(lengths)), lengths)
+        key = np.arange(len(values)) + uniform(seeds, lengths) * (self.config.distance + 1)
+        return values[np.lexsort((key, rows))], lengths

@@ -185,7 +185,7 @@ class Translator:
             UserError, Failure: a sentence fails, which is named, with decode.on_error=stop. With `mark` it has one
                 translation, without text, that says why.
         """
-        if timestamps and self.task.target_transform.kind != "none":
+        if timestamps and not self.task.target_transform.is_none:
             raise UserError("timestamps=true: is for models that write words in their order, without "
                             "data.target_transform")  # fmt: skip
         options = {"alignment": alignment, "timestamps": timestamps, "pack": self._pack, "tick": tick}

@@ -88,7 +88,7 @@ def _check(model: nn.Module, task) -> None:
     missing = []
     if reason := departure(model):
         missing.append(f"model of type {type(model).__name__} ({reason})")
-    if task.target_transform.kind != "none":
+    if not task.target_transform.is_none:
         missing.append(f"data.target_transform={task.target_transform.kind}, which decoding would have to undo")
     if missing:
         raise UserError(f"CTranslate2 has no {', and no '.join(missing)}")

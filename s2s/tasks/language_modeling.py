@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,16 +41,16 @@ class LanguageModelingTask(TextTask):
     writes = False
 
     @classmethod
-    def setup(cls, store: Store | Stores, target_transform: str = "none") -> "LanguageModelingTask":
+    def setup(cls, store: Store | Stores, order: Any = "none", config: Any = None) -> "LanguageModelingTask":
         """The task of a store, whatever its source side is."""
-        task = cls(store.tokenizers()["target"], target_transform)
+        task = cls(store.tokenizers()["target"], order, config)
         task.tag_values = tags.of_store(store)
         return task
 
     @classmethod
-    def load(cls, folder: Path, target_transform: str = "none") -> "LanguageModelingTask":
+    def load(cls, folder: Path, order: Any = "none", config: Any = None) -> "LanguageModelingTask":
         """The task saved in a checkpoint's folder."""
-        task = cls(load_tokenizer(folder, "target"), target_transform)
+        task = cls(load_tokenizer(folder, "target"), order, config)
         task.tags = task.tag_values = tags.load(folder)
         return task
 
@@ -85,6 +85,7 @@ class LanguageModelingTask(TextTask):
 
     def check(self, config: DataConfig, dataset: "LineDataset") -> None:
         """What can be known of training data and its options before training. Raises UserError."""
+        self.check_transforms(config, ("target", "shown"))
         for key in ("character_noise", "word_dropout"):
             if any(getattr(stage, key) for stage in stages(config)):
                 raise UserError(f"data.{key}: is for the source side, and a language model has none")

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class SpeechToTextTask(TextTask):
         target_tokenizer: Of the text.
         features: How features are made.
         cmvn: `mean` and `deviation` of each feature, for features.cmvn=global; else None.
-        target_transform: The order in which the model writes a target, of TARGET_TRANSFORMS.
+        order, config: As of TextTask.
     """
 
     Config = SpeechToTextConfig
@@ -61,30 +61,30 @@ class SpeechToTextTask(TextTask):
     max_source = 15_000  # ten minutes, where 4 frames make a position
 
     def __init__(self, target_tokenizer: Tokenizer, features: FeatureConfig, cmvn: dict | None,
-                 target_transform: str = "none"):  # fmt: skip
-        super().__init__(target_tokenizer, target_transform)
+                 order: Any = "none", config: Any = None):  # fmt: skip
+        super().__init__(target_tokenizer, order, config)
         self.features, self.cmvn, self.fbank = features, cmvn, Fbank(features)
         self.frame_seconds = self.fbank.shift / features.sample_rate
         self._silent = 0  # recordings that were, of those encoded so far
 
     @classmethod
-    def setup(cls, store: Store | Stores, target_transform: str = "none") -> "SpeechToTextTask":
+    def setup(cls, store: Store | Stores, order: Any = "none", config: Any = None) -> "SpeechToTextTask":
         """The task of a store."""
         if "features" not in store.facts:
             raise UserError(
                 "task=speech_to_text: the store holds text; s2s-preprocess task=speech_to_text makes one of speech"
             )
         target, facts = store.tokenizers()["target"], store.facts
-        task = cls(target, feature_config(facts, store.path / MANIFEST), facts["cmvn"], target_transform)
+        task = cls(target, feature_config(facts, store.path / MANIFEST), facts["cmvn"], order, config)
         task.tag_values = tags.of_store(store)
         return task
 
     @classmethod
-    def load(cls, folder: Path, target_transform: str = "none") -> "SpeechToTextTask":
+    def load(cls, folder: Path, order: Any = "none", config: Any = None) -> "SpeechToTextTask":
         """The task saved in a checkpoint's folder."""
         facts = read_json(folder / FILE, {"features": mapping(object), "cmvn": CMVN_SHAPE})
         features = feature_config(facts, folder / FILE)
-        task = cls(load_tokenizer(folder, "target"), features, facts["cmvn"], target_transform)
+        task = cls(load_tokenizer(folder, "target"), features, facts["cmvn"], order, config)
         task.tags = task.tag_values = tags.load(folder)
         return task
 
@@ -113,7 +113,7 @@ class SpeechToTextTask(TextTask):
 
     def fits(self, store: Store) -> str | None:
         """As TextTask.fits. The mean and deviation of a store do not matter: the task has its own."""
-        other = self.setup(store, self.target_transform.kind)
+        other = self.setup(store, self.target_transform.config, self.config)
         other.cmvn = self.cmvn
         return self.difference(other)
 
@@ -203,6 +203,7 @@ class SpeechToTextTask(TextTask):
 
     def check(self, config: DataConfig, dataset: "SpeechDataset") -> None:
         """What can be known of training data and its options before training. Raises UserError."""
+        self.check_transforms(config)
         for key in ("character_noise", "word_dropout"):
             if any(getattr(stage, key) for stage in stages(config)):
                 raise UserError(f"data.{key}: is for text on the source side; data.spec_augment, data.waveform")
@@ -265,4 +266,8 @@ class SpeechDataset(TextDataset):
         if config.spec_augment.active:
             drawn_masks = seeds(draw.seed, draw.epoch, examples, "spec_augment").tolist()
             found = [spec_augment(row, config.spec_augment, seed) for row, seed in zip(found, drawn_masks, strict=True)]
-        return found
+        if not config.transforms:
+            return found
+        sizes = np.fromiter(map(len, found), np.int64, len(found))
+        flat, sizes = self._transformed("source", np.concatenate(found), sizes, examples, draw)
+        return np.split(flat, np.cumsum(sizes)[:-1])

@@ -4,18 +4,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from s2s import registry
+from s2s.config import schema
 from s2s.data.batch import Inputs, Packing, Source
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.spec import Spec
 from s2s.data.split import Split
 from s2s.data.store import Store, Stores
-from s2s.data.transforms import TargetTransform, masked, noisy, seeds
+from s2s.data.target_transforms import target_transform
+from s2s.data.transforms import Transform, masked, noisy, seeds
 from s2s.errors import UserError
 from s2s.tasks import tags
 from s2s.tasks.tags import Tagged, Tags, plain
@@ -33,7 +35,8 @@ class TextTask(ABC):
 
     Args:
         target_tokenizer: Of the target side.
-        target_transform: The order in which the model writes a target, of TARGET_TRANSFORMS.
+        order: The order in which the model writes a target: what chooses a `target_transform`.
+        config: The task's own options: its Config, or the values of it; None: the defaults.
 
     Attributes:
         tag_values: Values of each tag that the training data have, by its name.
@@ -49,9 +52,10 @@ class TextTask(ABC):
     writes = True  # whether its models make hypotheses
     frame_seconds: float | None = None  # from one position of a source to the next, of recordings
 
-    def __init__(self, target_tokenizer: Tokenizer, target_transform: str = "none"):
+    def __init__(self, target_tokenizer: Tokenizer, order: Any = "none", config: Any = None):
         self.target_tokenizer = target_tokenizer
-        self.target_transform = TargetTransform(target_transform, target_tokenizer)
+        self.target_transform = target_transform(order, target_tokenizer)
+        self.config = schema.load(self.Config, config or {}, "task") if isinstance(config, dict | None) else config
         for name in self.reserved:
             if name not in target_tokenizer.vocabulary.reserved:
                 raise UserError(f"task={self.Config.type}: needs the reserved symbol {name}, and the vocabulary has "
@@ -61,12 +65,12 @@ class TextTask(ABC):
 
     @classmethod
     @abstractmethod
-    def setup(cls, store: Store | Stores, target_transform: str = "none") -> "TextTask":
-        """The task of a store. Raises UserError for a store of another task."""
+    def setup(cls, store: Store | Stores, order: Any = "none", config: Any = None) -> "TextTask":
+        """The task of a store; order and config as of the class. Raises UserError for a store of another task."""
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: Path, target_transform: str = "none") -> "TextTask":
+    def load(cls, folder: Path, order: Any = "none", config: Any = None) -> "TextTask":
         """The task saved in a checkpoint's folder."""
 
     def save(self, folder: Path) -> None:
@@ -152,6 +156,13 @@ class TextTask(ABC):
     def check(self, config: DataConfig, dataset: "TextDataset") -> None:
         """What can be known of training data and its options before training. Raises UserError."""
 
+    def check_transforms(self, config: DataConfig, streams: Sequence[str] = ("source", "target", "shown")) -> None:
+        """Raise UserError for one of `data.transforms` that is not for these streams."""
+        for name, one in config.transforms.items():
+            if (stream := registry.find("transform", one.type).stream) not in streams:
+                raise UserError(f"data.transforms: {name} changes the {stream}, and task={self.config.type} has none; "
+                                f"it has {', '.join(streams)}")  # fmt: skip
+
     @property
     def vocabularies(self) -> dict[str, Vocabulary]:
         """Of each side that has one, the source's first."""
@@ -169,12 +180,12 @@ class TextTask(ABC):
             its = other.vocabularies[side]
             if mine.digest != its.digest:
                 return f"another {side} vocabulary, of {len(its)} symbols against {len(mine)}"
-        kinds = other.target_transform.kind, self.target_transform.kind
-        return None if kinds[0] == kinds[1] else f"another data.target_transform, {kinds[0]} against {kinds[1]}"
+        its, mine = other.target_transform, self.target_transform
+        return None if its.config == mine.config else f"another data.target_transform, {its.kind} against {mine.kind}"
 
     def fits(self, store: Store) -> str | None:
         """What a store has otherwise, or None."""
-        return self.difference(self.setup(store, self.target_transform.kind))
+        return self.difference(self.setup(store, self.target_transform.config, self.config))
 
     def criterion(self, config):
         return registry.find("criterion", config.type)(config)
@@ -198,7 +209,7 @@ class TextTask(ABC):
 
     @property
     def _last_word_first(self) -> bool:
-        return self.target_transform.kind == "last_word_first"
+        return self.target_transform.moves_words
 
     def text(self, ids: list[int], source) -> str:
         """An output as text.
@@ -223,6 +234,7 @@ class TextDataset:
         self.corpora = split.corpora
         self._firsts = [corpus.first for corpus in self.corpora]
         self._numbers = self._numbers_of_corpora()
+        self._made: dict[str, Transform] = {}  # of data.transforms
 
     def __len__(self) -> int:
         return len(self.split)
@@ -258,8 +270,21 @@ class TextDataset:
             random = seeds(draw.seed, draw.epoch, examples, "prev_output_mask")
             symbol = self.task.target_tokenizer.vocabulary.reserved.get(MASK, UNK)
             shown = masked(target, lengths, random, draw.config.prev_output_mask, symbol)
+        shown, _ = self._transformed("shown", shown, lengths, examples, draw)
         decoder_input, _ = with_symbol(BOS, shown, lengths, after=False)
         return decoder_input, *with_symbol(EOS, target, lengths, after=True)
+
+    def _transformed(
+        self, stream: str, values: np.ndarray, lengths: np.ndarray, examples: np.ndarray, draw: Draw | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values of examples after `data.transforms` of a stream."""
+        for name, config in (draw.config.transforms if draw else {}).items():
+            if name not in self._made:
+                self._made[name] = registry.find("transform", config.type)(config, self.task)
+            if self._made[name].stream == stream:
+                random = seeds(draw.seed, draw.epoch, examples, f"transform {name}")
+                values, lengths = self._made[name](values, lengths, random)
+        return values, lengths
 
     def _target(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray]:
         """Target ids of examples in the model's order, one after the other, and the number of each."""
@@ -267,8 +292,9 @@ class TextDataset:
             ids, lengths = self.split.gather(TOKENS, examples)
         else:
             ids, lengths = self._tokens("target", self.task.target_tokenizer, examples, draw, 0.0)
+        ids, lengths = self._transformed("target", ids, lengths, examples, draw)
         transform = self.task.target_transform
-        if transform.kind != "none":
+        if not transform.is_none:
             ids = np.concatenate([transform.apply(row) for row in np.split(ids, np.cumsum(lengths)[:-1])])
         return ids, lengths
 

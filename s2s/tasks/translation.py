@@ -3,6 +3,7 @@
 import dataclasses
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,31 +37,33 @@ class TranslationTask(TextTask):
     Args:
         source_tokenizer: Of the source side.
         target_tokenizer: Of the target side; the same object where both sides share it.
-        target_transform: The order in which the model writes a target, of TARGET_TRANSFORMS.
+        order, config: As of TextTask.
     """
 
     Config = TranslationConfig
 
-    def __init__(self, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer, target_transform: str = "none"):
-        super().__init__(target_tokenizer, target_transform)
+    def __init__(
+        self, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer, order: Any = "none", config: Any = None
+    ):
+        super().__init__(target_tokenizer, order, config)
         self.source_tokenizer = source_tokenizer
 
     @classmethod
-    def setup(cls, store: Store | Stores, target_transform: str = "none") -> "TranslationTask":
+    def setup(cls, store: Store | Stores, order: Any = "none", config: Any = None) -> "TranslationTask":
         """The task of a store."""
         tokenizers = store.tokenizers()
         if "source" not in tokenizers:
             raise UserError(f"the store holds no text to translate: task={store.task}")
-        task = cls(tokenizers["source"], tokenizers["target"], target_transform)
+        task = cls(tokenizers["source"], tokenizers["target"], order, config)
         task.tag_values = tags.of_store(store)
         return task
 
     @classmethod
-    def load(cls, folder: Path, target_transform: str = "none") -> "TranslationTask":
+    def load(cls, folder: Path, order: Any = "none", config: Any = None) -> "TranslationTask":
         """The task saved in a checkpoint's folder."""
         source, target = load_tokenizer(folder, "source"), load_tokenizer(folder, "target")
         same = source.vocabulary.digest == target.vocabulary.digest
-        task = cls(source, source if same else target, target_transform)
+        task = cls(source, source if same else target, order, config)
         task.tags = task.tag_values = tags.load(folder)
         return task
 
@@ -119,6 +122,7 @@ class TranslationTask(TextTask):
 
     def check(self, config: DataConfig, dataset: "PairDataset") -> None:
         """What can be known of training data and its options before training. Raises UserError."""
+        self.check_transforms(config)
         samples = self.source_tokenizer.sampling or self.target_tokenizer.sampling
         noise = any(stage.character_noise for stage in stages(config))
         if (samples or noise) and not {SOURCE_TEXT, TEXT} <= set(dataset.split.columns):
@@ -180,4 +184,4 @@ class PairDataset(TextDataset):
         ids, lengths = self._tokens("source", self.task.source_tokenizer, examples, draw, noise)
         if dropout:
             ids = masked(ids, lengths, seeds(draw.seed, draw.epoch, examples, "word_dropout"), dropout)
-        return ids, lengths
+        return self._transformed("source", ids, lengths, examples, draw)

@@ -63,7 +63,7 @@ def _train(config, ranks: Ranks) -> int | None:
     store, run = Stores(config.store), Path(config.run)
     if config.data.verify and ranks.is_first:
         store.verify(["train", "valid"])
-    task = find("task", config.task.type).setup(store, config.data.target_transform)
+    task = find("task", config.task.type).setup(store, config.data.target_transform, config.task)
     if not task.writes and (config.train.samples or config.train.valid_metrics != ["loss"]):
         raise UserError(f"task={config.task.type}: writes nothing: train.samples=0 train.valid_metrics=[loss]")
     device = choose_device(config.device)
@@ -302,6 +302,9 @@ def _check_data(config, task, dataset, model) -> None:
         raise UserError(f"model.max_positions={limit}: {where} holds a line of {longest} tokens")
     if not model.has_decoder and any(stage.prev_output_mask for stage in stages(config.data)):
         raise UserError("data.prev_output_mask: masks what a decoder reads, and model.decoder.layers=0: there is none")
+    for name, one in config.data.transforms.items():
+        if not model.has_decoder and find("transform", one.type).stream == "shown":
+            raise UserError(f"data.transforms: {name} changes what a decoder reads, and model.decoder.layers=0")
     task.check(config.data, dataset)
 
 

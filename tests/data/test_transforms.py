@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2s.data.transforms import TargetTransform, masked, noisy, seeds, splitmix64, uniform
+from s2s.data.target_transforms import target_transform
+from s2s.data.transforms import Shuffle, masked, noisy, seeds, splitmix64, uniform
 from s2s.text.bytes import ByteConfig, ByteTokenizer
 from s2s.text.characters import CharacterConfig, CharacterTokenizer
 from s2s.text.sentencepiece import SentencePieceConfig, SentencePieceTokenizer
@@ -80,7 +81,7 @@ def tokenizers():
 def test_orders_of_a_target(tokenizer):
     def written(kind, line):
         ids = np.array(tokenizer.encode(line), np.int64)
-        transform = TargetTransform(kind, tokenizer)
+        transform = target_transform(kind, tokenizer)
         model = transform.apply(ids)
         np.testing.assert_array_equal(transform.undo(model), ids)
         return model, tokenizer.decode(model)
@@ -95,7 +96,7 @@ def test_orders_of_a_target(tokenizer):
 
 @pytest.mark.parametrize("tokenizer", list(tokenizers()), ids=lambda tokenizer: tokenizer.config.type)
 def test_what_shows_that_a_forced_last_word_is_whole(tokenizer):
-    closing = TargetTransform("last_word_first", tokenizer).closing
+    closing = target_transform("last_word_first", tokenizer).closing
     symbols = tokenizer.vocabulary.symbols
     if isinstance(tokenizer, WordTokenizer):
         assert closing is None  # every token does
@@ -105,7 +106,7 @@ def test_what_shows_that_a_forced_last_word_is_whole(tokenizer):
         assert found == {"</s>", *(symbol for symbol in symbols if symbol.startswith("\u2581"))}
     else:
         assert found == {"</s>", "<0x20>" if isinstance(tokenizer, ByteTokenizer) else " "}
-    assert TargetTransform("reverse", tokenizer).closing is None
+    assert target_transform("reverse", tokenizer).closing is None
 
 
 @given(st.lists(st.integers(4, 9), max_size=12))
@@ -114,6 +115,28 @@ def test_last_word_first_is_undone_for_any_ids(ids):
         CharacterTokenizer.learn(CharacterConfig(), [["ab cd"]]),
         WordTokenizer.learn(WordConfig(), [TEXT]),
     ):
-        transform = TargetTransform("last_word_first", tokenizer)
+        transform = target_transform("last_word_first", tokenizer)
         ids = [i for i in ids if i < len(tokenizer.vocabulary)]
         assert transform.undo(transform.apply(np.array(ids, np.int64))).tolist() == ids
+
+
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=6), st.integers(1, 4), st.integers(0, 99))
+def test_shuffled_tokens_stay_near_their_places_and_in_their_rows(sizes, distance, seed):
+    transform = Shuffle(Shuffle.Config(distance=distance), None)
+    lengths, examples = np.array(sizes), np.arange(len(sizes))
+    ids = np.arange(lengths.sum())
+    drawn = seeds(seed, 1, examples, "transform shuffle")
+    moved, same = transform(ids, lengths, drawn)
+    assert same.tolist() == sizes
+    ends = np.cumsum(lengths)
+    for row, before, seed_of_row in zip(np.split(moved, ends[:-1]), np.split(ids, ends[:-1]), drawn, strict=True):
+        assert sorted(row.tolist()) == before.tolist()
+        assert (abs(row - before) <= distance).all()
+        alone, _ = transform(before, np.array([len(before)]), np.array([seed_of_row]))
+        assert alone.tolist() == row.tolist()
+
+
+def test_shuffling_moves_most_tokens():
+    ids = np.arange(10_000)
+    moved, _ = Shuffle(Shuffle.Config(), None)(ids, np.array([10_000]), seeds(1, 1, np.array([0]), "x"))
+    assert 0.6 < (moved != ids).mean() < 0.9

@@ -10,7 +10,7 @@ import pytest
 import torch
 import zstandard
 
-from s2s.data.transforms import TargetTransform
+from s2s.data.target_transforms import LastWordFirst
 from s2s.decoding.translator import Translator
 from s2s.errors import UserError
 from s2s.models.transformer import Transformer
@@ -127,7 +127,7 @@ def test_a_forced_last_word_is_whole(tokenizer, monkeypatch):
         return count
 
     assert longer() == 0
-    monkeypatch.setattr(TargetTransform, "closing", None)
+    monkeypatch.setattr(LastWordFirst, "closing", None)
     assert longer() > 20
 
 

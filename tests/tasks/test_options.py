@@ -91,7 +91,7 @@ def seen(config: TrainCommand, changes: dict[str, Any]) -> list:
         setattr(place, name, value)
     schema.check(config)
     stores = Stores(config.store)
-    task = find("task", config.task.type).setup(stores, config.data.target_transform)
+    task = find("task", config.task.type).setup(stores, config.data.target_transform, config.task)
     torch.manual_seed(1)
     model = task.model(config.model).train()
     criterion = make_criterion(config, task, torch.device("cpu"))
