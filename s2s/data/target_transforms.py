@@ -32,6 +32,12 @@ def target_transform(chosen: Any, tokenizer: Tokenizer, where: str = "data.targe
     return registry.find("target_transform", chosen.type)(chosen, tokenizer)
 
 
+def current(data: dict[str, Any]) -> dict[str, Any]:
+    """The section `data` of a config that may be of 0.1, as it is written now."""
+    chosen = data["target_transform"]
+    return {"transforms": [], **data, "target_transform": {"type": chosen} if isinstance(chosen, str) else chosen}
+
+
 @dataclasses.dataclass
 class TargetTransformConfig:
     """What all have."""

@@ -17,6 +17,7 @@ from s2s.config.documents import read_json, read_yaml
 from s2s.criterions import former
 from s2s.data.iterator import BatchIterator
 from s2s.data.store import Stores
+from s2s.data.target_transforms import current
 from s2s.device import choose_device
 from s2s.errors import Failure, UserError
 from s2s.models.parts import counts
@@ -242,6 +243,7 @@ def _resume_from(run: Path, config, origin: dict) -> Path | None:
 
     before = read_yaml(run / CONFIG, shapes.CONFIG, UNREADABLE)
     before["criterion"] = former.current(before)
+    before["data"] = current(before["data"])
     mark = read_json(run / MARK, shapes.RUN, UNREADABLE)
     if mark["store_digest"] != origin["store_digest"]:
         raise UserError(f"run={run}: was trained on other data than store={config.store}; choose another run folder")
