@@ -16,7 +16,7 @@ from s2s.criterions.terms.ctc import CTCConfig, impossible
 from s2s.criterions.terms.distillation import DistillationConfig
 from s2s.criterions.terms.intermediate_ctc import IntermediateCTCConfig
 from s2s.criterions.terms.r_drop import RDropConfig
-from s2s.data.batch import Batch, Counts, Source
+from s2s.data.batch import Batch, Counts, Packing, Source
 from s2s.errors import UserError
 from s2s.models.encoders.speech import SpeechEncoderConfig
 from s2s.models.encoders.transformer import EncoderConfig
@@ -140,6 +140,14 @@ def test_impossible_targets_are_those_without_an_alignment():
         found = impossible(batch(targets, [4] * len(targets)), torch.full([len(targets)], length))
         uniform = [[-1.0] * V] * length
         assert found.tolist() == [by_hand(uniform, target) == math.inf for target in targets]
+
+
+def test_packed_rows_are_refused():
+    data = batch(TARGETS, FRAMES)
+    places = torch.zeros_like(data.target)
+    data.target_packing = Packing(places, places)
+    with pytest.raises(UserError, match=r"data.batching=packed: CTC aligns one target"):
+        criterion_of(CTCConfig())(model(0), data)
 
 
 CTC, ENTROPY = CTCConfig(), CrossEntropyConfig()

@@ -51,8 +51,11 @@ class CTC(Term):
 
 
 def ctc(run: Run, which: int) -> Tensor:
-    """The sum over a batch of -log p(target) by CTC on `memory.states[which]`."""
+    """The sum over a batch of -log p(target) by CTC on `memory.states[which]`. Raises UserError: packed rows."""
     batch, memory = run.batch, run.memory
+    if batch.target_packing is not None:
+        raise UserError("data.batching=packed: CTC aligns one target with one source, and a packed row holds several; "
+                        "use token_budget")  # fmt: skip
     return functional.ctc_loss(
         run.model.ctc_log_probabilities(memory, which).transpose(0, 1), batch.target, memory.lengths,
         batch.target_lengths - 1, blank=PAD, reduction="sum", zero_infinity=True,

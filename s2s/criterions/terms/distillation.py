@@ -44,10 +44,10 @@ class Distillation(PositionTerm):
         """It needs teachers, and decoders."""
         super().check(model)
         if not self.config.teachers:
-            raise UserError("criterion.distillation.teachers: distillation needs a checkpoint or several")
+            raise UserError(f"criterion.{self.name}.teachers: distillation needs a checkpoint or several")
         for path, teacher in zip(self.checkpoints, self.teachers, strict=True):
             if not teacher.has_decoder:
-                raise UserError(f"criterion.distillation.teachers: {path} has no decoder")
+                raise UserError(f"criterion.{self.name}.teachers: {path} has no decoder")
 
     def chunked(self, passes: Sequence[Run], weight: float) -> "Teaching":
         """As of PositionTerm."""
