@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from s2s import registry
 from s2s.criterions.criterion import Criterion
-from s2s.training import splitting
+from s2s.training import calibrate, splitting
 from tests.training import own_terms
 from tests.training.test_distributed import NO_NOISE, assert_one_run, finished, losses, state
 from tests.training.test_resume import same_bits, words
@@ -144,3 +144,21 @@ def test_batches_of_a_term_that_couples_examples_stay_whole(store, tmp_path, s2s
     most[0] = 4
     assert s2s("train", *words(store, tmp_path / "short", *COUPLED)) == 1
     assert "it is not split, because the term contrast compares the examples" in one_error_line(capsys)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_calibration_cuts_no_batch_of_such_a_term(store, tmp_path, s2s, monkeypatch, coupled):
+    plain, cut = Criterion.__call__, []
+
+    def counted(self, model, batch, totals=None):
+        cut.append(totals is not None and totals["tokens"] > batch.counts.target)
+        return plain(self, model, batch, totals)
+
+    monkeypatch.setattr(Criterion, "__call__", counted)
+    monkeypatch.setitem(splitting.PIECE, "tokens", 60)
+    monkeypatch.setattr(calibrate, "TIMED_SECONDS", 1e-9)
+    monkeypatch.setattr(calibrate, "TIMED_BATCHES", 1)
+    options = COUPLED if coupled else COUPLED[1:]
+    assert s2s("train", *words(store, tmp_path / "run", *options, "train.calibrate=true")) == 0
+    assert len(cut) > 6
+    assert any(cut) != coupled
