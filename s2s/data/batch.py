@@ -100,6 +100,9 @@ class Batch:
         counts: Host-side sizes.
         target_packing: Of `decoder_input` and `target`, where rows hold several examples: segment k of a target row
             belongs to segment k of the source row. `ids` then has more entries than there are rows.
+        columns: What else the store has of each example, for the columns that the task names (`TextTask.columns`), in
+            the order of `ids`: numbers [examples], ids [examples, L] padded with PAD, arrays [examples, L, width]
+            (without width where it is 1) padded with 0; numbers that are not whole are float32.
     """
 
     ids: Tensor
@@ -110,6 +113,7 @@ class Batch:
     counts: Counts
     tags: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     target_packing: Packing | None = None
+    columns: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device; `ids` and `counts` stay on the host."""
@@ -139,7 +143,10 @@ class Batch:
             ids, tags = self.ids[place], {name: tag[place] for name, tag in self.tags.items()}
             sums = [_sizes(source), _sizes([target])]
             counts = Counts(len(ids), *(real for real, _ in sums), *(padding for _, padding in sums))
-            halves.append(Batch(ids, source, shown.values, target.values, target.lengths, counts, tags, target.packing))
+            columns = {name: values[place] for name, values in self.columns.items()}
+            halves.append(
+                Batch(ids, source, shown.values, target.values, target.lengths, counts, tags, target.packing, columns)
+            )
         return halves
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
@@ -151,6 +158,7 @@ class Batch:
             target_lengths=function(self.target_lengths),
             tags={name: function(tag) for name, tag in self.tags.items()},
             target_packing=self.target_packing and self.target_packing.map(function),
+            columns={name: function(values) for name, values in self.columns.items()},
         )
 
 

@@ -247,6 +247,7 @@ class SpeechDataset(TextDataset):
             target_lengths=torch.from_numpy(lengths),
             counts=Counts(len(examples), *real, positions - real[0], targets.numel() - real[1]),
             tags=self._tags(examples),
+            columns=self._columns(examples),
         )
 
     def _features(self, examples: np.ndarray, draw: Draw | None) -> list[np.ndarray]:

@@ -48,6 +48,7 @@ class TextTask(ABC):
     buffer = 4096  # sources read ahead where decode.buffer does not say it
     max_source = 4096  # tokens, or positions of the encoder, of a source, where decode.max_source does not say it
     shared_vocabulary = False
+    columns: ClassVar[tuple[str, ...]] = ()  # of the store, which `Batch.columns` has beside sources and targets
     reserved: ClassVar[tuple[str, ...]] = ()  # symbols that its vocabularies must reserve
     writes = True  # whether its models make hypotheses
     frame_seconds: float | None = None  # from one position of a source to the next, of recordings
@@ -234,6 +235,8 @@ class TextDataset:
         self.corpora = split.corpora
         self._firsts = [corpus.first for corpus in self.corpora]
         self._numbers = self._numbers_of_corpora()
+        for name in task.columns:
+            split.lengths(name, 0, 0)  # one that is missing is told now
         self._made: dict[str, Transform] = {}  # of data.transforms
 
     def __len__(self) -> int:
@@ -273,6 +276,19 @@ class TextDataset:
         shown, _ = self._transformed("shown", shown, lengths, examples, draw)
         decoder_input, _ = with_symbol(BOS, shown, lengths, after=False)
         return decoder_input, *with_symbol(EOS, target, lengths, after=True)
+
+    def _columns(self, examples: np.ndarray) -> dict[str, torch.Tensor]:
+        """What `Batch.columns` has of examples."""
+        found = {}
+        for name in self.task.columns:
+            values, lengths = self.split.gather(name, examples)
+            values = values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
+            if self.split.columns[name].kind != "number":
+                rows = np.full((len(lengths), lengths.max(), *values.shape[1:]), 0, values.dtype)  # PAD is 0
+                rows[np.arange(rows.shape[1]) < lengths[:, None]] = values
+                values = rows
+            found[name] = torch.from_numpy(values)
+        return found
 
     def _transformed(
         self, stream: str, values: np.ndarray, lengths: np.ndarray, examples: np.ndarray, draw: Draw | None

@@ -174,6 +174,7 @@ class PairDataset(TextDataset):
             counts=Counts(len(examples), *real, ids.numel() - real[0], targets.numel() - real[1]),
             tags=self._tags(examples),
             target_packing=packing[1],
+            columns=self._columns(examples),
         )
 
     def _source(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """A model that reads a tag gets it in training, validation, search, the library's call and the server."""
 
+import contextlib
 import json
 
 import pytest
@@ -7,8 +8,16 @@ import torch
 
 import s2s as package
 from s2s import registry
+from s2s.checkpoint.loading import load_model
+from s2s.criterions.criterion import Criterion
 from s2s.data.batch import Packing, tag_of_positions
+from s2s.data.iterator import DataConfig
+from s2s.data.store import Store
+from s2s.decoding.config import DecodeConfig
 from s2s.errors import UserError
+from s2s.tasks.translation import TranslationTask
+from s2s.training.distributed import Ranks
+from s2s.training.validation import Validator
 from tests.conftest import _call
 from tests.serving.server import ask, serving
 
@@ -102,6 +111,27 @@ def test_what_is_wrong_with_tags_is_said(folder, tmp_path, s2s, capsys, given, m
     given = list(map(put, given))
     assert s2s("generate", f"checkpoint={folder}/run", f"input={folder}/valid.src", "device=cpu", *given) == 2
     assert put(message) in capsys.readouterr().err
+
+
+def test_the_text_of_an_output_may_look_at_its_source(folder, s2s, capsys, monkeypatch):
+    """Everywhere where text is made of hypotheses."""
+    monkeypatch.setattr(TranslationTask, "text", lambda self, ids, source: f"{self.source_tokenizer.decode(source)}!")
+    expected, tags = [f"{letter}!" for letter in LETTERS], {"target_language": "same"}
+    translator = package.load(folder / "run", device="cpu")
+    assert list(translator.translate(list(LETTERS), tags=tags)) == expected
+    assert list(translator.translate(list(LETTERS), tags=tags, n_best=3, mbr="chrf")) == expected
+    words = [f"checkpoint={folder}/run", f"input={folder}/valid.src", "tags=[target_language=same]", "device=cpu"]
+    assert s2s("generate", *words) == 0
+    assert capsys.readouterr().out.split() == expected
+    with serving(translator) as (port, _):
+        assert ask(port, lines=list(LETTERS), tags=tags)[2]["translations"] == expected
+    store = Store(folder / "same")
+    model, task, _ = load_model(str(folder / "run"))
+    validator = Validator(task, store.split("valid"), task.criterion(Criterion.Config()), ["exact_match"],
+                          DecodeConfig(), DataConfig(), 3, False, Ranks())  # fmt: skip
+    found = validator(model, torch.device("cpu"), contextlib.nullcontext(), lambda: None)
+    assert found.values["exact_match"] == 0  # the references have no exclamation marks
+    assert all(hypothesis == f"{source}!" for source, _, hypothesis in found.samples)
 
 
 def test_a_library_call_with_wrong_tags_is_refused(folder):
