@@ -116,7 +116,7 @@ def test_it_is_in_the_batch_and_in_its_halves(store):
         (
             "box",
             ["1 2", "1", "", ""],
-            "train.box:2: box: a number for each of 2 columns, any number of times, is needed",
+            "train.box:2: box: a number for each of 2 columns, any number of times,",
         ),
         ("box", ["nan 2", "1 1", "", ""], "train.box:1: box: "),
         ("fr", ["a", "b", "c"], "the sides must have equally many lines"),
@@ -144,11 +144,9 @@ def test_stores_whose_columns_differ_are_not_one(tmp_path):
 
 
 def test_columns_of_unequal_length_are_not_written(tmp_path):
-    with (
-        pytest.raises(ValueError, match="its columns do not have the same number"),
-        StoreWriter(tmp_path / "s", False) as writer,
-    ):
+    with StoreWriter(tmp_path / "s", False) as writer:
         for name, count in (("a", 1), ("b", 2)):
             writer.column("train", Column(name, "number", "<i8")).append(np.arange(count), np.ones(count, int))
-        writer.commit({"splits": {"train": {"corpora": []}}})
+        with pytest.raises(ValueError, match="its columns do not have the same number"):
+            writer.commit({"splits": {"train": {"corpora": []}}})
     assert not (tmp_path / "s").exists()
