@@ -75,7 +75,8 @@ def test_presets_and_keys_named_in_the_readme_exist():
 
     known: set = set()
     for words in ([("model", "transformer_tiny")], [("task", "speech_to_text")]):
-        known |= {leaf.key for leaf in schema.leaves(compose.compose(TrainCommand, words))}
+        leaves = {leaf.key for leaf in schema.leaves(compose.compose(TrainCommand, words))}
+        known |= leaves | {key.removesuffix(".type") for key in leaves}
     named = set(re.findall(r"`((?:train|data|optim|model)\.[a-z_.]+)[`=]", README.read_text(encoding="utf-8")))
     assert len(named) > 8
     assert named - {"model.my_option"} <= known
