@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import write_corpus
-from tests.faults.scale import scaled
 from tests.faults.readers import SPEECH, TEXT, run
+from tests.faults.scale import scaled
 from tests.tones import write_tones
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")]
