@@ -1,4 +1,4 @@
-"""s2s-average: the mean of several checkpoints' weights as a new checkpoint."""
+"""s2s-average: average the weights of several checkpoints into a new checkpoint."""
 
 import dataclasses
 import sys
@@ -15,10 +15,10 @@ class AverageCommand:
     """Schema of s2s-average."""
 
     checkpoint: list[str] = option([], "a run, or a list of checkpoint folders")
-    last: int | None = option(None, "of a run: average its newest N checkpoints", at_least=1)
-    best: int | None = option(None, "of a run: average its best N checkpoints", at_least=1)
+    last: int | None = option(None, "average the newest N checkpoints of a run", at_least=1)
+    best: int | None = option(None, "average the best N checkpoints of a run", at_least=1)
     output: str | None = option(None, "folder of the new checkpoint")
-    overwrite: bool = option(False, "replace a checkpoint that is there")
+    overwrite: bool = option(False, "replace an existing checkpoint")
 
 
 def _average(config: AverageCommand) -> None:
@@ -31,19 +31,19 @@ def _average(config: AverageCommand) -> None:
         )
     output = Path(config.output)
     if (config.last or config.best) and (len(config.checkpoint) != 1 or (config.last and config.best)):
-        raise UserError("last=N or best=N, one of them, chooses from one run: checkpoint=RUN")
+        raise UserError("give either last=N or best=N, with a single run: checkpoint=RUN")
 
     def chosen() -> list[Path]:
         if config.last or config.best:
             return choose(Path(config.checkpoint[0]), config.last, config.best)
         folders = [runs.resolve(path) for path in config.checkpoint]
         if output.exists() and any(output.samefile(folder) for folder in folders):
-            raise UserError(f"output={output}: is one of the checkpoints that are averaged; choose another folder")
+            raise UserError(f"output={output} is one of the averaged checkpoints; choose another folder")
         return folders
 
     with claim(output, "output"):
         if output.exists() and not (config.overwrite and (output / "model.safetensors").is_file()):
-            raise UserError(f"output={output}: exists; overwrite=true replaces a checkpoint")
+            raise UserError(f"output={output} exists; overwrite=true replaces a checkpoint")
         folders = runs.reread(chosen, lambda folders: average_checkpoints(folders, output), named=config.checkpoint)
     print(output)
     print(f"averaged {len(folders)}: {', '.join(folder.name for folder in folders)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""s2s-export: a checkpoint as another toolkit's model."""
+"""s2s-export: convert a checkpoint to another toolkit's model."""
 
 import dataclasses
 import sys
@@ -18,9 +18,9 @@ class ExportCommand:
     """Schema of s2s-export."""
 
     checkpoint: str | None = option(None, "a run (its best checkpoint, else its last), or a checkpoint's folder")
-    format: str = option("ctranslate2", "the toolkit that is to read the model", ("ctranslate2",))
-    output: str | None = option(None, "folder to write, which appears when it is complete")
-    overwrite: bool = option(False, "replace an exported model that is there")
+    format: str = option("ctranslate2", "toolkit that will read the model", ("ctranslate2",))
+    output: str | None = option(None, "folder to write; it appears when it is complete")
+    overwrite: bool = option(False, "replace an existing exported model")
 
 
 def _export(config: ExportCommand) -> None:
@@ -38,9 +38,9 @@ def _write(config: ExportCommand, output: Path) -> int:
     if output.exists() or output.is_symlink():
         exported = all((output / name).is_file() for name in ("model.bin", "config.json", "source.tokenizer.json"))
         if not exported or output.is_symlink():
-            raise UserError(f"output={output}: exists and is no exported model; choose another folder")
+            raise UserError(f"output={output} exists and is not an exported model; choose another folder")
         if not config.overwrite:
-            raise UserError(f"output={output}: exists; overwrite=true replaces an exported model")
+            raise UserError(f"output={output} exists; overwrite=true replaces an exported model")
     from s2s.checkpoint.loading import load_model
     from s2s.interop import ctranslate2
 

@@ -1,4 +1,4 @@
-"""s2s-generate: a checkpoint and sentences in, hypotheses out, in the order of the input."""
+"""s2s-generate: decode sentences with a checkpoint; hypotheses come out in the order of the input."""
 
 import dataclasses
 import os
@@ -21,9 +21,9 @@ From a file:  s2s-generate checkpoint=RUN input=test.de output=hyp.en
 Recordings:   s2s-generate checkpoint=RUN input=talk.flac (or a manifest, or a list of files)
 In a pipe:    cat test.de | s2s-generate checkpoint=RUN > hyp.en"""
 
-NAMED = 20  # sentences that have failed; the others are counted
-COMPANIONS = ("prefix", "target", "constraints", "line_tags")  # of whose lines one belongs to each sentence
-RECORDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aiff", ".au")  # endings that text has not
+NAMED = 20  # failed sentences that are named; the others are only counted
+COMPANIONS = ("prefix", "target", "constraints", "line_tags")  # files with one line for each sentence
+RECORDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aiff", ".au")  # file names that are not text
 
 
 @dataclasses.dataclass
@@ -33,49 +33,51 @@ class GenerateCommand:
     checkpoint: list[str] = option(
         [], "a run (its best checkpoint, else its last), a checkpoint's folder, or a list of them for an ensemble"
     )
-    draft: str | None = option(None, "checkpoint of a smaller model that guesses, for decode.speculative=draft")
+    draft: str | None = option(None, "checkpoint of a smaller model that proposes tokens, for decode.speculative=draft")
     input: str | None = option(
-        None, "file of source lines, plain, .gz, .xz or .zst; of speech a manifest (.tsv, .jsonl, Kaldi folder), a "
-        "list of files (.txt, .list, a pipe) or a recording; - or null without store: standard input",
+        None, "file of source lines, plain, .gz, .xz or .zst; for speech a manifest (.tsv, .jsonl, Kaldi folder), a "
+        "list of files (.txt, .list, a pipe) or a recording; -, or null without store=: standard input",
     )  # fmt: skip
-    store: str | None = option(None, "store whose split is decoded")
+    store: str | None = option(None, "store with a split to decode")
     split: str = option("test", "split of the store", needs="store")
     output: str | None = option(None, "file to write, replaced when complete; - or null: standard output")
     format: str = option(
         "text",
-        "text: a line for each input line; tsv: index (from 0), score, text; json: tokens and log-probabilities too",
+        "text: one line per input line; tsv: index (from 0), score, text; json: also tokens and log-probabilities",
         ("text", "tsv", "json"),
     )
     mode: str = option("translate", "translate, or score given targets by teacher forcing", ("translate", "score"))
-    target: str | None = option(None, "mode=score: file of targets; null: those of the store's split")
+    target: str | None = option(None, "mode=score: file of targets; null: the targets of the store's split")
     alignment: bool = option(
-        False, "format=json and tsv: for each target token, EOS too, the source position that it looks at most, from 0"
+        False, "json and tsv: add for each target token, EOS included, the source position it attends to most, from 0"
     )
     timestamps: bool = option(
-        False, "format=json: of recordings, from when to when each word is said, in seconds, by CTC's alignment"
+        False, "json: add start and end of each word of a recording in seconds, by CTC's alignment"
     )
-    prefix: str | None = option(None, "file of target prefixes, a line each, that the hypotheses must start with")
+    prefix: str | None = option(
+        None, "file of target prefixes, one per input line, that the hypotheses must start with"
+    )
     constraints: str | None = option(
-        None, "file of phrases, separated by tabs, for each input line, all of which the hypotheses must hold"
+        None, "file with one line per input line: phrases, separated by tabs, that the hypotheses must all contain"
     )
     tags: list[str] = option(
-        [], "NAME=VALUE of each tag that the model reads, of all lines, such as target_language=de; of store= those "
-        "that the store knows are the default",
+        [], "NAME=VALUE of each tag that the model reads, for all lines, such as target_language=de; with store= the "
+        "default is the store's own tags",
     )  # fmt: skip
     line_tags: str | None = option(
-        None, "file of tags for each input line, NAME=VALUE divided by spaces, which go before tags="
+        None, "file with one line per input line: NAME=VALUE tags, separated by spaces; they override tags="
     )
     skip_broken: bool = option(
-        False, "what cannot be read (a recording, a line that is too long or not UTF-8) is named, counted and left "
-        "empty, in JSON an error; false: it ends the command",
+        False, "input that cannot be read (a recording, a line that is too long or not UTF-8) is named and counted; "
+        "its output is empty, in JSON an error; false: it ends the command",
     )  # fmt: skip
-    max_line_bytes: int = option(MAX_LINE_BYTES, "a longer line of a file cannot be read", at_least=1)
+    max_line_bytes: int = option(MAX_LINE_BYTES, "longest line of a file; a longer one cannot be read", at_least=1)
     batch_wait: float = option(
-        0.01, "seconds to wait for more lines of a pipe before those that are there are decoded", at_least=0
+        0.01, "seconds to wait for more lines from a pipe before decoding the lines read so far", at_least=0
     )
     device: str = option("auto", "auto: a GPU where there is one", ("auto", "cpu", "cuda"))
-    seed: int = option(1, "of sampling", at_least=0, at_most=LARGEST_SEED)
-    decode: Any = group("decode", "default", "search")
+    seed: int = option(1, "seed of sampling", at_least=0, at_most=LARGEST_SEED)
+    decode: Any = group("decode", "default", "the search and its options")
 
 
 def _generate(config: GenerateCommand) -> None:
@@ -99,62 +101,62 @@ def _generate(config: GenerateCommand) -> None:
         for index, n_best in enumerate(results):
             progress.count(n_best[0])
             output.write(write(index, n_best).encode())
-            output.flush()  # whoever reads a pipe need not wait for more
+            output.flush()  # the reader of a pipe need not wait for more
     progress.report()
 
 
 def _check(config: GenerateCommand) -> None:
-    """What concerns several keys. Raises UserError."""
+    """Check options against each other. Raises UserError."""
     if not config.checkpoint:
         raise UserError("checkpoint= is missing; s2s-generate checkpoint=RUN, with store=, input= or standard input")
     if config.input and config.store:
-        raise UserError("input= and store=: one of them says what to decode")
+        raise UserError("input= and store= exclude each other: give one of them")
     if config.mode == "score":
         if config.prefix:
-            raise UserError("prefix= is for mode=translate; a given target has its own beginning")
+            raise UserError("prefix= requires mode=translate; with mode=score the whole target is given")
         if config.constraints:
-            raise UserError("constraints= is for mode=translate; a given target is as it is")
+            raise UserError("constraints= requires mode=translate; with mode=score the whole target is given")
         if not config.target and not config.store:
-            raise UserError("mode=score needs target=FILE (or store=, whose own target side is scored then)")
+            raise UserError("mode=score requires target=FILE, or store=, whose targets are scored then")
     elif config.target:
-        raise UserError("target= is for mode=score; with mode=translate, prefix= gives the beginnings of hypotheses")
+        raise UserError("target= requires mode=score; with mode=translate, prefix= gives the beginnings of hypotheses")
     elif config.decode.n_best > 1 and config.decode.mbr == "none" and config.format == "text":
-        raise UserError(f"decode.n_best={config.decode.n_best} needs format=tsv or format=json: "
-                        "in format=text each output line belongs to one input line")  # fmt: skip
+        raise UserError(f"decode.n_best={config.decode.n_best} requires format=tsv or format=json: "
+                        "format=text has one output line for each input line")  # fmt: skip
     if config.alignment and config.format == "text":
-        raise UserError("alignment=true needs format=json or format=tsv")
+        raise UserError("alignment=true requires format=json or format=tsv")
     if config.timestamps and config.format != "json":
-        raise UserError("timestamps=true needs format=json")
+        raise UserError("timestamps=true requires format=json")
     if config.store and config.skip_broken:
-        raise UserError("skip_broken=true: is for input= and standard input; a store has nothing broken in it")
+        raise UserError("skip_broken=true requires input= or standard input; a store has no broken entries")
     _check_files(config)
     if config.draft and config.decode.speculative == "none":
         config.decode.speculative = "draft"
     if bool(config.draft) != (config.decode.speculative == "draft"):
         raise UserError(
-            f"decode.speculative={config.decode.speculative} and draft={config.draft}: decode.speculative=draft "
-            "needs draft=CHECKPOINT, and nothing else does"
+            f"decode.speculative={config.decode.speculative} and draft={config.draft}: decode.speculative=draft and "
+            "draft=CHECKPOINT require each other"
         )
     config.decode.check_alignment(config.alignment, "alignment=true")
     config.decode.check()
 
 
 def _check_files(config: GenerateCommand) -> None:
-    """What is read is there, once, and is not what is written. Raises UserError."""
+    """Check that inputs exist, that no stream is read twice, and that no input is also the output. Raises UserError."""
     read = {key: getattr(config, key) for key in ("input", *COMPANIONS)}
     for key, path in read.items():
         if path and path != "-" and not os.path.exists(path):
             raise UserError(f"{key}={path}: no such file")
         if path and config.output and streams.overwritten(config.output, [path]):
-            raise UserError(f"output={config.output}: is also {key}, and would be overwritten")
+            raise UserError(f"output={config.output} is also {key}=, which would be overwritten")
     read["input"] = config.input or (None if config.store else "-")
     read |= {f"decode.{key}": getattr(config.decode, key) for key in ("forbidden", "allowed", "shortlist")}
     if twice := streams.read_twice([path for path in read.values() if path]):
-        raise UserError(f"{twice}: is there twice, and a stream can be read only once")
+        raise UserError(f"{twice} is given twice, but a stream can be read only once")
 
 
 def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
-    """Windows of sentences, and how many sentences there are, if that is known."""
+    """Windows of sentences, and the number of sentences if it is known."""
     from s2s.decoding.inputs import Companion, Reading, from_input, from_split
     from s2s.tasks import tags
 
@@ -176,15 +178,15 @@ def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
     if config.input in (None, "-") and os.isatty(streams.INPUT):
         print(f"reading {task.reads} from the terminal; Ctrl-D ends", file=sys.stderr)
     if task.reads == "lines" and config.input and config.input.lower().endswith(RECORDINGS):
-        raise UserError(f"input={config.input}: is a recording, and the model reads lines of text")
+        raise UserError(f"input={config.input} is a recording, but the model reads lines of text")
     return from_input(task, config.input, companions, reading, sys.stderr.isatty(), given)
 
 
 class _Progress:
-    """A bar on a terminal, and the final line.
+    """Shows a progress bar on a terminal, and the final line.
 
     Args:
-        total: Sentences, if known.
+        total: Number of sentences, if known.
     """
 
     def __init__(self, total: int | None):
@@ -203,11 +205,11 @@ class _Progress:
         self.bar.close()
 
     def advance(self, sentences: int) -> None:
-        """So many more sentences are decoded."""
+        """Advance the bar by this many decoded sentences."""
         self.bar.update(sentences)
 
     def heard(self, windows: Iterator, frame_seconds: float | None) -> Iterator:
-        """The windows; the seconds of recordings are counted."""
+        """Pass windows on, and add up the seconds of their recordings."""
         for window in windows:
             self.unit = window.unit
             if frame_seconds is not None:
@@ -215,7 +217,7 @@ class _Progress:
             yield window
 
     def count(self, best) -> None:
-        """Count the best hypothesis of a sentence."""
+        """Add the best hypothesis of a sentence to the totals."""
         self.sentences += 1
         self.tokens += len(best.ids)
         self.truncated += best.truncated
@@ -241,18 +243,18 @@ class _Progress:
         if self.truncated:
             line += f"; {self.truncated:,} ended by the maximum length (decode.max_length_a, decode.max_length_b)"
         if self.passes:
-            line += f"; {self.guessed / self.passes:.2f} guessed tokens accepted a step of a sentence"
+            line += f"; {self.guessed / self.passes:.2f} proposed tokens accepted per step"
         if self.unmet:
-            line += f"; {self.unmet:,} without all of their constraints, which did not fit into the maximum length"
+            line += f"; {self.unmet:,} lack some of their constraints, which did not fit into the maximum length"
         if self.cut.count:
-            line += f"; too long and cut (decode.max_source, model.max_positions): {self.cut.said(self.unit)}"
+            line += f"; too long and cut (decode.max_source, model.max_positions): {self.cut.text(self.unit)}"
         if self.failed.count:
-            line += f"; failed and left empty: {self.failed.said(self.unit)}"
+            line += f"; failed and left empty: {self.failed.text(self.unit)}"
         print(line, file=sys.stderr)
 
 
 class _Places:
-    """How many sentences something has happened to, and which were the first."""
+    """Counts sentences, and remembers the numbers of the first ones."""
 
     SHOWN = 5
 
@@ -260,20 +262,20 @@ class _Places:
         self.count, self.first = 0, []
 
     def add(self, number: int) -> None:
-        """To this one, counted from 1."""
+        """Count a sentence by its number, from 1."""
         self.count += 1
         if len(self.first) < self.SHOWN:
             self.first.append(number)
 
-    def said(self, unit: str) -> str:
-        """In words; `unit`: what a sentence is called."""
+    def text(self, unit: str) -> str:
+        """The count and the first numbers; `unit` is what a sentence is called."""
         more = ", ..." * (self.count > len(self.first))
         return f"{self.count:,} {unit}{'s' * (self.count > 1)} ({', '.join(map(str, self.first))}{more})"
 
 
 def main() -> None:
     """Run the command."""
-    # A polite kill cleans up like an interrupt.
+    # SIGTERM cleans up like an interrupt.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     command.run("s2s-generate", GenerateCommand, _generate, ABOUT)
 

@@ -1,4 +1,4 @@
-"""s2s-inspect: what a store, a run, a checkpoint or a shortlist is, and whether it is whole."""
+"""s2s-inspect: explain a store, a run, a checkpoint or a shortlist, and check that it is intact."""
 
 import dataclasses
 
@@ -8,14 +8,14 @@ from s2s.config.schema import option
 from s2s.errors import Failure, UserError
 
 ABOUT = """Explain stores, runs, checkpoints and shortlists: contents, sizes, config, metrics, parents, hashes.
-Damaged files are named, and the exit code is 1 then. Example: s2s-inspect RUN RUN/best STORE"""
+Damaged files are named, and make the exit code 1. Example: s2s-inspect RUN RUN/best STORE"""
 
 
 @dataclasses.dataclass
 class InspectCommand:
     """Schema of s2s-inspect."""
 
-    path: list[str] = option([], "what to explain; words without = are paths")
+    path: list[str] = option([], "folders or files to explain; arguments without = are paths")
     verify: bool = option(True, "read every file and compare it with its hash; false: sizes only")
     format: str = option("text", "lines for people, or a JSON object for each path", ("text", "json"))
 
@@ -24,7 +24,7 @@ def _inspect(config: InspectCommand) -> None:
     from s2s.inspection import inspect, text
 
     if not config.path:
-        raise UserError("what is to be explained? s2s-inspect FOLDER")
+        raise UserError("no path is given; s2s-inspect FOLDER")
     damaged, output = [], streams.results()
     for number, path in enumerate(config.path):
         facts = inspect(path, config.verify)

@@ -1,4 +1,4 @@
-"""s2s-plot: curves of runs, on the terminal and as a picture."""
+"""s2s-plot: draw the curves of runs on the terminal and to a picture."""
 
 import dataclasses
 import shutil
@@ -16,15 +16,15 @@ Example: s2s-plot RUN RUN output=curves.png"""
 class PlotCommand:
     """Schema of s2s-plot."""
 
-    path: list[str] = option([], "folders of runs; words without = are paths")
-    output: str | None = option(None, "PNG file to draw as well")
+    path: list[str] = option([], "folders of runs; arguments without = are paths")
+    output: str | None = option(None, "PNG file to draw to, in addition to the terminal")
 
 
 def _plot(config: PlotCommand) -> None:
     from s2s.training import curves
 
     if not config.path:
-        raise UserError("which runs are to be drawn? s2s-plot RUN RUN")
+        raise UserError("no run is given; s2s-plot RUN RUN")
     panels = curves.read(config.path)
     if config.output:
         curves.to_picture(panels, config.path, config.output)

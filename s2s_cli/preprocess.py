@@ -1,4 +1,4 @@
-"""`s2s-preprocess`: raw parallel text, or recordings and what is said in them, to a store."""
+"""s2s-preprocess: make a store of raw parallel text, or of recordings and their transcripts."""
 
 import signal
 import sys
@@ -10,13 +10,13 @@ from s2s.data.preprocess import PreprocessConfig
 from s2s.data.recipe import RecipeConfig, make
 from s2s.errors import UserError
 
-ABOUT = """Learns tokenizers on raw parallel text and writes a binarised store for s2s-train and s2s-generate.
-Of recordings and their transcripts: task=speech_to_text (s2s-preprocess task=speech_to_text --help)."""
+ABOUT = """Learn tokenizers from raw parallel text, and write a binary store for s2s-train and s2s-generate.
+For recordings and their transcripts: task=speech_to_text (s2s-preprocess task=speech_to_text --help)."""
 
 
 def main() -> None:
     """Run the command."""
-    # A polite kill cleans up like an interrupt.
+    # SIGTERM cleans up like an interrupt.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     command.run("s2s-preprocess", PreprocessConfig, run, ABOUT, by_task=schema)
 
@@ -25,7 +25,7 @@ def schema(task: str) -> type:
     """The keys of a task."""
     if task in registry.names("task") and task not in registry.names("preprocess"):
         has = ", ".join(registry.names("preprocess"))
-        raise UserError(f"task={task}: reads stores of other tasks, and makes none of its own; there is {has}")
+        raise UserError(f"task={task} reads the stores of other tasks and makes none itself; choose {has}")
     return registry.find("preprocess", task).Config
 
 

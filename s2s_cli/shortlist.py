@@ -1,4 +1,4 @@
-"""s2s-shortlist: learns from a store which target symbols a source symbol may become, for `decode.shortlist`."""
+"""s2s-shortlist: learn from a store the likely translations of each source symbol, for `decode.shortlist`."""
 
 import dataclasses
 import sys
@@ -16,13 +16,15 @@ Example: s2s-shortlist store=STORE output=FILE, and then s2s-generate checkpoint
 class ShortlistCommand:
     """Schema of s2s-shortlist."""
 
-    store: list[str] = option([], "a store with the checkpoint's tokenizers, or a list of them")
+    store: list[str] = option([], "a store with the checkpoint's tokenizers, or a list of such stores")
     split: str = option("train", "split to learn from")
     output: str | None = option(None, "file to write, replaced when complete")
-    candidates: int = option(30, "target symbols of each source symbol", at_least=1)
-    frequent: int = option(1000, "most frequent target symbols, which are candidates of every sentence", at_least=0)
-    iterations: int = option(5, "of expectation maximisation", at_least=1)
-    pairs: int = option(1_000_000, "learn from at most so many sentence pairs", at_least=1)
+    candidates: int = option(30, "most probable target symbols to keep for each source symbol", at_least=1)
+    frequent: int = option(
+        1000, "number of most frequent target symbols, which are candidates for every sentence", at_least=0
+    )
+    iterations: int = option(5, "iterations of expectation maximisation", at_least=1)
+    pairs: int = option(1_000_000, "most sentence pairs to learn from", at_least=1)
 
 
 def _learn(config: ShortlistCommand) -> None:

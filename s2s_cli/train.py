@@ -1,4 +1,4 @@
-"""s2s-train: a store in, a run folder with checkpoints out."""
+"""s2s-train: train a model on a store; the run folder holds its checkpoints."""
 
 import dataclasses
 import sys
@@ -16,21 +16,23 @@ from s2s.training.distributed import DistributedConfig
 class TrainCommand:
     """Schema of s2s-train."""
 
-    store: list[str] = option([], "folders written by s2s-preprocess; several, with the same tokenizers, are one")
-    run: str | None = option(None, "folder of the run; one that holds an unfinished run is resumed")
-    seed: int = option(1, "of the initial weights, dropout and the order of the data", at_least=0,
+    store: list[str] = option([], "folder written by s2s-preprocess, or a list of them with the same tokenizers")
+    run: str | None = option(None, "folder of the run; an unfinished run in it is resumed")
+    seed: int = option(1, "seed of the initial weights, dropout and the order of the data", at_least=0,
                        at_most=LARGEST_SEED)  # fmt: skip
-    workers: int = option(1, "threads that prepare batches ahead of time; the batches do not depend on it", at_least=0)
+    workers: int = option(
+        1, "threads that prepare batches ahead of time; the batches do not depend on their number", at_least=0
+    )
     device: str = option("auto", "auto: a GPU where there is one", ("auto", "cpu", "cuda"))
     overwrite: bool = option(False, "delete the run that the folder holds and start anew")
     task: Any = group("task", "translation", "what an example is")
-    model: Any = group("model", "transformer_base", "architecture and its size")
-    criterion: Any = group("criterion", "cross_entropy", "what is minimised")
+    model: Any = group("model", "transformer_base", "architecture and size")
+    criterion: Any = group("criterion", "cross_entropy", "the loss")
     optim: Any = group("optim", "adam", "optimizer and learning-rate schedule")
     data: DataConfig = option(DataConfig, "the training data and its batches")
     train: TrainConfig = option(TrainConfig, "the training loop")
     distributed: DistributedConfig = option(DistributedConfig, "training in several processes")
-    decode: Any = group("decode", "default", "decoding in validation, the same as s2s-generate's")
+    decode: Any = group("decode", "default", "decoding in validation, with the options of s2s-generate")
 
 
 def _train(config: TrainCommand) -> None:
@@ -40,10 +42,13 @@ def _train(config: TrainCommand) -> None:
 
     if config.distributed.processes > 1 and not launched():
         if "--multirun" in sys.argv:
-            raise UserError("distributed.processes and --multirun: hydra and torchrun cannot both start the processes")
+            raise UserError(
+                "distributed.processes and --multirun exclude each other: "
+                "hydra or torchrun can start processes, not both"
+            )
         sys.exit(launch(config.distributed.processes, "s2s_cli.train", sys.argv[1:]))
     interrupted = train(config)
-    # A saved checkpoint is all that a scheduler wants that pre-empts: exit code 0.
+    # After pre-emption a saved checkpoint is a success: exit code 0.
     if interrupted and interrupted not in PREEMPTED:
         sys.exit(128 + interrupted)
 

@@ -189,4 +189,4 @@ def test_alignments_of_the_command(s2s, capsys, run, lines, tmp_path):  # noqa: 
     rows = [row.split("\t") for row in capsys.readouterr().out.splitlines()]
     assert [row[3] for row in rows] == [" ".join(f"{i}-{j}" for j, i in enumerate(o["alignment"])) for o in objects]
     assert s2s("generate", *words) == 2
-    assert "alignment=true needs format=json or format=tsv" in capsys.readouterr().err
+    assert "alignment=true requires format=json or format=tsv" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_lines_that_cannot_be_read_are_named_or_skipped(generate, runs, tmp_path
         assert [o.get("error", "").partition(": ")[2][:11] for o in found] == [
             "", "the line is", "invalid UTF", "", "", "the line is"
         ]  # fmt: skip
-    fails(generate(checkpoint, f"store={tmp_path}", "skip_broken=true"), "a store has nothing broken in it")
+    fails(generate(checkpoint, f"store={tmp_path}", "skip_broken=true"), "a store has no broken entries")
     (tmp_path / "prefix").write_bytes(b"a\n" + b"b " * 20 + b"\n")
     fails(generate(checkpoint, "max_line_bytes=20", "skip_broken=true", f"prefix={tmp_path}/prefix", stdin=b"a\nb\n"),
           f"{tmp_path}/prefix:2: the line is longer")  # fmt: skip

@@ -218,7 +218,7 @@ def test_trained_models_by_the_command(s2s, capsys, run, learned, lines, tmp_pat
         expected = generate("decode.dtype=int8")[1] if "decode.dtype=int8" in more else plain
         code, printed, error = generate(*more)
         assert (code, printed) == (0, expected)
-        accepted = float(re.search(r"; ([\d.]+) guessed tokens accepted a step", error)[1])
+        accepted = float(re.search(r"; ([\d.]+) proposed tokens accepted per step", error)[1])
         assert accepted > 1 if "draft" in more[0] else accepted >= 0
     for more, message in (
         (["decode.speculative=draft"], "needs draft=CHECKPOINT"),

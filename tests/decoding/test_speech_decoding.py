@@ -203,7 +203,7 @@ def test_what_does_not_go_together(s2s, capsys, folder):
         assert s2s("generate", f"checkpoint={folder}/{run}", f"input={folder}/all.tsv", "device=cpu", *words) == 2
         return capsys.readouterr().err
 
-    assert "timestamps=true needs format=json" in failed("joint", "timestamps=true")
+    assert "timestamps=true requires format=json" in failed("joint", "timestamps=true")
     assert "needs CTC" in failed("joint", "timestamps=true", "format=json", "decode.ctc_weight=0")
     assert "without a decoder has CTC alone" in failed("ctc", "decode.ctc_weight=0.3")
     assert "decode.search=sample; it is for decode.search=beam; decode.ctc_weight=0 leaves CTC out" in failed(

@@ -232,7 +232,7 @@ def test_a_folder_is_written_whole_and_replaced_only_when_asked_to(trained, s2s,
     for path in (tmp_path / "mine", trained):
         before = sorted(path.iterdir())
         assert s2s("export", f"checkpoint={trained}", f"output={path}", "overwrite=true") == 2
-        assert "is no exported model" in capsys.readouterr().err
+        assert "is not an exported model" in capsys.readouterr().err
         assert sorted(path.iterdir()) == before
     assert s2s("export", f"checkpoint={trained}") == 2
     assert "output=FOLDER" in capsys.readouterr().err

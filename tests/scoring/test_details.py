@@ -162,9 +162,9 @@ def test_the_command_prints_groups_and_the_worst_lines(s2s, files, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["bootstrap=20"], "bootstrap=20: fewer than 100"),
-        (["groups=speaker"], "groups=speaker: only a store of speech knows it"),
-        (["store=nowhere"], "reference= and store=: one of them"),
+        (["bootstrap=20"], "bootstrap=20: an interval needs at least 100"),
+        (["groups=speaker"], "groups=speaker requires store="),
+        (["store=nowhere"], "reference= and store= exclude each other"),
         (["worst=3", "reference=[{0}/ref,{0}/ref]"], "there are several"),
         (["errors={0}/hyp"], "errors={0}/hyp: is also an input"),
         (["groups={0}/short"], "hyp has 4 lines and groups={0}/short has 1"),
@@ -186,4 +186,4 @@ def test_a_store_is_its_own_reference(s2s, store, tmp_path, capsys):
     assert s2s("score", *words) == 0
     assert " = 0.00 " in capsys.readouterr().out
     assert s2s("score", *words, "groups=speaker") == 2
-    assert "does not say the speaker of its lines" in capsys.readouterr().err
+    assert "does not know the speaker of its lines" in capsys.readouterr().err

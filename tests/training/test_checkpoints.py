@@ -323,7 +323,7 @@ def test_an_average_does_not_replace_one_of_its_inputs(run, s2s, capsys, tmp_pat
     for output in ("a", "link"):
         words = (f"checkpoint=[{tmp_path}/a,{tmp_path}/b]", f"output={tmp_path / output}", "overwrite=true")
         assert s2s("average", *words) == 2
-        assert "is one of the checkpoints that are averaged; choose another folder" in one_error_line(capsys)
+        assert "is one of the averaged checkpoints; choose another folder" in one_error_line(capsys)
     assert (tmp_path / "a/model.safetensors").read_bytes() == before
     assert s2s("average", f"checkpoint={tmp_path}/b", f"output={tmp_path}/link", "overwrite=true") == 0
     assert load_file(tmp_path / "a/model.safetensors").keys() == load_file(tmp_path / "b/model.safetensors").keys()
