@@ -1,4 +1,4 @@
-"""What every command shares: its words, its help, its exit codes."""
+"""What all commands share: their arguments, help and exit codes."""
 
 import errno
 import signal
@@ -17,17 +17,17 @@ def run(name: str, schema: type, main: Callable[[Any], None], about: str, multir
         plain: str | None = None, by_task: Callable[[str], type] | None = None) -> None:  # fmt: skip
     """Run a command: read `sys.argv`, compose the config, call `main(config)`, exit.
 
-    Exit codes: 0 success, 1 failure, 2 bad usage or input or a file that cannot be written, 130 interrupted, 141 when
-    the reader of the results has gone away. That of progress may: see `streams`.
+    Exit codes: 0 success, 1 failure, 2 bad usage or input or a file that cannot be written, 130 interrupted, 141 if the
+    reader of the results has gone away. The reader of progress may go away: see `streams`.
 
     Args:
         name: The command's name.
         schema: Its root config dataclass.
-        main: What it does.
+        main: Does the work; takes the config.
         about: One or two lines for `--help`.
-        multirun: Whether hydra's `--multirun` is understood.
-        plain: The key, of a list, that words without `=` are values of; None: there are none.
-        by_task: The schema in place of `schema` where the key `task` is set, by its value.
+        multirun: Whether `--multirun` is accepted.
+        plain: The list key that takes arguments without `=`; None: such arguments are errors.
+        by_task: Returns the schema for the value of the key `task`; used instead of `schema` if that key is set.
     """
     code = 0
     streams.prepare()
@@ -44,7 +44,7 @@ def run(name: str, schema: type, main: Callable[[Any], None], about: str, multir
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         code = 130
-    except ReaderGone:  # not ours to complain of
+    except ReaderGone:  # no message: nobody reads the results
         code = 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno is None:
@@ -94,7 +94,7 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, pl
 
 def _split(name: str, words: list[str], schema: type, multirun: bool,
            plain: bool) -> tuple[dict, list[tuple[str, str]], list[str]]:  # fmt: skip
-    """Words into flags, (key, value) overrides, and plain words if these are allowed. Raises UserError for any else."""
+    """Split arguments into flags, (key, value) overrides, and plain values if these are allowed. Raises UserError."""
     flags: dict[str, list[str]] = {}
     overrides, values = [], []
     rest = iter(words)
@@ -104,7 +104,7 @@ def _split(name: str, words: list[str], schema: type, multirun: bool,
         if word == "--config" or word.startswith("--config="):
             file = word.partition("=")[2] or next(rest, None)
             if file is None:
-                raise UserError("--config needs a file")
+                raise UserError("--config requires a file")
             flags.setdefault("--config", []).append(file)
         elif word in ("--help", "--print-config", "--version") or (word == "--multirun" and multirun):
             flags[word] = []
@@ -121,7 +121,7 @@ def _split(name: str, words: list[str], schema: type, multirun: bool,
 
 
 def _instead(flag: str, following: str, schema: type) -> str:
-    """What to write for a flag of another toolkit's kind (`--beam-size 4`) that is a key here."""
+    """A hint for a flag in the style of other toolkits (`--beam-size 4`): the key to write instead."""
     from s2s.config import compose
 
     name, _, value = flag.lstrip("-").partition("=")
@@ -166,7 +166,7 @@ def _help(name: str, schema: type, config: Any, about: str, multirun: bool, plai
 
 
 def _value(value: Any) -> str:
-    """A default as it would be typed."""
+    """A default value as a user would type it."""
     if isinstance(value, (list, bool)):
         return str(value).replace("'", "").replace(" ", "").replace("True", "true").replace("False", "false")
     return "null" if value is None else str(value)

@@ -1,6 +1,6 @@
-"""From `key=value` words and YAML files to one checked, typed config object.
+"""Composes one checked, typed config object from `key=value` arguments and YAML files.
 
-Nothing is looked up in a value: `${...}` is text like any other.
+There is no interpolation: `${...}` is plain text.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from s2s.config.values import of_word, typed
 from s2s.errors import UserError
 
 PRESETS = "s2s.config.conf"
-LISTED = 3  # keys that a message lists
+LISTED = 3  # most keys in a hint
 
 
 class Override(NamedTuple):
-    """A key and its value: what was typed behind `key=`, or a node of a file."""
+    """A key and its value: the text after `key=`, or a node of a file."""
 
     key: str
     value: str | Node
@@ -47,7 +47,7 @@ def compose(schema: type, overrides: list) -> Any:
 
     Args:
         schema: The command's root config dataclass.
-        overrides: As `Override`, or a pair of strings; of several with one key the last counts.
+        overrides: `Override`s or pairs of strings; the last one of each key counts.
 
     Returns:
         An instance of `schema`, checked.
@@ -64,8 +64,8 @@ def compose(schema: type, overrides: list) -> Any:
 
 
 def by_key(overrides: list[Override]) -> dict[str, Override]:
-    """The last override of each key. `model.type`, by which a printed config names a component, means the same as
-    `model`, which counts where both are there."""
+    """The last override of each key. `model.type`, with which a printed config names a component, means the same as
+    `model`; if both are given, `model` counts."""
     found = {word.key: word for word in overrides}
     bare = {key: key.removesuffix(".type") for key in found}
     return {bare[key]: word._replace(key=bare[key]) for key, word in found.items()
@@ -73,14 +73,14 @@ def by_key(overrides: list[Override]) -> dict[str, Override]:
 
 
 class Built(NamedTuple):
-    """A config object of the components that are chosen.
+    """A config object of the chosen components.
 
     Attributes:
-        config: It has their defaults.
-        words: The overrides that are to be set in it, those of presets among them.
-        presets: The keys that presets set, and the user does not.
+        config: The config object, with the defaults of the components.
+        words: The overrides to set in it, including those of presets.
+        presets: The keys that are set by presets and not by the user.
         known: The keys that can be set.
-        choices: The keys that choose components, and the type of their values.
+        choices: The keys that choose components, with the type of their values.
     """
 
     config: Any
@@ -90,7 +90,7 @@ class Built(NamedTuple):
     choices: dict[str, Any]
 
     def fill(self) -> None:
-        """Put the values in their places. Raises UserError."""
+        """Set the values of all overrides. Raises UserError."""
         chosen = {key.rpartition(".")[0] for key in self.choices.keys() & (self.words.keys() - self.presets)}
         for key, word in self.words.items():
             if key in self.choices:
@@ -103,7 +103,7 @@ class Built(NamedTuple):
 
 
 def build(schema: type, words: dict[str, Override]) -> Built:
-    """Put the components together that some overrides choose. Raises UserError."""
+    """Assemble the components that the overrides choose. Raises UserError."""
     builder = _Builder(dict(words))
     config = builder.of(schema, "")
     known = {leaf.key: leaf for leaf in schemas.leaves(config) if "group" not in leaf.metadata}
@@ -111,10 +111,10 @@ def build(schema: type, words: dict[str, Override]) -> Built:
 
 
 class _Builder:
-    """Makes config objects from the outside to the inside.
+    """Makes nested config objects, outer ones first.
 
     Args:
-        words: The overrides; those of presets come to them as presets are found.
+        words: The overrides; those of presets are added as presets are found.
     """
 
     def __init__(self, words: dict[str, Override]):
@@ -170,27 +170,27 @@ class _Builder:
             of_type = self.words.get(section)
             chooser = f"{of_type.where}{section}.type=" if of_type else f"{word.where if word else ''}{key}="
             if label in found:
-                raise UserError(f"{chooser}{label}: is there twice")
+                raise UserError(f"{chooser}{label} is listed twice")
             if label in options:
-                raise UserError(f"{word.where if word else ''}{key}={label}: is the name of an option beside it; give "
-                                f"it another one, and {prefix}NAME.type={label}")  # fmt: skip
+                raise UserError(f"{word.where if word else ''}{key}={label} is also the name of an option here; "
+                                f"choose another name, and set {prefix}NAME.type={label}")  # fmt: skip
             found[label] = self._component(
                 field.metadata["group"], of_type.text if of_type else label, section, chooser
             )
         return found
 
     def _component(self, kind: str, name: str, key: str, chooser: str) -> Any:
-        """The config of a component, or of a preset of it, and what it holds; a message begins with `chooser`."""
+        """The config of a component or preset, with its own components; messages begin with `chooser`."""
         component, given = _preset(kind, name, chooser)
         below = by_key([word._replace(key=f"{key}.{word.key}") for word in given])
-        # Where the user chooses another component than the preset does, its options are not for that one.
+        # If the user replaces a component of the preset, the preset's options of that component do not apply.
         replaced = tuple(f"{inner}." for inner in below.keys() & self.words if not self._same(below, inner))
         self.words = {inner: word for inner, word in below.items() if not inner.startswith(replaced)} | self.words
         found = registry.find(kind, component)
         return self.of(getattr(found, "Config", found), f"{key}.")
 
     def _same(self, below: dict[str, Override], key: str) -> bool:
-        """Whether an override of a preset has the value that there is already."""
+        """Whether an override of a preset sets the value that the user has set."""
         values = (
             word.value.value if isinstance(word.value, Node) else word.value for word in (below[key], self.words[key])
         )
@@ -198,7 +198,7 @@ class _Builder:
 
 
 def _of_task(groups: dict, words: dict[str, Override]) -> list[Override]:
-    """The defaults that a chosen task has for other keys."""
+    """The defaults of the chosen task for other keys."""
     word = words.get("task")
     if "task" not in groups or word is None or word.text not in registry.names("task"):
         return []
@@ -207,7 +207,7 @@ def _of_task(groups: dict, words: dict[str, Override]) -> list[Override]:
 
 
 def _set(config: Any, word: Override, known: dict[str, schemas.Leaf], choices: Iterable[str]) -> None:
-    """Put a value in its place. Raises UserError for an unknown key or a value of another type."""
+    """Set a value. Raises UserError for an unknown key or a value of the wrong type."""
     key = word.key
     if key not in known:
         if below := next((name for name in known if name.startswith(f"{key}.")), None):
@@ -222,7 +222,7 @@ def _set(config: Any, word: Override, known: dict[str, schemas.Leaf], choices: I
 
 
 def nearest_key(key: str, known: list[str]) -> str:
-    """A hint for an unknown key: those with the same last word, else the closest one."""
+    """A hint for an unknown key: the keys with the same last part, or else the closest key."""
     same = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     if 0 < len(same) <= LISTED:
         return f"did you mean {' or '.join(map(repr, same))}?"
@@ -243,9 +243,9 @@ def preset(kind: str, name: str) -> Any:
 
 
 def _preset(kind: str, name: str, chooser: str) -> tuple[str, list[Override]]:
-    """The component that a name means, and what a preset, a file in conf/ that names its `base`, sets in it.
+    """The component of a name, and the overrides of a preset (a file in conf/ that names its component as `base`).
 
-    Raises UserError: no such preset; its message begins with `chooser`.
+    Raises UserError: no such preset; the message begins with `chooser`.
     """
     file = _preset_files(kind).get(name)
     values = yaml_nodes(file.read_bytes(), str(file)).value if file else {}
@@ -258,12 +258,12 @@ def _preset(kind: str, name: str, chooser: str) -> tuple[str, list[Override]]:
 
 
 def preset_folders() -> list[Any]:
-    """Folders with a folder of presets for each kind: the toolkit's, and those of plug-ins (`s2s.presets`)."""
+    """Folders with a folder of presets for each kind: the toolkit's own and those of plug-ins (`s2s.presets`)."""
     return [files(package) for package in (PRESETS, *registry.preset_packages())] + registry.folders("conf")
 
 
 def _preset_files(kind: str) -> dict[str, Any]:
-    """The files of the presets of a kind by name. Of two with one name the first counts."""
+    """The preset files of a kind, by name. If two have the same name, the first counts."""
     folders = [folder.joinpath(kind) for folder in reversed(preset_folders())]
     found = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
     return {path.name.removesuffix(".yaml"): path for path in found if path.name.endswith(".yaml")}
@@ -275,7 +275,7 @@ def presets(kind: str) -> list[str]:
 
 
 def _option_called(kind: str, key: str, name: str) -> str:
-    """A hint for a name that is no preset, but a choice of one: `tokenizer=bpe`."""
+    """A hint for a name that is not a preset but a choice of a component's option: `tokenizer=bpe`."""
     for component in registry.names(kind):
         found = registry.find(kind, component)
         for leaf in schemas.leaves(getattr(found, "Config", found)()):
@@ -288,7 +288,7 @@ def _option_called(kind: str, key: str, name: str) -> str:
 
 
 def read_config(path: str) -> list[Override]:
-    """A YAML file of overrides: nested mappings and dotted keys mean the same. `-` is standard input.
+    """Read overrides from a YAML file, with nested mappings or dotted keys. `-` is standard input.
 
     Raises:
         UserError: the file is missing, not YAML, or not a mapping.
@@ -310,7 +310,7 @@ def read_config(path: str) -> list[Override]:
     found: dict[str, Override] = {}
     for word in flat(top.value, name):
         if word.key in found:
-            raise UserError(f"{word.where}the key {word.key} is there twice")
+            raise UserError(f"{word.where}the key {word.key} appears twice")
         found[word.key] = word
     return list(found.values())
 
@@ -325,7 +325,7 @@ def flat(mapping: dict[str, Node], file: str, prefix: str = "") -> Iterator[Over
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that would be read as something else, and writes no aliases."""
+    """Quotes text that would be read as another type, and writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,8 +1,8 @@
-"""The one reader of JSON and YAML files: a declared shape, bounds on everything, errors that name file and line.
+"""The only reader of JSON and YAML files. It checks a declared shape and limits, and its errors name file and line.
 
-Nothing is built before its size is known to be sane: of a file its bytes, of a document its depth, its number of values
-and the length of a string. Numbers are finite, no key is there twice, text is UTF-8 without halves of surrogate pairs.
-Of YAML, anchors, aliases and tags are refused. Shapes are those of `s2s.config.shapes`.
+Sizes are checked before objects are built: the bytes of a file, and the depth, number of values and length of strings
+of a document. Numbers are finite, keys are unique, and text is UTF-8 without halves of surrogate pairs. YAML anchors,
+aliases and tags are refused. `s2s.config.shapes` defines shapes.
 """
 
 import json
@@ -25,12 +25,12 @@ def read_json(path: str | Path, shape: Shape = object, remedy: str = "", limits:
     Args:
         path: The file.
         shape: What it must hold.
-        remedy: What would be right when it does not ("make the store again"); the end of each message.
-        limits: Its bounds.
-        finite: Refuse numbers that are not finite; else they are read as null.
+        remedy: What the user should do if it does not ("make the store again"); ends each message.
+        limits: Its limits.
+        finite: Refuse numbers that are not finite; otherwise they are read as null.
 
     Raises:
-        UserError: the file is missing, not JSON, or something else than the shape says.
+        UserError: the file is missing, not JSON, or does not have the shape.
     """
     with _remedy(remedy):
         return _json(_content(path, limits), str(path), shape, limits, lines=True, finite=finite)
@@ -38,8 +38,8 @@ def read_json(path: str | Path, shape: Shape = object, remedy: str = "", limits:
 
 def parse_json(content: str | bytes, where: str, shape: Shape = object, remedy: str = "", limits: Limits = LIMITS,
                number: type | None = None) -> Any:  # fmt: skip
-    """As `read_json`, of a text; `where` is what messages begin with (`FILE:LINE`), `number` is made of the characters
-    of each number, in place of an int or a float."""
+    """Read JSON from text, as `read_json` does. Messages begin with `where` (`FILE:LINE`). `number` is called with the
+    characters of each number, instead of int or float."""
     with _remedy(remedy):
         _check_size(len(content), where, limits)
         return _json(_decoded(content, where), where, shape, limits, number=number)
@@ -47,16 +47,16 @@ def parse_json(content: str | bytes, where: str, shape: Shape = object, remedy: 
 
 def read_json_lines(path: str | Path, shape: Shape = object, broken: Callable[[UserError], None] | None = None,
                     limits: Limits = LIMITS) -> Iterator[tuple[str, Any]]:  # fmt: skip
-    """Each line of a file of JSON lines, as (`FILE:LINE`, content); empty lines are passed over.
+    """Iterate over a file of JSON lines, as (`FILE:LINE`, content); empty lines are skipped.
 
     Args:
         path: The file, of any size.
         shape: What each line must hold.
-        broken: Hears of each line that is wrong, which is then passed over; None: the first one is raised.
-        limits: The bounds of a line.
+        broken: Called with the error of each broken line, which is then skipped; None: the first error is raised.
+        limits: The limits of a line.
 
     Raises:
-        UserError: the file is missing, or a line is wrong and nobody hears of it.
+        UserError: the file is missing, or a line is broken and `broken` is None.
     """
     with _opened(path) as file:
         number = 0
@@ -70,19 +70,19 @@ def read_json_lines(path: str | Path, shape: Shape = object, broken: Callable[[U
                 if broken is None:
                     raise
                 broken(error)
-                while line and not line.endswith(b"\n"):  # the rest of one that is too long
+                while line and not line.endswith(b"\n"):  # skip the rest of a line that is too long
                     line = file.readline(limits.size)
 
 
 def read_yaml(path: str | Path, shape: Shape = object, remedy: str = "", limits: Limits = YAML_LIMITS) -> Any:
-    """As `read_json`, of a YAML file."""
+    """Read a YAML file, as `read_json` does."""
     with _remedy(remedy):
         return parse_yaml(_content(path, limits), str(path), shape, limits=limits)
 
 
 def parse_yaml(content: str | bytes, where: str, shape: Shape = object, remedy: str = "",
                limits: Limits = YAML_LIMITS) -> Any:  # fmt: skip
-    """As `read_yaml`, of a text; `where` is the file that messages name."""
+    """Read YAML from text, as `read_yaml` does; messages name the file `where`."""
     with _remedy(remedy):
         return conform(yaml_nodes(content, where, limits), shape, where, limits)
 
@@ -96,7 +96,7 @@ def yaml_nodes(content: str | bytes, where: str, limits: Limits = YAML_LIMITS) -
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON as RFC 8259 has it: a number that is not finite is null."""
+    """JSON according to RFC 8259: numbers that are not finite become null."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError:
@@ -112,7 +112,7 @@ def _finite(value: Any) -> Any:
 
 
 class _remedy:
-    """Adds what would be right to the errors of its block."""
+    """Appends a remedy to the errors of its block."""
 
     def __init__(self, remedy: str):
         self.remedy = remedy
@@ -128,7 +128,7 @@ class _remedy:
 def _opened(path: str | Path):
     path = Path(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, for ever perhaps
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe might never end
             raise UserError(f"{path}: not a file")
         return path.open("rb")
     except FileNotFoundError:
@@ -167,7 +167,7 @@ def _decoded(content: str | bytes, where: str) -> str:
 
 def _json(content: str, where: str, shape: Shape, limits: Limits, lines: bool = False, finite: bool = True,
           number: type | None = None) -> Any:  # fmt: skip
-    most = max(content.count(","), content.count("[") + content.count("{"))  # those inside of strings, too
+    most = max(content.count(","), content.count("[") + content.count("{"))  # counts those inside strings, too
     if most > limits.values:
         raise UserError(f"{where}: more than {limits.values:,} values")
     try:
@@ -193,5 +193,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twice)} is there twice")
+        raise ValueError(f"the key {shown(twice)} appears twice")
     return found

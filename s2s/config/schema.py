@@ -1,8 +1,9 @@
-"""The typed schema: config dataclasses whose fields carry their one line of help, their choices and their bounds.
+"""The typed schema: config dataclasses whose fields have one line of help, choices and bounds.
 
-A config dataclass lies beside the class that it configures. Its fields are made with `option`. A component that holds
-another one has a field made with `group` (`model=transformer_base`, `model.frontend=gbst model.frontend.block=4`), and
-one that holds several has a field made with `components` (`criterion.terms=[ctc,mine] criterion.mine.weight=0.3`).
+A config dataclass is defined next to the class that it configures. Its fields are made with `option`. A component that
+contains another one has a field made with `group` (`model=transformer_base`, `model.frontend=gbst
+model.frontend.block=4`), and one that contains several has a field made with `components` (`criterion.terms=[ctc,mine]
+criterion.mine.weight=0.3`).
 """
 
 import dataclasses
@@ -15,8 +16,8 @@ from s2s import registry
 from s2s.config import shapes
 from s2s.errors import UserError
 
-LARGEST_SEED = (1 << 63) - 1  # of what takes seeds: numpy, torch, JSON
-MOST = 10**12  # numbers without a bound of their own
+LARGEST_SEED = (1 << 63) - 1  # that numpy, torch and JSON all accept
+MOST = 10**12  # bound of numbers that declare none
 
 
 def option(default: Any, help: str, choices: tuple = (), at_least: float | None = None, below: float | None = None,
@@ -26,13 +27,13 @@ def option(default: Any, help: str, choices: tuple = (), at_least: float | None 
     Args:
         default: The value when the user says nothing. A mutable default (list) is copied.
         help: One line for `--help`.
-        choices: The allowed values (of each element, for a list); empty: any.
+        choices: The allowed values (for a list, of each element); empty: any.
         at_least: Smallest allowed number.
-        below: The number must stay under this bound.
+        below: The number must be less than this.
         at_most: Largest allowed number.
-        needs: Without any of these other options it does nothing, so that it is an error to set it alone. An option of
-            the same section, else of the whole schema: `noise` is not its default, `batching=packed` is that value, of
-            several divided by `|` one of them.
+        needs: Options without which this one does nothing; setting it is an error unless one of them is met. `noise`
+            is met if the option `noise` is not at its default, `batching=packed` if it has this value (or one of
+            several, separated by `|`). Names are looked up in the same section, then in the whole schema.
     """
     needs = (needs,) if isinstance(needs, str) else needs
     metadata = {"help": help, "choices": choices, "at_least": at_least, "below": below, "at_most": at_most,
@@ -45,8 +46,8 @@ def option(default: Any, help: str, choices: tuple = (), at_least: float | None 
 
 
 def group(kind: str, preset: str | None, help: str):
-    """A field that holds the config of one component of a kind. Its value on the command line is the name of a
-    component or of a preset; `preset` is the default, and None leaves the field empty (null)."""
+    """A field with the config of one component of a kind. Its value on the command line is the name of a component or
+    of a preset. `preset` is the default; None: the field is empty (null)."""
     return dataclasses.field(
         default_factory=lambda: _default(kind, preset), metadata={"help": help, "group": kind, "preset": preset}
     )
@@ -63,7 +64,7 @@ def components(kind: str, presets: list[str], help: str):
 
 
 def _default(kind: str, preset: str | None) -> Any:
-    from s2s.config.compose import preset as default  # it stands on this module
+    from s2s.config.compose import preset as default  # compose imports this module
 
     return preset and default(kind, preset)
 
@@ -74,12 +75,12 @@ def groups(schema: type) -> dict[str, dataclasses.Field]:
 
 
 def is_list(field: dataclasses.Field) -> bool:
-    """Whether a field holds several components."""
+    """Whether a field contains several components."""
     return isinstance(field.metadata["preset"], list)
 
 
 def section(config: Any, name: str) -> Any:
-    """A section of a config object: a field of it, or one of several components that a field holds."""
+    """A section of a config object: a field, or one of the components in a field."""
     for field in groups(type(config)).values():
         if is_list(field) and name in getattr(config, field.name):
             return getattr(config, field.name)[name]
@@ -87,7 +88,7 @@ def section(config: Any, name: str) -> Any:
 
 
 def values(config: Any) -> dict[str, Any]:
-    """A config object as nested plain values, as they are written."""
+    """A config object as nested plain values, as they are written to files."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -183,10 +184,10 @@ def check(config: Any, prefix: str = "", places: Mapping[str, str] = types.Mappi
     Args:
         config: What is checked.
         prefix: What its keys begin with.
-        places: Of some keys, where they were read (`FILE:LINE: `).
+        places: Where keys were read (`FILE:LINE: `), by key.
 
     Raises:
-        UserError: naming the key, the value and what is allowed, or what the key needs.
+        UserError: names the key, its value, and the allowed values or the needs.
     """
     found = {leaf.key: leaf for leaf in leaves(config, prefix)}
     for leaf in found.values():
@@ -209,33 +210,33 @@ def check(config: Any, prefix: str = "", places: Mapping[str, str] = types.Mappi
 
 
 def _wrong(value: Any, metadata: Mapping[str, Any]) -> str:
-    """What is wrong with a value by its choices and bounds."""
+    """The complaint about a value outside its choices or bounds, or an empty string."""
     choices, low, high, most = (metadata.get(name) for name in ("choices", "at_least", "below", "at_most"))
     if isinstance(value, (int, float)):
         low, most = -MOST if low is None else low, MOST if most is None else most
     if choices and value not in choices:
         return f"choose one of {', '.join(map(str, choices))}"
     if low is not None and not value >= low:
-        return f"must be at least {_told(low)}"
+        return f"must be at least {_number(low)}"
     if high is not None and not value < high:
         return f"must be below {high}"
     if most is not None and not value <= most:
-        return f"must be at most {_told(most)}"
+        return f"must be at most {_number(most)}"
     return ""
 
 
-def _told(bound: float) -> str:
+def _number(bound: float) -> str:
     return f"{bound:,}" if isinstance(bound, int) else str(bound)
 
 
 def _beside(key: str, need: str, found: dict[str, Leaf]) -> str:
-    """What a key needs, its name written out."""
+    """A need of a key, with the full name of the option."""
     sibling = f"{key.rpartition('.')[0]}.{need}".lstrip(".")
     return sibling if sibling.partition("=")[0] in found else need
 
 
 def _met(need: str, found: dict[str, Leaf]) -> bool:
-    """Whether what a key needs is there."""
+    """Whether a need is met."""
     name, _, values = need.partition("=")
     if name not in found:
         return False
@@ -247,8 +248,8 @@ def _met(need: str, found: dict[str, Leaf]) -> bool:
 
 
 def shape(config: type) -> dict[str, Any]:
-    """The shape (`s2s.config.shapes`) of a dataclass's values in a file; those that are missing have their defaults.
-    Components are not among them."""
+    """The shape (`s2s.config.shapes`) of a dataclass's values in a file, without components. Missing values have their
+    defaults."""
     hints = typing.get_type_hints(config)
     plain = [field for field in dataclasses.fields(config) if "group" not in field.metadata]
     return {f"{field.name}?": _shape(hints[field.name], field.metadata.get("choices")) for field in plain}
@@ -268,7 +269,7 @@ def _shape(annotation: Any, choices: tuple | None) -> Any:
 
 
 def load(config: type, values: Any, where: str) -> Any:
-    """A config object from the values that a file has for it.
+    """A config object from its values in a file.
 
     Raises:
         UserError: unknown keys, wrong types, values out of bounds; `where` names the file.
@@ -292,7 +293,7 @@ def load(config: type, values: Any, where: str) -> Any:
 
 
 def _held(field: dataclasses.Field, name: str, values: dict[str, Any], where: str) -> Any:
-    """The config of the components that a field holds; what a file has for them is taken out of `values`."""
+    """The config of the components in a field; their values are removed from `values`."""
     kind, value = field.metadata["group"], values.pop(name)
     if not is_list(field):
         return None if value is None and field.metadata["preset"] is None else _component(kind, value, name, where)

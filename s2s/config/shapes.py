@@ -1,4 +1,4 @@
-"""Shapes: what a document must hold, said beforehand, and the check of it.
+"""Shapes declare what a document must contain; `conform` checks a document against its shape.
 
 A shape is one of:
 
@@ -31,10 +31,10 @@ Shape = Any
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a document may be at most."""
+    """Limits of a document."""
 
     size: int = 32 << 20  # bytes
-    depth: int = 32  # lists and objects inside of each other
+    depth: int = 32  # nesting of lists and objects
     values: int = 1 << 20
     text: int = 1 << 20  # characters of one string
 
@@ -45,7 +45,7 @@ SHOWN = 40  # characters of a wrong value in a message
 
 @dataclasses.dataclass(frozen=True)
 class mapping:
-    """An object whose keys are not known beforehand."""
+    """An object with arbitrary keys."""
 
     values: Shape
     keys: Shape = str
@@ -69,14 +69,14 @@ class number:
 
 @dataclasses.dataclass(frozen=True)
 class text:
-    """A string that a pattern matches from its beginning to its end; `meaning` is what a message calls it."""
+    """A string that a pattern matches in full; messages call it `meaning`."""
 
     pattern: str
     meaning: str
 
 
 class one_of(tuple):
-    """A value among several."""
+    """One of several values."""
 
     def __new__(cls, *values):
         return super().__new__(cls, values)
@@ -92,10 +92,10 @@ class Node:
 
 
 def conform(value: Any, shape: Shape, where: str, limits: Limits = LIMITS) -> Any:
-    """A value as its shape wants it, nodes of YAML resolved.
+    """Check a value against its shape, and resolve YAML nodes.
 
     Raises:
-        UserError: `WHERE: KEY: what is needed, not what is there`.
+        UserError: `WHERE: KEY: EXPECTED is needed, not ACTUAL`.
     """
     return _conform(value, shape, where, "", limits.depth, limits)
 
@@ -109,7 +109,7 @@ def _conform(value: Any, shape: Shape, where: str, key: str, depth: int, limits:
     if not _is(value, shape):
         raise UserError(f"{place}{_name(shape)} is needed, not {_described(value)}")
     while _is_choice(shape):
-        shape = next(one for one in shape if _is(value, one))
+        shape = next(choice for choice in shape if _is(value, choice))
     if isinstance(value, (list, dict)) and not depth:
         raise UserError(f"{where}: nested deeper than {limits.depth}")
     if isinstance(value, list):
@@ -154,7 +154,7 @@ def _check_text(value: str, place: str, limits: Limits) -> None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise UserError(f"{place}half of a surrogate pair is no character") from None
+            raise UserError(f"{place}half of a surrogate pair is not a character") from None
 
 
 def _is_choice(shape: Shape) -> bool:
@@ -162,7 +162,7 @@ def _is_choice(shape: Shape) -> bool:
 
 
 def _is(value: Any, shape: Shape) -> bool:
-    """Whether a value, what is inside of it aside, has a shape."""
+    """Whether a value has a shape, without looking at the values inside it."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     is_whole = is_number and isinstance(value, int) and whole.at_least <= value <= whole.at_most
     if shape is object:
@@ -187,11 +187,11 @@ def _is(value: Any, shape: Shape) -> bool:
         return isinstance(value, str) and re.fullmatch(shape.pattern, value) is not None
     if isinstance(shape, one_of):
         return any(value == choice and type(value) is type(choice) for choice in shape)
-    return any(_is(value, one) for one in shape)
+    return any(_is(value, choice) for choice in shape)
 
 
 def _name(shape: Shape) -> str:
-    """What a message calls a shape."""
+    """The name of a shape in messages."""
     names: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false", None: "null"}
     if isinstance(shape, one_of):
         return ("one of " if len(shape) > 1 else "") + ", ".join(map(str, shape))
@@ -211,7 +211,7 @@ def _name(shape: Shape) -> str:
 
 
 def _described(value: Any) -> str:
-    """What a message calls a wrong value."""
+    """A wrong value in messages."""
     if isinstance(value, (list, dict)):
         return "a list" if isinstance(value, list) else "an object"
     return shown(value) if isinstance(value, str) else cut(json.dumps(value))
@@ -242,17 +242,17 @@ BOOLEAN = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fa
 
 
 def _scalar(node: Node, shape: Shape, where: str) -> Any:
-    """A scalar of YAML as a shape wants it, or what it is by itself (text, where it is quoted)."""
+    """A YAML scalar in the type that the shape wants, or else in its own type (text if it is quoted)."""
     shapes = shape if _is_choice(shape) else (shape,)
-    wants_text = any(one is str or isinstance(one, text) for one in shapes)
-    wants_text |= any(isinstance(one, one_of) and node.value in one for one in shapes)
+    wants_text = any(choice is str or isinstance(choice, text) for choice in shapes)
+    wants_text |= any(isinstance(choice, one_of) and node.value in choice for choice in shapes)
     if not node.plain or (wants_text and not (None in shapes and node.value in NULL)):
         return node.value
     return plain_value(node.value, where)
 
 
 def plain_value(value: str, where: str) -> Any:
-    """What an unquoted scalar is where nothing says otherwise: null, true or false, a finite number, or text."""
+    """The value of an unquoted scalar by default: null, true or false, a finite number, or text."""
     if value in NULL:
         return None
     if value in BOOLEAN:
@@ -277,5 +277,5 @@ def integer(digits: str) -> int:
 def real(digits: str) -> float:
     """A finite number. Raises ValueError."""
     if not math.isfinite(value := float(digits.replace("Infinity", "inf"))):
-        raise ValueError(f"{cut(digits)} is no finite number")
+        raise ValueError(f"{cut(digits)} is not a finite number")
     return value

@@ -1,4 +1,4 @@
-"""Signals that end a command do so within a second, whatever it is doing."""
+"""Makes signals end a command within a second, even during long native calls."""
 
 import os
 import signal
@@ -7,19 +7,19 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-GRACE = 0.8  # seconds that Python's own handlers have
+GRACE = 0.8  # seconds that Python's handlers have to start
 
 
 @contextmanager
 def answered(name: str, abandon: Callable[[], None]) -> Iterator[None]:
-    """While the context lasts, SIGINT and SIGTERM end the process even in a long call of native code, in which Python
-    runs no handler: a thread hears of them, and does it where the handlers have not begun to.
+    """While the context lasts, SIGINT and SIGTERM end the process even during a long call of native code, in which
+    Python runs no signal handlers: a thread receives the signal, and ends the process if no handler has started.
 
-    A signal that has no handler, or is ignored, stays as it is. Outside the main thread nothing is changed.
+    A signal without a handler, or an ignored one, is unaffected. Outside the main thread nothing is changed.
 
     Args:
-        name: The command's.
-        abandon: Clears away what is left of unfinished work.
+        name: The name of the command.
+        abandon: Removes the remains of unfinished work.
     """
     handlers = {}
     if threading.current_thread() is threading.main_thread():

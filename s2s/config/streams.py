@@ -1,8 +1,7 @@
-"""Where a command's results and progress go, and streams in place of files. Results must arrive: on standard output,
-or in a file that appears when it is complete. Progress, on standard error, may be lost. Both are UTF-8, whatever the
-locale.
+"""Output of results and progress, and streams that replace files. Results must arrive: on standard output, or in a
+file that appears when it is complete. Progress, on standard error, may be lost. Both are UTF-8 in any locale.
 
-The standard streams that a process finds may be closed (`>&-`), full (/dev/full), or a pipe whose reader goes away.
+The standard streams of a process may be closed (`>&-`), full (/dev/full), or a pipe whose reader goes away.
 """
 
 import io
@@ -24,7 +23,7 @@ STANDARD_INPUT, STANDARD_OUTPUT = "standard input", "standard output"  # what me
 
 
 class Source(io.FileIO):
-    """A file or a stream to read, by blocks of what has come.
+    """A file or a stream, read in blocks as they arrive.
 
     Args:
         path: Its path; `-` is standard input.
@@ -48,7 +47,7 @@ class Source(io.FileIO):
 
 
 class Output(io.FileIO):
-    """What results are written to. Raises ReaderGone, or OSError with a name that tells a user what failed.
+    """A file or stream for results. Raises ReaderGone, or OSError with a name that users know.
 
     Args:
         file: Its path or number.
@@ -78,7 +77,7 @@ class Output(io.FileIO):
 
 
 class Progress(io.FileIO):
-    """Standard error. What it does not take is lost, and ends nothing."""
+    """Standard error. Text that cannot be written is lost without an error."""
 
     def write(self, data) -> int:
         written = None
@@ -88,7 +87,7 @@ class Progress(io.FileIO):
 
 
 def prepare() -> None:
-    """Make the standard streams of this process fit for a command. Streams that a caller has put in their place stay.
+    """Prepare the standard streams of this process for a command. Streams that a caller has replaced are left alone.
 
     A closed stream's number leads to /dev/null afterwards, so that no file that is opened gets it, in this process or
     in one that it starts. `sys.stdin` and `sys.stdout` stay None then.
@@ -109,14 +108,14 @@ def _text(raw: io.FileIO, by_line: bool) -> TextIO:
 
 
 def results() -> TextIO:
-    """Standard output, for results that go nowhere else. Raises UserError: it is closed."""
+    """Standard output, for results without another destination. Raises UserError: it is closed."""
     if sys.stdout is None:
         raise UserError(f"{STANDARD_OUTPUT} is closed, and the results would be lost")
     return sys.stdout
 
 
 def settle() -> None:
-    """Write what still waits to be written of the results; where that cannot be, it is lost without another word."""
+    """Write the buffered rest of the results; if that fails, it is lost without a message."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -131,20 +130,20 @@ def descriptor(path: str | Path | int) -> int | None:
 
 
 def is_stream(path: str | Path) -> bool:
-    """Whether a path leads to no file: to an open stream, a pipe, a terminal, a device. It is read once, and written to
-    as it is."""
+    """Whether a path leads to an open stream, a pipe, a terminal or a device, and not to a file. It is read only once,
+    and written to directly."""
     return descriptor(path) is not None or (
         os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
     )
 
 
 def is_there(path: str | Path) -> bool:
-    """Whether a path leads to something to read that is no folder; `-` does."""
+    """Whether a path can be read and is not a folder; `-` can."""
     return path == "-" or (os.path.exists(path) and not os.path.isdir(path))
 
 
 def content(path: str | Path) -> bytes:
-    """All that is in a file or a stream; `-` is standard input. Raises as Source."""
+    """The content of a file or a stream; `-` is standard input. Raises the errors of Source."""
     with Source(path) as file:
         return b"".join(iter(lambda: file.read(1 << 20), b""))
 
@@ -155,7 +154,7 @@ def is_standard_output(path: str) -> bool:
 
 
 def read_twice(paths: list[str]) -> str | None:
-    """Of paths to be read, with `-` for standard input, the first that leads to the stream of an earlier one."""
+    """The first of several input paths that leads to the same stream as an earlier one; `-` is standard input."""
     seen = set()
     for path in paths:
         if path != os.devnull and (path == "-" or is_stream(path)):
@@ -168,7 +167,7 @@ def read_twice(paths: list[str]) -> str | None:
 
 
 def overwritten(output: str, paths: list[str]) -> bool:
-    """Whether a file to be written is one of those to be read."""
+    """Whether an output file is also an input."""
     return os.path.isfile(output) and any(os.path.exists(path) and os.path.samefile(output, path) for path in paths)
 
 
@@ -178,12 +177,12 @@ def opened(path: str | None, key: str = "output") -> Iterator[BinaryIO]:
 
     Args:
         path: The file; a stream is written to as it is. None and `-`: standard output.
-        key: What a user names it by.
+        key: The option that names it, for messages.
 
     Raises:
         UserError: as `whole_file`, or standard output is closed.
-        OSError: it cannot be written; nothing is left behind then.
-        ReaderGone: it is a pipe, and nobody reads it any more.
+        OSError: it cannot be written; then nothing is left behind.
+        ReaderGone: it is a pipe that has no reader any more.
     """
     if path is None or is_standard_output(path):
         file = results()

@@ -1,7 +1,7 @@
-"""Many runs from one command: `--multirun`, which hydra's sweepers and launchers carry out.
+"""Many runs from one command: `--multirun`, carried out by hydra's sweepers and launchers.
 
-Hydra is told only the keys that are swept, as text, and tells each job the values that it has chosen. Their types, and
-all other keys, are the business of `compose`, in the job as anywhere else.
+Hydra gets only the swept keys, as text, and passes each job its values. `compose` handles their types and all other
+keys, as in any other command.
 """
 
 import os
@@ -23,23 +23,23 @@ OPTION = re.compile(r"hydra\.(launcher|sweeper)(\.[A-Za-z]\w*)+")  # no `_target
 
 
 def sweep(name: str, schema: type, main: Callable[[Any], None], words: list[Override]) -> None:
-    """Run a command once for each combination of the values that commas divide; job N writes to RUN/N.
+    """Run a command once for each combination of comma-separated values; job N writes to RUN/N.
 
     Args:
         name: The command's name.
         schema: Its root config dataclass.
-        main: What it does.
-        words: The overrides. Those of hydra itself (`hydra/launcher=submitit_slurm hydra.launcher.partition=gpu`) say
-            where the jobs run and in which order.
+        main: Does the work of one job; takes the config.
+        words: The overrides. Hydra's own keys (`hydra/launcher=submitit_slurm hydra.launcher.partition=gpu`) choose
+            where and in which order the jobs run.
 
     Raises:
-        UserError: no run, a word of hydra's that is not for its launcher or sweeper, or a job that would be refused.
+        UserError: `run` is missing, a hydra key is not one of its launcher or sweeper, or a job has a bad value.
     """
     of_hydra = [_of_hydra(word) for word in words if word.key.startswith(HYDRA)]
     words = [word for word in words if not word.key.startswith(HYDRA)]
     run = next((word.text for word in reversed(words) if word.key == "run"), "")
     if not run or "${" in run:
-        raise UserError("--multirun needs run=FOLDER; job N then writes to FOLDER/N")
+        raise UserError("--multirun requires run=FOLDER; job N then writes to FOLDER/N")
     fixed, swept = _divided(schema, [word for word in words if word.key != "run"])
     typed, pid = list(sys.argv), os.getpid()
     codes: list[int] = []
@@ -48,12 +48,12 @@ def sweep(name: str, schema: type, main: Callable[[Any], None], words: list[Over
         from hydra.core.hydra_config import HydraConfig
 
         chosen = HydraConfig.get()
-        sys.argv = typed  # what a run says is to be repeated
+        sys.argv = typed  # a run prints it as the command to repeat
         overrides = [*fixed, *map(_chosen, chosen.overrides.task), Override("run", f"{run}/{chosen.job.num}")]
         try:
             main(compose.compose(schema, overrides))
         except (UserError, Failure) as error:
-            if os.getpid() != pid:  # the launcher tells it
+            if os.getpid() != pid:  # the launcher reports it
                 raise
             print(f"{name}: job {chosen.job.num} failed: {error}", file=sys.stderr)
             codes.append(2 if isinstance(error, UserError) else 1)
@@ -66,7 +66,7 @@ def sweep(name: str, schema: type, main: Callable[[Any], None], words: list[Over
 
 
 def _hand_over(job: Callable[[Any], None], argv: list[str], keys: list[str]) -> None:
-    """Let hydra call a job for each combination of the values of some keys."""
+    """Let hydra call the job for each combination of the values of the keys."""
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
@@ -84,8 +84,8 @@ def _hand_over(job: Callable[[Any], None], argv: list[str], keys: list[str]) -> 
     try:
         hydra.main(version_base=None, config_path=None, config_name=ROOT)(job)()
     except HydraException as error:
-        told = [str(one).strip().split("\n")[0] for one in (error, error.__cause__) if one]
-        raise UserError(f"--multirun: {' '.join(told)}") from error
+        lines = [str(cause).strip().split("\n")[0] for cause in (error, error.__cause__) if cause]
+        raise UserError(f"--multirun: {' '.join(lines)}") from error
 
 
 def _divided(schema: type, words: list[Override]) -> tuple[list[Override], dict[str, str]]:
@@ -122,14 +122,14 @@ def _divided(schema: type, words: list[Override]) -> tuple[list[Override], dict[
 
 
 def _values(word: Override, annotation: Any) -> list[Override]:
-    """The values that a key goes through; in a file it has one."""
+    """The values of a key in a sweep; a key in a file has one."""
     if word.file:
         return [word]
     return [Override(word.key, value) for value in choices(word.value, annotation, word.key)]
 
 
 def _chosen(word: str) -> Override:
-    """One of hydra's overrides of a job as ours."""
+    """Convert an override of a hydra job to ours."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     override = OverridesParser.create().parse_override(word)
@@ -138,21 +138,21 @@ def _chosen(word: str) -> Override:
 
 
 def _of_hydra(word: Override) -> str:
-    """A word of hydra's own, in its syntax. Raises UserError unless it is a plain value of its launcher or sweeper."""
+    """An override of hydra's launcher or sweeper, in hydra's syntax. Raises UserError for other keys and values."""
     value = word.value if isinstance(word.value, str) else word.value.value
     is_list = isinstance(value, str) and value.startswith("[") and not word.file  # `setup`: commands
     if CHOICE.fullmatch(word.key) and isinstance(value, str) and re.fullmatch(r"\w+", value):
         return f"{word.key}={value}"
     if not OPTION.fullmatch(word.key):
-        raise UserError(f"{word.where}{word.key}: of hydra's keys, there are hydra/launcher, hydra/sweeper, and those "
-                        "that begin with hydra.launcher. and hydra.sweeper.")  # fmt: skip
+        raise UserError(f"{word.where}{word.key}: the only hydra keys are hydra/launcher, hydra/sweeper, "
+                        "hydra.launcher.* and hydra.sweeper.*")  # fmt: skip
     if not isinstance(value, str) or not value.isprintable() or re.search(r"\$\{|_target_|\{", value):
         raise UserError(f"{word.where}{word.key}: a number, a word, true or false is needed")
     return f"{word.key}={value if is_list or value == 'null' else _quoted(value)}"
 
 
 def _quoted(text: str) -> str:
-    """Text in hydra's syntax, where backslashes count in front of a quote only."""
+    """Text in hydra's syntax, in which a backslash escapes only a quote."""
     if "${" in text:
-        raise UserError(f"{text}: ${{ cannot be part of what is swept")
+        raise UserError(f"{text}: a swept value cannot contain ${{")
     return "'" + re.sub(r"(\\+)(?='|\Z)", r"\1\1", text).replace("'", "\\'") + "'"

@@ -133,7 +133,7 @@ class _Words:
         return self.text[self.place : self.place + 1]
 
     def whole(self) -> Node:
-        """A list in brackets, and nothing behind it."""
+        """A list in brackets, with nothing after it."""
         self._blanks()
         self.place += 1
         node = Node([item for item, _ in self.items("]")], 0)
@@ -143,7 +143,7 @@ class _Words:
         return node
 
     def items(self, end: str) -> list[tuple[Node, str]]:
-        """Items, and each as it was typed, until a character or, where there is none, the end of the text."""
+        """Items, each with its text as typed, up to the character `end`, or to the end of the text if it is empty."""
         found: list[tuple[Node, str]] = []
         self._blanks()
         if end and self.next == end:
@@ -186,13 +186,13 @@ class _Words:
             self.place += 1
             self._blanks()
             if name in found:
-                raise self._error(f"the key {name} is there twice")
+                raise self._error(f"the key {name} appears twice")
             found[name] = self._value("}")
             if self._ended("}"):
                 return found
 
     def _ended(self, end: str) -> bool:
-        """Go behind a comma, or the end, which is true. Raises UserError for anything else."""
+        """Go past a comma (False) or past the end (True). Raises UserError for anything else."""
         self._blanks()
         character = self.next
         self.place += 1
@@ -206,7 +206,7 @@ class _Words:
         raise self._error(f"a comma is missing before '{cut(self.text[self.place - 1 :])}'")
 
     def _quoted(self) -> str:
-        """Text in quotes, where a backslash stands before a quote and before itself."""
+        """Text in quotes, in which a backslash escapes quotes and itself."""
         quote, characters = self.next, []
         self.place += 1
         while self.next != quote:

@@ -1,4 +1,4 @@
-"""YAML to nodes without types, event by event, so that depth and size are bounded before anything is built."""
+"""YAML to untyped nodes, event by event, so that depth and size are checked before objects are built."""
 
 import re
 
@@ -7,21 +7,21 @@ import yaml
 from s2s.config.shapes import Limits, Node
 from s2s.errors import UserError
 
-# What PyYAML says of common mistakes, and what is said here; {0} is what the pattern's group holds.
-UNCLOSED = [  # said of the line where it is opened
+# PyYAML's messages for common mistakes, and ours; {0} is the pattern's group.
+UNCLOSED = [  # reported at the line of the opening
     (r"expected ',' or '\]', but got .*", "the bracket [ is not closed"),
     (r"expected ',' or '\}', but got .*", "the brace {{ is not closed"),
     (r"found unexpected end of stream", "the quote is not closed"),
 ]
 PROBLEMS = [
-    (r"found character '\\t' that cannot start any token", "a tab; YAML wants spaces"),
+    (r"found character '\\t' that cannot start any token", "a tab; YAML requires spaces"),
     (r"found character (.*) that cannot start any token", "{0} cannot begin a value; quote it"),
     (r"mapping values are not allowed here", "a colon inside a value; quote the value, or indent the line as its key"),
     (r"could not find expected ':'", "no colon after the key"),
-    (r"expected <block end>, but found .*", "indented otherwise than the lines before it"),
-    (r"found unknown escape character '(.*)'", "\\{0} is no escape in double quotes; use single quotes"),
+    (r"expected <block end>, but found .*", "the indentation does not match the lines before it"),
+    (r"found unknown escape character '(.*)'", "\\{0} is not an escape sequence; use single quotes"),
     (r"expected the node content, but found .*", "a value is missing"),
-    (r"expected '<document start>', but found .*", "what is here belongs to nothing before it"),
+    (r"expected '<document start>', but found .*", "unexpected content after the end of the document"),
 ]
 
 
@@ -30,19 +30,21 @@ def nodes(content: str, where: str, limits: Limits) -> Node:
     try:
         return _Builder(yaml.parse(content, Loader=yaml.SafeLoader), where, limits).document()
     except yaml.MarkedYAMLError as error:
-        raise UserError(_told(error, where)) from error
+        raise UserError(_message(error, where)) from error
     except yaml.reader.ReaderError as error:
         line = content.count("\n", 0, error.position) + 1
-        raise UserError(f"{where}:{line}: the control character U+{error.character:04X}; YAML allows none") from error
+        raise UserError(
+            f"{where}:{line}: the control character U+{error.character:04X} is not allowed in YAML"
+        ) from error
 
 
-def _told(error: yaml.MarkedYAMLError, where: str) -> str:
-    """A mistake in our words, and its line."""
+def _message(error: yaml.MarkedYAMLError, where: str) -> str:
+    """Our message for a mistake, with its line."""
     problem, mark = error.problem or error.context, error.problem_mark or error.context_mark
     for table, place in ((UNCLOSED, error.context_mark or mark), (PROBLEMS, mark)):
-        for pattern, words in table:
-            if found := re.fullmatch(pattern, problem):
-                return f"{where}:{place.line + 1}: {words.format(*found.groups())}"
+        for pattern, message in table:
+            if match := re.fullmatch(pattern, problem):
+                return f"{where}:{place.line + 1}: {message.format(*match.groups())}"
     return f"{where}:{mark.line + 1}: {problem}"
 
 
@@ -57,7 +59,7 @@ class _Builder:
         node = None
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent) and node is not None:
-                raise self.error(event, "a second document; one is read")
+                raise self.error(event, "a second document; only one is allowed")
             if isinstance(event, yaml.NodeEvent):
                 node = self.node(event, 0)
         return node or Node("", 1, plain=True)
@@ -67,11 +69,11 @@ class _Builder:
         if self.count > self.limits.values:
             raise UserError(f"{self.where}: more than {self.limits.values:,} values")
         if isinstance(event, yaml.AliasEvent):
-            raise self.error(event, "* begins an alias, which is not read; write the value out, or quote it")
+            raise self.error(event, "* begins an alias; aliases are not allowed: write the value out, or quote it")
         if event.anchor is not None:
-            raise self.error(event, "& begins an anchor, which is not read; write the value out, or quote it")
+            raise self.error(event, "& begins an anchor; anchors are not allowed: write the value out, or quote it")
         if event.tag is not None:
-            raise self.error(event, "! begins a tag, which is not read; quote the value")
+            raise self.error(event, "! begins a tag; tags are not allowed: quote the value")
         line = event.start_mark.line + 1
         if isinstance(event, yaml.ScalarEvent):
             return Node(event.value, line, plain=event.style is None)
@@ -84,14 +86,14 @@ class _Builder:
         return Node(items if end is yaml.SequenceEndEvent else self.mapping(items), line)
 
     def mapping(self, items: list[Node]) -> dict[str, Node]:
-        found: dict[str, Node] = {}
+        mapping: dict[str, Node] = {}
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key.value, str):
-                raise UserError(f"{self.where}:{key.line}: a key must be a word")
-            if key.value in found:
-                raise UserError(f"{self.where}:{key.line}: the key {key.value} is there twice")
-            found[key.value] = value
-        return found
+                raise UserError(f"{self.where}:{key.line}: a key must be text")
+            if key.value in mapping:
+                raise UserError(f"{self.where}:{key.line}: the key {key.value} appears twice")
+            mapping[key.value] = value
+        return mapping
 
     def error(self, event: yaml.Event, what: str) -> UserError:
         return UserError(f"{self.where}:{event.start_mark.line + 1}: {what}")

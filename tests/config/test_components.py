@@ -128,7 +128,7 @@ def test_several_components_in_one():
         (["dish.core=null"], "dish.core=null: a preset is needed, such as seed"),
         (["dish.core.size=0"], "dish.core.size=0: must be at least 1"),
         (["dish=mix", "dish.parts=[seed,sten]"], "dish.parts=sten: no such preset; did you mean 'stone'?"),
-        (["dish=mix", "dish.parts=[seed,seed]"], "dish.parts=seed: is there twice"),
+        (["dish=mix", "dish.parts=[seed,seed]"], "dish.parts=seed is listed twice"),
         (["dish=mix", "dish.parts=[seed"], "the bracket [ is not closed"),
         (["dish=mix", "dish.stone.size=2"], "unknown key 'dish.stone.size'; "),
         (["dish=mix", "dish.seed.size=x"], "dish.seed.size: 'x' is not a whole number"),

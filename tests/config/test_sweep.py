@@ -94,7 +94,7 @@ def test_a_file_holds_what_all_jobs_have(jobs, tmp_path):
         (["sed=1,2"], "unknown key 'sed'"),
         (["seed=interval(1,2)"], "--multirun: BasicSweeper does not support sweep type : INTERVAL_SWEEP"),
         (["seed=range(1,x)"], "--multirun: Error parsing override 'seed=range"),
-        (["train.init.checkpoint=${oc.env:HOME},b"], r"\$\{oc.env:HOME\}: \$\{ cannot be part of what is swept"),
+        (["train.init.checkpoint=${oc.env:HOME},b"], r"\$\{oc.env:HOME\}: a swept value cannot contain \$\{"),
         (["hydra.launcher.nothing=1"], "Key 'nothing' not in 'BasicLauncherConf'"),
         (["hydra/launcher=nothing"], "Could not find 'hydra/launcher/nothing'"),
     ],

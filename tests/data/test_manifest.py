@@ -161,7 +161,7 @@ def test_json_that_is_no_string_is_broken_and_so_is_half_a_character(tmp_path, k
     found = ["a list", "an object", "true or false", "true or false"]
     assert [entry.why for entry in manifest.broken] == [
         *(f"{key}: a string is needed, not {what}" for what in found),
-        *[f"{key}: half of a surrogate pair is no character"] * 2,
+        *[f"{key}: half of a surrogate pair is not a character"] * 2,
     ]
     assert [entry.where for entry in manifest.broken] == [f"{path}:{number}" for number in range(1, 7)]
     assert {entry.kind for entry in manifest.broken} == {"malformed"}
@@ -171,9 +171,9 @@ def test_json_that_is_no_string_is_broken_and_so_is_half_a_character(tmp_path, k
     ("row", "why"),
     [
         ('{"audio": ["a.wav"], "text": "x"}', "audio: a string is needed, not a list"),
-        ('{"audio": "a\\ud800.wav", "text": "x"}', "audio: half of a surrogate pair is no character"),
-        ('{"audio": "a.wav", "text": NaN}', "NaN is no finite number"),
-        ('{"audio": "a.wav", "text": "x", "text": "y"}', "the key 'text' is there twice"),
+        ('{"audio": "a\\ud800.wav", "text": "x"}', "audio: half of a surrogate pair is not a character"),
+        ('{"audio": "a.wav", "text": NaN}', "NaN is not a finite number"),
+        ('{"audio": "a.wav", "text": "x", "text": "y"}', "the key 'text' appears twice"),
         ('{"audio": "a.wav", "text": "x", "start": true}', "start: a string is needed, not true or false"),
         ('{"audio": "a.wav", "text": "x", "start": "-1"}', "start -1: a number of seconds is needed"),
         ('{"audio": "a.wav", "text": "x", "channel": 0}', "channel 0: a number from 1 on is needed"),

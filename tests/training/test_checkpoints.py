@@ -66,7 +66,7 @@ def refused(folder) -> str:
     [
         ("null", "an object of keys and values is needed, not null"),
         ("[]", "an object of keys and values is needed, not a list"),
-        ("NaN", "NaN is no finite number"),
+        ("NaN", "NaN is not a finite number"),
         ("", "1: empty"),
         ("[" * 100_000, "nested deeper than 32"),
         ('{"a": ' * 5000 + "1" + "}" * 5000, "nested deeper than 32"),
