@@ -134,7 +134,7 @@ def test_several_components_in_one():
         (["dish=mix", "dish.seed.size=x"], "dish.seed.size: 'x' is not a whole number"),
         (["dish=wrong"], "wrong.yaml:3: unknown key 'dish.core.hard'"),
         (["dish=mix", "dish.parts=[a]", "dish.a.type=b"], "dish.a.type=b: no such preset; "),
-        (["dish=mix", "dish.parts=[size]", "dish.size.type=seed"], "dish.parts=size: is the name of an option"),
+        (["dish=mix", "dish.parts=[size]", "dish.size.type=seed"], "dish.parts=size is also the name of an option"),
     ],
 )
 def test_what_cannot_be_is_named(words, message):

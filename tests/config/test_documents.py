@@ -125,7 +125,7 @@ def test_what_is_no_file_is_named(tmp_path):
         ("a: &b 1", "f.yaml:1: & begins an anchor; anchors are not allowed: write the value out, or quote it"),
         ("a: *b", "f.yaml:1: * begins an alias; aliases are not allowed: write the value out, or quote it"),
         ("a: !!python/object/apply:os.system [ls]", "f.yaml:1: ! begins a tag; tags are not allowed: quote the value"),
-        ("? [a]\n: 1", "f.yaml:1: a key must be a word"),
+        ("? [a]\n: 1", "f.yaml:1: a key must be text"),
         ("a: 1\n---\na: 2", "f.yaml:2: a second document; only one is allowed"),
         ("a: \x07", "f.yaml:1: the control character U+0007 is not allowed in YAML"),
         ("- a", "f.yaml:1: an object of keys and values is needed, not a list"),

@@ -160,5 +160,5 @@ def test_a_job_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, c
 
 def test_a_sweep_needs_a_folder():
     for words in ([], [compose.Override("run", "${x}")]):
-        with pytest.raises(UserError, match="--multirun needs run=FOLDER"):
+        with pytest.raises(UserError, match="--multirun requires run=FOLDER"):
             sweep("s2s-train", TrainCommand, print, words)
