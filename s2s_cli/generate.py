@@ -133,10 +133,8 @@ def _check(config: GenerateCommand) -> None:
     if config.draft and config.decode.speculative == "none":
         config.decode.speculative = "draft"
     if bool(config.draft) != (config.decode.speculative == "draft"):
-        raise UserError(
-            f"decode.speculative={config.decode.speculative} and draft={config.draft}: decode.speculative=draft and "
-            "draft=CHECKPOINT require each other"
-        )
+        raise UserError(f"decode.speculative={config.decode.speculative} draft={config.draft}: "
+                        "decode.speculative=draft requires draft=CHECKPOINT, and draft= requires it")  # fmt: skip
     config.decode.check_alignment(config.alignment, "alignment=true")
     config.decode.check()
 
@@ -152,7 +150,7 @@ def _check_files(config: GenerateCommand) -> None:
     read["input"] = config.input or (None if config.store else "-")
     read |= {f"decode.{key}": getattr(config.decode, key) for key in ("forbidden", "allowed", "shortlist")}
     if twice := streams.read_twice([path for path in read.values() if path]):
-        raise UserError(f"{twice} is given twice, but a stream can be read only once")
+        raise UserError(f"{twice}: given twice, but a stream can be read only once")
 
 
 def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:

@@ -117,7 +117,7 @@ def _check(config: ScoreConfig) -> None:
     if config.groups and config.groups not in FACTS:
         inputs.append(config.groups)
     if (path := streams.read_twice(inputs)) is not None:
-        raise UserError(f"{path} is given twice, but a stream can be read only once")
+        raise UserError(f"{path}: given twice, but a stream can be read only once")
     for key in ("output", "errors"):
         path = getattr(config, key)
         if path and streams.overwritten(path, inputs):

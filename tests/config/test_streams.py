@@ -145,7 +145,7 @@ def test_a_stream_is_not_read_twice(shell):
     ):
         out, err = shell(f"mkfifo fifo; score {words} < hyp; echo $?")
         assert out == "2\n"
-        assert "is given twice, but a stream can be read only once" in err
+        assert "given twice, but a stream can be read only once" in err
 
 
 def test_a_pipe_whose_reader_leaves_is_no_success_wherever_it_is_named(shell):

@@ -84,7 +84,7 @@ def test_counts_of_streams_are_compared_at_the_end(generate, runs, store, text, 
 
 def test_a_stream_that_is_named_twice_is_refused(generate, runs, tmp_path, pipe):
     checkpoint, twice = f"checkpoint={runs[0]}", pipe(b"a\n")
-    message = "is given twice, but a stream can be read only once"
+    message = "given twice, but a stream can be read only once"
     fails(generate(checkpoint, f"input={twice}", f"prefix={twice}"), twice, message)
     fails(generate(checkpoint, "prefix=-", stdin=b"a\n"), "-: ", message)
     fails(generate(checkpoint, "decode.forbidden=/dev/stdin", stdin=b"a\n"), "/dev/stdin: ", message)

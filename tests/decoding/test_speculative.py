@@ -186,7 +186,7 @@ def test_what_does_not_go_together():
         ({"search": "sample"}, "each says how to search"),
         ({"stopping": "exhaustive"}, "decode.stopping=exhaustive: does nothing"),
         ({"no_repeat_ngram": 2}, "does not go with"),
-        ({"speculative": "draft"}, "needs draft=CHECKPOINT"),
+        ({"speculative": "draft"}, "decode.speculative=draft requires draft=CHECKPOINT"),
     ):
         with pytest.raises(UserError, match=message):
             Generator([model], DecodeConfig(**{"speculative": "input", "beam_size": 1, **options}), sides)
@@ -209,7 +209,7 @@ def test_trained_models_by_the_command(s2s, capsys, run, learned, lines, tmp_pat
         return code, *capsys.readouterr()
 
     _, plain, error = generate()
-    assert "guessed" not in error
+    assert "proposed" not in error
     for more in (
         ["decode.speculative=input"],
         [f"draft={run}"],
@@ -221,8 +221,8 @@ def test_trained_models_by_the_command(s2s, capsys, run, learned, lines, tmp_pat
         accepted = float(re.search(r"; ([\d.]+) proposed tokens accepted per step", error)[1])
         assert accepted > 1 if "draft" in more[0] else accepted >= 0
     for more, message in (
-        (["decode.speculative=draft"], "needs draft=CHECKPOINT"),
-        (["decode.speculative=input", f"draft={run}"], "needs draft=CHECKPOINT"),
+        (["decode.speculative=draft"], "decode.speculative=draft requires draft=CHECKPOINT"),
+        (["decode.speculative=input", f"draft={run}"], "decode.speculative=draft requires draft=CHECKPOINT"),
         ([f"draft={run}", "decode.beam_size=3"], "is for greedy search"),
         ([f"draft={learned}"], "draft: takes at most 12 tokens"),
         (["draft=absent"], "absent: no such folder"),

@@ -166,7 +166,7 @@ def test_the_command_prints_groups_and_the_worst_lines(s2s, files, capsys):
         (["groups=speaker"], "groups=speaker requires store="),
         (["store=nowhere"], "reference= and store= exclude each other"),
         (["worst=3", "reference=[{0}/ref,{0}/ref]"], "there are several"),
-        (["errors={0}/hyp"], "errors={0}/hyp: is also an input"),
+        (["errors={0}/hyp"], "errors={0}/hyp is also an input"),
         (["groups={0}/short"], "hyp has 4 lines and groups={0}/short has 1"),
     ],
 )

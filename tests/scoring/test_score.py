@@ -120,7 +120,7 @@ def test_invalid_utf8_names_file_and_line(run, files):
         ("hypothesis={0}/hyp reference={0}/ref metrics=blue", "metrics=blue: choose one of bleu"),
         ("hypothesis={0}/hyp reference={0}/ref tokenizer=13b", "tokenizer=13b: choose one of 13a"),
         ("hypothesis={0}/hyp reference={0}/ref split=valid", "split=valid: does nothing without store"),
-        ("hypothesis={0}/hyp reference={0}/ref metrics=wer tokenizer=char", "tokenizer=char: is for metrics=[bleu]"),
+        ("hypothesis={0}/hyp reference={0}/ref metrics=wer tokenizer=char", "tokenizer=char requires metrics=[bleu]"),
         ("hypothesis={0}/hyp reference={0}/ref metric=bleu", "did you mean 'metrics'?"),
         ("hypothesis={0}/hyp reference={0}/ref output={0}/hyp", "is also an input"),
         ("hypothesis={0}/hyp reference={0}/ref output={0}/none/scores", "there is no folder"),
