@@ -39,7 +39,7 @@ def generate(config, sources, models=None, **options):
     return list(Generator(models or [model(1)], config, sides, **options).generate(sources))
 
 
-@given(configs(), st.sampled_from([0.0, 0.4]), st.floats(0, 1), st.integers(0, 5),
+@given(configs(), st.sampled_from([0.0, 0.4]), st.floats(-1.5, 1), st.integers(0, 5),
        st.lists(st.lists(tokens, min_size=1, max_size=6), min_size=1, max_size=4))  # fmt: skip
 @settings(max_examples=15)
 def test_a_search_with_a_language_model_agrees_with_the_slow_reference(config, w, weight, seed, sources):
@@ -51,7 +51,7 @@ def test_a_search_with_a_language_model_agrees_with_the_slow_reference(config, w
         assert_same(n_best, joint_beam_search([model(seed)], source, slow, lm=language_model()))
 
 
-@given(st.lists(st.lists(tokens, min_size=1, max_size=2), min_size=1, max_size=3), st.integers(0, 9), st.floats(0, 2),
+@given(st.lists(st.lists(tokens, min_size=1, max_size=2), min_size=1, max_size=3), st.integers(0, 9), st.floats(-2, 2),
        st.sampled_from([0.0, 1.5]))  # fmt: skip
 @settings(max_examples=10)
 def test_ctc_alone_with_a_language_model_finds_the_best_of_all(sources, seed, weight, reward):
@@ -106,6 +106,19 @@ def test_an_ensemble_and_a_model_of_text_have_a_language_model_too():
     assert [[h.ids for h in n_best] for n_best in once] == [[h.ids for h in n_best] for n_best in twice]
     without = generate(DecodeConfig(n_best=5), ragged(9), [plain], loaded={})
     assert [[h.ids for h in n_best] for n_best in once] != [[h.ids for h in n_best] for n_best in without]
+
+
+@pytest.mark.parametrize("weight", [-1.0, -0.5])
+def test_the_best_possible_is_not_missed_where_a_score_may_rise(weight):
+    """log p(y|x) - l log p(y): what a language model finds unlikely adds to a score, which then has no bound."""
+    config = DecodeConfig(beam_size=4, language_model_weight=weight, length_penalty=0.0, max_length_a=0,
+                          max_length_b=10)  # fmt: skip
+    models = [tiny_model(5, V)]
+    best, whole = (
+        generate(replace(config, stopping=rule), ragged(25), models) for rule in ("best_possible", "exhaustive")
+    )
+    assert [[(h.ids, h.score) for h in some] for some in best] == [[(h.ids, h.score) for h in some] for some in whole]
+    assert any(h.log_probability > 0 for some in whole for h in some)
 
 
 def test_what_does_not_go_together():

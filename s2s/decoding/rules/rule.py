@@ -68,7 +68,7 @@ class Rules:
         """Mask what the rules forbid at this step. logits: [R, V], changed here."""
         forced = limits.forced()
         if forced is not None:
-            token = forced[1].expand(self.history.shape[:2]).reshape(-1, 1)
+            token = forced[1].clamp(max=logits.size(1) - 1).expand(self.history.shape[:2]).reshape(-1, 1)
             value = logits.gather(1, token)
         for rule in self.rules:
             rule(logits, self.history.flatten(0, 1), limits)

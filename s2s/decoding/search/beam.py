@@ -9,7 +9,7 @@ from torch import Tensor
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
-from s2s.decoding.search.choice import Choice, Chooser, pick, real
+from s2s.decoding.search.choice import Choice, Chooser, real, wanted
 from s2s.native.library import call
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
@@ -60,7 +60,7 @@ class Beam(Chooser):
         end = (logits[:, EOS, None] - normalizer).view(B, K)
         early, late, forced = limits.early(), limits.late(), limits.forced()
         if forced is not None:
-            forced_value = pick(logits, normalizer, forced[1].expand(B, K))
+            forced_token, forced_value = wanted(logits, normalizer, forced[1].expand(B, K))
         logits.index_fill_(1, self.forbidden, NEVER)
         values, tokens = logits.topk(min(max(K, self.choices), logits.size(1)), dim=1)
         width = values.size(1)
@@ -70,10 +70,10 @@ class Beam(Chooser):
         if late is not None:
             values = values.masked_fill(late[:, :, None], NEVER)
         if forced is not None:
-            mask, token = forced
+            mask = forced[0]
             values = values.masked_fill(mask[:, :, None], NEVER)
             values[:, :, 0] = torch.where(mask, forced_value, values[:, :, 0])
-            tokens[:, :, 0] = torch.where(mask, token, tokens[:, :, 0])
+            tokens[:, :, 0] = torch.where(mask, forced_token, tokens[:, :, 0])
         return tokens, real(values), real(end)  # NaN would be the best of all
 
 

@@ -83,6 +83,14 @@ def real(scores: Tensor) -> Tensor:
     return scores.nan_to_num(NEVER, float("inf"), NEVER)
 
 
+def wanted(logits: Tensor, normalizer: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [B, K] that are asked for, and their log-probabilities: -inf for one beyond an output that is as wide as
+    its source, in whose place comes the last one."""
+    width = logits.size(1)
+    there = tokens.clamp(max=width - 1)
+    return there, pick(logits, normalizer, there).masked_fill(tokens >= width, NEVER)
+
+
 def pick(logits: Tensor, normalizer: Tensor, tokens: Tensor) -> Tensor:
     """Log-probabilities [B, K] of one token a row; tokens: [B, K]."""
     return (logits.gather(1, tokens.reshape(-1, 1)) - normalizer).view(tokens.shape)

@@ -111,7 +111,9 @@ class ConstrainedBeam(Beam):
         progress = (self._begins() * (self.places - 1)).amax(3)  # [B, K, J]
         wanted = self.phrases[:, None].expand(B, K, -1, -1).gather(3, progress[:, :, :, None]).squeeze(3)
         wanted = wanted.masked_fill(self.held, PAD)  # which nobody may choose
-        gains = real(logits.gather(1, wanted.flatten(0, 1)) - normalizer).view(wanted.shape)
+        there = wanted.flatten(0, 1)
+        gains = logits.gather(1, there.clamp(max=logits.size(1) - 1)) - normalizer
+        gains = real(gains.masked_fill(there >= logits.size(1), NEVER)).view(wanted.shape)
         for mask in (limits.late(), None if (forced := limits.forced()) is None else forced[0]):
             if mask is not None:
                 gains = gains.masked_fill(mask[:, :, None], NEVER)

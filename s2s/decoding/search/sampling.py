@@ -10,7 +10,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
 from s2s.decoding.noise import mix, uniform
-from s2s.decoding.search.choice import Choice, Chooser, pick
+from s2s.decoding.search.choice import Choice, Chooser, pick, wanted
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
@@ -38,7 +38,7 @@ class Sampling(Chooser):
         B, K = scores.shape
         early, late, forced = limits.early(), limits.late(), limits.forced()
         if forced is not None:
-            forced_value = pick(logits, normalizer, forced[1].expand(B, K))
+            forced_token, forced_value = wanted(logits, normalizer, forced[1].expand(B, K))
         logits.index_fill_(1, self.forbidden, NEVER)
         if early is not None:
             end = logits[:, EOS].view(B, K)  # a view: the logits themselves change
@@ -49,8 +49,8 @@ class Sampling(Chooser):
             tokens = tokens.masked_fill(late, EOS)
         values = pick(logits, normalizer, tokens)
         if forced is not None:
-            mask, token = forced
-            tokens, values = torch.where(mask, token, tokens), torch.where(mask, forced_value, values)
+            mask = forced[0]
+            tokens, values = torch.where(mask, forced_token, tokens), torch.where(mask, forced_value, values)
         scores = scores + values
         ended = tokens == EOS
         end_scores = scores.masked_fill(~ended, NEVER)
