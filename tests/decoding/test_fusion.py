@@ -13,6 +13,7 @@ from test_beam_search import assert_same, configs, ragged
 
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.decoding.scorers.language_model import LanguageModelScorerConfig
 from s2s.errors import UserError
 from s2s.models.language_model import LanguageModel, LanguageModelConfig
 from tests.specs import target_spec
@@ -121,9 +122,26 @@ def test_the_best_possible_is_not_missed_where_a_score_may_rise(weight):
     assert any(h.log_probability > 0 for some in whole for h in some)
 
 
+def test_several_language_models_by_name():
+    """`decode.scorers=[general,own]`, each of type language_model."""
+    scorers = {"general": LanguageModelScorerConfig(weight=0.4), "own": LanguageModelScorerConfig(weight=-0.3)}
+    loaded = {"general": language_model(0), "own": language_model(1)}
+    sources, targets = [[4, 5, 6, 7], [8, 8, 4]], [[4, 5], [6]]
+    generator = Generator([tiny_model(1, V)], DecodeConfig(scorers=scorers), sides, loaded=loaded)
+    for source, target, one in zip(sources, targets, generator.score(sources, targets), strict=True):
+        parts = [sum(score([model], source, target)) for model in (tiny_model(1, V), *loaded.values())]
+        assert one.log_probability == pytest.approx(parts[0] + 0.4 * parts[1] - 0.3 * parts[2], abs=1e-9)
+    for (best, *_), source in zip(generator.generate(sources), sources, strict=True):
+        (again,) = generator.score([source], [best.ids])
+        assert best.score == pytest.approx(again.score, abs=1e-9)
+
+
 def test_what_does_not_go_together():
     for options in ({"search": "sample"}, {"speculative": "input", "beam_size": 1}, {"shortlist": "a"}):
         with pytest.raises(UserError, match=r"decode.language_model=run"):
             DecodeConfig(language_model="run", **options).check()
+    two = {name: LanguageModelScorerConfig() for name in ("one", "other")}
+    with pytest.raises(UserError, match="goes with one language model, not with several"):
+        generate(DecodeConfig(ctc_weight=1.0, scorers=two), [[4]], loaded=dict.fromkeys(two, language_model()))
     with pytest.raises(UserError, match="has 12 symbols, the model 9"):
         generate(DecodeConfig(), [[4]], loaded={"language_model": language_model(0, 12)})

@@ -23,6 +23,7 @@ from s2s.decoding.scorers.ctc_prefix import PrefixScores, token_log_probabilitie
 from s2s.decoding.scorers.language_model import LanguageModelScorer, PrefixBonus
 from s2s.decoding.sentence import Sentence
 from s2s.decoding.setting import Setting
+from s2s.errors import UserError
 from s2s.text.vocabulary import EOS
 
 Ids = list[int]
@@ -38,6 +39,8 @@ class CtcDecoder:
 
     def __init__(self, config: DecodeConfig, setting: Setting):
         self.config, self.setting, self.model = config, setting, setting.models[0]
+        if len(setting.scorers) > 1:
+            raise UserError("CTC alone (decode.ctc_weight=1) goes with one language model, not with several")
         self.other: LanguageModelScorer | None = next(iter(setting.scorers), None)
 
     @torch.inference_mode()
