@@ -114,7 +114,7 @@ class SpeechToTextTask(TextTask):
     def fits(self, store: Store) -> str | None:
         """As TextTask.fits. The mean and deviation of a store do not matter: the task has its own."""
         other = self.setup(store, self.target_transform.config, self.config)
-        other.cmvn = self.cmvn
+        other.cmvn, other.tags = self.cmvn, self.tags
         return self.difference(other)
 
     def dataset(self, split: Split) -> "SpeechDataset":

@@ -181,12 +181,17 @@ class TextTask(ABC):
             its = other.vocabularies[side]
             if mine.digest != its.digest:
                 return f"another {side} vocabulary, of {len(its)} symbols against {len(mine)}"
+        if self.tags != other.tags:
+            told = (", ".join(f"{name} ({'|'.join(one.tags[name])})" for name in one.tags) for one in (other, self))
+            return "other tags, {} against {}".format(*(text or "none" for text in told))
         its, mine = other.target_transform, self.target_transform
         return None if its.config == mine.config else f"another data.target_transform, {its.kind} against {mine.kind}"
 
     def fits(self, store: Store) -> str | None:
         """What a store has otherwise, or None."""
-        return self.difference(self.setup(store, self.target_transform.config, self.config))
+        other = self.setup(store, self.target_transform.config, self.config)
+        other.tags = self.tags  # a store has values, and reads none
+        return self.difference(other)
 
     def criterion(self, config):
         return registry.find("criterion", config.type)(config)

@@ -174,6 +174,20 @@ def test_a_tag_that_the_data_do_not_have_and_a_value_that_is_only_validated_are_
         assert f"split 'valid', corpus {folder}/valid: corpus={folder}/valid: the model" in capsys.readouterr().err
 
 
+def test_models_that_decode_together_read_the_same_tags(folder, tmp_path, s2s, capsys):
+    plain = ["model=transformer_tiny", *TRAIN[1:], "train.max_updates=1", "train.valid_metrics=[loss]"]
+    assert s2s("train", f"store=[{folder}/same,{folder}/next]", f"run={tmp_path}/plain", *plain) == 0
+    with pytest.raises(UserError, match=r"has other tags, none against target_language \(same\|next\) of"):
+        package.load([folder / "run", tmp_path / "plain"], device="cpu")
+    assert s2s("average", f"checkpoint={folder}/run", "last=1", f"output={tmp_path}/mean") == 0
+    translator = package.load([folder / "run", tmp_path / "mean"], device="cpu")
+    assert list(translator.translate(list(LETTERS), tags={"target_language": "next"})) == written("next")
+    taught = ["criterion.terms=[cross_entropy,distillation]", f"criterion.distillation.teachers=[{folder}/run]"]
+    capsys.readouterr()
+    assert s2s("train", f"store=[{folder}/same,{folder}/next]", f"run={tmp_path}/taught", *plain, *taught) == 2
+    assert "has other tags, target_language (same|next) against none" in capsys.readouterr().err
+
+
 def test_a_model_without_tags_takes_none(store, tmp_path, s2s, capsys):
     small = ["train.max_updates=1", "train.samples=0", *TRAIN[10:]]
     assert s2s("train", f"store={store}", f"run={tmp_path}/run", "model=transformer_base", *small) == 0

@@ -33,6 +33,8 @@ def load_language_model(path: str, task, device: torch.device) -> LanguageModel:
     if mine.digest != its.digest:
         raise UserError(f"{said}: its vocabulary of {len(its)} symbols is not the checkpoint's, of {len(mine)}; train "
                         "it on a store with the same target tokenizer")  # fmt: skip
+    if its_task.tags:
+        raise UserError(f"{said}: reads the tags {', '.join(its_task.tags)}; one that reads none is needed")
     if its_task.target_transform.config != task.target_transform.config:
         raise UserError(f"{said}: was trained with data.target_transform={its_task.target_transform.kind}, the "
                         f"checkpoint with {task.target_transform.kind}")  # fmt: skip
