@@ -193,8 +193,8 @@ class NativeState(TransformerState):
         lengths: [B] int64, real source positions.
     """
 
-    def __init__(self, key_values: Tensor, mask: Tensor, rows: int):
-        super().__init__(key_values.contiguous(), mask, rows)
+    def __init__(self, key_values: Tensor, mask: Tensor, rows: int, most: int | None = None):
+        super().__init__(key_values.contiguous(), mask, rows, most)
         self.history = torch.zeros(mask.size(0), rows, 0, dtype=torch.int32)
         self.logits: Tensor | None = None
         self._parts: dict[str, Structure | Tensor] = {}
@@ -205,6 +205,7 @@ class NativeState(TransformerState):
 
     def begin(self, scores: Tensor | None = None) -> None:
         """Make room for one more position of every row; sentences of which no row is live need none; scores: [B, K]."""
+        self._bound()
         self.length = int(self.steps.max()) + 1
         size = self.history.size(2)
         if self.length > size and scores is not None:

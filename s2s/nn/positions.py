@@ -31,11 +31,14 @@ class PositionEmbedding(nn.Module):
         kind: `sinusoidal`, `learned` or `rotary` (nothing is added; the attention rotates).
         width: D.
         max_positions: The longest sequence, for learned embeddings only.
+
+    Attributes:
+        most: The same; None for others.
     """
 
     def __init__(self, kind: str, width: int, max_positions: int):
         super().__init__()
-        self.kind, self.width = kind, width
+        self.kind, self.width, self.most = kind, width, max_positions if kind == "learned" else None
         if kind == "learned":
             self.weight = nn.Parameter(torch.empty(max_positions, width).normal_(std=width**-0.5))
         elif kind == "sinusoidal":

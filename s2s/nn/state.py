@@ -21,6 +21,7 @@ class TransformerState:
         key_values: [N, 2, B, G, S, d] of cross-attention.
         mask: Bool [B, 1, 1, S], true at real source positions.
         rows: K.
+        most: The learned positions that there are; None: no bound.
 
     Attributes:
         cache: [N, 2, R, G, L, d], own keys and values; L doubles when needed, from 32.
@@ -28,20 +29,21 @@ class TransformerState:
         positions: [B, 1] the same on the device.
     """
 
-    def __init__(self, key_values: Tensor, mask: Tensor, rows: int):
-        self.key_values, self.mask, self.rows = key_values, mask, rows
+    def __init__(self, key_values: Tensor, mask: Tensor, rows: int, most: int | None = None):
+        self.key_values, self.mask, self.rows, self.most = key_values, mask, rows, most
         self.cache = key_values.new_empty(0)  # made when the first step is taken
         self.steps = np.zeros(mask.size(0), np.int64)
         self.positions = torch.zeros(mask.size(0), 1, dtype=torch.int64, device=mask.device)
 
     def empty(self, slots: int) -> "TransformerState":
         """A state like this one with places for so many sentences, all of them free."""
-        state = type(self)(self.key_values[:, :, :0], self.mask[:0], self.rows)
+        state = type(self)(self.key_values[:, :, :0], self.mask[:0], self.rows, self.most)
         state.release(torch.arange(0, device=self.mask.device), slots)
         return state
 
     def begin(self) -> None:
         """Make room for one more position of every row."""
+        self._bound()
         self.length = int(self.steps.max()) + 1
         G, d = self._grow()
         # With all sentences at one position, that is where to write, and everything before it is seen.
@@ -50,6 +52,13 @@ class TransformerState:
             positions = self.positions.repeat_interleave(self.rows, 0)  # [R, 1]
             self.place = positions[:, :, None, None].expand(-1, G, 1, d)
             self.seen = (torch.arange(self.length, device=positions.device) <= positions)[:, None, None]
+
+    def _bound(self) -> None:
+        """A place that is free, or whose sentence is done and not yet taken out, counts on, but not past the last
+        learned position."""
+        if self.most is not None and self.steps.max() >= self.most:
+            np.minimum(self.steps, self.most - 1, out=self.steps)
+            self.positions.clamp_(max=self.most - 1)
 
     def _grow(self) -> tuple[int, int]:
         """Have the cache hold `length` positions; returns G and d."""

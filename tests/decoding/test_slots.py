@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_search import sides, tiny_model
 
+from s2s.decoding import engine
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.limits import Limits
@@ -52,6 +53,21 @@ def test_slots_that_come_and_go_change_nothing(sources, seed, kind, beam_size, t
         for one, other in zip(mine, expected, strict=True):
             assert one.score == pytest.approx(other.score, abs=1e-4)
             assert one.token_log_probabilities == pytest.approx(other.token_log_probabilities, abs=1e-3)
+
+
+@pytest.mark.parametrize("backend", ["eager", "native"])
+@pytest.mark.parametrize("search", ["beam", "sample"])
+@pytest.mark.parametrize("poll", [1, 8])  # of a CPU and of a GPU
+def test_free_slots_and_finished_sentences_do_not_count_past_the_learned_positions(monkeypatch, backend, search, poll):
+    monkeypatch.setitem(engine.POLL_STEPS, "cpu", poll)
+    sources = [[4 + (i * j) % 20 for j in range(n)] for i, n in enumerate([LONGEST] * 2 + [18] * 31 + [16] * 31)]
+    config = DecodeConfig(backend=backend, search=search, beam_size=2, slots=33, min_length_a=1.0, min_length_b=0,
+                          max_length_a=1.0, max_length_b=0)  # fmt: skip
+    generator = Generator([model(0, 2)], config, collate)
+    found = [best.ids for best, *_ in generator.generate(sources)]
+    assert [len(ids) for ids in found] == [len(source) for source in sources]
+    if search == "beam":
+        assert found[:3] == [next(generator.generate([source]))[0].ids for source in sources[:3]]
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(1, 6)), max_size=12))

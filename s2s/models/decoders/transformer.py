@@ -42,7 +42,7 @@ class TransformerDecoder(nn.Module):
                 raise UserError(f"model.auxiliary_heads={list(heads)}: layers from 1 to {config.layers - 1} can "
                                 "have one")  # fmt: skip
         self.config, self.width, self.attends = config, config.width, memory_width is not None
-        self.embedding = embedding
+        self.embedding, self.most = embedding, embedding.positions.most
         options = {**shared.layer(config), "causal": True, "memory_width": memory_width}
         self.layers = nn.ModuleList(Layer(**options) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
@@ -91,7 +91,7 @@ class TransformerDecoder(nn.Module):
 
     def start(self, seen: list[Tensor], seen_mask: Tensor, rows: int) -> TransformerState:
         """State for decoding `rows` rows of each sentence; arguments as of `decode`."""
-        return self.State(*self._start(seen, seen_mask), rows)
+        return self.State(*self._start(seen, seen_mask), rows, self.most)
 
     def _start(self, seen: list[Tensor], seen_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of what the layers attend to, [N, 2, B, G, S, d], and where there are any."""
@@ -122,7 +122,7 @@ class TransformerDecoder(nn.Module):
 
     def start_blocks(self, seen: list[Tensor], seen_mask: Tensor) -> BlockState:
         """State for decoding one hypothesis of each sentence, several positions at once."""
-        return BlockState(*self._start(seen, seen_mask), 1)
+        return BlockState(*self._start(seen, seen_mask), 1, self.most)
 
     def step_block(self, tokens: Tensor, state: BlockState) -> Tensor:
         """Advance every sentence by T tokens, each seen by those after it. tokens: [B, T] int64. Returns what the
