@@ -1,10 +1,15 @@
 """Where tensors are, and when its memory is short."""
 
 import gc
+import re
 
 import torch
 
 from s2s.errors import Failure, UserError
+
+# What torch, cuBLAS, cuDNN and NCCL say; cuDNN also of a convolution for which no algorithm has room.
+SHORT = re.compile(r"can't allocate memory|out of memory|_ALLOC(ATION)?_FAILED|"
+                   r"unable to find (an engine|a valid cuDNN algorithm)", re.IGNORECASE)  # fmt: skip
 
 
 def choose_device(name: str) -> torch.device:
@@ -23,6 +28,8 @@ def free() -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is short; torch has no type of its own for that of a CPU."""
+    """Whether an error says that memory is short; torch has no type of its own for that of a CPU and of libraries."""
     cause = error.__cause__ if isinstance(error, Failure) else error
-    return isinstance(cause, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(cause)
+    if isinstance(cause, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(cause, RuntimeError) and SHORT.search(str(cause)) is not None

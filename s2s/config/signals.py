@@ -56,3 +56,19 @@ def answered(name: str, abandon: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
         signal.set_wakeup_fd(before)
         os.close(writer)
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """While the context lasts, SIGINT ends the process at once, as SIGTERM does, where its handler is Python's own: in
+    a long call of native code that keeps the interpreter to itself no thread of ours could. There must be nothing to
+    clear away."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

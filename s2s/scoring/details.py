@@ -5,9 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from unicodedata import combining, east_asian_width
 
-from rapidfuzz.distance import Levenshtein
-
-from s2s.scoring.edits import Edits, edits
+from s2s.scoring.edits import Edits, edits, operations
 from s2s.scoring.metric import Lines, Score
 
 GAP = "*"
@@ -44,7 +42,7 @@ class Aligned:
 def align(reference: Sequence[str], hypothesis: Sequence[str], line: int, name: str = "") -> Aligned:
     """Units of a line beside each other, by the edits that its error rate counts."""
     columns = []
-    for code in Levenshtein.opcodes(reference, hypothesis):
+    for code in operations(reference, hypothesis).as_opcodes():
         wanted, found = reference[code.src_start : code.src_end], hypothesis[code.dest_start : code.dest_end]
         for i in range(max(len(wanted), len(found))):
             ref, hyp = (side[i] if i < len(side) else "" for side in (wanted, found))

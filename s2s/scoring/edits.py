@@ -5,13 +5,17 @@ dividing. The edits of a line are those of one alignment with the fewest edits (
 the same for every such alignment; how it divides into substitutions, deletions and insertions may not be.
 """
 
+import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
-from rapidfuzz.distance import Levenshtein
+from rapidfuzz.distance import Editops, Levenshtein
 
+from s2s.config import signals
 from s2s.scoring.metric import Lines, References, Score, interval, normalise, signature
+
+LONG = 10**8  # pairs of units of two lines; an alignment of fewer takes a fraction of a second
 
 
 @dataclasses.dataclass
@@ -40,11 +44,18 @@ class Edits:
                 f"ref_len = {self.reference_length} wrong_lines = {self.lines_wrong}/{self.lines})")  # fmt: skip
 
 
+def operations(reference: Sequence, hypothesis: Sequence) -> Editops:
+    """One alignment with the fewest edits. Of very long lines it takes minutes, and Ctrl-C ends the process."""
+    long = len(reference) * len(hypothesis) > LONG
+    with signals.at_once() if long else contextlib.nullcontext():
+        return Levenshtein.editops(reference, hypothesis)
+
+
 def edits(reference: Sequence, hypothesis: Sequence) -> Edits:
     """The fewest edits that turn one line's reference units into its hypothesis units."""
     if reference == hypothesis:
         return Edits(reference_length=len(reference), lines=1)
-    kinds = Counter(operation.tag for operation in Levenshtein.editops(reference, hypothesis))
+    kinds = Counter(operation.tag for operation in operations(reference, hypothesis))
     return Edits(kinds["replace"], kinds["delete"], kinds["insert"], len(reference), 1, 1)
 
 

@@ -2,8 +2,11 @@
 
 import gzip
 import json
+import random
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -144,3 +147,22 @@ def test_does_not_import_torch(files):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_alignment_of_very_long_lines(tmp_path, number):
+    """One call of half a minute, which keeps the interpreter to itself."""
+    rng = random.Random(1)
+    for name in ("h", "r"):
+        (tmp_path / name).write_text("".join(rng.choices("abcdefghij", k=300_000)) + "\n")
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from s2s_cli.score import main; main()"
+    words = [f"hypothesis={tmp_path}/h", f"reference={tmp_path}/r", "metrics=[cer]"]
+    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(2)
+    process.send_signal(number)
+    began = time.monotonic()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode in (-number, 128 + number)
+    assert time.monotonic() - began < 8
+    assert out == b""

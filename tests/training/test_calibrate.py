@@ -136,7 +136,21 @@ def test_errors_of_memory_are_told_from_others():
     wrapped = Failure("update 1: a batch does not fit")
     wrapped.__cause__ = torch.OutOfMemoryError("CUDA out of memory")
     assert all(map(out_of_memory, (wrapped, wrapped.__cause__, MemoryError())))
-    assert not any(map(out_of_memory, (RuntimeError("size mismatch"), Failure("diverged"))))
+    assert not any(map(out_of_memory, (RuntimeError("size mismatch"), Failure("diverged"), KeyError("out of memory"))))
+
+
+@pytest.mark.parametrize("told", [
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",  # of torch.AcceleratorError
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "GET was unable to find an engine to execute this computation",
+    "Unable to find a valid cuDNN algorithm to run convolution",
+    "NCCL error: unhandled cuda error, Cuda failure 2 'out of memory'",
+])  # fmt: skip
+def test_so_are_those_of_a_gpu_and_its_libraries(told):
+    assert out_of_memory(getattr(torch, "AcceleratorError", RuntimeError)(told))
+    assert out_of_memory(RuntimeError(told))
 
 
 # --- the tries -------------------------------------------------------------------------------------------------------
