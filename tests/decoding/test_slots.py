@@ -56,14 +56,14 @@ def test_slots_that_come_and_go_change_nothing(sources, seed, kind, beam_size, t
 
 
 @pytest.mark.parametrize("backend", ["eager", "native"])
-@pytest.mark.parametrize("search", ["beam", "sample"])
+@pytest.mark.parametrize("search", ["beam", "stochastic_beam"])
 @pytest.mark.parametrize("poll", [1, 8])  # of a CPU and of a GPU
 def test_free_slots_and_finished_sentences_do_not_count_past_the_learned_positions(monkeypatch, backend, search, poll):
     monkeypatch.setitem(engine.POLL_STEPS, "cpu", poll)
     sources = [[4 + (i * j) % 20 for j in range(n)] for i, n in enumerate([LONGEST] * 2 + [18] * 31 + [16] * 31)]
     config = DecodeConfig(backend=backend, search=search, beam_size=2, slots=33, min_length_a=1.0, min_length_b=0,
                           max_length_a=1.0, max_length_b=0)  # fmt: skip
-    generator = Generator([model(0, 2)], config, collate)
+    generator = Generator([model(0, 2)], config, sides)
     found = [best.ids for best, *_ in generator.generate(sources)]
     assert [len(ids) for ids in found] == [len(source) for source in sources]
     if search == "beam":
