@@ -43,6 +43,7 @@ class TextTask(ABC):
         tags: Of these, those that the task's model reads; there is none before there is a model.
     """
 
+    Config: ClassVar[Any]  # the dataclass of its options
     DEFAULTS: ClassVar[dict[str, str]] = {}  # of other keys of s2s-train
     reads = "lines"  # what `encode` takes: lines of text, or recordings
     buffer = 4096  # sources read ahead where decode.buffer does not say it
@@ -182,10 +183,11 @@ class TextTask(ABC):
             if mine.digest != its.digest:
                 return f"another {side} vocabulary, of {len(its)} symbols against {len(mine)}"
         if self.tags != other.tags:
-            told = (", ".join(f"{name} ({'|'.join(one.tags[name])})" for name in one.tags) for one in (other, self))
-            return "other tags, {} against {}".format(*(text or "none" for text in told))
-        its, mine = other.target_transform, self.target_transform
-        return None if its.config == mine.config else f"another data.target_transform, {its.kind} against {mine.kind}"
+            read = (", ".join(f"{name} ({'|'.join(task.tags[name])})" for name in task.tags) for task in (other, self))
+            return "other tags, {} against {}".format(*(text or "none" for text in read))
+        theirs, ours = other.target_transform, self.target_transform
+        same = theirs.config == ours.config
+        return None if same else f"another data.target_transform, {theirs.kind} against {ours.kind}"
 
     def fits(self, store: Store) -> str | None:
         """What a store has otherwise, or None."""
@@ -299,7 +301,9 @@ class TextDataset:
         self, stream: str, values: np.ndarray, lengths: np.ndarray, examples: np.ndarray, draw: Draw | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Values of examples after `data.transforms` of a stream."""
-        for name, config in (draw.config.transforms if draw else {}).items():
+        if draw is None:
+            return values, lengths
+        for name, config in draw.config.transforms.items():
             if name not in self._made:
                 self._made[name] = registry.find("transform", config.type)(config, self.task)
             if self._made[name].stream == stream:
