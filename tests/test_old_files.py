@@ -107,3 +107,27 @@ def test_a_new_store_goes_with_one_of_format_3(tmp_path, s2s):
     words = ["source=src", "target=tgt", f"tokenizer_from={THREE}/text", f"train={tmp_path}/more", "workers=1"]
     assert s2s("preprocess", *words, f"store={tmp_path}/store") == 0
     assert len(Stores([THREE / "text", tmp_path / "store"]).split("train")) == 14
+
+
+# A store of format 4 and a run whose checkpoints are of format 2, the terms of their loss by name.
+
+TWO = OLD.parent / "format2"
+
+
+def test_a_run_of_format_2_decodes_a_store_of_format_4(s2s, tmp_path):
+    expected = json.loads((TWO / "expected.json").read_text())["hypotheses"]
+    words = (f"checkpoint={TWO}/run", f"store={TWO}/store", "format=json", f"output={tmp_path}/output", "device=cpu")
+    assert s2s("generate", *words) == 0
+    rows = [json.loads(line) for line in (tmp_path / "output").read_text().splitlines()]
+    assert [row["hypothesis"] for row in rows] == [text for text, _ in expected]
+    assert [row["score"] for row in rows] == pytest.approx([score for _, score in expected], abs=1e-4)
+
+
+def test_and_goes_on(s2s, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(TWO / "run", run, symlinks=True)
+    words = ("--config", f"{run}/config.yaml", f"store={TWO}/store", f"run={run}", "train.max_updates=62")
+    assert s2s("train", *words) == 0
+    assert "resuming" in capsys.readouterr().err
+    assert s2s("inspect", run) == 0
+    assert s2s("inspect", TWO / "store") == 0
