@@ -13,14 +13,16 @@ from s2s.errors import UserError
 
 @dataclasses.dataclass
 class WaveformConfig:
-    """Options of what is done to samples. They need the waveforms in the store (features.keep=waveform)."""
+    """Options of augmenting samples. They require waveforms in the store (features.keep=waveform)."""
 
-    speed: list[float] = option([1.0], "factors of the speed, one drawn for each utterance", at_least=0.1, at_most=10)
-    gain: float = option(0.0, "decibels by which an utterance gets louder or softer, at most", at_least=0, at_most=200)
-    noise: float = option(0.0, "probability that an utterance gets noise", at_least=0, at_most=1)
-    noise_snr: list[float] = option([5.0, 20.0], "signal-to-noise ratio in decibels, drawn between these two",
+    speed: list[float] = option(
+        [1.0], "speed factors, one of which is drawn for each utterance", at_least=0.1, at_most=10
+    )
+    gain: float = option(0.0, "most decibels by which an utterance is made louder or softer", at_least=0, at_most=200)
+    noise: float = option(0.0, "probability of adding noise to an utterance", at_least=0, at_most=1)
+    noise_snr: list[float] = option([5.0, 20.0], "range of the signal-to-noise ratio, in decibels",
                                     needs="noise")  # fmt: skip
-    noise_folder: str | None = option(None, "folder of recordings of noise; null: white noise", needs="noise")
+    noise_folder: str | None = option(None, "folder of noise recordings; null: white noise", needs="noise")
 
     @property
     def active(self) -> bool:
@@ -31,12 +33,12 @@ class WaveformConfig:
 class SpecAugmentConfig:
     """Options of SpecAugment (Park et al. 2019, arXiv:1904.08779), without time warping."""
 
-    time_masks: int = option(0, "stretches of frames that are masked", at_least=0, at_most=1000)
-    time_width: int = option(40, "frames of one, at most", at_least=1, needs="time_masks")
-    time_share: float = option(0.2, "share of an utterance's frames that one masks, at most", at_least=0, at_most=1,
+    time_masks: int = option(0, "number of time masks", at_least=0, at_most=1000)
+    time_width: int = option(40, "most frames in a time mask", at_least=1, needs="time_masks")
+    time_share: float = option(0.2, "largest share of an utterance in a time mask", at_least=0, at_most=1,
                                needs="time_masks")  # fmt: skip
-    frequency_masks: int = option(0, "bands of features that are masked", at_least=0, at_most=1000)
-    frequency_width: int = option(27, "features of one, at most", at_least=1, needs="frequency_masks")
+    frequency_masks: int = option(0, "number of frequency masks", at_least=0, at_most=1000)
+    frequency_width: int = option(27, "most features in a frequency mask", at_least=1, needs="frequency_masks")
 
     @property
     def active(self) -> bool:
@@ -44,7 +46,7 @@ class SpecAugmentConfig:
 
 
 def perturb(samples: np.ndarray, sample_rate: int, config: WaveformConfig, seed: int) -> np.ndarray:
-    """An utterance at another speed (and pitch, as of a tape), louder or softer, with noise.
+    """Change the speed (and pitch, as of a tape) and the volume of an utterance, and add noise.
 
     Args:
         samples: float32 [n].

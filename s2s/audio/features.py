@@ -26,20 +26,26 @@ class FeatureConfig:
     """Options of the features of speech."""
 
     sample_rate: int = option(16000, "Hz; recordings of another rate are resampled", at_least=100, at_most=1_000_000)
-    bins: int = option(80, "mel filters: features of a frame", at_least=1, at_most=4096)
-    frame_length: float = option(25.0, "milliseconds of a frame", at_least=1, at_most=1000)
+    bins: int = option(80, "mel filters, which is the number of features in a frame", at_least=1, at_most=4096)
+    frame_length: float = option(25.0, "length of a frame in milliseconds", at_least=1, at_most=1000)
     frame_shift: float = option(10.0, "milliseconds from one frame to the next", at_least=1, at_most=1000)
     low_frequency: float = option(20.0, "Hz at which the first filter begins", at_least=0)
-    high_frequency: float = option(0.0, "Hz at which the last filter ends; 0 and below: from half the rate downwards")
+    high_frequency: float = option(0.0, "Hz at which the last filter ends; 0 or less: added to half the sample rate")
     window: str = option("povey", "window of a frame", ("povey", "hamming", "hanning"))
-    preemphasis: float = option(0.97, "share of the sample before that is subtracted from each", at_least=0, at_most=1)
-    snip_edges: bool = option(True, "only frames that lie in the recording; false: one every shift, edges mirrored")
-    cmvn: str = option("global", "features get mean 0 and variance 1 over: the training split, each utterance", CMVN)
+    preemphasis: float = option(
+        0.97, "share of the previous sample that is subtracted from each sample", at_least=0, at_most=1
+    )
+    snip_edges: bool = option(
+        True, "only frames entirely within the recording; false: one per shift, with mirrored edges"
+    )
+    cmvn: str = option(
+        "global", "normalise features to mean 0 and variance 1 over the training split, or each utterance", CMVN
+    )
     keep: str = option(
-        "features", "what the store has: features, or the waveform, as speed perturbation needs it",
+        "features", "data in the store: features, or the waveform, which speed perturbation requires",
         ("features", "waveform"),
     )  # fmt: skip
-    channel: int | None = option(None, "channel of recordings that have several, from 1; null: their mean", at_least=1)
+    channel: int | None = option(None, "channel of recordings with several, from 1; null: the mean of all", at_least=1)
 
 
 class Fbank:
@@ -63,7 +69,7 @@ class Fbank:
                 f"{self.length} and {self.shift} samples at features.sample_rate={config.sample_rate}, and must be at "
                 "least 2 and 1"
             )
-        self.filters  # noqa: B018 (a wrong config is told now)
+        self.filters  # noqa: B018 (reports a wrong config now)
 
     @cached_property
     def filters(self) -> np.ndarray:

@@ -23,7 +23,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 class StageConfig:
     """A stage of a curriculum: what is other than in `data` for some epochs; null: as there."""
 
-    epochs: int = option(1, "how many epochs it lasts; the last stage lasts to the end", at_least=1)
+    epochs: int = option(1, "epochs of this stage; the last stage lasts to the end", at_least=1)
     weights: list[float] | None = option(None, "as data.weights")
     temperature: float | None = option(None, "as data.temperature", at_least=1)
     max_length: int | None = option(None, "as data.max_length", at_least=1)
@@ -38,24 +38,26 @@ class DataConfig(TransformConfig, PlanConfig):
 
     pool: int = option(
         1 << 20,
-        "examples that are planned together, the memory's bound: fewer mix more freely and pad more",
+        "examples planned together, which bounds memory; with fewer, batches are more mixed and have more padding",
         at_least=1,
     )
     group: int | None = option(
         None,
-        "batches in a row of like lengths, one for each of so many processes; null: as many as there are",
+        "consecutive batches of similar lengths, one for each process; null: the number of processes",
         at_least=1,
     )
-    max_length: int | None = option(None, "leave out, and count, examples with a longer side, in tokens", at_least=1)
+    max_length: int | None = option(None, "drop and count training examples with a longer side, in tokens", at_least=1)
     weights: list[float] = option(
-        [], "of each training corpus in the mixture; empty: by size and temperature", at_least=0
+        [], "weight of each training corpus in the mixture; empty: by size and temperature", at_least=0
     )
     temperature: float = option(
-        1.0, "a corpus counts by size^(1/temperature); 1: every example once an epoch", at_least=1
+        1.0, "weights of corpora are size^(1/temperature); 1: every example once per epoch", at_least=1
     )
-    homogeneous: str = option("none", "a batch holds examples of one of these only", ("none", "corpus", "language"))
+    homogeneous: str = option(
+        "none", "fill each batch from a single corpus or language", ("none", "corpus", "language")
+    )
     stages: list[StageConfig] = option([], "a curriculum, such as [{epochs:2,max_length:20},{word_dropout:0.1}]")
-    verify: bool = option(True, "check all data that is trained on before it begins; false: each part when it is read")
+    verify: bool = option(True, "verify all training data before training; false: verify each part when it is read")
 
 
 class Draw(NamedTuple):

@@ -28,18 +28,20 @@ class PlanConfig:
     batch_tokens: int = option(
         4096, "budget of a batch: sentences x the cost of its longest sides, padding included", at_least=1
     )
-    batch_sentences: int | None = option(None, "most sentences (packed: rows) of a batch; null: any", at_least=1)
-    batch_multiple: int = option(1, "batches have a multiple of so many sentences, where they have so many", at_least=1)
-    cost: str = option("max", "what a sentence costs, of its source and target length", registry.Names("cost"))
+    batch_sentences: int | None = option(None, "most sentences (packed: rows) in a batch; null: no limit", at_least=1)
+    batch_multiple: int = option(
+        1, "make the number of sentences in a batch a multiple of this, if it is not smaller", at_least=1
+    )
+    cost: str = option("max", "cost of a sentence, from its source and target length", registry.Names("cost"))
     quadratic: float | None = option(
-        None, "Q: a length L counts as L + L^2/Q, for attention's share; null: as L", at_least=1
+        None, "Q: a length L counts as L + L^2/Q, for the cost of attention; null: as L", at_least=1
     )
     buckets: list[int] = option(
-        [], "buckets of bucket_1d [N] or of bucket_2d [source, target]; empty: about two batches each", at_least=1,
+        [], "bucket_1d: [number], bucket_2d: [source,target]; empty: about two batches per bucket", at_least=1,
         needs="batching=bucket_1d|bucket_2d",
     )  # fmt: skip
     row_tokens: int | None = option(
-        None, "packed: room of a row, doubled where a longer example opens it; null: 64, or 1/128 of the budget",
+        None, "tokens in a packed row, doubled if a longer example begins it; null: 64, or 1/128 of the budget",
         at_least=1, needs="batching=packed",
     )  # fmt: skip
 

@@ -19,149 +19,151 @@ class DecodeConfig:
         "searcher",
         "beam",
         "beam search (greedy with beam_size=1), sampling, stochastic beam search (sampling without replacement) or "
-        "another; speculative and ctc are what decode.speculative and decode.ctc_weight=1 choose",
+        "another; decode.speculative and decode.ctc_weight=1 choose the searches speculative and ctc",
     )
     scorers: dict[str, Any] = components(
         "scorer",
         [],
-        "what rates hypotheses beside the model; language_model, coverage_penalty and ctc_weight choose such, too",
+        "scorers of hypotheses in addition to the model; language_model, coverage_penalty and ctc_weight add theirs",
     )
     rules: dict[str, Any] = components(
-        "rule", [], "what hypotheses may hold; no_repeat_ngram, forbidden and allowed choose such, too"
+        "rule", [], "restrictions of hypotheses; no_repeat_ngram, forbidden and allowed add theirs"
     )
     beam_size: int = option(
-        5, "hypotheses kept alive for each sentence in either beam search", at_least=1, at_most=10_000
+        5,
+        "hypotheses kept alive for each sentence in beam search and stochastic beam search",
+        at_least=1,
+        at_most=10_000,
     )
     n_best: int = option(
         1, "hypotheses returned for each sentence; in sampling, how many are drawn", at_least=1, at_most=10_000
     )
     diverse_groups: int = option(
         1,
-        "beam search in so many groups of equal size, each kept away from what the earlier ones choose",
+        "number of equal groups in beam search; each group avoids the choices of the earlier ones",
         at_least=1,
         at_most=1000,
     )
     diverse_strength: float = option(
-        0.5, "taken off a token's log-probability for each earlier group's row that chose it at the step", at_least=0,
+        0.5, "penalty on a token for each hypothesis of earlier groups that chose it at this step", at_least=0,
         at_most=1e6, needs="diverse_groups",
     )  # fmt: skip
     length_penalty: float = option(
-        1.0, "alpha of the length normalisation: 0 is none, larger prefers longer hypotheses (length counts EOS)",
+        1.0, "alpha of length normalisation: 0 is none, larger values prefer longer hypotheses (EOS counts)",
         at_least=-10, at_most=10,
     )  # fmt: skip
     length_normalization: str = option(
         "power", "power: score / length^alpha; gnmt: score / ((5 + length) / 6)^alpha", ("power", "gnmt")
     )
     word_reward: float = option(
-        0.0, "added to a hypothesis's score for each of its tokens; negative: a penalty", at_least=-1000, at_most=1000
+        0.0,
+        "reward added to the score of a hypothesis for each token; negative: a penalty",
+        at_least=-1000,
+        at_most=1000,
     )
-    min_length_a: float = option(
-        0.0, "no hypothesis is shorter than a * source length + b: a", at_least=0, at_most=1000
-    )
-    min_length_b: int = option(1, "no hypothesis is shorter than a * source length + b: b", at_least=0, at_most=10**6)
-    max_length_a: float = option(
-        2.0, "a hypothesis is ended at a * source length + b tokens: a", at_least=0, at_most=1000
-    )
-    max_length_b: int = option(
-        50, "a hypothesis is ended at a * source length + b tokens: b", at_least=0, at_most=10**6
-    )
+    min_length_a: float = option(0.0, "minimum length is a * source length + b: a", at_least=0, at_most=1000)
+    min_length_b: int = option(1, "minimum length is a * source length + b: b", at_least=0, at_most=10**6)
+    max_length_a: float = option(2.0, "maximum length is a * source length + b: a", at_least=0, at_most=1000)
+    max_length_b: int = option(50, "maximum length is a * source length + b: b", at_least=0, at_most=10**6)
     stopping: str = option(
         "first_finished",
-        "a sentence is done when: beam_size hypotheses have finished; no live one can still enter the n_best; "
-        "all have reached the maximum length",
+        "when a sentence is finished: beam_size hypotheses have finished; no live hypothesis can enter the n_best; "
+        "all hypotheses have reached the maximum length",
         ("first_finished", "best_possible", "exhaustive"),
     )
     allow_unknown: bool = option(False, "whether the unknown symbol may be generated")
     no_repeat_ngram: int = option(
-        0, "no hypothesis holds the same n tokens twice; 0: any may", at_least=0, at_most=10_000
+        0, "forbid the same n tokens twice in a hypothesis; 0: allow", at_least=0, at_most=10_000
     )
     forbidden: str | None = option(
-        None, "file of words or phrases, one a line, whose tokens no hypothesis holds one after the other"
+        None, "file of words or phrases, one per line, whose sequences of tokens are forbidden in hypotheses"
     )
-    allowed: str | None = option(None, "file of outputs, one a line: nothing else is produced, whatever its length")
+    allowed: str | None = option(
+        None, "file of the only allowed outputs, one per line; length limits do not apply to them"
+    )
     temperature: float = option(
         1.0,
-        "logits are divided by it: those that are drawn from, or in beam search those that rate: above 1, less sure "
-        "models keep more hypotheses in the beam",
+        "softmax temperature, for sampling and for beam scores; above 1, the model is less confident, and the beam "
+        "more varied",
         at_least=0.01,
         at_most=1000,
     )
     eos_scale: float = option(
-        1.0, "beam search: EOS's log-probability times this: below 1, hypotheses end earlier", at_least=0.01, at_most=1
+        1.0, "beam search: factor of EOS's log-probability; below 1, hypotheses end earlier", at_least=0.01, at_most=1
     )
-    top_k: int = option(0, "sampling: only from the k most probable tokens; 0: all", at_least=0)
+    top_k: int = option(0, "sampling: draw only from the k most probable tokens; 0: all", at_least=0)
     top_p: float = option(
-        1.0, "sampling: only from the most probable tokens that together reach p", at_least=0, at_most=1
+        1.0, "sampling: draw only from the most probable tokens whose probabilities add up to p", at_least=0, at_most=1
     )
     epsilon: float = option(
-        0.0, "sampling: only tokens of at least this probability among those that are left", at_least=0, below=1
+        0.0, "sampling: draw only tokens of at least this probability, after top_k and top_p", at_least=0, below=1
     )
     ctc_weight: float | None = option(
         None,
-        "share of CTC in a hypothesis's score. 1: CTC alone, the best path with beam_size=1, else prefix beam search; "
-        "null: 1 for a model without a decoder and with early exits, 0.3 for one with both, 0 for one without CTC",
+        "weight of CTC in the score. 1: CTC alone, best path with beam_size=1, otherwise prefix beam search; null: 1 "
+        "without a decoder and with early exits, 0.3 for a model with CTC and a decoder, 0 for one without CTC",
         at_least=0,
         at_most=1,
     )
     auxiliary_weights: list[float] = option(
-        [], "share of each of model.auxiliary_heads in the logits, the top has the rest; empty: the top alone",
+        [], "share of each of model.auxiliary_heads in the logits; empty: only the top layer",
         at_least=0, at_most=1,
     )  # fmt: skip
     exit_layer: int | None = option(
         None,
-        "CTC alone on this one of model.encoder.ctc_layers; what is above it is not computed",
+        "decode by the CTC of this layer, one of model.encoder.ctc_layers, and skip the layers above it",
         at_least=1,
         at_most=1000,
     )
     exit_confidence: float | None = option(
         None,
-        "CTC alone; a recording goes no further than the first of model.encoder.ctc_layers where the most probable "
-        "labels have this probability (geometric mean over the positions)",
+        "decode by CTC, and stop each recording at the first of model.encoder.ctc_layers whose most probable labels "
+        "have this probability (geometric mean over positions)",
         at_least=0,
         at_most=1,
     )
     chunk_seconds: float | None = option(
         None,
-        "longer recordings are decoded in chunks of so many seconds, put together by CTC's times",
+        "decode longer recordings in chunks of this many seconds, joined by CTC's times",
         at_least=1,
         at_most=1e6,
     )
     chunk_overlap: float = option(
-        4.0, "seconds that a chunk shares with the next one", at_least=0, needs="chunk_seconds"
+        4.0, "seconds of overlap between neighbouring chunks", at_least=0, needs="chunk_seconds"
     )
     language_model: str | None = option(
-        None, "a run or checkpoint of task=language_modeling with the same target vocabulary, which rates tokens too"
+        None, "run or checkpoint of task=language_modeling with the same target vocabulary, for shallow fusion"
     )
     language_model_weight: float = option(
         0.3,
-        "its log-probability, so many times, is added to a token's score; negative: likely text is ranked down",
+        "factor of the language model's log-probability, which is added to the score; negative: demote likely text",
         at_least=-1000,
         at_most=1000,
         needs="language_model",
     )
     ensemble: str = option(
         "linear",
-        "several models: average of their probabilities, or of their log-probabilities (normalised again)",
+        "ensembles: average probabilities, or log-probabilities (normalised again)",
         ("linear", "log_linear"),
     )
     ensemble_weights: list[float] = option(
-        [], "weight of each model in that average; empty: all the same", at_least=0, at_most=1e6
+        [], "weight of each model of an ensemble; empty: equal weights", at_least=0, at_most=1e6
     )
     mbr: str = option(
         "none",
-        "minimum Bayes risk: of the n_best, the only output is the one most like all of them by sentence chrF or BLEU",
+        "minimum Bayes risk: output the hypothesis of the n_best most similar to all, by sentence chrF or BLEU",
         ("none", "chrf", "bleu"),
     )
     batch_tokens: int = option(
         6000,
-        "budget of memory: sentences side by side x hypotheses a sentence x longest source of them (EOS included); of "
-        "target tokens that they may come to, 8 times as many; one sentence goes always",
+        "memory budget: sentences decoded together x hypotheses per sentence x their longest source (EOS included), "
+        "and 8 times as much for the maximum length of targets; one sentence always fits",
         at_least=1,
         at_most=10**9,
     )
     slots: int | None = option(
         None,
-        "sentences decoded side by side at most; null: as many as batch_tokens allows for their length",
+        "most sentences decoded together; null: as many as batch_tokens allows for their length",
         at_least=1,
         at_most=10**6,
     )
@@ -173,24 +175,24 @@ class DecodeConfig:
     )
     max_source: int | None = option(
         None,
-        "longest source, in tokens or in positions of the encoder; time grows with its square. null: 4096 tokens of "
-        "text, 15000 positions (ten minutes) of a recording without chunk_seconds",
+        "longest source, in tokens or encoder positions; time grows with its square. null: 4096 tokens of text, "
+        "15000 positions (ten minutes) of a recording without chunk_seconds",
         at_least=1,
         at_most=10**7,
     )
     long_source: str = option(
-        "crop", "a longer source is cut to it, and counted at the end; or its sentence fails", ("crop", "refuse")
+        "crop", "longer sources: cut them to max_source and count them, or fail", ("crop", "refuse")
     )
     on_error: str = option(
         "stop",
-        "where a sentence fails (its model output is not finite, it does not fit into memory): stop with an error that "
-        "names it, or mark it by an empty line, in JSON an error, and go on",
+        "if a sentence fails (model output not finite, out of memory): stop with an error that names it, or mark it by "
+        "an empty line, in JSON an error, and continue",
         ("stop", "mark"),
     )
     backend: str = option(
         "auto",
-        "what computes a step: PyTorch's operators (eager), or on a CPU kernels compiled at first use (native); auto: "
-        "native on a CPU where there is a C++ compiler",
+        "how steps are computed: by PyTorch's operators (eager), or on a CPU by kernels compiled at first use (native); "
+        "auto: native on a CPU with a C++ compiler",
         ("auto", "eager", "native"),
     )
     dtype: str = option(
@@ -200,30 +202,32 @@ class DecodeConfig:
     )
     shortlist: str | None = option(
         None,
-        "file of s2s-shortlist: a hypothesis holds only likely translations of its source's symbols (not in scoring)",
+        "file of s2s-shortlist: allow only likely translations of the source's symbols (not with mode=score)",
     )
 
     coverage_penalty: float = option(
         0.0,
-        "beta: finished hypotheses are ranked by score + beta * sum over source tokens of log(min(attention, 1))",
+        "beta: rank finished hypotheses by score + beta * sum over source tokens of log(min(attention, 1))",
         at_least=0,
         at_most=1e6,
     )
     alignment_layer: int | None = option(
         None,
-        "decoder layer, from 1, whose attention makes alignments and coverage; null: the last but one",
+        "decoder layer, from 1, whose attention gives alignments and coverage; null: the last but one",
         at_least=1,
         at_most=1000,
     )
-    alignment_head: int | None = option(None, "its head, from 1; null: the mean of all", at_least=1, at_most=1000)
+    alignment_head: int | None = option(
+        None, "attention head of that layer, from 1; null: the mean of all heads", at_least=1, at_most=1000
+    )
 
     speculative: str = option(
         "none",
-        "greedy search, several tokens a step: guessed by copying from the source, or by the model draft=CHECKPOINT",
+        "greedy search, several tokens per step, proposed by copying from the source or by the model draft=CHECKPOINT",
         ("none", "input", "draft"),
     )
     speculative_tokens: int = option(
-        4, "tokens guessed for a step", at_least=1, at_most=100, needs=("speculative", "draft")
+        4, "tokens proposed per step", at_least=1, at_most=100, needs=("speculative", "draft")
     )
 
     def __post_init__(self):

@@ -16,19 +16,19 @@ class AdamConfig:
 
     type: str = option("adam", "component")
     lr: float = option(1e-3, "highest learning rate", at_least=0)
-    schedule: str = option("inverse_sqrt", "how the learning rate goes after the warm-up", registry.Names("schedule"))
+    schedule: str = option("inverse_sqrt", "course of the learning rate after the warm-up", registry.Names("schedule"))
     warmup_updates: int = option(1000, "updates over which the learning rate rises linearly from 0", at_least=0)
-    min_lr: float = option(0.0, "where the cosine and linear schedules end, at train.max_updates", at_least=0,
+    min_lr: float = option(0.0, "learning rate at the end of the cosine and linear schedules", at_least=0,
                            needs="schedule=cosine|linear")  # fmt: skip
-    beta1: float = option(0.9, "decay of the gradient's mean", at_least=0, below=1)
-    beta2: float = option(0.98, "decay of its square", at_least=0, below=1)
-    eps: float = option(1e-9, "added to the root of the square", at_least=0)
-    weight_decay: float = option(0.0, "on matrices (not on biases, norms)", at_least=0)
+    beta1: float = option(0.9, "decay of the mean of gradients", at_least=0, below=1)
+    beta2: float = option(0.98, "decay of the mean of squared gradients", at_least=0, below=1)
+    eps: float = option(1e-9, "added to the root of the mean square", at_least=0)
+    weight_decay: float = option(0.0, "weight decay of matrices (not of biases and norms)", at_least=0)
     groups: list[GroupConfig] = option(
-        [], "parameters with other rates, such as [{parameters:[encoder],factor:0.1,warmup_updates:4000}]"
+        [], "parameters with their own rate, such as [{parameters:[encoder],factor:0.1,warmup_updates:4000}]"
     )
     layer_decay: float = option(
-        1.0, "learning rate of a layer over that of the one above it, embeddings the lowest; 1: the same", at_most=1,
+        1.0, "learning rate of a layer relative to the layer above it; embeddings have the lowest", at_most=1,
         at_least=0,
     )  # fmt: skip
 
@@ -38,7 +38,7 @@ class AdamWConfig(AdamConfig):
     """Options of AdamW: Adam with decoupled weight decay."""
 
     type: str = option("adamw", "component")
-    weight_decay: float = option(0.01, "decoupled, on matrices (not on biases, norms)", at_least=0)
+    weight_decay: float = option(0.01, "decoupled weight decay of matrices (not of biases and norms)", at_least=0)
 
 
 class Adam:

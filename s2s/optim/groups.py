@@ -1,4 +1,4 @@
-"""Groups of parameters: what decays, and what has a learning rate of its own."""
+"""Groups of parameters, with or without weight decay, and with their own learning rates."""
 
 import dataclasses
 import re
@@ -15,8 +15,8 @@ class GroupConfig:
     """Parameters with a learning rate of their own."""
 
     parameters: list[str] = option([], "embeddings, encoder, decoder, or patterns of parameter names")
-    factor: float = option(1.0, "their learning rate is so many times the others'", at_least=0)
-    warmup_updates: int | None = option(None, "as optim.warmup_updates", at_least=0)
+    factor: float = option(1.0, "factor of their learning rate", at_least=0)
+    warmup_updates: int | None = option(None, "their warm-up; null: optim.warmup_updates", at_least=0)
 
 
 def parameter_groups(model: nn.Module, config) -> list[dict]:

@@ -32,17 +32,26 @@ class SentencePieceConfig(TokenizerConfig):
     """Options of the SentencePiece tokenizer."""
 
     type: str = option("sentencepiece", "component")
-    algorithm: str = option("unigram", "what is learned", choices=("unigram", "bpe"))
-    vocab_size: int = option(8000, "pieces, the 4 special symbols included", at_least=5, at_most=1 << 24)
-    character_coverage: float = option(1.0, "share of the characters that get a piece", at_least=0.98, at_most=1)
-    byte_fallback: bool = option(False, "spell what has no piece in 256 byte pieces, so that nothing is unknown")
-    sample_lines: int = option(1_000_000, "most lines to learn from; of more a fixed random sample", at_least=1)
-    sample_characters: int = option(
-        30_000_000, "most characters to learn from, as sample_lines; each takes some 25 bytes of memory", at_least=1
+    algorithm: str = option("unigram", "algorithm of learning", choices=("unigram", "bpe"))
+    vocab_size: int = option(
+        8000, "pieces in the vocabulary, including the 4 special symbols", at_least=5, at_most=1 << 24
     )
-    model: str | None = option(None, "a SentencePiece model file to use instead of learning one")
+    character_coverage: float = option(
+        1.0, "share of the text's characters that have a piece", at_least=0.98, at_most=1
+    )
+    byte_fallback: bool = option(False, "spell characters without a piece in 256 byte pieces, so that none is unknown")
+    sample_lines: int = option(1_000_000, "most lines to learn from; a random sample of a longer text", at_least=1)
+    sample_characters: int = option(
+        30_000_000,
+        "most characters to learn from, as with sample_lines; each takes about 25 bytes of memory",
+        at_least=1,
+    )
+    model: str | None = option(None, "SentencePiece model file to use instead of learning one")
     sampling: float = option(
-        0.0, "random pieces in training; unigram: exponent of probabilities, bpe: dropout", at_least=0, at_most=1
+        0.0,
+        "random segmentation in training; unigram: exponent of probabilities, bpe: dropout of merges",
+        at_least=0,
+        at_most=1,
     )
 
 
@@ -174,7 +183,9 @@ def _train(config: SentencePieceConfig, text: bytes) -> bytes:
     try:
         model, error = receiver.recv()
     except EOFError as error:
-        raise Failure("learning the tokenizer died; perhaps for lack of memory: lower sample_characters") from error
+        raise Failure(
+            "learning the tokenizer was killed, perhaps for lack of memory: lower sample_characters"
+        ) from error
     finally:
         process.kill()
         process.join()

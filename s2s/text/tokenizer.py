@@ -28,12 +28,12 @@ class LearningError(UserError):
 
 @dataclasses.dataclass
 class TokenizerConfig:
-    """What all tokenizers have in common."""
+    """Options of all tokenizers."""
 
     type: str = option("", "component")
     normalization: str = option("nfc", "Unicode normalisation of every line", choices=("none", "nfc", "nfkc"))
     lowercase: bool = option(False, "lower-case every line")
-    joint: bool = option(True, "one tokenizer and one vocabulary for both sides; false: one a side")
+    joint: bool = option(True, "one tokenizer and one vocabulary for both sides; false: one for each side")
     reserved: list[str] = option(
         [], "symbols beside those of texts, for the model alone, such as <mask>; the task adds its own"
     )

@@ -43,7 +43,7 @@ class Vocabulary:
         self._index = {symbol: index for index, symbol in enumerate(symbols)}
         if len(self._index) != len(symbols):
             twice = next(symbol for index, symbol in enumerate(symbols) if self._index[symbol] != index)
-            raise ValueError(f"symbol {twice!r} is there twice")
+            raise ValueError(f"symbol {twice!r} appears twice")
         if any("\n" in symbol for symbol in symbols):
             raise ValueError("a symbol holds a line feed")
         self.reserved = {symbol: self._index.pop(symbol) for symbol in symbols[len(symbols) - reserved :]}

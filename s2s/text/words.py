@@ -17,12 +17,12 @@ from s2s.text.vocabulary import NEEDED, SPECIALS, UNK, Vocabulary, read_symbols
 class CountedConfig(TokenizerConfig):
     """Options of the tokenizers whose vocabulary is counted."""
 
-    joint: bool = option(False, "one vocabulary for both sides; false: one a side")
+    joint: bool = option(False, "one vocabulary for both sides; false: one for each side")
     vocab_size: int | None = option(
-        None, "largest vocabulary, the 4 special symbols included; null: no limit", at_least=5
+        None, "most symbols in the vocabulary, including the 4 special symbols; null: no limit", at_least=5
     )
-    min_count: int = option(1, "a symbol seen less often is unknown", at_least=1)
-    vocabulary: str | None = option(None, "a file of symbols, one a line, to use instead of counting")
+    min_count: int = option(1, "symbols that occur less often are unknown", at_least=1)
+    vocabulary: str | None = option(None, "file of symbols, one per line, to use instead of counting")
 
 
 @dataclasses.dataclass
@@ -100,7 +100,7 @@ def given_vocabulary(config: CountedConfig, symbols_of: Callable[[str], list[str
         if symbol in seen:
             other, spelled = seen[symbol]
             same = "" if spelled == written else f", as {spelled!r}; lines have {symbol!r} for both"
-            raise UserError(f"{path}:{number}: symbol {written!r} is there twice (also in line {other}{same})")
+            raise UserError(f"{path}:{number}: symbol {written!r} appears twice (also in line {other}{same})")
         seen[symbol] = number, written
     seen = {symbol: place for symbol, place in seen.items() if symbol not in (*SPECIALS, *config.reserved)}
     if not seen:

@@ -78,9 +78,9 @@ def test_symbols_are_normalised_as_lines_are(tmp_path, kind, content, options, s
 @pytest.mark.parametrize(
     ("kind", "content", "options", "message"),
     [
-        ("words", "a\nb\na\n", {}, "v:3: symbol 'a' is there twice (also in line 1)"),
+        ("words", "a\nb\na\n", {}, "v:3: symbol 'a' appears twice (also in line 1)"),
         ("words", "A\na\n", {"lowercase": True},
-         "v:2: symbol 'a' is there twice (also in line 1, as 'A'; lines have 'a' for both)"),
+         "v:2: symbol 'a' appears twice (also in line 1, as 'A'; lines have 'a' for both)"),
         ("words", "a\n\nb\n", {}, "v:2: empty line; one symbol a line is needed"),
         ("words", "", {}, "v:1: empty line"),
         ("words", "<pad>\n<unk>\n", {}, "v: no symbols in it"),
