@@ -191,7 +191,7 @@ class DecodeConfig:
     )
     backend: str = option(
         "auto",
-        "how steps are computed: by PyTorch's operators (eager), or on a CPU by kernels compiled at first use (native); "
+        "a step is computed by PyTorch's operators (eager), or on a CPU by kernels compiled at first use (native); "
         "auto: native on a CPU with a C++ compiler",
         ("auto", "eager", "native"),
     )
