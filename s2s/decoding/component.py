@@ -4,6 +4,7 @@ Each component says itself which options of `decode` it reads and what it does n
 a command, a call or a request against that, before any model is loaded and again when the models are known.
 """
 
+import dataclasses
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -154,11 +155,12 @@ def _read(config: Any, searcher: type, components: list[Chosen], given: Mapping[
 
 
 def _changed(config: Any) -> Iterator[tuple[str, Any]]:
-    """Options that are not as they are by default."""
-    plain = type(config)()
-    for name, value in vars(config).items():
-        if value != getattr(plain, name):
-            yield name, value
+    """Options that are not as they are by default; those that hold components are not among them."""
+    for field in dataclasses.fields(config):
+        if "group" not in field.metadata:
+            value, make = getattr(config, field.name), field.default_factory
+            if value != (field.default if make is dataclasses.MISSING else make()):
+                yield field.name, value
 
 
 def _others(fits) -> str:

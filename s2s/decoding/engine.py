@@ -344,7 +344,7 @@ class _Run:
             self.ended = True
         self.tokens, self.scores = choice.tokens, choice.scores
         if choice.parents is not None:
-            first = torch.arange(0, self.tokens.numel(), self.config.rows, device=self.tokens.device)[:, None]
+            first = torch.arange(0, self.tokens.numel(), self.tokens.size(1), device=self.tokens.device)[:, None]
             self.scorer.reorder((first + choice.parents).flatten())
         self.limits.advance()
         self.clock += 1
