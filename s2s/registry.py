@@ -48,6 +48,19 @@ COMPONENTS = {
         "speech": "s2s.models.speech:SpeechModel",
         "transformer_lm": "s2s.models.language_model:LanguageModel",
     },
+    "frontend": {
+        "tokens": "s2s.models.frontends.tokens:TokenFrontend",
+        "subsampling": "s2s.models.frontends.subsampling:SubsamplingFrontend",
+    },
+    "encoder": {"transformer": "s2s.models.encoders.transformer:TransformerEncoder"},
+    "layer": {
+        "transformer": "s2s.nn.layers:Layer",
+        "conformer": "s2s.nn.conformer:ConformerLayer",
+        "e_branchformer": "s2s.nn.conformer:EBranchformerLayer",
+    },
+    "bridge": {"top": "s2s.models.bridges.top:TopBridge"},
+    "decoder": {"transformer": "s2s.models.decoders.transformer:TransformerDecoder"},
+    "output": {"linear": "s2s.models.outputs.linear:linear"},
     "criterion": {"terms": "s2s.criterions.criterion:Criterion"},
     "term": {
         "cross_entropy": "s2s.criterions.terms.cross_entropy:CrossEntropy",

@@ -1,7 +1,10 @@
 """Specs of models, and criterions, in tests."""
 
+from s2s.config.compose import preset
 from s2s.criterions.criterion import Criterion, CriterionConfig
 from s2s.data.spec import FeatureSource, Spec, TokenSource
+from s2s.models.encoders.speech import SpeechEncoderConfig
+from s2s.models.frontends.subsampling import SubsamplingConfig
 
 
 def text_spec(source: int, target: int | None = None, shared: bool = False) -> Spec:
@@ -22,3 +25,14 @@ def target_spec(size: int) -> Spec:
 def criterion_of(*terms) -> Criterion:
     """The sum of some terms, by their options."""
     return Criterion(CriterionConfig(terms={term.type: term for term in terms}))
+
+
+def speech_parts(layer: str = "conformer", kernel: int = 15, factor: int = 4, channels: int = 32, **encoder) -> dict:
+    """The front-end and the encoder of a SpeechConfig: `encoder` are options of it."""
+    kind = preset("layer", layer)
+    if layer != "transformer":
+        kind.kernel = kernel
+    return {
+        "frontend": SubsamplingConfig(factor=factor, channels=channels),
+        "encoder": SpeechEncoderConfig(**encoder, layer=kind),
+    }

@@ -10,7 +10,7 @@ from tests.tones import write_tones
 pytest.importorskip("soundfile")
 
 OPTIONS = ["task=speech_to_text", "model=speech_transformer_small", "model.encoder.layers=1", "model.encoder.width=48",
-           "model.encoder.ffn_width=96", "model.encoder.subsampling_channels=16", "model.dropout=0.0",
+           "model.encoder.ffn_width=96", "model.frontend.channels=16", "model.dropout=0.0",
            "data.batch_tokens=1500", "optim.lr=3e-3", "optim.warmup_updates=20", "optim.schedule=cosine",
            "train.log_updates=20", "train.valid_metrics=[loss,wer,cer]", "train.samples=1"]  # fmt: skip
 

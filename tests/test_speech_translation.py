@@ -13,7 +13,7 @@ pytest.importorskip("soundfile")
 
 WORDS = {"a": "eins", "b": "zwei", "c": "drei", "d": "vier"}
 SIZES = ["model=speech_transformer_small", "model.encoder.layers=1", "model.decoder.layers=1", "model.dropout=0.0",
-         "model.encoder.subsampling=8", "model.encoder.subsampling_channels=16", "data.batch_tokens=3000",
+         "model.frontend.factor=8", "model.frontend.channels=16", "data.batch_tokens=3000",
          *(f"model.{side}.{key}" for side in ("encoder", "decoder") for key in ("width=64", "ffn_width=128")),
          "optim.lr=6e-3", "optim.schedule=cosine", "optim.warmup_updates=20",
          "criterion.cross_entropy.label_smoothing=0", "train.max_updates=200", "train.valid_updates=200",

@@ -15,6 +15,7 @@ from s2s.checkpoint.runs import CONFIG, WEIGHTS, read, verify
 from s2s.config import schema
 from s2s.config.documents import read_yaml
 from s2s.errors import UserError
+from s2s.models import former
 
 LISTED = 5  # tensors that a message lists
 MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.eye}
@@ -73,6 +74,7 @@ def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple:
         task, kind = (registry.find(part, config[part]["type"]) for part in ("task", "model"))
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
+    config["model"] = former.current(config["model"])
     options = schema.load(kind.Config, config["model"], f"{file}: model")
     task = task.load(folder, config["data"]["target_transform"], config["task"])
     tensors = load_tensors(weights)

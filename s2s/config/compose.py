@@ -125,15 +125,14 @@ class _Builder:
         """A config object of a schema whose keys begin with `prefix`."""
         options = {field.name for field in dataclasses.fields(schema)}
         self._refuse_moved(schema, prefix)
-        found = {
-            name: self._several(field, prefix, name, options) if schemas.is_list(field)
-            else self._one(field, prefix, name)
-            for name, field in schemas.groups(schema).items()
+        parts = {
+            field.name: self.of(field.default_factory, f"{prefix}{field.name}.")
+            for field in dataclasses.fields(schema) if dataclasses.is_dataclass(field.default_factory)
         }  # fmt: skip
-        for field in dataclasses.fields(schema):
-            if dataclasses.is_dataclass(field.default_factory):  # a section, which may hold components too
-                found[field.name] = self.of(field.default_factory, f"{prefix}{field.name}.")
-        return schema(**found)
+        for name, field in schemas.groups(schema).items():
+            several = schemas.is_list(field)
+            parts[name] = self._several(field, prefix, name, options) if several else self._one(field, prefix, name)
+        return schema(**parts)
 
     def _refuse_moved(self, schema: type, prefix: str) -> None:
         """Raises UserError for an option that is elsewhere now, as a schema's MOVED says; a component may have its

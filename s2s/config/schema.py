@@ -279,8 +279,10 @@ def load(config: type, values: Any, where: str) -> Any:
     for name, field in groups(config).items():
         if name in values:
             held[name] = _held(field, name, values, where)
-    values = shapes.conform(values, shape(config), where) | held
     hints = typing.get_type_hints(config)
+    for name in [name for name in values if _holds(hints.get(name))]:
+        held[name] = load(hints[name], values.pop(name), f"{where}: {name}")
+    values = shapes.conform(values, shape(config), where) | held
     nested = {key: without_none(hints[key]) for key, value in values.items() if isinstance(value, dict)}
     values |= {key: load(kind, values[key], where) for key, kind in nested.items()
                if isinstance(kind, type) and dataclasses.is_dataclass(kind)}  # fmt: skip
@@ -292,21 +294,28 @@ def load(config: type, values: Any, where: str) -> Any:
     return found
 
 
+def _holds(annotation: Any) -> bool:
+    """Whether a section holds components."""
+    return dataclasses.is_dataclass(annotation) and bool(groups(annotation))
+
+
 def _held(field: dataclasses.Field, name: str, values: dict[str, Any], where: str) -> Any:
     """The config of the components in a field; their values are removed from `values`."""
     kind, value = field.metadata["group"], values.pop(name)
     if not is_list(field):
-        return None if value is None and field.metadata["preset"] is None else _component(kind, value, name, where)
+        preset = field.metadata["preset"]
+        return None if value is None and preset is None else _component(kind, value, preset or name, f"{where}: {name}")
     labels = shapes.conform(value, [str], f"{where}: {name}")
-    return {label: _component(kind, values.pop(label, {}), label, where) for label in labels}
+    return {label: _component(kind, values.pop(label, {}), label, f"{where}: {label}") for label in labels}
 
 
-def _component(kind: str, value: Any, name: str, where: str) -> Any:
+def _component(kind: str, value: Any, default: str, where: str) -> Any:
+    """The config of a component; `default`: which one it is where the file does not say."""
     if isinstance(value, str):  # as it is chosen, without options of its own
         value = {"type": value}
-    section = shapes.conform(value, {"type?": str, ...: object}, f"{where}: {name}")
+    section = shapes.conform(value, {"type?": str, ...: object}, where)
     try:
-        found = registry.find(kind, section.get("type", name))
+        found = registry.find(kind, section.get("type", default))
     except UserError as error:
-        raise UserError(f"{where}: {name}: {error}") from error
-    return load(getattr(found, "Config", found), section, f"{where}: {name}")
+        raise UserError(f"{where}: {error}") from error
+    return load(getattr(found, "Config", found), section, where)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from s2s.data.batch import Packing, Source
+from s2s.errors import UserError
 from s2s.models.contract import DecoderOutput, DecoderState, Memory
 from s2s.nn.attention import length_mask
 from s2s.nn.initialise import initialise
@@ -47,6 +48,14 @@ class EncoderDecoder(nn.Module):
         """Names of the tags that the model reads: those that its modules name in an attribute `tags`."""
         parts = (module for module in self.modules() if module is not self)
         return tuple(dict.fromkeys(name for part in parts for name in getattr(part, "tags", ())))
+
+    def tie(self, tokens: nn.Embedding) -> None:
+        """Let the output have the matrix of the embedded tokens. Raises UserError: it has no matrix of that size."""
+        weight = getattr(self.output, "weight", None)
+        if not isinstance(weight, nn.Parameter) or weight.shape != tokens.weight.shape:
+            raise UserError("model.tie_embeddings: the output has no matrix like that of the embedded tokens; "
+                            "model.tie_embeddings=none")  # fmt: skip
+        self.output.weight = tokens.weight
 
     @staticmethod
     def draw(*modules: nn.Module | None) -> None:

@@ -12,10 +12,9 @@ from torch import nn
 
 from s2s.config.schema import option
 from s2s.data.spec import Spec, check_sources
-from s2s.models.bridges.top import TopBridge
 from s2s.models.decoders.transformer import TransformerDecoder
 from s2s.models.encoder_decoder import EncoderDecoder
-from s2s.models.stack import StackConfig
+from s2s.models.stack import DecoderConfig
 from s2s.models.transformer import shared_options
 from s2s.nn.embedding import Embedding
 from s2s.nn.feedforward import ACTIVATIONS
@@ -26,7 +25,7 @@ class LanguageModelConfig:
     """Options of a language model, pre-norm."""
 
     type: str = option("transformer_lm", "component")
-    decoder: StackConfig = option(StackConfig, "its layers")
+    decoder: DecoderConfig = option(DecoderConfig, "its layers")
     positions: str = option("sinusoidal", "position information", ("sinusoidal", "rotary"))
     activation: str = option("relu", "of the feed-forward blocks", ACTIVATIONS)
     dropout: float = option(0.1, "of every block's output", at_least=0, below=1)
@@ -58,7 +57,7 @@ class LanguageModel(EncoderDecoder):
         embedding = Embedding(tokens, config.positions, 0, shared.embedding_dropout)
         decoder = TransformerDecoder(config.decoder, shared, embedding, memory_width=None)
         output = nn.Linear(width, spec.target_size, bias=False)
-        self.assemble(None, None, TopBridge(), decoder, output)
+        self.assemble(None, None, None, decoder, output)
         self.draw(embedding, decoder.layers, output)
         if config.tie_embeddings:
             output.weight = tokens.weight

@@ -5,28 +5,30 @@ Shapes: V vocabulary.
 """
 
 import dataclasses
+from typing import Any, ClassVar
 
 from torch import nn
 
-from s2s.config.schema import option
-from s2s.data.spec import FeatureSource, Spec, check_sources
+from s2s.config.schema import group, option
+from s2s.data.spec import Spec, check_sources
 from s2s.errors import UserError
-from s2s.models.bridges.top import TopBridge
+from s2s.models.bridges.top import TopBridge, TopConfig
 from s2s.models.decoders.transformer import TransformerDecoder
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.encoders.speech import SpeechEncoder, SpeechEncoderConfig
-from s2s.models.frontends.subsampling import SubsamplingFrontend
-from s2s.models.stack import StackConfig
+from s2s.models.former import MOVED
+from s2s.models.stack import DecoderConfig
 from s2s.models.transformer import shared_options
 from s2s.nn.embedding import Embedding
 from s2s.nn.feedforward import ACTIVATIONS
+from s2s.registry import find
 
 # Positions that a CPU encodes at once in decoding: not faster for being more (tests/benchmarks/joint.py).
 TOGETHER = 512
 
 
 @dataclasses.dataclass
-class SpeechDecoderConfig(StackConfig):
+class SpeechDecoderConfig(DecoderConfig):
     """Size of the decoder."""
 
     layers: int = option(6, "number of layers; 0: none, CTC alone", at_least=0, at_most=1000)
@@ -39,7 +41,9 @@ class SpeechDecoderConfig(StackConfig):
 class SpeechConfig:
     """Options of a model of speech. Decoder and output are those of the Transformer, pre-norm."""
 
+    MOVED: ClassVar[dict[str, str]] = MOVED
     type: str = option("speech", "component")
+    frontend: Any = group("frontend", "subsampling", "what makes states of frames")
     encoder: SpeechEncoderConfig = option(SpeechEncoderConfig, "encoder")
     decoder: SpeechDecoderConfig = option(SpeechDecoderConfig, "decoder")
     ctc: bool = option(True, "CTC on the encoder: alone, or beside the decoder")
@@ -74,14 +78,14 @@ class SpeechModel(EncoderDecoder):
 
     def __init__(self, config: SpeechConfig, spec: Spec):
         super().__init__()
-        check_sources(spec, (FeatureSource,), config.type)
+        frontend = find("frontend", config.frontend.type)
+        check_sources(spec, (frontend.reads,), config.type)
         self.config, self.target_vocabulary_size, size = config, spec.target_size, spec.target_size
         if not config.decoder.layers and not config.ctc:
             raise UserError("model.ctc=false and model.decoder.layers=0: the model has no output; choose one of them")
         shared, options = shared_options(config), config.encoder
-        frontend = SubsamplingFrontend(spec.sources[0].width, options.width, options.subsampling,
-                                       options.subsampling_channels, options.positions,
-                                       shared.embedding_dropout)  # fmt: skip
+        frontend = frontend(config.frontend, spec.sources[0], options.width,
+                            dataclasses.replace(shared, positions=options.positions))  # fmt: skip
         encoder = SpeechEncoder(options, shared, size if config.ctc else None)
         decoder = output = embedding = None
         if config.decoder.layers:
@@ -91,7 +95,8 @@ class SpeechModel(EncoderDecoder):
             output = nn.Linear(config.decoder.width, size, bias=False)
         elif config.auxiliary_heads:
             raise UserError(f"model.auxiliary_heads={config.auxiliary_heads}: there is no decoder to have them")
-        self.assemble(frontend, encoder, TopBridge(), decoder, output)
+        bridge = TopBridge(TopConfig(), encoder.width, options.layers, config.decoder.layers)
+        self.assemble(frontend, encoder, bridge, decoder, output)
         self.draw(frontend, encoder, embedding, decoder and decoder.layers, output)
         encoder.begin()
         if output is not None and config.tie_embeddings:

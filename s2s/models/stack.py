@@ -19,6 +19,13 @@ class StackConfig:
     ffn_width: int = option(2048, "inner width of the feed-forward blocks", at_least=1, at_most=1_048_576)
 
 
+@dataclasses.dataclass
+class DecoderConfig(StackConfig):
+    """Size of the decoder."""
+
+    type: str = option("transformer", "component")
+
+
 def check_heads(key: str, stack: StackConfig, positions: str) -> None:
     """The arithmetic of heads. Raises UserError."""
     if stack.width % stack.heads:

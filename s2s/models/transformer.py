@@ -4,21 +4,18 @@ Shapes: D model width, V vocabulary.
 """
 
 import dataclasses
+from typing import Any
 
 from torch import nn
 
-from s2s.config.schema import option
-from s2s.data.spec import Spec, TokenSource, check_sources
+from s2s.config.schema import group, option
+from s2s.data.spec import Spec, check_sources
 from s2s.errors import UserError
-from s2s.models.bridges.top import TopBridge
 from s2s.models.contract import Shared
-from s2s.models.decoders.transformer import TransformerDecoder
 from s2s.models.encoder_decoder import EncoderDecoder
-from s2s.models.encoders.transformer import EncoderConfig, TransformerEncoder
-from s2s.models.frontends.tokens import TokenFrontend
-from s2s.models.stack import StackConfig
 from s2s.nn.embedding import Embedding
 from s2s.nn.feedforward import ACTIVATIONS
+from s2s.registry import find
 
 
 @dataclasses.dataclass
@@ -26,8 +23,11 @@ class TransformerConfig:
     """Options of the Transformer."""
 
     type: str = option("transformer", "component")
-    encoder: EncoderConfig = option(EncoderConfig, "encoder")
-    decoder: StackConfig = option(StackConfig, "decoder")
+    frontend: Any = group("frontend", "tokens", "what makes states of a source")
+    encoder: Any = group("encoder", "transformer", "what makes a memory of states")
+    bridge: Any = group("bridge", "top", "what each decoder layer sees of the encoder")
+    decoder: Any = group("decoder", "transformer", "what reads the memory and what was written")
+    output: Any = group("output", "linear", "what makes logits of the decoder's states")
     norm: str = option("pre", "normalise before each block (stable) or after it (the original)", ("pre", "post"))
     positions: str = option("sinusoidal", "position information", ("sinusoidal", "learned", "rotary"))
     max_positions: int = option(
@@ -57,7 +57,7 @@ class Transformer(EncoderDecoder):
 
     Args:
         config: Its options.
-        spec: One source of tokens.
+        spec: One source, of the kind that its front-end reads.
 
     Raises:
         UserError: widths, heads or ties that do not fit together, or sources of another kind.
@@ -67,22 +67,25 @@ class Transformer(EncoderDecoder):
 
     def __init__(self, config: TransformerConfig, spec: Spec):
         super().__init__()
-        check_sources(spec, (TokenSource,), config.type)
+        kinds = {part: find(part, getattr(config, part).type)
+                 for part in ("frontend", "encoder", "bridge", "decoder", "output")}  # fmt: skip
+        check_sources(spec, (kinds["frontend"].reads,), config.type)
         self.config, self.target_vocabulary_size = config, spec.target_size
         self.max_length = config.max_positions if config.positions == "learned" else None
         shared, width = shared_options(config), config.decoder.width
-        tie = _tie(config, spec.shared)
-        source = nn.Embedding(spec.sources[0].size, config.encoder.width)
-        target = source if tie in ("inputs", "all") else nn.Embedding(spec.target_size, width)
-        frontend = TokenFrontend(source, shared)
+        frontend = kinds["frontend"](config.frontend, spec.sources[0], config.encoder.width, shared)
+        tie = _tie(config, spec.shared and frontend.tokens is not None)
+        target = frontend.tokens if tie in ("inputs", "all") else nn.Embedding(spec.target_size, width)
         embedding = Embedding(target, config.positions, config.max_positions, shared.embedding_dropout)
-        encoder = TransformerEncoder(config.encoder, shared)
-        decoder = TransformerDecoder(config.decoder, shared, embedding, encoder.width, config.auxiliary_heads)
-        output = nn.Linear(width, spec.target_size, bias=False)
-        self.assemble(frontend, encoder, TopBridge(), decoder, output)
-        self.draw(frontend, embedding, encoder, decoder.layers, output)
+        encoder = kinds["encoder"](config.encoder, shared)
+        bridge = kinds["bridge"](config.bridge, encoder.width, config.encoder.layers, config.decoder.layers)
+        encoder.needed = bridge.needs
+        decoder = kinds["decoder"](config.decoder, shared, embedding, bridge.width, config.auxiliary_heads)
+        output = kinds["output"](config.output, width, spec.target_size)
+        self.assemble(frontend, encoder, bridge, decoder, output)
+        self.draw(frontend, embedding, encoder, bridge, decoder.layers, output)
         if tie in ("decoder", "all"):
-            output.weight = target.weight
+            self.tie(target)
 
 
 def shared_options(config) -> Shared:

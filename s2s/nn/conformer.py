@@ -3,12 +3,30 @@
 Shapes: B rows, S positions, D width.
 """
 
+import dataclasses
+
 from torch import Tensor, nn
 
+from s2s.config.schema import option
 from s2s.nn.attention import SelfAttention
 from s2s.nn.convolution import ConvolutionalGating, ConvolutionModule, Merge
 from s2s.nn.dropout import dropout
 from s2s.nn.feedforward import FeedForward
+
+
+@dataclasses.dataclass
+class ConformerConfig:
+    """Options of the layer, beside those of its stack."""
+
+    type: str = option("conformer", "component")
+    kernel: int = option(15, "positions that a depth-wise convolution spans; odd", at_least=1, at_most=4096)
+
+
+@dataclasses.dataclass
+class EBranchformerConfig(ConformerConfig):
+    """Options of the layer, beside those of its stack."""
+
+    type: str = option("e_branchformer", "component")
 
 
 class ConformerLayer(nn.Module):
@@ -27,6 +45,11 @@ class ConformerLayer(nn.Module):
         attention_dropout: Of dropping an attention weight.
         activation_dropout: Of dropping an inner state of a feed-forward block.
     """
+
+    Config = ConformerConfig
+    norms = ("pre",)
+    convolves = True
+    unpads = False
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, kernel: int, activation: str,
                  rotary: bool, causal: bool, dropout: float, attention_dropout: float,
@@ -62,6 +85,11 @@ class EBranchformerLayer(nn.Module):
             of a ConformerLayer.
         ffn_width: Inner width of the feed-forward blocks, and of the gating convolution; even.
     """
+
+    Config = EBranchformerConfig
+    norms = ("pre",)
+    convolves = True
+    unpads = False
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, kernel: int, activation: str,
                  rotary: bool, causal: bool, dropout: float, attention_dropout: float,

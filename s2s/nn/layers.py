@@ -4,12 +4,22 @@ Shapes: B sentences, S source positions, T target positions, P real tokens of al
 heads, d head width.
 """
 
+import dataclasses
+
 from torch import Tensor, nn
 
+from s2s.config.schema import option
 from s2s.nn.attention import CrossAttention, SelfAttention
 from s2s.nn.dropout import dropout
 from s2s.nn.feedforward import FeedForward
 from s2s.nn.unpad import RealTokens
+
+
+@dataclasses.dataclass
+class LayerConfig:
+    """Options of the Transformer's layer, beside those of its stack."""
+
+    type: str = option("transformer", "component")
 
 
 class Layer(nn.Module):
@@ -30,6 +40,11 @@ class Layer(nn.Module):
         attention_dropout: Of dropping an attention weight.
         activation_dropout: Of dropping an inner state of the feed-forward block.
     """
+
+    Config = LayerConfig
+    norms = ("pre", "post")
+    convolves = False  # has an argument `causal` in an encoder, too
+    unpads = True  # an encoder may hand it real tokens only
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, activation: str, pre_norm: bool,
                  rotary: bool, causal: bool = False, memory_width: int | None = None, dropout: float = 0.0,

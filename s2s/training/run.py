@@ -14,12 +14,13 @@ from s2s.backends import prepacked
 from s2s.checkpoint import runs, shapes
 from s2s.config import compose, schema
 from s2s.config.documents import read_json, read_yaml
-from s2s.criterions import former
+from s2s.criterions import former as criterions_former
 from s2s.data.iterator import BatchIterator
 from s2s.data.store import Stores
 from s2s.data.target_transforms import current
 from s2s.device import choose_device
 from s2s.errors import Failure, UserError
+from s2s.models import former as models_former
 from s2s.models.parts import counts
 from s2s.registry import find
 from s2s.tasks.text import stages
@@ -242,7 +243,9 @@ def _resume_from(run: Path, config, origin: dict) -> Path | None:
         print(text, file=sys.stderr)
 
     before = read_yaml(run / CONFIG, shapes.CONFIG, UNREADABLE)
-    before["criterion"] = former.current(before)
+    before["criterion"] = criterions_former.current(before)
+    kind = find("model", before["model"]["type"]).Config  # options that it did not have then have their defaults
+    before["model"] = schema.values(schema.load(kind, models_former.current(before["model"]), str(run / CONFIG)))
     before["data"] = current(before["data"])
     mark = read_json(run / MARK, shapes.RUN, UNREADABLE)
     if mark["store_digest"] != origin["store_digest"]:

@@ -16,7 +16,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.errors import UserError
 from s2s.models.encoders.transformer import EncoderConfig
-from s2s.models.stack import StackConfig
+from s2s.models.stack import DecoderConfig
 from s2s.models.transformer import Transformer, TransformerConfig
 from s2s.text.vocabulary import BOS, EOS
 from tests.decoding.slow_search import collate, sides
@@ -116,7 +116,7 @@ def test_int8_rows_do_not_depend_on_each_other(monkeypatch, vnni):
 
 def model_of(**changes) -> Transformer:
     torch.manual_seed(0)
-    sizes = {"encoder": EncoderConfig(2, 32, 4, None, 64), "decoder": StackConfig(2, 32, 4, None, 64)}
+    sizes = {"encoder": EncoderConfig(2, 32, 4, None, 64), "decoder": DecoderConfig(2, 32, 4, None, 64)}
     return Transformer(TransformerConfig(**{**sizes, "dropout": 0.0, **changes}), text_spec(V)).eval()
 
 
@@ -150,7 +150,7 @@ def trained() -> Transformer:
 
 
 KINDS = [{}, {"activation": "gelu"}, {"activation": "swiglu", "norm": "post"}, {"tie_embeddings": "none"},
-         {"positions": "rotary"}, {"decoder": StackConfig(2, 32, 4, 1, 64)}]  # fmt: skip
+         {"positions": "rotary"}, {"decoder": DecoderConfig(2, 32, 4, 1, 64)}]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from s2s.models.encoders.transformer import EncoderConfig
-from s2s.models.stack import StackConfig
+from s2s.models.stack import DecoderConfig
 from s2s.models.transformer import TransformerConfig
 from s2s.tasks.translation import TranslationTask
 from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
@@ -22,7 +22,7 @@ def test_all_contenders_find_the_same_hypotheses(monkeypatch, beam_size):
     task = TranslationTask(tokenizer, tokenizer)
     size = {"layers": 2, "width": 32, "heads": 4, "ffn_width": 48}
     torch.manual_seed(15)
-    model = task.model(TransformerConfig(encoder=EncoderConfig(**size), decoder=StackConfig(**size))).eval()
+    model = task.model(TransformerConfig(encoder=EncoderConfig(**size), decoder=DecoderConfig(**size))).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias") or "norm" in name:

@@ -29,10 +29,16 @@ class StoneConfig:
 
 
 @dataclasses.dataclass
+class PeelConfig:
+    inner: Any = group("core", "seed", "what sticks to it")
+
+
+@dataclasses.dataclass
 class FruitConfig:
     type: str = option("fruit", "component")
     core: Any = group("core", "seed", "what is inside")
     flesh: str = option("white", "its colour")
+    peel: PeelConfig = option(PeelConfig, "what is around it")
 
 
 @dataclasses.dataclass
@@ -91,9 +97,10 @@ def composed(*words: str) -> Command:
 
 
 def test_one_component_in_another():
-    assert composed().dish == FruitConfig("fruit", SeedConfig(), "white")
+    assert composed().dish == FruitConfig()
     assert composed("dish.core.size=4").dish.core == SeedConfig(size=4)
     assert composed("dish.core=stone", "dish.core.hard=false").dish.core == StoneConfig(hard=False)
+    assert composed("dish.peel.inner=pip", "dish.peel.inner.size=6").dish.peel == PeelConfig(SeedConfig(size=6))
     assert composed("garnish=stone", "garnish.size=2").garnish == StoneConfig(size=2.0)
     assert composed().garnish is None
     assert composed("garnish=seed", "garnish=null").garnish is None
@@ -103,9 +110,9 @@ def test_presets_at_every_depth():
     assert composed("dish.core=pip").dish.core == SeedConfig(size=5)
     assert composed("dish=pear").dish.core == SeedConfig(size=5)
     assert composed("dish=pear", "dish.core.size=6").dish.core == SeedConfig(size=6)
-    assert composed("dish=plum").dish == FruitConfig("fruit", StoneConfig(size=9.0), "yellow")
+    assert composed("dish=plum").dish == FruitConfig(core=StoneConfig(size=9.0), flesh="yellow")
     # The preset's size is that of its own stone, and not of the seed that the user wants.
-    assert composed("dish=plum", "dish.core=seed").dish == FruitConfig("fruit", SeedConfig(), "yellow")
+    assert composed("dish=plum", "dish.core=seed").dish == FruitConfig(flesh="yellow")
     assert composed("dish=plum", "dish.core=stone", "dish.core.hard=no").dish.core == StoneConfig(size=9.0, hard=False)
 
 
@@ -147,7 +154,7 @@ def test_what_cannot_be_is_named(words, message):
     "words",
     [
         [],
-        ["dish=plum", "garnish=pip"],
+        ["dish=plum", "garnish=pip", "dish.peel.inner=stone"],
         ["dish=muesli", "dish.seed.size=6"],
         ["dish=mix", "dish.parts=[seed,other]", "dish.other.type=stone", "dish.other.hard=false"],
     ],

@@ -71,7 +71,7 @@ def test_the_last_of_equal_keys_counts():
     ("word", "message"),
     [
         ("train.max_update=3", r"unknown key 'train.max_update'; did you mean 'train.max_updates'\?"),
-        ("model.encoder.layer=3", "did you mean 'model.encoder.layers'"),
+        ("model.encoder.layrs=3", "did you mean 'model.encoder.layers'"),
         ("decode=farseq", "did you mean 'fairseq'"),
         ("decode=null", "decode=null: a preset is needed, such as default"),
         ("criterion=distilation", "did you mean 'distillation'"),
@@ -362,11 +362,12 @@ def test_a_preset_that_is_an_option_of_one_is_told(s2s, capsys):
 
 def test_saved_values_are_checked_by_the_schema():
     for values, message in (
-        ({"encoder": {"layers": 10**9}}, "f: layers=1000000000: must be at most 1,000"),
-        ({"encoder": {"layers": -1}}, "f: layers=-1: must be at least 1"),
-        ({"encoder": {"layers": "x"}}, "f: encoder.layers: a whole number is needed, not 'x'"),
+        ({"encoder": {"layers": 10**9}}, "f: encoder: layers=1000000000: must be at most 1,000"),
+        ({"encoder": {"layers": -1}}, "f: encoder: layers=-1: must be at least 1"),
+        ({"encoder": {"layers": "x"}}, "f: encoder: layers: a whole number is needed, not 'x'"),
         ({"encoder": 3}, "f: encoder: an object of keys and values is needed, not 3"),
-        ({"encoder": {"layer": 1}}, "f: unknown key 'encoder.layer'; did you mean 'layers'"),
+        ({"encoder": {"layrs": 1}}, "f: encoder: unknown key 'layrs'; did you mean 'layers'"),
+        ({"encoder": {"layer": {"type": "x"}}}, "f: encoder: layer: no layer is called 'x'; choose one of: "),
         ({"dropout": float("nan")}, "f: dropout: a number is needed, not NaN"),
         ({"dropout": True}, "f: dropout: a number is needed, not true"),
         ({"norm": ["pre"]}, "f: norm: one of pre, post is needed, not a list"),
@@ -420,6 +421,7 @@ def test_every_preset_sets_what_it_says(kind):
                     value = values
                     for name in word.key.split("."):
                         value = value[name]
+                    value = value["type"] if isinstance(value, dict) else value  # a component without options
                     said = word.value.value
                     said = [item.value for item in said] if isinstance(said, list) else said
                     assert value == pytest.approx(float(said)) if isinstance(value, float) else plain(value) == said

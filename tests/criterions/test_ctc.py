@@ -18,13 +18,12 @@ from s2s.criterions.terms.intermediate_ctc import IntermediateCTCConfig
 from s2s.criterions.terms.r_drop import RDropConfig
 from s2s.data.batch import Batch, Counts, Packing, Source
 from s2s.errors import UserError
-from s2s.models.encoders.speech import SpeechEncoderConfig
 from s2s.models.encoders.transformer import EncoderConfig
 from s2s.models.speech import SpeechConfig, SpeechDecoderConfig, SpeechModel
 from s2s.models.transformer import Transformer, TransformerConfig
 from s2s.nn.initialise import initialise
 from s2s.text.vocabulary import BOS, EOS, PAD
-from tests.specs import criterion_of, speech_spec, text_spec
+from tests.specs import criterion_of, speech_parts, speech_spec, text_spec
 
 F, V = 5, 7
 
@@ -46,7 +45,7 @@ def batch(targets, lengths):
 def model(decoder=3, ctc=True, heads=(), **encoder):
     torch.manual_seed(0)
     config = SpeechConfig(
-        encoder=SpeechEncoderConfig(3, 8, 2, None, 12, kernel=3, subsampling_channels=2, **encoder),
+        **speech_parts(layers=3, width=8, heads=2, ffn_width=12, kernel=3, channels=2, **encoder),
         decoder=SpeechDecoderConfig(decoder, 8, 2, None, 12),
         ctc=ctc, dropout=0.0, auxiliary_heads=list(heads),
     )  # fmt: skip

@@ -16,7 +16,8 @@ from s2s.criterions.terms.distillation import DistillationConfig
 from s2s.criterions.terms.r_drop import RDropConfig
 from s2s.data.batch import Batch, Counts
 from s2s.models.contract import DecoderOutput, Memory
-from s2s.models.transformer import EncoderConfig, Transformer, TransformerConfig
+from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.transformer import Transformer, TransformerConfig
 from tests.criterions.test_positions import VOCABULARY, Largest, batch_of
 from tests.specs import criterion_of, text_spec
 

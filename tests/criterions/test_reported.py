@@ -13,7 +13,8 @@ from s2s.criterions.terms.ctc import CTCConfig
 from s2s.criterions.terms.distillation import DistillationConfig
 from s2s.criterions.terms.intermediate_ctc import IntermediateCTCConfig
 from s2s.criterions.terms.r_drop import RDropConfig
-from s2s.models.transformer import EncoderConfig, Transformer, TransformerConfig
+from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.transformer import Transformer, TransformerConfig
 from s2s.training.validation import metrics_of
 from tests.criterions import test_ctc as speech
 from tests.criterions.test_positions import VOCABULARY, batch_of, small

@@ -11,10 +11,9 @@ from s2s.decoding.ctc import best_path
 from s2s.decoding.generator import Generator
 from s2s.decoding.setting import Sides
 from s2s.errors import UserError
-from s2s.models.encoders.speech import SpeechEncoderConfig
 from s2s.models.speech import SpeechConfig, SpeechDecoderConfig, SpeechModel
 from s2s.nn.initialise import initialise
-from tests.specs import speech_spec
+from tests.specs import speech_parts, speech_spec
 
 F, V = 8, 11
 
@@ -26,10 +25,8 @@ def speech(request):
 
 def model(**options):
     torch.manual_seed(0)
-    encoder = SpeechEncoderConfig(5, 16, 2, None, 24, kernel=3, subsampling_channels=2, ctc_layers=[2, 4], **options)
-    made = SpeechModel(
-        SpeechConfig(encoder=encoder, decoder=SpeechDecoderConfig(1, 16, 2, None, 24)), speech_spec(F, V)
-    ).eval()
+    parts = speech_parts(layers=5, width=16, heads=2, ffn_width=24, kernel=3, channels=2, ctc_layers=[2, 4], **options)
+    made = SpeechModel(SpeechConfig(**parts, decoder=SpeechDecoderConfig(1, 16, 2, None, 24)), speech_spec(F, V)).eval()
     made.apply(initialise)  # else its layers do nothing yet
     with torch.no_grad():
         made.encoder.ctc.weight *= 3

@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
         write(folder / f"{number}.wav", 0.6 + 0.4 * number, seed=number)
     manifest = tsv(folder / "all.tsv", ["audio", "text"], *([f"{n}.wav", text] for n, text in enumerate(WORDS)))
     store = f"store={folder}/store"
-    model = ["task=speech_to_text", "model=conformer_tiny", "model.encoder.subsampling_channels=2", *SMALL, *SIZE]
+    model = ["task=speech_to_text", "model=conformer_tiny", "model.frontend.channels=2", *SMALL, *SIZE]
     with pytest.MonkeyPatch.context() as monkeypatch:
         for command, *words in (
             ["preprocess", "task=speech_to_text", f"train={manifest}", f"valid={manifest}", "tokenizer=characters",

@@ -174,7 +174,7 @@ def test_an4_goes_through_models_to_a_table(tmp_path, models):
     manifest = (data / "all.tsv").read_text().replace("\ttext\t", "\ttgt_text\t", 1)
     (data / "manifest_train.tsv").write_text(manifest)
     words = ["train.max_updates=3", "train.valid_updates=3", "model.encoder.width=16", "model.decoder.width=16",
-             "model.encoder.ffn_width=32", "model.decoder.ffn_width=32", "model.encoder.subsampling_channels=2",
+             "model.encoder.ffn_width=32", "model.decoder.ffn_width=32", "model.frontend.channels=2",
              "train.log_updates=1"]  # fmt: skip
     folder = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "MODELS": models}

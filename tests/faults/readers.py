@@ -15,7 +15,7 @@ TEXT = ["model=transformer_tiny", "model.encoder.layers=1", "model.decoder.layer
         "data.batch_tokens=500", "device=cpu", "train.max_updates=3"]  # fmt: skip
 SPEECH = ["task=speech_to_text", "model=conformer_tiny", "model.encoder.layers=1", "model.decoder.layers=1",
           *(f"model.{side}.{key}" for side in ("encoder", "decoder") for key in ("width=16", "ffn_width=16")),
-          "model.encoder.subsampling_channels=4", "train.samples=0", "data.batch_tokens=500", "device=cpu",
+          "model.frontend.channels=4", "train.samples=0", "data.batch_tokens=500", "device=cpu",
           "train.max_updates=3"]  # fmt: skip
 
 Command = Callable[[Path, Path], tuple]  # its words, of the store or run that is read and a fresh folder

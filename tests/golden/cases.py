@@ -29,7 +29,7 @@ COMMON = ["device=cpu", "workers=1", "train.samples=0", "train.loggers=[]", "tra
 SIZES = [f"model.{side}.{key}" for side in ("encoder", "decoder") for key in ("width=32", "ffn_width=64")]
 SMALL = ["model=transformer_tiny", *SIZES, *COMMON]
 SPEECH = ["task=speech_to_text", "model=conformer_tiny", "model.encoder.layers=2", "model.encoder.ctc_layers=[1]",
-          *COMMON, "data.batch_tokens=800", "model.encoder.subsampling_channels=8",
+          *COMMON, "data.batch_tokens=800", "model.frontend.channels=8",
           "data.spec_augment.time_masks=1", "data.waveform.speed=[0.9,1.0,1.1]"]  # fmt: skip
 JOINT = [*SPEECH, *SIZES, "model.decoder.layers=1", "criterion.terms=[ctc,intermediate_ctc,cross_entropy]",
          "criterion.ctc.weight=0.15", "criterion.intermediate_ctc.weight=0.15"]  # fmt: skip

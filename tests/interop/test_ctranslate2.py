@@ -16,7 +16,7 @@ from s2s.decoding.setting import Sides
 from s2s.errors import UserError
 from s2s.interop.ctranslate2 import specification, write
 from s2s.models.encoders.transformer import EncoderConfig
-from s2s.models.stack import StackConfig
+from s2s.models.stack import DecoderConfig
 from s2s.models.transformer import TransformerConfig
 from s2s.tasks.translation import TranslationTask
 from s2s.text.tokenizer import load_tokenizer
@@ -65,7 +65,7 @@ def model_of(task: TranslationTask, config: TransformerConfig, seed: int = 0):
 def config_of(encoder: dict | None = None, decoder: dict | None = None, **changes) -> TransformerConfig:
     size = {"layers": 2, "width": 32, "heads": 4, "ffn_width": 48}
     return TransformerConfig(
-        encoder=EncoderConfig(**size | (encoder or {})), decoder=StackConfig(**size | (decoder or {})), **changes
+        encoder=EncoderConfig(**size | (encoder or {})), decoder=DecoderConfig(**size | (decoder or {})), **changes
     )
 
 

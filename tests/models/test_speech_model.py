@@ -14,7 +14,6 @@ from s2s.backends.prepare import is_native, prepare
 from s2s.config import compose
 from s2s.data.batch import Source
 from s2s.errors import UserError
-from s2s.models.encoders.speech import SpeechEncoderConfig
 from s2s.models.parts import counts
 from s2s.models.speech import SpeechConfig, SpeechDecoderConfig, SpeechModel
 from s2s.native.library import Unavailable, library
@@ -22,16 +21,16 @@ from s2s.nn.conformer import ConformerLayer
 from s2s.nn.initialise import initialise
 from s2s.text.vocabulary import PAD
 from s2s_cli.train import TrainCommand
-from tests.specs import speech_spec
+from tests.specs import speech_parts, speech_spec
 
 F, V = 8, 11
 KINDS = ("transformer", "conformer", "e_branchformer")
 
 
 def config(decoder=2, **encoder):
-    options = {"layers": 3, "width": 16, "heads": 2, "ffn_width": 24, "kernel": 5, "subsampling_channels": 4}
+    options = {"layers": 3, "width": 16, "heads": 2, "ffn_width": 24, "kernel": 5, "channels": 4}
     return SpeechConfig(
-        encoder=SpeechEncoderConfig(**{**options, **encoder}),
+        **speech_parts(**{**options, **encoder}),
         decoder=SpeechDecoderConfig(decoder, 16, 2, None, 24),
         dropout=0.0,
     )
@@ -63,7 +62,7 @@ CONTEXTS = ({}, {"chunk": 3}, {"chunk": 1, "left_context": 2, "right_context": 1
 )  # fmt: skip
 @settings(max_examples=40)
 def test_an_utterance_alone_has_the_states_that_it_has_in_a_padded_batch(kind, factor, positions, context, lengths):
-    speech = model(type=kind, subsampling=factor, positions=positions, ctc_layers=[1], self_conditioned=True, **context)
+    speech = model(layer=kind, factor=factor, positions=positions, ctc_layers=[1], self_conditioned=True, **context)
     torch.manual_seed(1)
     source = utterances(lengths)
     together = speech.encode((source,))
@@ -116,7 +115,7 @@ def test_a_cpu_encodes_a_batch_in_parts_of_little_padding(together, expected, mo
 )
 def test_a_position_sees_no_further_than_its_context(kind, context, sees):
     """The gradient of each position's state is zero beyond it, and not within."""
-    speech = model(type=kind, **context)
+    speech = model(layer=kind, **context)
     source = utterances([48])
     source.values.requires_grad_()
     states = speech.encode((source,)).top[0]
@@ -129,7 +128,7 @@ def test_a_position_sees_no_further_than_its_context(kind, context, sees):
 
 
 def test_left_context_bounds_what_attention_sees_of_the_past():
-    speech = model(type="transformer", chunk=2, left_context=2)
+    speech = model(layer="transformer", chunk=2, left_context=2)
     source = utterances([48])
     source.values.requires_grad_()
     states = speech.encode((source,)).top[0]
@@ -225,9 +224,9 @@ def test_a_model_of_ctc_alone_has_no_decoder():
 
 
 def test_parts_and_flops():
-    for speech in (model(), model(decoder=0), model(type="e_branchformer", ctc_layers=[1], self_conditioned=True)):
+    for speech in (model(), model(decoder=0), model(layer="e_branchformer", ctc_layers=[1], self_conditioned=True)):
         assert sum(counts(speech).values()) == sum(p.numel() for p in speech.parameters())
-    speech = model(type="transformer", subsampling=8, ctc_layers=[1])
+    speech = model(layer="transformer", factor=8, ctc_layers=[1])
     source, target = utterances([64, 64]), torch.randint(4, V, (2, 5))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         memory = speech.encode((source,))
@@ -259,7 +258,7 @@ def test_contradictions_are_told(change, message):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_enters_a_deep_encoder_gets_to_its_top_at_first(kind):
     torch.manual_seed(0)
-    deep = SpeechModel(config(type=kind, layers=12), speech_spec(F, V)).double().eval()
+    deep = SpeechModel(config(layer=kind, layers=12), speech_spec(F, V)).double().eval()
     source = utterances([40, 23])
     entered = deep.encoder.norm(deep.frontend(source).values)
     real = deep.encode((source,)).mask[:, 0, 0]

@@ -8,14 +8,14 @@ from s2s.data.batch import Source
 from s2s.errors import UserError
 from s2s.models.encoders.transformer import EncoderConfig
 from s2s.models.parts import counts
-from s2s.models.stack import StackConfig
+from s2s.models.stack import DecoderConfig
 from s2s.models.transformer import Transformer, TransformerConfig
 from s2s.nn.positions import sinusoidal
 from tests.specs import text_spec
 
 
 def config(**changes) -> TransformerConfig:
-    sizes = {"encoder": EncoderConfig(2, 32, 4, None, 64), "decoder": StackConfig(3, 32, 4, None, 64)}
+    sizes = {"encoder": EncoderConfig(2, 32, 4, None, 64), "decoder": DecoderConfig(3, 32, 4, None, 64)}
     return TransformerConfig(**{**sizes, "dropout": 0.0, **changes})
 
 
@@ -127,7 +127,7 @@ def test_same_logits_as_hugging_face_marian():
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_steps_equal_whole_sequences_through_reorder_and_growth(positions, kv_heads, norm):
     model = model_of(positions=positions, norm=norm, activation="swiglu",
-                     decoder=StackConfig(2, 16, 4, kv_heads, 40)).double()  # fmt: skip
+                     decoder=DecoderConfig(2, 16, 4, kv_heads, 40)).double()  # fmt: skip
     source, target = ragged(20, [7, 3, 5]), ragged(23, [40, 40, 40])
     with torch.inference_mode():
         memory = model.encode((source,))
@@ -240,7 +240,7 @@ def test_tied_embeddings_are_one_matrix(tie, shared, matrices):
             {"encoder": EncoderConfig(1, 30, 4, None, 8)},
             "model.encoder.width=30 is not a multiple of model.encoder.heads=4",
         ),
-        ({"decoder": StackConfig(1, 32, 4, 3, 8)}, "model.decoder.kv_heads=3 does not divide"),
+        ({"decoder": DecoderConfig(1, 32, 4, 3, 8)}, "model.decoder.kv_heads=3 does not divide"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(changes, message):
@@ -255,7 +255,7 @@ def test_learned_positions_end_with_a_clear_error():
 
 
 def test_depth_and_width_may_differ_on_each_side():
-    model = model_of(encoder=EncoderConfig(4, 48, 6, None, 96), decoder=StackConfig(1, 16, 2, 1, 32))
+    model = model_of(encoder=EncoderConfig(4, 48, 6, None, 96), decoder=DecoderConfig(1, 16, 2, 1, 32))
     logits = model.decode(model.encode((ragged(20, [7, 3]),)), ragged(23, [4, 4]).values).logits()
     assert logits.shape == (2, 4, 23)
     assert len(model.encoder.layers) == 4

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from s2s.data.iterator import BatchIterator, DataConfig
 from s2s.data.store import Store
 from s2s.models.encoders.transformer import EncoderConfig
-from s2s.models.stack import StackConfig
+from s2s.models.stack import DecoderConfig
 from s2s.models.transformer import TransformerConfig
 from s2s.tasks.translation import TranslationTask
 from s2s.training import profile
@@ -69,7 +69,7 @@ def test_model_flops_are_those_that_pytorch_counts_without_padding(store, batchi
     data = Store(store)
     task = TranslationTask.setup(data)
     dataset = task.dataset(data.split("train"))
-    encoder, decoder = EncoderConfig(2, 16, 2, 1, 48), StackConfig(1, 24, 3, None, 32)
+    encoder, decoder = EncoderConfig(2, 16, 2, 1, 48), DecoderConfig(1, 24, 3, None, 32)
     config = TransformerConfig(encoder=encoder, decoder=decoder, activation="swiglu")
     model = task.model(config)
     options = DataConfig(batching=batching, batch_tokens=100, row_tokens=30)

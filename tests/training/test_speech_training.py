@@ -15,7 +15,7 @@ pytest.importorskip("soundfile")
 
 SMALL = ["task=speech_to_text", "model=conformer_tiny", "model.encoder.layers=1", "model.decoder.layers=1",
          *(f"model.{side}.{key}" for side in ("encoder", "decoder") for key in ("width=32", "ffn_width=64")),
-         "model.encoder.subsampling_channels=8", "device=cpu", "optim.warmup_updates=10",
+         "model.frontend.channels=8", "device=cpu", "optim.warmup_updates=10",
          "data.spec_augment.time_masks=2", "data.waveform.speed=[0.9,1.0,1.1]"]  # fmt: skip
 
 

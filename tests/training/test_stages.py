@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from s2s.config.compose import compose
 from s2s.models.encoders.transformer import EncoderConfig
 from s2s.models.parts import part_of, select
-from s2s.models.stack import StackConfig
+from s2s.models.stack import DecoderConfig
 from s2s.models.transformer import Transformer, TransformerConfig
 from s2s.optim.adam import Adam, AdamConfig
 from s2s.optim.groups import GroupConfig, parameter_groups
@@ -36,7 +36,7 @@ def moved(run: Path, first: int, last: int) -> dict[str, bool]:
 
 def model(**options) -> Transformer:
     torch.manual_seed(0)
-    stacks = {"encoder": EncoderConfig(3, 16, 2, None, 32), "decoder": StackConfig(2, 16, 2, None, 32)}
+    stacks = {"encoder": EncoderConfig(3, 16, 2, None, 32), "decoder": DecoderConfig(2, 16, 2, None, 32)}
     return Transformer(TransformerConfig(**stacks, **options), text_spec(12))
 
 

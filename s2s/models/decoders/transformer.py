@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from s2s.data.batch import Packing
 from s2s.errors import UserError
 from s2s.models.contract import Shared
-from s2s.models.stack import StackConfig, check_heads
+from s2s.models.stack import DecoderConfig, check_heads
 from s2s.nn.attention import segment_mask
 from s2s.nn.embedding import Embedding
 from s2s.nn.layers import Layer
@@ -31,9 +31,10 @@ class TransformerDecoder(nn.Module):
         UserError: heads that do not fit the width, or layers that are not there.
     """
 
+    Config = DecoderConfig
     State = TransformerState
 
-    def __init__(self, config: StackConfig, shared: Shared, embedding: Embedding, memory_width: int | None,
+    def __init__(self, config: DecoderConfig, shared: Shared, embedding: Embedding, memory_width: int | None,
                  heads: list[int] = ()):  # fmt: skip
         super().__init__()
         check_heads("model.decoder", config, shared.positions)

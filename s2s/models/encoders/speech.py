@@ -6,18 +6,18 @@ Shapes: B utterances, S positions, D width, V vocabulary.
 import copy
 import dataclasses
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from s2s.config.schema import option
+from s2s.config.schema import group, option
 from s2s.errors import UserError
 from s2s.models.contract import Memory, Shared, States
+from s2s.models.encoders.transformer import layers_of
 from s2s.models.stack import StackConfig, check_heads
 from s2s.nn.attention import context_mask, length_mask
-from s2s.nn.conformer import ConformerLayer, EBranchformerLayer
 from s2s.nn.feedforward import ACTIVATIONS
-from s2s.nn.layers import Layer
 from s2s.text.vocabulary import PAD
 
 # Probability of the blank at first, where nothing tells labels apart.
@@ -34,12 +34,9 @@ class SpeechEncoderConfig(StackConfig):
     ffn_width: int = option(
         1024, "inner width of the feed-forward blocks, and of the gating convolution", at_least=1, at_most=1_048_576
     )
-    type: str = option("conformer", "kind of layer", ("transformer", "conformer", "e_branchformer"))
+    layer: Any = group("layer", "conformer", "kind of its layers")
     activation: str = option("silu", "of the feed-forward blocks", ("silu", *ACTIVATIONS))
     positions: str = option("rotary", "position information; rotary is relative", ("rotary", "sinusoidal"))
-    kernel: int = option(15, "positions that a depth-wise convolution spans; odd", at_least=1, at_most=4096)
-    subsampling: int = option(4, "frames that make a position", (2, 4, 8))
-    subsampling_channels: int = option(32, "channels of the convolutions that subsample", at_least=1, at_most=4096)
     chunk: int | None = option(
         None, "for streaming: a position sees no further than so many, its chunk, and convolutions do not look ahead; "
         "1: a window; null: everything", at_least=1, at_most=1_000_000,
@@ -55,17 +52,6 @@ class SpeechEncoderConfig(StackConfig):
         at_most=1000,
     )
     self_conditioned: bool = option(False, "the layers after them see what CTC says there (2104.02724)")
-
-
-class TransformerLayer(Layer):
-    """The Transformer's encoder layer, called as the others."""
-
-    def forward(self, x: Tensor, mask: Tensor, real: Tensor) -> Tensor:
-        """As of a ConformerLayer."""
-        return self.encode(x, mask)
-
-
-LAYERS = {"transformer": TransformerLayer, "conformer": ConformerLayer, "e_branchformer": EBranchformerLayer}
 
 
 class SpeechEncoder(nn.Module):
@@ -91,11 +77,8 @@ class SpeechEncoder(nn.Module):
         _check(config, ctc_size)
         self.config, self.width, self.exits = config, config.width, list(config.ctc_layers)
         self.confidence: float | None = None
-        options = dataclasses.replace(shared, positions=config.positions, activation=config.activation).layer(config)
-        if config.type != "transformer":
-            options |= {"kernel": config.kernel, "causal": config.chunk is not None}
-            options.pop("pre_norm")
-        self.layers = nn.ModuleList(LAYERS[config.type](**options) for _ in range(config.layers))
+        shared = dataclasses.replace(shared, positions=config.positions, activation=config.activation)
+        self.layers = layers_of(config, shared, causal=config.chunk is not None)
         self.norm = nn.LayerNorm(config.width)
         self.ctc = nn.Linear(config.width, ctc_size) if ctc_size else None
         self.conditioning = nn.Embedding(ctc_size, config.width) if config.self_conditioned else None
@@ -118,7 +101,7 @@ class SpeechEncoder(nn.Module):
             mask = context_mask(keys, options.chunk, options.left_context, options.right_context)
         states, early, rows = [], [], torch.arange(len(x), device=x.device)
         for number, layer in enumerate(self.layers, 1):
-            x = layer(x, mask, real)
+            x = layer(x, mask, None if layer.unpads else real)
             if number in self.exits:
                 states.append(self.norm(x))
                 if self.conditioning is not None:
@@ -161,8 +144,9 @@ class SpeechEncoder(nn.Module):
 def _check(config: SpeechEncoderConfig, ctc_size: int | None) -> None:
     """What concerns several options. Raises UserError."""
     check_heads("model.encoder", config, config.positions)
-    if config.kernel % 2 == 0 or config.ffn_width % 2:
-        raise UserError(f"model.encoder.kernel={config.kernel} must be odd, "
+    kernel = getattr(config.layer, "kernel", 1)
+    if kernel % 2 == 0 or config.ffn_width % 2:
+        raise UserError(f"model.encoder.layer.kernel={kernel} must be odd, "
                         f"and model.encoder.ffn_width={config.ffn_width} even")  # fmt: skip
     if config.ctc_layers and not ctc_size:
         raise UserError("model.encoder.ctc_layers: need model.ctc=true")

@@ -4,14 +4,16 @@ Shapes: B sentences, S source positions, P real tokens of all rows, D width.
 """
 
 import dataclasses
+from typing import Any
 
 from torch import Tensor, nn
 
-from s2s.config.schema import option
+from s2s import registry
+from s2s.config.schema import group, option
+from s2s.errors import UserError
 from s2s.models.contract import Memory, Shared, States
 from s2s.models.stack import StackConfig, check_heads
 from s2s.nn.attention import length_mask, segment_mask
-from s2s.nn.layers import Layer
 from s2s.nn.unpad import RealTokens
 
 UNPAD_FROM = 0.04  # share of padding from which a CPU is faster without it (tests/benchmarks/unpad.py)
@@ -19,13 +21,15 @@ UNPAD_FROM = 0.04  # share of padding from which a CPU is faster without it (tes
 
 @dataclasses.dataclass
 class EncoderConfig(StackConfig):
-    """Size of the encoder, and how it computes."""
+    """Size of the encoder, its layers, and how it computes."""
 
     unpad: bool | None = option(
         None,
         f"compute on real tokens only; null: on a CPU, where over {UNPAD_FROM:.0%} of a batch is padding (no GPU was "
         "measured)",
     )
+    layer: Any = group("layer", "transformer", "kind of its layers")
+    type: str = option("transformer", "component")
 
 
 class TransformerEncoder(nn.Module):
@@ -35,33 +39,46 @@ class TransformerEncoder(nn.Module):
         config: Its options.
         shared: Options of the model.
 
+    Attributes:
+        needed: Layers, from 1 and before the last, whose states the Memory holds beside the top.
+
     Raises:
         UserError: heads that do not fit the width.
     """
 
+    Config = EncoderConfig
     exits = ()
 
     def __init__(self, config: EncoderConfig, shared: Shared):
         super().__init__()
         check_heads("model.encoder", config, shared.positions)
         self.config, self.width = config, config.width
-        self.layers = nn.ModuleList(Layer(**shared.layer(config)) for _ in range(config.layers))
+        self.layers = layers_of(config, shared)
+        self.unpads = all(getattr(layer, "unpads", False) for layer in self.layers)
+        self.needed: tuple[int, ...] = ()
         self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
 
     def forward(self, source: States) -> Memory:
-        """Returns the top states [B, S, D]; padded positions hold no meaning."""
+        """Returns the states after the layers that are needed and of the top, each [B, S, D]; padded positions hold no
+        meaning."""
         x, segments = source.values, source.packing and source.packing.segments
         keys = length_mask(source.lengths, x.size(1))
         mask = keys if segments is None else keys & segment_mask(segments, segments)
         real = RealTokens(keys[:, 0, 0]) if self._unpads(source) else None
         x = x if real is None else real.unpad(x)
-        for layer in self.layers:
-            x = layer(x, mask, real)
-        x = self.norm(x)
-        return Memory([x if real is None else real.pad(x)], source.lengths, keys, segments)
+        positions = real if self.unpads else keys[:, 0, 0, :, None]
+        states = []
+        for number, layer in enumerate(self.layers, 1):
+            x = layer(x, mask, positions)
+            if number in self.needed:
+                states.append(x)
+        states = [*states, self.norm(x)]
+        return Memory([x if real is None else real.pad(x) for x in states], source.lengths, keys, segments)
 
     def _unpads(self, source: States) -> bool:
         """Whether to compute on real tokens only."""
+        if not self.unpads:
+            return False
         if self.config.unpad is not None:
             return self.config.unpad
         positions = source.values.size(0) * source.values.size(1)
@@ -72,3 +89,27 @@ class TransformerEncoder(nn.Module):
         linear = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
         seen = len(self.layers) * self.width * int((lengths * lengths).sum())
         return 2 * int(lengths.sum()) * linear + 4 * seen
+
+
+def layers_of(config, shared: Shared, causal: bool = False) -> nn.ModuleList:
+    """The layers of an encoder.
+
+    Args:
+        config: The stack's size, and `layer`, their kind.
+        shared: Options of the model.
+        causal: Convolutions do not look ahead.
+
+    Raises:
+        UserError: a norm that the kind does not have.
+    """
+    kind = registry.find("layer", config.layer.type)
+    if shared.norm not in kind.norms:
+        raise UserError(f"model.norm={shared.norm}: model.encoder.layer={config.layer.type} has {kind.norms[0]} only")
+    options = shared.layer(config)
+    if len(kind.norms) == 1:
+        options.pop("pre_norm")
+    own = {field.name: getattr(config.layer, field.name) for field in dataclasses.fields(config.layer)}
+    own.pop("type")
+    if kind.convolves:
+        own["causal"] = causal
+    return nn.ModuleList(kind(**options, **own) for _ in range(config.layers))

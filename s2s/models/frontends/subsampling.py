@@ -1,32 +1,47 @@
 """Frames of features as states, fewer of them: convolutions of stride 2."""
 
+import dataclasses
+
 from torch import Tensor, nn
 
+from s2s.config.schema import option
 from s2s.data.batch import Source
-from s2s.models.contract import States
+from s2s.data.spec import FeatureSource
+from s2s.models.contract import Shared, States
 from s2s.nn.convolution import Subsampling, halved
 from s2s.nn.dropout import dropout
 from s2s.nn.positions import PositionEmbedding
+
+
+@dataclasses.dataclass
+class SubsamplingConfig:
+    """Options of the front-end."""
+
+    type: str = option("subsampling", "component")
+    factor: int = option(4, "frames that make a position", (2, 4, 8))
+    channels: int = option(32, "channels of the convolutions", at_least=1, at_most=4096)
 
 
 class SubsamplingFrontend(nn.Module):
     """Convolutions over frames and features, scaled as embeddings are, with positions and dropout.
 
     Args:
-        features: F, features of a frame.
+        config: Its options.
+        source: The features of a frame.
         width: D.
-        factor: Frames that make a position: 2, 4 or 8.
-        channels: Of the convolutions.
-        positions: `sinusoidal` or `rotary`.
-        dropout: Probability of dropping a component of a state.
+        shared: Options of the model.
     """
 
-    def __init__(self, features: int, width: int, factor: int, channels: int, positions: str, dropout: float):
+    Config = SubsamplingConfig
+    reads = FeatureSource
+    tokens = None  # no matrix of symbols
+
+    def __init__(self, config: SubsamplingConfig, source: FeatureSource, width: int, shared: Shared):
         super().__init__()
-        self.features, self.dropout = features, dropout
+        self.features, self.dropout = source.width, shared.embedding_dropout
         self.scale = width**0.5  # else the layers drown the states at first
-        self.subsampling = Subsampling(features, width, factor, channels)
-        self.positions = PositionEmbedding(positions, width, 0)
+        self.subsampling = Subsampling(source.width, width, config.factor, config.channels)
+        self.positions = PositionEmbedding(shared.positions, width, shared.max_positions)
 
     def most(self, length: int) -> int:
         """States of a source of so many frames."""

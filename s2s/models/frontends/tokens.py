@@ -1,23 +1,47 @@
 """Token ids as states: an embedding of each."""
 
+import dataclasses
+
 from torch import nn
 
+from s2s.config.schema import option
 from s2s.data.batch import Source
+from s2s.data.spec import TokenSource
 from s2s.models.contract import Shared, States
 from s2s.nn.embedding import Embedding
+
+
+@dataclasses.dataclass
+class TokensConfig:
+    """Options of the front-end."""
+
+    type: str = option("tokens", "component")
 
 
 class TokenFrontend(nn.Module):
     """Embedded tokens; no length changes.
 
     Args:
-        tokens: The embedding matrix, perhaps shared.
+        config: Nothing to choose.
+        source: The vocabulary's size.
+        width: D.
         shared: Options of the model.
+
+    Attributes:
+        tokens: The embedding matrix, which a target may share.
     """
 
-    def __init__(self, tokens: nn.Embedding, shared: Shared):
+    Config = TokensConfig
+    reads = TokenSource
+
+    def __init__(self, config: TokensConfig, source: TokenSource, width: int, shared: Shared):
         super().__init__()
+        tokens = nn.Embedding(source.size, width)
         self.embedding = Embedding(tokens, shared.positions, shared.max_positions, shared.embedding_dropout)
+
+    @property
+    def tokens(self) -> nn.Embedding:
+        return self.embedding.tokens
 
     def most(self, length: int) -> int:
         """States of a source of so many tokens, at most."""

@@ -1,0 +1,28 @@
+"""Logits by one matrix, which may be that of the embedded tokens (Press and Wolf 2017)."""
+
+import dataclasses
+
+from torch import nn
+
+from s2s.config.schema import option
+
+
+@dataclasses.dataclass
+class LinearConfig:
+    """Options of the output."""
+
+    type: str = option("linear", "component")
+
+
+def linear(config: LinearConfig, width: int, size: int) -> nn.Linear:
+    """A linear map of states [..., D] to logits [..., V].
+
+    Args:
+        config: Nothing to choose.
+        width: D.
+        size: V.
+    """
+    return nn.Linear(width, size, bias=False)
+
+
+linear.Config = LinearConfig
