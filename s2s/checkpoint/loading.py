@@ -9,13 +9,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from s2s import registry
-from s2s.checkpoint import shapes
+from s2s.checkpoint import former, shapes
 from s2s.checkpoint.names import current
 from s2s.checkpoint.runs import CONFIG, WEIGHTS, read, verify
 from s2s.config import schema
 from s2s.config.documents import read_yaml
 from s2s.errors import UserError
-from s2s.models import former
 
 LISTED = 5  # tensors that a message lists
 MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.eye}

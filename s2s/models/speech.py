@@ -16,7 +16,6 @@ from s2s.models.bridges.top import TopBridge, TopConfig
 from s2s.models.decoders.transformer import TransformerDecoder
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.encoders.speech import SpeechEncoder, SpeechEncoderConfig
-from s2s.models.former import MOVED
 from s2s.models.stack import DecoderConfig
 from s2s.models.transformer import shared_options
 from s2s.nn.embedding import Embedding
@@ -25,6 +24,13 @@ from s2s.registry import find
 
 # Positions that a CPU encodes at once in decoding: not faster for being more (tests/benchmarks/joint.py).
 TOGETHER = 512
+
+MOVED = {  # options of s2s 0.1, and what they are now (s2s/checkpoint/former.py)
+    "encoder": "encoder.layer",  # its `type`
+    "encoder.kernel": "encoder.layer.kernel",
+    "encoder.subsampling": "frontend.factor",
+    "encoder.subsampling_channels": "frontend.channels",
+}
 
 
 @dataclasses.dataclass

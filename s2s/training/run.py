@@ -11,6 +11,7 @@ import torch
 
 from s2s import __version__, files
 from s2s.backends import prepacked
+from s2s.checkpoint import former as models_former
 from s2s.checkpoint import runs, shapes
 from s2s.config import compose, schema
 from s2s.config.documents import read_json, read_yaml
@@ -20,7 +21,6 @@ from s2s.data.store import Stores
 from s2s.data.target_transforms import current
 from s2s.device import choose_device
 from s2s.errors import Failure, UserError
-from s2s.models import former as models_former
 from s2s.models.parts import counts
 from s2s.registry import find
 from s2s.tasks.text import stages

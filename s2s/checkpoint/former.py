@@ -2,13 +2,6 @@
 
 from typing import Any
 
-MOVED = {  # options of model=speech
-    "encoder": "encoder.layer",  # its `type`
-    "encoder.kernel": "encoder.layer.kernel",
-    "encoder.subsampling": "frontend.factor",
-    "encoder.subsampling_channels": "frontend.channels",
-}
-
 
 def current(section: dict[str, Any]) -> dict[str, Any]:
     """The section `model` of a config that may be of 0.1, as it is written now.
