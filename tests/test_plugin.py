@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,3 +202,47 @@ def test_the_page_on_extending_shows_this_package():
     for file in files:
         assert file.read_text().rstrip() in page, file.name
         assert file.read_text().count("\n") < 70, file.name
+
+
+def test_a_folder_of_the_users_own_is_known_by_its_word_alone(folder, tmp_path, s2s, capsys):
+    """Without being installed; a checkpoint names the folder that it needs, and does not load it."""
+    own = tmp_path / "own"
+    shutil.copytree(PLUGIN / "example_plugin", own / "example_plugin")
+    shutil.copy(PLUGIN / "example_plugin-1.0.dist-info" / "entry_points.txt", own)
+    (own / "conf" / "model").mkdir(parents=True)
+    (own / "conf" / "model" / "small_halves.yaml").write_text("base: halving\nmix: 0.25\n")
+
+    def alone(command: str, *words: str, code: int = 0) -> tuple[str, str]:
+        process = subprocess.run([sys.executable, "-m", f"s2s_cli.{command}", *map(str, words)], text=True,
+                                 capture_output=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                                 timeout=120)  # fmt: skip
+        assert process.returncode == code, process.stderr
+        return process.stdout, process.stderr
+
+    words = [word for word in TRAIN if word not in ("model=halving", "model.mix=0.25")]
+    words += ["model=small_halves", "store=store", f"run={tmp_path / 'run'}", "train.max_updates=3"]
+    _, error = alone("train", *words, code=2)
+    assert "small_halves" in error
+    alone("train", f"plugins=[{own}]", *words)
+    assert "mix: 0.25" in (tmp_path / "run" / "config.yaml").read_text()
+    decode = [f"checkpoint={tmp_path / 'run'}", "store=store", "device=cpu", "decode.max_length_b=5"]
+    output, _ = alone("generate", f"plugins={own}", *decode)
+    assert len(output.splitlines()) == 12
+    _, error = alone("generate", *decode, code=2)
+    assert f"it was trained with plugins=[{own}], which this command needs too" in error
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "has no entry_points.txt"),
+        ("[s2s.modell]\na = b:C\n", "entry_points.txt: [s2s.modell]: did you mean 's2s.model'?"),
+        ("[s2s.model]\ntransformer = b:C\n", "[s2s.model] transformer: the name is taken"),
+        ("a = b:C\n", "entry_points.txt: File contains no section headers"),
+    ],
+)
+def test_a_folder_that_is_no_plugin_is_named(tmp_path, s2s, capsys, content, message):
+    if content is not None:
+        (tmp_path / "entry_points.txt").write_text(content)
+    assert s2s("score", f"plugins=[{tmp_path}]", "hypothesis=a", "reference=b") == 2
+    assert message in capsys.readouterr().err

@@ -69,12 +69,14 @@ def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple:
     verify(folder, training=False)
     file, weights = folder / CONFIG, folder / WEIGHTS
     config = read_yaml(file, shapes.CONFIG)
+    config["model"] = former.current(config["model"])
     try:
         task, kind = (registry.find(part, config[part]["type"]) for part in ("task", "model"))
+        options = schema.load(kind.Config, config["model"], "model")
     except UserError as error:
-        raise UserError(f"{file}: {error}") from error
-    config["model"] = former.current(config["model"])
-    options = schema.load(kind.Config, config["model"], f"{file}: model")
+        own = ",".join(config.get("plugins", []))  # nothing of them is loaded but by the user's word
+        hint = f"; it was trained with plugins=[{own}], which this command needs too" if own else ""
+        raise UserError(f"{file}: {error}{hint}") from error
     task = task.load(folder, config["data"]["target_transform"], config["task"])
     tensors = load_tensors(weights)
     with _AtMost(2 * sum(tensor.numel() for tensor in tensors.values()) + SPARE, file):

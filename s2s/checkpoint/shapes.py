@@ -31,6 +31,7 @@ CONFIG = {
     "criterion": {"type": str, ...: object},
     "data": {"target_transform": (str, {"type": str, ...: object}), "batch_tokens": int, ...: object},
     "train": {"accumulate": whole(1), "valid_metrics": [str], "best_metric": (str, None), ...: object},
+    "plugins?": [str],
     "distributed?": {"processes?": whole(1), ...: object},
     ...: object,
 }

@@ -1,12 +1,13 @@
 """What all commands share: their arguments, help and exit codes."""
 
+import dataclasses
 import errno
 import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from s2s import __version__
+from s2s import __version__, registry
 from s2s.config import schema as schemas
 from s2s.config import streams
 from s2s.config.shapes import Node
@@ -70,6 +71,7 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, pl
     pairs = [word for file in flags.get("--config", []) for word in compose.read_config(file)]
     pairs += [compose.Override(*pair) for pair in overrides]
     pairs += [compose.Override(plain, Node([Node(value, 0) for value in values], 0))] * bool(values)
+    pairs = _with_plugins(schema, pairs)
     if by_task and (tasks := [word for word in pairs if word.key == "task"]):
         try:
             schema = by_task(tasks[-1].text)
@@ -90,6 +92,18 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, pl
         print(compose.to_yaml(config), end="")
     else:
         main(config)
+
+
+def _with_plugins(schema: type, pairs: list) -> list:
+    """The overrides, once the folders of the user's own that `plugins` names are known. Raises UserError."""
+    from s2s.config.values import of_word, typed
+
+    for word in [word for word in pairs if word.key == "plugins"]:
+        node = of_word(word.value, list[str], word.key) if isinstance(word.value, str) else word.value
+        for folder in typed(node, list[str], word.key, word.file):
+            registry.add_folder(folder)
+    recorded = any(field.name == "plugins" for field in dataclasses.fields(schema))
+    return [word for word in pairs if recorded or word.key != "plugins"]
 
 
 def _split(name: str, words: list[str], schema: type, multirun: bool,
@@ -139,7 +153,8 @@ def _help(name: str, schema: type, config: Any, about: str, multirun: bool, plai
     from s2s.config import compose
 
     lines = [f"usage: {name} [--config FILE] [--help] [--print-config] [--version]"
-             + " [--multirun]" * multirun + (f" {plain.upper()} ..." if plain else "") + " key=value ...",
+             + " [--multirun]" * multirun + (f" {plain.upper()} ..." if plain else "")
+             + " [plugins=[FOLDER]] key=value ...",
              "", about, ""]  # fmt: skip
     held = list(schemas.held(config))
     if held:
