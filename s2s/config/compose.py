@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import yaml
 
@@ -126,7 +126,7 @@ class _Builder:
         options = {field.name for field in dataclasses.fields(schema)}
         self._refuse_moved(schema, prefix)
         parts = {
-            field.name: self.of(field.default_factory, f"{prefix}{field.name}.")
+            field.name: self.of(cast(type, field.default_factory), f"{prefix}{field.name}.")
             for field in dataclasses.fields(schema) if dataclasses.is_dataclass(field.default_factory)
         }  # fmt: skip
         for name, field in schemas.groups(schema).items():

@@ -296,7 +296,7 @@ def load(config: type, values: Any, where: str) -> Any:
 
 def _holds(annotation: Any) -> bool:
     """Whether a section holds components."""
-    return dataclasses.is_dataclass(annotation) and bool(groups(annotation))
+    return isinstance(annotation, type) and dataclasses.is_dataclass(annotation) and bool(groups(annotation))
 
 
 def _held(field: dataclasses.Field, name: str, values: dict[str, Any], where: str) -> Any:
