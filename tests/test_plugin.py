@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = Path(__file__).parent / "plugin"
-SIZE = ["model=halving", "model.mix=0.25", *(f"model.{side}.{key}" for side in ("encoder", "decoder")
+SIZE = ["model=transformer_tiny", "model.frontend=halving", "model.frontend.mix=0.25", "model.dropout=0",
+        *(f"model.{side}.{key}" for side in ("encoder", "decoder")
         for key in ("layers=1", "width=32", "ffn_width=64", "heads=4"))]  # fmt: skip
 TRAIN = [*SIZE, "criterion.terms=[cross_entropy,end]", "criterion.end.weight=0.05", "optim.schedule=steps",
          "data.cost=attention", "data.batch_tokens=600", "train.loggers=[csv]", "train.valid_metrics=[loss,first_word]",
@@ -180,6 +181,27 @@ def test_its_search_is_served(folder):
         server.communicate(timeout=60)
 
 
+def test_a_model_of_its_layer_bridge_and_output(folder):
+    """It goes on to the same bits, and decodes; a line says that no kernel stands in for its output."""
+    parts = ["model.encoder.layer=average", "model.encoder.layer.reach=2", "model.encoder.layers=2",
+             "model.bridge=mixture", "model.output=softmaxes", "model.tie_embeddings=none"]  # fmt: skip
+    words = ["store=store", *TRAIN, *parts, "train.valid_updates=10"]
+    run(folder, "train", "run=parts", *words, "train.max_updates=20")
+    for updates in (10, 20):
+        run(folder, "train", "run=pieces", *words, f"train.max_updates={updates}")
+    path = "checkpoints/step_00000020/model.safetensors"
+    assert (folder / "parts" / path).read_bytes() == (folder / "pieces" / path).read_bytes()
+    out, said = run(folder, "generate", "checkpoint=parts", "store=store", "format=json", "device=cpu")
+    assert "without compiled kernels: output is a MixtureOfSoftmaxes" in said
+    texts = [row["hypothesis"] for row in map(json.loads, out.splitlines())]
+    (folder / "parts.txt").write_text("".join(f"{text}\n" for text in texts))
+    out, _ = run(folder, "generate", "checkpoint=parts", "store=store", "mode=score", "target=parts.txt",
+                 "format=json", "device=cpu", "decode.dtype=fp32")  # fmt: skip
+    for row, text in zip(map(json.loads, out.splitlines()), texts, strict=True):
+        assert row["hypothesis"] == text
+    assert "softmaxes" in run(folder, "inspect", "parts")[0]
+
+
 def test_it_is_inspected_and_exported_by_name_only(folder):
     out, _ = run(folder, "inspect", "run")
     assert "halving" in out
@@ -192,13 +214,13 @@ def test_a_checkpoint_names_the_component_that_is_missing(folder):
     done = subprocess.run([sys.executable, "-m", "s2s_cli.generate", f"checkpoint={folder / 'run'}", "device=cpu"],
                           cwd=ROOT, input="a\n", capture_output=True, text=True, env=environment)  # fmt: skip
     assert done.returncode == 2
-    assert "no model is called 'halving'" in done.stderr
+    assert "model: frontend: no frontend is called 'halving'" in done.stderr
 
 
 def test_the_page_on_extending_shows_this_package():
     page = (ROOT / "docs" / "extending.md").read_text()
     files = [*PLUGIN.glob("example_plugin/[a-z]*.py"), *PLUGIN.glob("*.dist-info/entry_points.txt")]
-    assert len(files) == 14
+    assert len(files) == 17
     for file in files:
         assert file.read_text().rstrip() in page, file.name
         assert file.read_text().count("\n") < 70, file.name
@@ -209,8 +231,8 @@ def test_a_folder_of_the_users_own_is_known_by_its_word_alone(folder, tmp_path, 
     own = tmp_path / "own"
     shutil.copytree(PLUGIN / "example_plugin", own / "example_plugin")
     shutil.copy(PLUGIN / "example_plugin-1.0.dist-info" / "entry_points.txt", own)
-    (own / "conf" / "model").mkdir(parents=True)
-    (own / "conf" / "model" / "small_halves.yaml").write_text("base: halving\nmix: 0.25\n")
+    (own / "conf" / "frontend").mkdir(parents=True)
+    (own / "conf" / "frontend" / "quarters.yaml").write_text("base: halving\nmix: 0.25\n")
 
     def alone(command: str, *words: str, code: int = 0) -> tuple[str, str]:
         process = subprocess.run([sys.executable, "-m", f"s2s_cli.{command}", *map(str, words)], text=True,
@@ -219,10 +241,10 @@ def test_a_folder_of_the_users_own_is_known_by_its_word_alone(folder, tmp_path, 
         assert process.returncode == code, process.stderr
         return process.stdout, process.stderr
 
-    words = [word for word in TRAIN if word not in ("model=halving", "model.mix=0.25")]
-    words += ["model=small_halves", "store=store", f"run={tmp_path / 'run'}", "train.max_updates=3"]
+    words = [word for word in TRAIN if word not in ("model.frontend=halving", "model.frontend.mix=0.25")]
+    words += ["model.frontend=quarters", "store=store", f"run={tmp_path / 'run'}", "train.max_updates=3"]
     _, error = alone("train", *words, code=2)
-    assert "small_halves" in error
+    assert "model.frontend=quarters: no such preset" in error
     alone("train", f"plugins=[{own}]", *words)
     assert "mix: 0.25" in (tmp_path / "run" / "config.yaml").read_text()
     decode = [f"checkpoint={tmp_path / 'run'}", "store=store", "device=cpu", "decode.max_length_b=5"]

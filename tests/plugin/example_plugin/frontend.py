@@ -1,4 +1,4 @@
-"""A front-end that makes one state of two tokens, and a Transformer with it."""
+"""A front-end that makes one state of two tokens."""
 
 import dataclasses
 
@@ -7,20 +7,33 @@ from torch import nn
 
 from s2s.config.schema import option
 from s2s.data.batch import Source
-from s2s.data.spec import Spec
+from s2s.data.spec import TokenSource
 from s2s.errors import UserError
-from s2s.models.contract import States
-from s2s.models.transformer import Transformer, TransformerConfig
+from s2s.models.contract import Shared, States
 from s2s.nn.embedding import Embedding
+
+
+@dataclasses.dataclass
+class HalvingConfig:
+    """Options of the front-end."""
+
+    type: str = option("halving", "component")
+    mix: float = option(
+        0.5, "share of the linear map in a pair; the sum of its tokens has the rest", at_least=0, at_most=1
+    )
 
 
 class HalvingFrontend(nn.Module):
     """Pairs of embedded tokens through a linear map: [B, S] -> [B, ceil(S / 2), D]."""
 
-    def __init__(self, embedding: Embedding, mix: float):
+    Config = HalvingConfig
+    reads = TokenSource
+
+    def __init__(self, config: HalvingConfig, source: TokenSource, width: int, shared: Shared):
         super().__init__()
-        width = embedding.tokens.embedding_dim
-        self.embedding, self.mix, self.pair = embedding, mix, nn.Linear(2 * width, width)
+        self.tokens = nn.Embedding(source.size, width)  # the model may share it with the target
+        self.embedding = Embedding(self.tokens, shared.positions, shared.max_positions, shared.embedding_dropout)
+        self.mix, self.pair = config.mix, nn.Linear(2 * width, width)
 
     def most(self, length: int) -> int:
         """States of a source of so many tokens."""
@@ -29,7 +42,7 @@ class HalvingFrontend(nn.Module):
     def forward(self, source: Source) -> States:
         """source: ids [B, S]."""
         if source.packing is not None:
-            raise UserError("model=halving: pairs would join two examples of a row; data.batching=token_budget")
+            raise UserError("model.frontend=halving: pairs would join two examples; data.batching=token_budget")
         x = self.embedding(source.values)
         real = torch.arange(x.size(1), device=x.device) < source.lengths[:, None]
         x = nn.functional.pad(x * real[:, :, None], (0, 0, 0, x.size(1) % 2))  # padding counts nothing
@@ -40,24 +53,3 @@ class HalvingFrontend(nn.Module):
     def flops(self, lengths: torch.Tensor) -> int:
         """Operations of matrix products over sources of these lengths."""
         return 2 * int(((lengths + 1) // 2).sum()) * self.pair.weight.numel()
-
-
-@dataclasses.dataclass
-class HalvingConfig(TransformerConfig):
-    """Options of the Transformer, and of its front-end."""
-
-    type: str = option("halving", "component")
-    mix: float = option(
-        0.5, "share of the linear map in a pair; the sum of its tokens has the rest", at_least=0, at_most=1
-    )
-
-
-class HalvingTransformer(Transformer):
-    """A Transformer whose encoder sees half as many positions."""
-
-    Config = HalvingConfig
-
-    def __init__(self, config: HalvingConfig, spec: Spec):
-        super().__init__(config, spec)
-        self.frontend = HalvingFrontend(self.frontend.embedding, config.mix)
-        self.draw(self.frontend.pair)
