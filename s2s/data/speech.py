@@ -17,13 +17,14 @@ import numpy as np
 from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import from_int16
 from s2s.config import schema
-from s2s.config.shapes import conform, mapping
+from s2s.config.shapes import conform, mapping, number
 from s2s.data.columns import Column
 from s2s.data.split import Split
 from s2s.errors import UserError
 
 FEATURES, WAVEFORMS, UTTERANCES = "source.features", "source.waveform", "source.utterance"
-CMVN_SHAPE = ({"mean": [float], "deviation": [float]}, None)
+MOST = 1e6  # far from what logarithms of energies are; features beyond it would be infinite in a model
+CMVN_SHAPE = ({"mean": [number(-MOST, MOST)], "deviation": [number(0, MOST)]}, None)
 Perturb = Callable[[np.ndarray, int], np.ndarray]
 
 

@@ -73,6 +73,13 @@ def test_a_recording_has_the_same_hypothesis_in_any_batch(generate, words):
             assert one["score"] == pytest.approx(other["score"], abs=1e-4)
 
 
+def test_half_precision_reads_features_in_the_type_of_the_model(generate):
+    for run in ("joint", "ctc"):
+        half, whole = ([one["score"] for one in generate(run, f"decode.dtype={dtype}")] for dtype in ("bf16", "fp32"))
+        assert half == pytest.approx(whole, rel=0.05)
+        assert half != whole
+
+
 def test_words_have_times_within_the_recording(generate):
     found = generate("joint", "timestamps=true", "decode.min_length_b=3")
     assert any(one["words"] for one in found)

@@ -169,6 +169,16 @@ def test_the_channel_of_a_recording_is_that_of_its_entry_or_of_the_task(speech, 
             np.testing.assert_allclose(found, right, atol=1e-3)
 
 
+@pytest.mark.parametrize(("key", "value"), [("mean", 1e308), ("deviation", -1.0)])
+def test_means_and_deviations_out_of_all_proportion_are_refused(speech, tmp_path, key, value):
+    """The features would be infinite, and no sentence to blame."""
+    task = SpeechToTextTask.setup(speech)
+    cmvn = {**task.cmvn, key: [value, *task.cmvn[key][1:]]}
+    SpeechToTextTask(task.target_tokenizer, task.features, cmvn).save(tmp_path)
+    with pytest.raises(UserError, match=rf"features\.json: cmvn\.{key}\[0\]: a number of at least "):
+        SpeechToTextTask.load(tmp_path)
+
+
 def test_text_in_place_of_recordings_is_told(speech, folder, tmp_path):
     task = SpeechToTextTask.setup(speech)
     (tmp_path / "test.de").write_text("ein Satz\n")
