@@ -177,6 +177,7 @@ def folders(part: str) -> list[Path]:
     return [folder / part for folder in _FOLDERS]
 
 
+@functools.cache
 def preset_packages() -> list[str]:
     """Packages of presets by their names for `importlib.resources`."""
     return sorted(point.value for point in entry_points(group="s2s.presets"))
