@@ -210,7 +210,11 @@ def find(kind: str, name: str):
         module, attribute = COMPONENTS[kind][name].split(":")
         return getattr(importlib.import_module(module), attribute)
     if name in _plugins(kind):
-        return _plugins(kind)[name].load()
+        point = _plugins(kind)[name]
+        try:
+            return point.load()
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"the {kind} '{name}' of a plug-in, {point.value}, cannot be imported: {error}") from error
     short = name if len(name) <= 40 else f"{name[:40]}..."
     raise UserError(f"no {kind} is called '{short}'; {nearest(name, names(kind))}")
 

@@ -268,3 +268,21 @@ def test_a_folder_that_is_no_plugin_is_named(tmp_path, s2s, capsys, content, mes
         (tmp_path / "entry_points.txt").write_text(content)
     assert s2s("score", f"plugins=[{tmp_path}]", "hypothesis=a", "reference=b") == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_config_file_does_not_choose_the_code_that_is_run(tmp_path, spawn):
+    """It may be another's. In a process of its own: what is known there stays known."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "entry_points.txt").write_text("[s2s.model]\nmine = of_another:Model\n")
+    (tmp_path / "own" / "of_another.py").write_text(f"open({str(tmp_path / 'run-by')!r}, 'w')\n")
+    (tmp_path / "c.yaml").write_text(f"store: s\nplugins: [{tmp_path / 'own'}]\n")
+    words = ("--config", tmp_path / "c.yaml", "run=r", "model=mine")
+    _, error = spawn("train", *words).communicate()
+    own = tmp_path / "own"
+    assert error == (f"s2s-train: error: {tmp_path}/c.yaml:2: plugins: no file says which code is run; if you trust "
+                     f"that of {own}, give plugins=[{own}] on the command line\n")  # fmt: skip
+    assert not (tmp_path / "run-by").exists()
+    _, error = spawn("train", *words, f"plugins=[{own}]").communicate()
+    assert "the model 'mine' of a plug-in, of_another:Model, cannot be imported: " in error
+    assert "Traceback" not in error
+    assert (tmp_path / "run-by").exists()

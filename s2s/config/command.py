@@ -95,13 +95,20 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, pl
 
 
 def _with_plugins(schema: type, pairs: list) -> list:
-    """The overrides, once the folders of the user's own that `plugins` names are known. Raises UserError."""
+    """The overrides, once the folders of the user's own that `plugins` names are known. Raises UserError: a file, which
+    may be another's, names code to run, and the command line does not."""
     from s2s.config.values import of_word, typed
 
-    for word in [word for word in pairs if word.key == "plugins"]:
+    words = [word for word in pairs if word.key == "plugins"]
+    allowed = any(not word.file for word in words)
+    for word in words:
         node = of_word(word.value, list[str], word.key) if isinstance(word.value, str) else word.value
         for folder in typed(node, list[str], word.key, word.file):
-            registry.add_folder(folder)
+            if not allowed:
+                raise UserError(f"{word.where}plugins: no file says which code is run; if you trust that of {folder}, "
+                                f"give plugins=[{folder}] on the command line")  # fmt: skip
+            if not word.file:
+                registry.add_folder(folder)
     recorded = any(field.name == "plugins" for field in dataclasses.fields(schema))
     return [word for word in pairs if recorded or word.key != "plugins"]
 
