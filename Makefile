@@ -29,7 +29,7 @@ slow: $(VENV)/.installed-test ## run the tests that take minutes
 	PATH="$(BIN):$$PATH" python -m pytest -m slow $(PARALLEL) $(PYTEST_OPTIONS)
 
 faults: $(VENV)/.installed-test ## run the fault injection of the slow tests in full; hours
-	PATH="$(BIN):$$PATH" FAULTS=full python -m pytest -m slow tests/faults $(PARALLEL) $(PYTEST_OPTIONS)
+	PATH="$(BIN):$$PATH" FAULTS=full python -m pytest -m slow -o timeout=0 tests/faults $(PARALLEL) $(PYTEST_OPTIONS)
 
 bench: $(VENV)/.installed-test ## measure speed against other tools; nothing is asserted
 	PATH="$(BIN):$$PATH" python tests/benchmarks/run.py
