@@ -23,7 +23,12 @@ def test_tones_are_learned_and_transcribed(s2s, tmp_path, capsys, kind):
     assert s2s("preprocess", "task=speech_to_text", *manifests, "tokenizer=characters", "features.sample_rate=8000",
                "features.bins=20", "workers=1", store) == 0  # fmt: skip
     layers, updates = {"ctc": (0, 80), "joint": (1, 120)}[kind]
-    sizes = [f"model.decoder.layers={layers}", "model.decoder.width=48", "model.decoder.ffn_width=96"]
+    sizes = [
+        *(["criterion=ctc"] if kind == "ctc" else []),
+        f"model.decoder.layers={layers}",
+        "model.decoder.width=48",
+        "model.decoder.ffn_width=96",
+    ]
     limits = [f"train.max_updates={updates}", f"train.valid_updates={updates}"]
     capsys.readouterr()
     assert s2s("train", *OPTIONS, *sizes, *limits, store, f"run={run}") == 0

@@ -330,7 +330,7 @@ def test_mistakes_in_the_words(s2s, capsys, run, monkeypatch, port):
     assert "n_best" in fails(checkpoint, "decode.n_best=2")
     assert "a server has no draft" in fails(checkpoint, "decode.speculative=draft", "decode.beam_size=1")
     assert "the decoder has 1" in fails(checkpoint, "port=0", "decode.coverage_penalty=0.1", "decode.alignment_layer=2")
-    assert "over max_beam_size=3" in fails(checkpoint, "max_beam_size=3")
+    assert "decode.beam_size=5 exceeds max_beam_size=3" in fails(checkpoint, "max_beam_size=3")
     assert f"port={port}: cannot listen there" in fails(checkpoint, f"port={port}")
     assert "no such folder" in fails("checkpoint=absent", "port=0")
     for absent in ("uvicorn", "fastapi", "prometheus_client"):

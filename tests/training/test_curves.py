@@ -110,7 +110,7 @@ def test_runs_are_drawn_to_the_terminal_and_to_a_picture(store, tmp_path, s2s, c
 
 def test_what_cannot_be_drawn_is_told(tmp_path, s2s, capsys):
     empty = write(tmp_path / "empty", [("start", 0, {})])
-    for named, complaint in [([], "which runs"), ([tmp_path], "not a run"), ([empty], "nothing was logged yet")]:
+    for named, complaint in [([], "no run is given"), ([tmp_path], "not a run"), ([empty], "nothing was logged yet")]:
         assert s2s("plot", *named) == 2
         assert complaint in capsys.readouterr().err
 
