@@ -16,7 +16,7 @@ from s2s.criterions.terms.r_drop import RDropConfig
 from s2s.data.batch import Batch
 from s2s.errors import UserError
 from s2s.models.speech import SpeechModel
-from tests.criterions import test_ctc as speech
+from tests.criterions import test_ctc_term as speech
 from tests.specs import criterion_of, speech_spec
 from tests.training import own_terms
 from tests.training.own_terms import ContrastConfig, EndsConfig, SpreadConfig

@@ -16,7 +16,7 @@ from s2s.criterions.terms.r_drop import RDropConfig
 from s2s.models.encoders.transformer import EncoderConfig
 from s2s.models.transformer import Transformer, TransformerConfig
 from s2s.training.validation import metrics_of
-from tests.criterions import test_ctc as speech
+from tests.criterions import test_ctc_term as speech
 from tests.criterions.test_positions import VOCABULARY, batch_of, small
 from tests.specs import criterion_of, text_spec
 

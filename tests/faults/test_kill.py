@@ -127,7 +127,7 @@ def test_no_run_is_lost(case, store, speech, tmp_path, nursery, capfd):  # noqa:
         same_bits(whole, run)
         nothing_half_written(run)
         check_metrics(whole, run)
-    assert saves >= wanted / 3
+    assert saves >= wanted / 3 or wanted < 20  # of a few, chance may have it that none is
     print(f"{case}: {kills} kills, {saves} in the midst of a save, {number} runs, all with the bits of the undisturbed")
 
 
