@@ -87,15 +87,22 @@ def test_its_model_decodes_and_its_metric_scores(folder, options):
     assert float(re.search(r"FirstWord\|.* = ([\d.]+)", out)[1]) > 40
 
 
-def test_a_killed_run_ends_with_the_same_bits(folder):
-    words = ["store=store", "run=killed", *TRAIN, "train.checkpoint_updates=10"]
+def kill_and_go_on(folder: Path, training: list[str], every: int) -> None:
+    """Kill a training after its second save, and repeat its command; the run is `killed`."""
+    words = ["store=store", "run=killed", *training, f"train.checkpoint_updates={every}"]
     process = start(folder, "train", *words)
     deadline = time.time() + 60
-    while not list(folder.glob("killed/checkpoints/step_*20")) and time.time() < deadline and process.poll() is None:
+    saved = folder / "killed" / "checkpoints" / f"step_{2 * every:08}"
+    while not saved.exists() and time.time() < deadline and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert saved.exists()
     run(folder, "train", *words)
+
+
+def test_a_killed_run_ends_with_the_same_bits(folder):
+    kill_and_go_on(folder, TRAIN, 10)
     for name in ("model.safetensors", "training_terms.safetensors"):
         path = f"checkpoints/step_00000060/{name}"
         assert (folder / "killed" / path).read_bytes() == (folder / "run" / path).read_bytes()

@@ -2,14 +2,12 @@
 
 import json
 import re
-import signal
-import time
 from urllib.request import Request, urlopen
 
 import pytest
 
 from s2s.data.store import Store
-from tests.test_plugin import run, start
+from tests.test_plugin import kill_and_go_on, run, start
 
 LETTERS = "abcd"
 TRAIN = ["task=rated", "task.empty=-", "criterion.terms=[rated]", "data.transforms=[omit,shuffle]",
@@ -80,14 +78,7 @@ def test_a_wrong_rating_is_named(folder):
 
 
 def test_a_killed_run_ends_with_the_same_bits(folder):
-    words = ["store=store", "run=killed", *TRAIN, "train.checkpoint_updates=20"]
-    process = start(folder, "train", *words)
-    deadline = time.time() + 60
-    while not list(folder.glob("killed/checkpoints/step_*40")) and time.time() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    run(folder, "train", *words)
+    kill_and_go_on(folder, TRAIN, 20)
     path = "checkpoints/step_00000120/model.safetensors"
     assert (folder / "killed" / path).read_bytes() == (folder / "run" / path).read_bytes()
 

@@ -55,9 +55,19 @@ NAMES: dict[tuple[type, ...], tuple[str, str]] = {
 }
 
 
-def check_sources(spec: Spec, kinds: tuple[type, ...], model: str) -> None:
-    """Whether a task has the kinds of sources that a model is for. Raises UserError."""
-    found = tuple(type(source) for source in spec.sources)
-    if found != kinds:
-        has, other = NAMES.get(found, (f"{len(found)} sources", "another model"))
-        raise UserError(f"model.type={model}: is for {NAMES[kinds][0]}, and the task has {has}: {other}")
+def check_sources(spec: Spec, kinds: tuple[type, ...], reader: str) -> None:
+    """Check that a task has the kinds of sources that a model reads.
+
+    Args:
+        spec: Of the task.
+        kinds: Of the sources that are read.
+        reader: The option that says what is read.
+
+    Raises:
+        UserError: it has others.
+    """
+    given = tuple(type(source) for source in spec.sources)
+    if given != kinds:
+        has, model = NAMES.get(given, (f"{len(given)} sources", "another model"))
+        reads, _ = NAMES.get(kinds, (", ".join(kind.__name__ for kind in kinds), ""))
+        raise UserError(f"{reader} reads {reads}, and the task has {has}; try {model}")

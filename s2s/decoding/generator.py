@@ -125,7 +125,7 @@ class Generator:
     def _by_ctc(self, said: str) -> float:
         """Seconds of a frame, for what needs CTC's times. Raises UserError where there are none."""
         if self.sides.seconds is None:
-            raise UserError(f"{said}: is for recordings, and the sources are text")
+            raise UserError(f"{said} requires recordings, and the sources are text")
         if not self.ctc_weight:
             raise UserError(f"{said}: needs CTC, with decode.ctc_weight above 0, for the times of tokens")
         return self.sides.seconds

@@ -186,7 +186,7 @@ class Translator:
                 translation, without text, that says why.
         """
         if timestamps and not self.task.target_transform.is_none:
-            raise UserError("timestamps=true: is for models that write words in their order, without "
+            raise UserError("timestamps=true requires models that write words in their order, without "
                             "data.target_transform")  # fmt: skip
         options = {"alignment": alignment, "timestamps": timestamps, "pack": self._pack, "tick": tick}
         loaded = dict(load_components(self.task, config, next(self.models[0].parameters()).device, self._once))

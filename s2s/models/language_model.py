@@ -50,7 +50,7 @@ class LanguageModel(EncoderDecoder):
 
     def __init__(self, config: LanguageModelConfig, spec: Spec):
         super().__init__()
-        check_sources(spec, (), config.type)
+        check_sources(spec, (), f"model={config.type}")
         self.config, self.target_vocabulary_size = config, spec.target_size
         shared, width = shared_options(config), config.decoder.width
         tokens = nn.Embedding(spec.target_size, width)

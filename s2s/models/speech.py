@@ -85,7 +85,7 @@ class SpeechModel(EncoderDecoder):
     def __init__(self, config: SpeechConfig, spec: Spec):
         super().__init__()
         frontend = find("frontend", config.frontend.type)
-        check_sources(spec, (frontend.reads,), config.type)
+        check_sources(spec, (frontend.reads,), f"model.frontend={config.frontend.type}")
         self.config, self.target_vocabulary_size, size = config, spec.target_size, spec.target_size
         if not config.decoder.layers and not config.ctc:
             raise UserError("model.ctc=false and model.decoder.layers=0: the model has no output; choose one of them")

@@ -69,7 +69,7 @@ class Transformer(EncoderDecoder):
         super().__init__()
         kinds = {part: find(part, getattr(config, part).type)
                  for part in ("frontend", "encoder", "bridge", "decoder", "output")}  # fmt: skip
-        check_sources(spec, (kinds["frontend"].reads,), config.type)
+        check_sources(spec, (kinds["frontend"].reads,), f"model.frontend={config.frontend.type}")
         self.config, self.target_vocabulary_size = config, spec.target_size
         self.max_length = config.max_positions if config.positions == "learned" else None
         shared, width = shared_options(config), config.decoder.width

@@ -88,10 +88,10 @@ class LanguageModelingTask(TextTask):
         self.check_transforms(config, ("target", "shown"))
         for key in ("character_noise", "word_dropout"):
             if any(getattr(stage, key) for stage in stages(config)):
-                raise UserError(f"data.{key}: is for the source side, and a language model has none")
+                raise UserError(f"data.{key} requires a source, and a language model has none")
         for key in ("waveform", "spec_augment"):
             if getattr(config, key).active:
-                raise UserError(f"data.{key}: is for recordings, and a language model reads text")
+                raise UserError(f"data.{key} requires recordings, and a language model reads text")
         if self.target_tokenizer.sampling and TEXT not in dataset.split:
             raise UserError(
                 "tokenizer.sampling needs the raw text of the train split; make the store with keep_text=true"

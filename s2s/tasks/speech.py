@@ -206,9 +206,9 @@ class SpeechToTextTask(TextTask):
         self.check_transforms(config)
         for key in ("character_noise", "word_dropout"):
             if any(getattr(stage, key) for stage in stages(config)):
-                raise UserError(f"data.{key}: is for text on the source side; data.spec_augment, data.waveform")
+                raise UserError(f"data.{key} requires text on the source side; try data.spec_augment, data.waveform")
         if config.batching == "packed":
-            raise UserError("data.batching=packed: is for text; data.batching=bucket_2d")
+            raise UserError("data.batching=packed requires text; use data.batching=bucket_2d")
         if self.target_tokenizer.sampling and TEXT not in dataset.split:
             raise UserError("tokenizer.sampling needs the raw text of the train split, and the store lacks it")
         if config.waveform.active and not dataset.recordings.has_waveforms:

@@ -130,7 +130,7 @@ class TranslationTask(TextTask):
             raise UserError(f"{wish} needs the raw text of the train split; make the store with keep_text=true")
         for key in ("waveform", "spec_augment"):
             if getattr(config, key).active:
-                raise UserError(f"data.{key}: is for recordings, and the source is text")
+                raise UserError(f"data.{key} requires recordings, and the source is text")
 
 
 class PairDataset(TextDataset):

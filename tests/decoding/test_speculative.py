@@ -182,7 +182,7 @@ def test_a_source_that_is_copied_takes_few_passes():
 def test_what_does_not_go_together():
     model = tiny_model(0)
     for options, message in (
-        ({"beam_size": 2}, "is for greedy search"),
+        ({"beam_size": 2}, "requires greedy search"),
         ({"search": "sample"}, "each says how to search"),
         ({"stopping": "exhaustive"}, "decode.stopping=exhaustive: does nothing"),
         ({"no_repeat_ngram": 2}, "does not go with"),
@@ -223,7 +223,7 @@ def test_trained_models_by_the_command(s2s, capsys, run, learned, lines, tmp_pat
     for more, message in (
         (["decode.speculative=draft"], "decode.speculative=draft requires draft=CHECKPOINT"),
         (["decode.speculative=input", f"draft={run}"], "decode.speculative=draft requires draft=CHECKPOINT"),
-        ([f"draft={run}", "decode.beam_size=3"], "is for greedy search"),
+        ([f"draft={run}", "decode.beam_size=3"], "requires greedy search"),
         ([f"draft={learned}"], "draft: takes at most 12 tokens"),
         (["draft=absent"], "absent: no such folder"),
     ):

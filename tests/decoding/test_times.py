@@ -122,9 +122,9 @@ def test_given_targets_are_aligned_as_far_as_they_can_be():
 
 def test_what_does_not_go_together():
     model, plain = tiny_joint(1), [[4, 5]]
-    with pytest.raises(UserError, match=r"timestamps=true: is for recordings"):
+    with pytest.raises(UserError, match=r"timestamps=true requires recordings"):
         Generator([model], DecodeConfig(), sides, timestamps=True)
-    with pytest.raises(UserError, match=r"decode.chunk_seconds: is for recordings"):
+    with pytest.raises(UserError, match=r"decode.chunk_seconds requires recordings"):
         Generator([model], DecodeConfig(chunk_seconds=10), sides)
     with pytest.raises(UserError, match="needs CTC"):
         Generator([model], DecodeConfig(ctc_weight=0.0), Sides(collate, seconds=SECONDS), timestamps=True)

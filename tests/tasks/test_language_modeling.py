@@ -97,10 +97,10 @@ def test_what_goes_wrong(s2s, capsys, runs, store, tmp_path):
     assert "train.samples=0 train.valid_metrics=[loss]" in failed(
         "train", f"store={store}", f"run={tmp_path}/a", *LM, "train.valid_metrics=[bleu]"
     )
-    assert "model.type=transformer: is for text, and the task has no source: model=transformer_lm_small" in failed(
+    assert "model.frontend=tokens reads text, and the task has no source; try model=transformer_lm_small" in failed(
         "train", f"store={store}", f"run={tmp_path}/a", "task=language_modeling", "model=transformer_tiny"
     )
-    assert "model.type=transformer_lm: is for no source, and the task has text: model=transformer_base" in failed(
+    assert "model=transformer_lm reads no source, and the task has text; try model=transformer_base" in failed(
         "train", f"store={store}", f"run={tmp_path}/a", "model=transformer_lm_tiny"
     )
 
@@ -110,7 +110,7 @@ def test_options_of_a_source_are_refused(store):
     dataset = task.dataset(Store(store).split("train"))
     task.check(DataConfig(), dataset)
     for options in ({"character_noise": 0.1}, {"word_dropout": 0.1}):
-        with pytest.raises(UserError, match="is for the source side"):
+        with pytest.raises(UserError, match="requires a source"):
             task.check(DataConfig(**options), dataset)
 
 

@@ -211,5 +211,5 @@ def test_what_does_not_fit_is_told(speech, waveforms, store, folder):
             task.check(config, dataset)
     text = TranslationTask.setup(Store(store))
     for config in (CHANGES["noise"], CHANGES["spec_augment"]):
-        with pytest.raises(UserError, match="is for recordings"):
+        with pytest.raises(UserError, match="requires recordings"):
             text.check(dataclasses.replace(config), text.dataset(Store(store).split("train")))

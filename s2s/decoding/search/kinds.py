@@ -136,7 +136,7 @@ class SpeculativeSearch(Searcher):
         if config.speculative == "none":
             raise UserError("decode.search=speculative: decode.speculative says who guesses, input or draft")
         if config.beam_size > 1:
-            raise UserError(f"{cls.said(config)}: is for greedy search, decode.beam_size=1")
+            raise UserError(f"{cls.said(config)} requires greedy search, decode.beam_size=1")
         _within_beam(config)
 
     def __init__(self, config: Any, setting):

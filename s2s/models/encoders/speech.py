@@ -85,7 +85,7 @@ class SpeechEncoder(nn.Module):
 
     def begin(self) -> None:
         """What the first weights are beside the blocks' own, once these are drawn."""
-        for linear in (linear for layer in self.layers for linear in layer.outputs()):
+        for linear in (linear for layer in self.layers for linear in getattr(layer, "outputs", list)()):
             nn.init.zeros_(linear.weight)  # a layer adds nothing at first (Zhang et al. 2019): what enters gets to CTC
         if self.ctc is not None:  # mostly blanks at first; else a label may become what is said of all speech, for good
             odds = FIRST_BLANK / (1 - FIRST_BLANK) * (self.ctc.out_features - 1)

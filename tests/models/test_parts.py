@@ -1,0 +1,101 @@
+"""Every part that can be chosen by name goes with the others: it trains, sees no padding, and decodes as taught."""
+
+import itertools
+
+import pytest
+import torch
+
+from s2s import registry
+from s2s.backends.prepare import is_native, prepare
+from s2s.config import compose
+from s2s.data.batch import Inputs, Source
+from s2s.models.speech import SpeechModel
+from s2s.models.transformer import Transformer
+from s2s.text.vocabulary import BOS
+from tests.plugin.example_plugin.bridge import MixtureBridge
+from tests.plugin.example_plugin.frontend import HalvingFrontend
+from tests.plugin.example_plugin.layer import AverageLayer
+from tests.specs import speech_spec, text_spec
+
+SIZES = ("layers=2", "width=16", "heads=2", "ffn_width=24")
+SIZE = [f"{side}.{key}" for side in ("encoder", "decoder") for key in SIZES]
+V, F = 13, 20
+OUTSIDE = {
+    "frontend": {"halving": HalvingFrontend}, "layer": {"average": AverageLayer}, "bridge": {"mixture": MixtureBridge}
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def outside(monkeypatch):
+    """Parts from outside of the toolkit beside its own."""
+    for kind, parts in OUTSIDE.items():
+        for name, part in parts.items():
+            monkeypatch.setitem(registry.COMPONENTS[kind], name, f"{part.__module__}:{part.__name__}")
+    registry.find.cache_clear()
+    yield
+    registry.find.cache_clear()
+
+
+def model_of(*words: str) -> Transformer:
+    torch.manual_seed(0)
+    pairs = compose.by_key([compose.Override(*word.split("=")) for word in [*SIZE, "dropout=0", *words]])
+    built = compose.build(Transformer.Config, pairs)
+    built.fill()
+    reads_frames = built.config.frontend.type == "subsampling"
+    return Transformer(built.config, speech_spec(F, V) if reads_frames else text_spec(V)).eval()
+
+
+def sources_of(model: Transformer, lengths: list[int]) -> tuple[Source, ...]:
+    random = torch.Generator().manual_seed(1)
+    shape = (len(lengths), max(lengths))
+    if model.config.frontend.type == "subsampling":
+        values = torch.randn(*shape, F, generator=random)
+    else:
+        values = torch.randint(4, V, shape, generator=random)
+    return (Source(values, torch.tensor(lengths)),)
+
+
+def test_a_layer_from_outside_in_a_model_of_speech():
+    pairs = compose.by_key([compose.Override("encoder.layer", "average"), compose.Override("encoder.width", "16"),
+                            compose.Override("encoder.heads", "2")])  # fmt: skip
+    built = compose.build(SpeechModel.Config, pairs)
+    built.fill()
+    model = SpeechModel(built.config, speech_spec(F, V)).eval()
+    source = Source(torch.randn(2, 40, F), torch.tensor([40, 21]))
+    assert torch.isfinite(model.ctc_log_probabilities(model.encode((source,)))[0]).all()
+
+
+NAMES = [
+    ("tokens", "halving", "subsampling"),
+    ("transformer", "conformer", "e_branchformer", "average"),
+    ("top", "mixture"),
+]
+
+
+@pytest.mark.parametrize(("frontend", "layer", "bridge"), list(itertools.product(*NAMES)))
+def test_parts_go_together(frontend, layer, bridge):
+    model = model_of(f"frontend={frontend}", f"encoder.layer={layer}", f"bridge={bridge}")
+    lengths = [40, 17, 29]
+    sources = sources_of(model, lengths)
+    decoder_input = torch.tensor([[BOS, 5, 6, 7]] * 3)
+    with torch.no_grad():
+        memory = model.encode(*Inputs(sources))
+        taught = model.decode(memory, decoder_input).logits()
+        for row, length in enumerate(lengths):
+            source = Source(sources[0].values[row : row + 1, :length], torch.tensor([length]))
+            alone = model.encode(*Inputs((source,)))
+            assert alone.lengths[0] == memory.lengths[row] <= model.memory_length(length)
+            torch.testing.assert_close(model.decode(alone, decoder_input[:1]).logits()[0], taught[row],
+                                       rtol=1e-4, atol=1e-4)  # fmt: skip
+        for backend in ("eager", "native"):
+            stepping = prepare(model, "fp32", backend)
+            assert is_native(stepping) == (backend == "native")
+            state = stepping.start(stepping.encode(*Inputs(sources)), 1)
+            for t in range(4):
+                logits = stepping.step(decoder_input[:, t].contiguous(), state)
+                torch.testing.assert_close(logits, taught[:, t], rtol=1e-4, atol=1e-4, msg=f"{backend}, step {t}")
+    model.train()
+    model.decode(model.encode(*Inputs(sources)), decoder_input).logits().square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
