@@ -58,8 +58,15 @@ COMPONENTS = {
         "conformer": "s2s.nn.conformer:ConformerLayer",
         "e_branchformer": "s2s.nn.conformer:EBranchformerLayer",
     },
-    "bridge": {"top": "s2s.models.bridges.top:TopBridge"},
-    "decoder": {"transformer": "s2s.models.decoders.transformer:TransformerDecoder"},
+    "bridge": {
+        "top": "s2s.models.bridges.top:TopBridge",
+        "linear": "s2s.models.bridges.linear:LinearBridge",
+        "groups": "s2s.models.bridges.groups:GroupsBridge",
+    },
+    "decoder": {
+        "transformer": "s2s.models.decoders.transformer:TransformerDecoder",
+        "groups": "s2s.models.decoders.groups:GroupsDecoder",
+    },
     "output": {"linear": "s2s.models.outputs.linear:linear"},
     "criterion": {"terms": "s2s.criterions.criterion:Criterion"},
     "term": {

@@ -106,7 +106,8 @@ class Step:
         self.width, self.head, self.size = stack.width, stack.width // stack.heads, model.target_vocabulary_size
         self.positions, self.turned = decoder.embedding.positions, torch.empty(0, self.head)
         heads = {n: decoder.head_norms[str(n)] for n in decoder.shares}
-        shares = [decoder.shares.get(n, 0.0) for n in range(1, stack.layers + 1)]
+        with torch.no_grad():  # they may be parameters
+            shares = [float(decoder.shares.get(n, 0.0)) for n in range(1, stack.layers + 1)]
         sizes = {"D": stack.width, "H": stack.heads, "G": stack.kv_heads or stack.heads, "d": self.head}
         self.decoder = Structure(
             "Decoder",

@@ -2,7 +2,8 @@
 
 A kernel, an export or a prepacked weight takes the place of code that it was written beside. A subclass may compute
 something else, and so it has the plain path unless it says `stands_for = ITS_PARENT` in its own body: what it adds
-changes nothing that the parent computes.
+changes nothing that the parent computes. One that says `steps_for = ITS_PARENT` has only the compiled step: that step
+reads from it all that it computes, and what reads weights elsewhere, an export, does not.
 """
 
 import inspect
@@ -32,7 +33,8 @@ def step_departure(model: nn.Module) -> str | None:
         return f"there are none for a {type(model).__name__}"
     if model.decoder is None:
         return None
-    return _overridden(model, STEP) or _departure(model, {"decoder": TransformerDecoder, "output": nn.Linear})
+    parts = {"decoder": TransformerDecoder, "output": nn.Linear}
+    return _overridden(model, STEP) or _departure(model, parts, ("stands_for", "steps_for"))
 
 
 def departure(model: nn.Module) -> str | None:
@@ -71,12 +73,12 @@ def _overridden(model: nn.Module, names: tuple[str, ...]) -> str | None:
     return None
 
 
-def _departure(model: nn.Module, parts: dict[str, type]) -> str | None:
+def _departure(model: nn.Module, parts: dict[str, type], claims: tuple[str, ...] = ("stands_for",)) -> str | None:
     for place, expected in parts.items():
         for name, module in getattr(model, place).named_modules(prefix=place):
             kind = type(module)
             wanted = {expected} if name == place else BLOCKS
-            if kind not in wanted and kind.__dict__.get("stands_for") not in wanted:
+            if not wanted & {kind, *(kind.__dict__.get(claim) for claim in claims)}:
                 return f"{name} is a {kind.__name__}"
             if module._forward_hooks or module._forward_pre_hooks:
                 return f"{name} has a hook"

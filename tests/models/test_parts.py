@@ -68,7 +68,7 @@ def test_a_layer_from_outside_in_a_model_of_speech():
 NAMES = [
     ("tokens", "halving", "subsampling"),
     ("transformer", "conformer", "e_branchformer", "average"),
-    ("top", "mixture"),
+    ("top", "mixture", "linear", "groups"),
 ]
 
 

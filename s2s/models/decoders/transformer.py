@@ -4,6 +4,9 @@ Shapes: B sentences, S memory positions, T target positions, K rows a sentence, 
 heads, d head width.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor, nn
 
@@ -27,12 +30,16 @@ class TransformerDecoder(nn.Module):
         memory_width: D of what the layers attend to; None: they attend to nothing.
         heads: Layers, from 1, whose states predict the target too (`auxiliary_heads`), each with a norm of its own.
 
+    Attributes:
+        shares: Of the heads in the logits, by layer; the top has the rest.
+
     Raises:
         UserError: heads that do not fit the width, or layers that are not there.
     """
 
     Config = DecoderConfig
     State = TransformerState
+    shares: Mapping[int, float | Tensor] = MappingProxyType({})
 
     def __init__(self, config: DecoderConfig, shared: Shared, embedding: Embedding, memory_width: int | None,
                  heads: list[int] = ()):  # fmt: skip
@@ -48,7 +55,6 @@ class TransformerDecoder(nn.Module):
         self.layers = nn.ModuleList(Layer(**options) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
         self.head_norms = nn.ModuleDict({str(number): nn.LayerNorm(config.width) for number in heads})
-        self.shares: dict[int, float] = {}  # of the heads in the logits, by layer; the top has the rest
 
     @property
     def heads(self) -> list[int]:
@@ -79,9 +85,10 @@ class TransformerDecoder(nn.Module):
 
     def _mixed(self, top: Tensor, heads: dict[int, Tensor]) -> Tensor:
         """What the output is for: normed states of the top, and of the heads by layer."""
-        if not self.shares:
+        shares = self.shares
+        if not shares:
             return top
-        return (1 - sum(self.shares.values())) * top + sum(share * heads[n] for n, share in self.shares.items())
+        return (1 - sum(shares.values())) * top + sum(share * heads[n] for n, share in shares.items())
 
     def cross_attention(self, seen: list[Tensor], seen_mask: Tensor, decoder_input: Tensor, layer: int) -> Tensor:
         """Weights of the attention to the memory under teacher forcing, fp32 [B, H, T, S], of a layer, from 0."""
@@ -113,10 +120,10 @@ class TransformerDecoder(nn.Module):
 
     def _advance(self, x: Tensor, state: TransformerState) -> Tensor:
         """Embedded tokens through the layers, to what the output is for."""
-        heads = {}
+        heads, shares = {}, self.shares
         for n, layer in enumerate(self.layers):
             x = layer.step(x, state, n)
-            if n + 1 in self.shares:
+            if n + 1 in shares:
                 heads[n + 1] = self.head_norms[str(n + 1)](x)
         state.advance()
         return self._mixed(self.norm(x), heads)
