@@ -109,6 +109,12 @@ class DecodeConfig:
         [], "share of each of model.auxiliary_heads in the logits; empty: only the top layer",
         at_least=0, at_most=1,
     )  # fmt: skip
+    encoder_layer: int | None = option(
+        None,
+        "encoder layer, from 1, that the decoder reads in place of the last, to see what it knows (DecoderLens)",
+        at_least=1,
+        at_most=1000,
+    )
     exit_layer: int | None = option(
         None,
         "decode by the CTC of this layer, one of model.encoder.ctc_layers, and skip the layers above it",

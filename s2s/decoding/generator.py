@@ -16,6 +16,7 @@ from s2s.decoding.finishing import Finishing, forced
 from s2s.decoding.fitting import fitting
 from s2s.decoding.hypothesis import Hypothesis
 from s2s.decoding.intake import Intake
+from s2s.decoding.lens import lens
 from s2s.decoding.limits import normalised
 from s2s.decoding.mbr import most_like_all
 from s2s.decoding.models import ctc_weight, exiting, mixed, rating
@@ -66,6 +67,8 @@ class Generator:
             raise UserError("decode.shortlist: takes rows of an output matrix, and this model's output is none")
         whole = [model.output for model in models] if loaded.get("shortlist") else None
         models = [exiting(pack(model, config.dtype, config.backend), config) for model in models]
+        if config.encoder_layer is not None:
+            models = [lens(model, config.encoder_layer) for model in models]
         self.ctc_weight = ctc_weight(config, models)
         self.searcher = config.searcher(self.ctc_weight)
         self.given = {"alignment": "alignment=true"} if alignment else {}

@@ -127,9 +127,15 @@ class SpeechEncoder(nn.Module):
 
     def exiting(self, layer: int | None, confidence: float | None) -> "SpeechEncoder":
         """As EncoderDecoder.exiting."""
-        light, last = copy.copy(self), layer or len(self.layers)
-        light._modules = {**self._modules, "layers": self.layers[:last]}
-        light.exits, light.confidence = [number for number in self.exits if number < last], confidence
+        light = self.first(layer or len(self.layers))
+        light.confidence = confidence
+        return light
+
+    def first(self, layers: int) -> "SpeechEncoder":
+        """An encoder of the first layers only, and the last norm; weights are shared."""
+        light = copy.copy(self)
+        light._modules = {**self._modules, "layers": self.layers[:layers]}
+        light.exits = [number for number in self.exits if number < layers]
         return light
 
     def flops(self, lengths: Tensor) -> int:

@@ -3,6 +3,7 @@
 Shapes: B sentences, S source positions, P real tokens of all rows, D width.
 """
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -74,6 +75,12 @@ class TransformerEncoder(nn.Module):
                 states.append(x)
         states = [*states, self.norm(x)]
         return Memory([x if real is None else real.pad(x) for x in states], source.lengths, keys, segments)
+
+    def first(self, layers: int) -> "TransformerEncoder":
+        """An encoder of the first layers only, and the last norm; weights are shared."""
+        light = copy.copy(self)
+        light._modules = {**self._modules, "layers": self.layers[:layers]}
+        return light
 
     def _unpads(self, source: States) -> bool:
         """Whether to compute on real tokens only."""
