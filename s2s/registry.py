@@ -60,6 +60,7 @@ COMPONENTS = {
     },
     "bridge": {
         "top": "s2s.models.bridges.top:TopBridge",
+        "flat": "s2s.models.bridges.flat:FlatBridge",
         "linear": "s2s.models.bridges.linear:LinearBridge",
         "groups": "s2s.models.bridges.groups:GroupsBridge",
     },

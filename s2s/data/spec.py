@@ -39,12 +39,14 @@ class Spec:
         target_size: V, symbols of the target's vocabulary.
         shared: The first source has the target's vocabulary.
         tags: Values of each tag that an example has, by the tag's name.
+        alike: All sources have the same vocabulary.
     """
 
     sources: tuple[SourceSpec, ...]
     target_size: int
     shared: bool = False
     tags: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    alike: bool = False
 
 
 # What sources are, in words, and a model that reads them.

@@ -11,8 +11,17 @@ from typing import Protocol, cast
 
 from torch import Tensor, nn
 
-from s2s.data.batch import Packing
+from s2s.data.batch import Packing, tag_of_positions
+from s2s.errors import UserError
 from s2s.nn.attention import segment_mask
+
+
+class TagSizes(dict[str, int]):
+    """How many values each tag of the examples has, by its name. Raises UserError for one that they do not have."""
+
+    def __missing__(self, name: str) -> int:
+        has = f"they have {', '.join(self)}" if self else "they have none"
+        raise UserError(f"the model reads the tag {name} of the examples; {has}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +35,7 @@ class Shared:
         activation: Of the feed-forward blocks.
         dropout, embedding_dropout, attention_dropout, activation_dropout: Probabilities of dropping a component of a
             block's output, of an embedded token, an attention weight, an inner state of a feed-forward block.
+        tags: How many values each tag of the examples has, by its name.
     """
 
     norm: str = "pre"
@@ -36,6 +46,7 @@ class Shared:
     embedding_dropout: float = 0.0
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
+    tags: "TagSizes" = dataclasses.field(default_factory=lambda: TagSizes())
 
     def layer(self, stack) -> dict:
         """Arguments of a `Layer` of a stack of this size (`layers, width, heads, kv_heads, ffn_width`)."""
@@ -68,6 +79,10 @@ class States:
     lengths: Tensor
     packing: Packing | None = None
     tags: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    def tags_of_positions(self) -> dict[str, Tensor]:
+        """Numbers of the tags' values: int64 [B, 1], or [B, S] of packed rows."""
+        return {name: tag_of_positions(tag, self.packing) for name, tag in self.tags.items()}
 
 
 @dataclasses.dataclass

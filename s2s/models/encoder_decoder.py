@@ -2,14 +2,15 @@
 
     source -> front-end -> States -> encoder -> Memory -> bridge -> what each decoder layer sees -> decoder -> output
 
-Each part is a module that knows nothing of the others. A model without an encoder is a language model; one without a
-decoder writes by CTC on its encoder.
+Each part is a module that knows nothing of the others. Of several sources each has a front-end and an encoder, its own
+or those of the first, and the bridge joins their memories. A model without an encoder is a language model; one without
+a decoder writes by CTC on its encoder.
 
 Shapes: B sentences, S source positions, T target positions, K rows a sentence, R = B*K, D width, V vocabulary.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -38,10 +39,18 @@ class EncoderDecoder(nn.Module):
     together: int | None = None
 
     def assemble(self, frontend: nn.Module | None, encoder: nn.Module | None, bridge: nn.Module,
-                 decoder: nn.Module | None, output: nn.Module | None) -> None:  # fmt: skip
-        """The parts of a model; those that it does not have are None."""
+                 decoder: nn.Module | None, output: nn.Module | None, more_frontends: Sequence[nn.Module] = (),
+                 more_encoders: Sequence[nn.Module] = ()) -> None:  # fmt: skip
+        """The parts of a model; those that it does not have are None.
+
+        Args:
+            frontend, encoder: Of the first source, or of all.
+            bridge, decoder, output: The others.
+            more_frontends, more_encoders: Of each source after the first; none: it has that of the first.
+        """
         self.frontend, self.encoder, self.bridge = frontend, encoder, bridge
         self.decoder, self.output = decoder, output
+        self.more_frontends, self.more_encoders = nn.ModuleList(more_frontends), nn.ModuleList(more_encoders)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -91,26 +100,29 @@ class EncoderDecoder(nn.Module):
 
     def stacks(self) -> list[nn.ModuleList]:
         """The layers of encoder and decoder, which are called as modules."""
-        return [part.layers for part in (self.encoder, self.decoder) if part is not None]
+        parts = (self.encoder, *self.more_encoders, self.decoder)
+        return [part.layers for part in parts if part is not None]
 
     def memory_length(self, length: int) -> int:
-        """Positions in the Memory of a source of so many tokens or frames, at most."""
+        """Positions in the Memory of a source of so many tokens or frames, at most; of several sources, of each."""
         return length if self.frontend is None else self.frontend.most(length)
 
     def encode(self, sources: tuple[Source, ...], tags: Mapping[str, Tensor] = NO_TAGS) -> Memory:
         """The memory of sentences; padded positions hold no meaning. tags: as `Batch.tags`."""
-        (source,) = sources
-        memory = self._encode(source._replace(tags=tags))
+        if self.encoder is None:  # nothing of a source, whatever it is, but that it is there
+            source = sources[0]
+            segments = source.packing and source.packing.segments
+            mask = length_mask(source.lengths, source.values.size(1))
+            return Memory([], source.lengths, mask, segments, tags=tags)
+        memories = [self._encode(source._replace(tags=tags), number) for number, source in enumerate(sources)]
+        memory = self.bridge.join(memories)
         memory.tags = tags
         return memory
 
-    def _encode(self, source: Source) -> Memory:
-        """As `encode`, of its source with its tags."""
-        if self.encoder is None:  # nothing of a source, whatever it is, but that it is there
-            segments = source.packing and source.packing.segments
-            return Memory([], source.lengths, length_mask(source.lengths, source.values.size(1)), segments)
+    def _encode(self, source: Source, number: int) -> Memory:
+        """The memory of the source of this number, with its tags."""
         if self.training or self.together is None or source.values.device.type != "cpu":
-            return self._encode_at_once(source)
+            return self._encode_at_once(source, number)
         # A few rows of about one length at a time: computing on padding takes as long as on what is real.
         order = source.lengths.argsort(descending=True)
         sizes, parts, first = source.lengths[order].tolist(), [], 0
@@ -118,14 +130,20 @@ class EncoderDecoder(nn.Module):
             rows = order[first : first + max(1, self.together // self.memory_length(sizes[first]))]
             tags = {name: tag[rows] for name, tag in source.tags.items()}
             part = Source(source.values[rows, : sizes[first]], source.lengths[rows], tags=tags)
-            parts.append(self._encode_at_once(part))
+            parts.append(self._encode_at_once(part, number))
             first += len(rows)
         return parts[0] if len(parts) == 1 and sizes == source.lengths.tolist() else _joined(parts, order.argsort())
 
-    def _encode_at_once(self, source: Source) -> Memory:
-        states = self.frontend(source)
+    def _encode_at_once(self, source: Source, number: int) -> Memory:
+        frontend, encoder = self._readers(number)
+        states = frontend(source)
         states.tags = source.tags
-        return self.bridge.join([self.encoder(states)])
+        return encoder(states)
+
+    def _readers(self, number: int) -> tuple[nn.Module, nn.Module]:
+        """Front-end and encoder of a source."""
+        frontend = self.more_frontends[number - 1] if number and self.more_frontends else self.frontend
+        return frontend, self.more_encoders[number - 1] if number and self.more_encoders else self.encoder
 
     def ctc_log_probabilities(self, memory: Memory, which: int = -1) -> Tensor:
         """CTC on the states of an encoder's layer, `memory.states[which]`: log-probabilities [B, S', V], float32 at
@@ -190,13 +208,22 @@ class EncoderDecoder(nn.Module):
         """
         return self.light(encoder=self.encoder.exiting(layer, confidence), decoder=None, output=None)
 
-    def flops(self, source: Tensor, target: Tensor) -> int:
-        """Floating-point operations of all matrix products and convolutions of a forward pass over pairs of these
-        lengths, both [B] int64; attention counts whole, causal or not."""
+    def flops(self, source: Tensor, target: Tensor, *more: Tensor) -> int:
+        """Floating-point operations of all matrix products and convolutions of a forward pass over examples of these
+        lengths, [B] int64 each; attention counts whole, causal or not.
+
+        Args:
+            source: Of the first source.
+            target: Of the target.
+            more: Of the other sources, whose memories are counted as if they were one after the other.
+        """
         total, memory = 0, source
         if self.encoder is not None:
-            memory = torch.tensor([self.memory_length(length) for length in source.tolist()])
-            total += self.frontend.flops(source) + self.encoder.flops(memory)
+            for number, lengths in enumerate((source, *more)):
+                frontend, encoder = self._readers(number)
+                positions = torch.tensor([frontend.most(length) for length in lengths.tolist()])
+                total += frontend.flops(lengths) + encoder.flops(positions)
+                memory = memory + positions if number else positions
         if self.has_decoder:
             matrices = sum(p.numel() for p in self.output.parameters() if p.dim() == 2)
             total += self.decoder.flops(memory, target) + 2 * int(target.sum()) * matrices

@@ -52,7 +52,7 @@ class LanguageModel(EncoderDecoder):
         super().__init__()
         check_sources(spec, (), f"model={config.type}")
         self.config, self.target_vocabulary_size = config, spec.target_size
-        shared, width = shared_options(config), config.decoder.width
+        shared, width = shared_options(config, spec), config.decoder.width
         tokens = nn.Embedding(spec.target_size, width)
         embedding = Embedding(tokens, config.positions, 0, shared.embedding_dropout)
         decoder = TransformerDecoder(config.decoder, shared, embedding, memory_width=None)

@@ -1,5 +1,6 @@
 """Which parameters of a model are meant: its parts, and patterns of names."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -8,13 +9,16 @@ from torch import nn
 
 from s2s.errors import UserError
 
+MORE = re.compile(r"^more_(frontend|encoder)s\.\d+\.")  # of the sources after the first
 PARTS = ("embeddings", "encoder", "bridge", "decoder")
 # Beginnings of the names of what has a row for each symbol, and of what goes with it.
 EMBEDDINGS = ("frontend.embedding.", "decoder.embedding.", "output.", "encoder.ctc.", "encoder.conditioning.")
 
 
 def part_of(name: str) -> str:
-    """The part that a parameter belongs to, by its name; a front-end's belong to the encoder."""
+    """The part that a parameter belongs to, by its name; a front-end's belong to the encoder, and those of all sources
+    have their parts together."""
+    name = MORE.sub(r"\1.", name)
     if name.startswith(EMBEDDINGS):
         return "embeddings"
     first = name.partition(".")[0]

@@ -89,7 +89,7 @@ class SpeechModel(EncoderDecoder):
         self.config, self.target_vocabulary_size, size = config, spec.target_size, spec.target_size
         if not config.decoder.layers and not config.ctc:
             raise UserError("model.ctc=false and model.decoder.layers=0: the model has no output; choose one of them")
-        shared, options = shared_options(config), config.encoder
+        shared, options = shared_options(config, spec), config.encoder
         frontend = frontend(config.frontend, spec.sources[0], options.width,
                             dataclasses.replace(shared, positions=options.positions))  # fmt: skip
         encoder = SpeechEncoder(options, shared, size if config.ctc else None)

@@ -11,7 +11,7 @@ from torch import nn
 from s2s.config.schema import group, option
 from s2s.data.spec import Spec, check_sources
 from s2s.errors import UserError
-from s2s.models.contract import Shared
+from s2s.models.contract import Shared, TagSizes
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.nn.embedding import Embedding
 from s2s.nn.feedforward import ACTIVATIONS
@@ -50,6 +50,11 @@ class TransformerConfig:
         at_least=1,
         at_most=1000,
     )
+    share_sources: str = option(
+        "none",
+        "of several sources: what is one module for all of them; all: the front-end too, with one vocabulary",
+        ("none", "encoder", "all"),
+    )
 
 
 class Transformer(EncoderDecoder):
@@ -57,7 +62,7 @@ class Transformer(EncoderDecoder):
 
     Args:
         config: Its options.
-        spec: One source, of the kind that its front-end reads.
+        spec: Sources of the kind that its front-end reads: one, or several, whose memories its bridge joins.
 
     Raises:
         UserError: widths, heads or ties that do not fit together, or sources of another kind.
@@ -69,32 +74,54 @@ class Transformer(EncoderDecoder):
         super().__init__()
         kinds = {part: find(part, getattr(config, part).type)
                  for part in ("frontend", "encoder", "bridge", "decoder", "output")}  # fmt: skip
-        check_sources(spec, (kinds["frontend"].reads,), f"model.frontend={config.frontend.type}")
+        count = max(len(spec.sources), 1)
+        check_sources(spec, (kinds["frontend"].reads,) * count, f"model.frontend={config.frontend.type}")
+        _check_several(config, spec, getattr(kinds["bridge"], "several_sources", False))
         self.config, self.target_vocabulary_size = config, spec.target_size
         self.max_length = config.max_positions if config.positions == "learned" else None
-        shared, width = shared_options(config), config.decoder.width
+        shared, width = shared_options(config, spec), config.decoder.width
         frontend = kinds["frontend"](config.frontend, spec.sources[0], config.encoder.width, shared)
         tie = _tie(config, spec.shared and frontend.tokens is not None)
         target = frontend.tokens if tie in ("inputs", "all") else nn.Embedding(spec.target_size, width)
         embedding = Embedding(target, config.positions, config.max_positions, shared.embedding_dropout)
         encoder = kinds["encoder"](config.encoder, shared)
         bridge = kinds["bridge"](config.bridge, encoder.width, config.encoder.layers, config.decoder.layers)
-        encoder.needed = bridge.needs
         decoder = kinds["decoder"](config.decoder, shared, embedding, bridge.width, config.auxiliary_heads)
         output = kinds["output"](config.output, width, spec.target_size)
-        self.assemble(frontend, encoder, bridge, decoder, output)
-        self.draw(frontend, embedding, encoder, bridge, decoder.layers, output)
+        frontends = [kinds["frontend"](config.frontend, source, config.encoder.width, shared)
+                     for source in spec.sources[1:] if config.share_sources != "all"]  # fmt: skip
+        encoders = [kinds["encoder"](config.encoder, shared)
+                    for _ in spec.sources[1:] if config.share_sources == "none"]  # fmt: skip
+        for one in (encoder, *encoders):
+            one.needed = bridge.needs
+        self.assemble(frontend, encoder, bridge, decoder, output, frontends, encoders)
+        self.draw(frontend, embedding, encoder, bridge, decoder.layers, output, *frontends, *encoders)
         if tie in ("decoder", "all"):
             self.tie(target)
 
 
-def shared_options(config) -> Shared:
-    """What the parts of a model share, of its options; those that it does not have are Shared's own."""
+def _check_several(config: TransformerConfig, spec: Spec, joins: bool) -> None:
+    """What concerns several sources, which the bridge joins or not. Raises UserError."""
+    bridge, several = f"model.bridge={config.bridge.type}", len(spec.sources) > 1
+    if several and not joins:
+        raise UserError(f"{bridge} sees one source, and the task has {len(spec.sources)}; try model.bridge=flat")
+    if joins and not several:
+        raise UserError(f"{bridge} joins several sources, and the task has one; try model.bridge=top")
+    share = f"model.share_sources={config.share_sources}"
+    if config.share_sources != "none" and not several:
+        raise UserError(f"{share}: requires several sources, and the task has one")
+    if config.share_sources == "all" and not spec.alike:
+        raise UserError(f"{share}: the sources have vocabularies of their own; use encoder or none")
+
+
+def shared_options(config, spec: Spec) -> Shared:
+    """What the parts of a model share, of its options and of the task; options that it does not have are Shared's
+    own."""
     options = {field.name: getattr(config, field.name) for field in dataclasses.fields(Shared)
                if hasattr(config, field.name)}  # fmt: skip
     if options["embedding_dropout"] is None:
         options["embedding_dropout"] = config.dropout
-    return Shared(**options)
+    return Shared(**options, tags=TagSizes({name: len(values) for name, values in spec.tags.items()}))
 
 
 def _tie(config: TransformerConfig, shared_vocabulary: bool) -> str:

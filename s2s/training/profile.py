@@ -192,12 +192,8 @@ def innermost(spans: Iterable[Span]) -> list[Span]:
 def training_flops(model: torch.nn.Module, batch: Batch) -> int:
     """Floating-point operations of the matrix products of a forward and a backward pass, which takes twice as many,
     over real tokens: what the model needs, whatever it is computed with."""
-    (source,) = batch.sources
-    lengths = (
-        example_lengths(source.lengths, source.packing),
-        example_lengths(batch.target_lengths, batch.target_packing),
-    )
-    return 3 * model.flops(*lengths)
+    first, *more = (example_lengths(source.lengths, source.packing) for source in batch.sources)
+    return 3 * model.flops(first, example_lengths(batch.target_lengths, batch.target_packing), *more)
 
 
 def example_lengths(lengths: Tensor, packing: Packing | None) -> Tensor:

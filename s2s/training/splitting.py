@@ -59,5 +59,5 @@ def split_to_fit(
 
 def shape(batch: Batch) -> str:
     """The size of a batch, in words."""
-    source, target = batch.sources[0].values.size(1), batch.target.size(1)
-    return f"{len(batch.ids)} sentences x {source} source x {target} target positions"
+    sources = " + ".join(str(source.values.size(1)) for source in batch.sources)
+    return f"{len(batch.ids)} sentences x {sources} source x {batch.target.size(1)} target positions"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from s2s.config.schema import group, option
 from s2s.errors import UserError
 from s2s.models.contract import Memory, Shared, States
-from s2s.models.encoders.transformer import layers_of
+from s2s.models.encoders.transformer import layers_of, tags_of
 from s2s.models.stack import StackConfig, check_heads
 from s2s.nn.attention import context_mask, length_mask
 from s2s.nn.feedforward import ACTIVATIONS
@@ -100,8 +100,9 @@ class SpeechEncoder(nn.Module):
         if options.chunk is not None:
             mask = context_mask(keys, options.chunk, options.left_context, options.right_context)
         states, early, rows = [], [], torch.arange(len(x), device=x.device)
+        tags = source.tags_of_positions()
         for number, layer in enumerate(self.layers, 1):
-            x = layer(x, mask, None if layer.unpads else real)
+            x = layer(x, mask, None if layer.unpads else real, *tags_of(layer, tags))
             if number in self.exits:
                 states.append(self.norm(x))
                 if self.conditioning is not None:
@@ -111,6 +112,7 @@ class SpeechEncoder(nn.Module):
                     sure = self._confidence(states[-1], real) >= self.confidence
                     early.append((states.pop()[sure], rows[sure]))
                     x, mask, real, rows = (part[~sure] for part in (x, mask, real, rows))
+                    tags = {name: tag[~sure] for name, tag in tags.items()}
                     if not len(rows):
                         break
         top = self.norm(x)

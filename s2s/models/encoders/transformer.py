@@ -67,10 +67,10 @@ class TransformerEncoder(nn.Module):
         mask = keys if segments is None else keys & segment_mask(segments, segments)
         real = RealTokens(keys[:, 0, 0]) if self._unpads(source) else None
         x = x if real is None else real.unpad(x)
-        positions = real if self.unpads else keys[:, 0, 0, :, None]
+        positions, tags = real if self.unpads else keys[:, 0, 0, :, None], self._tags(source, real)
         states = []
         for number, layer in enumerate(self.layers, 1):
-            x = layer(x, mask, positions)
+            x = layer(x, mask, positions, *tags_of(layer, tags))
             if number in self.needed:
                 states.append(x)
         states = [*states, self.norm(x)]
@@ -81,6 +81,13 @@ class TransformerEncoder(nn.Module):
         light = copy.copy(self)
         light._modules = {**self._modules, "layers": self.layers[:layers]}
         return light
+
+    def _tags(self, source: States, real: RealTokens | None) -> dict[str, Tensor]:
+        """The numbers of tags' values for the layers that ask for them."""
+        if not any(getattr(layer, "tags", ()) for layer in self.layers):
+            return {}
+        found, shape = source.tags_of_positions(), source.values.shape[:2]
+        return found if real is None else {name: real.unpad(tag.expand(shape)) for name, tag in found.items()}
 
     def _unpads(self, source: States) -> bool:
         """Whether to compute on real tokens only."""
@@ -96,6 +103,12 @@ class TransformerEncoder(nn.Module):
         linear = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
         seen = len(self.layers) * self.width * int((lengths * lengths).sum())
         return 2 * int(lengths.sum()) * linear + 4 * seen
+
+
+def tags_of(layer: nn.Module, tags: dict[str, Tensor]) -> tuple[dict[str, Tensor], ...]:
+    """What a layer is given beside the others' arguments: of a kind with an attribute `tags`, the numbers of the values
+    of those that it names, int64 [B, 1], of packed rows [B, S], with real tokens alone [P]."""
+    return ({name: tags[name] for name in layer.tags},) if hasattr(layer, "tags") else ()
 
 
 def layers_of(config, shared: Shared, causal: bool = False) -> nn.ModuleList:
@@ -119,4 +132,6 @@ def layers_of(config, shared: Shared, causal: bool = False) -> nn.ModuleList:
     own.pop("type")
     if kind.convolves:
         own["causal"] = causal
+    if hasattr(kind, "tags"):
+        own["tag_sizes"] = shared.tags
     return nn.ModuleList(kind(**options, **own) for _ in range(config.layers))

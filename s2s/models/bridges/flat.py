@@ -1,0 +1,58 @@
+"""Flat multi-source attention: the memories of several sources one after the other, in one softmax.
+
+Paper: Libovický et al., "Input Combination Strategies for Multi-Source Transformer Decoder", WMT 2018,
+https://arxiv.org/abs/1811.04716.
+
+Each source has an encoder (`model.share_sources` lets them be one). The memory of a sentence is that of its first
+source, then of its second, and so on, without the padding between them: [B, S1, D] and [B, S2, D] become [B, S, D],
+where S is the most real positions of a row. Each decoder layer attends to all of them as to a single source, so the
+decoder is unchanged and keeps its kernels. Packed rows hold the examples of all sources in the same order.
+
+Use: task=multi_source model.bridge=flat
+
+Left out: the paper's serial, parallel and hierarchical strategies, which need several attentions in each decoder layer.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from s2s.config.schema import option
+from s2s.models.bridges.top import TopBridge
+from s2s.models.contract import Memory
+from s2s.nn.attention import length_mask
+
+
+@dataclasses.dataclass
+class FlatConfig:
+    """Options of the bridge."""
+
+    type: str = option("flat", "component")
+
+
+class FlatBridge(TopBridge):
+    """The tops of several encoders as one memory. Arguments as of TopBridge."""
+
+    Config = FlatConfig
+    several_sources = True
+
+    def join(self, memories: list[Memory]) -> Memory:
+        """The memory of a sentence, of those of its sources."""
+        real = torch.cat([memory.mask[:, 0, 0] for memory in memories], 1)
+        lengths = real.sum(1)
+        places = real.int().argsort(dim=1, descending=True, stable=True)[:, : int(lengths.max())]
+        states = torch.cat([memory.top for memory in memories], 1)
+        return Memory(
+            [states.gather(1, places[:, :, None].expand(-1, -1, states.size(2)))],
+            lengths,
+            length_mask(lengths, places.size(1)),
+            _segments(memories, places),
+            {name: value for memory in memories for name, value in memory.auxiliary.items()},
+        )
+
+
+def _segments(memories: list[Memory], places: Tensor) -> Tensor | None:
+    """Which example of its row each position belongs to, of packed rows."""
+    segments = [memory.segments for memory in memories if memory.segments is not None]
+    return torch.cat(segments, 1).gather(1, places) if segments else None
