@@ -1,0 +1,151 @@
+"""Write docs/methods.md from docstrings and the figures of comparisons: python docs/make_methods.py
+
+A method is a module of s2s/ whose docstring has a paragraph `Paper:`. Its other paragraphs are the mechanism, `Use:`
+and `Left out:`. Its figures are those of examples/methods/results/NAME.json, where NAME is the module's name, perhaps
+followed by an underscore and something more.
+"""
+
+import ast
+import dataclasses
+import importlib
+import json
+import statistics
+from pathlib import Path
+
+from s2s import registry
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "methods.md"
+RESULTS = ROOT / "examples" / "methods" / "results"
+ROOMS = {
+    "frontends": "Front-ends", "encoders": "Encoders", "nn": "Layers and attention", "bridges": "Bridges",
+    "decoders": "Decoders", "outputs": "Output layers", "terms": "Loss terms", "text": "Tokenizers and text units",
+    "data": "Data", "tasks": "Tasks", "optim": "Optimizers", "training": "Training", "search": "Search",
+    "scorers": "Scorers", "rules": "Rules", "decoding": "Decoding",
+}  # fmt: skip
+HEAD = """# Methods
+
+Published methods, from their docstrings. Each is one file. `examples/methods/run.py` has run every comparison below:
+baseline and method learn from the same data for the same number of updates, with two seeds. A method that does not
+help here is reported so. Models and data are small: a figure says little about larger ones.
+
+This page is written by `python docs/make_methods.py`.
+"""
+
+
+@dataclasses.dataclass
+class Method:
+    """A module and what its docstring says."""
+
+    path: Path
+    title: str
+    paper: str
+    mechanism: list[str]
+    use: str
+    left_out: str
+
+    @property
+    def room(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+def read(path: Path) -> Method | None:
+    """The method of a module; None: it is not one. Raises ValueError: a paragraph is missing."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    title, *paragraphs = [" ".join(paragraph.split()) for paragraph in docstring.split("\n\n")]
+    labelled = {}
+    for label in ("Paper", "Use", "Left out"):
+        text = [paragraph for paragraph in paragraphs if paragraph.startswith(f"{label}: ")]
+        if not text and label == "Paper":
+            return None
+        if len(text) != 1:
+            raise ValueError(f"{path}: the docstring needs one paragraph '{label}: ...'")
+        labelled[label] = text[0].partition(": ")[2]
+    mechanism = [p for p in paragraphs if not p.startswith(tuple(f"{label}: " for label in labelled))]
+    if not mechanism:
+        raise ValueError(f"{path}: the docstring needs a paragraph on the mechanism")
+    return Method(path, title.rstrip("."), labelled["Paper"], mechanism, labelled["Use"], labelled["Left out"])
+
+
+def methods() -> list[Method]:
+    """All of them, by room and name. Raises ValueError: a room that has no heading."""
+    all_methods = [method for path in sorted((ROOT / "s2s").rglob("*.py")) if (method := read(path))]
+    if strange := {method.room for method in all_methods} - set(ROOMS):
+        raise ValueError(f"docs/make_methods.py: no heading for {', '.join(sorted(strange))}")
+    return sorted(all_methods, key=lambda method: (list(ROOMS).index(method.room), method.name))
+
+
+def options(method: Method) -> list[str]:
+    """Rows of the options of the components that the module holds."""
+    dotted = ".".join(method.path.relative_to(ROOT).with_suffix("").parts)
+    rows = []
+    for kind, components in registry.COMPONENTS.items():
+        for name, place in components.items():
+            module, attribute = place.split(":")
+            if module != dotted:
+                continue
+            config = getattr(getattr(importlib.import_module(module), attribute), "Config", None)
+            own = vars(config).get("__annotations__", {}) if config else {}
+            for field in dataclasses.fields(config) if config else ():
+                if field.name in own and "help" in field.metadata and field.name != "type":
+                    rows.append(f"| `{kind} {name}` | `{field.name}` | {_default(field)} | {field.metadata['help']} |")
+    return ["| component | option | default | |", "|---|---|---|---|", *rows, ""] if rows else []
+
+
+def _default(field: dataclasses.Field) -> str:
+    if "group" in field.metadata:
+        return f"`{field.metadata['preset']}`"
+    value = field.default_factory() if field.default is dataclasses.MISSING else field.default
+    return "`null`" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def comparison(report: dict) -> list[str]:
+    """Lines of a comparison: what was done, and a row for each side."""
+    lines = [
+        f"{report['title']}: {report['data']}, {report['updates']:,} updates. Expected: {report['expects']}", "",
+        f"| | {report['metric']} by seed | mean | parameters | training, CPU s | decoding, CPU s |",
+        "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for side in ("baseline", "method"):
+        runs = [run for run in report["runs"] if run["side"] == side]
+        scores = [run["score"] for run in runs]
+        train, generate = (statistics.mean(run[f"{key}_cpu_seconds"] for run in runs) for key in ("train", "generate"))
+        lines.append(
+            f"| {side}: `{report[side] or 'as above'}` | {', '.join(f'{score:.2f}' for score in scores)} | "
+            f"{statistics.mean(scores):.2f} | {runs[0]['parameters']:,} | {train:.0f} | {generate:.0f} |"
+        )
+    common = f"Both: `{report['common']}`. " if report["common"] else ""
+    return [*lines, "", f"{common}Signature: `{report['runs'][0]['signature']}`. {report['machine']}.", ""]
+
+
+def owner(name: str, names: list[str]) -> str | None:
+    """The method that a result belongs to: the longest name that the result's begins with."""
+    matching = [method for method in names if name == method or name.startswith(f"{method}_")]
+    return max(matching, key=len, default=None)
+
+
+def page() -> str:
+    """The whole page."""
+    everything = methods()
+    reports = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+    lines = [HEAD]
+    room = None
+    for method in everything:
+        if method.room != room:
+            room = method.room
+            lines += [f"## {ROOMS[room]}", ""]
+        lines += [f"### {method.title}", "", f"`{method.path.relative_to(ROOT).as_posix()}`. {method.paper}", ""]
+        lines += [line for paragraph in method.mechanism for line in (paragraph, "")]
+        lines += [f"Use: `{method.use}`", "", *options(method), f"Left out: {method.left_out}", ""]
+        for name, report in reports.items():
+            if owner(name, [other.name for other in everything]) == method.name:
+                lines += comparison(report)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

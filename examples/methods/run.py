@@ -1,0 +1,165 @@
+"""Run methods against their own baselines: python run.py NAME ... [--data FOLDER] [--output FOLDER] [--seeds 1 2]
+
+A comparison is comparisons/NAME.yaml. Baseline and method learn from the same data for the same number of updates, once
+for each seed, and are scored on the test split. A repeated command goes on where it stopped. The figures go to
+results/NAME.json, from which docs/methods.md takes its table (python docs/make_methods.py).
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+from datasets import make
+
+from s2s.checkpoint.loading import load_model
+
+HERE = Path(__file__).parent
+SIDES = ("baseline", "method")
+PREPROCESS = ("tokenizer", "source_tokenizer", "target_tokenizer", "task")  # first words of its keys
+
+
+@dataclasses.dataclass
+class Comparison:
+    """A file of comparisons/; options are KEY=VALUE words, each handed to the command that has it.
+
+    Attributes:
+        title: What is compared.
+        data: A data set of datasets.py.
+        metric: A metric of s2s-score.
+        updates: Of every run.
+        expects: What the paper claims.
+        common: Options of both sides.
+        baseline, method: Options of one side.
+    """
+
+    title: str
+    data: str
+    metric: str
+    updates: int
+    expects: str
+    common: str = ""
+    baseline: str = ""
+    method: str = ""
+
+    @classmethod
+    def read(cls, name: str) -> "Comparison":
+        """Raises ValueError: no such file, or a field that is missing or unknown."""
+        file = HERE / "comparisons" / f"{name}.yaml"
+        if not file.is_file():
+            names = sorted(path.stem for path in file.parent.glob("*.yaml"))
+            raise ValueError(f"no comparison is called {name}; there are {', '.join(names)}")
+        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+        try:
+            return cls(**{key: " ".join(value) if isinstance(value, list) else value for key, value in fields.items()})
+        except TypeError as error:
+            raise ValueError(f"{file}: {error}") from error
+
+    def options(self, side: str) -> dict[str, list[str]]:
+        """The options of a side by command: preprocess, train, generate."""
+        words: dict[str, list[str]] = {"preprocess": [], "train": [], "generate": []}
+        for word in f"{self.common} {getattr(self, side) or ''}".split():
+            first = word.partition("=")[0].partition(".")[0]
+            if first in PREPROCESS:
+                words["preprocess"].append(word)
+            if first == "task" or first not in (*PREPROCESS, "decode"):
+                words["train"].append(word)
+            if first == "decode":
+                words["generate"].append(word)
+        return words
+
+
+def command(name: str, words: list[str]) -> tuple[float, str]:
+    """Run a command; returns CPU seconds and its standard output. Raises RuntimeError if it fails."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.run([sys.executable, "-m", f"s2s_cli.{name}", *words], capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"s2s-{name} {' '.join(words)}\n{process.stderr[-3000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, process.stdout
+
+
+def run(comparison: Comparison, side: str, seed: int, folder: Path, published: Path | None) -> dict:
+    """Preprocess, train, decode and score one side with one seed."""
+    corpus, own = folder / "data" / comparison.data, folder / f"{side}-{seed}"
+    finished = own / "figures.json"
+    if finished.is_file():
+        return json.loads(finished.read_text(encoding="utf-8"))
+    make(comparison.data, published, corpus)
+    options, store = comparison.options(side), folder / f"{side}.store"
+    if not (store / "manifest.json").is_file():
+        files = [f"{split}={corpus / split}.tsv" for split in ("train", "valid", "test")]
+        command("preprocess", ["source=source", "target=target", *files, f"store={store}", *options["preprocess"]])
+    updates = comparison.updates
+    words = [f"store={store}", f"run={own / 'run'}", f"seed={seed}", f"train.max_updates={updates}",
+             f"train.valid_updates={updates}", f"optim.warmup_updates={updates // 10}"]  # fmt: skip
+    began = time.perf_counter()
+    training, _ = command("train", ["--config", str(HERE / "config.yaml"), *words, *options["train"]])
+    wall = time.perf_counter() - began
+    hypothesis, reference = own / "test.hyp", own / "test.ref"
+    decoding, _ = command("generate", [f"checkpoint={own / 'run'}", f"store={store}", "split=test",
+                                       f"output={hypothesis}", *options["generate"]])  # fmt: skip
+    lines = (corpus / "test.tsv").read_text(encoding="utf-8").splitlines()
+    reference.write_text("".join(line.split("\t")[1] + "\n" for line in lines), encoding="utf-8")
+    _, scored = command("score", [f"hypothesis={hypothesis}", f"reference={reference}",
+                                  f"metrics=[{comparison.metric}]", "format=json"])  # fmt: skip
+    score = json.loads(scored)[comparison.metric]
+    model, _, _ = load_model(str(own / "run"), "cpu")
+    figures = {"side": side, "seed": seed, "score": score["value"], "signature": score["signature"],
+               "parameters": sum(p.numel() for p in model.parameters()), "train_cpu_seconds": round(training, 1),
+               "train_wall_seconds": round(wall, 1), "generate_cpu_seconds": round(decoding, 1)}  # fmt: skip
+    finished.write_text(json.dumps(figures), encoding="utf-8")
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="comparisons")
+    parser.add_argument("--data", type=Path, help="folder of the published data sets")
+    parser.add_argument("--output", type=Path, default=Path("outputs/methods"), help="stores, runs, hypotheses")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the JSON files")
+    options = parser.parse_args()
+    try:
+        comparisons = {name: Comparison.read(name) for name in options.names}
+        for name, comparison in comparisons.items():
+            rows = [
+                run(comparison, side, seed, options.output / name, options.data)
+                for seed in options.seeds
+                for side in SIDES
+            ]
+            write(name, comparison, rows, options.results)
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+
+
+def write(name: str, comparison: Comparison, rows: list[dict], results: Path) -> None:
+    """Print a line for each run and write the JSON file."""
+    import torch
+
+    from s2s import __version__
+
+    for row in rows:
+        figures = f"{comparison.metric} {row['score']:.2f}, {row['parameters']:,} parameters"
+        seconds = f"{row['train_cpu_seconds']:.0f} s of training"
+        print(f"{name}: {row['side']}, seed {row['seed']}: {figures}, {seconds}", flush=True)
+    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    report = dataclasses.asdict(comparison) | {
+        "runs": rows,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}",
+        "version": __version__,
+    }
+    results.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    (results / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
