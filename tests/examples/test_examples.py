@@ -14,7 +14,7 @@ from s2s.config import compose
 from tests.tones import write_tones
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "slurm")
+FOLDERS = sorted(path for path in EXAMPLES.iterdir() if (path / "run.sh").is_file())
 CONFIGS = sorted(EXAMPLES.glob("*/*.yaml"))
 
 

@@ -1,0 +1,123 @@
+"""examples/methods: its data, its runner on a tiny set, and docs/methods.md, which is made from docstrings."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from s2s import registry
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "examples" / "methods"
+COMPARISONS = sorted(path.stem for path in (FOLDER / "comparisons").glob("*.yaml"))
+PLAIN = {"tokens", "subsampling", "transformer", "top", "linear"}  # modules of parts that are no method of their own
+
+
+@pytest.fixture(scope="module")
+def load():
+    def module(path):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        loaded = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = loaded
+        spec.loader.exec_module(loaded)
+        return loaded
+
+    before = set(sys.modules)
+    sys.path.insert(0, str(FOLDER))
+    yield module
+    sys.path.remove(str(FOLDER))
+    for name in {"datasets", "run", "make_methods"} - before:
+        sys.modules.pop(name, None)
+
+
+def test_the_page_is_made_from_the_docstrings(load):
+    page = load(ROOT / "docs" / "make_methods.py").page()
+    assert (ROOT / "docs" / "methods.md").read_text("utf-8") == page, "run: python docs/make_methods.py"
+
+
+def test_every_part_that_is_not_plain_is_on_the_page(load):
+    names = {method.name for method in load(ROOT / "docs" / "make_methods.py").methods()}
+    modules = {
+        place.split(":")[0].rpartition(".")[2]
+        for kind in ("frontend", "bridge", "output", "encoder", "decoder")
+        for place in registry.COMPONENTS[kind].values()
+    }
+    assert modules - PLAIN <= names
+
+
+def test_every_result_belongs_to_a_method(load):
+    make_methods = load(ROOT / "docs" / "make_methods.py")
+    names = [method.name for method in make_methods.methods()]
+    results = [path.stem for path in make_methods.RESULTS.glob("*.json")]
+    assert [result for result in results if make_methods.owner(result, names) is None] == []
+
+
+def test_a_docstring_without_its_paragraphs_is_named(load, tmp_path):
+    make_methods = load(ROOT / "docs" / "make_methods.py")
+    file = tmp_path / "mine.py"
+    file.write_text('"""Mine.\n\nPaper: X.\n\nIt adds.\n\nUse: model.frontend=mine\n"""\n')
+    with pytest.raises(ValueError, match=r"mine\.py: the docstring needs one paragraph 'Left out: \.\.\.'"):
+        make_methods.read(file)
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_a_comparison_has_options_that_exist(load, name):
+    from s2s.config.compose import compose
+    from s2s_cli.generate import GenerateCommand
+    from s2s_cli.train import TrainCommand
+
+    comparison = load(FOLDER / "run.py").Comparison.read(name)
+    datasets = load(FOLDER / "datasets.py")
+    assert comparison.data in datasets.NAMES
+    assert comparison.metric in registry.names("metric")
+    for side in ("baseline", "method"):
+        options = comparison.options(side)
+        compose(TrainCommand, [tuple(word.split("=", 1)) for word in options["train"]])
+        compose(GenerateCommand, [tuple(word.split("=", 1)) for word in options["generate"]])
+    assert comparison.baseline != comparison.method
+
+
+def test_convex_hulls_and_sorting_are_what_they_say(load):
+    import random
+
+    import numpy as np
+
+    datasets = load(FOLDER / "datasets.py")
+    numbers, order = datasets.sorting(random.Random(3), "train")
+    assert (np.argsort([int(n) for n in numbers.split()]) + 1).tolist() == [int(place) for place in order.split()]
+    # A square with a point inside, one on an edge: corners only, counter-clockwise from the leftmost, lowest one.
+    square = [(4, 4), (0, 0), (4, 0), (2, 2), (0, 4), (2, 0)]
+    assert datasets._hull(square) == [(0, 0), (4, 0), (4, 4), (0, 4)]
+
+
+@pytest.mark.slow  # it starts a dozen commands
+def test_the_runner_compares_and_goes_on_where_it_stopped(tmp_path, load):
+
+    folder = tmp_path / "methods"
+    (folder / "comparisons").mkdir(parents=True)
+    for name in ("run.py", "datasets.py", "config.yaml"):
+        (folder / name).write_text((FOLDER / name).read_text("utf-8"), encoding="utf-8")
+    (folder / "comparisons" / "tiny.yaml").write_text(
+        "title: two layers beside one\ndata: tiny\nmetric: ser\nupdates: 4\nexpects: nothing\n"
+        "common: tokenizer=words model=transformer_tiny model.encoder.width=16 model.decoder.width=16 "
+        "decode.beam_size=1\n"
+        "baseline: model.encoder.layers=1\nmethod: model.encoder.layers=2\n"
+    )
+    corpus = tmp_path / "out" / "tiny" / "data" / "tiny"
+    corpus.mkdir(parents=True)
+    for split in ("train", "valid", "test"):
+        (corpus / f"{split}.tsv").write_text("a b\tb a\nb c\tc b\nc\tc\n")
+    words = [sys.executable, folder / "run.py", "tiny", "--output", tmp_path / "out", "--seeds", "1"]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "tiny: method, seed 1: ser" in run.stdout
+    report = json.loads((folder / "results" / "tiny.json").read_text())
+    assert [row["side"] for row in report["runs"]] == ["baseline", "method"]
+    assert report["runs"][0]["parameters"] < report["runs"][1]["parameters"]
+    (tmp_path / "out" / "tiny" / "method-1" / "figures.json").unlink()
+    again = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "baseline, seed 1" in again.stdout
+    assert json.loads((folder / "results" / "tiny.json").read_text())["runs"][1]["score"] == report["runs"][1]["score"]
