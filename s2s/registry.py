@@ -51,6 +51,10 @@ COMPONENTS = {
     "frontend": {
         "tokens": "s2s.models.frontends.tokens:TokenFrontend",
         "subsampling": "s2s.models.frontends.subsampling:SubsamplingFrontend",
+        "gbst": "s2s.models.frontends.gbst:GBSTFrontend",
+        "context": "s2s.models.frontends.context:ContextFrontend",
+        "conv_pool": "s2s.models.frontends.conv_pool:ConvPoolFrontend",
+        "byte_conv": "s2s.models.frontends.byte_conv:ByteConvFrontend",
     },
     "encoder": {"transformer": "s2s.models.encoders.transformer:TransformerEncoder"},
     "layer": {

@@ -1,9 +1,13 @@
-"""Which source positions the tokens of a hypothesis look at: weights of cross-attention.
+"""Which positions of the source's memory the tokens of a hypothesis look at: weights of cross-attention.
 
 They are found by teacher forcing when hypotheses have finished, so that no step of a search computes weights.
 
-Shapes: B hypotheses, T target positions (EOS among them), S source positions (EOS among them).
+A position is a token of the source (the last one EOS), or several where the front-end makes one state of them.
+
+Shapes: B hypotheses, T target positions (EOS among them), S positions of the memory of a source.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,10 +42,35 @@ class Attention:
             self.layers.append(layer - 1)
 
     @torch.inference_mode()
-    def __call__(self, inputs: Inputs, decoder_input: Tensor) -> np.ndarray:
-        """float32 [B, T, S]; decoder_input: [B, T] int64, BOS first. Row t is of the position that predicts token t."""
-        total = 0
+    def __call__(self, inputs: Inputs, decoder_input: Tensor) -> list[np.ndarray]:
+        """float32 [T, S] of each sentence; decoder_input: [B, T] int64, BOS first. Row t is of the position that
+        predicts token t. Raises UserError: the models' memories of a sentence have different lengths."""
+        total, lengths = 0, None
         for model, layer in zip(self.models, self.layers, strict=True):
-            weights = model.cross_attention(model.encode(*inputs), decoder_input, layer)
+            memory = model.encode(*inputs)
+            if lengths is not None and not torch.equal(memory.lengths, lengths):
+                raise UserError("alignment and decode.coverage_penalty: the models make memories of different lengths "
+                                "of a source, so that their attention has no mean; use one model")  # fmt: skip
+            lengths = memory.lengths
+            weights = model.cross_attention(memory, decoder_input, layer)
             total = total + (weights.mean(dim=1) if self.head is None else weights[:, self.head - 1])
-        return (total / len(self.models)).cpu().numpy()
+        mean = (total / len(self.models)).cpu().numpy()
+        return [rows[:, :length] for rows, length in zip(mean, lengths.tolist(), strict=True)]
+
+
+def position_symbols(task, model: EncoderDecoder, source: Any, size: int) -> list[str]:
+    """What the positions of the memory of a source are called.
+
+    Args:
+        task: It has names for the tokens of a text and the positions of a recording.
+        model: Its front-end says how many tokens become a state, if it is always the same number (`stride`).
+        source: Without tags.
+        size: Positions of its memory.
+    """
+    symbols = task.source_symbols(source, size)
+    if len(symbols) == size:
+        return symbols
+    stride = getattr(model.frontend, "stride", None)
+    if stride is None or -(-len(symbols) // stride) != size:
+        return [f"{place}/{size}" for place in range(1, size + 1)]
+    return ["".join(symbols[first : first + stride]) for first in range(0, len(symbols), stride)]

@@ -18,7 +18,7 @@ def room(config: DecodeConfig, source: int | np.ndarray, target: int | np.ndarra
 
     Args:
         config: Decode options.
-        source: Positions of the longest source, EOS among them.
+        source: Positions in memory of the longest source.
         target: Tokens of the longest hypothesis that may come, EOS among them.
 
     Returns:
@@ -40,7 +40,7 @@ def plan(lengths: list[int], rows: int, budget: int) -> list[list[int]]:
     """Which sentences are decoded together: by falling length, as many as the budget allows.
 
     Args:
-        lengths: Source length of each sentence, EOS included.
+        lengths: Positions or tokens of each sentence, EOS included.
         rows: Hypotheses a sentence, K.
         budget: Largest sentences x K x longest source of a batch; a sentence over it alone has a batch to itself.
 

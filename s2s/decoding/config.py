@@ -63,7 +63,12 @@ class DecodeConfig:
     )
     min_length_a: float = option(0.0, "minimum length is a * source length + b: a", at_least=0, at_most=1000)
     min_length_b: int = option(1, "minimum length is a * source length + b: b", at_least=0, at_most=10**6)
-    max_length_a: float = option(2.0, "maximum length is a * source length + b: a", at_least=0, at_most=1000)
+    max_length_a: float = option(
+        2.0,
+        "maximum length is a * source length + b: a; a text counts in tokens, a recording in encoder positions",
+        at_least=0,
+        at_most=1000,
+    )
     max_length_b: int = option(50, "maximum length is a * source length + b: b", at_least=0, at_most=10**6)
     stopping: str = option(
         "first_finished",

@@ -196,13 +196,13 @@ class _Waiting:
     """Sentences that wait for a slot, some of them encoded.
 
     Attributes:
-        needs: [2], positions of the longest source of those that are encoded together next, and tokens of the longest
-            hypothesis that they may have, both with EOS.
+        needs: [2], positions in memory of the longest source of those that are encoded together next, and tokens of
+            the longest hypothesis that they may have, with EOS.
     """
 
     def __init__(self, sentences: list[Sentence], engine: Engine):
         self.sentences, self.engine, self.taken = sentences, engine, 0
-        self.each = needs(sentences, engine.config, engine.length, engine.scorer.max_length)
+        self.each = needs(sentences, engine.config, engine.setting, engine.scorer.max_length)
         self.encoded, self.first, self.until = None, 0, 0  # the models' states of sentences first ... until - 1
         self._plan()
 

@@ -1,6 +1,6 @@
 """What is found of hypotheses when a search has ended: alignments, times of tokens, and the values of final scorers.
 
-Shapes: B hypotheses, T target positions (EOS among them), S source positions (EOS among them).
+Shapes: B hypotheses, T target positions (EOS among them), S positions of the memory of a source.
 """
 
 import functools
@@ -42,10 +42,7 @@ class Finished:
     def attention(self) -> list[np.ndarray]:
         """float32 [T, S] of each hypothesis: weights of the attention of `decode.alignment_layer`."""
         weights = self._attention(self.inputs, self.forced()[0])
-        return [
-            found[: len(one.ids) + 1, : self.setting.length(source) + 1]
-            for found, one, source in zip(weights, self.hypotheses, self.sources, strict=True)
-        ]
+        return [found[: len(one.ids) + 1] for found, one in zip(weights, self.hypotheses, strict=True)]
 
     def forced(self) -> tuple[Tensor, Tensor]:
         """As the function, of the hypotheses."""
@@ -86,7 +83,7 @@ class Finishing:
     def _finish(self, results: Results, sources: list[Ids], timed: bool) -> Results:
         """Some of `of`, which are changed here."""
         pairs = [(i, sources[i], one) for i, found in results for one in found if one.error is None]
-        lengths = [max(self.setting.length(source), len(one.ids)) + 1 for _, source, one in pairs]
+        lengths = [max(self.setting.positions(source), len(one.ids) + 1) for _, source, one in pairs]
         failed = {}
         for batch in plan(lengths, 1, self.config.batch_tokens):
             for found in fitting(lambda some: self._look(some, timed), {place: pairs[place] for place in batch}):

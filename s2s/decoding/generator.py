@@ -254,7 +254,7 @@ class Generator:
         pairs = list(zip(sources, targets, strict=True))
         ready |= {i: [self._empty()] for i, pair in enumerate(pairs) if i not in ready and not any(map(len, pair))}
         todo = [i for i in range(len(pairs)) if i not in ready]
-        lengths = [max(self.setting.length(pairs[i][0]), len(pairs[i][1])) + 1 for i in todo]
+        lengths = [max(self.setting.positions(pairs[i][0]), len(pairs[i][1]) + 1) for i in todo]
         batches = plan(lengths, self.config.rows, self.config.batch_tokens)
         results = (found for batch in batches for found in fitting(rate, {todo[j]: todo[j] for j in batch}))
         results = self.finishing.of(results, sources, self.timestamps)

@@ -23,8 +23,8 @@ class Hypothesis:
             with decode.temperature and decode.eos_scale).
         truncated: Whether the maximum length ended it.
         unmet: How many of the sentence's constraints it does not hold.
-        alignment: For each token, and then for EOS, the source position of the greatest attention, from 0 (EOS of the
-            source is the last one); None: was not asked for.
+        alignment: For each token, and then for EOS, the position of the source of the greatest attention, from 0 (the
+            last one is, or holds, EOS of a text); None: was not asked for.
         times: From when to when each token is said, in seconds, where that was asked for; None also where CTC has no
             alignment for it.
         passes: In speculative decoding, passes of the decoder that it took.
@@ -83,7 +83,7 @@ class Translation(Hypothesis):
     Attributes:
         text: Detokenized.
         tokens: The symbols of `ids`, and then the end's, `</s>`.
-        source_tokens: The same of the source, where an alignment was asked for.
+        source_tokens: The same of the positions of the source, where an alignment was asked for; one may hold several.
         words: With times those of the words, None as they are.
     """
 

@@ -31,8 +31,8 @@ class Intake:
         """A source as far as decode.max_source and the models take it."""
         if self.limit is None or not len(source) or self.setting.length(source) <= self.limit:
             return source
-        length = self.setting.models[0].memory_length
-        return source[: bisect_right(range(len(source) + 1), self.limit, key=length) - 1]
+        lengths = range(len(source) + 1)
+        return source[: bisect_right(lengths, self.limit, key=lambda n: self.setting.length(source[:n])) - 1]
 
     def checked(self, sources: list, companions: list[Ids], name: str) -> tuple[list, set[int], dict[int, Any]]:
         """Sources, those that are too long cut; which these are; and the hypotheses of sentences that are known to
@@ -52,12 +52,13 @@ class Intake:
             return source
         if self.most is not None and len(ids) >= self.most:
             return UserError(f"{name} of {len(ids)} tokens; with EOS, model.max_positions={self.most} is the most")
-        frames = self.setting.length(source) if len(source) else 0
-        if self.config.long_source == "refuse" and self.limit is not None and frames > self.limit:
+        length = self.setting.length(source) if len(source) else 0
+        if self.config.long_source == "refuse" and self.limit is not None and length > self.limit:
             unit = "tokens" if self.setting.sides.seconds is None else "positions"
-            return UserError(f"source of {frames} {unit}; at most {self.limit} are taken (decode.max_source, "
+            return UserError(f"source of {length} {unit}; at most {self.limit} are taken (decode.max_source, "
                              "model.max_positions)")  # fmt: skip
         needed = len(ids) + sum(one == other for one, other in pairwise(ids))  # with a blank between two of the same
+        frames = self.setting.positions(source) if len(source) else 0
         if self.ctc and name == "prefix" and len(ids) and needed > frames:
             return UserError(f"prefix of {len(ids)} tokens: they do not fit into {frames} frames of the encoder, and "
                              "have no probability by CTC; decode.ctc_weight=0 leaves it out")  # fmt: skip

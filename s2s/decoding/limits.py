@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from s2s.decoding.config import DecodeConfig
+from s2s.decoding.setting import Setting
 from s2s.nn.slots import kept
 
 
@@ -22,7 +23,7 @@ class Limits:
         sentences: All that will come.
         device: Where the tensors are.
         most: As `EncoderDecoder.max_length`: no hypothesis is longer, EOS counted, whatever the options say.
-        length: Of a source.
+        length: Of a source, as of Setting.
 
     Attributes:
         done: [B, 1] int64, steps done.
@@ -126,11 +127,11 @@ def bounds(config: DecodeConfig, source: int, prefix: int, most: int | None) -> 
     return min(max(int(c.min_length_a * source) + c.min_length_b, prefix), longest), longest
 
 
-def needs(sentences: list, config: DecodeConfig, length: Callable[[Sequence], int], most: int | None) -> np.ndarray:
-    """What each sentence may need of memory: positions of its source and tokens of its longest hypothesis, both with
-    EOS, int64 [2, sentences]; length, most: as of Limits."""
-    lengths = [(length(one.source), len(one.prefix)) for one in sentences]
-    return np.array([(source, bounds(config, source, prefix, most)[1]) for source, prefix in lengths]).T + 1
+def needs(sentences: list, config: DecodeConfig, setting: Setting, most: int | None) -> np.ndarray:
+    """What each sentence may need of memory: positions of its source in the models' memories, and tokens of its longest
+    hypothesis with EOS, int64 [2, sentences]; most: as of Limits."""
+    longest = (bounds(config, setting.length(one.source), len(one.prefix), most)[1] for one in sentences)
+    return np.array([(setting.positions(one.source), most + 1) for one, most in zip(sentences, longest, strict=True)]).T
 
 
 def normalised(config: DecodeConfig, log_probability: float | Tensor, length: int | Tensor) -> float | Tensor:

@@ -81,8 +81,14 @@ class Setting:
         return self.sides.collate(sources, self.device)
 
     def length(self, source: Ids) -> int:
-        """Positions of a source as the models' decoders see it, EOS not among them."""
-        return self.models[0].memory_length(len(source))
+        """What options call the length of a source: tokens of a text, EOS not among them, whatever a front-end makes of
+        them; of a recording the positions that the encoder makes of it."""
+        return len(source) if self.sides.seconds is None else self.models[0].memory_length(len(source))
+
+    def positions(self, source: Ids) -> int:
+        """Positions of a source in the models' memories at most; a text has an EOS, too."""
+        end = self.sides.seconds is None
+        return max(model.memory_length(len(source) + end) for model in self.models)
 
     def rules_of(self, sentences: list[Sentence]) -> list:
         """The rules that count for these sentences."""

@@ -15,6 +15,7 @@ from s2s import registry
 from s2s.backends.prepare import prepare
 from s2s.checkpoint.loading import load_model
 from s2s.config import schema
+from s2s.decoding.alignment import position_symbols
 from s2s.decoding.compose import generator_of
 from s2s.decoding.compose import load as load_components
 from s2s.decoding.config import DecodeConfig
@@ -215,7 +216,7 @@ class Translator:
         symbols = None
         if hypothesis.alignment is not None:
             seen = generator.cut(source)
-            symbols = self.task.source_symbols(seen, self.models[0].memory_length(len(seen)))
+            symbols = position_symbols(self.task, self.models[0], seen, generator.setting.positions(seen))
         # The hypothesis of an empty source was not asked of any model, not even its EOS.
         end = ["</s>"] if hypothesis.token_log_probabilities else []
         times, readable = hypothesis.times, partial(self.task.text, source=source)

@@ -12,7 +12,14 @@ from s2s.errors import UserError
 MORE = re.compile(r"^more_(frontend|encoder)s\.\d+\.")  # of the sources after the first
 PARTS = ("embeddings", "encoder", "bridge", "decoder")
 # Beginnings of the names of what has a row for each symbol, and of what goes with it.
-EMBEDDINGS = ("frontend.embedding.", "decoder.embedding.", "output.", "encoder.ctc.", "encoder.conditioning.")
+EMBEDDINGS = (
+    "frontend.embedding.",
+    "frontend.tokens.",
+    "decoder.embedding.",
+    "output.",
+    "encoder.ctc.",
+    "encoder.conditioning.",
+)
 
 
 def part_of(name: str) -> str:

@@ -81,7 +81,8 @@ class Transformer(EncoderDecoder):
         self.max_length = config.max_positions if config.positions == "learned" else None
         shared, width = shared_options(config, spec), config.decoder.width
         frontend = kinds["frontend"](config.frontend, spec.sources[0], config.encoder.width, shared)
-        tie = _tie(config, spec.shared and frontend.tokens is not None)
+        matrix = frontend.tokens is not None and frontend.tokens.embedding_dim == config.encoder.width
+        tie = _tie(config, spec.shared, matrix)
         target = frontend.tokens if tie in ("inputs", "all") else nn.Embedding(spec.target_size, width)
         embedding = Embedding(target, config.positions, config.max_positions, shared.embedding_dropout)
         encoder = kinds["encoder"](config.encoder, shared)
@@ -124,13 +125,19 @@ def shared_options(config, spec: Spec) -> Shared:
     return Shared(**options, tags=TagSizes({name: len(values) for name, values in spec.tags.items()}))
 
 
-def _tie(config: TransformerConfig, shared_vocabulary: bool) -> str:
-    """The kind of tying, `auto` resolved. Raises UserError where matrices cannot be one."""
-    same_width = config.encoder.width == config.decoder.width
+def _tie(config: TransformerConfig, shared_vocabulary: bool, matrix: bool) -> str:
+    """The kind of tying, `auto` resolved; matrix: the front-end has one as wide as the encoder. Raises UserError where
+    matrices cannot be one."""
     tie = config.tie_embeddings
+    reason = None
+    if not matrix:
+        reason = f"model.frontend={config.frontend.type}, whose tokens have no matrix of this width"
+    elif config.encoder.width != config.decoder.width:
+        reason = "encoder and decoder of different width"
+    elif not shared_vocabulary:
+        reason = "a vocabulary of its own on each side"
     if tie == "auto":
-        return "all" if shared_vocabulary and same_width else "decoder"
-    if tie in ("inputs", "all") and not (shared_vocabulary and same_width):
-        reason = "a vocabulary of its own on each side" if same_width else "encoder and decoder of different width"
+        return "decoder" if reason else "all"
+    if tie in ("inputs", "all") and reason:
         raise UserError(f"model.tie_embeddings={tie} is not possible with {reason}; use decoder or none")
     return tie

@@ -54,6 +54,31 @@ def halved(length: Tensor | int) -> Tensor | int:
     return (length + 1) // 2
 
 
+class Convolution(nn.Module):
+    """A convolution over positions, with or without a stride.
+
+    Args:
+        inputs, outputs: Widths.
+        kernel: Positions that it spans.
+        stride: Positions from one result to the next, at most `kernel`. Result i is of a span in whose middle the i-th
+            block of so many positions is (one more after it than before it, if it cannot be).
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+        bound = (inputs * kernel) ** -0.5
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        """x: [B, S, inputs]; real: bool [B, S, 1]. Returns [B, ceil(S / stride), outputs]."""
+        before = (self.kernel - self.stride) // 2
+        after = -x.size(1) % self.stride + self.kernel - self.stride - before
+        x = functional.pad(x.masked_fill(~real, 0).transpose(1, 2), (before, after))
+        return functional.conv1d(x, self.weight, self.bias, self.stride).transpose(1, 2)
+
+
 class DepthwiseConvolution(nn.Module):
     """A convolution of each channel by itself over the positions, as long as its input.
 

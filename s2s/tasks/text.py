@@ -118,7 +118,8 @@ class TextTask(ABC):
 
     @abstractmethod
     def source_symbols(self, source, size: int) -> list[str]:
-        """The `size` positions of a source in the model's memory in words, for people."""
+        """A source in words, for people: the tokens of a text, or the `size` positions of a recording in the model's
+        memory."""
 
     @abstractmethod
     def padded_sources(self, sources: list) -> tuple[Source, ...]:

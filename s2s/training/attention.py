@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from s2s.decoding.alignment import Attention
+from s2s.decoding.alignment import Attention, position_symbols
 from s2s.drawing import INK, Canvas
 from s2s.tasks.tags import plain
 from s2s.text.vocabulary import BOS, EOS
@@ -21,7 +21,7 @@ class Map(NamedTuple):
     """Cross-attention of one translation.
 
     Attributes:
-        source: Its symbols, EOS last, or times of a recording.
+        source: Its symbols, EOS last, perhaps several at a position; or times of a recording.
         target: The symbols written, EOS last.
         weights: float32 [target, source]; each row is of the position that predicts the symbol, and its sum is 1.
     """
@@ -47,7 +47,7 @@ def attention_maps(task, model, decode, pairs: list[tuple[Sequence, list[int]]])
         decoder_input = torch.tensor([[BOS, *target]], device=device)
         (weights,) = attention(task.collate_sources([source], device), decoder_input)
         written = [symbols[i] for i in [*target, EOS]]
-        maps.append(Map(task.source_symbols(plain(source), weights.shape[1]), written, weights))
+        maps.append(Map(position_symbols(task, model, plain(source), weights.shape[1]), written, weights))
     return maps
 
 

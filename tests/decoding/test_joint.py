@@ -9,12 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_ctc import ctc_frames, joint_beam_search, tiny_joint, totals
-from slow_search import score, sides, tiny_model
+from slow_search import collate, score, sides, tiny_model
 from test_beam_search import assert_same, configs, ragged
 
 from s2s.backends.prepare import has_kernels
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
+from s2s.decoding.setting import Sides
 from s2s.errors import UserError
 
 V = 9
@@ -137,8 +138,8 @@ def test_what_does_not_go_together():
         generate(DecodeConfig(ctc_weight=1.0), [[4, 5]], [[4]])
     with pytest.raises(UserError, match="constraints="):
         generate(DecodeConfig(), [[4, 5]], constraints=[[[4]]])
-    ((failed,),) = generate(DecodeConfig(), [[4, 5]], [[6, 6]])  # the same one needs a blank between
-    assert "prefix of 2 tokens: they do not fit into 2 frames" in str(failed.error)
+    ((failed,),) = generate(DecodeConfig(), [[4, 5]], [[6, 6, 7]])  # the same one needs a blank between
+    assert "prefix of 3 tokens: they do not fit into 3 frames" in str(failed.error)
 
 
 def test_a_hypothesis_that_must_be_longer_than_the_frames_ends_with_them():
@@ -149,7 +150,7 @@ def test_a_hypothesis_that_must_be_longer_than_the_frames_ends_with_them():
         assert math.isfinite(best.score)
 
 
-def test_limits_of_length_count_the_encoder_s_positions():
+def test_limits_of_length_count_the_encoder_s_positions_of_a_recording():
     class Halved(type(model(1))):
         def memory_length(self, length):
             return length // 2
@@ -158,7 +159,9 @@ def test_limits_of_length_count_the_encoder_s_positions():
     half.__class__ = Halved
     for one, most in ((plain, 8), (half, 4)):
         config = DecodeConfig(ctc_weight=0.0, max_length_a=1.0, max_length_b=0, min_length_b=8)
-        assert len(generate(config, [[4] * 8], models=[one])[0][0].ids) == most
+        recordings = Sides(collate, seconds=0.01)
+        ((found, *_),) = Generator([one], config, recordings).generate([[4] * 8])
+        assert len(found.ids) == most
 
 
 def test_ctc_corrects_what_a_decoder_repeats():

@@ -17,7 +17,8 @@ class CoverageConfig:
 
 
 class Coverage(FinalScorer):
-    """beta * sum over source tokens of log(min(attention, 1)), the attention being that of decode.alignment_layer."""
+    """beta * sum over positions of the source of log(min(attention, 1)), the attention being that of
+    decode.alignment_layer. A position counts if it holds more than the EOS of a text."""
 
     Config = CoverageConfig
     attends = True
@@ -27,13 +28,15 @@ class Coverage(FinalScorer):
         self.weight = config.weight
 
     def rate(self, finished) -> list[float]:
-        return [coverage(weights[:, :-1]) for weights in finished.attention()]
+        most = finished.setting.models[0].memory_length
+        pairs = zip(finished.attention(), finished.sources, strict=True)
+        return [coverage(weights[:, : most(len(source))]) for weights, source in pairs]
 
 
 def coverage(weights: np.ndarray) -> float:
     """How much of the source has been looked at: sum_i log(min(sum_j a_ij, 1)) <= 0 (Wu et al. 2016, eq. 14).
 
     Args:
-        weights: [T, S] of source position i (here without EOS) at target position j.
+        weights: [T, S] of source position i (without that of EOS alone) at target position j.
     """
     return float(np.log(weights.sum(axis=0, dtype=np.float64).clip(np.finfo(np.float32).tiny, 1)).sum())

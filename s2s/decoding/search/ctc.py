@@ -46,7 +46,7 @@ class CtcDecoder:
     @torch.inference_mode()
     def run(self, sentences: list[Sentence], first: int = 0) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
         """As Engine.run; sentences by falling length."""
-        lengths = np.array([self.setting.length(one.source) + 1 for one in sentences])
+        lengths = np.array([self.setting.positions(one.source) for one in sentences])
         each, start = np.stack([lengths, lengths]), 0  # no hypothesis has more labels than frames
         while start < len(sentences):
             batch = sentences[start : start + together(self.config, each[:, start:])]

@@ -142,7 +142,7 @@ class Speculative:
         config = self.config
         if config.slots is None and self.device.type == "cpu":
             config = replace(config, slots=1)  # the fastest
-        each, start = needs(sentences, config, self.setting.length, self.model.max_length), 0
+        each, start = needs(sentences, config, self.setting, self.model.max_length), 0
         while start < len(sentences):
             batch = sentences[start : start + together(config, each[:, start:])]
             start += len(batch)

@@ -1,0 +1,78 @@
+"""GBST: soft subwords that are learned over bytes or characters.
+
+Paper: Tay et al., "Charformer: Fast Character Transformers via Gradient-based Subword Tokenization", ICLR 2022,
+https://arxiv.org/abs/2106.12672.
+
+Embedded tokens [B, S, D] go through a convolution, by which blocks know the order of their tokens. For each block size
+b = 1 ... M the means of non-overlapping blocks, [B, ceil(S / b), D], get a score by one linear map. Each position has
+the M blocks that it is in; their weights are a softmax of their scores, [B, S, M], and its state is their weighted sum.
+With `consensus`, the weights P of all positions are softmax(P P^T) P instead, so that positions agree. Last, the mean
+of each `stride` states is one: [B, ceil(S / stride), D]. Padding counts in no mean. The decoder writes single tokens.
+
+Use: tokenizer=bytes model.frontend=gbst model.frontend.block=4 model.frontend.stride=2
+
+Left out: blocks with offsets, of which the paper has none in its results either. Uncertain: the convolution is
+depth-wise with a linear map after it, as in public code; the paper says no more than that there is one.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from s2s.config.schema import option
+from s2s.data.spec import TokenSource
+from s2s.models.contract import Shared
+from s2s.models.frontends.text import TextFrontend, odd, real_of
+from s2s.nn.convolution import DepthwiseConvolution
+from s2s.nn.pooling import mean_of_blocks
+
+
+@dataclasses.dataclass
+class GBSTConfig:
+    """Options of the front-end."""
+
+    type: str = option("gbst", "component")
+    block: int = option(4, "M, tokens of the largest block", at_least=1, at_most=64)
+    stride: int = option(2, "tokens that become one state", at_least=1, at_most=64)
+    kernel: int = option(5, "tokens that the convolution spans; odd", at_least=1, at_most=1023)
+    consensus: bool = option(False, "weights of all positions agree with each other; takes S x S products")
+
+
+class GBSTFrontend(TextFrontend):
+    """[B, S] ids to [B, ceil(S / stride), D].
+
+    Args:
+        config: Its options.
+        source: The vocabulary's size.
+        width: D.
+        shared: Options of the model.
+
+    Raises:
+        UserError: an even kernel.
+    """
+
+    Config = GBSTConfig
+
+    def __init__(self, config: GBSTConfig, source: TokenSource, width: int, shared: Shared):
+        super().__init__(width, shared, nn.Embedding(source.size, width))
+        self.block, self.stride, self.consensus = config.block, config.stride, config.consensus
+        self.convolution = DepthwiseConvolution(width, odd(config.kernel), causal=False)
+        self.mixing, self.score = nn.Linear(width, width), nn.Linear(width, 1)
+
+    def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As of TextFrontend."""
+        real, S = real_of(ids, lengths), ids.size(1)
+        x = self.mixing(self.convolution(self.embed(ids), real))
+        means = [mean_of_blocks(x, real, size) for size in range(1, self.block + 1)]
+
+        def spread(blocks: Tensor, size: int) -> Tensor:
+            return blocks.repeat_interleave(size, dim=1)[:, :S]
+
+        scores = torch.cat([spread(self.score(y), size) for size, y in enumerate(means, 1)], dim=2)
+        weights = scores.softmax(dim=2)  # [B, S, M]
+        if self.consensus:
+            alike = weights @ weights.transpose(1, 2)
+            weights = alike.masked_fill(~real.transpose(1, 2), float("-inf")).softmax(dim=2) @ weights
+        x = sum(weights[:, :, size - 1 : size] * spread(y, size) for size, y in enumerate(means, 1))
+        return mean_of_blocks(x, real, self.stride), self.shortened(lengths)

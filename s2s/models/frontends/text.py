@@ -1,0 +1,132 @@
+"""What front-ends have in common that compute on whole texts and not on each token by itself.
+
+Shapes: B rows, S tokens of a row, N examples, D width; S' states.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from s2s.data.batch import Packing, Source
+from s2s.data.spec import TokenSource
+from s2s.errors import UserError
+from s2s.models.contract import Shared, States
+from s2s.nn.dropout import dropout
+from s2s.nn.positions import PositionEmbedding
+
+
+class TextFrontend(nn.Module):
+    """A front-end of tokens. Its own part is `states`; positions and dropout come after it.
+
+    Rows that hold several examples are taken apart before `states`, so that no example sees another, and their states
+    are packed again.
+
+    Args:
+        width: D.
+        shared: Options of the model.
+        tokens: The embedding matrix, which a target may share; None: there is none.
+
+    Attributes:
+        stride: Tokens that become one state; None: it depends on the text, and `most` says how many states there are.
+        on_states: Names of modules that compute on states, and not on tokens.
+    """
+
+    reads = TokenSource
+    stride: int | None = 1
+    on_states: tuple[str, ...] = ()
+
+    def __init__(self, width: int, shared: Shared, tokens: nn.Embedding | None):
+        super().__init__()
+        self.tokens, self.width, self.dropout = tokens, width, shared.embedding_dropout
+        self.positions = PositionEmbedding(shared.positions, width, shared.max_positions)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embedded tokens [B, S, width of the matrix], of variance 1 at first."""
+        return self.tokens(ids) * self.tokens.embedding_dim**0.5
+
+    def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """States of texts.
+
+        Args:
+            ids: [B, S] int64, right-padded.
+            lengths: [B] int64.
+
+        Returns:
+            [B, S', D], right-padded, and how many there are of each, [B] int64. No result depends on padding.
+        """
+        raise NotImplementedError
+
+    def shortened(self, lengths):
+        """How many states are made of so many tokens, a whole number or a tensor."""
+        return -(-lengths // self.stride)
+
+    def most(self, length: int) -> int:
+        """States of a source of so many tokens, at most."""
+        return self.shortened(length)
+
+    def forward(self, source: Source) -> States:
+        """source: ids [B, S]. Returns States [B, S', D]."""
+        if source.packing is None:
+            return States(*self._placed(source.values, source.lengths))
+        ids, lengths = unpacked(source)
+        return packed(*self._placed(ids, lengths), source.packing.segments[:, -1] + 1)
+
+    def _placed(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        x, lengths = self.states(ids, lengths)
+        return dropout(self.positions(x), self.dropout, self.training), lengths
+
+    def flops(self, lengths: Tensor) -> int:
+        """Operations of matrix products and convolutions over sources of these lengths, [B] int64."""
+        tokens, states = int(lengths.sum()), sum(map(self.most, lengths.tolist()))
+        return 2 * sum(p.numel() * (states if name.startswith(self.on_states) else tokens)
+                       for name, p in self.named_parameters() if p.dim() > 1 and not _is_table(name))  # fmt: skip
+
+
+def real_of(ids: Tensor, lengths: Tensor) -> Tensor:
+    """Bool [B, S, 1], true at real tokens; ids: [B, S], lengths: [B]."""
+    return (torch.arange(ids.size(1), device=ids.device) < lengths[:, None])[:, :, None]
+
+
+def odd(kernel: int) -> int:
+    """The same. Raises UserError: it is even."""
+    if kernel % 2 == 0:
+        raise UserError(f"model.frontend.kernel={kernel} must be odd, so that a token is in the middle")
+    return kernel
+
+
+def _is_table(name: str) -> bool:
+    return name.startswith(("tokens.", "positions."))
+
+
+def unpacked(source: Source) -> tuple[Tensor, Tensor]:
+    """The examples of packed rows, a row each: ids [N, S] and lengths [N]."""
+    segments, positions = source.packing
+    counts = segments[:, -1] + 1  # padding repeats the last one
+    real = torch.arange(segments.size(1), device=segments.device) < source.lengths[:, None]
+    example, place = ((counts.cumsum(0) - counts)[:, None] + segments)[real], positions[real]
+    lengths = torch.bincount(example, minlength=int(counts.sum()))
+    ids = source.values.new_zeros(len(lengths), int(lengths.max()))
+    ids[example, place] = source.values[real]
+    return ids, lengths
+
+
+def packed(x: Tensor, lengths: Tensor, counts: Tensor) -> States:
+    """States of examples as packed rows.
+
+    Args:
+        x: [N, S', D], right-padded.
+        lengths: [N] int64.
+        counts: [B] int64, examples of each row.
+    """
+    row = torch.repeat_interleave(torch.arange(len(counts), device=x.device), counts)
+    totals = torch.zeros_like(counts).index_add_(0, row, lengths)
+    start = lengths.cumsum(0) - lengths - (totals.cumsum(0) - totals)[row]
+    number = torch.arange(len(row), device=x.device) - (counts.cumsum(0) - counts)[row]
+    size, place = int(totals.max()), torch.arange(x.size(1), device=x.device).expand(x.shape[:2])
+    real = place < lengths[:, None]
+    where = ((row * size + start)[:, None] + place)[real]
+    values = x.new_zeros(len(counts) * size, x.size(2)).index_copy_(0, where, x[real])
+    segments = (counts - 1)[:, None].repeat(1, size).flatten()
+    segments[where] = number[:, None].expand_as(place)[real]
+    positions = torch.zeros_like(segments).index_copy_(0, where, place[real])
+    shape = len(counts), size
+    return States(values.view(*shape, -1), totals, Packing(segments.view(shape), positions.view(shape)))
