@@ -20,6 +20,7 @@ RESULTS = ROOT / "examples" / "methods" / "results"
 ROOMS = {
     "frontends": "Front-ends", "encoders": "Encoders", "nn": "Layers and attention", "bridges": "Bridges",
     "decoders": "Decoders", "outputs": "Output layers", "terms": "Loss terms", "text": "Tokenizers and text units",
+    "pretokenizers": "Pre-tokenizers",
     "data": "Data", "tasks": "Tasks", "optim": "Optimizers", "training": "Training", "search": "Search",
     "scorers": "Scorers", "rules": "Rules", "decoding": "Decoding",
 }  # fmt: skip

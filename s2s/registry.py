@@ -43,6 +43,9 @@ COMPONENTS = {
         "bytes": "s2s.text.bytes:ByteTokenizer",
         "words": "s2s.text.words:WordTokenizer",
     },
+    "pretokenizer": {
+        "nfkd_jamo": "s2s.text.pretokenizers.jamo:Jamo",
+    },
     "model": {
         "transformer": "s2s.models.transformer:Transformer",
         "speech": "s2s.models.speech:SpeechModel",

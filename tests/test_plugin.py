@@ -44,13 +44,13 @@ def run(folder: Path, command: str, *words: str, code: int = 0) -> tuple[str, st
 def folder(tmp_path_factory):
     """A store made with the plug-in's tokenizer, and a run of its model."""
     folder = tmp_path_factory.mktemp("plugin")
-    words = ["so-called", "well-known", "a", "b", "c", "up-to-date"]
+    words = ["so-called", "well-known", "a", "b", "c", "Up-to-date"]
     for split, count in (("train", 120), ("valid", 12), ("test", 12)):
         lines = [" ".join(words[(i * k + i // 3) % 6] for k in range(1, 2 + i % 5)) for i in range(count)]
         for side in ("src", "tgt"):
             (folder / f"{split}.{side}").write_text("".join(f"{line}\n" for line in lines))
     run(folder, "preprocess", "source=src", "target=tgt", "train=train", "valid=valid", "test=test",
-        "tokenizer=hyphens", "store=store", "workers=1")  # fmt: skip
+        "tokenizer=hyphens", "tokenizer.pre=capitals", "store=store", "workers=1")  # fmt: skip
     run(folder, "train", "store=store", "run=run", *TRAIN)
     return folder
 
@@ -59,6 +59,8 @@ def test_its_components_are_used(folder):
     symbols = (folder / "store" / "target.vocabulary.txt").read_text().split()
     assert "-called" in symbols
     assert "so-called" not in symbols
+    assert "^up" in symbols
+    assert "Up" not in symbols
     events = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {"end", "nll"} <= next(event for event in events if event["kind"] == "train").keys()
     assert not any("end" in event for event in events if event["kind"] == "valid")
@@ -227,7 +229,7 @@ def test_a_checkpoint_names_the_component_that_is_missing(folder):
 def test_the_page_on_extending_shows_this_package():
     page = (ROOT / "docs" / "extending.md").read_text()
     files = [*PLUGIN.glob("example_plugin/[a-z]*.py"), *PLUGIN.glob("*.dist-info/entry_points.txt")]
-    assert len(files) == 17
+    assert len(files) == 18
     for file in files:
         assert file.read_text().rstrip() in page, file.name
         assert file.read_text().count("\n") < 70, file.name

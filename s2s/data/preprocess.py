@@ -21,7 +21,7 @@ from s2s.data.report import premium_facts, premium_sums, table
 from s2s.data.store import Store
 from s2s.data.store_writer import StoreWriter
 from s2s.errors import UserError
-from s2s.text.tokenizer import LearningError, Tokenizer, load_tokenizer
+from s2s.text.tokenizer import LearningError, Tokenizer, check_output, load_tokenizer
 
 
 @dataclasses.dataclass
@@ -181,6 +181,8 @@ class TextRecipe(Recipe[PreprocessConfig]):
 
     def _learn(self, key: str, streams: Sequence[str]) -> Tokenizer:
         choice, train = self.with_reserved(getattr(self.config, key)), self._corpora.get("train", [])
+        if "target" in streams:
+            check_output(choice, key)
         try:
             with progress(f"learn {' and '.join(streams)}", self.total(train)) as bar:
                 found = registry.find("tokenizer", choice.type)

@@ -13,7 +13,7 @@ from s2s.data.store import BLOCKS, FORMATS, describes_store, digest
 from s2s.errors import UserError
 from s2s.files import claim, file_hash, whole_folder, write
 from s2s.manifests import MANIFEST, write_manifest
-from s2s.text.tokenizer import Tokenizer
+from s2s.text.tokenizer import Tokenizer, check_output
 
 
 class StoreWriter:
@@ -54,7 +54,9 @@ class StoreWriter:
             self._stack.close()
 
     def add_tokenizer(self, tokenizer: Tokenizer, name: str) -> None:
-        """Write a tokenizer, by the name of what it is for."""
+        """Write a tokenizer, by the name of what it is for. Raises UserError for one that a target cannot have."""
+        if name == "target":
+            check_output(tokenizer.config, "tokenizer")
         tokenizer.save(self.folder, name)
         for path in self.folder.glob(f"{name}.*"):
             hasher = self._files[path.name] = BlockHasher()

@@ -26,7 +26,7 @@ class ByteTokenizer(Tokenizer):
     Config = ByteConfig
 
     @classmethod
-    def learn(cls, config: ByteConfig, chunks: Iterable[list[str]] = (), seed: int = 1) -> "ByteTokenizer":
+    def _learn(cls, config: ByteConfig, chunks: Iterable[list[str]], seed: int) -> "ByteTokenizer":
         return cls(config, Vocabulary([*SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256))]))
 
     def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from s2s.config.schema import option
-from s2s.text.tokenizer import Tokenizer, TokenizerConfig, normalise
+from s2s.text.tokenizer import Tokenizer, TokenizerConfig
 from s2s.text.vocabulary import SPECIALS, UNK, Vocabulary
 from s2s.text.words import CountedConfig, counted_vocabulary, given_vocabulary
 
@@ -32,14 +32,12 @@ class CharacterTokenizer(Tokenizer):
         self._ids[_code_points("".join(symbols))] = np.arange(len(SPECIALS), len(vocabulary))
 
     @classmethod
-    def learn(cls, config: CharacterConfig, chunks: Iterable[list[str]] = (), seed: int = 1) -> "CharacterTokenizer":
+    def _learn(cls, config: CharacterConfig, chunks: Iterable[list[str]], seed: int) -> "CharacterTokenizer":
         if config.vocabulary is not None:
             return cls(config, given_vocabulary(config, list))
         totals = np.zeros(CODE_POINTS, np.int64)
         for lines in chunks:
-            totals += np.bincount(
-                _code_points("".join(normalise(lines, config.normalization, config.lowercase))), minlength=CODE_POINTS
-            )
+            totals += np.bincount(_code_points("".join(lines)), minlength=CODE_POINTS)
         counts = {chr(point): int(totals[point]) for point in np.flatnonzero(totals)}
         return cls(config, counted_vocabulary(counts, config))
 

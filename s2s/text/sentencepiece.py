@@ -23,7 +23,7 @@ from s2s.config.streams import content, is_there
 from s2s.errors import Failure, UserError
 from s2s.files import write
 from s2s.text.sampling import Sampler, sampler
-from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig, check_given, normalise, without_blank
+from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig, check_given, without_blank
 from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
 
 
@@ -79,9 +79,7 @@ class SentencePieceTokenizer(Tokenizer):
         super().__init__(config, Vocabulary(symbols))
 
     @classmethod
-    def learn(
-        cls, config: SentencePieceConfig, chunks: Iterable[list[str]] = (), seed: int = 1
-    ) -> "SentencePieceTokenizer":
+    def _learn(cls, config: SentencePieceConfig, chunks: Iterable[list[str]], seed: int) -> "SentencePieceTokenizer":
         if config.model is not None:
             check_given(config, "model", ("algorithm", "vocab_size", "character_coverage", "byte_fallback",
                                           "sample_lines", "sample_characters"))  # fmt: skip
@@ -93,11 +91,12 @@ class SentencePieceTokenizer(Tokenizer):
                     raise UserError(f"{config.model}: {error}") from error
             return tokenizer
         lines = sample(chunks, config.sample_lines, config.sample_characters, seed)
-        lines = normalise(lines, config.normalization, config.lowercase)
         return cls(config, _train(config, "\n".join(lines).encode()))
 
     def encode_text(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         # In UTF-8, which SentencePiece would make of each line by itself.
+        if self.pre is not None:
+            return super().encode_text(text)
         text = self._normalised(text)
         return without_blank(text, text.split("\n"), *self._encode(text.encode().split(b"\n")))
 
@@ -119,7 +118,7 @@ class SentencePieceTokenizer(Tokenizer):
         if not self.sampling:
             return super().sample(lines, seeds)
         lines = self.normalise(lines)
-        ids, lengths = self._sampler.sample(self._processor.normalize(lines), seeds)
+        ids, lengths = self._sampler.sample(self._processor.normalize(self.rewrite(lines)), seeds)
         return without_blank("".join(lines), lines, ids if self._same else self._ours[ids], lengths)
 
     @cached_property

@@ -4,7 +4,8 @@ import dataclasses
 import json
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,12 +14,14 @@ import numpy as np
 from s2s import registry
 from s2s.config import schema
 from s2s.config.documents import read_json
-from s2s.config.schema import option
+from s2s.config.schema import group, option
 from s2s.config.shapes import shown
 from s2s.errors import UserError
 from s2s.files import write
+from s2s.text.pretokenizers.pretokenizer import PreTokenizer
 from s2s.text.vocabulary import EOS, UNK, Vocabulary
 
+LATER = ("reserved", "pre")  # options that tokenizers of older stores do not have
 NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # zero width space, word joiner, zero width no-break space
 
 
@@ -33,6 +36,7 @@ class TokenizerConfig:
     type: str = option("", "component")
     normalization: str = option("nfc", "Unicode normalisation of every line", choices=("none", "nfc", "nfkc"))
     lowercase: bool = option(False, "lower-case every line")
+    pre: Any = group("pretokenizer", None, "what a line is rewritten as before it is tokenized, and back again")
     joint: bool = option(True, "one tokenizer and one vocabulary for both sides; false: one for each side")
     reserved: list[str] = option(
         [], "symbols beside those of texts, for the model alone, such as <mask>; the task adds its own"
@@ -42,7 +46,8 @@ class TokenizerConfig:
 class Tokenizer(ABC):
     """Lines of text to ids of a vocabulary and back.
 
-    A component gives `Config`, `learn`, `_encode`, `_decode`, and `save`/`_load` where it has files of its own.
+    A component gives `Config`, `_learn`, `_encode`, `_decode`, and `save`/`_load` where it has files of its own. These
+    see lines as the tokenizer does: normalised, lower-cased, and rewritten by the pre-tokenizer.
 
     Args:
         config: Its `Config`.
@@ -54,9 +59,13 @@ class Tokenizer(ABC):
     def __init__(self, config: TokenizerConfig, vocabulary: Vocabulary):
         self.config, self.vocabulary = config, vocabulary.with_reserved(config.reserved)
 
+    @cached_property
+    def pre(self) -> PreTokenizer | None:
+        """The pre-tokenizer. That of a saved tokenizer is read from its files."""
+        return _pre(self.config)
+
     @classmethod
-    @abstractmethod
-    def learn(cls, config: TokenizerConfig, chunks: Iterable[list[str]], seed: int = 1) -> "Tokenizer":
+    def learn(cls, config: TokenizerConfig, chunks: Iterable[list[str]] = (), seed: int = 1) -> "Tokenizer":
         """Learn from text; the same text, config and seed give the same tokenizer.
 
         Args:
@@ -66,12 +75,19 @@ class Tokenizer(ABC):
 
         Raises:
             LearningError: nothing can be learned from this text with these settings.
-            UserError: a file that the config names is missing or wrong.
+            UserError: a file that the config names is missing or wrong, or the pre-tokenizer does not go with it.
         """
+        seen = view(config)
+        return cls._learn(config, map(seen, chunks), seed)
+
+    @classmethod
+    @abstractmethod
+    def _learn(cls, config: Any, chunks: Iterable[list[str]], seed: int) -> "Tokenizer":
+        """As `learn`, of lines as the tokenizer sees them."""
 
     @abstractmethod
     def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Integer ids of all normalised lines, one after the other, and how many each line has."""
+        """Integer ids of all lines as the tokenizer sees them, one after the other, and how many each line has."""
 
     @abstractmethod
     def _decode(self, ids: list[int]) -> str:
@@ -82,8 +98,12 @@ class Tokenizer(ABC):
         return np.array([symbol.startswith("\u2581") for symbol in self.vocabulary.symbols]), None
 
     def normalise(self, lines: list[str]) -> list[str]:
-        """Lines as the tokenizer sees them: normalised and lower-cased as configured."""
+        """Lines normalised and lower-cased as configured."""
         return normalise(lines, self.config.normalization, self.config.lowercase)
+
+    def rewrite(self, lines: list[str]) -> list[str]:
+        """Normalised lines after the pre-tokenizer, where there is one."""
+        return lines if self.pre is None else [self.pre.apply(line) for line in lines]
 
     def encode_flat(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of many lines, one after the other, without BOS and EOS; a line that is blank has none.
@@ -93,12 +113,12 @@ class Tokenizer(ABC):
             lengths: Integers [number of lines], tokens of each line.
         """
         lines = self.normalise(lines)
-        return without_blank("".join(lines), lines, *self._encode(lines))
+        return without_blank("".join(lines), lines, *self._encode(self.rewrite(lines)))
 
     def encode_text(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """As `encode_flat` of the lines of a text, with line feeds between them: the fastest way for many lines."""
         lines = self._normalised(text).split("\n")
-        return without_blank(text, lines, *self._encode(lines))
+        return without_blank(text, lines, *self._encode(self.rewrite(lines)))
 
     def _normalised(self, text: str) -> str:
         return _normalised(text, self.config.normalization, self.config.lowercase)
@@ -136,23 +156,34 @@ class Tokenizer(ABC):
         size = len(self.vocabulary)
         shown = size - len(self.vocabulary.reserved)
         kept = (i for i in map(int, ids) if i == UNK or EOS < i < shown or i >= size)
-        return self._decode([i if i < size else UNK for i in kept])
+        text = self._decode([i if i < size else UNK for i in kept])
+        return text if self.pre is None else self.pre.undo(text)
 
     def save(self, folder: Path, name: str) -> None:
         """Write all that `load_tokenizer` needs to `folder`, into files called `name.*`."""
         folder = Path(folder)
-        facts = dataclasses.asdict(self.config)
-        if not self.config.reserved:  # so are the digests of stores that were made before there were any
-            del facts["reserved"]
+        facts = self.facts()
         text = json.dumps(facts, indent=2, ensure_ascii=False)
         write(folder / f"{name}.tokenizer.json", text + "\n")
         self.vocabulary.save(folder / f"{name}.vocabulary.txt")
+        if self.pre is not None:
+            self.pre.save(folder, name)
+
+    def facts(self) -> dict[str, Any]:
+        """The config as it is written to files. Options that came later are left out where they do nothing, so that
+        the digests of older stores stay as they are."""
+        facts = dataclasses.asdict(self.config)
+        return {key: value for key, value in facts.items() if value or key not in LATER}
 
     @classmethod
     def load(cls, folder: Path, name: str) -> "Tokenizer":
         """Read what `save` wrote. Raises UserError naming the file that is missing or wrong."""
         path = Path(folder) / f"{name}.tokenizer.json"
-        return cls._load(schema.load(cls.Config, _read_config(path), str(path)), Path(folder), name)
+        config = schema.load(cls.Config, _read_config(path), str(path))
+        tokenizer = cls._load(config, Path(folder), name)
+        if config.pre is not None:
+            tokenizer.pre = registry.find("pretokenizer", config.pre.type).load(config.pre, Path(folder), name)
+        return tokenizer
 
     @classmethod
     def _load(cls, config: TokenizerConfig, folder: Path, name: str) -> "Tokenizer":
@@ -175,6 +206,35 @@ def load_tokenizer(folder: Path, name: str) -> Tokenizer:
         known = registry.nearest(kind, registry.names("tokenizer"))
         raise UserError(f"{path}: no tokenizer is called {shown(kind)}; {known}")
     return registry.find("tokenizer", kind).load(folder, name)
+
+
+def view(config: TokenizerConfig) -> Callable[[list[str]], list[str]]:
+    """What turns lines into what a tokenizer of a config sees."""
+    pre = _pre(config)
+
+    def seen(lines: list[str]) -> list[str]:
+        lines = normalise(lines, config.normalization, config.lowercase)
+        return lines if pre is None else [pre.apply(line) for line in lines]
+
+    return seen
+
+
+def _pre(config: TokenizerConfig) -> PreTokenizer | None:
+    """The pre-tokenizer of a config. Raises UserError: it does not go with the normal form."""
+    if config.pre is None:
+        return None
+    kind = registry.find("pretokenizer", config.pre.type)
+    if config.normalization not in kind.forms:
+        needed = " or ".join(kind.forms)
+        raise UserError(f"pre={config.pre.type} requires normalization={needed}, not {config.normalization}")
+    return kind(config.pre)
+
+
+def check_output(config: TokenizerConfig, where: str) -> None:
+    """Raise UserError for the tokenizer of a target whose pre-tokenizer has no inverse; `where`: its key."""
+    if config.pre is not None and not registry.find("pretokenizer", config.pre.type).reverses(config.pre):
+        raise UserError(f"{where}.pre={config.pre.type} cannot be undone with these options, so a target cannot have "
+                        "it; source_tokenizer.pre is for the source alone")  # fmt: skip
 
 
 def is_blank(line: str) -> bool:

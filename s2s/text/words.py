@@ -9,7 +9,7 @@ import numpy as np
 
 from s2s.config.schema import option
 from s2s.errors import UserError
-from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig, check_given, normalise
+from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig, check_given, view
 from s2s.text.vocabulary import NEEDED, SPECIALS, UNK, Vocabulary, read_symbols
 
 
@@ -38,12 +38,12 @@ class WordTokenizer(Tokenizer):
     Config = WordConfig
 
     @classmethod
-    def learn(cls, config: WordConfig, chunks: Iterable[list[str]] = (), seed: int = 1) -> "WordTokenizer":
+    def _learn(cls, config: WordConfig, chunks: Iterable[list[str]], seed: int) -> "WordTokenizer":
         if config.vocabulary is not None:
             return cls(config, given_vocabulary(config, str.split))
         counts: Counter[str] = Counter()
         for lines in chunks:
-            counts.update(" ".join(normalise(lines, config.normalization, config.lowercase)).split())
+            counts.update(" ".join(lines).split())
         return cls(config, counted_vocabulary(counts, config))
 
     def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -90,9 +90,9 @@ def given_vocabulary(config: CountedConfig, symbols_of: Callable[[str], list[str
         UserError: naming the file and the line of what is no symbol of this tokenizer or is there twice.
     """
     check_given(config, "vocabulary", ("vocab_size", "min_count"))
-    path, seen = config.vocabulary, {}
+    path, seen, see = config.vocabulary, {}, view(config)
     for number, written in read_symbols(path):
-        symbols = symbols_of(*normalise([written], config.normalization, config.lowercase))
+        symbols = symbols_of(*see([written]))
         if len(symbols) != 1:
             found = f"{len(symbols)} symbols, {symbols}" if symbols else "no symbol"
             raise UserError(f"{path}:{number}: tokenizer={config.type} makes {found} of {written!r}; {NEEDED}")

@@ -19,9 +19,9 @@ class HyphenTokenizer(WordTokenizer):
     Config = HyphenConfig
 
     @classmethod
-    def learn(cls, config, chunks=(), seed: int = 1) -> "HyphenTokenizer":
+    def _learn(cls, config, chunks, seed: int) -> "HyphenTokenizer":
         """As of the word tokenizer."""
-        return super().learn(config, ([line.replace("-", " -") for line in lines] for lines in chunks), seed)
+        return super()._learn(config, ([line.replace("-", " -") for line in lines] for lines in chunks), seed)
 
     def _encode(self, lines: list[str]):
         return super()._encode([line.replace("-", " -") for line in lines])
