@@ -142,9 +142,9 @@ def page() -> str:
         lines += [f"### {method.title}", "", f"`{method.path.relative_to(ROOT).as_posix()}`. {method.paper}", ""]
         lines += [line for paragraph in method.mechanism for line in (paragraph, "")]
         lines += [f"Use: `{method.use}`", "", *options(method), f"Left out: {method.left_out}", ""]
-        for name, report in reports.items():
+        for name in list(reports):
             if owner(name, [other.name for other in everything]) == method.name:
-                lines += comparison(report)
+                lines += comparison(reports.pop(name))
     return "\n".join(lines).rstrip() + "\n"
 
 

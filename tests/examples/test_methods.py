@@ -48,11 +48,11 @@ def test_every_part_that_is_not_plain_is_on_the_page(load):
     assert modules - PLAIN <= names
 
 
-def test_every_result_belongs_to_a_method(load):
+def test_every_comparison_is_named_after_its_method(load):
     make_methods = load(ROOT / "docs" / "make_methods.py")
     names = [method.name for method in make_methods.methods()]
-    results = [path.stem for path in make_methods.RESULTS.glob("*.json")]
-    assert [result for result in results if make_methods.owner(result, names) is None] == []
+    assert [name for name in COMPARISONS if make_methods.owner(name, names) is None] == []
+    assert {path.stem for path in make_methods.RESULTS.glob("*.json")} <= set(COMPARISONS)
 
 
 def test_a_docstring_without_its_paragraphs_is_named(load, tmp_path):
