@@ -114,6 +114,7 @@ class Step:
             **sizes,
             N=stack.layers,
             pre_norm=layer.pre_norm,
+            log_length=layer.attention.log_length,
             activation=ACTIVATIONS.index(activation),
             embedding=decoder.embedding.tokens.weight,
             norm=_norm(decoder.norm),

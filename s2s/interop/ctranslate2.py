@@ -88,6 +88,8 @@ def _check(model: nn.Module, task) -> None:
     missing = []
     if reason := departure(model):
         missing.append(f"model of type {type(model).__name__} ({reason})")
+    elif model.config.log_length_scale:
+        missing.append("model.log_length_scale")
     if not task.target_transform.is_none:
         missing.append(f"data.target_transform={task.target_transform.kind}, which decoding would have to undo")
     if missing:

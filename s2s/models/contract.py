@@ -36,6 +36,7 @@ class Shared:
         dropout, embedding_dropout, attention_dropout, activation_dropout: Probabilities of dropping a component of a
             block's output, of an embedded token, an attention weight, an inner state of a feed-forward block.
         tags: How many values each tag of the examples has, by its name.
+        log_length_scale: Attention is scaled by the logarithm of the number of keys.
     """
 
     norm: str = "pre"
@@ -47,6 +48,7 @@ class Shared:
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
     tags: "TagSizes" = dataclasses.field(default_factory=lambda: TagSizes())
+    log_length_scale: bool = False
 
     def layer(self, stack) -> dict:
         """Arguments of a `Layer` of a stack of this size (`layers, width, heads, kv_heads, ffn_width`)."""
@@ -61,6 +63,7 @@ class Shared:
             "dropout": self.dropout,
             "attention_dropout": self.attention_dropout,
             "activation_dropout": self.activation_dropout,
+            **({"log_length": True} if self.log_length_scale else {}),
         }
 
 

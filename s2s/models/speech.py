@@ -59,6 +59,9 @@ class SpeechConfig:
     embedding_dropout: float | None = option(None, "of the embedded input; null: as dropout", at_least=0, below=1)
     attention_dropout: float = option(0.0, "of attention weights", at_least=0, below=1)
     activation_dropout: float = option(0.0, "inside the feed-forward blocks", at_least=0, below=1)
+    log_length_scale: bool = option(
+        False, "logits of attention times the logarithm of the number of keys, for sequences longer than in training"
+    )
     tie_embeddings: bool = option(True, "one matrix for decoder input and output")
     auxiliary_heads: list[int] = option(
         [],

@@ -367,14 +367,17 @@ void rotate(float* qkv, const float* table, const int64_t* positions, const Live
 // Attention of each row to its own positions up to and with the current one, whose keys and values are put in place.
 //   qkv [live, (H + 2G) * d]; keys, values [B, G, L, K, d]; positions [B]; out [live, H * d]
 //   history [B, K, L]: the row of the slot that has each position of a row's hypothesis
+//   log_length: logits are scaled by the logarithm of the number of keys, in all attention
 void self_attention(const float* qkv, float* keys, float* values, const int32_t* history, const int64_t* positions,
-                    const Live& live, float* out, int64_t B, int64_t K, int64_t H, int64_t G, int64_t d, int64_t L) {
+                    const Live& live, float* out, bool log_length, int64_t B, int64_t K, int64_t H, int64_t G,
+                    int64_t d, int64_t L) {
     const int64_t heads = H / G, width = (H + 2 * G) * d;
-    const float scale = 1 / std::sqrt(static_cast<float>(d));
+    const float base = 1 / std::sqrt(static_cast<float>(d));
 #pragma omp for collapse(2) schedule(static)
     for (int64_t b = 0; b < B; ++b) {
         for (int64_t g = 0; g < G; ++g) {
             const int64_t now = positions[b];
+            const float scale = log_length ? base * std::log(static_cast<float>(now + 1)) : base;
             float* my_keys = keys + (b * G + g) * L * K * d;
             float* my_values = values + (b * G + g) * L * K * d;
             float* scores = scratch<float, 1>(now + 1);
@@ -407,13 +410,15 @@ void self_attention(const float* qkv, float* keys, float* values, const int32_t*
 // Attention of all rows of a slot to its source.
 //   queries, out [live, H * d]; keys, values [B, G, S, d]; lengths [B], 1 ... S
 void cross_attention(const float* queries, const float* keys, const float* values, const int64_t* lengths,
-                     const Live& live, float* out, int64_t B, int64_t K, int64_t H, int64_t G, int64_t d, int64_t S) {
+                     const Live& live, float* out, bool log_length, int64_t B, int64_t K, int64_t H, int64_t G,
+                     int64_t d, int64_t S) {
     const int64_t heads = H / G;
-    const float scale = 1 / std::sqrt(static_cast<float>(d));
+    const float base = 1 / std::sqrt(static_cast<float>(d));
 #pragma omp for collapse(2) schedule(static)
     for (int64_t b = 0; b < B; ++b) {
         for (int64_t g = 0; g < G; ++g) {
             const int64_t length = lengths[b];
+            const float scale = log_length ? base * std::log(static_cast<float>(length)) : base;
             const float* my_keys = keys + (b * G + g) * S * d;
             const float* my_values = values + (b * G + g) * S * d;
             float* scores = scratch<float, 1>(length);
@@ -450,7 +455,7 @@ struct Layer {
 };
 
 struct Decoder {
-    int64_t N, D, H, G, d, pre_norm, activation;
+    int64_t N, D, H, G, d, pre_norm, activation, log_length;
     const float* embedding;  // [V, D]
     Norm norm;               // of the top, or null
     const float* shares;     // [N + 1] of the heads and of the top in the states under the map to logits, or null
@@ -532,13 +537,13 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
         map(layer.qkv, enter(layer.attention_norm), buffers.qkv, STORE);
         if (state.turned) rotate(buffers.qkv, state.turned, state.positions, live, K, H, G, d);
         self_attention(buffers.qkv, own, own + B * G * L * K * d, state.history, state.positions, live,
-                       buffers.attended, B, K, H, G, d, L);
+                       buffers.attended, decoder.log_length, B, K, H, G, d, L);
         map(layer.output, buffers.attended, x, ADD);
         leave(layer.attention_norm);
         if (layer.query.O) {
             map(layer.query, enter(layer.cross_norm), buffers.qkv, STORE);
-            cross_attention(buffers.qkv, source, source + B * G * S * d, state.lengths, live, buffers.attended, B, K, H,
-                            G, d, S);
+            cross_attention(buffers.qkv, source, source + B * G * S * d, state.lengths, live, buffers.attended,
+                            decoder.log_length, B, K, H, G, d, S);
             map(layer.cross_output, buffers.attended, x, ADD);
             leave(layer.cross_norm);
         }

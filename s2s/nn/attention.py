@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from s2s.nn.log_length import log_length
 from s2s.nn.positions import rotate
 from s2s.nn.unpad import RealTokens
 
@@ -43,10 +44,13 @@ class SelfAttention(nn.Module):
         dropout: Probability of dropping an attention weight.
         causal: Position t sees positions up to t only, unless a mask says otherwise.
         rotary: Rotate queries and keys by their positions.
+        log_length: Scale logits by the logarithm of the number of keys (s2s/nn/log_length.py).
     """
 
-    def __init__(self, width: int, heads: int, kv_heads: int, dropout: float, causal: bool, rotary: bool):
+    def __init__(self, width: int, heads: int, kv_heads: int, dropout: float, causal: bool, rotary: bool,
+                 log_length: bool = False):  # fmt: skip
         super().__init__()
+        self.log_length = log_length
         self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
         self.causal, self.rotary = causal, rotary
         head = width // heads
@@ -76,6 +80,8 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(x)
         q, k, v = self.split(qkv if real is None else real.pad(qkv))
         causal = self.causal and mask is None
+        if self.log_length:
+            q = log_length(q, torch.arange(1, q.size(2) + 1, device=q.device)[:, None] if mask is None else mask)
         attended = merged(attend(q, k, v, mask, self.dropout if self.training else 0.0, causal))
         return self.output(attended if real is None else real.unpad(attended))
 
@@ -91,11 +97,13 @@ class CrossAttention(nn.Module):
     Args:
         width: D of the decoder.
         memory_width: D of the encoder.
-        heads, kv_heads, dropout: As in SelfAttention.
+        heads, kv_heads, dropout, log_length: As in SelfAttention.
     """
 
-    def __init__(self, width: int, memory_width: int, heads: int, kv_heads: int, dropout: float):
+    def __init__(self, width: int, memory_width: int, heads: int, kv_heads: int, dropout: float,
+                 log_length: bool = False):  # fmt: skip
         super().__init__()
+        self.log_length = log_length
         self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(memory_width, 2 * kv_heads * (width // heads))
@@ -108,7 +116,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, key_value: Tensor, mask: Tensor) -> Tensor:
         """x: [B, T, D]; key_value: [2, B, G, S, d]; mask: bool [B, 1, 1 or T, S], true where a position may be seen.
         Returns [B, T, D]."""
-        q = heads_of(self.query(x), self.heads)
+        q = heads_of(self._query(x, mask), self.heads)
         mask = mask.expand(-1, -1, x.size(1), -1)
         attended = attend(q, key_value[0], key_value[1], mask, self.dropout if self.training else 0.0)
         return self.output(merged(attended))
@@ -116,14 +124,19 @@ class CrossAttention(nn.Module):
     def weights(self, x: Tensor, key_value: Tensor, mask: Tensor) -> Tensor:
         """What `forward` attends to, of the same arguments: fp32 [B, H, T, S]."""
         keys = key_value[0]  # [B, G, S, d]
-        q = self.query(x).unflatten(-1, (self.kv_heads, -1, keys.size(-1)))  # [B, T, G, H/G, d]
+        q = self._query(x, mask).unflatten(-1, (self.kv_heads, -1, keys.size(-1)))  # [B, T, G, H/G, d]
         scores = torch.einsum("btghd,bgsd->bghts", q, keys).flatten(1, 2).float() / keys.size(-1) ** 0.5
         return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
 
     def step(self, x: Tensor, state, n: int) -> Tensor:
         """One position of every row: x [B, K, D], with the keys and values of the source that `state` holds of layer n,
         once for all K rows of a sentence. Returns [B, K, D]."""
-        return self.output(state.cross(n, self.query(x), self.heads))
+        return self.output(state.cross(n, self._query(x, state.mask), self.heads))
+
+    def _query(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Queries [B, T, D], which see what is true in a mask [B, 1, 1 or T, S]."""
+        q = self.query(x)
+        return log_length(q[:, None], mask)[:, 0] if self.log_length else q
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:

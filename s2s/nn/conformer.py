@@ -44,6 +44,7 @@ class ConformerLayer(nn.Module):
         dropout: Probability of dropping a component of a block's output.
         attention_dropout: Of dropping an attention weight.
         activation_dropout: Of dropping an inner state of a feed-forward block.
+        log_length: Attention is scaled by the logarithm of the number of keys.
     """
 
     Config = ConformerConfig
@@ -52,15 +53,15 @@ class ConformerLayer(nn.Module):
     unpads = False
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, kernel: int, activation: str,
-                 rotary: bool, causal: bool, dropout: float, attention_dropout: float,
-                 activation_dropout: float):  # fmt: skip
+                 rotary: bool, causal: bool, dropout: float, attention_dropout: float, activation_dropout: float,
+                 log_length: bool = False):  # fmt: skip
         super().__init__()
         self.dropout = dropout
         self.before, self.after = (
             HalfFeedForward(width, ffn_width, activation, dropout, activation_dropout) for _ in range(2)
         )
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = SelfAttention(width, heads, kv_heads, attention_dropout, causal=False, rotary=rotary)
+        self.attention = SelfAttention(width, heads, kv_heads, attention_dropout, False, rotary, log_length)
         self.convolution_norm = nn.LayerNorm(width)
         self.convolution = ConvolutionModule(width, kernel, causal)
         self.norm = nn.LayerNorm(width)
@@ -81,8 +82,8 @@ class EBranchformerLayer(nn.Module):
     """Attention and a gating convolution side by side, merged, between two halves of feed-forward (Kim et al. 2022).
 
     Args:
-        width, heads, kv_heads, kernel, activation, rotary, causal, dropout, attention_dropout, activation_dropout: As
-            of a ConformerLayer.
+        width, heads, kv_heads, kernel, activation, rotary, causal, dropout, attention_dropout, activation_dropout,
+            log_length: As of a ConformerLayer.
         ffn_width: Inner width of the feed-forward blocks, and of the gating convolution; even.
     """
 
@@ -92,15 +93,15 @@ class EBranchformerLayer(nn.Module):
     unpads = False
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, kernel: int, activation: str,
-                 rotary: bool, causal: bool, dropout: float, attention_dropout: float,
-                 activation_dropout: float):  # fmt: skip
+                 rotary: bool, causal: bool, dropout: float, attention_dropout: float, activation_dropout: float,
+                 log_length: bool = False):  # fmt: skip
         super().__init__()
         self.dropout = dropout
         self.before, self.after = (
             HalfFeedForward(width, ffn_width, activation, dropout, activation_dropout) for _ in range(2)
         )
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = SelfAttention(width, heads, kv_heads, attention_dropout, causal=False, rotary=rotary)
+        self.attention = SelfAttention(width, heads, kv_heads, attention_dropout, False, rotary, log_length)
         self.gating_norm = nn.LayerNorm(width)
         self.gating = ConvolutionalGating(width, ffn_width, kernel, causal, activation_dropout)
         self.merge = Merge(width, kernel, causal)

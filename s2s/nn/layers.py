@@ -39,6 +39,7 @@ class Layer(nn.Module):
         dropout: Probability of dropping a component of a block's output.
         attention_dropout: Of dropping an attention weight.
         activation_dropout: Of dropping an inner state of the feed-forward block.
+        log_length: Attention is scaled by the logarithm of the number of keys.
     """
 
     Config = LayerConfig
@@ -48,14 +49,15 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, activation: str, pre_norm: bool,
                  rotary: bool, causal: bool = False, memory_width: int | None = None, dropout: float = 0.0,
-                 attention_dropout: float = 0.0, activation_dropout: float = 0.0):  # fmt: skip
+                 attention_dropout: float = 0.0, activation_dropout: float = 0.0,
+                 log_length: bool = False):  # fmt: skip
         super().__init__()
         self.pre_norm, self.dropout = pre_norm, dropout
-        self.attention = SelfAttention(width, heads, kv_heads, attention_dropout, causal, rotary)
+        self.attention = SelfAttention(width, heads, kv_heads, attention_dropout, causal, rotary, log_length)
         self.attention_norm = nn.LayerNorm(width)
         self.attends = memory_width is not None
         if self.attends:
-            self.cross = CrossAttention(width, memory_width, heads, kv_heads, attention_dropout)
+            self.cross = CrossAttention(width, memory_width, heads, kv_heads, attention_dropout, log_length)
             self.cross_norm = nn.LayerNorm(width)
         self.feedforward = FeedForward(width, ffn_width, activation, activation_dropout)
         self.feedforward_norm = nn.LayerNorm(width)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from s2s.nn.attention import SelfAttention, attend, heads_of, merged
+from s2s.nn.log_length import log_length
 from s2s.nn.slots import kept
 
 
@@ -77,6 +78,8 @@ class TransformerState:
         `attention` splits queries, keys and values. Returns [B, K, H * d]."""
         positions = self.positions.repeat_interleave(self.rows, 0) if attention.rotary else None
         q, k, v = attention.split(qkv.flatten(0, 1)[:, None], positions)
+        if attention.log_length:
+            q = log_length(q, 1 + self.positions.repeat_interleave(self.rows, 0)[:, :, None, None])
         keys, values = self.cache[n, 0], self.cache[n, 1]
         if self.seen is None:
             keys[:, :, self.place], values[:, :, self.place] = k[:, :, 0], v[:, :, 0]
@@ -172,6 +175,8 @@ class BlockState(TransformerState):
     def attend(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
         """As TransformerState.attend: qkv [B, T, (H + 2G) * d]. Returns [B, T, H * d]."""
         q, k, v = attention.split(qkv, self.places)
+        if attention.log_length:
+            q = log_length(q, 1 + self.places[:, None, :, None])
         keys, values = self.cache[n, 0], self.cache[n, 1]
         place = self.places[:, None, :, None].expand(k.shape)
         keys.scatter_(2, place, k.to(keys.dtype))

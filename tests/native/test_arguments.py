@@ -30,7 +30,9 @@ def decoder(**other):
     layer = Structure("Layer", **sizes, E=16, F=16, attention_norm=norm, feedforward_norm=norm, qkv=linear(3 * D, D),
                       output=linear(D, D), inner=linear(16, D), outer=linear(D, 16))  # fmt: skip
     parts = {"embedding": torch.zeros(V, D), "logits": linear(V, D), "norm": norm, "layer": [layer]}
-    return Structure("Decoder", **{**sizes, "N": 1, "pre_norm": True, "activation": 0, **parts, **other})
+    return Structure(
+        "Decoder", **{**sizes, "N": 1, "pre_norm": True, "activation": 0, "log_length": False, **parts, **other}
+    )
 
 
 def state(**other):

@@ -5,6 +5,7 @@ Shapes: B sentences, S source positions, P real tokens of all rows, D width.
 
 import copy
 import dataclasses
+import inspect
 from typing import Any
 
 from torch import Tensor, nn
@@ -120,11 +121,14 @@ def layers_of(config, shared: Shared, causal: bool = False) -> nn.ModuleList:
         causal: Convolutions do not look ahead.
 
     Raises:
-        UserError: a norm that the kind does not have.
+        UserError: a norm or a scale of attention that the kind does not have.
     """
     kind = registry.find("layer", config.layer.type)
     if shared.norm not in kind.norms:
         raise UserError(f"model.norm={shared.norm}: model.encoder.layer={config.layer.type} has {kind.norms[0]} only")
+    if shared.log_length_scale and "log_length" not in inspect.signature(kind).parameters:
+        raise UserError(f"model.log_length_scale=true: model.encoder.layer={config.layer.type} has no attention that "
+                        "it could scale")  # fmt: skip
     options = shared.layer(config)
     if len(kind.norms) == 1:
         options.pop("pre_norm")
