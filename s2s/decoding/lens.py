@@ -7,8 +7,8 @@ A trained model is decoded as it is, but what the decoder attends to are the sta
 through the encoder's last norm, [B, S, D]; the layers above n are not computed. CTC of a model of speech reads the same
 states.
 
-Use: s2s-generate checkpoint=RUN input=test.de output=2.en decode.encoder_layer=2, for each layer, and s2s-score
-hypothesis=2.en reference=test.en
+Use: `s2s-generate checkpoint=RUN input=test.de output=2.en decode.encoder_layer=2`, for each layer, and `s2s-score
+hypothesis=2.en reference=test.en`
 
 Left out: nothing. A bridge that mixes encoder layers is refused: its decoder never read one layer alone. Uncertain:
 whether the paper applies the last norm; without it, the states of a pre-norm encoder are not what the decoder knows.

@@ -8,7 +8,7 @@ the encoder and in the attention to the source, and in the decoder the positions
 nothing, and a step of decoding has the n of its position. Queries [B, H, T, d] are multiplied by log(n), so that all
 else of attention is as it is; the compiled step does the same.
 
-Use: model.log_length_scale=true
+Use: `model.log_length_scale=true`
 
 Left out: the constructed weights that recognise PARITY. Uncertain: in which of its attentions the paper's translation
 model is scaled; here it is all of them.

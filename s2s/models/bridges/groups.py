@@ -8,7 +8,7 @@ a layer norm of the group's own; all decoder layers attend to the sum over group
 [B, S, D]. The weights are a softmax, equal at first. The decoder's side, by which groups of decoder layers predict the
 target, is `model.decoder=groups`; the paper has both.
 
-Use: model.bridge=groups model.bridge.groups=3 model.decoder=groups model.decoder.groups=3
+Use: `model.bridge=groups model.bridge.groups=3 model.decoder=groups model.decoder.groups=3`
 
 Left out: the multilingual set-up. Uncertain: whether the paper's weights are a softmax, and whether a group's state is
 that of its last layer or a mean of its layers.

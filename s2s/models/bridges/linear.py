@@ -9,7 +9,7 @@ each encoder layer in place of a block [D, D]. At first the matrix is the identi
 takes the last one, so that the model is the one without the bridge; `start=same_depth` the one at the decoder layer's
 own depth. States below the top are normalised, without weights, because a pre-norm encoder leaves them as they are.
 
-Use: model.bridge=linear model.bridge.start=top
+Use: `model.bridge=linear model.bridge.start=top`
 
 Left out: nothing of the architecture; fine-tuning a trained model is `train.init.checkpoint=RUN` with `start=top`.
 Uncertain: the paper's second start, which it calls GCA, is not written out where we could read it; `same_depth` is the

@@ -7,7 +7,7 @@ N layers make G groups of one size, as nearly as N and G allow. The states of ea
 layer norm of their own, and the output reads the sum over groups of a learned weight times these states. The weights
 are a softmax, equal at first. The compiled step knows such sums, so that decoding is as fast as without them.
 
-Use: model.decoder=groups model.decoder.groups=3
+Use: `model.decoder=groups model.decoder.groups=3`
 
 Left out: see `model.bridge=groups`, the encoder's side. Uncertain: as there.
 """
