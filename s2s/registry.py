@@ -54,6 +54,7 @@ COMPONENTS = {
     "frontend": {
         "tokens": "s2s.models.frontends.tokens:TokenFrontend",
         "subsampling": "s2s.models.frontends.subsampling:SubsamplingFrontend",
+        "one_hot": "s2s.models.frontends.one_hot:OneHotFrontend",
         "gbst": "s2s.models.frontends.gbst:GBSTFrontend",
         "context": "s2s.models.frontends.context:ContextFrontend",
         "conv_pool": "s2s.models.frontends.conv_pool:ConvPoolFrontend",
@@ -75,7 +76,14 @@ COMPONENTS = {
         "transformer": "s2s.models.decoders.transformer:TransformerDecoder",
         "groups": "s2s.models.decoders.groups:GroupsDecoder",
     },
-    "output": {"linear": "s2s.models.outputs.linear:linear"},
+    "embedding": {
+        "table": "s2s.models.embeddings.table:table",
+        "one_hot": "s2s.models.embeddings.one_hot:one_hot",
+    },
+    "output": {
+        "linear": "s2s.models.outputs.linear:linear",
+        "one_hot": "s2s.models.outputs.one_hot:OneHotOutput",
+    },
     "criterion": {"terms": "s2s.criterions.criterion:Criterion"},
     "term": {
         "cross_entropy": "s2s.criterions.terms.cross_entropy:CrossEntropy",

@@ -78,7 +78,10 @@ def test_its_model_decodes_and_its_metric_scores(folder, options):
     rows = [json.loads(line) for line in out.splitlines()]
     assert len({row["index"] for row in rows}) == 12
     for row in rows:
-        assert max(row["alignment"]) < (len(row["source_tokens"]) + 1) // 2  # positions of the memory
+        assert max(row["alignment"]) < len(row["source_tokens"])  # positions of the memory, with two tokens each
+        symbols = "".join(row["source_tokens"])
+        assert symbols.endswith("</s>")
+        assert not any("/" in symbol.removesuffix("</s>") for symbol in row["source_tokens"])
     eager, _ = run(folder, "generate", "checkpoint=run", "store=store", "format=json", "device=cpu",
                    "decode.backend=eager", *options)  # fmt: skip
     for row, other in zip(rows, map(json.loads, eager.splitlines()), strict=True):

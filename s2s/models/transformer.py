@@ -6,8 +6,6 @@ Shapes: D model width, V vocabulary.
 import dataclasses
 from typing import Any
 
-from torch import nn
-
 from s2s.config.schema import group, option
 from s2s.data.spec import Spec, check_sources
 from s2s.errors import UserError
@@ -27,6 +25,7 @@ class TransformerConfig:
     encoder: Any = group("encoder", "transformer", "what makes a memory of states")
     bridge: Any = group("bridge", "top", "what each decoder layer sees of the encoder")
     decoder: Any = group("decoder", "transformer", "what reads the memory and what was written")
+    embedding: Any = group("embedding", "table", "what embeds the tokens that the decoder reads")
     output: Any = group("output", "linear", "what makes logits of the decoder's states")
     norm: str = option("pre", "normalise before each block (stable) or after it (the original)", ("pre", "post"))
     positions: str = option("sinusoidal", "position information", ("sinusoidal", "learned", "rotary"))
@@ -76,7 +75,7 @@ class Transformer(EncoderDecoder):
     def __init__(self, config: TransformerConfig, spec: Spec):
         super().__init__()
         kinds = {part: find(part, getattr(config, part).type)
-                 for part in ("frontend", "encoder", "bridge", "decoder", "output")}  # fmt: skip
+                 for part in ("frontend", "encoder", "bridge", "decoder", "embedding", "output")}  # fmt: skip
         count = max(len(spec.sources), 1)
         check_sources(spec, (kinds["frontend"].reads,) * count, f"model.frontend={config.frontend.type}")
         _check_several(config, spec, getattr(kinds["bridge"], "several_sources", False))
@@ -85,9 +84,12 @@ class Transformer(EncoderDecoder):
         shared, width = shared_options(config, spec), config.decoder.width
         frontend = kinds["frontend"](config.frontend, spec.sources[0], config.encoder.width, shared)
         matrix = frontend.tokens is not None and frontend.tokens.embedding_dim == config.encoder.width
-        tie = _tie(config, spec.shared, matrix)
-        target = frontend.tokens if tie in ("inputs", "all") else nn.Embedding(spec.target_size, width)
-        embedding = Embedding(target, config.positions, config.max_positions, shared.embedding_dropout)
+        tie = _tie(config, spec.shared, matrix, getattr(kinds["embedding"], "ties", False))
+        target = (frontend.tokens if tie in ("inputs", "all")
+                  else kinds["embedding"](config.embedding, spec.target_size, width))  # fmt: skip
+        drop = getattr(config.embedding, "dropout", None)
+        drop = shared.embedding_dropout if drop is None else drop
+        embedding = Embedding(target, config.positions, config.max_positions, drop)
         encoder = kinds["encoder"](config.encoder, shared)
         bridge = kinds["bridge"](config.bridge, encoder.width, config.encoder.layers, config.decoder.layers)
         decoder = kinds["decoder"](config.decoder, shared, embedding, bridge.width, config.auxiliary_heads)
@@ -128,11 +130,16 @@ def shared_options(config, spec: Spec) -> Shared:
     return Shared(**options, tags=TagSizes({name: len(values) for name, values in spec.tags.items()}))
 
 
-def _tie(config: TransformerConfig, shared_vocabulary: bool, matrix: bool) -> str:
-    """The kind of tying, `auto` resolved; matrix: the front-end has one as wide as the encoder. Raises UserError where
-    matrices cannot be one."""
+def _tie(config: TransformerConfig, shared_vocabulary: bool, matrix: bool, target_matrix: bool) -> str:
+    """The kind of tying, `auto` resolved; matrix: the front-end has one as wide as the encoder; target_matrix: what the
+    decoder reads has one. Raises UserError where matrices cannot be one."""
     tie = config.tie_embeddings
     reason = None
+    if not target_matrix:
+        if tie not in ("auto", "none"):
+            raise UserError(f"model.tie_embeddings={tie} is not possible with model.embedding={config.embedding.type}, "
+                            "which has no matrix; use none")  # fmt: skip
+        return "none"
     if not matrix:
         reason = f"model.frontend={config.frontend.type}, whose tokens have no matrix of this width"
     elif config.encoder.width != config.decoder.width:

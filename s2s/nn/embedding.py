@@ -1,5 +1,7 @@
 """Embedded tokens."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from s2s.nn.dropout import dropout
@@ -10,16 +12,18 @@ class Embedding(nn.Module):
     """Token embedding, scaled by sqrt(D), with positions and dropout.
 
     Args:
-        tokens: The embedding matrix [V, D], perhaps shared.
+        tokens: The embedding matrix [V, D], perhaps shared; or a module that makes [..., D] of ids, which are as they
+            should be and not scaled, with an attribute `embedding_dim`, D.
         positions: `sinusoidal`, `learned` or `rotary`.
         max_positions: The longest sequence, for learned positions only.
         dropout: Probability of dropping a component of an embedded token.
     """
 
-    def __init__(self, tokens: nn.Embedding, positions: str, max_positions: int, dropout: float):
+    def __init__(self, tokens: nn.Module, positions: str, max_positions: int, dropout: float):
         super().__init__()
-        width = tokens.embedding_dim
-        self.tokens, self.dropout, self.scale = tokens, dropout, width**0.5
+        width = cast(int, tokens.embedding_dim)
+        self.tokens, self.dropout = tokens, dropout
+        self.scale = width**0.5 if isinstance(tokens, nn.Embedding) else 1.0
         self.positions = PositionEmbedding(positions, width, max_positions)
 
     def forward(self, ids: Tensor, positions: Tensor | None = None, length: int | None = None) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from s2s.backends.prepare import is_native, prepare
 from s2s.config import compose
 from s2s.data.batch import Inputs, Source
 from s2s.errors import UserError
@@ -17,14 +18,14 @@ from tests.specs import text_spec
 
 V = 24
 OPTIONS = {
+    "one_hot": [],
     "gbst": ["block=3", "kernel=3"],
     "context": ["kind=gru"],
     "conv_pool": ["embedding=8", "kernels=[1,4]", "filters=[6,5]", "stride=3"],
     "byte_conv": ["kernel=5", "stride=2"],
 }
-SIZE = [
-    f"{side}.{key}" for side in ("encoder", "decoder") for key in ("layers=1", "width=16", "heads=2", "ffn_width=24")
-]
+SIZES = ("layers=1", "width=24", "heads=2", "ffn_width=24")
+SIZE = [f"{side}.{key}" for side in ("encoder", "decoder") for key in SIZES]
 
 
 def model_of(name: str, *words: str, kind=Transformer):
@@ -105,6 +106,44 @@ def test_ctc_writes_on_its_states(name):
             torch.testing.assert_close(together[row, : len(mine)], mine)
 
 
+def test_embeddingless_is_its_formula():
+    """Both sides, the output, and what dropout of the decoder's input is."""
+    words = "embedding=one_hot", "output=one_hot", "positions=rotary", "embedding_dropout=0.5"
+    model, ids = model_of("one_hot", *words), torch.tensor([[5, 9, 4]])
+    with torch.no_grad():
+        for part, value in ((model.frontend.vectors, 2.0), (model.decoder.embedding.tokens, 3.0), (model.output, 5.0)):
+            assert part.scale == pytest.approx(24**0.5)
+            part.scale.fill_(value)
+        states = model.train().frontend(Source(ids, torch.tensor([3]))).values[0]
+        assert states.tolist() == [[2.0 if i == symbol else 0.0 for i in range(24)] for symbol in (5, 9, 4)]
+        shown = model.decoder.embedding(ids.expand(200, -1))
+        assert set(shown.unique().tolist()) == {0.0, 6.0}  # whole tokens are dropped, the others scaled by 1 / 0.5
+        assert 0.4 < float((shown.sum(2) > 0).double().mean()) < 0.6
+        output = model.eval().decode(model.encode((Source(ids, torch.tensor([3])),)), ids)
+        torch.testing.assert_close(output.logits(), 5 * output.states[..., :V])
+    assert not any(isinstance(module, torch.nn.Embedding) for module in model.modules())
+    assert model_of("tokens", "embedding.dropout=0.25").decoder.embedding.dropout == 0.25
+    with pytest.raises(UserError, match=r"24 symbols do not fit into model.decoder.width=16"):
+        model_of("tokens", "embedding=one_hot", "decoder.width=16", "tie_embeddings=none")
+    with pytest.raises(UserError, match=r"model.tie_embeddings=all is not possible with model.embedding=one_hot"):
+        model_of("one_hot", "embedding=one_hot", "output=one_hot", "tie_embeddings=all")
+
+
+def test_a_model_of_one_hots_decodes_as_taught():
+    model = model_of("one_hot", "embedding=one_hot", "output=one_hot").float()
+    source, target = text(9, 4), torch.tensor([[BOS, 5, 6]] * 2)
+    with torch.no_grad():
+        memory = model.encode((source,))
+        taught = model.decode(memory, target).logits()
+        for dtype in ("fp32", "int8"):
+            stepping = prepare(model, dtype, "auto")
+            assert not is_native(stepping)
+            state = stepping.start(memory, 1)
+            for t in range(3):
+                found = stepping.step(target[:, t].contiguous(), state)
+                torch.testing.assert_close(found, taught[:, t], rtol=1e-4, atol=1e-4 if dtype == "fp32" else 0.5)
+
+
 def mean(rows) -> torch.Tensor:
     return torch.stack(list(rows)).mean(0)
 
@@ -116,7 +155,7 @@ def test_gbst_is_its_formula_in_loops(stride, consensus):
 
     def reference(ids):
         x = functional.conv1d(embedded(ids).T[None], module.convolution.weight, module.convolution.bias, padding=1,
-                              groups=16)[0].T  # fmt: skip
+                              groups=24)[0].T  # fmt: skip
         x, n = x @ module.mixing.weight.T + module.mixing.bias, len(ids)
         candidates = [[mean(x[i // b * b : min(n, i // b * b + b)]) for b in (1, 2, 3)] for i in range(n)]
         scores = [torch.stack([y @ module.score.weight[0] + module.score.bias[0] for y in row]) for row in candidates]
@@ -135,7 +174,7 @@ def test_context_is_a_convolution_or_a_recurrence_of_each_row():
 
     def convolved(ids):
         x, y = embedded(ids), module.convolution
-        return x + functional.conv1d(x.T[None], y.weight, y.bias, padding=1, groups=16)[0].T
+        return x + functional.conv1d(x.T[None], y.weight, y.bias, padding=1, groups=24)[0].T
 
     assert_states(module, source, convolved)
     module, embedded = frontend_of("context")

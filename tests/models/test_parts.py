@@ -66,7 +66,7 @@ def test_a_layer_from_outside_in_a_model_of_speech():
 
 
 NAMES = [
-    ("tokens", "halving", "subsampling", "gbst", "context", "conv_pool", "byte_conv"),
+    ("tokens", "halving", "subsampling", "one_hot", "gbst", "context", "conv_pool", "byte_conv"),
     ("transformer", "conformer", "e_branchformer", "average"),
     ("top", "mixture", "linear", "groups"),
 ]

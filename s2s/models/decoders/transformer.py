@@ -107,7 +107,7 @@ class TransformerDecoder(nn.Module):
             projected = [layer.cross.project(memory) for layer, memory in zip(self.layers, seen, strict=True)]
             return torch.stack(projected), seen_mask
         # One position of each sentence, at which nobody looks.
-        stack, weight, B = self.config, self.embedding.tokens.weight, len(seen_mask)
+        stack, weight, B = self.config, next(self.layers.parameters()), len(seen_mask)
         shape = len(self.layers), 2, B, stack.kv_heads or stack.heads, 1, stack.width // stack.heads
         return weight.new_zeros(shape), torch.ones(B, 1, 1, 1, dtype=torch.bool, device=weight.device)
 

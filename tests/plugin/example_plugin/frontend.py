@@ -28,6 +28,7 @@ class HalvingFrontend(nn.Module):
 
     Config = HalvingConfig
     reads = TokenSource
+    stride = 2  # tokens that become a state, where it is always the same number
 
     def __init__(self, config: HalvingConfig, source: TokenSource, width: int, shared: Shared):
         super().__init__()

@@ -1,0 +1,56 @@
+"""Embeddingless: one-hot vectors in place of embeddings, on both sides and at the output.
+
+Paper: Shaham and Levy, "Neural Machine Translation without Embeddings", NAACL 2021, https://arxiv.org/abs/2008.09396.
+
+The vector of symbol i, [D], is 0 but for component i, which is one number for all symbols; it is learned, from sqrt(D)
+on. Positions are added. The logit of symbol i is component i of the decoder's state, times another such number. There
+is no matrix of embeddings, so D must be at least the vocabulary, as with bytes. What the encoder reads has no dropout;
+dropout of what the decoder reads leaves out whole tokens, and `model.embedding.dropout` chooses it, with a table too.
+
+Use: tokenizer=bytes model=embeddingless_tiny model.embedding.dropout=0.1
+
+Left out: no dropout in the decoder's last layer, which here has that of all layers. Uncertain: nothing that is known.
+"""
+
+import dataclasses
+
+from torch import Tensor
+
+from s2s.config.schema import option
+from s2s.data.spec import TokenSource
+from s2s.models.contract import Shared
+from s2s.models.embeddings.one_hot import check_width
+from s2s.models.frontends.text import TextFrontend
+from s2s.nn.one_hot import OneHot
+
+
+@dataclasses.dataclass
+class OneHotFrontendConfig:
+    """Options of the front-end."""
+
+    type: str = option("one_hot", "component")
+
+
+class OneHotFrontend(TextFrontend):
+    """[B, S] ids to [B, S, D].
+
+    Args:
+        config: Nothing to choose.
+        source: The vocabulary's size.
+        width: D.
+        shared: Options of the model; there is no dropout.
+
+    Raises:
+        UserError: more symbols than D.
+    """
+
+    Config = OneHotFrontendConfig
+
+    def __init__(self, config: OneHotFrontendConfig, source: TokenSource, width: int, shared: Shared):
+        super().__init__(width, shared, None)
+        check_width("model.frontend", "model.encoder.width", source.size, width)
+        self.vectors, self.dropout = OneHot(width), 0.0
+
+    def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As of TextFrontend."""
+        return self.vectors(ids), lengths
