@@ -26,10 +26,12 @@ COMPONENTS = {
         "translation": "s2s.tasks.translation:TranslationTask",
         "speech_to_text": "s2s.tasks.speech:SpeechToTextTask",
         "language_modeling": "s2s.tasks.language_modeling:LanguageModelingTask",
+        "multi_source": "s2s.tasks.multi_source:MultiSourceTask",
     },
     "preprocess": {
         "translation": "s2s.data.preprocess:TextRecipe",
         "speech_to_text": "s2s.data.speech_preprocess:SpeechRecipe",
+        "multi_source": "s2s.data.multi_source:MultiSourceRecipe",
     },
     "transform": {"shuffle": "s2s.data.transforms:Shuffle"},
     "target_transform": {

@@ -35,8 +35,9 @@ def generator_of(task, models: list[nn.Module], config: DecodeConfig, seed: int 
     if not task.writes:
         raise UserError("a language model writes nothing by itself; it goes with another checkpoint, as "
                         "decode.language_model")  # fmt: skip
-    if config.speculative == "input" and not task.shared_vocabulary:
-        raise UserError("decode.speculative=input copies from the source: both sides need one vocabulary")
+    if config.speculative == "input" and not (task.shared_vocabulary and len(task.spec.sources) == 1):
+        raise UserError("decode.speculative=input copies from the source: both sides need one vocabulary, and a "
+                        "sentence one source")  # fmt: skip
     if loaded is None:
         loaded = load(task, config, next(models[0].parameters()).device)
     return Generator(models, config, Sides.of(task), seed, loaded=loaded, **options)
@@ -61,7 +62,8 @@ def load(task, config: DecodeConfig, device: torch.device, once: Once = lambda k
         if (found := once(key, lambda one=one: one.found.load(one.config, task, device))) is not None:
             loaded[one.name] = found
     if config.shortlist is not None:
-        if "source" not in task.vocabularies:
-            raise UserError("decode.shortlist: has likely translations of a source's symbols; recordings have none")
+        if task.vocabularies.keys() != {"source", "target"}:
+            raise UserError("decode.shortlist: has likely translations of the symbols of one source of text, which the "
+                            f"models of task={task.Config.type} do not have")  # fmt: skip
         loaded["shortlist"] = once(("shortlist", config.shortlist), lambda: Shortlist.load(config.shortlist, task))
     return loaded

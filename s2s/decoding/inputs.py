@@ -108,9 +108,24 @@ def count_lines(path: str | Path, reading: Reading) -> int:
 
 
 def _text_sources(task, path: str | Path, reading: Reading) -> Iterator[list]:
+    first = 1
     for lines in line_windows(path, reading):
-        sources = iter(task.encode([line for line in lines if isinstance(line, str)]))
-        yield [next(sources) if isinstance(line, str) else line for line in lines]
+        sources = iter(task.encode_each([line for line in lines if isinstance(line, str)]))
+        found = [next(sources) if isinstance(line, str) else line for line in lines]
+        if any(isinstance(one, UserError) for one in found):  # a line that the task cannot make a source of
+            found = [_told(one, f"{path}:{number}", reading) for number, one in enumerate(found, first)]
+        yield found
+        first += len(lines)
+
+
+def _told(source, where: str, reading: Reading):
+    """A source; one that could not be made is Skipped, or an error. Raises UserError."""
+    if not isinstance(source, UserError) or isinstance(source, Skipped):
+        return source
+    error = f"{where}: {source}"
+    if not reading.skip_broken:
+        raise UserError(error)
+    return Skipped(error)
 
 
 def _recordings(path: str, reading: Reading) -> list:

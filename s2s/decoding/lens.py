@@ -14,6 +14,8 @@ Left out: nothing. A bridge that mixes encoder layers is refused: its decoder ne
 whether the paper applies the last norm; without it, the states of a pre-norm encoder are not what the decoder knows.
 """
 
+from torch import nn
+
 from s2s.errors import UserError
 from s2s.models.encoder_decoder import EncoderDecoder
 
@@ -31,4 +33,5 @@ def lens(model: EncoderDecoder, layer: int) -> EncoderDecoder:
         raise UserError(f"{said}: model.bridge={model.config.bridge.type} has the decoder read several encoder layers")
     if layer > len(model.encoder.layers):
         raise UserError(f"{said}: the encoder has {len(model.encoder.layers)} layers")
-    return model.light(encoder=model.encoder.first(layer))
+    more = nn.ModuleList(encoder.first(layer) for encoder in model.more_encoders)
+    return model.light(encoder=model.encoder.first(layer), more_encoders=more)

@@ -111,6 +111,6 @@ class LineDataset(PairDataset):
         """As TextDataset.longest."""
         return self.split.longest(TOKENS) + 1
 
-    def _source(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray]:
+    def _sources(self, examples: np.ndarray, draw: Draw | None) -> list[tuple[np.ndarray, np.ndarray]]:
         """Nothing."""
-        return np.zeros(0, np.int64), np.zeros(len(examples), np.int64)
+        return [(np.zeros(0, np.int64), np.zeros(len(examples), np.int64))]

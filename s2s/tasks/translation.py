@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from s2s.config.schema import option
+from s2s.config.schema import LARGEST_SEED, option
 from s2s.data.batch import Batch, Counts, Source
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.spec import Spec, TokenSource
@@ -22,6 +22,7 @@ from s2s.text.tokenizer import Tokenizer, load_tokenizer
 from s2s.text.vocabulary import EOS, Vocabulary
 
 SOURCE_TOKENS, SOURCE_TEXT = "source.tokens", "source.text"
+APART = 0x9E3779B97F4A7C15  # between the seeds of the sources of an example
 
 
 @dataclasses.dataclass
@@ -73,8 +74,14 @@ class TranslationTask(TextTask):
         self.source_tokenizer.save(folder, "source")
 
     @property
+    def source_tokenizers(self) -> dict[str, Tokenizer]:
+        """Of each source, by what its columns begin with."""
+        return {"source": self.source_tokenizer}
+
+    @property
     def vocabularies(self) -> dict[str, Vocabulary]:
-        return {"source": self.source_tokenizer.vocabulary, "target": self.target_tokenizer.vocabulary}
+        sources = {name: tokenizer.vocabulary for name, tokenizer in self.source_tokenizers.items()}
+        return {**sources, "target": self.target_tokenizer.vocabulary}
 
     @property
     def shared_vocabulary(self) -> bool:
@@ -115,22 +122,27 @@ class TranslationTask(TextTask):
 
     def padded_sources(self, sources: list[list[int]]) -> tuple[Source, ...]:
         """Source ids of several sentences (no EOS) as the model's input."""
-        lengths = np.fromiter(map(len, sources), np.int64, len(sources))
-        flat = np.fromiter(chain.from_iterable(sources), np.int64, lengths.sum())
-        flat, lengths = with_symbol(EOS, flat, lengths, after=True)
-        return (Source(padded(flat, lengths), torch.from_numpy(lengths)),)
+        return (closed(sources),)
 
     def check(self, config: DataConfig, dataset: "PairDataset") -> None:
         """What can be known of training data and its options before training. Raises UserError."""
         self.check_transforms(config)
-        samples = self.source_tokenizer.sampling or self.target_tokenizer.sampling
+        samples = any(tokenizer.sampling for tokenizer in (*self.source_tokenizers.values(), self.target_tokenizer))
         noise = any(stage.character_noise for stage in stages(config))
-        if (samples or noise) and not {SOURCE_TEXT, TEXT} <= set(dataset.split.columns):
+        texts = {TEXT, *(f"{name}.text" for name in self.source_tokenizers)}
+        if (samples or noise) and not texts <= set(dataset.split.columns):
             wish = "tokenizer.sampling" if samples else "data.character_noise"
             raise UserError(f"{wish} needs the raw text of the train split; make the store with keep_text=true")
         for key in ("waveform", "spec_augment"):
             if getattr(config, key).active:
                 raise UserError(f"data.{key} requires recordings, and the source is text")
+
+
+def closed(sentences: list[list[int]]) -> Source:
+    """Ids of several sentences (no EOS) with EOS, as a model's input."""
+    lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
+    flat = np.fromiter(chain.from_iterable(sentences), np.int64, lengths.sum())
+    return _rows(*with_symbol(EOS, flat, lengths, after=True), None)
 
 
 class PairDataset(TextDataset):
@@ -139,13 +151,15 @@ class PairDataset(TextDataset):
     source_seconds = None
 
     def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Source and target lengths of the examples first ... last - 1, int32."""
-        return self.split.lengths(SOURCE_TOKENS, first, last) + 1, self.split.lengths(TOKENS, first, last) + 1
+        """Source and target lengths of the examples first ... last - 1, int32; several sources count together."""
+        sources = [self.split.lengths(f"{name}.tokens", first, last) + 1 for name in self.task.source_tokenizers]
+        return sum(sources[1:], sources[0]), self.split.lengths(TOKENS, first, last) + 1
 
     @property
     def longest(self) -> int:
         """As TextDataset.longest, of both sides."""
-        return max(super().longest, self.split.longest(SOURCE_TOKENS) + 1)
+        sources = (self.split.longest(f"{name}.tokens") + 1 for name in self.task.source_tokenizers)
+        return max(super().longest, *sources)
 
     def collate(self, examples: np.ndarray, rows: np.ndarray | None = None, draw: Draw | None = None) -> Batch:
         """A batch.
@@ -156,33 +170,46 @@ class PairDataset(TextDataset):
             draw: Of the transforms; without it the examples are as they are.
         """
         examples = np.asarray(examples, np.int64)
-        source, source_lengths = with_symbol(EOS, *self._source(examples, draw), after=True)
+        sources = [_rows(*with_symbol(EOS, *source, after=True), rows) for source in self._sources(examples, draw)]
         decoder_input, target, target_lengths = self._targets(examples, draw)
-        source_rows, target_rows, packing = source_lengths, target_lengths, (None, None)
-        if rows is not None:
-            firsts = np.cumsum(rows) - rows
-            source_rows, target_rows = (np.add.reduceat(side, firsts) for side in (source_lengths, target_lengths))
-            packing = packing_of(source_lengths, rows), packing_of(target_lengths, rows)
-        ids, targets = padded(source, source_rows), padded(target, target_rows)
-        real = int(source_rows.sum()), int(target_rows.sum())
+        written = _rows(target, target_lengths, rows)
+        real, target_real = sum(int(source.lengths.sum()) for source in sources), int(written.lengths.sum())
+        places = sum(source.values.numel() for source in sources)
         return Batch(
             ids=torch.from_numpy(examples),
-            sources=(Source(ids, torch.from_numpy(source_rows), packing[0]),),
-            decoder_input=padded(decoder_input, target_rows),
-            target=targets,
-            target_lengths=torch.from_numpy(target_rows),
-            counts=Counts(len(examples), *real, ids.numel() - real[0], targets.numel() - real[1]),
+            sources=tuple(sources),
+            decoder_input=padded(decoder_input, written.lengths.numpy()),
+            target=written.values,
+            target_lengths=written.lengths,
+            counts=Counts(len(examples), real, target_real, places - real, written.values.numel() - target_real),
             tags=self._tags(examples),
-            target_packing=packing[1],
+            target_packing=written.packing,
             columns=self._columns(examples),
         )
 
-    def _source(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray]:
-        """Source ids of examples, one after the other, and the number of each."""
+    def _sources(self, examples: np.ndarray, draw: Draw | None) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each source its ids in these examples, one after the other, and the number of each."""
+        tokenizers = self.task.source_tokenizers.items()
         if draw is None:
-            return self.split.gather(SOURCE_TOKENS, examples)
+            return [self.split.gather(f"{name}.tokens", examples) for name, _ in tokenizers]
+        return [
+            self._source(name, tokenizer, examples, draw._replace(seed=(draw.seed + number * APART) & LARGEST_SEED))
+            for number, (name, tokenizer) in enumerate(tokenizers)
+        ]
+
+    def _source(
+        self, name: str, tokenizer: Tokenizer, examples: np.ndarray, draw: Draw
+    ) -> tuple[np.ndarray, np.ndarray]:
         noise, dropout = draw.config.character_noise, draw.config.word_dropout
-        ids, lengths = self._tokens("source", self.task.source_tokenizer, examples, draw, noise)
+        ids, lengths = self._tokens(name, tokenizer, examples, draw, noise)
         if dropout:
             ids = masked(ids, lengths, seeds(draw.seed, draw.epoch, examples, "word_dropout"), dropout)
         return self._transformed("source", ids, lengths, examples, draw)
+
+
+def _rows(ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray | None) -> Source:
+    """Examples of these lengths, whose ids lie one after the other, with `rows` of them to each row; None: one."""
+    if rows is None:
+        return Source(padded(ids, lengths), torch.from_numpy(lengths))
+    totals = np.add.reduceat(lengths, np.cumsum(rows) - rows)
+    return Source(padded(ids, totals), torch.from_numpy(totals), packing_of(lengths, rows))
