@@ -62,7 +62,11 @@ COMPONENTS = {
         "conv_pool": "s2s.models.frontends.conv_pool:ConvPoolFrontend",
         "byte_conv": "s2s.models.frontends.byte_conv:ByteConvFrontend",
     },
-    "encoder": {"transformer": "s2s.models.encoders.transformer:TransformerEncoder"},
+    "encoder": {
+        "transformer": "s2s.models.encoders.transformer:TransformerEncoder",
+        "lstm": "s2s.models.encoders.recurrent:RecurrentEncoder",
+        "gru": "s2s.models.encoders.recurrent:GruEncoder",
+    },
     "layer": {
         "transformer": "s2s.nn.layers:Layer",
         "conformer": "s2s.nn.conformer:ConformerLayer",
@@ -77,6 +81,8 @@ COMPONENTS = {
     "decoder": {
         "transformer": "s2s.models.decoders.transformer:TransformerDecoder",
         "groups": "s2s.models.decoders.groups:GroupsDecoder",
+        "lstm": "s2s.models.decoders.recurrent:RecurrentDecoder",
+        "gru": "s2s.models.decoders.recurrent:GruDecoder",
     },
     "embedding": {
         "table": "s2s.models.embeddings.table:table",

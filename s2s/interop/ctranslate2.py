@@ -9,7 +9,6 @@ target.*), which `s2s.text.tokenizer.load_tokenizer` reads. CTranslate2 takes an
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from s2s.errors import UserError
@@ -18,7 +17,6 @@ from s2s.models.claims import departure
 from s2s.models.stack import StackConfig
 from s2s.nn.embedding import Embedding
 from s2s.nn.layers import Layer
-from s2s.nn.positions import sinusoidal
 from s2s.text.vocabulary import SPECIALS
 
 POSITIONS = 4096  # of the sinusoidal table, which CTranslate2 cannot make longer
@@ -105,8 +103,8 @@ def _embedding(side, to, embedding: Embedding) -> None:
     """`side`: the encoder's or decoder's specification; `to`: that of its token embeddings."""
     to.weight, side.scale_embeddings = _array(embedding.tokens.weight), True
     positions = embedding.positions
-    if positions.kind == "sinusoidal":
-        side.position_encodings.encodings = _array(sinusoidal(torch.arange(POSITIONS), positions.width))
+    if positions.kind in ("sinusoidal", "none"):
+        side.position_encodings.encodings = _array(positions.table_of(POSITIONS)[:POSITIONS])
     elif positions.kind == "learned":
         side.position_encodings.encodings = _array(positions.weight)
 

@@ -30,7 +30,7 @@ class Shared:
 
     Attributes:
         norm: `pre` or `post`: normalise before each block or after it.
-        positions: `sinusoidal`, `learned` or `rotary`.
+        positions: `sinusoidal`, `learned`, `rotary` or `none`.
         max_positions: Longest sequence, for learned positions only.
         activation: Of the feed-forward blocks.
         dropout, embedding_dropout, attention_dropout, activation_dropout: Probabilities of dropping a component of a

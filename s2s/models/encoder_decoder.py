@@ -96,7 +96,7 @@ class EncoderDecoder(nn.Module):
     @property
     def attention_shape(self) -> tuple[int, int]:
         """Layers and heads of `cross_attention`, whose layers count from 0."""
-        return self.decoder.config.layers, self.decoder.config.heads
+        return self.decoder.attention_shape
 
     def stacks(self) -> list[nn.ModuleList]:
         """The layers of encoder and decoder, which are called as modules."""
@@ -159,8 +159,8 @@ class EncoderDecoder(nn.Module):
         return DecoderOutput(states, self.output, heads)
 
     def _seen(self, memory: Memory) -> list[Tensor]:
-        """What each decoder layer attends to."""
-        return self.bridge.seen(memory, len(self.decoder.layers)) if self.decoder.attends else []
+        """What each decoder layer that attends sees."""
+        return self.bridge.seen(memory, self.decoder.attending(self.decoder.config)) if self.decoder.attends else []
 
     def cross_attention(self, memory: Memory, decoder_input: Tensor, layer: int) -> Tensor:
         """Weights of the attention to the memory under teacher forcing, fp32 [B, H, T, S], of a decoder layer, counted

@@ -28,7 +28,10 @@ class TransformerConfig:
     embedding: Any = group("embedding", "table", "what embeds the tokens that the decoder reads")
     output: Any = group("output", "linear", "what makes logits of the decoder's states")
     norm: str = option("pre", "normalise before each block (stable) or after it (the original)", ("pre", "post"))
-    positions: str = option("sinusoidal", "position information", ("sinusoidal", "learned", "rotary"))
+    positions: str = option(
+        "sinusoidal", "position information; none: for layers that see the order by themselves",
+        ("sinusoidal", "learned", "rotary", "none"),
+    )  # fmt: skip
     max_positions: int = option(
         1024, "longest sequence in tokens, for learned positions only", at_least=1, at_most=1_048_576
     )
@@ -91,7 +94,8 @@ class Transformer(EncoderDecoder):
         drop = shared.embedding_dropout if drop is None else drop
         embedding = Embedding(target, config.positions, config.max_positions, drop)
         encoder = kinds["encoder"](config.encoder, shared)
-        bridge = kinds["bridge"](config.bridge, encoder.width, config.encoder.layers, config.decoder.layers)
+        bridge = kinds["bridge"](config.bridge, encoder.width, config.encoder.layers,
+                                 kinds["decoder"].attending(config.decoder))  # fmt: skip
         decoder = kinds["decoder"](config.decoder, shared, embedding, bridge.width, config.auxiliary_heads)
         output = kinds["output"](config.output, width, spec.target_size)
         frontends = [kinds["frontend"](config.frontend, source, config.encoder.width, shared)
@@ -101,7 +105,8 @@ class Transformer(EncoderDecoder):
         for one in (encoder, *encoders):
             one.needed = bridge.needs
         self.assemble(frontend, encoder, bridge, decoder, output, frontends, encoders)
-        self.draw(frontend, embedding, encoder, bridge, decoder.layers, output, *frontends, *encoders)
+        others = (part for part in decoder.children() if part is not embedding)
+        self.draw(frontend, embedding, encoder, bridge, *others, output, *frontends, *encoders)
         if tie in ("decoder", "all"):
             self.tie(target)
 

@@ -14,7 +14,7 @@ class Embedding(nn.Module):
     Args:
         tokens: The embedding matrix [V, D], perhaps shared; or a module that makes [..., D] of ids, which are as they
             should be and not scaled, with an attribute `embedding_dim`, D.
-        positions: `sinusoidal`, `learned` or `rotary`.
+        positions: `sinusoidal`, `learned`, `rotary` or `none`.
         max_positions: The longest sequence, for learned positions only.
         dropout: Probability of dropping a component of an embedded token.
     """

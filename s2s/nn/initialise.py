@@ -1,4 +1,4 @@
-"""The first weights of blocks."""
+"""The first weights of blocks. A block that has `first_weights` draws its own, after those of what is in it."""
 
 from torch import nn
 
@@ -19,3 +19,5 @@ def initialise(module: nn.Module) -> None:
     elif isinstance(module, CrossAttention):
         for part in module.key_value.weight.chunk(2):
             nn.init.xavier_uniform_(part, gain=2**-0.5)
+    elif hasattr(module, "first_weights"):
+        module.first_weights()

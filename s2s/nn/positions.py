@@ -28,7 +28,7 @@ class PositionEmbedding(nn.Module):
     """Adds position embeddings to token embeddings.
 
     Args:
-        kind: `sinusoidal`, `learned` or `rotary` (nothing is added; the attention rotates).
+        kind: `sinusoidal`, `learned`, `rotary` (nothing is added; the attention rotates) or `none`.
         width: D.
         max_positions: The longest sequence, for learned embeddings only.
 
@@ -41,8 +41,14 @@ class PositionEmbedding(nn.Module):
         self.kind, self.width, self.most = kind, width, max_positions if kind == "learned" else None
         if kind == "learned":
             self.weight = nn.Parameter(torch.empty(max_positions, width).normal_(std=width**-0.5))
-        elif kind == "sinusoidal":
-            self.register_buffer("table", sinusoidal(torch.arange(512), width), persistent=False)
+        elif kind != "rotary":
+            self.register_buffer("table", self._computed(512), persistent=False)
+
+    def _computed(self, length: int, device: torch.device | None = None) -> Tensor:
+        """The embeddings of so many positions that are not learned: [T, D] fp32, zeros where there are none."""
+        if self.kind == "none":
+            return torch.zeros(length, self.width, device=device)
+        return sinusoidal(torch.arange(length, device=device), self.width)
 
     def forward(self, x: Tensor, positions: Tensor | None = None, length: int | None = None) -> Tensor:
         """Add the embedding of each token's position.
@@ -58,7 +64,7 @@ class PositionEmbedding(nn.Module):
         Raises:
             UserError: a sequence longer than the learned table.
         """
-        if self.kind == "rotary":
+        if self.kind in ("rotary", "none"):
             return x
         end = x.size(1) if length is None else length
         if self.kind == "learned" and end > len(self.weight) and positions is not None:
@@ -75,8 +81,7 @@ class PositionEmbedding(nn.Module):
             return self.weight
         table = self.table
         if length > len(table):
-            positions = torch.arange(1 << (length - 1).bit_length(), device=table.device)
-            table = sinusoidal(positions, self.width).to(table.dtype)
+            table = self._computed(1 << (length - 1).bit_length(), table.device).to(table.dtype)
             self.table = table  # another thread may put its own here, even a shorter one
         return table
 

@@ -117,7 +117,7 @@ def configs(draw):
 
     choices = {
         "norm": ("pre", "post"),
-        "positions": ("sinusoidal", "learned", "rotary"),
+        "positions": ("sinusoidal", "learned", "rotary", "none"),
         "activation": ("relu", "gelu", "swiglu"),
         "tie_embeddings": ("none", "decoder", "auto"),
     }

@@ -56,6 +56,16 @@ class TransformerDecoder(nn.Module):
         self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
         self.head_norms = nn.ModuleDict({str(number): nn.LayerNorm(config.width) for number in heads})
 
+    @staticmethod
+    def attending(config: DecoderConfig) -> int:
+        """How many of its layers attend to the memory: what a bridge is for."""
+        return config.layers
+
+    @property
+    def attention_shape(self) -> tuple[int, int]:
+        """Layers and heads of `cross_attention`."""
+        return self.config.layers, self.config.heads
+
     @property
     def heads(self) -> list[int]:
         """Layers, from 1, whose states predict the target too."""

@@ -1,0 +1,143 @@
+"""Recurrent encoders: LSTM or GRU layers, in one direction or both, with residual connections.
+
+Paper: Sutskever et al., "Sequence to Sequence Learning with Neural Networks", NIPS 2014,
+https://arxiv.org/abs/1409.3215; Bahdanau et al., "Neural Machine Translation by Jointly Learning to Align and
+Translate", ICLR 2015, https://arxiv.org/abs/1409.0473, for both directions; Wu et al., "Google's Neural Machine
+Translation System", 2016, https://arxiv.org/abs/1609.08144, for residual layers.
+
+Each layer is a recurrence over the states below, [B, S, D] -> [B, S, D]. A layer of both directions has D/2 in each.
+The direction from right to left begins at each row's last real position, so that padding never matters; packed rows
+are taken apart, so that no example sees its neighbours. From layer `residual` on, a layer's input is added to its
+output.
+
+Use: model=lstm, or model.encoder=lstm model.encoder.bidirectional=first model.encoder.residual=3 model.positions=none
+
+Left out: peepholes and projections, which later work found not to matter; the final states, which the decoder does not
+begin with: it looks at the memory. GNMT's bottom layer has D in each direction, here D/2, so that all layers are of
+one width.
+"""
+
+import dataclasses
+
+from torch import Tensor, nn
+
+from s2s.config.schema import option
+from s2s.errors import UserError
+from s2s.models.contract import Memory, Shared, States
+from s2s.nn.attention import length_mask
+from s2s.nn.dropout import dropout
+from s2s.nn.recurrent import Bidirectional, Examples, Recurrence
+
+
+@dataclasses.dataclass
+class LstmEncoderConfig:
+    """Options of a recurrent encoder."""
+
+    type: str = option("lstm", "component")
+    layers: int = option(2, "number of layers", at_least=1, at_most=1000)
+    width: int = option(512, "model width D", at_least=1, at_most=65_536)
+    bidirectional: str = option(
+        "all", "layers that read in both directions: all, the first or none", ("all", "first", "none")
+    )
+    residual: int = option(
+        0, "the first layer, from 2, whose input is added to its output; 0: none", at_least=0, at_most=1000
+    )
+
+
+@dataclasses.dataclass
+class GruEncoderConfig(LstmEncoderConfig):
+    """Options of a recurrent encoder."""
+
+    type: str = option("gru", "component")
+
+
+class RecurrentLayer(nn.Module):
+    """One layer.
+
+    Args:
+        kind: `lstm` or `gru`.
+        width: D.
+        both: Whether it reads in both directions.
+        residual: Whether its input is added.
+        dropout: Probability of dropping a component of its output.
+    """
+
+    def __init__(self, kind: str, width: int, both: bool, residual: bool, dropout: float):
+        super().__init__()
+        self.both, self.residual, self.dropout = both, residual, dropout
+        self.recurrence = (Bidirectional if both else Recurrence)(kind, width, width)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """x: [B, S, D], right-padded; lengths: [B] int64. Returns [B, S, D]."""
+        y = self.recurrence(x, lengths) if self.both else self.recurrence(x)[0]
+        y = dropout(y, self.dropout, self.training)
+        return x + y if self.residual else y
+
+
+class RecurrentEncoder(nn.Module):
+    """Recurrent layers.
+
+    Args:
+        config: Its options.
+        shared: Options of the model.
+
+    Attributes:
+        needed: Layers, from 1 and before the last, whose states the Memory holds beside the top.
+
+    Raises:
+        UserError: widths that do not fit, or a norm that is not there.
+    """
+
+    Config = LstmEncoderConfig
+    exits = ()
+
+    def __init__(self, config: LstmEncoderConfig, shared: Shared):
+        super().__init__()
+        check("model.encoder", config, shared)
+        if config.width % 2 and config.bidirectional != "none":
+            raise UserError(f"model.encoder.width={config.width}: two directions need an even width")
+        self.config, self.width = config, config.width
+        several = {"all": config.layers, "first": 1, "none": 0}[config.bidirectional]
+        self.layers = nn.ModuleList(
+            RecurrentLayer(config.type, config.width, n < several, residual(config, n), shared.dropout)
+            for n in range(config.layers)
+        )
+        self.needed: tuple[int, ...] = ()
+
+    def forward(self, source: States) -> Memory:
+        """Returns the states after the layers that are needed and of the top, each [B, S, D]; padded positions hold no
+        meaning."""
+        x, lengths, packing = source.values, source.lengths, source.packing
+        examples = None if packing is None else Examples(*packing)
+        if examples is not None:
+            x, lengths = examples.rows(x), examples.lengths
+        states = []
+        for number, layer in enumerate(self.layers, 1):
+            x = layer(x, lengths)
+            if number in self.needed or number == len(self.layers):
+                states.append(x if examples is None else examples.back(x))
+        keys = length_mask(source.lengths, source.values.size(1))
+        return Memory(states, source.lengths, keys, packing and packing.segments)
+
+    def flops(self, lengths: Tensor) -> int:
+        """Operations of matrix products over sources of these lengths, [B] int64."""
+        return 2 * int(lengths.sum()) * sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
+
+
+class GruEncoder(RecurrentEncoder):
+    """GRU layers."""
+
+    Config = GruEncoderConfig
+
+
+def residual(config, number: int) -> bool:
+    """Whether a layer, from 0, of a recurrent stack adds its input."""
+    return 1 < config.residual <= number + 1
+
+
+def check(key: str, config, shared: Shared) -> None:
+    """Raise UserError for options of a recurrent stack that do not go together."""
+    if config.residual == 1 or config.residual > config.layers:
+        raise UserError(f"{key}.residual={config.residual}: a layer from 2 to {key}.layers={config.layers}, or 0")
+    if shared.norm != "pre":
+        raise UserError(f"model.norm={shared.norm}: {key}={config.type} has no norms; leave model.norm as it is")

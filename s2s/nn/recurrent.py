@@ -1,0 +1,119 @@
+"""Recurrent layers as PyTorch computes them: LSTM (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al.
+2000) and GRU (Cho et al. 2014).
+
+Shapes: B rows, T positions, I inputs, D width, E examples of packed rows, L positions of the longest of them.
+"""
+
+import torch
+from torch import Tensor, nn
+
+GATES = {"lstm": 4, "gru": 3}
+PARTS = {"lstm": 2, "gru": 1}  # tensors of a state: what it shows, and of an LSTM its cell
+
+
+class Recurrence(nn.Module):
+    """One layer in one direction.
+
+    Its two linear maps are modules, so that they can be prepacked and quantised for decoding. Whole sequences are one
+    call of PyTorch's kernel while the maps are plain; else there is a step for each position.
+
+    Args:
+        kind: `lstm` or `gru`.
+        inputs: I.
+        width: D.
+    """
+
+    def __init__(self, kind: str, inputs: int, width: int):
+        super().__init__()
+        self.kind, self.width = kind, width
+        self.input, self.hidden = nn.Linear(inputs, GATES[kind] * width), nn.Linear(width, GATES[kind] * width)
+
+    def first_weights(self) -> None:
+        """Each gate's maps are drawn by themselves; a forget gate is open at first (Jozefowicz et al. 2015)."""
+        for part in self.input.weight.chunk(GATES[self.kind]):
+            nn.init.xavier_uniform_(part)
+        for part in self.hidden.weight.chunk(GATES[self.kind]):
+            nn.init.orthogonal_(part)
+        if self.kind == "lstm":
+            nn.init.ones_(self.input.bias[self.width : 2 * self.width])
+
+    def forward(self, x: Tensor, state: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """x: [B, T, I]; state: after the positions before these, PARTS of [B, D]; None: there are none. Returns
+        [B, T, D] and the state after them."""
+        if state is None:
+            state = [x.new_zeros(x.size(0), self.width) for _ in range(PARTS[self.kind])]
+        if x.size(1) > 1 and type(self.input) is nn.Linear:
+            weights = [self.input.weight, self.hidden.weight, self.input.bias, self.hidden.bias]
+            given = [part[None].to(x.dtype) for part in state]
+            options = (weights, True, 1, 0.0, self.training, False, True)  # biases, 1 layer, 1 direction, rows first
+            if self.kind == "lstm":
+                y, *state = torch.lstm(x, given, *options)
+            else:
+                y, *state = torch.gru(x, given[0], *options)
+            return y, [part[0] for part in state]
+        states = []
+        for gates in self.input(x).unbind(1):
+            state = self._step(gates, state)
+            states.append(state[0])
+        return torch.stack(states, 1), state
+
+    def _step(self, gates: Tensor, state: list[Tensor]) -> list[Tensor]:
+        """One position; gates: what `input` makes of it, [B, GATES * D]."""
+        before = self.hidden(state[0])
+        if self.kind == "lstm":
+            entry, forget, new, shown = (gates + before).chunk(4, 1)
+            cell = forget.sigmoid() * state[1] + entry.sigmoid() * new.tanh()
+            return [shown.sigmoid() * cell.tanh(), cell]
+        (reset, update, new), (reset_, update_, new_) = gates.chunk(3, 1), before.chunk(3, 1)
+        new = (new + (reset + reset_).sigmoid() * new_).tanh()
+        return [torch.lerp(new, state[0].to(new.dtype), (update + update_).sigmoid())]
+
+
+class Bidirectional(nn.Module):
+    """Two recurrences of half the width each, one of them from the last real position to the first.
+
+    Args:
+        kind, inputs, width: As of Recurrence; the width is even.
+    """
+
+    def __init__(self, kind: str, inputs: int, width: int):
+        super().__init__()
+        self.ahead, self.back = Recurrence(kind, inputs, width // 2), Recurrence(kind, inputs, width // 2)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """x: [B, T, I], right-padded; lengths: [B] int64. Returns [B, T, D]."""
+        place = torch.arange(x.size(1), device=x.device)
+        mirrored = torch.where(place < lengths[:, None], lengths[:, None] - 1 - place, place)[:, :, None]
+        back, _ = self.back(x.gather(1, mirrored.expand_as(x)))
+        return torch.cat([self.ahead(x)[0], back.gather(1, mirrored.expand_as(back))], dim=2)
+
+
+class Examples:
+    """Packed rows as a row for each example, and back.
+
+    Args:
+        segments: [B, T] int64, number of the example within its row; padding repeats the row's last one.
+        positions: [B, T] int64, position within the example; 0 at padding.
+
+    Attributes:
+        lengths: [E] int64.
+    """
+
+    def __init__(self, segments: Tensor, positions: Tensor):
+        begins = torch.ones_like(segments, dtype=torch.bool)
+        begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+        real = (begins | (positions > 0)).flatten()  # padding is of the last segment, at position 0
+        number, self.longest = begins.flatten().cumsum(0) - 1, int(positions.max()) + 1
+        self.shape, self.real = segments.shape, real.nonzero()[:, 0]
+        self.lengths = number[self.real].bincount()
+        self.places = number[self.real] * self.longest + positions.flatten()[self.real]
+
+    def rows(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [E, L, D], zero at padding"""
+        rows = x.new_zeros(len(self.lengths) * self.longest, x.size(2))
+        return rows.index_copy(0, self.places, x.flatten(0, 1)[self.real]).unflatten(0, (-1, self.longest))
+
+    def back(self, x: Tensor) -> Tensor:
+        """[E, L, D] -> [B, T, D], zero at padding"""
+        rows = x.new_zeros(self.shape.numel(), x.size(2))
+        return rows.index_copy(0, self.real, x.flatten(0, 1)[self.places]).unflatten(0, self.shape)
