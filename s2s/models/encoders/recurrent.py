@@ -17,6 +17,7 @@ begin with: it looks at the memory. GNMT's bottom layer has D in each direction,
 one width.
 """
 
+import copy
 import dataclasses
 
 from torch import Tensor, nn
@@ -118,6 +119,12 @@ class RecurrentEncoder(nn.Module):
                 states.append(x if examples is None else examples.back(x))
         keys = length_mask(source.lengths, source.values.size(1))
         return Memory(states, source.lengths, keys, packing and packing.segments)
+
+    def first(self, layers: int) -> "RecurrentEncoder":
+        """An encoder of the first layers only; weights are shared."""
+        light = copy.copy(self)
+        light._modules = {**self._modules, "layers": self.layers[:layers]}
+        return light
 
     def flops(self, lengths: Tensor) -> int:
         """Operations of matrix products over sources of these lengths, [B] int64."""
