@@ -1,6 +1,7 @@
-"""Which positions of the source's memory the tokens of a hypothesis look at: weights of cross-attention.
+"""Alignments of target tokens to positions of the source's memory, from the weights of cross-attention.
 
-They are found by teacher forcing when hypotheses have finished, so that no step of a search computes weights.
+
+The weights are computed by teacher forcing after hypotheses have finished, so no step of a search computes them.
 
 A position is a token of the source (the last one EOS), or several where the front-end makes one state of them.
 
@@ -20,14 +21,14 @@ from s2s.models.encoder_decoder import EncoderDecoder
 
 
 class Attention:
-    """Weights of one decoder layer, of a head or the mean of all; of several models their mean.
+    """Cross-attention weights of one decoder layer: of one head, or the mean of all heads; the mean over an ensemble.
 
     Args:
-        models: In evaluation mode.
-        config: Decode options.
+        models: One or an ensemble, in evaluation mode.
+        config: Decode options; `alignment_layer` and `alignment_head` choose the weights.
 
     Raises:
-        UserError: a layer or head that a model does not have.
+        UserError: a model has no such layer or head.
     """
 
     def __init__(self, models: list[EncoderDecoder], config: DecodeConfig):
@@ -36,15 +37,22 @@ class Attention:
         for model in models:
             layers, heads = model.attention_shape
             layer = config.alignment_layer or max(1, layers - 1)
-            for key, value, most in (("layer", layer, layers), ("head", self.head or 1, heads)):
-                if value > most:
-                    raise UserError(f"decode.alignment_{key}={value}: the decoder has {most} of them")
+            for key, value, count in (("layer", layer, layers), ("head", self.head or 1, heads)):
+                if value > count:
+                    raise UserError(f"decode.alignment_{key}={value}: the decoder has only {count} {key}s")
             self.layers.append(layer - 1)
 
     @torch.inference_mode()
     def __call__(self, inputs: Inputs, decoder_input: Tensor) -> list[np.ndarray]:
-        """float32 [T, S] of each sentence; decoder_input: [B, T] int64, BOS first. Row t is of the position that
-        predicts token t. Raises UserError: the models' memories of a sentence have different lengths."""
+        """Weights, float32 [T, S] for each sentence; row t belongs to the position that predicts token t.
+
+        Args:
+            inputs: Sources, as the models' input.
+            decoder_input: [B, T] int64, BOS first.
+
+        Raises:
+            UserError: the models' memories of a sentence have different lengths.
+        """
         total, lengths = 0, None
         for model, layer in zip(self.models, self.layers, strict=True):
             memory = model.encode(*inputs)

@@ -1,48 +1,53 @@
-"""How many sentences are decoded side by side, so that what is held stays within `decode.batch_tokens`, whoever comes.
+"""The memory budget: how many sentences are decoded together under `decode.batch_tokens`.
 
-Everything that is held of the sentences is padded to the longest of them: slots x rows x longest source is at most
-`decode.batch_tokens`, and slots x rows x longest hypothesis that the limits allow at most TARGETS times as many, but
-that a single sentence is always decoded. As many sources again are encoded ahead.
+All sentences are padded to the longest one. slots x rows x longest source is at most `decode.batch_tokens`, and slots x
+rows x longest possible hypothesis at most TARGETS times as much. A single sentence is always decoded. The same number
+of sources again is encoded ahead.
 """
 
 import numpy as np
 
 from s2s.decoding.config import DecodeConfig
 
-# Hypotheses mostly end long before they must, and their memory is taken as they grow.
+# Most hypotheses end long before the maximum length, and their memory is allocated as they grow.
 TARGETS = 8
 
 
 def room(config: DecodeConfig, source: int | np.ndarray, target: int | np.ndarray):
-    """Sentences that memory allows side by side, at least 1.
+    """How many sentences may be decoded together, at least 1.
 
     Args:
         config: Decode options.
         source: Positions in memory of the longest source.
-        target: Tokens of the longest hypothesis that may come, EOS among them.
+        target: Tokens of the longest possible hypothesis, EOS among them.
 
     Returns:
-        A whole number, or an array for arrays.
+        An integer, or an array of integers if the arguments are arrays.
     """
     budget = config.batch_tokens // config.rows
     return np.clip(np.minimum(budget // source, TARGETS * budget // target), 1, config.slots)
 
 
 def together(config: DecodeConfig, needs: np.ndarray) -> int:
-    """How many of the first sentences memory allows side by side, at least 1; needs: [2, sentences], the source and
-    target of each, as in `room`."""
+    """How many of the first sentences may be decoded together, at least 1.
+
+    Args:
+        config: Decode options.
+        needs: int64 [2, sentences], source positions and target tokens of each sentence, as in `room`.
+    """
     longest = np.maximum.accumulate(needs[:, : room(config, *needs[:, 0])], axis=1)
     fits = room(config, *longest) > np.arange(longest.shape[1])
     return len(fits) if fits.all() else int(fits.argmin())
 
 
 def plan(lengths: list[int], rows: int, budget: int) -> list[list[int]]:
-    """Which sentences are decoded together: by falling length, as many as the budget allows.
+    """Batches of sentences, sorted by falling length, each as large as the budget allows.
 
     Args:
         lengths: Positions or tokens of each sentence, EOS included.
-        rows: Hypotheses a sentence, K.
-        budget: Largest sentences x K x longest source of a batch; a sentence over it alone has a batch to itself.
+        rows: K, hypotheses per sentence.
+        budget: Maximum of sentences x K x longest source in a batch. A sentence that exceeds it by itself is a batch
+            of its own.
 
     Returns:
         Batches of indices into `lengths`, each index once.

@@ -1,7 +1,7 @@
-"""What a search is made of: searchers, scorers and rules, and what goes with what. Imports no torch.
+"""The components of decoding (searchers, scorers and rules) and the check that they go together. Imports no torch.
 
-Each component says itself which options of `decode` it reads and what it does not go with. `check` holds the options of
-a command, a call or a request against that, before any model is loaded and again when the models are known.
+Each component declares which options of `decode` it reads and what it does not go with. `check` compares the options of
+a command, a call or a request with these declarations: before any model is loaded, and again when the models are known.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 from s2s import registry
 from s2s.errors import UserError
 
-# Options of `decode` that any search reads, or that are read outside of it.
+# Options of `decode` that every searcher reads, or that are read outside of the search.
 COMMON = frozenset(
     ["search", "scorers", "rules", "ctc_weight", "n_best", "mbr", "batch_tokens", "slots", "buffer", "max_source",
      "long_source", "on_error", "backend", "dtype", "chunk_seconds", "chunk_overlap", "alignment_layer",
@@ -21,11 +21,12 @@ COMMON = frozenset(
 
 
 class Flat(NamedTuple):
-    """Options of `decode` that are those of a component, which the first one chooses.
+    """A component whose options stand directly under `decode`. The first of them switches it on.
 
     Attributes:
-        kind, component: Of the registry.
-        options: Of the component -> of `decode`.
+        kind: Kind of component in the registry.
+        component: Name of the component in the registry.
+        options: Option of the component -> option of `decode`.
     """
 
     kind: str
@@ -42,7 +43,7 @@ FLAT = {
     "coverage_penalty": Flat("scorer", "coverage", {"weight": "coverage_penalty"}),
 }  # fmt: skip
 OWNED = {option for flat in FLAT.values() for option in flat.options.values()}
-# What is no component, and says too what it does not go with.
+# Features that are no components but declare `without`, too: option of `decode` or argument of a call -> class.
 FEATURES = {
     "shortlist": "s2s.decoding.shortlist:Shortlist",
     "chunk_seconds": "s2s.decoding.times:Chunks",
@@ -54,15 +55,15 @@ class Component:
     """A scorer or a rule.
 
     Attributes:
-        Config: Its options.
-        feature: What searchers and others call it: `rules`, `scorers` or `final_scorers`.
-        without: What it does not go with -> why: an option of `decode`, `rules`, `scorers`, `final_scorers`, or of a
-            call `prefix`, `constraints`, `alignment`, `several_models`.
+        Config: The dataclass of its options.
+        feature: Its group, by which searchers and other components name it: `rules`, `scorers` or `final_scorers`.
+        without: What it does not go with -> the reason. A key is an option of `decode`, a group (`rules`, `scorers`,
+            `final_scorers`), an argument of a call (`prefix`, `constraints`, `alignment`) or `several_models`.
 
     Args:
         config: Its options.
-        loaded: What `load` has given.
-        setting: What it works with.
+        loaded: The return value of `load`.
+        setting: Models and task.
     """
 
     Config: ClassVar[type]
@@ -74,88 +75,105 @@ class Component:
 
     @classmethod
     def load(cls, config: Any, task: Any, device: Any) -> Any:
-        """What its files hold, read once for any number of searches. Raises UserError."""
+        """Read its files, once for any number of searches.
+
+        Args:
+            config: Its options.
+            task: The task of the models.
+            device: The device of the models.
+
+        Returns:
+            Any object; `__init__` takes it as `loaded`.
+
+        Raises:
+            UserError: a file is missing or unusable.
+        """
 
 
 class Chosen(NamedTuple):
-    """A scorer or a rule that is chosen.
+    """A scorer or a rule that the options have chosen.
 
     Attributes:
         kind: `scorer` or `rule`.
-        name: What it is called by: an option of `decode`, or its section.
-        said: What has chosen it, in words.
-        found: Its class.
+        name: Its name: an option of `decode`, or the name of its section.
+        label: The setting that has chosen it, for messages.
+        component: Its class.
         config: Its options.
     """
 
     kind: str
     name: str
-    said: str
-    found: type[Component]
+    label: str
+    component: type[Component]
     config: Any
 
 
 def chosen(config: Any, more: Iterable[str] = ()) -> Iterator[Chosen]:
-    """The scorers and rules of decode options; `more`: of FLAT those that are chosen without an option."""
+    """The scorers and rules that decode options choose.
+
+    Args:
+        config: Decode options.
+        more: Keys of FLAT that are chosen though their option is not set.
+    """
     for option, flat in FLAT.items():
         value = getattr(config, option)
         if value or option in more:
-            found = registry.find(flat.kind, flat.component)
+            component = registry.find(flat.kind, flat.component)
             values = {own: getattr(config, name) for own, name in flat.options.items()}
-            said = f"decode.{option}={_text(value)}" if value else f"decode.{option}"
-            yield Chosen(flat.kind, option, said, found, found.Config(**values))
+            label = f"decode.{option}={_text(value)}" if value else f"decode.{option}"
+            yield Chosen(flat.kind, option, label, component, component.Config(**values))
     for kind in ("scorer", "rule"):
         for name, own in getattr(config, f"{kind}s").items():
             yield Chosen(kind, name, f"decode.{kind}s=[{name}]", registry.find(kind, own.type), own)
 
 
 def check(config: Any, searcher: type, given: Mapping[str, str] = {}, more: Iterable[Chosen] = ()) -> None:
-    """Whether all that is asked for does something, and goes together.
+    """Check that every option has an effect, and that all of them go together.
 
     Args:
         config: Decode options.
-        searcher: What searches.
-        given: What is given besides, such as `prefix` -> what it is called.
-        more: Components that no option of `chosen` has chosen.
+        searcher: The class of the searcher.
+        given: Arguments of a call, such as `prefix` -> their label in messages.
+        more: Components in addition to those of `chosen(config)`.
 
     Raises:
-        UserError: what does nothing, or does not go with what.
+        UserError: an option has no effect, or two settings do not go together.
     """
     components = [*chosen(config), *more]
     _read(config, searcher, components, given)
     present = {key: f"decode.{key}={_text(value)}" for key, value in _changed(config)} | dict(given)
-    for one in components:
-        present.setdefault(one.found.feature, one.said)
-    speaking = [(present[key], _imported(where), None) for key, where in FEATURES.items() if key in present]
-    speaking += [(one.said, one.found, one) for one in components]
-    for said, found, own in speaking:
-        for other, why in found.without.items():
-            others = [one.said for one in components if one.found.feature == other and one is not own]
-            if other in present and (others or own is None or own.found.feature != other):
-                raise UserError(f"{said}: does not go with {others[0] if others else present[other]}: {why}")
+    for item in components:
+        present.setdefault(item.component.feature, item.label)
+    declarations = [(present[key], _imported(where), None) for key, where in FEATURES.items() if key in present]
+    declarations += [(item.label, item.component, item) for item in components]
+    for label, cls, own in declarations:
+        for other, why in cls.without.items():
+            others = [item.label for item in components if item.component.feature == other and item is not own]
+            if other in present and (others or own is None or own.component.feature != other):
+                raise UserError(f"{label}: does not go with {others[0] if others else present[other]}: {why}")
     searcher.check(config)
 
 
 def _read(config: Any, searcher: type, components: list[Chosen], given: Mapping[str, str]) -> None:
-    """Whether a searcher reads what is asked for."""
+    """Check that the searcher reads every option, component and argument. Raises UserError."""
     for key, value in _changed(config):
         if key not in COMMON | OWNED | searcher.options:
-            raise UserError(f"decode.{key}={_text(value)}: does nothing with {searcher.said(config)}"
+            raise UserError(f"decode.{key}={_text(value)}: does nothing with {searcher.label(config)}"
                             + _others(lambda other, key=key: key in other.options))  # fmt: skip
-    for one in components:
-        names = {one.found.feature, getattr(one.config, "type", None)}
+    for item in components:
+        names = {item.component.feature, getattr(item.config, "type", None)}
         if not names & searcher.takes:
-            raise UserError(f"{one.said}: does not go with {searcher.said(config)}"
+            raise UserError(f"{item.label}: does not go with {searcher.label(config)}"
                             + _others(lambda other, names=names: names & other.takes)
-                            + getattr(one.found, "leave_out", ""))  # fmt: skip
-    for name, said in given.items():
+                            + getattr(item.component, "leave_out", ""))  # fmt: skip
+    for name, label in given.items():
         if name not in searcher.takes | searcher.options:
-            raise UserError(f"{said}: does not go with {searcher.said(config)}"
+            raise UserError(f"{label}: does not go with {searcher.label(config)}"
                             + _others(lambda other, name=name: name in other.takes | other.options))  # fmt: skip
 
 
 def _changed(config: Any) -> Iterator[tuple[str, Any]]:
-    """Options that are not as they are by default; those that hold components are not among them."""
+    """Options that differ from their defaults, and their values; without those that hold components."""
     for field in dataclasses.fields(config):
         if "group" not in field.metadata:
             value, make = getattr(config, field.name), field.default_factory
@@ -164,13 +182,13 @@ def _changed(config: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _others(fits) -> str:
-    """Which searches are meant."""
-    found = (registry.find("searcher", name) for name in registry.names("searcher"))
-    names = [one.called() for one in found if fits(one)]
+    """The end of a message: the searchers that it would go with."""
+    searchers = (registry.find("searcher", name) for name in registry.names("searcher"))
+    names = [searcher.option() for searcher in searchers if fits(searcher)]
     if not names:
         return ""
     *rest, last = [name if number == 0 else name.removeprefix("decode.search=") for number, name in enumerate(names)]
-    return f"; it is for {', '.join(rest)}{' and ' * bool(rest)}{last}"
+    return f"; it goes with {', '.join(rest)}{' and ' * bool(rest)}{last}"
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A Generator for models of a task: what its options name is read here."""
+"""Builds a Generator for the models of a task, and reads the files that its options name."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from s2s.decoding.setting import Sides
 from s2s.decoding.shortlist import Shortlist
 from s2s.errors import UserError
 
-Once = Callable[[Any, Callable[[], Any]], Any]  # a key, and what makes its value; gives the value, made once
+Once = Callable[[Any, Callable[[], Any]], Any]  # (key, function): the value of the function, computed once per key
 
 
 def generator_of(task, models: list[nn.Module], config: DecodeConfig, seed: int = 1,
@@ -21,49 +21,50 @@ def generator_of(task, models: list[nn.Module], config: DecodeConfig, seed: int 
     """A Generator for one model or an ensemble.
 
     Args:
-        task: Of the models.
-        models: In evaluation mode.
+        task: The task of the models.
+        models: One or an ensemble, in evaluation mode.
         config: Decode options.
-        seed: Of sampling.
-        loaded: As `load` has it, and perhaps `draft`; None: is loaded here.
-        options: The Generator's own.
+        seed: Seed of sampling.
+        loaded: The return value of `load`, perhaps with `draft`; None: it is loaded here.
+        options: Further arguments of Generator.
 
     Raises:
-        UserError: as Generator; files that the config names and that are not as they should be; a task whose models
-            write nothing.
+        UserError: as Generator; a file that the options name is unusable; models of this task generate no text.
     """
     if not task.writes:
-        raise UserError("a language model writes nothing by itself; it goes with another checkpoint, as "
-                        "decode.language_model")  # fmt: skip
+        raise UserError("a language model cannot decode by itself; use it with another checkpoint, as "
+                        "decode.language_model=CHECKPOINT")  # fmt: skip
     if config.speculative == "input" and not (task.shared_vocabulary and len(task.spec.sources) == 1):
-        raise UserError("decode.speculative=input copies from the source: both sides need one vocabulary, and a "
-                        "sentence one source")  # fmt: skip
+        raise UserError("decode.speculative=input copies from the source: there must be a single source, and it must "
+                        "share a vocabulary with the target")  # fmt: skip
     if loaded is None:
         loaded = load(task, config, next(models[0].parameters()).device)
     return Generator(models, config, Sides.of(task), seed, loaded=loaded, **options)
 
 
 def load(task, config: DecodeConfig, device: torch.device, once: Once = lambda key, make: make()) -> dict[str, Any]:
-    """What the scorers and rules of decode options read, and the shortlist, by their names. Each is read once, and so
-    may be a stream.
+    """Load the files of the scorers, the rules and the shortlist. Each file is read once, so it may be a stream.
 
     Args:
-        task: Of the models.
+        task: The task of the models.
         config: Decode options.
-        device: Where models are.
-        once: Makes each, unless it is there already from other options that say the same.
+        device: The device of the models.
+        once: Caches what is loaded: called with a key and a function that loads.
+
+    Returns:
+        Name of the component, or `shortlist` -> what it has loaded.
 
     Raises:
-        UserError: a file that is not as it should be.
+        UserError: a file is missing or unusable.
     """
     loaded = {}
-    for one in chosen(config):
-        key = one.kind, one.found, repr(one.config)
-        if (found := once(key, lambda one=one: one.found.load(one.config, task, device))) is not None:
-            loaded[one.name] = found
+    for item in chosen(config):
+        key = item.kind, item.component, repr(item.config)
+        if (content := once(key, lambda item=item: item.component.load(item.config, task, device))) is not None:
+            loaded[item.name] = content
     if config.shortlist is not None:
         if task.vocabularies.keys() != {"source", "target"}:
-            raise UserError("decode.shortlist: has likely translations of the symbols of one source of text, which the "
-                            f"models of task={task.Config.type} do not have")  # fmt: skip
+            raise UserError("decode.shortlist: lists likely translations of the symbols of one source of text; models "
+                            f"of task={task.Config.type} have no such source")  # fmt: skip
         loaded["shortlist"] = once(("shortlist", config.shortlist), lambda: Shortlist.load(config.shortlist, task))
     return loaded

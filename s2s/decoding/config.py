@@ -12,8 +12,11 @@ from s2s.errors import UserError
 
 @dataclass
 class DecodeConfig:
-    """How hypotheses are searched for. A length is in tokens and does not count EOS, unless it is said; that of a
-    recording is in positions of the encoder, 25 a second where 4 frames of 10 ms make one."""
+    """Options of the search for hypotheses.
+
+    Lengths are in tokens and do not count EOS unless stated. The length of a recording is in encoder positions: 25 per
+    second if 4 frames of 10 ms make one position.
+    """
 
     search: Any = group(
         "searcher",
@@ -36,7 +39,7 @@ class DecodeConfig:
         at_most=10_000,
     )
     n_best: int = option(
-        1, "hypotheses returned for each sentence; in sampling, how many are drawn", at_least=1, at_most=10_000
+        1, "hypotheses returned for each sentence; for sampling, the number of samples", at_least=1, at_most=10_000
     )
     diverse_groups: int = option(
         1,
@@ -246,47 +249,62 @@ class DecodeConfig:
             self.search = registry.find("searcher", self.search).Config()
 
     def searcher(self, ctc_weight: float | None = None) -> type:
-        """What searches; `ctc_weight`: what it is of models where the options do not say it. Raises UserError."""
+        """The class of the searcher that the options choose.
+
+        Args:
+            ctc_weight: The weight that the models have by default, if it is known.
+
+        Raises:
+            UserError: two options choose different searchers.
+        """
         names = [] if self.search.type == "beam" else [self.search.type]
         if self.ctc_weight == 1 or ctc_weight == 1 or (self._exits and self.ctc_weight is None):
             names.append("ctc")
         if self.speculative != "none":
             names.append("speculative")
-        found = [registry.find("searcher", name) for name in dict.fromkeys(names or ["beam"])]
-        if len(found) > 1:
-            raise UserError(f"{found[0].said(self)} and {found[1].said(self)}: each says how to search; leave one out")
-        return found[0]
+        searcher, *others = [registry.find("searcher", name) for name in dict.fromkeys(names or ["beam"])]
+        if others:
+            raise UserError(f"{searcher.label(self)} and {others[0].label(self)}: each chooses a search; leave one out")
+        return searcher
 
     @property
     def _exits(self) -> list[str]:
         return [key for key in ("exit_layer", "exit_confidence") if getattr(self, key) is not None]
 
     def check_alignment(self, wanted: bool, by: str) -> None:
-        """Whether what `alignment_*` say is read by anything; `by` is what else reads it. Raises UserError."""
-        attends = any(getattr(one.found, "attends", False) for one in chosen(self))
+        """Check that `alignment_layer` and `alignment_head`, if set, have an effect.
+
+        Args:
+            wanted: Whether alignments are returned.
+            by: The setting that returns them, for the message.
+
+        Raises:
+            UserError: nothing reads them.
+        """
+        attends = any(getattr(item.component, "attends", False) for item in chosen(self))
         for key in ("alignment_layer", "alignment_head"):
             value = getattr(self, key)
             if value is not None and not (wanted or attends):
                 raise UserError(f"decode.{key}={value}: does nothing without {by} or decode.coverage_penalty")
 
     def check(self, given: Mapping[str, str] | None = None) -> None:
-        """Check what concerns several keys; `given`: as of `component.check`. Raises UserError."""
+        """Check options against each other; `given` as in `component.check`. Raises UserError."""
         if self.search.type == "ctc" and self.ctc_weight not in (None, 1):
-            raise UserError(f"decode.search=ctc: is decode.ctc_weight=1, and not {self.ctc_weight:g}")
+            raise UserError(f"decode.search=ctc: requires decode.ctc_weight=1, not {self.ctc_weight:g}")
         if self._exits and self.ctc_weight not in (None, 1):
-            raise UserError(f"decode.{self._exits[0]}: a decoder reads the last layer only; the exits are for CTC "
-                            "alone, decode.ctc_weight=1")  # fmt: skip
+            raise UserError(f"decode.{self._exits[0]}: requires CTC alone, decode.ctc_weight=1; a decoder reads the "
+                            "last encoder layer only")  # fmt: skip
         check(self, self.searcher(), given or {})
         if sum(self.auxiliary_weights) > 1:
             raise UserError(f"decode.auxiliary_weights={self.auxiliary_weights}: their sum must be at most 1; the top "
-                            "has the rest")  # fmt: skip
+                            "layer gets the rest")  # fmt: skip
         if self.chunk_seconds and self.chunk_overlap > self.chunk_seconds / 2:
-            raise UserError(f"decode.chunk_overlap={self.chunk_overlap:g}: at most half of "
+            raise UserError(f"decode.chunk_overlap={self.chunk_overlap:g}: must be at most half of "
                             f"decode.chunk_seconds={self.chunk_seconds:g}")  # fmt: skip
         if self.mbr != "none" and self.n_best < 2:
-            raise UserError(f"decode.mbr={self.mbr}: needs decode.n_best of at least 2, to choose from")
+            raise UserError(f"decode.mbr={self.mbr}: requires decode.n_best of at least 2, to choose from")
 
     @property
     def rows(self) -> int:
-        """K: hypotheses that are decoded side by side for each sentence."""
+        """K, the hypotheses that are decoded in parallel for each sentence."""
         return self.searcher().rows(self)

@@ -1,9 +1,10 @@
 """Decoding with connectionist temporal classification (Graves et al. 2006): frames to hypotheses, and times of tokens.
 
-Every frame has a label or the blank, which is PAD: no target holds it. An alignment of frames becomes a hypothesis when
-repeated labels are merged and blanks dropped. The probability of a hypothesis is the sum over its alignments.
+Every frame has a label or the blank. The blank is PAD, which no target contains. An alignment of frames becomes a
+hypothesis by merging repeated labels and dropping blanks. The probability of a hypothesis is the sum over its
+alignments.
 
-Shapes: B sentences, S frames, V symbols, K prefixes a sentence, C labels that are tried at a frame, L labels.
+Shapes: B sentences, S frames, V symbols, K prefixes per sentence, C candidate labels at a frame, L labels.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from s2s.decoding.noise import mix
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 BLANK = PAD
-NOBODY = -1  # the number of no prefix
+NOBODY = -1  # in place of a prefix number: there is no prefix
 
 Ids = list[int]
 
@@ -32,16 +33,16 @@ def best_path(log_probabilities: Tensor, lengths: Tensor, unknown: bool = False)
         unknown: Whether the unknown symbol may be a label.
 
     Returns:
-        Hypotheses with the log-probability of that alignment: a token's share are the frames after the one where the
-        token before it began, up to the one where it begins.
+        Hypotheses with the log-probability of that alignment. The log-probability of a token is that of the frames
+        after the first frame of the token before it, up to its own first frame.
     """
     values, labels = _allowed(log_probabilities, unknown).max(dim=2)
-    real = torch.arange(labels.size(1), device=labels.device) < lengths[:, None]
-    before = torch.nn.functional.pad(labels[:, :-1], (1, 0), value=BLANK)
-    begins = (labels != BLANK) & (labels != before) & real
+    valid = torch.arange(labels.size(1), device=labels.device) < lengths[:, None]
+    previous = torch.nn.functional.pad(labels[:, :-1], (1, 0), value=BLANK)
+    begins = (labels != BLANK) & (labels != previous) & valid
     owner = begins.cumsum(1) - begins.long()
     shares = torch.zeros_like(values, dtype=torch.float64)
-    shares = torch.nn.functional.pad(shares, (0, 1)).scatter_add(1, owner, values.double().masked_fill(~real, 0))
+    shares = torch.nn.functional.pad(shares, (0, 1)).scatter_add(1, owner, values.double().masked_fill(~valid, 0))
     everything = zip(labels.cpu(), begins.cpu(), shares.tolist(), strict=True)
     return [_hypothesis(row[where].tolist(), share[: int(where.sum()) + 1]) for row, where, share in everything]
 
@@ -52,7 +53,7 @@ def _hypothesis(ids: Ids, each: list[float], score: float | None = None) -> Hypo
 
 
 def _allowed(log_probabilities: Tensor, unknown: bool) -> Tensor:
-    """Without what is never a label."""
+    """Log-probabilities [B, S, V] with -inf for symbols that are never a label."""
     never = [BOS, EOS] if unknown else [UNK, BOS, EOS]
     return log_probabilities.index_fill(2, torch.tensor(never, device=log_probabilities.device), NEVER)
 
@@ -61,11 +62,11 @@ class Prefixes(NamedTuple):
     """K prefixes of each sentence, each [B, K].
 
     Attributes:
-        number: int64, of the prefix: a hash of its labels.
-        parent: int64, number of the prefix without its last label; NOBODY: it has none, or the row is not live.
-        last: int64, its last label; BLANK: none.
-        blank, label: Log-probability of the alignments so far that end in the blank, in a label.
-        bonus: What is added to the log-probability to rank prefixes.
+        number: int64, number of the prefix: a hash of its labels.
+        parent: int64, number of the prefix without its last label; NOBODY: it has no label, or the row is not live.
+        last: int64, its last label; BLANK: it has no label.
+        blank, label: Log-probability of its alignments so far that end in the blank, and in a label.
+        bonus: Added to the log-probability to rank prefixes.
     """
 
     number: Tensor
@@ -80,8 +81,9 @@ class Prefixes(NamedTuple):
         return torch.logaddexp(self.blank, self.label)
 
 
-# What else ranks prefixes: told which row of its sentence each row continues [B, K] and by which label (BLANK: none),
-# both int64, and how many sentences are left, it says what each label [B, K, V] would add to a prefix's score.
+# A further score of prefixes. Arguments: the row of its sentence that each row continues, and the label by which it
+# does so (BLANK: none), both int64 [B, K]; and how many sentences are left. Returns what each label would add to the
+# score of each prefix, [B, K, V].
 Bonus = Callable[[Tensor, Tensor, int], Tensor]
 
 
@@ -93,29 +95,31 @@ def prefix_beam_search(
     bonus: Bonus | None = None,
     reward: float = 0.0,
 ) -> list[list[tuple[Ids, float, float]]]:
-    """The most probable hypotheses, by the K most probable prefixes of each frame (Graves and Jaitly 2014; Hannun et
-    al. 2014).
+    """The most probable hypotheses, by prefix beam search (Graves and Jaitly 2014; Hannun et al. 2014).
 
-    At a frame a prefix stays, or goes on with one of the K + 1 most probable labels: without a bonus no other could be
-    among the K best.
+    At each frame a prefix stays as it is, or grows by one of the K + 1 most probable labels. Without a bonus no other
+    label could be among the K best.
 
     Args:
         log_probabilities: [B, S, V], sentences by falling length.
         lengths: [B] int64, frames.
         beam_size: K.
         unknown: Whether the unknown symbol may be a label.
-        bonus: What is added for a label, and for EOS at the end.
+        bonus: Further score of each label, and of EOS at the end.
         reward: Added for each label.
 
     Returns:
-        Up to K hypotheses of each sentence, the best sum of both first: labels, log-probability of those alignments
-        that stayed in the beam, and bonus.
+        Up to K hypotheses of each sentence: labels, log-probability of the alignments that stayed in the beam, and
+        bonus. The hypothesis with the largest sum of the two is first.
+
+    Raises:
+        ValueError: sentences are not sorted by falling length.
     """
     B, S = log_probabilities.shape[:2]
     K, device = beam_size, log_probabilities.device
     x, ends = _allowed(log_probabilities, unknown), lengths.tolist()
     if ends != sorted(ends, reverse=True):
-        raise ValueError("sentences have to come by falling length")
+        raise ValueError("sentences must be sorted by falling length")
     number = torch.zeros(B, K, dtype=torch.int64, device=device)
     blank = x.new_full((B, K), NEVER)
     blank[:, 0] = 0
@@ -124,18 +128,18 @@ def prefix_beam_search(
     parents = own.repeat(S, B, 1)
     labels = torch.full_like(parents, BLANK)
     added = None if bonus is None else bonus(own.expand(B, K), labels[0], B)
-    final = Prefixes(*(part.clone() for part in state))
+    final = Prefixes(*(tensor.clone() for tensor in state))
     for t in range(ends[0] if B else 0):
         live = sum(end > t for end in ends)
         if live < len(state.last):
-            state = Prefixes(*(part[:live] for part in state))
+            state = Prefixes(*(tensor[:live] for tensor in state))
             added = None if added is None else added[:live]
         state, parents[t, :live], labels[t, :live] = _frame(state, x[:live, t], added, reward)
         if bonus is not None:
             added = bonus(parents[t, :live], labels[t, :live], live)
-        if live and ends[live - 1] == t + 1:  # some sentences are over
-            for part, last in zip(final, state, strict=True):
-                part[:live] = last
+        if live and ends[live - 1] == t + 1:  # this was the last frame of some sentences
+            for result, tensor in zip(final, state, strict=True):
+                result[:live] = tensor
             if bonus is not None:
                 final.bonus[:live] += added[:, :, EOS]
     order = (final.total + final.bonus).argsort(dim=1, descending=True, stable=True)
@@ -148,28 +152,38 @@ def prefix_beam_search(
 
 
 def _frame(state: Prefixes, x: Tensor, added: Tensor | None, reward: float) -> tuple[Prefixes, Tensor, Tensor]:
-    """One frame of the search: x [B, V]; added [B, K, V]. Returns the new prefixes, and for each the row that it comes
-    from and the label that is new, BLANK: none; both [B, K]."""
+    """One frame of the search.
+
+    Args:
+        state: The prefixes so far.
+        x: [B, V] log-probabilities.
+        added: [B, K, V] bonus of each label; None: there is no bonus.
+        reward: Added for each label.
+
+    Returns:
+        The new prefixes; for each the row that it continues, [B, K]; and its new label, [B, K], BLANK for none.
+    """
     (B, K), V = state.last.shape, x.size(1)
     total = state.total
     values, labels = x.index_fill(1, torch.tensor([BLANK], device=x.device), NEVER).topk(min(K + 1, V), dim=1)
     C = labels.size(1)
 
     def extended(row_total: Tensor, row_blank: Tensor, row_last: Tensor, label: Tensor, value: Tensor) -> Tensor:
-        """A label that is the last one again needs a blank between them."""
+        """Log-probability after adding a label. A repeated label needs a blank before it."""
         return value + torch.where(label == row_last, row_blank, row_total)
 
-    # A prefix that stays may also be what its parent becomes by its last label.
+    # A prefix that stays may equal its parent extended by its last label: their probabilities are added.
     of_last = x.gather(1, state.last).masked_fill(state.last == BLANK, NEVER)
     kin = (state.parent[:, :, None] == state.number[:, None]) & (total > NEVER)[:, None]  # [B, child, parent]
     has, who = kin.max(dim=2)
-    from_parent = extended(*(part.gather(1, who) for part in (total, state.blank, state.last)), state.last, of_last)
+    of_parents = (tensor.gather(1, who) for tensor in (total, state.blank, state.last))
+    from_parent = extended(*of_parents, state.last, of_last)
     stays = state._replace(
         blank=total + x[:, BLANK, None],
         label=torch.logaddexp(state.label + of_last, torch.where(has, from_parent, NEVER)),
     )
     known = (kin[:, :, :, None] & (state.last[:, :, None] == labels[:, None])[:, :, None]).any(1)  # [B, K, C]
-    rows = (part[:, :, None] for part in (total, state.blank, state.last))
+    rows = (tensor[:, :, None] for tensor in (total, state.blank, state.last))
     goes = extended(*rows, labels[:, None], values[:, None]).masked_fill(known, NEVER)
     bonus = state.bonus[:, :, None].expand(B, K, C) + reward
     if added is not None:
@@ -181,7 +195,7 @@ def _frame(state: Prefixes, x: Tensor, added: Tensor | None, reward: float) -> t
     at = (place - K).clamp(min=0)
     parent = torch.where(new, at.div(C, rounding_mode="floor"), place)
     label = torch.where(new, labels.gather(1, at % C), BLANK)
-    stays = Prefixes(*(part.gather(1, parent) for part in stays))
+    stays = Prefixes(*(tensor.gather(1, parent) for tensor in stays))
     dead = best == NEVER
     number = torch.where(new, mix(stays.number, label), stays.number)
     return (
@@ -199,16 +213,16 @@ def _frame(state: Prefixes, x: Tensor, added: Tensor | None, reward: float) -> t
 
 
 def _follow(labels: np.ndarray, parents: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Labels [B, K, S] of the ways that end in these rows [B, K], by back-pointers; labels, parents [S, B, K]."""
-    found = np.empty((*rows.shape, len(labels)), np.int64)
+    """Labels [B, K, S] of the paths that end in rows [B, K], by back-pointers; labels and parents: [S, B, K]."""
+    paths = np.empty((*rows.shape, len(labels)), np.int64)
     for t in reversed(range(len(labels))):
-        found[:, :, t] = np.take_along_axis(labels[t], rows, 1)
+        paths[:, :, t] = np.take_along_axis(labels[t], rows, 1)
         rows = np.take_along_axis(parents[t], rows, 1)
-    return found
+    return paths
 
 
 def align(log_probabilities: Tensor, lengths: Tensor, targets: Sequence[Ids]) -> list[np.ndarray | None]:
-    """When the labels of given targets are said: their most probable alignment (Viterbi).
+    """The frames of each label of given targets, by their most probable alignment (Viterbi).
 
     Args:
         log_probabilities: [B, S, V].
@@ -216,8 +230,8 @@ def align(log_probabilities: Tensor, lengths: Tensor, targets: Sequence[Ids]) ->
         targets: Labels of each sentence.
 
     Returns:
-        For each sentence the first frame of each label and the one after its last, [L, 2] int64; None: it has too few
-        frames for its labels.
+        For each sentence the first frame of each label and the frame after its last one, [L, 2] int64; None: there
+        are too few frames for the labels.
     """
     B, S, _ = log_probabilities.shape
     device = log_probabilities.device
@@ -233,24 +247,24 @@ def align(log_probabilities: Tensor, lengths: Tensor, targets: Sequence[Ids]) ->
     score[:, 0] = 0
     back = torch.zeros(S, B, N, dtype=torch.int8, device=device)
     for t in range(S):
-        one = torch.nn.functional.pad(score[:, :-1], (1, 0), value=NEVER)
-        two = torch.nn.functional.pad(score[:, :-2], (2, 0), value=NEVER)[:, :N].masked_fill(~skips, NEVER)
+        step = torch.nn.functional.pad(score[:, :-1], (1, 0), value=NEVER)
+        skip = torch.nn.functional.pad(score[:, :-2], (2, 0), value=NEVER)[:, :N].masked_fill(~skips, NEVER)
         if not t:  # begins with the first blank or the first label
-            one[:, 2:] = NEVER
-        best, back[t] = torch.stack([score, one, two]).max(dim=0)
+            step[:, 2:] = NEVER
+        best, back[t] = torch.stack([score, step, skip]).max(dim=0)
         score = torch.where((t < lengths)[:, None], best + x[:, t], score)
     rows = torch.arange(B, device=device)
     end = 2 * counts
     end = torch.where(score[rows, (end - 1).clamp(min=0)] > score[rows, end], (end - 1).clamp(min=0), end)
     possible = (score[rows, end] > NEVER).tolist()
-    way, back, end = np.zeros((S, B), np.int64), back.cpu().numpy(), end.cpu().numpy()
-    host = lengths.cpu().numpy()
+    paths, back, end = np.zeros((S, B), np.int64), back.cpu().numpy(), end.cpu().numpy()
+    frames = lengths.cpu().numpy()
     for t in reversed(range(S)):
-        way[t] = end
-        end = end - np.where(t < host, back[t, np.arange(B), end], 0)
-    found: list[np.ndarray | None] = []
+        paths[t] = end
+        end = end - np.where(t < frames, back[t, np.arange(B), end], 0)
+    spans: list[np.ndarray | None] = []
     for b, ids in enumerate(targets):
-        mine, wanted = way[: host[b], b], 2 * np.arange(len(ids)) + 1
-        sides = [np.searchsorted(mine, wanted, side) for side in ("left", "right")]
-        found.append(np.stack(sides, axis=1) if possible[b] else None)
-    return found
+        path, positions = paths[: frames[b], b], 2 * np.arange(len(ids)) + 1
+        sides = [np.searchsorted(path, positions, side) for side in ("left", "right")]
+        spans.append(np.stack(sides, axis=1) if possible[b] else None)
+    return spans

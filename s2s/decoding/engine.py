@@ -1,27 +1,28 @@
-"""The decoding engine: slots for sentences, each advanced by one token a step, and refilled as soon as they are free.
+"""The decoding engine: slots for sentences, which advance by one token per step and are refilled when they are free.
 
-A slot holds a sentence with all its rows. When the sentence is done its hypotheses are read, and the slot takes the
-next encoded sentence, so that a long sentence does not hold a batch of finished ones. Every slot has its own step.
-Searches by steps are choices (`Chooser`) around one loop, which has no Python loop over rows: what happened is kept as
-back-pointers and read when a sentence is done.
+A slot holds one sentence with all its rows. When the sentence is finished its hypotheses are read, and the slot takes
+the next encoded sentence: a long sentence does not keep a batch of finished ones waiting. Every slot counts its own
+steps. Searches by steps differ only in their `Chooser`; the loop around it is the same, and has no Python loop over
+rows. Choices are kept as back-pointers, which are read when a sentence is finished.
 
-When a sentence is done (`decode.stopping`):
+`decode.stopping` decides when a sentence is finished:
 
-- `first_finished`: beam_size hypotheses have finished, the first ones to do so (fairseq's rule).
-- `best_possible`: the n_best finished hypotheses of the highest scores cannot be beaten by any live one. A live one's
-  log-probability c <= 0 can only fall, so its score is at most c / d with d the largest divisor of the length
-  normalisation among the lengths that it can still reach, and with the largest word reward among them. Where a scorer
-  may add more than 0, as a language model of negative weight does, there is no bound, and this is `exhaustive`. The
-  result is that of `exhaustive`.
-- `exhaustive`: every live hypothesis has reached the maximum length.
+- `first_finished`: when beam_size hypotheses have finished; these are returned (fairseq's rule).
+- `best_possible`: when no live hypothesis can beat the n_best finished ones. The log-probability c <= 0 of a live
+  hypothesis can only fall. So its score is at most c / d plus the largest word reward, d being the largest divisor of
+  length normalisation, both over the lengths that it can still reach. If a scorer may add more than 0, as a language
+  model of negative weight does, there is no bound, and the search goes on as with `exhaustive`. The result is always
+  that of `exhaustive`.
+- `exhaustive`: when every live hypothesis has reached the maximum length.
 
-In all of them a sentence is done when no hypothesis is live, and EOS is forced at the maximum length. In diverse beam
-search, `first_finished` waits for every group. Stochastic beam search is done when no live row can enter the n_best.
+A sentence is also finished when no hypothesis is live. EOS is forced at the maximum length. In diverse beam search,
+`first_finished` waits for every group. Stochastic beam search finishes when no live row can enter the n_best.
 
-Memory: slots x rows hypotheses of the models' states, as many slots as `decode.batch_tokens` allows for the longest of
-the sentences at hand (s2s/decoding/budget.py): next to a long one there are few, and the others wait.
+Memory: the models' states of slots x rows hypotheses. `decode.batch_tokens` and the longest sentence in the slots
+decide the number of slots (s2s/decoding/budget.py): beside a long sentence there are few slots, and the other sentences
+wait.
 
-Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, n n_best.
+Shapes: B slots, K rows per slot, R = B*K rows, V vocabulary, n n_best.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import NEVER, Hypothesis
 from s2s.decoding.limits import Limits, divisor, needs, normalised
 from s2s.decoding.rules.rule import Rules
-from s2s.decoding.search.choice import Choice, Chooser, real
+from s2s.decoding.search.choice import Choice, Chooser, without_nan
 from s2s.decoding.sentence import Sentence
 from s2s.decoding.setting import Setting
 from s2s.decoding.shortlist import AHEAD, Candidates
@@ -43,31 +44,31 @@ from s2s.decoding.trellis import Trellis
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import BOS
 
-# Steps between two looks at which sentences are done: each look makes the host wait for the device.
+# Steps between two checks for finished sentences: each check makes the host wait for the device.
 POLL_STEPS = {"cpu": 1, "cuda": 8}
-# Free slots are refilled, or given up, when they are at least this share of all: both have a price of their own.
+# Free slots are refilled, or removed, when they are at least this share of all slots: both have a fixed cost.
 REFILL_SHARE = 1 / 16
-# Where nothing is computed for free slots, they are given up when they are at least this share: it copies the others.
+# If free slots cost no computation, they are removed only at this share: removal copies all other slots.
 IDLE_SHARE = 1 / 2
-# Slots are added when at least so many more fit, because shorter sentences have come.
+# Slots are added when shorter sentences allow at least this many times as many.
 GROW = 1.5
 
 Ids = list[int]
-Choose = Callable[[int, list[Sentence], int], Chooser]  # slots, sentences, number of the first: how a step goes on
+Choose = Callable[[int, list[Sentence], int], Chooser]  # (slots, sentences, number of the first sentence)
 
 
 class Finished:
-    """The finished hypotheses of each slot, at most K; of each group as many as it has rows.
+    """The finished hypotheses of each slot: at most K, and at most k for each group of k rows.
 
     Args:
         config: Decode options.
-        choose: How hypotheses that end are kept.
-        falls: Whether a live hypothesis's log-probability can only fall.
+        choose: The chooser of the run; its attributes say which finished hypotheses are kept.
+        falls: Whether the log-probability of a live hypothesis can only fall.
         slots: B.
-        like: Of the type of scores.
+        like: A tensor of the dtype and device of scores.
 
     Attributes:
-        scores: [B, K] normalised, or what ranks hypotheses in place of that; -inf where there is none.
+        scores: [B, K] normalised scores, or the chooser's own ranks; -inf where there is no hypothesis.
         ends: [B, K] int64, step * K + row: where the hypothesis took its EOS.
         values: [B, K] log-probability of that EOS.
     """
@@ -82,8 +83,13 @@ class Finished:
         self.rows = torch.arange(config.rows, device=like.device)
 
     def add(self, steps: Tensor, choice: Choice) -> None:
-        """Take in what ended in this step: where the K places are not enough the first ones stay (`first_finished`),
-        or the best ones. steps: [B, 1] int64."""
+        """Add the hypotheses that ended in this step. If there are more than K, the first ones (`first_finished`) or
+        the best ones stay.
+
+        Args:
+            steps: [B, 1] int64, steps done before this one.
+            choice: The choice of this step.
+        """
         new = choice.end_scores
         if self.choose.scored:
             new = normalised(self.config, new, (steps + 1).to(self.scores.dtype))
@@ -99,16 +105,16 @@ class Finished:
         self.scores, self.values = chosen(self.scores, new), chosen(self.values, choice.end_log_probabilities)
 
     def _both(self, old: Tensor, new: Tensor) -> Tensor:
-        """Two of [B, K] as [B * groups, 2 * size of a group]."""
+        """Two tensors [B, K] side by side, [B * groups, 2 * size of a group]."""
         return torch.cat([old.view(-1, self.group), new.view(-1, self.group)], dim=1)
 
     def done(self, steps: Tensor, longest: Tensor, live: Tensor) -> Tensor:
-        """Bool [B], which sentences need no further step.
+        """Which sentences are finished, bool [B].
 
         Args:
             steps: [B, 1] int64, steps done.
-            longest: [B] int64, the most tokens of a hypothesis.
-            live: [B, K] scores of the live rows.
+            longest: [B] int64, maximum length of hypotheses, in tokens.
+            live: [B, K] scores of the live rows, -inf for dead ones.
         """
         best = live.amax(dim=1)
         over = best == NEVER
@@ -129,7 +135,7 @@ class Finished:
         return over
 
     def admit(self, slots: Tensor) -> None:
-        """Nothing has finished in these slots."""
+        """Empty these slots for new sentences."""
         self.scores[slots] = NEVER
 
     def release(self, keep: Tensor, slots: int) -> None:
@@ -137,8 +143,11 @@ class Finished:
         self.scores, self.ends, self.values = (kept(x, keep, slots) for x in (self.scores, self.ends, self.values))
 
     def best(self, slots: Tensor) -> tuple[np.ndarray, ...]:
-        """Scores, ends and EOS log-probabilities of some slots, each [slots, n]: the best first; samples in the
-        order of their numbers, or (without replacement) in the order of their draws."""
+        """Scores, ends and EOS log-probabilities of these slots, each [slots, n].
+
+        The best hypothesis is first. Samples are in the order of their numbers; samples without replacement in the
+        order in which they were drawn.
+        """
         scores, ends, values = self.scores[slots], self.ends[slots], self.values[slots]
         key = -(ends % scores.size(1)) if self.choose.numbered else scores
         order = key.sort(dim=1, descending=True, stable=True).indices[:, : self.config.n_best]
@@ -146,12 +155,12 @@ class Finished:
 
 
 class Engine:
-    """Decodes sentences as they come, in slots.
+    """Decodes any number of sentences in a limited number of slots.
 
     Args:
         config: Decode options.
-        setting: What it works with.
-        choice: Makes what a run chooses by.
+        setting: Models and task.
+        choice: Makes the chooser of a run.
     """
 
     def __init__(self, config: DecodeConfig, setting: Setting, choice: Choose):
@@ -159,20 +168,21 @@ class Engine:
         self.scorer, self.device, self.length = setting.scorer, setting.device, setting.length
 
     def prepare(self, sources: list[Ids]):
-        """The models' states of encoded sentences."""
+        """Encode sources; returns the models' initial states."""
         return self.scorer.prepare(self.setting.collate(sources), self.config.rows)
 
     @torch.inference_mode()
     def run(self, sentences: list[Sentence], first: int = 0) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
-        """Decode; best in falling order of source length, which is the order in which memory is asked for.
+        """Decode sentences, best in falling order of source length: then the first allocations are the largest.
 
         Args:
-            sentences: What to decode, each with a source of at least one token.
-            first: What is added to their numbers for the sake of samples, which depend on them.
+            sentences: Each with a source of at least one token.
+            first: Added to the sentences' numbers, on which samples depend.
 
         Yields:
-            Now and then, some numbers of sentences that are done, with up to n_best hypotheses of each (fewer only if
-            fewer exist), the best first; samples by number. A sentence without any of finite score has failed.
+            Lists of finished sentences: number, and up to n_best hypotheses (fewer only if fewer exist). The best
+            hypothesis is first; samples are in the order of their numbers. A sentence without a hypothesis of finite
+            score has one that carries an error.
         """
         self.scorer.close()
         waiting = _Waiting(sentences, self)
@@ -188,16 +198,16 @@ class Engine:
             run.step()
             if run.clock % POLL_STEPS[self.device.type] == 0 and (results := run.collect()):
                 yield results
-                if not waiting and not run.fused:  # which computes nothing for free slots
+                if not waiting and not run.fused:  # a fused choice computes nothing for free slots
                     run.shrink()
 
 
 class _Waiting:
-    """Sentences that wait for a slot, some of them encoded.
+    """Sentences that wait for a slot; some of them are encoded.
 
     Attributes:
-        needs: [2], positions in memory of the longest source of those that are encoded together next, and tokens of
-            the longest hypothesis that they may have, with EOS.
+        needs: [2], of the sentences that are encoded together next: positions in memory of the longest source, and
+            tokens of the longest possible hypothesis with EOS.
     """
 
     def __init__(self, sentences: list[Sentence], engine: Engine):
@@ -210,7 +220,7 @@ class _Waiting:
         return self.taken < len(self.sentences)
 
     def _plan(self) -> None:
-        """Choose sentences to encode together, as many as memory allows."""
+        """Choose the sentences to encode together next, as many as memory allows."""
         if self.taken < self.until or not self:
             return
         self.encoded, self.first = None, self.taken
@@ -218,12 +228,16 @@ class _Waiting:
         self.needs = self.each[:, self.first : self.until].max(axis=1)
 
     def next(self, most: int) -> list[Sentence]:
-        """Up to `most` sentences that wait."""
+        """The next sentences, up to `most`."""
         return self.sentences[self.taken : self.taken + most]
 
     def take(self, most: int):
-        """Up to `most` sentences that are encoded together: they, their states, their places in these, and what each of
-        them needs, as `needs`, [2, sentences]."""
+        """Take up to `most` sentences that are encoded together.
+
+        Returns:
+            The sentences, the encoded states, the places [n] of the sentences in these states, and the memory needs of
+            each sentence, [2, n], as in `needs`.
+        """
         if self.encoded is None:
             sources = [sentence.source for sentence in self.sentences[self.first : self.until]]
             self.encoded = self.engine.prepare(sources)
@@ -244,13 +258,13 @@ class _Run:
         B = self.slots = min(int(room(config, *waiting.needs)), len(waiting.sentences))
         self.numbers = np.full(B, -1)  # of the sentence in each slot; -1: free
         self.starts = np.zeros(B, np.int64)  # clock of its first step
-        self.needs = np.zeros((2, B), np.int64)  # of it, as of _Waiting; 0: the slot is free
-        self.clock = self.oldest = 0  # steps done; the clock of the first step of those at work
-        self.changed = True  # whether sentences have come or gone since `wants` was asked
+        self.needs = np.zeros((2, B), np.int64)  # memory needs of its sentence, as in _Waiting; 0: free
+        self.clock = self.oldest = 0  # steps done; the clock at the first step of the oldest sentence in a slot
+        self.changed = True  # whether sentences have come or gone since the last call of `wants`
         self.limits = Limits(config, B, waiting.sentences, device, engine.scorer.max_length, engine.length)
         rules = engine.setting.rules_of(waiting.sentences)
         self.choose = engine.choice(B, waiting.sentences, first)
-        # Whether rows that are not live are left out of the models' steps; and whether the choice is a kernel too.
+        # skips: dead rows are left out of the models' steps. fused: the choice is a kernel, too.
         claims = type(self.choose).__dict__
         self.skips = claims.get("skips", False) and not rules and engine.scorer.native
         self.fused = self.skips and claims.get("fused", False)
@@ -258,15 +272,15 @@ class _Run:
         shortlist = engine.setting.loaded.get("shortlist")
         self.candidates = Candidates(shortlist, B, device) if shortlist else None
         self.tokens = torch.full((B, config.rows), BOS, device=device)
-        self.scores = self.finished = self.trellis = None  # in the type of the first logits
-        self.ended = False  # whether anything may have since the last `collect`
+        self.scores = self.finished = self.trellis = None  # made at the first step, in the dtype of the logits
+        self.ended = False  # whether a hypothesis may have ended since the last `collect`
 
     @property
     def busy(self) -> bool:
         return bool((self.numbers >= 0).any())
 
     def wants(self, waiting: _Waiting) -> bool:
-        """Whether it is time to take in waiting sentences."""
+        """Whether it is time to move waiting sentences into slots."""
         if not self.changed:
             return False
         self.changed = False
@@ -274,48 +288,47 @@ class _Run:
         return busy < most and (self.slots - busy >= max(1, REFILL_SHARE * self.slots) or wanted >= GROW * self.slots)
 
     def _room(self, waiting: _Waiting) -> tuple[int, int]:
-        """How many slots there may be with those that come next, and how many there may and need be."""
+        """The number of slots that memory allows with the next sentences, and the number of these that are needed."""
         most = int(room(self.config, *np.maximum(self.needs.max(axis=1), waiting.needs)))
         return most, min(most, int((self.numbers >= 0).sum()) + len(waiting.sentences) - waiting.taken)
 
     def refill(self, waiting: _Waiting) -> None:
-        """Give free slots to waiting sentences, as many as memory allows; where it has come to allow many more slots,
-        add them."""
+        """Move waiting sentences into free slots, as memory allows. Add slots if memory now allows many more."""
         while waiting:
             most, wanted = self._room(waiting)
             if self.scores is None and most < self.slots:
-                break  # when there is something to resize
+                break  # there is nothing to resize before the first step
             if most < self.slots or wanted >= GROW * self.slots:
                 self._resize(max(wanted, int((self.numbers >= 0).sum())))
             free = np.flatnonzero(self.numbers < 0)
             if not free.size:
                 break
             sentences, states, places, each = waiting.take(free.size)
-            mine = free[: len(sentences)]
-            slots = torch.from_numpy(mine).to(self.engine.device)
+            free_slots = free[: len(sentences)]
+            slots = torch.from_numpy(free_slots).to(self.engine.device)
             self.scorer.admit(slots, states, places, self.slots)
-            self.limits.admit(slots, mine, sentences)
+            self.limits.admit(slots, free_slots, sentences)
             self.choose.admit(slots, [self.first + sentence.number for sentence in sentences])
             if self.rules:
                 self.rules.admit(slots, sentences)
             if self.candidates:
-                self.candidates.admit(mine, sentences, waiting.next(max(self.slots, AHEAD)))
+                self.candidates.admit(free_slots, sentences, waiting.next(max(self.slots, AHEAD)))
             self.tokens[slots] = BOS
             if self.scores is not None:
                 self.scores[slots] = self.choose.first_scores(torch.zeros_like(self.scores[slots]))
                 self.finished.admit(slots)
-            self.numbers[mine] = [sentence.number for sentence in sentences]
-            self.starts[mine], self.needs[:, mine] = self.clock, each
+            self.numbers[free_slots] = [sentence.number for sentence in sentences]
+            self.starts[free_slots], self.needs[:, free_slots] = self.clock, each
         self._look()
         if self.candidates:
             self.candidates.narrow(self.scorer, self.limits)
 
     def _look(self) -> None:
-        """Other sentences are at work than before."""
+        """Update what depends on which sentences are in the slots."""
         self.oldest, self.changed = int(self.starts[self.numbers >= 0].min(initial=self.clock)), True
 
     def _begin(self, like: Tensor) -> None:
-        """Nothing has been found yet; scores have the type of `like`."""
+        """Make the state of the search before its first step; scores have the dtype of `like`."""
         self.scores = like.new_full(self.tokens.shape, NEVER)
         taken = torch.from_numpy(np.flatnonzero(self.numbers >= 0)).to(like.device)
         self.scores[taken] = self.choose.first_scores(torch.zeros_like(self.scores[taken]))
@@ -332,8 +345,8 @@ class _Run:
         if self.rules:
             self.rules(logits, self.limits)
         choice = self.choose(logits, normalizer, self.scores, self.limits)
-        if not self.fused:  # whose kernel does so
-            choice = choice._replace(scores=real(choice.scores), end_scores=real(choice.end_scores))
+        if not self.fused:  # a fused kernel leaves no NaN
+            choice = choice._replace(scores=without_nan(choice.scores), end_scores=without_nan(choice.end_scores))
         if self.candidates:
             choice = choice._replace(tokens=self.candidates.symbols[choice.tokens])
         if self.rules:
@@ -350,7 +363,7 @@ class _Run:
         self.clock += 1
 
     def collect(self) -> list[tuple[int, list[Hypothesis]]]:
-        """The sentences that are done leave their slots."""
+        """Free the slots of finished sentences; returns their numbers and hypotheses."""
         if not self.ended and self.choose.first:
             return []
         self.ended = False
@@ -386,7 +399,7 @@ class _Run:
         return results
 
     def shrink(self) -> None:
-        """Give up free slots, when no sentence waits for one."""
+        """Remove free slots when no sentence waits for one."""
         busy, share = int((self.numbers >= 0).sum()), IDLE_SHARE if self.skips else REFILL_SHARE
         if busy and self.slots - busy >= share * self.slots:
             self._resize(busy)
@@ -394,21 +407,21 @@ class _Run:
                 self.candidates.narrow(self.scorer, self.limits)
 
     def _resize(self, slots: int) -> None:
-        """Keep the slots in use as the first of `slots` ones."""
-        mine = np.flatnonzero(self.numbers >= 0)
-        keep = torch.from_numpy(mine).to(self.engine.device)
+        """Change the number of slots to `slots`; those in use become the first ones."""
+        used = np.flatnonzero(self.numbers >= 0)
+        keep = torch.from_numpy(used).to(self.engine.device)
         self.scorer.release(keep, slots)
-        self.limits.release(keep, mine, slots)
+        self.limits.release(keep, used, slots)
         self.choose.release(keep, slots)
         if self.rules:
             self.rules.release(keep, slots)
         if self.candidates:
-            self.candidates.release(mine, slots)
+            self.candidates.release(used, slots)
         self.finished.release(keep, slots)
         self.trellis.release(keep, slots, self.clock, self.oldest)
         self.tokens, self.scores = kept(self.tokens, keep, slots), kept(self.scores, keep, slots)
-        self.scores[len(mine) :] = NEVER
-        self.numbers = np.append(self.numbers[mine], np.full(slots - len(mine), -1))
-        self.starts = np.append(self.starts[mine], np.zeros(slots - len(mine), np.int64))
-        self.needs = kept(torch.from_numpy(self.needs), torch.from_numpy(mine), slots, 1).numpy()
+        self.scores[len(used) :] = NEVER
+        self.numbers = np.append(self.numbers[used], np.full(slots - len(used), -1))
+        self.starts = np.append(self.starts[used], np.zeros(slots - len(used), np.int64))
+        self.needs = kept(torch.from_numpy(self.needs), torch.from_numpy(used), slots, 1).numpy()
         self.slots = slots

@@ -1,4 +1,4 @@
-"""What is found of hypotheses when a search has ended: alignments, times of tokens, and the values of final scorers.
+"""What is computed for finished hypotheses: alignments, times of tokens, and the values of final scorers.
 
 Shapes: B hypotheses, T target positions (EOS among them), S positions of the memory of a source.
 """
@@ -25,12 +25,12 @@ Results = list[tuple[int, list[Hypothesis]]]
 
 
 class Finished:
-    """A batch of hypotheses with their sources; what several ask for is computed once.
+    """A batch of finished hypotheses with their sources. What several scorers read is computed once.
 
     Attributes:
         setting: Models and task.
-        sources: Source ids of each, without EOS.
-        hypotheses: B.
+        sources: Source ids of each hypothesis, without EOS.
+        hypotheses: B hypotheses.
         inputs: The sources as the models' input.
     """
 
@@ -38,25 +38,26 @@ class Finished:
         self.setting, self.sources, self.hypotheses = setting, sources, hypotheses
         self.inputs, self._attention = setting.collate(sources), attention
 
-    @functools.cache  # noqa: B019 - it is as short-lived as the batch
+    @functools.cache  # noqa: B019 - the cache lives no longer than the batch
     def attention(self) -> list[np.ndarray]:
-        """float32 [T, S] of each hypothesis: weights of the attention of `decode.alignment_layer`."""
+        """Attention weights of `decode.alignment_layer`: float32 [T, S] for each hypothesis."""
         weights = self._attention(self.inputs, self.forced()[0])
-        return [found[: len(one.ids) + 1] for found, one in zip(weights, self.hypotheses, strict=True)]
+        pairs = zip(weights, self.hypotheses, strict=True)
+        return [matrix[: len(hypothesis.ids) + 1] for matrix, hypothesis in pairs]
 
     def forced(self) -> tuple[Tensor, Tensor]:
-        """As the function, of the hypotheses."""
-        return forced([one.ids for one in self.hypotheses], self.setting.device)
+        """The hypotheses for teacher forcing, as the function `forced` returns them."""
+        return forced([hypothesis.ids for hypothesis in self.hypotheses], self.setting.device)
 
 
 class Finishing:
-    """What is found of hypotheses.
+    """Adds alignments and times to hypotheses, and ranks them again by final scorers.
 
     Args:
         config: Decode options.
         setting: Models and task.
-        alignment: Whether hypotheses are given their alignments.
-        scorers: Rank all that a search has found.
+        alignment: Whether to add alignments.
+        scorers: Final scorers; their values are added to the scores.
     """
 
     def __init__(self, config: DecodeConfig, setting: Setting, alignment: bool, scorers: list[FinalScorer]):
@@ -65,15 +66,24 @@ class Finishing:
         self.attention = Attention(setting.models, config) if attends else None
 
     def of(self, results: Iterator[Results], sources: list[Ids], timed: bool) -> Iterator[Results]:
-        """Lists of (index, hypotheses), with what is found; `timed`: and with the times of their tokens."""
+        """Finish the hypotheses of a search.
+
+        Args:
+            results: Lists of (index, hypotheses).
+            sources: Source ids by index.
+            timed: Whether to add the times of tokens.
+
+        Yields:
+            Lists of (index, hypotheses); the hypotheses are changed in place.
+        """
         if not (self.alignment or self.scorers or timed):
             yield from results
             return
         waiting: Results = []
         tokens = 0
-        for some in results:
-            waiting += some
-            tokens += sum(len(one.ids) + 1 for _, found in some for one in found)
+        for batch in results:
+            waiting += batch
+            tokens += sum(len(hypothesis.ids) + 1 for _, n_best in batch for hypothesis in n_best)
             if tokens >= self.config.batch_tokens:
                 yield self._finish(waiting, sources, timed)
                 waiting, tokens = [], 0
@@ -81,39 +91,45 @@ class Finishing:
             yield self._finish(waiting, sources, timed)
 
     def _finish(self, results: Results, sources: list[Ids], timed: bool) -> Results:
-        """Some of `of`, which are changed here."""
-        pairs = [(i, sources[i], one) for i, found in results for one in found if one.error is None]
-        lengths = [max(self.setting.positions(source), len(one.ids) + 1) for _, source, one in pairs]
+        """Finish a part of the results, in batches that fit into memory."""
+        items = [(i, sources[i], hypothesis) for i, n_best in results for hypothesis in n_best
+                 if hypothesis.error is None]  # fmt: skip
+        lengths = [max(self.setting.positions(source), len(hypothesis.ids) + 1) for _, source, hypothesis in items]
         failed = {}
         for batch in plan(lengths, 1, self.config.batch_tokens):
-            for found in fitting(lambda some: self._look(some, timed), {place: pairs[place] for place in batch}):
-                failed |= {pairs[place][0]: errors for place, errors in found if errors}
-        results = [(i, failed.get(i, found)) for i, found in results]
+            for errors in fitting(lambda part: self._look(part, timed), {place: items[place] for place in batch}):
+                failed |= {items[place][0]: error for place, error in errors if error}
+        results = [(i, failed.get(i, n_best)) for i, n_best in results]
         if not self.scorers:
             return results
-        return [(i, sorted(found, key=lambda one: -one.score)[: self.config.n_best]) for i, found in results]
+        limit = self.config.n_best
+        return [(i, sorted(n_best, key=lambda hypothesis: -hypothesis.score)[:limit]) for i, n_best in results]
 
     @torch.inference_mode()
-    def _look(self, some: list[tuple[int, Ids, Hypothesis]], timed: bool) -> tuple:
-        """One batch of `_finish`, which are changed here; nothing else is found."""
-        batch = Finished(self.setting, [source for _, source, _ in some], [one for *_, one in some], self.attention)
+    def _look(self, items: list[tuple[int, Ids, Hypothesis]], timed: bool) -> tuple:
+        """Finish one batch of (index, source, hypothesis), in place; returns no results, as `fitting` expects them."""
+        sources, hypotheses = [source for _, source, _ in items], [hypothesis for *_, hypothesis in items]
+        batch = Finished(self.setting, sources, hypotheses, self.attention)
         if timed:
-            targets = [one.ids for one in batch.hypotheses]
-            found = token_times(self.setting.models[0], batch.inputs, targets, self.setting.sides.seconds)
-            for one, times in zip(batch.hypotheses, found, strict=True):
-                one.times = times
+            targets = [hypothesis.ids for hypothesis in hypotheses]
+            all_times = token_times(self.setting.models[0], batch.inputs, targets, self.setting.sides.seconds)
+            for hypothesis, times in zip(hypotheses, all_times, strict=True):
+                hypothesis.times = times
         if self.alignment:
-            for one, weights in zip(batch.hypotheses, batch.attention(), strict=True):
-                one.alignment = weights.argmax(axis=1).tolist()
+            for hypothesis, weights in zip(hypotheses, batch.attention(), strict=True):
+                hypothesis.alignment = weights.argmax(axis=1).tolist()
         for scorer in self.scorers:
-            for one, value in zip(batch.hypotheses, scorer.rate(batch), strict=True):
-                one.score += scorer.weight * value
+            for hypothesis, value in zip(hypotheses, scorer.rate(batch), strict=True):
+                hypothesis.score += scorer.weight * value
         return ()
 
 
 def forced(targets: list[Ids], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Targets for teacher forcing: the decoder's input, BOS first, and what it is to predict, padded with EOS. Both
-    [B, T] int64."""
+    """Targets for teacher forcing.
+
+    Returns:
+        The decoder's input, BOS first, and the tokens that it predicts; both [B, T] int64, padded with EOS.
+    """
     target = torch.full((len(targets), max(map(len, targets)) + 1), EOS)
     for row, ids in zip(target, targets, strict=True):
         row[: len(ids)] = torch.as_tensor(ids)

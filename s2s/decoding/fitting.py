@@ -1,4 +1,4 @@
-"""Sentences that are decoded together, though memory may not suffice for all of them."""
+"""Runs a batch again in halves when memory is short."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -10,12 +10,15 @@ Results = list[tuple[int, list[Hypothesis]]]
 
 
 def fitting(run: Callable[[list], Iterable[Results]], items: dict[int, object]) -> Iterator[Results]:
-    """`run(items)`. Where memory is short, what has no result yet is run again in two halves, as often as it takes; an
-    item that does not fit by itself has failed.
+    """The results of `run(items)`. When memory is short, the items without a result are run again in two halves, and so
+    on. An item that does not fit into memory by itself fails.
 
     Args:
-        run: Takes some of the items, gives lists of their numbers and hypotheses, and may be called again.
-        items: By number.
+        run: Takes a list of items; yields lists of their numbers and hypotheses. It may be called several times.
+        items: Number -> item.
+
+    Yields:
+        Lists of (number, hypotheses).
     """
     left = dict(items)
     try:

@@ -1,4 +1,4 @@
-"""From sentences in any order of length to hypotheses in the order of the input."""
+"""The Generator: takes sentences of any lengths in any order, and returns hypotheses in the order of the input."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -38,21 +38,21 @@ Ids = list[int]
 class Generator:
     """Decodes sentences with one model or an ensemble.
 
-    The hypotheses of a sentence do not depend on which others are decoded with it, beyond the rounding of sums.
+    The hypotheses of a sentence do not depend on the sentences that are decoded with it, up to the rounding of sums.
 
     Args:
-        models: One, or several whose opinions are averaged; in evaluation mode, on one device.
+        models: One model or an ensemble, in evaluation mode, on one device.
         config: Decode options.
-        sides: What their task says.
-        seed: Of sampling.
-        loaded: What scorers and rules have read (`Component.load`), by their names, and `shortlist` and `draft`.
-        alignment: Whether hypotheses are given their alignments.
-        timestamps: Whether hypotheses are given the times of their tokens.
-        pack: As `prepare`, which makes the models fit for decoding; for many Generators, one that remembers.
-        tick: Called between two steps of `generate`; what it raises ends decoding.
+        sides: Facts about source and target, from the task.
+        seed: Seed of sampling.
+        loaded: What scorers and rules have loaded (`Component.load`), by name; also `shortlist` and `draft`.
+        alignment: Whether hypotheses get alignments.
+        timestamps: Whether hypotheses get the times of their tokens.
+        pack: Prepares models for decoding, as `prepare`; pass a caching function if many Generators share models.
+        tick: Called between two steps of `generate`; an exception that it raises ends decoding.
 
     Raises:
-        UserError: options that contradict each other, a decode.dtype that is not for the models' device, or models of
+        UserError: options contradict each other, decode.dtype is not available on the device, or the models have
             different target vocabularies.
     """
 
@@ -64,8 +64,8 @@ class Generator:
         self.config, self.sides, self.alignment, self.timestamps = config, sides, alignment, timestamps
         config.check()
         if loaded.get("shortlist") and any(type(model.output) is not nn.Linear for model in models):
-            raise UserError("decode.shortlist: takes rows of an output matrix, and this model's output is none")
-        whole = [model.output for model in models] if loaded.get("shortlist") else None
+            raise UserError("decode.shortlist: requires an output layer that is a matrix; this model's is not")
+        raw_outputs = [model.output for model in models] if loaded.get("shortlist") else None
         models = [exiting(pack(model, config.dtype, config.backend), config) for model in models]
         if config.encoder_layer is not None:
             models = [lens(model, config.encoder_layer) for model in models]
@@ -76,15 +76,15 @@ class Generator:
             self.given["several_models"] = "checkpoint= of several models"
         if loaded.get("shortlist"):
             self.given["shortlist"] = f"decode.shortlist={config.shortlist}" if config.shortlist else "decode.shortlist"
-        self.chosen = [one for one in chosen(config, loaded) if loaded.get(one.name, one) not in (None, [])]
+        self.chosen = [item for item in chosen(config, loaded) if loaded.get(item.name, item) not in (None, [])]
         if 0 < self.ctc_weight < 1:
-            said = CtcScorerConfig(weight=self.ctc_weight)
-            self.chosen.insert(0, Chosen("scorer", "ctc", f"decode.ctc_weight={said.weight:g}", CtcScorer, said))
+            ctc = CtcScorerConfig(weight=self.ctc_weight)
+            self.chosen.insert(0, Chosen("scorer", "ctc", f"decode.ctc_weight={ctc.weight:g}", CtcScorer, ctc))
         self._check({})
         if config.auxiliary_weights:
             models = [mixed(model, config.auxiliary_weights) for model in models]
         self.setting = Setting(models, sides, lambda model: pack(model, config.dtype, config.backend), loaded, seed,
-                               tick, whole)  # fmt: skip
+                               tick, raw_outputs)  # fmt: skip
         self.model = models[0]
         self.chunks = None if config.chunk_seconds is None else Chunks(config, self._by_ctc("decode.chunk_seconds"))
         if timestamps:
@@ -92,20 +92,20 @@ class Generator:
         self._search()
 
     def _search(self) -> None:
-        """Put the search together."""
+        """Build the search from its components."""
         config, setting = self.config, self.setting
-        made = [one.found(one.config, setting.loaded.get(one.name), setting) for one in self.chosen]
-        final = [one for one in made if isinstance(one, FinalScorer)]
-        pairs = zip(self.chosen, made, strict=True)
-        setting.rules = [one for chosen, one in pairs if chosen.kind == "rule"]
-        setting.scorers = [one for one in made if one.feature == "scorers"]
+        components = [item.component(item.config, setting.loaded.get(item.name), setting) for item in self.chosen]
+        final = [component for component in components if isinstance(component, FinalScorer)]
+        pairs = zip(self.chosen, components, strict=True)
+        setting.rules = [component for item, component in pairs if item.kind == "rule"]
+        setting.scorers = [component for component in components if component.feature == "scorers"]
         if self.sides.closing is not None:
             setting.closed = Closed(self.sides.closing, setting.device)
         if all(model.has_decoder for model in setting.models):
-            setting.scorer = rating(setting.models, config, setting.whole)
+            setting.scorer = rating(setting.models, config, setting.raw_outputs)
             if setting.scorers:
                 setting.scorer = Summed(setting.scorer, setting.scorers)
-        search = replace(config, n_best=config.rows) if final else config  # which rank all that a search has found
+        search = replace(config, n_best=config.rows) if final else config  # final scorers rank all hypotheses
         if longest := [rule.longest for rule in setting.rules if rule.longest is not None]:
             search = self._as_long_as(min(longest), search)
         self.engine = self.searcher(search, setting)
@@ -113,24 +113,24 @@ class Generator:
         self.finishing = Finishing(config, setting, self.alignment, final)
 
     def _as_long_as(self, longest: int, config: DecodeConfig) -> DecodeConfig:
-        """Options with which a rule says how long hypotheses are."""
+        """The options, with the maximum length of hypotheses that a rule dictates, in tokens."""
         most = self.setting.scorer.max_length
         if most is not None and longest >= most:
-            raise UserError(f"decode.allowed: an output has {longest} tokens; with EOS, model.max_positions={most} is "
-                            "the most")  # fmt: skip
+            raise UserError(f"decode.allowed: an output has {longest} tokens; model.max_positions={most} allows at "
+                            f"most {most - 1} and EOS")  # fmt: skip
         return replace(config, min_length_a=0.0, min_length_b=0, max_length_a=0.0, max_length_b=longest + 1)
 
     def _check(self, given: dict[str, str]) -> None:
-        """As `component.check`, of what is given in a call, too."""
-        known = {one.name for one in chosen(self.config)}
-        check(self.config, self.searcher, self.given | given, [one for one in self.chosen if one.name not in known])
+        """Check the options with the arguments of a call, as `component.check`. Raises UserError."""
+        known = {item.name for item in chosen(self.config)}
+        check(self.config, self.searcher, self.given | given, [item for item in self.chosen if item.name not in known])
 
-    def _by_ctc(self, said: str) -> float:
-        """Seconds of a frame, for what needs CTC's times. Raises UserError where there are none."""
+    def _by_ctc(self, setting: str) -> float:
+        """Seconds per frame, for a setting that needs times of tokens. Raises UserError if CTC gives none."""
         if self.sides.seconds is None:
-            raise UserError(f"{said} requires recordings, and the sources are text")
+            raise UserError(f"{setting} requires recordings, and the sources are text")
         if not self.ctc_weight:
-            raise UserError(f"{said}: needs CTC, with decode.ctc_weight above 0, for the times of tokens")
+            raise UserError(f"{setting}: requires CTC for the times of tokens, with decode.ctc_weight above 0")
         return self.sides.seconds
 
     def generate(
@@ -141,25 +141,27 @@ class Generator:
         first: int = 0,
         constraints: list[list[Ids]] | None = None,
     ) -> Iterator[list[Hypothesis]]:
-        """Decode. An empty source has one empty hypothesis of score 0, which no model has seen.
+        """Decode sentences. An empty source has one empty hypothesis of score 0; no model is run for it.
 
-        A sentence fails alone, with one hypothesis that says why (`Hypothesis.error`): it cannot be had, its source or
-        prefix is not for the model, it does not fit into memory by itself, the model's output is not finite.
+        If a sentence fails, the others are not affected. Its only hypothesis then carries the reason
+        (`Hypothesis.error`): it could not be read, its source or prefix is invalid, it does not fit into memory by
+        itself, or the model's output is not finite.
 
         Args:
-            sources: Source ids of each sentence, without EOS; or the UserError or Failure with which it has failed
-                before.
-            prefixes: Tokens that each hypothesis must start with, perhaps none; they count in score and length.
+            sources: Source ids of each sentence, without EOS; or the UserError or Failure of a sentence that has
+                failed already.
+            prefixes: Tokens with which the hypotheses of each sentence must start, perhaps none. They count in score
+                and length.
             progress: Called with the number of sentences decoded since the last call.
-            first: Number of the first sentence in the whole input, which the samples depend on.
-            constraints: Phrases that the hypotheses of each sentence must hold, each at least one token. A sentence
-                that cannot hold them all within its greatest length has the hypotheses that lack the fewest.
+            first: Number of the first sentence in the whole input; samples depend on it.
+            constraints: Phrases that the hypotheses of each sentence must contain, each of at least one token. If no
+                hypothesis within the maximum length contains them all, those that lack the fewest are returned.
 
         Yields:
-            Up to n_best hypotheses of each sentence, with decode.mbr one of them, in the order of `sources`.
+            Up to n_best hypotheses of each sentence (one with decode.mbr), in the order of `sources`.
 
         Raises:
-            UserError: constraints or a prefix beside options that they cannot be with.
+            UserError: constraints or prefixes do not go with the options.
         """
         given = {"constraints": "constraints="} if constraints else {}
         if any(map(len, prefixes or [])):
@@ -173,23 +175,23 @@ class Generator:
             yield from self._generate(sources, prefixes, progress, first, constraints, self.timestamps)
 
     def _generate_long(self, sources: list, progress: Callable[[int], None] | None, first: int):
-        """As `generate`, in chunks."""
-        spans = [self.chunks.of(0 if isinstance(source, Exception) else len(source)) for source in sources]
+        """As `generate`, for recordings that are cut into chunks."""
+        all_spans = [self.chunks.of(0 if isinstance(source, Exception) else len(source)) for source in sources]
         pieces = [source if isinstance(source, Exception) else source[a:b]
-                  for source, mine in zip(sources, spans, strict=True) for a, b in mine]  # fmt: skip
-        found = self._generate(pieces, None, None, first, None, True)
-        for mine in spans:
-            parts = [next(found)[0] for _ in mine]
+                  for source, spans in zip(sources, all_spans, strict=True) for a, b in spans]  # fmt: skip
+        results = self._generate(pieces, None, None, first, None, True)
+        for spans in all_spans:
+            chunks = [next(results)[0] for _ in spans]
             if progress:
                 progress(1)
-            if failed := [part for part in parts if part.error]:
+            if failed := [chunk for chunk in chunks if chunk.error]:
                 yield failed[:1]
                 continue
-            if len(parts) > 1:
-                ids, each, times = self.chunks.merged(mine, parts)
-                truncated = any(part.truncated for part in parts)
-                parts = [replace(self._rated(ids, each), times=times, truncated=truncated)]
-            yield [parts[0] if self.timestamps else replace(parts[0], times=None)]
+            if len(chunks) > 1:
+                ids, each, times = self.chunks.merged(spans, chunks)
+                truncated = any(chunk.truncated for chunk in chunks)
+                chunks = [replace(self._rated(ids, each), times=times, truncated=truncated)]
+            yield [chunks[0] if self.timestamps else replace(chunks[0], times=None)]
 
     def _generate(
         self,
@@ -200,35 +202,36 @@ class Generator:
         constraints: list[list[Ids]] | None,
         timed: bool,
     ) -> Iterator[list[Hypothesis]]:
-        """As `generate`; `timed`: with times."""
+        """As `generate`; `timed`: whether to add the times of tokens."""
         prefixes = prefixes or [[] for _ in sources]
         phrases = constraints or [[] for _ in sources]
         sources, cut, ready = self.intake.checked(sources, prefixes, "prefix")
         ready |= {i: [self._empty()] for i, source in enumerate(sources) if i not in ready and not len(source)}
         everything = enumerate(zip(sources, prefixes, phrases, strict=True))
-        sentences = [Sentence(i, *parts) for i, parts in everything if i not in ready]
+        sentences = [Sentence(i, *fields) for i, fields in everything if i not in ready]
         sentences.sort(key=lambda sentence: -len(sentence.source))
-        found = fitting(lambda some: self.engine.run(some, first), {one.number: one for one in sentences})
-        results = self.finishing.of(found, sources, timed)
+        by_number = {sentence.number: sentence for sentence in sentences}
+        hypotheses = fitting(lambda batch: self.engine.run(batch, first), by_number)
+        results = self.finishing.of(hypotheses, sources, timed)
         try:
             in_order = self._in_order(len(sources), results, ready, progress)
-            for number, (source, some, n_best) in enumerate(zip(sources, phrases, in_order, strict=True)):
-                for one in n_best if number in cut else ():
-                    one.source_truncated = True
+            for number, (source, required, n_best) in enumerate(zip(sources, phrases, in_order, strict=True)):
+                for hypothesis in n_best if number in cut else ():
+                    hypothesis.source_truncated = True
                 if n_best[0].error:
                     yield n_best
                     continue
-                if some:
-                    n_best = [replace(one, unmet=lacking(one.ids, some)) for one in n_best]
+                if required:
+                    n_best = [replace(hypothesis, unmet=lacking(hypothesis.ids, required)) for hypothesis in n_best]
                 if self.config.mbr != "none":
-                    texts = [self.sides.text(one.ids, plain(source)) for one in n_best]
+                    texts = [self.sides.text(hypothesis.ids, plain(source)) for hypothesis in n_best]
                     n_best = [n_best[most_like_all(texts, self.config.mbr)]]
                 yield n_best
         finally:
             results.close()
 
     def cut(self, source: Ids) -> Ids:
-        """A source as far as decode.max_source and the models take it."""
+        """A source, cut to decode.max_source and to the maximum length of the models."""
         return self.intake.cut(source)
 
     def score(
@@ -242,13 +245,13 @@ class Generator:
             progress: As in `generate`.
 
         Yields:
-            The target of each sentence as a hypothesis, in order. An empty target of an empty source scores 0. A
-            sentence fails alone, as in `generate`.
+            The target of each sentence as a hypothesis, in order. An empty target of an empty source scores 0. Failures
+            are handled as in `generate`.
         """
 
         def rate(batch: list[int]) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
-            found = self._score([sources[i] for i in batch], [targets[i] for i in batch])
-            yield [(i, [one]) for i, one in zip(batch, found, strict=True)]
+            scored = self._score([sources[i] for i in batch], [targets[i] for i in batch])
+            yield [(i, [hypothesis]) for i, hypothesis in zip(batch, scored, strict=True)]
 
         sources, cut, ready = self.intake.checked(sources, targets, "target")
         pairs = list(zip(sources, targets, strict=True))
@@ -256,7 +259,7 @@ class Generator:
         todo = [i for i in range(len(pairs)) if i not in ready]
         lengths = [max(self.setting.positions(pairs[i][0]), len(pairs[i][1]) + 1) for i in todo]
         batches = plan(lengths, self.config.rows, self.config.batch_tokens)
-        results = (found for batch in batches for found in fitting(rate, {todo[j]: todo[j] for j in batch}))
+        results = (scored for batch in batches for scored in fitting(rate, {todo[j]: todo[j] for j in batch}))
         results = self.finishing.of(results, sources, self.timestamps)
         for number, (hypothesis,) in enumerate(self._in_order(len(pairs), results, ready, progress)):
             hypothesis.source_truncated = number in cut
@@ -273,7 +276,7 @@ class Generator:
         return hypotheses
 
     def _rated(self, ids: Ids, each: list[float]) -> Hypothesis:
-        """A hypothesis of tokens with log-probabilities, EOS's too."""
+        """A hypothesis from its token ids and their log-probabilities, that of EOS last."""
         total = sum(each)
         if math.isnan(total):
             return Hypothesis.not_finite()
@@ -282,19 +285,26 @@ class Generator:
         return Hypothesis(ids, normalised(self.config, total, len(each)), total, each)
 
     def _empty(self) -> Hypothesis:
-        """Of an empty source."""
+        """The hypothesis of an empty source."""
         return replace(
             Hypothesis.empty(), alignment=[] if self.alignment else None, times=[] if self.timestamps else None
         )
 
     def _in_order(self, total: int, results: Iterator, ready: dict, progress: Callable[[int], None] | None) -> Iterator:
-        """Results that come as lists of (index, result), and those that are ready, in the order of their indices."""
+        """Results in the order of their indices.
+
+        Args:
+            total: How many there are.
+            results: Lists of (index, result), in any order.
+            ready: Index -> result, of those that are known already.
+            progress: Called with the number of results since the last call.
+        """
         if progress and ready:
             progress(len(ready))
         for index in range(total):
             while index not in ready:
-                some = next(results)
-                ready.update(some)
+                batch = next(results)
+                ready.update(batch)
                 if progress:
-                    progress(len(some))
+                    progress(len(batch))
             yield ready.pop(index)

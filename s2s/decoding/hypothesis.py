@@ -1,4 +1,4 @@
-"""What decoding returns."""
+"""The results of decoding: hypotheses, as token ids and as text."""
 
 from dataclasses import dataclass
 
@@ -8,29 +8,28 @@ NEVER = float("-inf")
 
 
 class Skipped(UserError):
-    """What cannot be read, and is left out by the user's word: it has failed, and stops nothing."""
+    """A sentence that cannot be read and is skipped, as `skip_broken=true` allows: it fails, but decoding goes on."""
 
 
 @dataclass
 class Hypothesis:
-    """One decoded (or given and scored) target.
+    """One target, decoded, or given and scored.
 
     Attributes:
         ids: Token ids, without EOS.
-        score: Length-normalised log-probability, what hypotheses are ranked by.
-        log_probability: Sum of `token_log_probabilities`; nats.
-        token_log_probabilities: One for each token, then that of EOS; nats, of the unfiltered model (in beam search
-            with decode.temperature and decode.eos_scale).
-        truncated: Whether the maximum length ended it.
-        unmet: How many of the sentence's constraints it does not hold.
-        alignment: For each token, and then for EOS, the position of the source of the greatest attention, from 0 (the
-            last one is, or holds, EOS of a text); None: was not asked for.
-        times: From when to when each token is said, in seconds, where that was asked for; None also where CTC has no
-            alignment for it.
-        passes: In speculative decoding, passes of the decoder that it took.
-        source_truncated: Whether the source was cut to decode.max_source, or to the most that the model can take.
-        error: Why the sentence has no hypothesis: a UserError that says what is wrong with its input, a Failure that
-            says what went wrong with it. It is the only one of its sentence then, without tokens. None: all is well.
+        score: Length-normalised log-probability, by which hypotheses are ranked.
+        log_probability: Sum of `token_log_probabilities`, in nats.
+        token_log_probabilities: One for each token, then that of EOS, in nats. They are those of the unfiltered model;
+            in beam search with decode.temperature and decode.eos_scale.
+        truncated: Whether the hypothesis ended because it reached the maximum length.
+        unmet: How many of the sentence's constraints the hypothesis does not contain.
+        alignment: For each token, and then for EOS, the source position with the largest attention weight, from 0; the
+            source's EOS is the last position. None: no alignment was requested.
+        times: Start and end of each token, in seconds. None: times were not requested, or CTC has no alignment.
+        passes: In speculative decoding, the number of passes of the decoder.
+        source_truncated: Whether the source was cut to decode.max_source, or to the maximum length of the model.
+        error: Why the sentence has no hypothesis. A UserError: its input is invalid. A Failure: decoding it went
+            wrong. This is then the only hypothesis of its sentence, and has no tokens. None: no error.
     """
 
     ids: list[int]
@@ -47,21 +46,22 @@ class Hypothesis:
 
     @classmethod
     def empty(cls) -> "Hypothesis":
-        """The translation of an empty source, which no model has seen."""
+        """The hypothesis of an empty source; no model is run for it."""
         return cls([], 0.0, 0.0, [])
 
     @classmethod
     def failed(cls, error: UserError | Failure) -> "Hypothesis":
-        """In place of the hypotheses of a sentence that has failed."""
-        return cls([], NEVER, NEVER, [], error=error.with_traceback(None))  # which would keep what its frames hold
+        """The only hypothesis of a sentence that has failed."""
+        # A traceback would keep the tensors of its frames in memory.
+        return cls([], NEVER, NEVER, [], error=error.with_traceback(None))
 
     @classmethod
     def not_finite(cls) -> "Hypothesis":
-        """In place of the hypotheses of a sentence of which none has a finite score."""
+        """The only hypothesis of a sentence if no hypothesis has a finite score."""
         return cls.failed(Failure("no hypothesis has a finite probability: the model's output is not finite"))
 
     def check(self, where: str) -> None:
-        """Raise the error that it holds, if there is one that stops, as one of its kind that says where."""
+        """Raise its error, unless it is Skipped, as an error of the same kind that names the place `where`."""
         if self.error is not None and not isinstance(self.error, Skipped):
             kind = UserError if isinstance(self.error, UserError) else Failure
             raise kind(f"{where}: {self.error}") from self.error
@@ -69,7 +69,7 @@ class Hypothesis:
 
 @dataclass
 class Word:
-    """A word, from when to when it is said, in seconds."""
+    """A word with its start and end, in seconds."""
 
     word: str
     start: float
@@ -81,10 +81,11 @@ class Translation(Hypothesis):
     """A hypothesis as text.
 
     Attributes:
-        text: Detokenized.
-        tokens: The symbols of `ids`, and then the end's, `</s>`.
-        source_tokens: The same of the positions of the source, where an alignment was asked for; one may hold several.
-        words: With times those of the words, None as they are.
+        text: Detokenized text.
+        tokens: The symbols of `ids`, then `</s>` for EOS.
+        source_tokens: A text for each source position, which may stand for several symbols. None: no alignment was
+            requested.
+        words: Words with their times. None: see `times`.
     """
 
     text: str

@@ -1,8 +1,8 @@
-"""What is to be decoded, a window at a time: lines or recordings of a file or a stream, or a split of a store; and
-files with lines that belong to them.
+"""The inputs of decoding, one window at a time: lines or recordings of a file or a stream, or a split of a store; and
+companion files, with a line for each sentence.
 
-A stream (a pipe, standard input) is read once, as it comes: what is known of a file beforehand, how many lines it has
-and which of its recordings are broken, is known of a stream when it is there.
+A file is checked before decoding starts: its number of lines, and which recordings are broken. A stream (a pipe,
+standard input) is read once, as it comes, so it is checked while it is decoded.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,8 +24,8 @@ from s2s.tasks.tags import Tags
 from s2s.text.tokenizer import is_blank
 from s2s.text.vocabulary import UNK
 
-LINES = 4096  # read at once where nobody waits for them
-CHECKED = 64  # recordings
+LINES = 4096  # lines read at once where no results are waited for
+CHECKED = 64  # recordings checked at once
 
 Ids = list[int]
 Encode = Callable[[list], list]
@@ -35,10 +35,16 @@ MANIFESTS, LISTS = (".tsv", ".jsonl"), (".txt", ".list")
 
 @dataclass
 class Window:
-    """Some consecutive sentences, as a task makes them (of text: token ids without EOS); `companions` are target
-    prefixes, or targets to score, `constraints` the phrases that the hypotheses of each sentence must hold. A source
-    may be the UserError or Failure with which its sentence has failed already. `unit`: what a sentence is called.
-    `tags`: those of all sentences, or of each (s2s/tasks/tags.py)."""
+    """Some consecutive sentences.
+
+    Attributes:
+        sources: As the task encodes them (text: token ids without EOS); or the UserError or Failure of a sentence that
+            has failed already.
+        companions: Target prefixes, or targets to score; None: there are none.
+        constraints: Phrases that the hypotheses of each sentence must contain.
+        unit: What a sentence is called in messages.
+        tags: Tags of all sentences, or of each (s2s/tasks/tags.py).
+    """
 
     sources: list
     companions: list[Ids] | None
@@ -52,10 +58,10 @@ class Reading:
     """How an input is read.
 
     Attributes:
-        size: Sentences of a window at most; of text also so many kilobytes, and a line.
-        wait: Seconds without another line after which a window is complete.
-        max_line_bytes: No line may be longer.
-        skip_broken: What cannot be read is Skipped in its place; else it is an error.
+        size: Maximum number of sentences in a window. A window of text also ends after this many kilobytes.
+        wait: A window ends after this many seconds without another line.
+        max_line_bytes: Maximum length of a line, in bytes.
+        skip_broken: Whether a line or recording that cannot be read is replaced by Skipped. Otherwise it is an error.
     """
 
     size: int
@@ -65,23 +71,24 @@ class Reading:
 
 
 def named(path: str | None) -> str | Path:
-    """What a user's path stands for, with `-`, and without one, for standard input."""
+    """The path, or STANDARD_INPUT for `-` and None."""
     return STANDARD_INPUT if path in (None, "-") else path
 
 
 def line_windows(path: str | Path, reading: Reading) -> Iterator[list[str | Skipped]]:
-    """Lines of a file, plain or compressed, or a stream.
+    """Windows of lines of a file, plain or compressed, or of a stream.
 
     Raises:
-        UserError: a line that is too long or not UTF-8, with its number; a folder; a damaged compressed file.
+        UserError: a line is too long or not UTF-8 (the message has its number); the path is a folder; a compressed
+            file is damaged.
         OSError: no such file.
     """
     with closing(LineReader(path, reading.max_line_bytes, reading.skip_broken)) as reader:
         while lines := reader.arrived(reading.size, reading.size << 10, reading.wait):
             first = reader.line - len(lines) + 1
-            whole = not reading.skip_broken or max(map(len, lines)) <= reading.max_line_bytes
+            decodable = not reading.skip_broken or max(map(len, lines)) <= reading.max_line_bytes
             try:
-                window = decode_lines(b"".join(lines), str(path), first) if whole else None
+                window = decode_lines(b"".join(lines), str(path), first) if decodable else None
             except UserError:
                 if not reading.skip_broken:
                     raise
@@ -99,7 +106,7 @@ def _line(line: bytes, path: str | Path, number: int, reading: Reading) -> str |
 
 
 def count_lines(path: str | Path, reading: Reading) -> int:
-    """Lines of a file, plain or compressed. Raises as `line_windows`, except for UTF-8."""
+    """The number of lines of a file, plain or compressed. Raises as `line_windows`, but does not check UTF-8."""
     with closing(LineReader(path, reading.max_line_bytes, reading.skip_broken)) as reader:
         return reader.count()
 
@@ -129,21 +136,28 @@ def _told(source, where: str, reading: Reading):
 
 
 def _recordings(path: str, reading: Reading) -> list:
-    """The recordings of a manifest (.tsv, .jsonl or a Kaldi folder), in which texts may be missing, or of a list of
-    files, a line each (.txt, .list), as entries that may be broken; or one recording, as its path.
+    """The recordings that a path names.
+
+    Args:
+        path: A manifest (.tsv, .jsonl or a Kaldi folder), in which texts may be missing; a list of files, one per line
+            (.txt, .list); or one recording.
+        reading: How lines are read.
+
+    Returns:
+        Entries, some of which may be Broken; or a list of one path.
 
     Raises:
-        UserError: as `line_windows`; a manifest of which nothing can be read.
+        UserError: as `line_windows`; nothing in a manifest can be read.
     """
     if path.endswith(LISTS):
         windows = line_windows(path, replace(reading, size=LINES))
         return _listed([line for window in windows for line in window], path, 1)
     if not Path(path).is_dir() and not path.endswith(MANIFESTS):
         return [path]
-    from s2s.data.manifest import read_manifest  # who reads text does not need it
+    from s2s.data.manifest import read_manifest  # text does not need it
 
     manifest = read_manifest(path, None, needs_text=False)
-    # A broken entry has its place among the others; those of other tables of a Kaldi folder come last.
+    # Broken entries stand among the others, in the order of lines; those of a Kaldi folder's other tables come last.
     main = Path(path, "text") if Path(path).is_dir() else Path(path)
 
     def place(item) -> tuple[bool, int]:
@@ -163,15 +177,25 @@ def _listed(lines: list[str | Skipped], path: str | Path, first: int) -> list:
         if isinstance(line, Skipped):
             items.append(Broken(where, "", "malformed", str(line).removeprefix(f"{where}: ")))
         elif is_blank(line):
-            items.append(Broken(where, "", "malformed", "a blank line; the name of a file is needed"))
+            items.append(Broken(where, "", "malformed", "blank line; a file name is required"))
         else:
             items.append(Entry(where, "", Path(line), ""))
     return items
 
 
 def _recording_sources(task, path: str | Path, items: list | None, reading: Reading) -> Iterator[list]:
-    """Sources of recordings. `items`: what `_recordings` has, all of which is looked at before the first window; None:
-    `path` is a stream, a list of files. Raises UserError that names all that is known to be broken by then."""
+    """Windows of encoded recordings.
+
+    Args:
+        task: It encodes recordings.
+        path: The input.
+        items: The result of `_recordings`; all of it is checked before the first window. None: `path` is a stream with
+            a list of files, which is checked window by window.
+        reading: How the input is read.
+
+    Raises:
+        UserError: some recordings are broken; the message names them.
+    """
     if items is None:
         first = 1
         for lines in line_windows(path, reading):
@@ -179,12 +203,12 @@ def _recording_sources(task, path: str | Path, items: list | None, reading: Read
             first += len(lines)
         return
     if items == [path]:
-        found = task.encode_each(items)
-        if isinstance(found[0], Exception):
+        sources = task.encode_each(items)
+        if isinstance(sources[0], Exception):
             if not reading.skip_broken:
-                raise found[0]
-            found = [Skipped(str(found[0]))]
-        yield found
+                raise sources[0]
+            sources = [Skipped(str(sources[0]))]
+        yield sources
         return
     if not reading.skip_broken:
         _check_all(task, items)
@@ -193,33 +217,33 @@ def _recording_sources(task, path: str | Path, items: list | None, reading: Read
 
 
 def _check_all(task, items: list) -> None:
-    """Read all recordings to their ends. Raises UserError."""
+    """Check all recordings by reading them to the end. Raises UserError."""
     from s2s.data.manifest import Broken
     from s2s.data.processes import progress
 
     broken = []
     with progress("check", len(items), " recordings") as bar:
         for start in range(0, len(items), CHECKED):
-            some = items[start : start + CHECKED]
-            checked = iter(task.check_entries([item for item in some if not isinstance(item, Broken)]))
-            found = [item if isinstance(item, Broken) else next(checked) for item in some]
-            broken += [one for one in found if isinstance(one, Broken)]
-            bar(len(some))
+            batch = items[start : start + CHECKED]
+            checked = iter(task.check_entries([item for item in batch if not isinstance(item, Broken)]))
+            results = [item if isinstance(item, Broken) else next(checked) for item in batch]
+            broken += [result for result in results if isinstance(result, Broken)]
+            bar(len(batch))
     _complain(broken, len(items))
 
 
 def _encoded(task, items: list, reading: Reading) -> list:
-    """Sources of some entries. Raises UserError."""
+    """Encode some entries; broken ones become Skipped, or raise UserError."""
     from s2s.data.manifest import Broken
 
-    sources = iter(task.encode_each([item for item in items if not isinstance(item, Broken)]))
-    found = [item if isinstance(item, Broken) else next(sources) for item in items]
-    for i, one in enumerate(found):
-        if isinstance(one, Exception):
-            found[i] = Broken(items[i].where, items[i].id, one.kind, str(one))
+    encoded = iter(task.encode_each([item for item in items if not isinstance(item, Broken)]))
+    sources = [item if isinstance(item, Broken) else next(encoded) for item in items]
+    for i, source in enumerate(sources):
+        if isinstance(source, Exception):
+            sources[i] = Broken(items[i].where, items[i].id, source.kind, str(source))
     if not reading.skip_broken:
-        _complain([one for one in found if isinstance(one, Broken)], len(items))
-    return [Skipped(f"{one.where}: {one.why}") if isinstance(one, Broken) else one for one in found]
+        _complain([source for source in sources if isinstance(source, Broken)], len(items))
+    return [Skipped(f"{source.where}: {source.why}") if isinstance(source, Broken) else source for source in sources]
 
 
 def _complain(broken: list, of: int) -> None:
@@ -229,17 +253,17 @@ def _complain(broken: list, of: int) -> None:
         raise UserError(f"{complaint(broken, of)}\n(skip_broken=true leaves an empty line in place of each)")
 
 
-# What belongs to sentences
+# Companion files
 
 
 class Companion:
     """A file or a stream with a line for each sentence.
 
     Args:
-        key: `prefix`, `target`, `constraints`: phrases that are separated by tabs, or `line_tags`: NAME=VALUE.
+        key: `prefix`, `target`, `constraints` (phrases separated by tabs) or `line_tags` (NAME=VALUE ...).
         path: The file; `-` is standard input.
-        task: It encodes them.
-        reading: How its lines are read.
+        task: It encodes the lines.
+        reading: How lines are read.
     """
 
     def __init__(self, key: str, path: str, task, reading: Reading):
@@ -251,22 +275,27 @@ class Companion:
         self.counts = self.path is not STANDARD_INPUT and not is_stream(self.path)
         self.reader = LineReader(self.path, reading.max_line_bytes)
 
-    def check(self, one: str, total: int | None) -> None:
-        """Raise UserError if it is known beforehand that the input `one` has not as many sentences."""
-        if self.counts and total is not None and (count := count_lines(self.path, self.reading)) != total:
-            raise self._unequal(one, total, count)
+    def check(self, source: str, total: int | None) -> None:
+        """Raise UserError if the file has another number of lines than `source` has sentences.
 
-    def take(self, one: str, count: int) -> list:
-        """What belongs to the next `count` sentences of the input `one`: ids, the ids of phrases, or the line itself.
+        Args:
+            source: Name of the input.
+            total: Its sentences; None: not known yet, and nothing is checked.
+        """
+        if self.counts and total is not None and (count := count_lines(self.path, self.reading)) != total:
+            raise self._unequal(source, total, count)
+
+    def take(self, source: str, count: int) -> list:
+        """The entries for the next `count` sentences of `source`: token ids, lists of token ids, or lines (line_tags).
 
         Raises:
-            UserError: as `line_windows`; there are not so many; a prefix or constraint that has a symbol which the
-                vocabulary lacks.
+            UserError: as `line_windows`; there are too few lines; a prefix or constraint has a symbol that is not in
+                the vocabulary.
         """
         lines, first = self.reader.take(count), self.reader.line + 1
         first -= len(lines)
         if len(lines) < count:
-            raise self._unequal(one, None, self.reader.line)
+            raise self._unequal(source, None, self.reader.line)
         rows = [[line] for line in decode_lines(b"".join(lines), str(self.path), first)]
         if self.key == "line_tags":
             return [line for (line,) in rows]
@@ -276,29 +305,29 @@ class Companion:
         ids = _encode(self.encode, texts, str(self.path))
         if self.key != "target":
             check_known(ids, texts, (f"{self.path}, line {n}" for n, row in enumerate(rows, first) for _ in row))
-        found = iter(ids)
-        rows = [list(islice(found, len(row))) for row in rows]
+        encoded = iter(ids)
+        rows = [list(islice(encoded, len(row))) for row in rows]
         return rows if self.key == "constraints" else [row[0] for row in rows]
 
     def tags(self, line: str, number: int, others: Tags) -> Tags:
-        """Those of a line, by its number, over others. Raises UserError."""
+        """The tags of line `number`, which replace `others` of the same name. Raises UserError."""
         try:
-            found = tags.parse(line.split())
-            tags.check_read(self.task.tags, found)
-            tags.numbers(self.task.tags, {**others, **found})
-            return {**others, **found}
+            parsed = tags.parse(line.split())
+            tags.check_read(self.task.tags, parsed)
+            tags.numbers(self.task.tags, {**others, **parsed})
+            return {**others, **parsed}
         except UserError as error:
             raise UserError(f"{self.path}:{number}: {error}") from error
 
-    def end(self, one: str, total: int) -> None:
-        """Close it. Raises UserError if it has more lines than there are sentences."""
+    def end(self, source: str, total: int) -> None:
+        """Close the file. Raises UserError if it has more lines than `source` has sentences."""
         if self.reader.take(1):
-            raise self._unequal(one, total, self.reader.count() if self.counts else None)
+            raise self._unequal(source, total, self.reader.count() if self.counts else None)
         self.reader.close()
 
-    def _unequal(self, one: str, total: int | None, count: int | None) -> UserError:
+    def _unequal(self, source: str, total: int | None, count: int | None) -> UserError:
         counts = ["more" if number is None else f"{number} lines" for number in (total, count)]
-        return UserError(f"{one} has {counts[0]} and {self.path} has {counts[1]}; "
+        return UserError(f"{source} has {counts[0]} and {self.path} has {counts[1]}; "
                          "line N of one belongs to line N of the other")  # fmt: skip
 
 
@@ -310,25 +339,31 @@ def _encode(encode: Encode, texts: list[str], where: str) -> list[Ids]:
 
 
 def check_known(ids: list[Ids], texts: list[str], places: Iterable[str]) -> None:
-    """Raise UserError for the first text with a symbol that the vocabulary lacks; `places`: where each is."""
-    for one, text, place in zip(ids, texts, places, strict=False):
-        if UNK in one:
+    """Raise UserError for the first text with a symbol that is not in the vocabulary.
+
+    Args:
+        ids: Token ids of each text.
+        texts: The texts.
+        places: The place of each text, for the message.
+    """
+    for text_ids, text, place in zip(ids, texts, places, strict=False):
+        if UNK in text_ids:
             raise UserError(
                 f"{place}: {text!r} has a symbol that the target vocabulary lacks, so it cannot be produced"
             )
 
 
 def read_phrases(key: str, path: str | None, encode: Encode, needed: bool = False) -> list[Ids]:
-    """Token ids of the lines of a file that a key names; none without a file. Empty lines count nothing.
+    """Token ids of the lines of a file. Empty lines are skipped.
 
     Args:
-        key: Of the file.
-        path: The file; `-` is standard input.
-        encode: Target lines to ids.
-        needed: There must be a line, and every symbol must be in the vocabulary.
+        key: The option that names the file, for messages.
+        path: The file; `-` is standard input. None: there are no lines.
+        encode: Encodes target lines.
+        needed: Whether there must be at least one line, and every symbol must be in the vocabulary.
 
     Raises:
-        UserError: as `line_windows`; no such file; what is needed is not there.
+        UserError: as `line_windows`; there is no such file; `needed` is not met.
     """
     if path is None:
         return []
@@ -339,7 +374,7 @@ def read_phrases(key: str, path: str | None, encode: Encode, needed: bool = Fals
     if needed:
         check_known(phrases, lines, (f"{key}={path}, line {number}" for number in range(1, len(lines) + 1)))
         if not any(phrases):
-            raise UserError(f"{key}={path}: has no line that is not empty")
+            raise UserError(f"{key}={path}: all lines are empty")
     return [ids for ids in phrases if ids]
 
 
@@ -348,49 +383,49 @@ def read_phrases(key: str, path: str | None, encode: Encode, needed: bool = Fals
 
 def from_input(task, path: str | None, companions: list[Companion], reading: Reading,
                count: bool = False, given: Tags = NO_TAGS) -> tuple[Iterator[Window], int | None]:  # fmt: skip
-    """Sentences of a file or a stream.
+    """Windows of the sentences of a file or a stream.
 
     Args:
-        task: It says whether they are lines or recordings, and encodes them.
-        path: The input: lines, or recordings as `_recordings` reads them. A stream of recordings is a list of files;
+        task: It encodes sentences; `task.reads` says whether they are lines or recordings.
+        path: The input: lines, or recordings as `_recordings` reads them. A stream of recordings is a list of files.
             None and `-` are standard input.
-        companions: Files of lines that belong to them.
-        reading: How.
-        count: Whether to count the lines of a file for their own sake.
-        given: Tags of all sentences; those of a line go before.
+        companions: Companion files.
+        reading: How the input is read.
+        count: Whether to count the lines of a file even if no companion needs it.
+        given: Tags of all sentences; `line_tags` override them.
 
     Returns:
-        Windows, and the number of sentences, if it is known beforehand.
+        Windows, and the number of sentences, None if it is not known beforehand.
 
     Raises:
-        UserError: as `line_windows`; another number of sentences and lines of companions; broken recordings.
+        UserError: as `line_windows`; a companion has another number of lines; some recordings are broken.
     """
     source = named(path)
     streams = source is STANDARD_INPUT or is_stream(source)
     total = None
     if task.reads == "lines":
-        if not streams and (count or any(one.counts for one in companions)):
+        if not streams and (count or any(companion.counts for companion in companions)):
             total = count_lines(source, reading)
         sources = _text_sources(task, source, reading)
     else:
         items = None if streams else _recordings(source, reading)
         total = None if items is None else len(items)
         sources = _recording_sources(task, source, items, reading)
-    parts = ((some, None, {}) for some in sources)
+    parts = ((window, None, {}) for window in sources)
     return _windows(str(source), parts, companions, total, task.reads[:-1], given), total
 
 
 def from_split(task, split: Split, companions: list[Companion], score: bool, size: int,
                given: Tags = NO_TAGS) -> tuple[Iterator[Window], int]:  # fmt: skip
-    """Sentences of a split.
+    """Windows of the sentences of a split of a store.
 
     Args:
-        task: It makes sources of examples.
+        task: It makes sources from examples.
         split: The split.
-        companions: Files of lines that belong to them.
-        score: Without a file of targets, the split's own are the companions.
-        size: Sentences a window.
-        given: Tags of all sentences, before those that the store knows.
+        companions: Companion files.
+        score: Whether to score targets: those of a companion file, or else of the split itself.
+        size: Sentences per window.
+        given: Tags of all sentences; they override the tags in the store.
 
     Returns:
         Windows, and the number of sentences.
@@ -411,32 +446,32 @@ def from_split(task, split: Split, companions: list[Companion], score: bool, siz
     return _windows(f"split '{split.name}'", parts(), companions, len(split), "sentence", given), len(split)
 
 
-def _windows(one: str, parts: Iterator, companions: list[Companion], total: int | None, unit: str,
+def _windows(source: str, parts: Iterator, companions: list[Companion], total: int | None, unit: str,
              given: Tags) -> Iterator[Window]:  # fmt: skip
-    """Windows of (sources, targets or None, tags of each or of all), with what belongs to them."""
+    """Windows of parts (sources, targets or None, tags of all sentences or of each), with their companions."""
     for companion in companions:
-        companion.check(one, total)
+        companion.check(source, total)
     read = 0
     for sources, targets, known in parts:
         window = Window(sources, targets, unit=unit, tags=_over(known, given))
         for companion in companions:
-            found = companion.take(one, len(sources))
+            entries = companion.take(source, len(sources))
             if companion.key == "constraints":
-                window.constraints = found
+                window.constraints = entries
             elif companion.key == "line_tags":
-                lines = enumerate(found)
+                lines = enumerate(entries)
                 window.tags = [companion.tags(line, read + 1 + i, _of(window.tags, i)) for i, line in lines]
             else:
-                window.companions = found
+                window.companions = entries
         read += len(sources)
         yield window
     for companion in companions:
-        companion.end(one, read)
+        companion.end(source, read)
 
 
 def _over(known: Tags | list[Tags], given: Tags) -> Tags | list[Tags]:
-    """Tags of all sentences or of each, under those that are given."""
-    return {**known, **given} if isinstance(known, Mapping) else [{**one, **given} for one in known]
+    """Tags of all sentences or of each, overridden by the given ones."""
+    return {**known, **given} if isinstance(known, Mapping) else [{**own, **given} for own in known]
 
 
 def _of(known: Tags | list[Tags], place: int) -> Tags:

@@ -1,10 +1,10 @@
-"""Which target symbols a source symbol may become: IBM model 1 (Brown et al. 1993), learned from a store's token ids.
+"""Translation probabilities of symbols: IBM model 1 (Brown et al. 1993), learned from the token ids of a store.
 
-t(target | source) is found by expectation maximisation, with a NULL symbol in each source for what no other explains.
-Only pairs of symbols that sentences hold together have a probability; of these the rarest are left out where memory
-would not hold all.
+t(target | source) is estimated by expectation maximisation. Each source has a NULL symbol for target symbols that no
+other source symbol explains. Only pairs of symbols that occur in the same sentence pair have a probability. If there
+are too many pairs for memory, the rarest are left out.
 
-Shapes: k pairs of symbols, l links of a chunk (a link: a source and a target position of one sentence pair).
+Shapes: k pairs of symbols, l links of a chunk. A link is a source and a target position of the same sentence pair.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,10 +14,10 @@ import numpy as np
 from s2s.data.split import Split
 from s2s.text.vocabulary import BOS
 
-NULL = BOS  # which no source holds
-BLOCK = 10_000  # sentence pairs that are read at once
+NULL = BOS  # no source contains it
+BLOCK = 10_000  # sentence pairs read at once
 CHUNK_LINKS = 1 << 21
-MOST_PAIRS = 1 << 23  # of symbols: some 0.5 GB while they are counted
+MOST_PAIRS = 1 << 23  # maximum number of symbol pairs; counting them takes about 0.5 GB
 
 Progress = Callable[[int], None]
 
@@ -26,14 +26,14 @@ class Chunk:
     """Some sentence pairs and the links between their two sides.
 
     Args:
-        source, target: Ids of all sentences, one after the other, and the number of each.
-        symbols: Of the target vocabulary.
+        source, target: Concatenated token ids of all sentences, and the length of each sentence.
+        symbols: Size of the target vocabulary.
 
     Attributes:
-        sentences: How many.
-        keys: [l] int64, source symbol * symbols + target symbol, target token by target token.
+        sentences: Number of sentence pairs.
+        keys: [l] int64, source symbol * symbols + target symbol, ordered by target tokens.
         starts: The first link of each target token.
-        sizes: Links of each target token.
+        sizes: The number of links of each target token.
     """
 
     def __init__(self, source: tuple[np.ndarray, np.ndarray], target: tuple[np.ndarray, np.ndarray], symbols: int):
@@ -48,14 +48,15 @@ class Chunk:
 
 
 def blocks(total: int, pairs: int) -> Iterator[np.ndarray]:
-    """Numbers of `total` sentence pairs, or of `pairs` of them at even distances, so many at a time as are read."""
+    """Blocks of the numbers of `total` sentence pairs; if `pairs` is smaller, of so many of them, evenly spaced."""
     count = min(total, pairs)
     for first in range(0, count, BLOCK):
         yield np.arange(first, min(first + BLOCK, count)) * total // count
 
 
 def chunks(split: Split, symbols: int, pairs: int) -> Iterator[Chunk]:
-    """The sentence pairs of a split, or `pairs` of them at even distances, as many at a time as memory allows."""
+    """Chunks of the sentence pairs of a split, as large as memory allows. If `pairs` is smaller than the split, only so
+    many sentence pairs are used, evenly spaced."""
     for numbers in blocks(len(split), pairs):
         sides = [split.gather(f"{side}.tokens", numbers) for side in ("source", "target")]
         starts = [np.append(0, np.cumsum(lengths)) for _, lengths in sides]
@@ -72,8 +73,8 @@ def chunks(split: Split, symbols: int, pairs: int) -> Iterator[Chunk]:
 
 
 def met_together(parts: Iterator[Chunk], most: int = MOST_PAIRS) -> np.ndarray:
-    """Keys of the pairs of symbols that sentences hold together, ascending; if they are over `most`, the rarest are
-    left out as they come."""
+    """Keys of the symbol pairs that occur in the same sentence pair, int64 [k], ascending. Whenever there are more than
+    `most`, the rarest are dropped."""
     keys, counts, least = np.zeros(0, np.int64), np.zeros(0, np.int64), 0
     fresh: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -98,14 +99,14 @@ def met_together(parts: Iterator[Chunk], most: int = MOST_PAIRS) -> np.ndarray:
 def translation_probabilities(
     split: Split, symbols: int, iterations: int, pairs: int, progress: Progress = lambda sentences: None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """t(target | source) of pairs of symbols.
+    """Estimate t(target | source) for pairs of symbols.
 
     Args:
-        split: To learn from.
-        symbols: Of the target vocabulary.
-        iterations: Of expectation maximisation, from uniform probabilities.
-        pairs: Learn from at most so many sentence pairs.
-        progress: Called with a number of sentence pairs that have been seen once more.
+        split: The split to learn from.
+        symbols: Size of the target vocabulary.
+        iterations: Iterations of expectation maximisation, which starts from uniform probabilities.
+        pairs: Maximum number of sentence pairs to learn from.
+        progress: Called with the number of sentence pairs read since the last call; every iteration reads them all.
 
     Returns:
         Keys [k], source symbol * symbols + target symbol, ascending, and their probabilities [k].
@@ -136,8 +137,17 @@ def translation_probabilities(
 def most_probable(
     keys: np.ndarray, probabilities: np.ndarray, source_symbols: int, symbols: int, n: int, fill: int
 ) -> np.ndarray:
-    """The n most probable target symbols of each source symbol, int32 [source_symbols, n], and `fill` where there are
-    fewer; keys and probabilities as above."""
+    """The n most probable target symbols of each source symbol.
+
+    Args:
+        keys, probabilities: As `translation_probabilities` returns them.
+        source_symbols, symbols: Sizes of the source and the target vocabulary.
+        n: Target symbols per source symbol.
+        fill: Stands in the places of missing symbols, if there are fewer than n.
+
+    Returns:
+        int32 [source_symbols, n].
+    """
     sources, targets = np.divmod(keys, symbols)
     order = np.lexsort((-probabilities, sources))
     sources, targets = sources[order], targets[order]

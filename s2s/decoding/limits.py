@@ -1,6 +1,6 @@
-"""What a hypothesis may look like: least and greatest length, the tokens it must start with; and how length is scored.
+"""Limits of hypotheses (minimum and maximum length, forced prefix), and length normalisation.
 
-Shapes: B slots, P the longest forced prefix. Lengths are in tokens and do not count EOS, unless it is said.
+Shapes: B slots, P the longest forced prefix. Lengths are in tokens and do not count EOS unless stated.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,23 +15,23 @@ from s2s.nn.slots import kept
 
 
 class Limits:
-    """Limits of the sentence in each slot, and how far it is. A free slot has none.
+    """Limits of the sentence in each slot, and the number of its steps. A free slot has no limits.
 
     Args:
         config: Decode options.
         slots: B.
-        sentences: All that will come.
-        device: Where the tensors are.
-        most: As `EncoderDecoder.max_length`: no hypothesis is longer, EOS counted, whatever the options say.
-        length: Of a source, as of Setting.
+        sentences: All sentences of the run.
+        device: Device of the tensors.
+        most: As `EncoderDecoder.max_length`: the maximum length that the models allow, EOS counted; None: any.
+        length: The length of a source, as in Setting.
 
     Attributes:
         done: [B, 1] int64, steps done.
-        longest: [B] int64; at this length EOS is forced, and its log-probability counts.
-        steps: Steps after which every hypothesis of every sentence has ended.
-        places: [V] int64, where in the logits each symbol stands; None: at its id.
-        host_longest: [B], the same as `longest` on the host.
-        stuck: Bool [B, K], rows that may end at this step because they cannot go on; None: there are no such rows.
+        longest: [B] int64, maximum length. EOS is forced there, and its log-probability counts.
+        steps: The number of steps after which every hypothesis of every sentence has ended.
+        places: [V] int64, the column of each symbol in the logits; None: its id.
+        host_longest: [B], a copy of `longest` on the host.
+        stuck: Bool [B, K], rows that may end at this step because they cannot continue; None: there are no such rows.
     """
 
     def __init__(self, config: DecodeConfig, slots: int, sentences: list, device: torch.device | str,
@@ -45,26 +45,26 @@ class Limits:
         self.prefix_ids = torch.zeros(slots, width, dtype=torch.int64, device=device)
         self.places: Tensor | None = None
         self.prefix_lengths = torch.zeros_like(self.shortest)
-        # The same on the host, so that what holds nowhere costs nothing.
+        # Copies on the host, so that a limit that applies to no slot costs nothing.
         self.table = torch.zeros(4, slots, dtype=torch.int64)  # done, shortest, longest, prefix length
         self.table[2] = self.steps
         self.host = self.table.numpy()
         self.stuck: Tensor | None = None
 
     def bounds(self, sentence) -> tuple[int, int]:
-        """As the function."""
+        """Minimum and maximum length of a sentence's hypotheses, as the function `bounds`."""
         return bounds(self.config, self.length(sentence.source), len(sentence.prefix), self.most)
 
     @property
     def host_longest(self) -> np.ndarray:
         return self.host[2]
 
-    def admit(self, slots: Tensor, mine: np.ndarray, sentences: list) -> None:
-        """Sentences take these slots; `mine` is `slots` on the host."""
+    def admit(self, slots: Tensor, host_slots: np.ndarray, sentences: list) -> None:
+        """Put sentences into these slots; `host_slots` is `slots` on the host."""
         bounds = np.array([self.bounds(sentence) for sentence in sentences]).T
         lengths = [len(sentence.prefix) for sentence in sentences]
-        self.host[:, mine] = np.stack([np.zeros_like(bounds[0]), *bounds, lengths])
-        values = torch.from_numpy(self.host[:, mine]).to(slots.device)
+        self.host[:, host_slots] = np.stack([np.zeros_like(bounds[0]), *bounds, lengths])
+        values = torch.from_numpy(self.host[:, host_slots]).to(slots.device)
         self.done[slots] = 0
         self.shortest[slots], self.longest[slots], self.prefix_lengths[slots] = values[1], values[2], values[3]
         if width := self.prefix_ids.size(1):
@@ -73,31 +73,31 @@ class Limits:
 
     @property
     def prefix(self) -> Tensor:
-        """[B, P] int64, where in the logits the tokens of each forced prefix stand."""
+        """[B, P] int64, the columns in the logits of the tokens of each forced prefix."""
         return self.prefix_ids if self.places is None else self.places[self.prefix_ids]
 
-    def free(self, slots: Tensor, mine: np.ndarray) -> None:
-        """These slots are free."""
-        self.host[:, mine] = np.array([0, 0, self.steps, 0])[:, None]
+    def free(self, slots: Tensor, host_slots: np.ndarray) -> None:
+        """Mark these slots as free; `host_slots` is `slots` on the host."""
+        self.host[:, host_slots] = np.array([0, 0, self.steps, 0])[:, None]
         self.shortest[slots], self.longest[slots], self.prefix_lengths[slots] = 0, self.steps, 0
 
-    def release(self, keep: Tensor, mine: np.ndarray, slots: int) -> None:
-        """Keep these slots as the first of `slots` ones."""
+    def release(self, keep: Tensor, host_keep: np.ndarray, slots: int) -> None:
+        """Change the number of slots to `slots`; the slots `keep` (on the host: `host_keep`) become the first ones."""
         names = ("done", "shortest", "longest", "prefix_ids", "prefix_lengths")
         for name in names:
             setattr(self, name, kept(getattr(self, name), keep, slots))
-        self.longest[len(mine) :] = self.steps
-        self.table = kept(self.table, torch.from_numpy(mine), slots, 1)
-        self.table[2, len(mine) :] = self.steps
+        self.longest[len(host_keep) :] = self.steps
+        self.table = kept(self.table, torch.from_numpy(host_keep), slots, 1)
+        self.table[2, len(host_keep) :] = self.steps
         self.host = self.table.numpy()
 
     def advance(self) -> None:
-        """A step is done."""
+        """Count a step."""
         self.done += 1
         self.host[0] += 1
 
     def early(self) -> Tensor | None:
-        """Bool [B, 1] or [B, K], true where EOS is impossible at this step; None: nowhere."""
+        """Bool [B, 1] or [B, K], true where EOS is not allowed at this step; None: it is allowed everywhere."""
         done, shortest, _, _ = self.host
         if not (shortest > done).any():
             return None
@@ -105,7 +105,7 @@ class Limits:
         return early if self.stuck is None else early & ~self.stuck
 
     def late(self) -> Tensor | None:
-        """Bool [B, 1], true where only EOS is possible at this step; None: nowhere."""
+        """Bool [B, 1], true where only EOS is allowed at this step; None: nowhere."""
         done, _, longest, _ = self.host
         return self.longest[:, None] <= self.done if (longest <= done).any() else None
 
@@ -119,8 +119,15 @@ class Limits:
 
 
 def bounds(config: DecodeConfig, source: int, prefix: int, most: int | None) -> tuple[int, int]:
-    """Least and greatest length: a * source length + b, rounded down. A prefix is never cut: it raises the greatest
-    length to its own, and where least and greatest contradict each other the greatest counts; most: as of Limits."""
+    """Minimum and maximum length: a * source length + b, rounded down.
+
+    A prefix is never cut: both lengths are at least that of the prefix. The minimum is at most the maximum.
+
+    Args:
+        config: Decode options.
+        source, prefix: Lengths of the source and of the forced prefix.
+        most: As in Limits.
+    """
     c = config
     longest = int(c.max_length_a * source) + c.max_length_b
     longest = max(longest if most is None else min(longest, most - 1), prefix)
@@ -128,21 +135,22 @@ def bounds(config: DecodeConfig, source: int, prefix: int, most: int | None) -> 
 
 
 def needs(sentences: list, config: DecodeConfig, setting: Setting, most: int | None) -> np.ndarray:
-    """What each sentence may need of memory: positions of its source in the models' memories, and tokens of its longest
-    hypothesis with EOS, int64 [2, sentences]; most: as of Limits."""
-    longest = (bounds(config, setting.length(one.source), len(one.prefix), most)[1] for one in sentences)
-    return np.array([(setting.positions(one.source), most + 1) for one, most in zip(sentences, longest, strict=True)]).T
+    """Memory needs of each sentence: positions of its source in the models' memories, and tokens of its longest
+    possible hypothesis with EOS, int64 [2, sentences]. `most` as in Limits."""
+    longest = [bounds(config, setting.length(each.source), len(each.prefix), most)[1] for each in sentences]
+    sources = [setting.positions(each.source) for each in sentences]
+    return np.array([sources, [tokens + 1 for tokens in longest]])
 
 
 def normalised(config: DecodeConfig, log_probability: float | Tensor, length: int | Tensor) -> float | Tensor:
-    """The score of a finished hypothesis: log-probability / divisor, and `word_reward` for each token but EOS; `length`
-    is in tokens and COUNTS EOS."""
+    """The score of a finished hypothesis: log-probability / divisor + word_reward * (length - 1). `length` is in tokens
+    and COUNTS EOS."""
     score = log_probability / divisor(config, length)
     return score + config.word_reward * (length - 1) if config.word_reward else score
 
 
 def divisor(config: DecodeConfig, length: int | Tensor) -> float | Tensor:
-    """What a log-probability is divided by to make a score; `length` is in tokens and COUNTS EOS.
+    """The divisor of length normalisation; `length` is in tokens and COUNTS EOS.
 
     `power`: length^alpha. `gnmt`: ((5 + length) / 6)^alpha (Wu et al. 2016, eq. 14).
     """

@@ -1,7 +1,7 @@
-"""Minimum Bayes risk: of a list of hypotheses, the one that is most like all the others (Eikema and Aziz 2020).
+"""Minimum Bayes risk decoding: choose the hypothesis that is most similar to all hypotheses (Eikema and Aziz 2020).
 
-Utilities are sacrebleu's sentence scores, for all pairs of a list at once: the k-th occurrence of an n-gram is a
-feature, so that the clipped matches of all pairs are one matrix product.
+Utilities are sacrebleu's sentence scores, computed for all pairs of a list at once. The k-th occurrence of an n-gram is
+a feature, so the clipped matches of all pairs are one matrix product.
 
 Shapes: N distinct texts, G features.
 """
@@ -16,10 +16,10 @@ WORDS = 4  # BLEU's orders
 
 
 def most_like_all(texts: Sequence[str], utility: str) -> int:
-    """Which text of a list has the greatest mean utility with all of them as references; the earliest of several.
+    """The index of the text with the largest mean utility, with all texts as references; of several, the first.
 
     Args:
-        texts: At least one; a text that comes several times counts as often.
+        texts: At least one text; a text that occurs several times counts as often.
         utility: `chrf` or `bleu`.
     """
     distinct = Counter(texts)  # in the order of the first occurrences
@@ -28,7 +28,7 @@ def most_like_all(texts: Sequence[str], utility: str) -> int:
 
 
 def utilities(texts: list[str], utility: str) -> np.ndarray:
-    """[N, N] float64, 0 to 100: each text, a row, scored with each as its only reference, a column."""
+    """Utilities of all pairs, float64 [N, N], 0 to 100: row i, column j is text i scored with text j as reference."""
     return {"chrf": _chrf, "bleu": _bleu}[utility](texts)
 
 
@@ -70,7 +70,7 @@ def _bleu(texts: list[str]) -> np.ndarray:
 
 
 def _matches(sequences: list, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Clipped matches of the n-grams of all pairs, [N, N], and how many each has, [N]."""
+    """Clipped n-gram matches of all pairs, [N, N], and the number of n-grams of each text, [N]."""
     features: dict = {}
     rows: list[int] = []
     columns: list[int] = []

@@ -1,10 +1,10 @@
-"""Random numbers that depend on nothing but what they are asked for by."""
+"""Random numbers as a pure function of their key: no generator state, the same on every device."""
 
 from torch import Tensor
 
 
 def uniform(bits: Tensor) -> Tensor:
-    """float64 numbers in (0, 1) from the upper 32 bits of int64 ones."""
+    """float64 numbers in (0, 1), from the upper 32 bits of int64 numbers."""
     return (((bits >> 32) & 0xFFFFFFFF).double() + 0.5) * 2.0**-32
 
 

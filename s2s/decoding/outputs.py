@@ -1,11 +1,11 @@
-"""Hypotheses as lines: plain text, tab-separated with scores, or JSON."""
+"""Output formats of hypotheses: plain text, tab-separated with scores, or JSON."""
 
 from collections.abc import Callable
 
 from s2s.config.documents import to_json
 from s2s.decoding.hypothesis import Translation
 
-# index: number of the sentence in the input, from 0; its translations, the best first; returns whole lines
+# (number of the sentence in the input, from 0; its translations, the best first): complete lines
 Format = Callable[[int, list[Translation]], str]
 
 LINE_BREAKS = str.maketrans("\r\n", "  ")
@@ -13,14 +13,15 @@ BREAKS = str.maketrans("\t\r\n", "   ")
 
 
 def formatter(name: str, score: bool = False) -> Format:
-    """How the hypotheses of a sentence are printed.
+    """A function that formats the hypotheses of a sentence.
+
+    Line breaks in a hypothesis, and in `tsv` also tabs, become spaces.
 
     Args:
-        name: `text`: the best one, a line (its score, where given targets are scored); `tsv`: a line for each, with
-            the columns index, score, text, and the alignment where there is one, as pairs source-target from 0;
-            `json`: an object a line for each, with tokens (EOS among them) and their log-probabilities. A line break in
-            a hypothesis, and a tab in `tsv`, becomes a space.
-        score: Given targets are scored.
+        name: `text`: one line with the best hypothesis, or its score if given targets are scored. `tsv`: one line per
+            hypothesis with the columns index, score, text and, if there is one, alignment, as pairs source-target from
+            0. `json`: one object per hypothesis and line, with tokens (EOS among them) and their log-probabilities.
+        score: Whether given targets are scored.
     """
 
     def text(index: int, n_best: list[Translation]) -> str:
@@ -33,30 +34,31 @@ def formatter(name: str, score: bool = False) -> Format:
         if n_best[0].error is not None:
             return f"{index}\t\t\n"
         return "".join(
-            f"{index}\t{one.score:.6f}\t{one.text.translate(BREAKS)}{_pairs(one.alignment)}\n" for one in n_best
+            f"{index}\t{hypothesis.score:.6f}\t{hypothesis.text.translate(BREAKS)}{_pairs(hypothesis.alignment)}\n"
+            for hypothesis in n_best
         )
 
     def as_json(index: int, n_best: list[Translation]) -> str:
         if (error := n_best[0].error) is not None:
             return to_json({"index": index, "error": str(error)}) + "\n"
         lines = []
-        for rank, one in enumerate(n_best):
+        for rank, hypothesis in enumerate(n_best):
             content = {
                 "index": index,
                 "rank": rank,
-                "hypothesis": one.text,
-                "score": one.score,
-                "log_probability": one.log_probability,
-                "tokens": one.tokens,
-                "token_log_probabilities": one.token_log_probabilities,
-                "truncated": one.truncated,
-                "source_truncated": one.source_truncated,
+                "hypothesis": hypothesis.text,
+                "score": hypothesis.score,
+                "log_probability": hypothesis.log_probability,
+                "tokens": hypothesis.tokens,
+                "token_log_probabilities": hypothesis.token_log_probabilities,
+                "truncated": hypothesis.truncated,
+                "source_truncated": hypothesis.source_truncated,
             }
-            if one.alignment is not None:
-                content |= {"alignment": one.alignment, "source_tokens": one.source_tokens}
-            if one.words is not None:
+            if hypothesis.alignment is not None:
+                content |= {"alignment": hypothesis.alignment, "source_tokens": hypothesis.source_tokens}
+            if hypothesis.words is not None:
                 content["words"] = [
-                    {"word": w.word, "start": round(w.start, 3), "end": round(w.end, 3)} for w in one.words
+                    {"word": w.word, "start": round(w.start, 3), "end": round(w.end, 3)} for w in hypothesis.words
                 ]
             lines.append(to_json(content) + "\n")
         return "".join(lines)
@@ -65,5 +67,5 @@ def formatter(name: str, score: bool = False) -> Format:
 
 
 def _pairs(alignment: list[int] | None) -> str:
-    """A column of an alignment, if there is one."""
+    """The column of the alignment, after a tab; empty if there is none."""
     return "" if alignment is None else "\t" + " ".join(f"{i}-{j}" for j, i in enumerate(alignment))

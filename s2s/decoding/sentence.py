@@ -1,4 +1,4 @@
-"""What is decoded."""
+"""A sentence to decode."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,14 @@ Ids = list[int]
 
 
 class Sentence(NamedTuple):
-    """What is to be decoded: its number, source ids without EOS, forced first target tokens, phrases to hold."""
+    """A sentence to decode.
+
+    Attributes:
+        number: Its number.
+        source: Source ids, without EOS.
+        prefix: Target tokens with which its hypotheses must start.
+        constraints: Phrases that its hypotheses must contain.
+    """
 
     number: int
     source: Ids

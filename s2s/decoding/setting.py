@@ -1,4 +1,4 @@
-"""What a search works with, beside its options."""
+"""The setting of a search: models, task and components."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,15 +17,15 @@ Ids = list[int]
 
 @dataclasses.dataclass(frozen=True)
 class Sides:
-    """What a task says of its two sides.
+    """Facts about source and target, from a task.
 
     Attributes:
-        collate: Makes source ids (no EOS) the models' input.
-        text: Makes a hypothesis readable, of its ids and its source without tags.
-        seconds: From one frame of a source to the next; None: it is text.
-        max_source: decode.max_source where the config does not say it; None: any number.
-        closing: Bool [V]: a prefix of one word is a whole word, which no other token than these comes after; None: it
-            may be the beginning of one.
+        collate: Makes the models' input from source ids (without EOS).
+        text: Detokenizes a hypothesis, from its ids and its source without tags.
+        seconds: Seconds from one frame of a source to the next; None: sources are text.
+        max_source: Default of decode.max_source; None: there is no limit.
+        closing: Bool [V], the tokens that may follow a prefix of one word, which is then a complete word. None: the
+            prefix may be the beginning of a word.
     """
 
     collate: Callable[[list[Ids], torch.device], Inputs]
@@ -36,27 +36,27 @@ class Sides:
 
     @classmethod
     def of(cls, task) -> "Sides":
-        """Of a task."""
+        """The facts of a task."""
         return cls(task.collate_sources, task.text, task.frame_seconds, task.max_source,
                    task.target_transform.closing)  # fmt: skip
 
 
 @dataclasses.dataclass
 class Setting:
-    """What a search works with.
+    """The models, task and components of a search.
 
     Attributes:
         models: Prepared for decoding, on one device.
-        sides: What the task says.
-        prepare: Makes another model fit for decoding beside them.
-        loaded: What components have read, by their names (`shortlist` and `draft` too).
-        seed: Of what is drawn.
-        tick: Called between two steps of a search; what it raises ends decoding. None: nothing is called.
-        whole: Maps to logits of the models before they were prepared, which a shortlist takes rows of.
-        scorers: Those beside the models.
-        scorer: What rates tokens: the models and these.
-        rules: What hypotheses may hold.
-        closed: The rule of what comes after prefixes, where there is one.
+        sides: Facts from the task.
+        prepare: Prepares another model for decoding, in the same way.
+        loaded: What components have loaded, by name; also `shortlist` and `draft`.
+        seed: Seed of sampling.
+        tick: Called between two steps of a search; an exception that it raises ends decoding. None: nothing is called.
+        raw_outputs: Output layers of the models before they were prepared; a shortlist takes rows of them.
+        scorers: Scorers in addition to the models.
+        scorer: Scores tokens by the models and `scorers`.
+        rules: Restrictions of hypotheses.
+        closed: The rule for tokens after prefixes; None: there is none.
     """
 
     models: list[EncoderDecoder]
@@ -65,7 +65,7 @@ class Setting:
     loaded: dict[str, Any] = dataclasses.field(default_factory=dict)
     seed: int = 1
     tick: Callable[[], None] | None = None
-    whole: list[nn.Linear] | None = None
+    raw_outputs: list[nn.Linear] | None = None
     scorers: list = dataclasses.field(default_factory=list)
     scorer: Any = None
     rules: list = dataclasses.field(default_factory=list)
@@ -73,25 +73,25 @@ class Setting:
 
     @property
     def device(self) -> torch.device:
-        """Of the models."""
+        """The device of the models."""
         return next(self.models[0].parameters()).device
 
     def collate(self, sources: list[Ids]) -> Inputs:
-        """Source ids as the models' input."""
+        """Make the models' input from source ids."""
         return self.sides.collate(sources, self.device)
 
     def length(self, source: Ids) -> int:
-        """What options call the length of a source: tokens of a text, EOS not among them, whatever a front-end makes of
-        them; of a recording the positions that the encoder makes of it."""
+        """The source length in the sense of options: for a text its tokens without EOS, whatever a front-end makes of
+        them; for a recording its encoder positions."""
         return len(source) if self.sides.seconds is None else self.models[0].memory_length(len(source))
 
     def positions(self, source: Ids) -> int:
-        """Positions of a source in the models' memories at most; a text has an EOS, too."""
+        """Maximum number of positions of a source in the models' memories; a text has an EOS, too."""
         end = self.sides.seconds is None
         return max(model.memory_length(len(source) + end) for model in self.models)
 
     def rules_of(self, sentences: list[Sentence]) -> list:
-        """The rules that count for these sentences."""
+        """The rules that apply to these sentences."""
         if self.closed is not None and any(sentence.prefix for sentence in sentences):
             return [*self.rules, self.closed]
         return self.rules

@@ -1,4 +1,4 @@
-"""When what a hypothesis says was said: times of tokens by CTC's alignment, and of words; long recordings in chunks."""
+"""Times of tokens and words by CTC's alignment, and decoding of long recordings in chunks."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,7 +12,7 @@ from s2s.decoding.ctc import align
 from s2s.decoding.hypothesis import Hypothesis, Word
 from s2s.models.encoder_decoder import EncoderDecoder
 
-LONG = 1 << 20  # frames of a source in which the rounding of a model's subsampling is nothing
+LONG = 1 << 20  # frames of a source so long that the rounding of subsampled lengths is negligible
 
 Ids = list[int]
 Times = list[tuple[float, float]]
@@ -20,56 +20,61 @@ Times = list[tuple[float, float]]
 
 @torch.inference_mode()
 def token_times(model: EncoderDecoder, inputs: Inputs, targets: list[Ids], seconds: float) -> list[Times | None]:
-    """From when to when each token is said, in seconds from the beginning.
+    """Start and end of each token, in seconds from the beginning of the recording.
 
     Args:
-        model: With CTC.
+        model: A model with CTC.
         inputs: A batch of recordings.
-        targets: Token ids of each.
-        seconds: From one frame of the features to the next.
+        targets: Token ids of each recording.
+        seconds: Seconds from one frame of the features to the next.
 
     Returns:
-        For each target; None: it has no alignment.
+        The times of each target; None: it has no alignment.
     """
     memory = model.encode(*inputs)
-    found = align(model.ctc_log_probabilities(memory), memory.lengths, targets)
+    spans = align(model.ctc_log_probabilities(memory), memory.lengths, targets)
     step = seconds * LONG / model.memory_length(LONG)
-    return [None if rows is None else [(float(a * step), float(b * step)) for a, b in rows] for rows in found]
+    return [None if rows is None else [(float(a * step), float(b * step)) for a, b in rows] for rows in spans]
 
 
 def words(ids: Ids, times: Times, text: Callable[[Ids], str]) -> list[Word]:
-    """The words of a hypothesis, which are what spaces separate in its text.
+    """The words of a hypothesis (spaces separate them in its text) with their times.
 
-    A token belongs to the word that it lengthens; one that lengthens none (a space) to none.
+    A token belongs to the word that it lengthens. A token that lengthens no word, such as a space, belongs to none.
+
+    Args:
+        ids: Token ids.
+        times: Times of the tokens.
+        text: Detokenizes ids.
     """
-    found: list[Word] = []
+    result: list[Word] = []
     before = 0
     for count, (start, end) in enumerate(times, 1):
         pieces = text(ids[:count]).split()
         letters = sum(map(len, pieces))
         if letters > before:
-            found += [Word("", start, end) for _ in pieces[len(found) :]]
-            found[-1].end = end
+            result += [Word("", start, end) for _ in pieces[len(result) :]]
+            result[-1].end = end
         before = letters
-    for word, spelled in zip(found, text(ids).split(), strict=False):
+    for word, spelled in zip(result, text(ids).split(), strict=False):
         word.word = spelled
-    return found
+    return result
 
 
 class Chunks:
-    """How a long recording is cut into chunks that overlap, and what of their hypotheses is kept.
+    """Cuts a long recording into overlapping chunks, and joins their hypotheses.
 
-    All chunks are of one length, `decode.chunk_seconds`, and each begins `decode.chunk_overlap` before the last one
-    ends; the last of all ends with the recording and begins as much earlier as it needs to be as long. In the middle of
-    what two chunks share the one's tokens end and the other's begin, by the times of the tokens.
+    All chunks have the same length, `decode.chunk_seconds`. Each begins `decode.chunk_overlap` seconds before the one
+    before it ends. The last chunk ends with the recording, and begins earlier if necessary to have the full length. The
+    hypotheses of two chunks are joined in the middle of their overlap, by the times of tokens.
 
     Args:
         config: Decode options.
-        seconds: From one frame to the next.
+        seconds: Seconds from one frame to the next.
     """
 
     without: ClassVar = dict.fromkeys(
-        ["n_best", "final_scorers", "prefix", "constraints"], "it puts the best hypotheses of chunks together"
+        ["n_best", "final_scorers", "prefix", "constraints"], "only the best hypotheses of chunks are joined"
     )
 
     def __init__(self, config: DecodeConfig, seconds: float):
@@ -77,15 +82,22 @@ class Chunks:
         self.size, self.overlap = (round(s / seconds) for s in (config.chunk_seconds, config.chunk_overlap))
 
     def of(self, frames: int) -> list[tuple[int, int]]:
-        """First frame of each chunk, and the one after its last."""
+        """The first frame of each chunk, and the frame after its last one."""
         starts = range(0, max(1, frames - self.overlap), self.size - self.overlap)
         last = max(0, frames - self.size)
         return [(min(start, last), min(min(start, last) + self.size, frames)) for start in starts]
 
     def merged(self, spans: list[tuple[int, int]], parts: list[Hypothesis]) -> tuple[Ids, list[float], Times]:
-        """Tokens of a recording, their log-probabilities (with EOS's, of the last chunk) and times, from the hypotheses
-        of its chunks with their times."""
-        borders = [(one[1] + other[0]) / 2 * self.seconds for one, other in pairwise(spans)]
+        """Join the hypotheses of the chunks of a recording.
+
+        Args:
+            spans: As `of` returns them.
+            parts: The hypothesis of each chunk, with times.
+
+        Returns:
+            Token ids; their log-probabilities, with that of the last chunk's EOS; and the times of the tokens.
+        """
+        borders = [(left[1] + right[0]) / 2 * self.seconds for left, right in pairwise(spans)]
         ids: Ids = []
         each: list[float] = []
         times: Times = []

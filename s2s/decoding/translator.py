@@ -1,4 +1,4 @@
-"""Checkpoints as a translator: lines in, translations out, in order. The commands are shells on it."""
+"""The Translator, the library interface of decoding: lines in, translations out, in order. The commands use it, too."""
 
 import dataclasses
 import threading
@@ -39,19 +39,19 @@ def load(
     """Load a checkpoint, or several as an ensemble, once for any number of calls.
 
     Args:
-        checkpoint: A run (its best checkpoint, else its last), a checkpoint's folder, or a list of them.
-        device: `auto` (a GPU where there is one), `cpu` or `cuda`.
-        dtype: As `decode.dtype`, of calls that do not say another.
+        checkpoint: A run (its best checkpoint, or else its last one), the folder of a checkpoint, or a list of them.
+        device: `auto` (a GPU if there is one), `cpu` or `cuda`.
+        dtype: Default of `decode.dtype` for calls.
         draft: The checkpoint of a smaller model, for calls with `speculative="draft"`.
-        backend: As `decode.backend`, of calls that do not say another.
+        backend: Default of `decode.backend` for calls.
 
     Raises:
-        UserError: a checkpoint that is missing or damaged, checkpoints that do not fit each other, or a type that is
-            not for the device.
+        UserError: a checkpoint is missing or damaged, checkpoints do not fit each other, or `dtype` is not available on
+            the device.
     """
     paths = [checkpoint] if isinstance(checkpoint, str | Path) else list(checkpoint)
     if not paths:
-        raise UserError("checkpoint=: at least one is needed")
+        raise UserError("checkpoint=: requires at least one checkpoint")
     on = choose_device(device)
     loaded = [load_model(str(path), on) for path in paths]
     task = loaded[0][1]
@@ -59,21 +59,21 @@ def load(
     names = [f"checkpoint={path}" for path in paths] + [f"draft={draft}"]
     for name, (_, other, _) in zip(names, loaded + drafts, strict=False):
         if difference := task.difference(other):
-            raise UserError(f"{name}: has {difference} of {paths[0]}; models that decode together need the same")
+            raise UserError(f"{name}: has {difference} of {paths[0]}; models that decode together must agree")
     return Translator([model for model, _, _ in loaded], task, dtype, drafts[0][0] if drafts else None, backend)
 
 
 class Translator:
-    """Translates lines; any number of threads may use it at once.
+    """Translates lines. Any number of threads may use it at once.
 
-    Models are shared and never changed. What a search remembers belongs to its call.
+    Calls share the models, which are never changed. The state of a search belongs to its call.
 
     Args:
         models: One or an ensemble, in evaluation mode, on one device.
-        task: Their task.
-        dtype: As `decode.dtype`, of calls that do not say another.
+        task: The task of the models.
+        dtype: Default of `decode.dtype` for calls.
         draft: The model that guesses in calls with `speculative="draft"`.
-        backend: As `decode.backend`, of calls that do not say another.
+        backend: Default of `decode.backend` for calls.
     """
 
     def __init__(self, models: list[nn.Module], task, dtype: str = "fp32", draft: nn.Module | None = None,
@@ -101,38 +101,39 @@ class Translator:
         tags: Tags | Iterable[Tags] = NO_TAGS,
         **options,
     ) -> Iterator:
-        """Translate lines as they come, `buffer` of them at a time.
+        """Translate lines, `buffer` lines at a time.
 
-        A line of more tokens than decode.max_source, or than the model has positions for, is cut, with a warning.
+        A line longer than decode.max_source, or than the maximum length of the model, is cut, with a warning.
 
         Args:
-            lines: Source lines, or of a model of speech files of recordings; may be a generator, or an open file. A
-                recording that cannot be read has failed, when its turn comes (see `on_error`).
+            lines: Source lines, or, for a speech model, paths of recordings; perhaps a generator or an open file. A
+                recording that cannot be read fails when its turn comes (see `on_error`).
             beam_size: As `decode.beam_size`.
-            hypotheses: Whether to yield up to n_best Translations of each line, in place of the text of the best.
-            prefixes: What the translation of each line must start with.
-            alignment: Whether Translations are given their alignments.
-            timestamps: Whether Translations of recordings are given when their words are said.
-            seed: Of sampling.
-            tags: For a model that reads tags, such as {"target_language": "de"}: of all lines, or of each.
-            options: Other keys of `decode`.
+            hypotheses: Whether to yield up to n_best Translations of each line, instead of the text of the best.
+            prefixes: The text with which the translation of each line must start.
+            alignment: Whether Translations get alignments.
+            timestamps: Whether Translations of recordings get the times of their words.
+            seed: Seed of sampling.
+            tags: For a model that reads tags, such as {"target_language": "de"}: tags of all lines, or of each.
+            options: Other options of `decode`.
 
         Returns:
             An iterator in the order of the lines: a text for each, or a list of Translations.
 
         Raises:
-            UserError: unknown options, options that contradict each other; and later, on the way, more or fewer
-                prefixes than lines, or one with a symbol that the target vocabulary lacks.
+            UserError: an option is unknown, or options contradict each other. Later, while iterating: the number of
+                prefixes or tags differs from that of lines, or a prefix has a symbol that is not in the target
+                vocabulary.
         """
         if isinstance(lines, str):
             raise UserError("translate() takes lines, such as a list of them, not one text")
         config = self.config(beam_size=beam_size, **options)
         if config.n_best > 1 and config.mbr == "none" and not hypotheses:
-            raise UserError(f"n_best={config.n_best} needs hypotheses=True: one text belongs to one line")
+            raise UserError(f"n_best={config.n_best} requires hypotheses=True; otherwise each line has one text")
         if alignment and not hypotheses:
-            raise UserError("alignment=True needs hypotheses=True: a text has none")
+            raise UserError("alignment=True requires hypotheses=True; a text has no alignment")
         if timestamps and not hypotheses:
-            raise UserError("timestamps=True needs hypotheses=True: a text has none")
+            raise UserError("timestamps=True requires hypotheses=True; a text has no timestamps")
         if isinstance(tags, Mapping):
             self.task.check_tags(tags)
         windows = self._windows(lines, prefixes, tags, config.buffer or self.task.buffer)
@@ -140,12 +141,12 @@ class Translator:
         return self._warned(results, hypotheses, self.limit(config))
 
     def limit(self, config: DecodeConfig) -> int | None:
-        """Tokens, or positions of the encoder, of the longest source that is not cut; None: any is."""
+        """The maximum length of a source, in tokens or encoder positions; longer ones are cut. None: there is none."""
         most = None if self.max_length is None else self.max_length - 1
         return longest_source(config, self.task.max_source, most)
 
     def config(self, **options) -> DecodeConfig:
-        """Decode options by name, checked. Raises UserError."""
+        """Make and check decode options. Raises UserError."""
         known = [field.name for field in dataclasses.fields(DecodeConfig)]
         for name in options.keys() - set(known):
             raise UserError(f"unknown option '{name}'; {registry.nearest(name, known)}")
@@ -165,26 +166,26 @@ class Translator:
         first: int = 0,
         tick: Callable[[], None] | None = None,
     ) -> Iterator[list[Translation]]:
-        """Decode windows of sentences, or score their given targets.
+        """Decode windows of sentences, or score given targets.
 
         Args:
-            windows: Of source ids; a source that is too long is cut (decode.max_source).
+            windows: Windows of sources. A source that is too long is cut (decode.max_source).
             config: Decode options.
-            seed: Of sampling.
-            score: The windows' companions are targets, not prefixes.
-            alignment: Whether to find alignments.
-            timestamps: Whether to find when words are said.
+            seed: Seed of sampling.
+            score: Whether to score targets; the windows' companions are then targets, not prefixes.
+            alignment: Whether to add alignments.
+            timestamps: Whether to add the times of words.
             progress: Called with the number of sentences decoded since the last call.
-            first: Number of the first sentence, which samples depend on.
-            tick: Called between two steps of a search; what it raises ends decoding.
+            first: Number of the first sentence; samples depend on it.
+            tick: Called between two steps of a search; an exception that it raises ends decoding.
 
         Yields:
-            Up to n_best translations of each sentence, in order.
+            Up to n_best translations of each sentence, in order. With decode.on_error=mark, a sentence that fails has
+            one translation without text, which carries the error.
 
         Raises:
-            UserError: options that contradict each other.
-            UserError, Failure: a sentence fails, which is named, with decode.on_error=stop. With `mark` it has one
-                translation, without text, that says why.
+            UserError: options contradict each other.
+            UserError, Failure: with decode.on_error=stop, a sentence fails; the message names it.
         """
         if timestamps and not self.task.target_transform.is_none:
             raise UserError("timestamps=true requires models that write words in their order, without "
@@ -201,7 +202,7 @@ class Translator:
             sources, companions = window.sources, window.companions
             tagged = self.task.tagged(sources, window.tags)
             if score:
-                results = ([one] for one in generator.score(tagged, companions, progress))
+                results = ([hypothesis] for hypothesis in generator.score(tagged, companions, progress))
             else:
                 results = generator.generate(tagged, companions, progress, first, window.constraints)
             for index, n_best in enumerate(results):
@@ -217,7 +218,7 @@ class Translator:
         if hypothesis.alignment is not None:
             seen = generator.cut(source)
             symbols = position_symbols(self.task, self.models[0], seen, generator.setting.positions(seen))
-        # The hypothesis of an empty source was not asked of any model, not even its EOS.
+        # The hypothesis of an empty source was not decoded by a model, and has no EOS either.
         end = ["</s>"] if hypothesis.token_log_probabilities else []
         times, readable = hypothesis.times, partial(self.task.text, source=source)
         return Translation(
@@ -238,16 +239,16 @@ class Translator:
             if prefixes is not None:
                 companions = self.task.encode_prefixes(starts)
                 check_known(companions, starts, (f"prefixes, line {number}" for number in count(read + 1)))
-            mine = tags if each is None else list(islice(each, len(window)))
-            if each is not None and len(mine) < len(window):
+            window_tags = tags if each is None else list(islice(each, len(window)))
+            if each is not None and len(window_tags) < len(window):
                 raise UserError("tags: there must be as many as lines, or one mapping for all of them")
-            for number, one in enumerate(mine if each else (), read + 1):
+            for number, line_tags in enumerate(window_tags if each else (), read + 1):
                 try:
-                    self.task.check_tags(one)
+                    self.task.check_tags(line_tags)
                 except UserError as error:
                     raise UserError(f"tags, line {number}: {error}") from error
             read += len(window)
-            yield Window(self.task.encode_each(sources), companions, unit=self.task.reads[:-1], tags=mine)
+            yield Window(self.task.encode_each(sources), companions, unit=self.task.reads[:-1], tags=window_tags)
 
     def _warned(self, results: Iterator[list[Translation]], hypotheses: bool, limit: int | None) -> Iterator:
         unit = self.task.reads[:-1]
@@ -260,11 +261,11 @@ class Translator:
             yield n_best if hypotheses else n_best[0].text
 
     def _pack(self, model: nn.Module, dtype: str, backend: str) -> nn.Module:
-        """`prepare`, once for each model and way of decoding."""
+        """Prepare a model for decoding, once for each dtype and backend."""
         return self._once((id(model), dtype, backend), lambda: prepare(model, dtype, backend))
 
     def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """What `make` makes, made once: a file is read once, and so may be a stream."""
+        """The value of `make()`, computed once per key. So each file is read once, and may be a stream."""
         with self._lock:
             if key not in self._made:
                 self._made[key] = make()

@@ -1,6 +1,6 @@
-"""What every row of a search has chosen, as back-pointers: read when a sentence is done.
+"""Back-pointers of a search, which are followed when a sentence is finished.
 
-Shapes: T steps that are remembered, B slots, K rows a slot, n hypotheses of a sentence.
+Shapes: T steps kept, B slots, K rows per slot, n hypotheses of a sentence, s finished slots.
 """
 
 import numpy as np
@@ -12,8 +12,14 @@ from s2s.nn.slots import kept
 
 
 class Trellis:
-    """Back-pointers of the last T steps: tokens, parents and log-probabilities of all rows, by the engine's clock. T
-    doubles when needed."""
+    """Tokens, parents and log-probabilities of all rows in the last T steps, by the engine's clock. T doubles when
+    needed.
+
+    Args:
+        slots: B.
+        rows: K.
+        like: A tensor of the dtype and device of log-probabilities.
+    """
 
     def __init__(self, slots: int, rows: int, like: Tensor):
         shape = (32, slots, rows)
@@ -23,7 +29,7 @@ class Trellis:
         self.own = torch.arange(rows, device=like.device)
 
     def add(self, clock: int, oldest: int, choice: Choice) -> None:
-        """Remember a step, and those from `oldest` on."""
+        """Store the choice of step `clock`; keep the steps from `oldest` on."""
         if clock - oldest >= len(self.tokens):
             self._fit(clock, 2 * len(self.tokens))
         place = clock % len(self.tokens)
@@ -32,7 +38,7 @@ class Trellis:
         self.values[place] = choice.log_probabilities
 
     def _fit(self, clock: int, size: int) -> None:
-        """Remember `size` steps, of those before `clock` the last ones."""
+        """Change T to `size`; the last steps before `clock` are kept."""
         steps = np.arange(max(0, clock - min(size, len(self.tokens))), clock)
         for name in ("tokens", "parents", "values"):
             old = getattr(self, name)
@@ -41,19 +47,20 @@ class Trellis:
             setattr(self, name, new)
 
     def release(self, keep: Tensor, slots: int, clock: int, oldest: int) -> None:
-        """Keep these slots as the first of `slots` ones, and of the steps before `clock` those from `oldest` on."""
+        """Change the number of slots to `slots`; the slots `keep` [B'] int64 become the first ones. Keep the steps from
+        `oldest` up to `clock`."""
         self._fit(clock, max(32, 1 << (clock - oldest).bit_length()))
         self.tokens, self.parents, self.values = (
             kept(x, keep, slots, 1) for x in (self.tokens, self.parents, self.values)
         )
 
     def paths(self, slots: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Follow the back-pointers.
+        """Follow the back-pointers of finished hypotheses.
 
         Args:
-            slots: [s] numbers of slots.
-            starts: [s] clock of each sentence's first step.
-            ends: [s, n] own step * K + row.
+            slots: [s], the slots.
+            starts: [s], the clock of each sentence's first step.
+            ends: [s, n], where each hypothesis ended: step of its sentence * K + row.
 
         Returns:
             Token ids and their log-probabilities, each [s, n, length], and lengths [s, n].

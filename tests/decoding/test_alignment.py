@@ -125,9 +125,9 @@ def test_a_layer_and_a_head_may_be_chosen():
         expected = mean_by_hand([model], [4, 5, 6], [5, 6], 1 if layer is None else layer - 1, head and head - 1)
         torch.testing.assert_close(torch.tensor(found).double(), expected, atol=1e-6, rtol=0)
     assert Attention([tiny_model(0)], DecodeConfig()).layers == [0]  # the last but one of two
-    with pytest.raises(UserError, match="alignment_layer=4: the decoder has 3"):
+    with pytest.raises(UserError, match="alignment_layer=4: the decoder has only 3 layers"):
         Attention([model], DecodeConfig(alignment_layer=4))
-    with pytest.raises(UserError, match="alignment_head=3: the decoder has 2"):
+    with pytest.raises(UserError, match="alignment_head=3: the decoder has only 2 heads"):
         Attention([model], DecodeConfig(alignment_head=3))
 
 

@@ -104,7 +104,7 @@ def test_the_model_itself_stays_as_it_was():
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (model, {"auxiliary_weights": [0.3]}, r"one weight is needed for each of model.auxiliary_heads=\[1, 2\]"),
+        (model, {"auxiliary_weights": [0.3]}, r"requires one weight for each of model.auxiliary_heads=\[1, 2\]"),
         (lambda: tiny_model(1, V), {"auxiliary_weights": [0.3]}, r"model.auxiliary_heads=\[\]"),
         (model, {"auxiliary_weights": [0.7, 0.7]}, "their sum must be at most 1"),
     ],

@@ -92,6 +92,6 @@ def test_groups_that_do_not_fit_are_a_users_mistake():
         DecodeConfig(diverse_groups=2).check()
     with pytest.raises(
         UserError,
-        match=r"decode.diverse_groups=2: does nothing with decode.search=sample; it is for decode.search=beam",
+        match=r"decode.diverse_groups=2: does nothing with decode.search=sample; it goes with decode.search=beam",
     ):
         DecodeConfig(search="sample", diverse_groups=2).check()

@@ -107,8 +107,8 @@ def test_times_are_those_of_the_exit(recordings):
     [
         ({"exit_layer": 3}, r"decode.exit_layer=3: layers before the last with CTC \(model.encoder.ctc_layers\): 2, 4"),
         ({"exit_layer": 5}, "exit_layer=5"),
-        ({"exit_layer": 2, "ctc_weight": 0.3}, "decode.exit_layer: a decoder reads the last layer only"),
-        ({"exit_confidence": 0.9, "ctc_weight": 0.0}, "decode.exit_confidence: a decoder"),
+        ({"exit_layer": 2, "ctc_weight": 0.3}, "decode.exit_layer: requires CTC alone"),
+        ({"exit_confidence": 0.9, "ctc_weight": 0.0}, "decode.exit_confidence: requires CTC alone"),
     ],
 )
 def test_what_has_no_exit_is_refused(options, message):

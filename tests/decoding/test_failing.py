@@ -203,4 +203,4 @@ def test_what_a_prefix_may_be_is_each_sentences_own():
     learned = tiny_model(1, V, positions="learned", max_positions=8)
     found = list(Generator([learned], DecodeConfig(), sides).generate([[4, 5], [4]], [[4], [4] * 8]))
     assert found[0][0].ids[0] == 4
-    assert "prefix of 8 tokens; with EOS, model.max_positions=8 is the most" in str(found[1][0].error)
+    assert "prefix of 8 tokens; model.max_positions=8 allows at most 7 and EOS" in str(found[1][0].error)

@@ -131,7 +131,7 @@ def test_outputs_come_from_a_list(generate, runs, store, lines, tmp_path):
     file.write_text("a b\na unheard\n")
     fails(generate(f"checkpoint={runs[0]}", f"decode.allowed={file}"), f"{file}, line 2", "'a unheard'", "lacks")
     file.write_text("\n")
-    fails(generate(f"checkpoint={runs[0]}", f"decode.allowed={file}"), f"{file}: has no line")
+    fails(generate(f"checkpoint={runs[0]}", f"decode.allowed={file}"), f"{file}: all lines are empty")
 
 
 def test_hypotheses_hold_their_constraints(generate, runs, store, lines, tmp_path):
@@ -170,10 +170,10 @@ def test_minimum_bayes_risk_gives_one_line(generate, runs, lines):
     assert len(printed.splitlines()) == 11
     for index, line in enumerate(printed.splitlines()):
         assert line in [text for number, _, text in samples if int(number) == index]
-    fails(generate(words[0], "decode.mbr=bleu"), "needs decode.n_best of at least 2")
+    fails(generate(words[0], "decode.mbr=bleu"), "requires decode.n_best of at least 2")
     fails(
         generate(words[0], "decode.top_p=0.5"),
-        "decode.top_p=0.5: does nothing with decode.search=beam; it is for decode.search=sample",
+        "decode.top_p=0.5: does nothing with decode.search=beam; it goes with decode.search=sample",
     )
 
 
@@ -272,7 +272,7 @@ def test_a_checkpoint_that_does_not_fit_the_store_or_its_companions(generate, ru
         "does not fit store=",
         "another source vocabulary, of 15 symbols against 14",
     )
-    fails(generate(f"checkpoint=[{runs[0]},{run}]", f"store={store}"), f"checkpoint={run}", "together need the same")
+    fails(generate(f"checkpoint=[{runs[0]},{run}]", f"store={store}"), f"checkpoint={run}", "together must agree")
 
 
 def test_a_checkpoint_that_is_missing_or_damaged(generate, runs, tmp_path):
@@ -383,7 +383,7 @@ def test_a_source_that_is_too_long_is_cut_and_named_or_refused(generate, runs, t
     words += ("decode.long_source=refuse",)
     code, _, error = generate(*words, stdin=text)
     assert code == 2
-    assert "error: line 1: source of 4 tokens; at most 2 are taken (decode.max_source, model.max_positions)" in error
+    assert "error: line 1: source of 4 tokens; at most 2 are allowed (decode.max_source, model.max_positions)" in error
     code, printed, error = generate(*words, "decode.on_error=mark", stdin=text)
     assert (code, printed.splitlines()) == (0, ["", expected.splitlines()[1], "", "", *[""] * 6])
     assert error.endswith("; failed and left empty: 8 lines (1, 4, 5, 6, 7, ...)\n")

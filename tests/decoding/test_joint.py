@@ -118,15 +118,15 @@ def test_what_does_not_go_together():
     cases = [
         ([plain], {"ctc_weight": 0.3}, "has no CTC"),
         ([alone], {"ctc_weight": 0.3}, "without a decoder has CTC alone"),
-        ([both, both], {"ctc_weight": 0.3}, "CTC is that of one model"),
+        ([both, both], {"ctc_weight": 0.3}, "CTC scores belong to one model"),
         ([both], {"search": "sample"}, "does not go with decode.search=sample; .*; decode.ctc_weight=0 leaves CTC out"),
-        ([both], {"diverse_groups": 5}, "decode.diverse_groups=5: CTC rates the candidates of one beam"),
+        ([both], {"diverse_groups": 5}, "decode.diverse_groups=5: CTC scores the candidates of a single beam"),
         ([both], {"speculative": "input", "beam_size": 1}, "decode.speculative"),
         ([both], {"ctc_weight": 1.0, "no_repeat_ngram": 2}, "decode.no_repeat_ngram=2: does not go with CTC alone"),
         (
             [alone],
             {"coverage_penalty": 1.0},
-            r"decode.coverage_penalty=1: does not go with CTC alone .*; it is for decode.search=beam$",
+            r"decode.coverage_penalty=1: does not go with CTC alone .*; it goes with decode.search=beam$",
         ),
     ]
     for models, options, message in cases:

@@ -70,5 +70,5 @@ def test_the_generator_yields_the_choice_alone(options, utility):
 
 
 def test_one_hypothesis_leaves_nothing_to_choose():
-    with pytest.raises(UserError, match=r"decode.mbr=chrf: needs decode.n_best of at least 2"):
+    with pytest.raises(UserError, match=r"decode.mbr=chrf: requires decode.n_best of at least 2"):
         DecodeConfig(mbr="chrf").check()

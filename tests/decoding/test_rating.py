@@ -78,7 +78,7 @@ def test_given_targets_are_rated_as_in_the_search(kind):
     [
         (
             {"eos_scale": 0.5, "search": "sample", "ctc_weight": 0.0},
-            r"eos_scale=0.5: does nothing with decode.search=sample; it is for decode.search=beam",
+            r"eos_scale=0.5: does nothing with decode.search=sample; it goes with decode.search=beam",
         ),
         (
             {"temperature": 2.0, "speculative": "input", "beam_size": 1},

@@ -183,7 +183,7 @@ def test_what_does_not_go_together():
     model = tiny_model(0)
     for options, message in (
         ({"beam_size": 2}, "requires greedy search"),
-        ({"search": "sample"}, "each says how to search"),
+        ({"search": "sample"}, "each chooses a search"),
         ({"stopping": "exhaustive"}, "decode.stopping=exhaustive: does nothing"),
         ({"no_repeat_ngram": 2}, "does not go with"),
         ({"speculative": "draft"}, "needs draft=CHECKPOINT"),

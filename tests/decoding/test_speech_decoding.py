@@ -110,7 +110,7 @@ def test_translate_knows_the_words_times_as_the_command_does(generate, folder):
             mine = [{"word": w.word, "start": round(w.start, 3), "end": round(w.end, 3)} for w in best.words]
             assert mine == theirs
             assert len(best.times) == len(best.ids)
-    with pytest.raises(UserError, match="timestamps=True needs hypotheses=True"):
+    with pytest.raises(UserError, match="timestamps=True requires hypotheses=True"):
         translator.translate(files, timestamps=True)
 
 
@@ -142,7 +142,7 @@ def test_all_recordings_are_looked_at_before_one_is_decoded(s2s, capsys, folder,
         assert [int(line) for line in re.findall(rf"{name}:(\d+): ", error)] == [2, 3, 4, 5] if of == 6 else [3, 4, 5]
         assert "cut.wav: truncated" in error
         assert "0.01 s are less than a frame" in error
-        assert ("a blank line; the name of a file is needed" in error) == (of == 6)
+        assert ("blank line; a file name is required" in error) == (of == 6)
         assert "skip_broken=true leaves an empty line" in error
         assert not (broken / "hyp").exists()
 
@@ -213,6 +213,6 @@ def test_what_does_not_go_together(s2s, capsys, folder):
     assert "timestamps=true requires format=json" in failed("joint", "timestamps=true")
     assert "needs CTC" in failed("joint", "timestamps=true", "format=json", "decode.ctc_weight=0")
     assert "without a decoder has CTC alone" in failed("ctc", "decode.ctc_weight=0.3")
-    assert "decode.search=sample; it is for decode.search=beam; decode.ctc_weight=0 leaves CTC out" in failed(
+    assert "decode.search=sample; it goes with decode.search=beam; decode.ctc_weight=0 leaves CTC out" in failed(
         "joint", "decode.search=sample"
     )

@@ -137,5 +137,5 @@ def test_what_does_not_go_together():
         DecodeConfig(chunk_seconds=10),
         Sides(collate, seconds=SECONDS),
     )
-    with pytest.raises(UserError, match="puts the best hypotheses of chunks together"):
+    with pytest.raises(UserError, match="only the best hypotheses of chunks are joined"):
         list(chunked.generate(plain, [[4]]))

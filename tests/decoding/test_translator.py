@@ -253,7 +253,7 @@ def test_hypotheses_end_where_the_model_does(learned, lines):
 def test_targets_and_prefixes_too_long_for_the_model_are_named(learned, tmp_path):
     translator = translators.load(learned, "cpu")
     long = " ".join("abcdefghij" * 2)
-    with pytest.raises(UserError, match=r"line 2: prefix of 20 tokens; with EOS, model\.max_positions=12"):
+    with pytest.raises(UserError, match=r"line 2: prefix of 20 tokens; model\.max_positions=12"):
         list(translator.translate(["a", "b"], prefixes=["", long]))
     window = translators.Window(translator.task.encode(["a", "b"]), translator.task.encode_target(["c", long]))
     with pytest.raises(UserError, match="line 2: target of 20 tokens"):

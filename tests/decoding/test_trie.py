@@ -67,7 +67,7 @@ def test_other_searches_produce_nothing_else_whatever_the_slots(options):
 def test_what_a_list_cannot_be_with_is_a_users_mistake():
     with pytest.raises(UserError, match=r"decode.allowed: does not go with prefix="):
         generate(DecodeConfig(), [[4]], ALLOWED, [[4]])
-    with pytest.raises(UserError, match=r"decode.allowed=file: does not go with .*: it says what outputs there are"):
+    with pytest.raises(UserError, match=r"decode.allowed=file: does not go with .*: the list alone decides"):
         DecodeConfig(allowed="file", no_repeat_ngram=2).check()
     learned = tiny_model(0, V, positions="learned")
     with pytest.raises(UserError, match=r"an output has 1024 tokens.*model.max_positions=1024"):

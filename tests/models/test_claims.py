@@ -217,7 +217,7 @@ def test_several_positions_at_once_are_for_what_has_them():
 def test_a_shortlist_needs_an_output_that_is_a_matrix():
     model = plain()
     model.output = nn.Sequential(model.output)
-    with pytest.raises(UserError, match=r"decode.shortlist: takes rows of an output matrix"):
+    with pytest.raises(UserError, match=r"decode.shortlist: requires an output layer that is a matrix"):
         Generator([model], DecodeConfig(), Sides.of(task_of()), loaded={"shortlist": object()})
 
 

@@ -86,7 +86,7 @@ def test_what_goes_wrong(s2s, capsys, runs, store, tmp_path):
     assert "is no language model; s2s-train task=language_modeling" in failed(
         *decode, f"decode.language_model={runs}/model"
     )
-    assert "a language model writes nothing by itself" in failed("generate", f"checkpoint={runs}/lm", f"store={store}")
+    assert "a language model cannot decode by itself" in failed("generate", f"checkpoint={runs}/lm", f"store={store}")
     folder = tmp_path / "other"
     corpus = store.parent
     assert s2s("preprocess", "source=src", "target=tgt", f"train={corpus}/train", f"valid={corpus}/valid",

@@ -1,4 +1,4 @@
-"""A list of allowed outputs as a trie: a search that can produce nothing else.
+"""`decode.allowed`: a list of allowed outputs, as a trie. The search can produce no other output.
 
 Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, E edges of the trie.
 """
@@ -28,17 +28,17 @@ class AllowedOutputsConfig:
     """Options of the rule."""
 
     type: str = option("allowed", "component")
-    file: str | None = option(None, "file of outputs, one a line")
+    file: str | None = option(None, "file of the only allowed outputs, one per line")
 
 
 class AllowedOutputs(Rule):
-    """Every hypothesis is one of some outputs, whole, whatever its length."""
+    """Every hypothesis is one of the allowed outputs. Length limits do not apply."""
 
     Config = AllowedOutputsConfig
     without: ClassVar = {
-        "rules": "it says what outputs there are",
-        "prefix": "each says how outputs begin",
-        "constraints": "it says what outputs there are",
+        "rules": "the list alone decides which outputs are allowed",
+        "prefix": "both decide how outputs begin",
+        "constraints": "the list alone decides which outputs are allowed",
     }
 
     @classmethod
@@ -59,10 +59,10 @@ class AllowedOutputs(Rule):
         order = keys.argsort()
         self.keys = torch.from_numpy(keys[order]).to(device)
         self.tokens = torch.from_numpy(pairs[order, 1]).to(device)
-        self.children = torch.from_numpy(order + 1).to(device)  # edge number n was the n-th to be made
+        self.children = torch.from_numpy(order + 1).to(device)  # edge n (from 0) leads to node n + 1
         self.nowhere = len(edges) + 1
         nodes = torch.arange(self.nowhere + 2, device=device)
-        self.firsts = torch.searchsorted(self.keys, nodes << 32)  # a node's edges are from its own to the next node's
+        self.firsts = torch.searchsorted(self.keys, nodes << 32)  # edges of node n: firsts[n] up to firsts[n + 1]
 
     def start(self, slots: int, rows: int) -> None:
         self.nodes = torch.zeros(slots, rows, dtype=torch.int64, device=self.keys.device)
@@ -74,8 +74,8 @@ class AllowedOutputs(Rule):
         place = torch.arange(len(row), device=first.device) + (first - (counts.cumsum(0) - counts))[row]
         tokens = self.tokens[place]
         if int(self.tokens.max()) >= logits.size(1):
-            there = tokens < logits.size(1)
-            row, tokens = row[there], tokens[there]
+            inside = tokens < logits.size(1)
+            row, tokens = row[inside], tokens[inside]
         values = logits[row, tokens]
         logits.fill_(NEVER)
         logits[row, tokens] = values
@@ -84,7 +84,7 @@ class AllowedOutputs(Rule):
         nodes = self.nodes if choice.parents is None else self.nodes.gather(1, choice.parents)
         keys = nodes << 32 | choice.tokens
         place = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
-        self.nodes = torch.where(self.keys[place] == keys, self.children[place], self.nowhere)  # dead rows go anywhere
+        self.nodes = torch.where(self.keys[place] == keys, self.children[place], self.nowhere)  # only dead rows
 
     def admit(self, slots: Tensor, sentences: list[Sentence]) -> None:
         self.nodes[slots] = 0

@@ -1,6 +1,6 @@
-"""Prefixes of whole words, of a model that writes the last word first.
+"""Forced prefixes of whole words, for models that write the last word first.
 
-Shapes: R rows, V vocabulary, W tokens that are remembered of each row.
+Shapes: R rows, V vocabulary, W tokens of history per row.
 """
 
 import numpy as np
@@ -13,11 +13,11 @@ from s2s.decoding.rules.rule import Rule
 
 
 class Closed(Rule):
-    """A prefix that is one word is a whole one: no token comes after it that lengthens the word.
+    """After a prefix that is one word, only tokens are allowed that do not lengthen this word.
 
     Args:
-        closing: Bool [V], tokens that lengthen none.
-        device: Of the models.
+        closing: Bool [V], tokens that do not lengthen a word.
+        device: Device of the models.
     """
 
     def __init__(self, closing: np.ndarray, device: torch.device):
@@ -25,11 +25,11 @@ class Closed(Rule):
 
     def __call__(self, logits: Tensor, history: Tensor, limits: Limits) -> None:
         done, _, _, lengths = limits.host
-        here = (done == lengths) & (lengths > 0)
-        if not here.any():
+        ends_here = (done == lengths) & (lengths > 0)
+        if not ends_here.any():
             return
-        steps = torch.from_numpy(np.where(here, done, 0).repeat(len(history) // len(done))).to(history.device)
+        steps = torch.from_numpy(np.where(ends_here, done, 0).repeat(len(history) // len(done))).to(history.device)
         # Of the tokens after the first one, none begins another word.
         later = torch.arange(history.size(1), 0, -1, device=history.device) < steps[:, None]
-        one = (steps > 0) & ~(self.closing[history] & later).any(dim=1)
-        logits.masked_fill_(one[:, None] & ~self.closing, NEVER)
+        one_word = (steps > 0) & ~(self.closing[history] & later).any(dim=1)
+        logits.masked_fill_(one_word[:, None] & ~self.closing, NEVER)

@@ -1,6 +1,6 @@
-"""`decode.forbidden`: words and phrases that no hypothesis holds.
+"""`decode.forbidden`: words and phrases that no hypothesis may contain.
 
-Shapes: R rows, V vocabulary, W tokens that are remembered of each row, P phrases of n tokens.
+Shapes: R rows, V vocabulary, W tokens of history per row, P phrases of n tokens.
 """
 
 import dataclasses
@@ -23,25 +23,25 @@ class ForbiddenConfig:
     """Options of the rule."""
 
     type: str = option("forbidden", "component")
-    file: str | None = option(None, "file of words or phrases, one a line")
+    file: str | None = option(None, "file of forbidden words or phrases, one per line")
 
 
 class Forbidden(Rule):
-    """Some sequences of tokens, of at least one, are in no hypothesis."""
+    """No hypothesis contains any of some sequences of tokens."""
 
     Config = ForbiddenConfig
 
     @classmethod
     def load(cls, config: ForbiddenConfig, task, device: torch.device) -> list[Ids]:
         phrases = read_phrases("decode.forbidden", config.file, task.encode_phrases)
-        return [phrase for phrase in phrases if UNK not in phrase]  # what the vocabulary lacks is in no hypothesis
+        return [phrase for phrase in phrases if UNK not in phrase]  # the model cannot produce unknown symbols anyway
 
     def __init__(self, config: ForbiddenConfig, loaded: list[Ids], setting):
         super().__init__(config, loaded, setting)
         by_length = defaultdict(list)
         for phrase in loaded:
             by_length[len(phrase)].append(phrase)
-        self.phrases = [torch.tensor(some, device=setting.device) for some in by_length.values()]  # each [P, n]
+        self.phrases = [torch.tensor(equal, device=setting.device) for equal in by_length.values()]  # each [P, n]
 
     def __call__(self, logits: Tensor, history: Tensor, limits: Limits) -> None:
         for phrases in self.phrases:

@@ -1,6 +1,6 @@
-"""`decode.no_repeat_ngram`: no sequence of n tokens comes twice.
+"""`decode.no_repeat_ngram`: no sequence of n tokens occurs twice in a hypothesis.
 
-Shapes: R rows, V vocabulary, W tokens that are remembered of each row.
+Shapes: R rows, V vocabulary, W tokens of history per row.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ class NoRepeatedNgramConfig:
     """Options of the rule."""
 
     type: str = option("no_repeat_ngram", "component")
-    n: int = option(3, "so many tokens do not come twice", at_least=1, at_most=10_000)
+    n: int = option(3, "length of the sequences that may occur only once, in tokens", at_least=1, at_most=10_000)
 
 
 class NoRepeatedNgram(Rule):
-    """No hypothesis holds the same n tokens twice."""
+    """No hypothesis contains the same n tokens twice."""
 
     Config = NoRepeatedNgramConfig
 

@@ -1,9 +1,9 @@
-"""Rules of what hypotheses may hold, beside their limits of length: masks on the logits of a step.
+"""Rules restrict the tokens of hypotheses, by masks on the logits of a step.
 
-A mask is set after the log-normaliser is known, so log-probabilities stay those of the model. What a forced prefix says
-goes before all rules. A row to which the rules leave no token may end, even below the minimum length.
+Masks are applied after the log-normaliser is computed, so log-probabilities stay those of the model. A forced prefix
+overrides all rules. A row without any allowed token may end, even below the minimum length.
 
-Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, W tokens that are remembered of each row.
+Shapes: B slots, K rows per slot, R = B*K rows, V vocabulary, W tokens of history per row.
 """
 
 import torch
@@ -20,42 +20,46 @@ from s2s.text.vocabulary import EOS, PAD, UNK
 
 
 class Rule(Component):
-    """A mask on logits. What a rule knows of each row, beside the tokens so far, it keeps with these verbs."""
+    """A mask on logits. A rule may keep state of each row; `start`, `advance`, `admit` and `release` maintain it.
+
+    Attributes:
+        longest: Maximum length of hypotheses in tokens, if the rule dictates it in place of the options.
+    """
 
     feature = "rules"
-    longest: int | None = None  # tokens of the longest hypothesis, of a rule that says it in place of the options
+    longest: int | None = None
 
     def __call__(self, logits: Tensor, history: Tensor, limits: Limits) -> None:
-        """Set logits to -inf.
+        """Set the logits of forbidden tokens to -inf.
 
         Args:
-            logits: [R, V], changed in place; V is that of the output, which may differ from step to step.
-            history: [R, W] int64, the last tokens, right-aligned, PAD before the first one.
-            limits: Of length.
+            logits: [R, V], changed in place; V may differ from step to step.
+            history: [R, W] int64, the last tokens of each row, right-aligned, PAD before the first one.
+            limits: Length limits and forced prefixes.
         """
         raise NotImplementedError
 
     def start(self, slots: int, rows: int) -> None:
-        """A run begins with so many slots, all of them free."""
+        """Begin a run with B slots, all of them free, and K rows per slot."""
 
     def advance(self, choice: Choice) -> None:
-        """A step is chosen."""
+        """Update the state after a step."""
 
     def admit(self, slots: Tensor, sentences: list[Sentence]) -> None:
-        """These sentences take these slots."""
+        """Put sentences into these slots; slots: [n] int64."""
 
     def release(self, keep: Tensor, slots: int) -> None:
-        """Keep these slots as the first of `slots` ones."""
+        """Change the number of slots to `slots`; the slots `keep` [B'] int64 become the first ones."""
 
 
 class Rules:
-    """All rules of a run, with the tokens of every row so far.
+    """All rules of a run, and the history of each row.
 
     Args:
-        rules: At least one.
+        rules: At least one rule.
         config: Decode options.
         slots: B.
-        device: Of the models.
+        device: Device of the models.
     """
 
     def __init__(self, rules: list[Rule], config: DecodeConfig, slots: int, device: torch.device | str):
@@ -65,7 +69,7 @@ class Rules:
             rule.start(slots, config.rows)
 
     def __call__(self, logits: Tensor, limits: Limits) -> None:
-        """Mask what the rules forbid at this step. logits: [R, V], changed here."""
+        """Set the logits [R, V] of tokens that the rules forbid at this step to -inf, in place."""
         forced = limits.forced()
         if forced is not None:
             token = forced[1].clamp(max=logits.size(1) - 1).expand(self.history.shape[:2]).reshape(-1, 1)
@@ -83,7 +87,7 @@ class Rules:
             limits.stuck = (most == NEVER).view(self.history.shape[:2])
 
     def advance(self, choice: Choice, limits: Limits) -> None:
-        """A step is chosen."""
+        """Add a step to the history, and update all rules."""
         history = self.history
         if choice.parents is not None:
             history = history.gather(1, choice.parents[:, :, None].expand_as(history))
@@ -93,18 +97,25 @@ class Rules:
             rule.advance(choice)
 
     def admit(self, slots: Tensor, sentences: list[Sentence]) -> None:
-        """These sentences take these slots."""
+        """Put sentences into these slots; slots: [n] int64."""
         self.history[slots] = PAD
         for rule in self.rules:
             rule.admit(slots, sentences)
 
     def release(self, keep: Tensor, slots: int) -> None:
-        """Keep these slots as the first of `slots` ones."""
+        """Change the number of slots to `slots`; the slots `keep` [B'] int64 become the first ones."""
         self.history = kept(self.history, keep, slots)
         for rule in self.rules:
             rule.release(keep, slots)
 
 
 def forbid(logits: Tensor, tokens: Tensor, where: Tensor) -> None:
-    """Set logits [R, V] of tokens [R, n] to -inf where it is said [R, n]; elsewhere PAD's, which nobody may choose."""
+    """Set the logits of some tokens to -inf, in place.
+
+    Args:
+        logits: [R, V].
+        tokens: [R, n] int64.
+        where: Bool [R, n], which of the tokens.
+    """
+    # PAD stands for the other tokens: it is never chosen.
     logits.scatter_(1, torch.where(where & (tokens < logits.size(1)), tokens, PAD), NEVER)

@@ -1,4 +1,4 @@
-"""`decode.coverage_penalty`: hypotheses that leave out a part of the source are ranked down (Wu et al. 2016)."""
+"""`decode.coverage_penalty`: lowers the score of hypotheses that leave out a part of the source (Wu et al. 2016)."""
 
 import dataclasses
 
@@ -13,12 +13,12 @@ class CoverageConfig:
     """Options of coverage."""
 
     type: str = option("coverage", "component")
-    weight: float = option(0.2, "beta, what it is multiplied by", at_least=0, at_most=1e6)
+    weight: float = option(0.2, "beta, the weight of the coverage penalty", at_least=0, at_most=1e6)
 
 
 class Coverage(FinalScorer):
-    """beta * sum over positions of the source of log(min(attention, 1)), the attention being that of
-    decode.alignment_layer. A position counts if it holds more than the EOS of a text."""
+    """beta * sum over source positions of log(min(attention, 1)), with the attention of `decode.alignment_layer`. A
+    position counts unless it stands for the EOS of a text alone."""
 
     Config = CoverageConfig
     attends = True
@@ -34,9 +34,10 @@ class Coverage(FinalScorer):
 
 
 def coverage(weights: np.ndarray) -> float:
-    """How much of the source has been looked at: sum_i log(min(sum_j a_ij, 1)) <= 0 (Wu et al. 2016, eq. 14).
+    """The coverage of the source by attention: sum_i log(min(sum_j a_ij, 1)) <= 0 (Wu et al. 2016, eq. 14).
 
     Args:
-        weights: [T, S] of source position i (without that of EOS alone) at target position j.
+        weights: [T, S], a_ij at row j, the target position, and column i, the source position (without that of EOS
+            alone).
     """
     return float(np.log(weights.sum(axis=0, dtype=np.float64).clip(np.finfo(np.float32).tiny, 1)).sum())

@@ -1,22 +1,22 @@
-"""CTC's opinion of how hypotheses go on: the prefix scores of label-synchronous search (Watanabe et al. 2017).
+"""CTC prefix scores: how CTC rates the next token in label-synchronous search (Watanabe et al. 2017).
 
-psi of a prefix is the log-probability that a hypothesis begins with it. A row keeps, for each number of frames t, the
-log-probability of all alignments of the first t frames with its prefix g: label[t] of those that end in a label,
-blank[t] of those that end in the blank. At t = 0 there is only the empty prefix, whose blank[0] is 0. With x_t the
-log-probabilities at frame t, counted from 1, and phi[t] = label[t] (+) blank[t], or blank[t] for a label that is also
-the last one of g, the label c makes of it (S079, as the recursion of ESPnet)
+psi of a prefix is the log-probability that a hypothesis begins with it. For each number of frames t, a row keeps the
+log-probability of all alignments of the first t frames with its prefix g: label[t] of those that end in a label, and
+blank[t] of those that end in the blank. At t = 0 there is only the empty prefix, with blank[0] = 0. Let x_t be the
+log-probabilities at frame t, counted from 1. Let phi[t] = label[t] (+) blank[t], or blank[t] if the next label c is
+also the last label of g. Extending g by c gives (the recursion of ESPnet)
 
     label'[t] = (label'[t-1] (+) phi[t-1]) + x_t[c]
     blank'[t] = (label'[t-1] (+) blank'[t-1]) + x_t[blank]
     psi'      = (+) over t of phi[t-1] + x_t[c]
 
-A label's score is psi' - psi; that of EOS is label[T] (+) blank[T] - psi, so that all of a hypothesis sum to its
-log-probability. psi' needs no recursion: only the labels that are chosen are carried on.
+The score of a label is psi' - psi, that of EOS is label[T] (+) blank[T] - psi. The scores of a hypothesis add up to its
+log-probability. psi' needs no recursion: label' and blank' are computed for chosen labels only.
 
-With the compiled kernels the frames are a loop in them; without, label'[t] = X[t] + (+) over u <= t of
-(phi[u-1] - X[u-1]) with X the running sum of x[c], and blank' likewise, in fp64: a few operators for all frames.
+The compiled kernels loop over the frames. Without them, label'[t] = X[t] + (+) over u <= t of (phi[u-1] - X[u-1]), X
+being the running sum of x[c], and blank' likewise, in fp64: a few operators for all frames.
 
-Shapes: B sentences, K rows a sentence, C candidates of a row, V symbols, S frames, T frames of a sentence.
+Shapes: B sentences, K rows per sentence, C candidates per row, V symbols, S frames, T frames of a sentence.
 """
 
 import dataclasses
@@ -36,23 +36,23 @@ from s2s.native.library import call
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import EOS
 
-FLOOR = -1e30  # in place of minus infinity, where differences are taken
-LEAST = -1e5  # no log-probability of a frame is less
+FLOOR = -1e30  # in place of minus infinity, where differences are computed
+LEAST = -1e5  # lower bound of the log-probabilities of a frame
 
 
 class PrefixScores:
-    """State of the rows' prefixes, with the verbs of a DecoderState.
+    """The state of the rows' prefixes, with the methods of a DecoderState.
 
     Args:
         log_probabilities: [B, S, V].
         lengths: [B] int64, frames.
         rows: K.
-        native: With the compiled kernels, in fp32 on a CPU.
+        native: Whether to use the compiled kernels, in fp32 on a CPU.
 
     Attributes:
-        x: [B, V, S]; what is behind a sentence's last frame counts nothing.
+        x: [B, V, S]; values after a sentence's last frame are ignored.
         tables: [B, 2, 1 + S, K], label and blank.
-        last: [B, K] int64, last label; BLANK: none.
+        last: [B, K] int64, last label; BLANK: there is none.
         psi: [B, K].
     """
 
@@ -69,28 +69,31 @@ class PrefixScores:
         self.psi = tables.new_zeros(B, rows)
 
     def score(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """What each row gains by each of its candidates, tokens [B, K, C] int64, and by EOS.
+        """Scores of the candidates of each row, and of EOS.
+
+        Args:
+            tokens: [B, K, C] int64, the candidates.
 
         Returns:
-            [B, K, C] and [B, K]; -inf for a label that does not fit into the frames.
+            [B, K, C] and [B, K]; -inf for a label for which there are too few frames.
         """
         (B, K, C), S = tokens.shape, self.x.size(2)
         values, ends = self.psi.new_empty(B, K, C), torch.empty_like(self.psi)
         if self.native:
             call("ctc_score", self.x, self.lengths, self.tables, self.last, self.psi, tokens.contiguous(), values, ends)
             return values, ends
-        either, blank = (part.transpose(1, 2) for part in (self._either, self.tables[:, 1]))  # [B, K, 1 + S]
+        either, blank = (table.transpose(1, 2) for table in (self._either, self.tables[:, 1]))  # [B, K, 1 + S]
         again = (tokens == self.last[:, :, None])[:, :, :, None]
         before = torch.where(again, blank[:, :, None, :S], either[:, :, None, :S])  # [B, K, C, S]
         added = self.x.gather(1, tokens.flatten(1)[:, :, None].expand(-1, -1, S)).view(B, K, C, S)
-        real = torch.arange(S, device=tokens.device) < self.lengths[:, None]
-        psi = (before + added).masked_fill(~real[:, None, None], FLOOR).logsumexp(3)
+        valid = torch.arange(S, device=tokens.device) < self.lengths[:, None]
+        psi = (before + added).masked_fill(~valid[:, None, None], FLOOR).logsumexp(3)
         values = torch.where(psi > FLOOR / 10, psi - self.psi[:, :, None], NEVER)
         place = self.lengths[:, None, None].expand(-1, K, 1)
         return values, either.gather(2, place).squeeze(2) - self.psi
 
     def advance(self, parents: Tensor, tokens: Tensor) -> None:
-        """Each row goes on from a row of its sentence by a label; both [B, K] int64."""
+        """Row k of a sentence becomes row parents[:, k], extended by the label tokens[:, k]; both [B, K] int64."""
         S = self.x.size(2)
         if self.native:
             tables, last, psi = torch.empty_like(self.tables), torch.empty_like(self.last), torch.empty_like(self.psi)
@@ -100,11 +103,11 @@ class PrefixScores:
             return
         from_rows = parents[:, None].expand(-1, S, -1)
         again = (tokens == self.last.gather(1, parents))[:, None]
-        blank, either = (part[:, :S].gather(2, from_rows) for part in (self.tables[:, 1], self._either))
+        blank, either = (table[:, :S].gather(2, from_rows) for table in (self.tables[:, 1], self._either))
         before = torch.where(again, blank, either)  # [B, S, K]
         added = self.x.gather(1, tokens[:, :, None].expand(-1, -1, S)).transpose(1, 2).double()
-        real = torch.arange(S, device=tokens.device) < self.lengths[:, None]
-        self.psi = (before + added).masked_fill(~real[:, :, None], FLOOR).logsumexp(1)
+        valid = torch.arange(S, device=tokens.device) < self.lengths[:, None]
+        self.psi = (before + added).masked_fill(~valid[:, :, None], FLOOR).logsumexp(1)
         label = _carried(before, added)
         silence = self.x[:, BLANK, :, None].double()
         blank = _carried(torch.nn.functional.pad(label[:, :-1], (0, 0, 1, 0), value=FLOOR), silence)
@@ -113,7 +116,7 @@ class PrefixScores:
 
     @property
     def _either(self) -> Tensor:
-        """[B, 1 + S, K]"""
+        """label (+) blank, [B, 1 + S, K]."""
         return torch.logaddexp(self.tables[:, 0], self.tables[:, 1])
 
     def empty(self, slots: int) -> "PrefixScores":
@@ -158,31 +161,31 @@ def _carried(terms: Tensor, added: Tensor) -> Tensor:
 
 
 def token_log_probabilities(state: PrefixScores, targets: list[list[list[int]]]) -> list[list[list[float]]]:
-    """Log-probabilities of each label and of EOS of up to K given hypotheses of each sentence, whose sums are CTC's
-    log-probabilities of the hypotheses.
+    """Log-probabilities of the labels and EOS of given hypotheses; they add up to CTC's log-probability of a
+    hypothesis.
 
     Args:
-        state: Fresh; it is used up.
-        targets: Labels of the hypotheses of each sentence.
+        state: A new state; it is changed.
+        targets: Labels of up to K hypotheses of each sentence.
     """
     B, K = state.last.shape
-    longest = max((len(ids) for some in targets for ids in some), default=0)
+    longest = max((len(ids) for n_best in targets for ids in n_best), default=0)
     device = state.last.device
     padded = torch.full((B, K, longest), BLANK)
-    for b, some in enumerate(targets):
-        for k, ids in enumerate(some):
+    for b, n_best in enumerate(targets):
+        for k, ids in enumerate(n_best):
             padded[b, k, : len(ids)] = torch.as_tensor(ids)
-    padded, own, found = padded.to(device), torch.arange(K, device=device).expand(B, K), []
+    padded, own, steps = padded.to(device), torch.arange(K, device=device).expand(B, K), []
     for t in range(longest + 1):
         tokens = padded[:, :, min(t, longest - 1) :][:, :, :1] if longest else own.new_full((B, K, 1), BLANK)
         values, ends = state.score(tokens)
-        found.append(torch.cat([values, ends[:, :, None]], dim=2))
+        steps.append(torch.cat([values, ends[:, :, None]], dim=2))
         if t < longest:
             state.advance(own, tokens[:, :, 0])
-    table = torch.stack(found, dim=2).tolist()  # [B, K, longest + 1, 2]
+    table = torch.stack(steps, dim=2).tolist()  # [B, K, longest + 1, 2]
     return [
-        [[row[t][0] for t in range(len(ids))] + [row[len(ids)][1]] for ids, row in zip(some, rows, strict=False)]
-        for some, rows in zip(targets, table, strict=True)
+        [[row[t][0] for t in range(len(ids))] + [row[len(ids)][1]] for ids, row in zip(n_best, rows, strict=False)]
+        for n_best, rows in zip(targets, table, strict=True)
     ]
 
 
@@ -191,25 +194,25 @@ class CtcScorerConfig:
     """Options of joint decoding."""
 
     type: str = option("ctc", "component")
-    weight: float = option(0.3, "w", at_least=0, below=1)
+    weight: float = option(0.3, "weight of CTC; the decoder has the rest", at_least=0, below=1)
 
 
 class CtcScorer(PartialScorer):
-    """Joint decoding with attention and CTC (Watanabe et al. 2017; S079): a token's score is (1 - w) * log p by the
-    decoder + w * what CTC's prefix score gains by it, w being `decode.ctc_weight`.
+    """Joint decoding with attention and CTC (Watanabe et al. 2017).
 
-    A hypothesis that leaves out or repeats what was said has hardly an alignment, so CTC vetoes it; one of as many
+    The score of a token is (1 - w) * log p of the decoder + w * CTC prefix score, w being `decode.ctc_weight`. CTC has
+    hardly an alignment for a hypothesis that leaves out or repeats speech, and so vetoes it. A hypothesis with as many
     labels as there are frames can only end.
 
     Attributes:
-        prefixes: Its state.
+        prefixes: State of the rows' prefixes.
     """
 
     Config = CtcScorerConfig
     without: ClassVar = {
-        "diverse_groups": "CTC rates the candidates of one beam",
-        "constraints": "CTC rates the candidates of a plain beam",
-        "several_models": "CTC is that of one model",
+        "diverse_groups": "CTC scores the candidates of a single beam",
+        "constraints": "CTC scores the candidates of a plain beam",
+        "several_models": "CTC scores belong to one model",
     }
     leave_out = "; decode.ctc_weight=0 leaves CTC out"
     shares = falls = True
@@ -239,8 +242,8 @@ class CtcScorer(PartialScorer):
         targets = [[row[: row.index(EOS)]] for row in target.tolist()]
         values = torch.zeros(target.shape, dtype=torch.float64)
         each = token_log_probabilities(self.prepare(inputs, memories, 1), targets)
-        for row, (found,) in zip(values, each, strict=True):
-            row[: len(found)] = torch.tensor(found, dtype=torch.float64)
+        for row, (scores,) in zip(values, each, strict=True):
+            row[: len(scores)] = torch.tensor(scores, dtype=torch.float64)
         return values.to(target.device)
 
     def release(self, keep: Tensor, slots: int) -> None:

@@ -1,6 +1,6 @@
-"""Several models that rate the next token together.
+"""Ensembles: several models score the next token together.
 
-Shapes: B sentences, K rows a sentence, R = B*K rows, V vocabulary.
+Shapes: B sentences, K rows per sentence, R = B*K rows, V vocabulary.
 """
 
 import math
@@ -19,37 +19,37 @@ from s2s.text.vocabulary import EOS
 class EnsembleScorer:
     """The weighted average of the probabilities of several models, each with its own state.
 
-    `linear`: sum of w p. `log_linear`: the product of p^w, normalised again. The weights w are made to sum to 1.
+    `linear`: the sum of w p. `log_linear`: the product of p^w, normalised again. The weights w are scaled to sum to 1.
 
     Args:
-        models: In evaluation mode, all of one target vocabulary.
+        models: In evaluation mode, all with the same target vocabulary.
         kind: `linear` or `log_linear`.
-        weights: Of each model; empty: all the same.
-        wholes: As ModelScorer's, of each.
-        temperature: As ModelScorer's, of each.
-        eos_scale: As ModelScorer's, of the average.
+        weights: One for each model; empty: equal weights.
+        raw_outputs: As in ModelScorer, for each model.
+        temperature: As in ModelScorer, for each model.
+        eos_scale: As in ModelScorer, for the average.
 
     Raises:
-        UserError: vocabularies of different sizes, weights that are not one positive number for each model.
+        UserError: the vocabularies have different sizes, or `weights` is not one positive number for each model.
     """
 
     partial = ()
     falls = True
 
     def __init__(self, models: list[EncoderDecoder], kind: str = "linear", weights: list[float] = (),
-                 wholes: list[nn.Linear] | None = None, temperature: float = 1.0,
+                 raw_outputs: list[nn.Linear] | None = None, temperature: float = 1.0,
                  eos_scale: float = 1.0):  # fmt: skip
         sizes = [model.target_vocabulary_size for model in models]
         if len(set(sizes)) > 1:
-            raise UserError(f"an ensemble needs models of one target vocabulary; theirs have {sizes} symbols")
+            raise UserError(f"the models of an ensemble must share a target vocabulary; theirs have {sizes} symbols")
         weights = list(weights) or [1.0] * len(models)
         if len(weights) != len(models) or not min(weights) > 0:
-            raise UserError(f"decode.ensemble_weights={weights}: one positive number is needed for each of "
+            raise UserError(f"decode.ensemble_weights={weights}: requires one positive number for each of "
                             f"{len(models)} models")  # fmt: skip
         self.kind, self.weights = kind, [weight / sum(weights) for weight in weights]
-        pairs = zip(models, wholes or [None] * len(models), strict=True)
+        pairs = zip(models, raw_outputs or [None] * len(models), strict=True)
         self.scorers, self.eos_scale = [ModelScorer(*pair, temperature) for pair in pairs], eos_scale
-        self.native = False  # the average is not one of the kernels
+        self.native = False  # there is no kernel for the average
         self.max_length = min((m.max_length for m in models if m.max_length is not None), default=None)
 
     def narrow(self, symbols: Tensor | None, mask: Tensor) -> None:
@@ -71,8 +71,8 @@ class EnsembleScorer:
 
     def step(self, tokens: Tensor, live: None = None, fused: bool = False) -> tuple[Tensor, Tensor]:
         """As ModelScorer.step; the logits are log-probabilities and the normaliser is 0."""
-        parts = (scorer.step(tokens) for scorer in self.scorers)
-        mean = self._mean([logits - normalizer for logits, normalizer in parts])
+        steps = (scorer.step(tokens) for scorer in self.scorers)
+        mean = self._mean([logits - normalizer for logits, normalizer in steps])
         mean[:, EOS] *= self.eos_scale
         return mean, mean.new_zeros(len(mean), 1)
 
@@ -80,8 +80,8 @@ class EnsembleScorer:
         """Logarithm of the average of distributions over the last dimension."""
         if self.kind == "log_linear":
             return sum(w * x for w, x in zip(self.weights, log_probabilities, strict=True)).log_softmax(dim=-1)
-        parts = [x + math.log(w) for w, x in zip(self.weights, log_probabilities, strict=True)]
-        return torch.stack(parts).logsumexp(dim=0)
+        weighted = [x + math.log(w) for w, x in zip(self.weights, log_probabilities, strict=True)]
+        return torch.stack(weighted).logsumexp(dim=0)
 
     def score(self, inputs: Inputs, decoder_input: Tensor, target: Tensor) -> Tensor:
         return self.score_of(self.encode(inputs), decoder_input, target)

@@ -1,9 +1,10 @@
-"""`decode.language_model`: what a language model thinks of hypotheses counts (shallow fusion, Gulcehre et al. 2015).
+"""`decode.language_model`: shallow fusion with a language model (Gulcehre et al. 2015).
 
-To every token's log-probability by the models, and to EOS's, `decode.language_model_weight` times that by the language
-model is added; beside CTC alone to every label's that is added to a prefix. The sum is not normalised again.
+The score of each token, and of EOS, is its log-probability by the models + `decode.language_model_weight` * its
+log-probability by the language model. With CTC alone, this is added for each label that extends a prefix. The sum is
+not normalised again.
 
-Shapes: B sentences, K rows a sentence, R = B*K rows, V vocabulary, L labels of the longest prefix.
+Shapes: B sentences, K rows per sentence, R = B*K rows, V vocabulary, L labels of the longest prefix.
 """
 
 import dataclasses
@@ -24,19 +25,24 @@ from s2s.text.vocabulary import BOS
 
 
 def load_language_model(path: str, task, device: torch.device) -> LanguageModel:
-    """A checkpoint's language model. Raises UserError where it is none, or not of the task's target vocabulary."""
+    """Load a language model from a run or checkpoint.
+
+    Raises:
+        UserError: it is not a language model, it has another target vocabulary or target transform than the task, or
+            it reads tags.
+    """
     model, its_task, _ = load_model(path, device)
-    said = f"decode.language_model={path}"
+    setting = f"decode.language_model={path}"
     if not isinstance(model, LanguageModel):
-        raise UserError(f"{said}: is no language model; s2s-train task=language_modeling makes one")
-    mine, its = task.target_tokenizer.vocabulary, its_task.target_tokenizer.vocabulary
-    if mine.digest != its.digest:
-        raise UserError(f"{said}: its vocabulary of {len(its)} symbols is not the checkpoint's, of {len(mine)}; train "
-                        "it on a store with the same target tokenizer")  # fmt: skip
+        raise UserError(f"{setting}: is no language model; s2s-train task=language_modeling makes one")
+    vocabulary, its_vocabulary = task.target_tokenizer.vocabulary, its_task.target_tokenizer.vocabulary
+    if vocabulary.digest != its_vocabulary.digest:
+        raise UserError(f"{setting}: its vocabulary of {len(its_vocabulary)} symbols differs from the checkpoint's of "
+                        f"{len(vocabulary)}; train it on a store with the same target tokenizer")  # fmt: skip
     if its_task.tags:
-        raise UserError(f"{said}: reads the tags {', '.join(its_task.tags)}; one that reads none is needed")
+        raise UserError(f"{setting}: reads the tags {', '.join(its_task.tags)}; use a language model without tags")
     if its_task.target_transform.config != task.target_transform.config:
-        raise UserError(f"{said}: was trained with data.target_transform={its_task.target_transform.kind}, the "
+        raise UserError(f"{setting}: was trained with data.target_transform={its_task.target_transform.kind}, the "
                         f"checkpoint with {task.target_transform.kind}")  # fmt: skip
     return model
 
@@ -49,19 +55,19 @@ class LanguageModelScorerConfig:
     run: str | None = option(None, "a run or checkpoint of task=language_modeling with the same target vocabulary")
     weight: float = option(
         0.3,
-        "what its log-probability is multiplied by; negative: hypotheses that are likely without the source, too, are "
-        "ranked down",
+        "factor of the language model's log-probability, which is added to the score; negative: demote likely text",
         at_least=-1000,
         at_most=1000,
     )
 
 
 class LanguageModelScorer(FullScorer):
-    """A language model's log-probability of every token. With a negative weight l hypotheses are ranked by
-    log p(y|x) - l log p(y) (Li et al. 2016, S128), and a score may rise.
+    """A language model's log-probability of every token.
+
+    A negative weight -l ranks hypotheses by log p(y|x) - l log p(y) (Li et al. 2016). Then a score may rise.
 
     Attributes:
-        model: Prepared for decoding.
+        model: The language model, prepared for decoding.
     """
 
     Config = LanguageModelScorerConfig
@@ -113,12 +119,12 @@ class LanguageModelScorer(FullScorer):
 
 
 class PrefixBonus:
-    """The `Bonus` of prefix beam search by a language model. A prefix that is new is read anew: few are at a frame.
+    """The `Bonus` of a language model in prefix beam search. New prefixes are read from the start: a frame has few.
 
     Args:
         model: The language model, prepared for decoding.
-        weight: Of it.
-        shape: B, K.
+        weight: Weight of its log-probabilities.
+        shape: (B, K).
     """
 
     def __init__(self, model: LanguageModel, weight: float, shape: tuple[int, int]):

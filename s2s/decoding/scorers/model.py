@@ -1,6 +1,6 @@
-"""One model as what rates the next token. A scorer carries its own state, with the state's verbs.
+"""Scores the next token by one model. A scorer keeps the model's state, and has the methods of a DecoderState.
 
-Shapes: B sentences, K rows a sentence, R = B*K rows, V vocabulary.
+Shapes: B sentences, K rows per sentence, R = B*K rows, V vocabulary.
 """
 
 import torch
@@ -16,56 +16,57 @@ from s2s.text.vocabulary import EOS
 
 
 class ModelScorer:
-    """One model.
+    """The scorer of one model.
 
     Args:
         model: In evaluation mode, perhaps prepacked.
-        whole: Its map to logits before it was prepacked, of which `narrow` takes rows.
-        temperature: Logits are divided by it.
-        eos_scale: The log-probability of EOS is multiplied by it, after that.
+        raw_output: Its output layer before it was prepacked; `narrow` takes rows of it.
+        temperature: Divisor of the logits.
+        eos_scale: Factor of the log-probability of EOS, applied after the temperature.
 
     Attributes:
         partial: Scorers of candidates: there are none.
-        falls: A log-probability is never above 0.
+        falls: Whether scores can only fall: true, a log-probability is never above 0.
     """
 
     partial = ()
     falls = True
 
-    def __init__(self, model: EncoderDecoder, whole: nn.Linear | None = None, temperature: float = 1.0,
+    def __init__(self, model: EncoderDecoder, raw_output: nn.Linear | None = None, temperature: float = 1.0,
                  eos_scale: float = 1.0):  # fmt: skip
-        self.model, self.whole, self.state = model, whole, None
+        self.model, self.raw_output, self.state = model, raw_output, None
         self.temperature, self.eos_scale = temperature, eos_scale
         self.native = is_native(model)
         self.max_length = model.max_length
         self.rows, self.output = None, {}
 
     def narrow(self, symbols: Tensor | None, mask: Tensor) -> None:
-        """Rate no other symbols.
+        """Compute logits of some symbols only.
 
         Args:
-            symbols: [V'] int64, those that logits are computed of; None: as before.
-            mask: [B, 1, V'], -inf at those that a sentence must not have, which count nothing in its normaliser.
+            symbols: [V'] int64, the symbols; None: as before.
+            mask: [B, 1, V'], added to the logits: -inf for symbols that are not allowed in a sentence. They do not
+                count in its normaliser.
         """
         if symbols is not None:
-            self.rows = rows_of(self.model.output, self.whole, symbols)
+            self.rows = rows_of(self.model.output, self.raw_output, symbols)
         rows = self.rows
         self.output = {"output": lambda states: rows(states).add_(mask)}
 
     def prepare(self, inputs: Inputs, rows: int) -> DecoderState:
-        """Encode sentences, to be admitted later with `rows` rows each."""
+        """Encode sentences; `admit` takes the result. rows: K."""
         return self.start(self.encode(inputs), rows)
 
     def encode(self, inputs: Inputs) -> list[Memory]:
-        """What the model knows of sentences."""
+        """Encode sentences; returns the memory of each model."""
         return [self.model.encode(*inputs)]
 
     def start(self, memories: list[Memory], rows: int) -> DecoderState:
-        """As `prepare`, of sentences that are encoded."""
+        """As `prepare`, for encoded sentences."""
         return self.model.start(memories[0], rows)
 
     def admit(self, slots: Tensor, prepared: DecoderState, which: Tensor, size: int) -> None:
-        """Sentences `which` of prepared ones take these slots, of `size` in all."""
+        """Put the prepared sentences `which` into these slots; both [n] int64. There are `size` slots in all."""
         if self.state is None:
             self.state = prepared.empty(size)
         self.state.admit(slots, prepared, which)
@@ -75,13 +76,14 @@ class ModelScorer:
 
         Args:
             tokens: [R] int64.
-            live: [B, K] scores of the rows, for a native scorer: nothing is computed for rows of score -inf, whose
-                logits are any finite numbers.
-            fused: With `live`, for a choice that finds the log-normaliser itself and scales EOS: it is None here.
+            live: [B, K] scores of the rows, for a native scorer. Nothing is computed for rows of score -inf; their
+                logits may be any finite numbers.
+            fused: Only with `live`: the chooser computes the log-normaliser and scales EOS itself.
 
         Returns:
-            Logits [R, V], the caller's to change, in fp32 (fp64 for an fp64 model), and their log-normaliser [R, 1]:
-            the log-probabilities are the difference, which is left to the caller because it needs only a few.
+            Logits [R, V], in fp32 (fp64 for an fp64 model), which the caller may change; and their log-normaliser
+            [R, 1], or None if `fused`. Log-probabilities are the difference of the two. The caller computes it, because
+            it needs only a few of them.
         """
         scores = {} if live is None else {"scores": live}
         logits = self._cooled(self.model.step(tokens, self.state, **self.output, **scores))
@@ -101,13 +103,13 @@ class ModelScorer:
         return self.score_of(self.encode(inputs), decoder_input, target)
 
     def score_of(self, memories: list[Memory], decoder_input: Tensor, target: Tensor) -> Tensor:
-        """As `score`, of sentences that are encoded."""
+        """As `score`, for encoded sentences."""
         logits = self._logits(memories, decoder_input)
         values = (pick_targets(logits, target) - log_normalizer(logits)).squeeze(2)
         return scaled(values, target, self.eos_scale)
 
     def log_probabilities(self, memories: list[Memory], decoder_input: Tensor) -> Tensor:
-        """Of every token after given targets, [B, T, V]; decoder_input: [B, T] int64."""
+        """Log-probabilities of every next token by teacher forcing, [B, T, V]; decoder_input: [B, T] int64."""
         logits = self._logits(memories, decoder_input)
         return logits - log_normalizer(logits)
 
@@ -115,15 +117,15 @@ class ModelScorer:
         return self._cooled(self.model.decode(memories[0], decoder_input).logits())
 
     def reorder(self, parents: Tensor) -> None:
-        """Row r goes on from row parents[r]; parents: [R] int64."""
+        """Row r continues row parents[r]; parents: [R] int64."""
         self.state.reorder(parents)
 
     def free(self, slots: Tensor) -> None:
-        """These slots are free."""
+        """Mark these slots as free."""
         self.state.free(slots)
 
     def release(self, keep: Tensor, slots: int) -> None:
-        """Keep these slots as the first of `slots` ones; keep: [B'] int64."""
+        """Change the number of slots to `slots`; the slots `keep` [B'] int64 become the first ones."""
         self.state.release(keep, slots)
 
     def close(self) -> None:
@@ -137,23 +139,27 @@ class ModelScorer:
 
 
 def scaled(values: Tensor, target: Tensor, eos_scale: float) -> Tensor:
-    """Log-probabilities of the tokens of a target, with those of EOS scaled."""
+    """Log-probabilities of target tokens, with those of EOS multiplied by eos_scale."""
     return values if eos_scale == 1 else torch.where(target == EOS, eos_scale * values, values)
 
 
 def pick_targets(logits: Tensor, target: Tensor) -> Tensor:
-    """Values [B, T, 1] of targets [B, T] among [B, T, V]; -inf for a symbol that is beyond the output, which may be as
-    wide as the sources."""
+    """The logits of targets, [B, T, 1]; -inf for a symbol outside of the output, which may be as wide as the sources.
+
+    Args:
+        logits: [B, T, V].
+        target: [B, T] int64.
+    """
     width = logits.size(2)
     if int(target.max()) < width:
         return logits.gather(2, target[:, :, None])
-    found = logits.gather(2, target.clamp(max=width - 1)[:, :, None])
-    return found.masked_fill((target >= width)[:, :, None], NEVER)
+    values = logits.gather(2, target.clamp(max=width - 1)[:, :, None])
+    return values.masked_fill((target >= width)[:, :, None], NEVER)
 
 
 def log_normalizer(logits: Tensor) -> Tensor:
-    """logsumexp over the last dimension, which is kept, from the largest probability: log Z = max - log p_max.
+    """logsumexp over the last dimension, which is kept, computed from the largest probability: log Z = max - log p_max.
 
-    PyTorch's softmax is one fused pass, its logsumexp several.
+    This is faster: PyTorch's softmax is one fused pass, its logsumexp several.
     """
     return logits.amax(dim=-1, keepdim=True) - logits.softmax(dim=-1).amax(dim=-1, keepdim=True).log()

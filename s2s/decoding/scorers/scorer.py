@@ -1,9 +1,9 @@
-"""What rates hypotheses beside the models: every token, some tokens, or hypotheses that have finished.
+"""Scorers in addition to the models: of every token, of some tokens, or of finished hypotheses.
 
-A hypothesis's log-probability is the sum over its tokens of share x log p by the models and weight x value by each
-scorer; share is 1 where no scorer takes a part of it. Values need be no log-probabilities.
+The log-probability of a hypothesis is the sum over its tokens of share x log p by the models, and of weight x value by
+each scorer. `share` is 1 minus the weights of the scorers that declare `shares`. Values need not be log-probabilities.
 
-Shapes: B sentences, K rows a sentence, R = B*K rows, V vocabulary, C candidates of a row, T target positions.
+Shapes: B sentences, K rows per sentence, R = B*K rows, V vocabulary, C candidates per row, T target positions.
 """
 
 from typing import Any, ClassVar
@@ -17,13 +17,13 @@ from s2s.models.contract import Memory
 
 
 class Scorer(Component):
-    """A scorer of tokens, with the verbs of a DecoderState for what it keeps of each row.
+    """A scorer of tokens. It keeps its state of each row by the methods of a DecoderState.
 
     Attributes:
-        weight: What its values are multiplied by.
-        shares: Whether its weight is taken from the models' share.
-        falls: Whether weight x value is never above 0, so that a score can only fall. Where it is not known, a search
-            goes on until no live hypothesis could rise above those that have finished.
+        weight: Factor of its values.
+        shares: Whether its weight is subtracted from the models' share.
+        falls: Whether weight x value is never above 0, so that scores can only fall. If not, `best_possible` stopping
+            searches exhaustively.
     """
 
     feature = "scorers"
@@ -32,32 +32,32 @@ class Scorer(Component):
     falls: bool = False
 
     def prepare(self, inputs: Inputs, memories: list[Memory], rows: int) -> Any:
-        """What it knows of sentences before their first token.
+        """Make the initial state of sentences, before their first token; `admit` takes it.
 
         Args:
-            inputs: Of their sources.
-            memories: Of each of the models.
+            inputs: Sources, as the models' input.
+            memories: The encoder output of each model.
             rows: K.
         """
 
     def admit(self, slots: Tensor, prepared: Any, which: Tensor, size: int) -> None:
-        """Sentences `which` of prepared ones take these slots, of `size` in all; both [n] int64."""
+        """Put the prepared sentences `which` into these slots; both [n] int64. There are `size` slots in all."""
 
     def reorder(self, parents: Tensor) -> None:
-        """Row r goes on from row parents[r] of the same sentence; parents: [R] int64."""
+        """Row r continues row parents[r] of the same sentence; parents: [R] int64."""
 
     def free(self, slots: Tensor) -> None:
-        """These slots are free."""
+        """Mark these slots as free."""
 
     def release(self, keep: Tensor, slots: int) -> None:
-        """Keep these slots as the first of `slots` ones; keep: [B'] int64, ascending."""
+        """Change the number of slots to `slots`; the slots `keep` [B'] int64, ascending, become the first ones."""
 
     def close(self) -> None:
         """Forget all sentences."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of its state."""
         return 0
 
     def score(self, inputs: Inputs, memories: list[Memory], decoder_input: Tensor,
@@ -67,10 +67,10 @@ class Scorer(Component):
 
 
 class FullScorer(Scorer):
-    """Rates every token. Without a `score` of its own, given targets are rated step by step."""
+    """Scores every token. Unless it overrides `score`, given targets are scored step by step."""
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Values [R, V] of every token after the one that each row has got; tokens: [R] int64, BOS first."""
+        """Values [R, V] of every next token; tokens: [R] int64, the last token of each row, BOS at first."""
         raise NotImplementedError
 
     def score(self, inputs: Inputs, memories: list[Memory], decoder_input: Tensor,
@@ -86,23 +86,24 @@ class FullScorer(Scorer):
 
 
 class PartialScorer(Scorer):
-    """Rates some candidates of each row, which costs less than to rate all tokens."""
+    """Scores only some candidates of each row, for scorers that are too slow for all tokens."""
 
     def rate(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Values of each row's candidates, tokens [B, K, C] int64, and of EOS: [B, K, C] and [B, K]."""
+        """Values of each row's candidates, [B, K, C], and of EOS, [B, K]; tokens: [B, K, C] int64."""
         raise NotImplementedError
 
     def advance(self, parents: Tensor, tokens: Tensor) -> None:
-        """Each row goes on from a row of its sentence by a token; both [B, K] int64. In place of `reorder`."""
+        """Row k of a sentence becomes row parents[:, k], extended by tokens[:, k]; both [B, K] int64. This replaces
+        `reorder`."""
         raise NotImplementedError
 
 
 class FinalScorer(Component):
-    """Rates hypotheses that have finished, of which all that a search has found are ranked anew.
+    """Scores finished hypotheses; all hypotheses of a search are then ranked again.
 
     Attributes:
-        weight: What its values are multiplied by.
-        attends: Whether it reads weights of attention.
+        weight: Factor of its values.
+        attends: Whether it reads attention weights.
     """
 
     feature = "final_scorers"
@@ -110,6 +111,9 @@ class FinalScorer(Component):
     attends: ClassVar[bool] = False
 
     def rate(self, finished: Any) -> list[float]:
-        """A value of each hypothesis of a batch, which is added to its score, `weight` times; finished: as
-        `s2s.decoding.finishing.Finished`."""
+        """A value for each hypothesis of a batch; weight x value is added to its score.
+
+        Args:
+            finished: A batch of hypotheses, `s2s.decoding.finishing.Finished`.
+        """
         raise NotImplementedError

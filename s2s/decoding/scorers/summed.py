@@ -1,6 +1,6 @@
-"""The models and the scorers beside them, as what rates the next token.
+"""The weighted sum of the models' scores and those of further scorers.
 
-Shapes: B sentences, K rows a sentence, R = B*K rows, V vocabulary.
+Shapes: B sentences, K rows per sentence, R = B*K rows, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -16,17 +16,17 @@ from s2s.decoding.scorers.scorer import FullScorer, PartialScorer, Scorer
 
 
 class Summed:
-    """A scorer of models with others beside it.
+    """The scorer of the models with further scorers.
 
     Args:
-        models: Rates by the models.
-        scorers: At least one.
+        models: The scorer of the models.
+        scorers: At least one further scorer.
 
     Attributes:
-        full: Those that rate every token.
-        partial: Those that rate candidates, when a beam search has chosen them.
-        share: Of the models in the sum.
-        native: Whether nothing is computed for dead rows.
+        full: Scorers of every token.
+        partial: Scorers of candidates; PartialBeam calls them.
+        share: Weight of the models in the sum.
+        native: Whether dead rows cost no computation.
     """
 
     def __init__(self, models: ModelScorer | EnsembleScorer, scorers: list[Scorer]):
@@ -38,7 +38,7 @@ class Summed:
 
     @property
     def falls(self) -> bool:
-        """As of `Scorer`."""
+        """As in `Scorer`."""
         return all(scorer.falls for scorer in self.scorers)
 
     def prepare(self, inputs: Inputs, rows: int) -> tuple[Any, list[Any]]:
@@ -53,8 +53,8 @@ class Summed:
             scorer.admit(slots, other, which, size)
 
     def step(self, tokens: Tensor, live: Tensor | None = None, fused: bool = False) -> tuple[Tensor, Tensor]:
-        """As ModelScorer.step, without partial scorers. With full ones, the logits are sums of values and the
-        normaliser is 0: what the caller multiplies by the models' share."""
+        """As ModelScorer.step, without partial scorers. With full scorers, the logits are sums of values divided by the
+        models' share, by which the caller multiplies them, and the normaliser is 0."""
         logits, normalizer = self.models.step(tokens, live, fused)
         if not self.full:
             return logits, normalizer

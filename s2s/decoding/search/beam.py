@@ -1,6 +1,6 @@
-"""Beam search, of which greedy search is the case of one hypothesis, and the compiled form of its choice.
+"""Beam search (greedy search is K = 1), and its compiled form.
 
-Shapes: B sentences, K rows a sentence, R = B*K rows, V vocabulary.
+Shapes: B sentences, K rows per sentence, R = B*K rows, V vocabulary.
 """
 
 import torch
@@ -9,19 +9,19 @@ from torch import Tensor
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
-from s2s.decoding.search.choice import Choice, Chooser, real, wanted
+from s2s.decoding.search.choice import Choice, Chooser, pick_inside, without_nan
 from s2s.native.library import call
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 
 class Beam(Chooser):
-    """Beam search: the K best continuations live on, and a hypothesis that ends never costs a place among them.
+    """Beam search: the K best continuations live on; finished hypotheses do not take their places.
 
-    Of the up to 2K candidates (the K best continuations by a token and the K rows ended by EOS) an EOS counts only if
-    it is among the K best: a hypothesis that leaves the beam is lost whether it ends or not. This is fairseq's rule.
+    There are up to 2K candidates: the K best continuations by a token, and the K rows ended by EOS. An EOS counts only
+    if it is among the K best of them: a hypothesis that leaves the beam is lost, finished or not (fairseq's rule).
 
     Attributes:
-        choices: So many continuations of each row can be chosen, and at least K.
+        choices: Minimum number of candidates of each row; there are at least K.
     """
 
     choices = 1
@@ -30,10 +30,10 @@ class Beam(Chooser):
     def __init__(self, config: DecodeConfig, device: torch.device | str):
         self.config, self.first = config, config.stopping == "first_finished"
         forbidden = [PAD, BOS, EOS] if config.allow_unknown else [PAD, UNK, BOS, EOS]
-        self.forbidden = torch.tensor(forbidden, device=device)  # EOS is looked at by itself
+        self.forbidden = torch.tensor(forbidden, device=device)  # EOS is handled separately
 
     def first_scores(self, scores: Tensor) -> Tensor:
-        """All rows of a sentence are the same at first, so only its first one counts. scores: [B, K] zeros."""
+        """Only the first row of a new sentence is live, since all rows are the same. scores: [B, K] zeros, changed."""
         scores[:, 1:] = NEVER
         return scores
 
@@ -54,13 +54,17 @@ class Beam(Chooser):
         )
 
     def _continuations(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> tuple[Tensor, ...]:
-        """Each row's best tokens and their log-probabilities, [B, K, up to K or `choices`], -inf for none; and
-        EOS's, [B, K]."""
+        """The candidates of each row.
+
+        Returns:
+            Tokens and their log-probabilities, both [B, K, C], -inf where there is no candidate (C is K or `choices`,
+            at most V); and the log-probabilities of EOS, [B, K].
+        """
         B, K = scores.shape
         end = (logits[:, EOS, None] - normalizer).view(B, K)
         early, late, forced = limits.early(), limits.late(), limits.forced()
         if forced is not None:
-            forced_token, forced_value = wanted(logits, normalizer, forced[1].expand(B, K))
+            forced_token, forced_value = pick_inside(logits, normalizer, forced[1].expand(B, K))
         logits.index_fill_(1, self.forbidden, NEVER)
         values, tokens = logits.topk(min(max(K, self.choices), logits.size(1)), dim=1)
         width = values.size(1)
@@ -74,16 +78,16 @@ class Beam(Chooser):
             values = values.masked_fill(mask[:, :, None], NEVER)
             values[:, :, 0] = torch.where(mask, forced_value, values[:, :, 0])
             tokens[:, :, 0] = torch.where(mask, forced_token, tokens[:, :, 0])
-        return tokens, real(values), real(end)  # NaN would be the best of all
+        return tokens, without_nan(values), without_nan(end)  # topk takes NaN for the largest value
 
 
 class NativeBeam(Beam):
-    """As Beam, from logits to choice in one pass, which scales the log-probability of EOS too."""
+    """As Beam, compiled: one pass from logits to the choice, which also scales the log-probability of EOS."""
 
     skips = fused = True
 
     def __call__(self, logits: Tensor, normalizer: None, scores: Tensor, limits: Limits) -> Choice:
-        """logits: [R, V], unchanged; normalizer: is found here; scores: [B, K]."""
+        """logits: [R, V], unchanged; normalizer: computed by the kernel; scores: [B, K]."""
         B, K = scores.shape
         chosen, rated = torch.empty(2, B, K, dtype=torch.int64), torch.empty(4, B, K, dtype=torch.float32)
         ended = call("beam", scores, logits, limits.table, limits.prefix, chosen, rated,

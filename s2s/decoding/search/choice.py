@@ -1,7 +1,7 @@
-"""What one step of a search decides, and what decides it.
+"""The interface of searches by steps: a Chooser makes the Choice of each step.
 
-Shapes: B sentences, K rows a sentence, R = B*K rows, V vocabulary. A dead row has score -inf. Masked tokens are not
-renormalised away: log-probabilities stay those of the model.
+Shapes: B sentences, K rows per sentence, R = B*K rows, V vocabulary. A dead row has score -inf. Probabilities are not
+normalised again after masking: log-probabilities stay those of the model.
 """
 
 from typing import NamedTuple
@@ -13,16 +13,16 @@ from s2s.decoding.limits import Limits
 
 
 class Choice(NamedTuple):
-    """What a step decided, each [B, K].
+    """The result of a step; each tensor is [B, K].
 
     Attributes:
-        tokens: int64, what each row goes on with.
-        parents: int64, the row of the same sentence it goes on from; None: each from itself.
-        log_probabilities: Of the tokens.
+        tokens: int64, the next token of each new row.
+        parents: int64, the row of the same sentence that each new row continues; None: each row continues itself.
+        log_probabilities: Log-probabilities of the tokens.
         scores: Sum of the log-probabilities of each new row, descending in beam search; -inf for a dead row.
-        end_log_probabilities: Of EOS after each OLD row.
-        end_scores: Sum of the log-probabilities of each OLD row if it ended with EOS in this step, else -inf.
-        ended: False if it is known that no row ended with EOS and no sentence is without live rows.
+        end_log_probabilities: Log-probability of EOS after each OLD row.
+        end_scores: Sum of the log-probabilities of each OLD row that ends with EOS in this step; -inf for the others.
+        ended: False if it is known that no row ended with EOS and every sentence has a live row.
     """
 
     tokens: Tensor
@@ -35,16 +35,17 @@ class Choice(NamedTuple):
 
 
 class Chooser:
-    """How a step goes on, the only part of the engine's loop in which searches differ.
+    """Chooses the next token of each row: the only part of the engine's loop in which searches differ.
 
     Attributes:
-        groups: The rows of a sentence are so many groups of equal size, each of which ends by itself.
-        first: Of the hypotheses that end, the first ones stay; else the best.
-        scored: `end_scores` are log-probabilities, which length normalises; else they rank hypotheses as they are.
-        numbered: A sentence's hypotheses come in the order of their rows; else the best first.
-        skips: Nothing need be computed for dead rows, whose logits may be any finite numbers. Of a class whose own body
-            says so; what inherits it may read more.
-        fused: The choice finds the normaliser itself and leaves no NaN. Of a class whose own body says so, too.
+        groups: Number of equal groups of a sentence's rows; each group finishes by itself.
+        first: Whether the first finished hypotheses are kept; otherwise the best ones.
+        scored: Whether `end_scores` are log-probabilities, to be normalised by length; otherwise they rank hypotheses
+            as they are.
+        numbered: Whether hypotheses are returned in the order of their rows; otherwise the best first.
+        skips: Whether dead rows need no computation; their logits may be any finite numbers. It counts only for the
+            class that declares it in its own body, since a subclass may read more.
+        fused: Whether the chooser computes the normaliser itself and leaves no NaN. It counts as `skips` does.
     """
 
     groups = 1
@@ -55,42 +56,43 @@ class Chooser:
     fused = False
 
     def first_scores(self, scores: Tensor) -> Tensor:
-        """Scores of the rows of fresh sentences, -inf for those that do not count. scores: [B, K] zeros, to be
-        changed."""
+        """Scores of the rows of new sentences, -inf for dead rows. scores: [B, K] zeros, which may be changed."""
         return scores
 
     def __call__(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> Choice:
-        """Choose.
+        """Choose the next tokens.
 
         Args:
-            logits: [R, V], which may be changed; of several models or with scorers, log-probabilities. V may differ
-                from step to step, of models whose output is as wide as a source: a sentence has -inf beyond its own.
-            normalizer: [R, 1]: log-probabilities are the logits less this.
-            scores: [B, K].
-            limits: Of length, and forced prefixes.
+            logits: [R, V], which may be changed. For several models, or with scorers, they are log-probabilities. If
+                the output is as wide as the sources, V differs from step to step, and shorter sources have -inf.
+            normalizer: [R, 1]; log-probabilities are logits - normalizer.
+            scores: [B, K] scores of the rows so far.
+            limits: Length limits and forced prefixes.
         """
         raise NotImplementedError
 
     def admit(self, slots: Tensor, numbers: list[int]) -> None:
-        """Sentences of these numbers in the input take these slots."""
+        """Put sentences into these slots [n]; numbers: their numbers in the input."""
 
     def release(self, keep: Tensor, slots: int) -> None:
-        """Keep these slots as the first of `slots` ones."""
+        """Change the number of slots to `slots`; the slots `keep` [B'] int64 become the first ones."""
 
 
-def real(scores: Tensor) -> Tensor:
-    """Scores with minus infinity in place of NaN: what a model says nothing of is never chosen."""
+def without_nan(scores: Tensor) -> Tensor:
+    """Scores with -inf in place of NaN, so that such a token is never chosen."""
     return scores.nan_to_num(NEVER, float("inf"), NEVER)
 
 
-def wanted(logits: Tensor, normalizer: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens [B, K] that are asked for, and their log-probabilities: -inf for one beyond an output that is as wide as
-    its source, in whose place comes the last one."""
+def pick_inside(logits: Tensor, normalizer: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens and their log-probabilities, both [B, K], for an output that may be narrower than the vocabulary.
+
+    A token outside of the output is replaced by the last one, with -inf.
+    """
     width = logits.size(1)
-    there = tokens.clamp(max=width - 1)
-    return there, pick(logits, normalizer, there).masked_fill(tokens >= width, NEVER)
+    inside = tokens.clamp(max=width - 1)
+    return inside, pick(logits, normalizer, inside).masked_fill(tokens >= width, NEVER)
 
 
 def pick(logits: Tensor, normalizer: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probabilities [B, K] of one token a row; tokens: [B, K]."""
+    """Log-probabilities [B, K] of one token per row; tokens: [B, K] int64."""
     return (logits.gather(1, tokens.reshape(-1, 1)) - normalizer).view(tokens.shape)

@@ -1,7 +1,7 @@
-"""Positive constraints: phrases that a hypothesis must hold, by dynamic beam allocation.
+"""Positive constraints: phrases that a hypothesis must contain, by dynamic beam allocation.
 
-Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, J phrases of a sentence, n tokens of the longest phrase,
-C candidates of a sentence.
+Shapes: B slots, K rows per slot, R = B*K rows, V vocabulary, J phrases of a sentence, n tokens of the longest phrase,
+W candidates of a row, C candidates of a sentence.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
 from s2s.decoding.search.beam import Beam
-from s2s.decoding.search.choice import Choice, real
+from s2s.decoding.search.choice import Choice, without_nan
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import PAD
 
@@ -22,42 +22,42 @@ Ids = list[int]
 
 
 class ConstrainedBeam(Beam):
-    """Beam search whose rows are shared out among hypotheses that have met more and less of the constraints (Post and
-    Vilar 2018, in the vectorised manner of Hu et al. 2019).
+    """Beam search that divides its rows among hypotheses by how much of the constraints they have met (Post and Vilar
+    2018; vectorised as by Hu et al. 2019).
 
-    A hypothesis covers of a phrase all its tokens once it holds it in one piece, before that the longest beginning of
-    the phrase with which the hypothesis ends; those that cover as many tokens are a bank. Candidates are the K best
-    continuations of each row and the next token of each phrase that it does not hold. They take turns: the best of
-    every bank, from the one that covers most, then the second of every bank, and so on; the K first live on.
-    A hypothesis may end only when it holds all phrases, and then an EOS counts if it is among the K first of all
-    candidates. A sentence that can have no such hypothesis ends with those that lack the fewest phrases. Without
-    phrases this is Beam.
+    A hypothesis covers all tokens of a phrase that it contains. Of another phrase it covers the longest beginning with
+    which the hypothesis ends. Hypotheses that cover the same number of tokens form a bank. Candidates are the K best
+    continuations of each row, and the next token of each phrase that it does not contain. The banks take turns, from
+    the one that covers most: the best candidate of every bank, then the second best of every bank, and so on. The first
+    K candidates live on. A hypothesis may end only when it contains all phrases; its EOS counts if it is among the
+    first K of all candidates. If no hypothesis can contain all phrases, those that lack the fewest are returned.
+    Without phrases this is Beam.
 
     Args:
         config: Decode options.
         slots: B.
-        constraints: Number of each sentence in the input -> token ids of its phrases, each at least one.
-        device: Of the models.
+        constraints: Number of each sentence in the input -> token ids of its phrases, each of at least one token.
+        device: Device of the models.
     """
 
     without: ClassVar = dict.fromkeys(
-        ["diverse_groups", "shortlist"], "rows are shared out by the phrases that they hold"
+        ["diverse_groups", "shortlist"], "constraints divide the rows among hypotheses by the phrases they contain"
     )
 
     def __init__(self, config: DecodeConfig, slots: int, constraints: Mapping[int, list[Ids]], device):
         super().__init__(config, device)
-        self.constraints = {number: list(dict.fromkeys(map(tuple, some))) for number, some in constraints.items()}
+        self.constraints = {number: list(dict.fromkeys(map(tuple, rows))) for number, rows in constraints.items()}
         J = max(map(len, self.constraints.values()))
-        n = max(len(phrase) for some in self.constraints.values() for phrase in some)
+        n = max(len(phrase) for phrases in self.constraints.values() for phrase in phrases)
         self.phrases = torch.zeros(slots, J, n, dtype=torch.int64, device=device)  # PAD after the last token
         self.lengths = torch.zeros(slots, J, dtype=torch.int64, device=device)  # 0: no phrase
         self.history = torch.zeros(slots, config.rows, n, dtype=torch.int64, device=device)  # last tokens, or PAD
-        self.held = torch.zeros(slots, config.rows, J, dtype=torch.bool, device=device)  # which rows hold the phrase
-        self.ended = torch.zeros(slots, dtype=torch.bool, device=device)  # whether a whole hypothesis has finished
+        self.held = torch.zeros(slots, config.rows, J, dtype=torch.bool, device=device)  # which rows contain the phrase
+        self.ended = torch.zeros(slots, dtype=torch.bool, device=device)  # a hypothesis with all phrases has finished
         self.places = torch.arange(1, n + 1, device=device)
 
     def admit(self, slots: Tensor, numbers: list[int]) -> None:
-        """Sentences of these numbers in the input take these slots."""
+        """Put sentences into these slots [n]; numbers: their numbers in the input."""
         phrases = torch.zeros(len(numbers), *self.phrases.shape[1:], dtype=torch.int64)
         lengths = torch.zeros(phrases.shape[:2], dtype=torch.int64)
         for i, number in enumerate(numbers):
@@ -68,12 +68,12 @@ class ConstrainedBeam(Beam):
         self.held[slots] = (self.lengths[slots] == 0)[:, None]
 
     def release(self, keep: Tensor, slots: int) -> None:
-        """Keep these slots as the first of `slots` ones."""
+        """Change the number of slots to `slots`; the slots `keep` [B'] int64 become the first ones."""
         for name in ("phrases", "lengths", "history", "held", "ended"):
             setattr(self, name, kept(getattr(self, name), keep, slots))
 
     def __call__(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> Choice:
-        """As Beam; the scores are in no order."""
+        """As Beam, but the scores are not sorted."""
         (B, K), J = scores.shape, self.lengths.size(1)
         tokens, values, end = self._continuations(logits, normalizer, scores, limits)
         W = tokens.size(2)
@@ -84,14 +84,14 @@ class ConstrainedBeam(Beam):
         place = self._turns(totals, banks, most).topk(K, dim=1, largest=False).indices
         best = totals.gather(1, place)
 
-        whole = self.held.all(2)
-        end_scores = (scores + end).masked_fill(~whole, NEVER)
+        complete = self.held.all(2)
+        end_scores = (scores + end).masked_fill(~complete, NEVER)
         every = torch.cat([totals, end_scores], dim=1)
         turns = self._turns(every, torch.cat([banks, most.expand(B, K)], dim=1), most)
         last = turns.topk(K, dim=1, largest=False).values[:, -1:]
         counts = turns[:, K * W :] <= last
         self.ended |= (counts & (end_scores > NEVER)).any(1)
-        # Nothing can go on, and nothing whole has ended: what is there ends as it is.
+        # No row can continue, and no hypothesis with all phrases has ended: the live rows end incomplete.
         over = ((best == NEVER).all(1) & ~self.ended)[:, None]
         partial = over & (scores > NEVER)
         lacking = (~self.held).sum(2).masked_fill(~partial, J + 1)
@@ -105,28 +105,31 @@ class ConstrainedBeam(Beam):
         return Choice(tokens, parents, values.flatten(1).gather(1, place), best, end, end_scores)
 
     def _continuations(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> tuple[Tensor, ...]:
-        """As Beam, with the next token of each phrase that a row does not hold: [B, K, W] each; and EOS's, [B, K]."""
+        """As Beam, with the next token of each phrase that a row does not contain as a further candidate: W in all."""
         B, K = scores.shape
         tokens, values, end = super()._continuations(logits, normalizer, scores, limits)
         progress = (self._begins() * (self.places - 1)).amax(3)  # [B, K, J]
         wanted = self.phrases[:, None].expand(B, K, -1, -1).gather(3, progress[:, :, :, None]).squeeze(3)
-        wanted = wanted.masked_fill(self.held, PAD)  # which nobody may choose
-        there = wanted.flatten(0, 1)
-        gains = logits.gather(1, there.clamp(max=logits.size(1) - 1)) - normalizer
-        gains = real(gains.masked_fill(there >= logits.size(1), NEVER)).view(wanted.shape)
+        wanted = wanted.masked_fill(self.held, PAD)  # PAD is never chosen
+        columns = wanted.flatten(0, 1)
+        gains = logits.gather(1, columns.clamp(max=logits.size(1) - 1)) - normalizer
+        gains = without_nan(gains.masked_fill(columns >= logits.size(1), NEVER)).view(wanted.shape)
         for mask in (limits.late(), None if (forced := limits.forced()) is None else forced[0]):
             if mask is not None:
                 gains = gains.masked_fill(mask[:, :, None], NEVER)
         for j in range(wanted.size(2)):  # each token once
-            there = torch.cat([tokens, wanted[:, :, :j]], dim=2) == wanted[:, :, j : j + 1]
-            gains[:, :, j] = gains[:, :, j].masked_fill(there.any(2), NEVER)
+            same = torch.cat([tokens, wanted[:, :, :j]], dim=2) == wanted[:, :, j : j + 1]
+            gains[:, :, j] = gains[:, :, j].masked_fill(same.any(2), NEVER)
         return torch.cat([tokens, wanted], dim=2), torch.cat([values, gains], dim=2), end
 
     def _covered(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of each phrase that rows cover after a token, and whether they hold the phrase: [B, K, W, J].
+        """Coverage after each candidate.
 
         Args:
-            tokens: [B, K, W].
+            tokens: [B, K, W] candidates.
+
+        Returns:
+            How many tokens of each phrase are covered, and whether the phrase is contained; both [B, K, W, J].
         """
         begins = self._begins()  # [B, K, J, n]: the row ends with the first 0 ... n-1 tokens
         fits = begins[:, :, None] & (tokens[:, :, :, None, None] == self.phrases[:, None, None])
@@ -146,12 +149,13 @@ class ConstrainedBeam(Beam):
 
     @staticmethod
     def _turns(scores: Tensor, banks: Tensor, most: Tensor) -> Tensor:
-        """The turn of each candidate: its rank in its bank, then its bank from the fullest. Large for score -inf.
+        """The turn of each candidate, int64 [B, C]: ordered by its rank in its bank, then by its bank, the one that
+        covers most first. The largest integer for a candidate of score -inf.
 
         Args:
             scores: [B, C].
-            banks: [B, C] int64.
-            most: [B, 1] int64, the fullest bank that there can be.
+            banks: [B, C] int64, tokens covered.
+            most: [B, 1] int64, the tokens of all phrases.
         """
         order = scores.argsort(dim=1, descending=True, stable=True)
         order = order.gather(1, banks.gather(1, order).argsort(dim=1, stable=True))
@@ -163,5 +167,5 @@ class ConstrainedBeam(Beam):
 
 
 def lacking(ids: Ids, phrases: list[Ids]) -> int:
-    """How many phrases a hypothesis does not hold in one piece."""
+    """How many of the phrases a hypothesis does not contain."""
     return sum(all(ids[i : i + len(p)] != list(p) for i in range(len(ids) - len(p) + 1)) for p in phrases)

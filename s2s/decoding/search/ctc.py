@@ -1,7 +1,7 @@
-"""Decoding by CTC alone, `decode.ctc_weight=1`: the encoder's frames are all that there is.
+"""Decoding by CTC alone, `decode.ctc_weight=1`, without a decoder.
 
-A hypothesis's score is its log-probability, without length normalisation: how many labels it has does not change how
-many frames it explains. Its length is bounded by the frames, not by options.
+The score of a hypothesis is its log-probability, without length normalisation: every hypothesis explains all frames,
+however many labels it has. Its length is limited by the number of frames, not by options.
 
 Shapes: B sentences, S frames, V symbols.
 """
@@ -30,41 +30,48 @@ Ids = list[int]
 
 
 class CtcDecoder:
-    """Decodes sentences: with beam_size=1 the best path, else prefix beam search.
+    """Decodes sentences by the best path (beam_size=1) or by prefix beam search.
 
     Args:
         config: Decode options.
         setting: One model with CTC, and perhaps a language model as a scorer.
+
+    Raises:
+        UserError: there is more than one scorer.
     """
 
     def __init__(self, config: DecodeConfig, setting: Setting):
         self.config, self.setting, self.model = config, setting, setting.models[0]
         if len(setting.scorers) > 1:
             raise UserError("CTC alone (decode.ctc_weight=1) goes with one language model, not with several")
-        self.other: LanguageModelScorer | None = next(iter(setting.scorers), None)
+        self.language_model: LanguageModelScorer | None = next(iter(setting.scorers), None)
 
     @torch.inference_mode()
     def run(self, sentences: list[Sentence], first: int = 0) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
-        """As Engine.run; sentences by falling length."""
-        lengths = np.array([self.setting.positions(one.source) for one in sentences])
+        """As Engine.run; the sentences must be sorted by falling length."""
+        lengths = np.array([self.setting.positions(sentence.source) for sentence in sentences])
         each, start = np.stack([lengths, lengths]), 0  # no hypothesis has more labels than frames
         while start < len(sentences):
             batch = sentences[start : start + together(self.config, each[:, start:])]
             start += len(batch)
             if self.setting.tick:
                 self.setting.tick()
-            x, lengths, broken = self._frames(self.setting.collate([one.source for one in batch]))
-            found = zip(batch, self._decode(x, lengths), broken, strict=True)
-            yield [(one.number, [Hypothesis.not_finite()] if failed or not n_best else n_best)
-                   for one, n_best, failed in found]  # fmt: skip
+            x, lengths, broken = self._frames(self.setting.collate([sentence.source for sentence in batch]))
+            results = zip(batch, self._decode(x, lengths), broken, strict=True)
+            yield [(sentence.number, [Hypothesis.not_finite()] if failed or not n_best else n_best)
+                   for sentence, n_best, failed in results]  # fmt: skip
 
     def _frames(self, inputs: Inputs) -> tuple[Tensor, Tensor, list[bool]]:
-        """Log-probabilities [B, S, V], numbers of frames [B], and which sentences have one that is not a number: all of
-        theirs are those of the blank, for whoever goes on with the others."""
+        """Encode sentences.
+
+        Returns:
+            Log-probabilities [B, S, V], numbers of frames [B], and for each sentence whether it has a NaN. Frames of
+            such a sentence are replaced by blanks, so that the others can be decoded.
+        """
         memory = self.model.encode(*inputs)
         x = self.model.ctc_log_probabilities(memory)
-        real = torch.arange(x.size(1), device=x.device) < memory.lengths[:, None]
-        broken = (x.isnan().any(2) & real).any(1)
+        valid = torch.arange(x.size(1), device=x.device) < memory.lengths[:, None]
+        broken = (x.isnan().any(2) & valid).any(1)
         if broken.any():
             x = x.clone()
             x[broken] = NEVER
@@ -74,20 +81,20 @@ class CtcDecoder:
     def _decode(self, x: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
         config = self.config
         bonus = None
-        if self.other:
-            bonus = PrefixBonus(self.other.model, self.other.weight, (len(x), config.beam_size))
+        if self.language_model:
+            bonus = PrefixBonus(self.language_model.model, self.language_model.weight, (len(x), config.beam_size))
         elif config.beam_size == 1:
-            return [[one] for one in best_path(x, lengths, config.allow_unknown)]
-        found = prefix_beam_search(x, lengths, config.beam_size, config.allow_unknown, bonus, config.word_reward)
-        # The search has lost alignments on its way; these are the sums over all of them.
-        values = self._each(x, lengths, [[ids for ids, _, _ in some] for some in found])
-        n_best = [
-            [Hypothesis(ids, sum(each) + bonus, sum(each), each)
-             for (ids, _, bonus), each in zip(some, mine, strict=True)]
-            for some, mine in zip(found, values, strict=True)
-        ]  # fmt: skip
-        n_best = [[one for one in some if not math.isnan(one.score)] for some in n_best]  # the language model's opinion
-        return [sorted(some, key=lambda one: -one.score)[: config.n_best] for some in n_best]
+            return [[hypothesis] for hypothesis in best_path(x, lengths, config.allow_unknown)]
+        beams = prefix_beam_search(x, lengths, config.beam_size, config.allow_unknown, bonus, config.word_reward)
+        # The search dropped some alignments; these are the sums over all of them.
+        values = self._each(x, lengths, [[ids for ids, _, _ in beam] for beam in beams])
+        results = []
+        for beam, rows in zip(beams, values, strict=True):
+            n_best = [Hypothesis(ids, sum(each) + bonus, sum(each), each)
+                      for (ids, _, bonus), each in zip(beam, rows, strict=True)]  # fmt: skip
+            n_best = [hypothesis for hypothesis in n_best if not math.isnan(hypothesis.score)]  # by the language model
+            results.append(sorted(n_best, key=lambda hypothesis: -hypothesis.score)[: config.n_best])
+        return results
 
     def _each(self, x: Tensor, lengths: Tensor, targets: list[list[Ids]]) -> list[list[list[float]]]:
         rows = max(1, *map(len, targets))
@@ -102,6 +109,6 @@ class CtcDecoder:
         for row, (each,) in zip(values, self._each(x, lengths, targets), strict=True):
             row[: len(each)] = torch.tensor(each, dtype=torch.float64)
         values[broken] = math.nan
-        if self.other:
-            values += self.other.weight * self.other.score(inputs, [], decoder_input, target).cpu()
+        if self.language_model:
+            values += self.language_model.weight * self.language_model.score(inputs, [], decoder_input, target).cpu()
         return values

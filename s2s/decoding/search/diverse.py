@@ -1,6 +1,6 @@
-"""Diverse beam search: groups that choose one after another, each away from what the earlier ones chose.
+"""Diverse beam search: groups choose one after another, and each avoids the choices of the earlier ones.
 
-Shapes: B slots, G groups of k rows, K = G*k rows a slot, R = B*K rows, V vocabulary.
+Shapes: B slots, G groups of k rows, K = G*k rows per slot, R = B*K rows, V vocabulary.
 """
 
 import torch
@@ -17,9 +17,9 @@ from s2s.text.vocabulary import EOS
 class DiverseBeam(Beam):
     """Diverse beam search (Vijayakumar et al. 2016) with the Hamming penalty: each group is a beam search of k rows.
 
-    At each step, `diverse_strength` times the count of a token among what earlier groups chose at this step (the tokens
-    with which their rows go on, and each EOS that counted) is taken off its log-probability, for this choice alone: the
-    scores that rows carry and hypotheses have are the model's. The first group is beam search with k rows.
+    At each step, a token is penalised by `diverse_strength` times its count among the choices of earlier groups at this
+    step (the next tokens of their rows, and each EOS that counted). The penalty affects only the choice: the scores of
+    rows and hypotheses stay those of the model. The first group is beam search with k rows.
     """
 
     def __init__(self, config: DecodeConfig, device: torch.device | str):
@@ -27,7 +27,7 @@ class DiverseBeam(Beam):
         self.groups, self.strength = config.diverse_groups, config.diverse_strength
 
     def first_scores(self, scores: Tensor) -> Tensor:
-        """All rows of a sentence are the same at first, so only each group's first one counts. scores: [B, K] zeros."""
+        """Only each group's first row is live, since all rows are the same. scores: [B, K] zeros, changed."""
         scores.view(len(scores), self.groups, -1)[:, :, 1:] = NEVER
         return scores
 
@@ -42,12 +42,12 @@ class DiverseBeam(Beam):
             rows = slice(g * k, (g + 1) * k)
             limits.stuck = None if stuck is None else stuck[:, rows]
             biased = (logits[:, g] - penalty[:, None]).flatten(0, 1)
-            one = super().__call__(biased, normalizer[:, g].flatten(0, 1), scores[:, rows], limits)
-            own, end = penalty.gather(1, one.tokens), penalty[:, EOS, None]
-            parents = torch.zeros_like(one.tokens) if one.parents is None else one.parents
-            choices.append((one.tokens, parents + g * k, one.log_probabilities + own, one.scores + own,
-                            one.end_log_probabilities + end, one.end_scores + end))  # fmt: skip
-            penalty = penalty.scatter_add(1, one.tokens, self.strength * (one.scores > NEVER).to(penalty.dtype))
-            penalty[:, EOS] += self.strength * (one.end_scores > NEVER).sum(1)
+            choice = super().__call__(biased, normalizer[:, g].flatten(0, 1), scores[:, rows], limits)
+            own, end = penalty.gather(1, choice.tokens), penalty[:, EOS, None]
+            parents = torch.zeros_like(choice.tokens) if choice.parents is None else choice.parents
+            choices.append((choice.tokens, parents + g * k, choice.log_probabilities + own, choice.scores + own,
+                            choice.end_log_probabilities + end, choice.end_scores + end))  # fmt: skip
+            penalty = penalty.scatter_add(1, choice.tokens, self.strength * (choice.scores > NEVER).to(penalty.dtype))
+            penalty[:, EOS] += self.strength * (choice.end_scores > NEVER).sum(1)
         limits.stuck = stuck
-        return Choice(*(torch.cat(parts, dim=1) for parts in zip(*choices, strict=True)))
+        return Choice(*(torch.cat(fields, dim=1) for fields in zip(*choices, strict=True)))

@@ -1,5 +1,5 @@
-"""The searches of the toolkit: what each reads, what goes with it, and what it is made of. Imports no torch, so that a
-command tells at once what does not go together."""
+"""The searchers of the toolkit: which options each reads, which components go with it, and what it runs. Imports no
+torch, so that a command can quickly report options that do not go together."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,13 @@ DRAWN = frozenset(["temperature", "top_k", "top_p", "epsilon"])
 
 @dataclasses.dataclass
 class BeamConfig(SearcherConfig):
-    """Its options are those of `decode` itself."""
+    """It has no options of its own; it reads those of `decode`."""
 
     type: str = option("beam", "component")
 
 
 class BeamSearch(StepSearcher):
-    """Beam search: plain, in diverse groups, with constraints, with partial scorers. Greedy is beam_size=1."""
+    """Beam search: plain, in diverse groups, with constraints, or with partial scorers. beam_size=1 is greedy."""
 
     Config = BeamConfig
     options = RATED | LENGTHS | {"beam_size", "diverse_groups", "diverse_strength", "stopping", "temperature",
@@ -60,13 +60,13 @@ class BeamSearch(StepSearcher):
 
 @dataclasses.dataclass
 class SampleConfig(SearcherConfig):
-    """Its options are those of `decode` itself."""
+    """It has no options of its own; it reads those of `decode`."""
 
     type: str = option("sample", "component")
 
 
 class Sample(StepSearcher):
-    """Independent draws from the model's distribution."""
+    """Independent samples from the model's distribution."""
 
     Config = SampleConfig
     options = RATED | LENGTHS | DRAWN | {"shortlist"}
@@ -81,13 +81,13 @@ class Sample(StepSearcher):
 
 @dataclasses.dataclass
 class StochasticBeamConfig(SearcherConfig):
-    """Its options are those of `decode` itself."""
+    """It has no options of its own; it reads those of `decode`."""
 
     type: str = option("stochastic_beam", "component")
 
 
 class StochasticBeamSearch(StepSearcher):
-    """Draws without replacement. Noise belongs to symbols, so that a shortlist, which numbers them anew, is none."""
+    """Samples without replacement. The noise depends on symbol ids, so a shortlist, which changes them, is refused."""
 
     Config = StochasticBeamConfig
     options = RATED | LENGTHS | DRAWN | {"beam_size"}
@@ -111,32 +111,32 @@ def _within_beam(config: Any) -> None:
 
 @dataclasses.dataclass
 class SpeculativeConfig(SearcherConfig):
-    """Its options are those of `decode` itself."""
+    """It has no options of its own; it reads those of `decode`."""
 
     type: str = option("speculative", "component")
 
 
 class SpeculativeSearch(Searcher):
-    """Greedy search, several tokens a step: see s2s/decoding/search/speculative.py."""
+    """Greedy search with several tokens per step; see s2s/decoding/search/speculative.py."""
 
     Config = SpeculativeConfig
     options = RATED | LENGTHS | {"beam_size", "speculative", "speculative_tokens"}
     takes = frozenset(["prefix", "alignment"])
 
     @classmethod
-    def called(cls) -> str:
+    def option(cls) -> str:
         return "decode.speculative"
 
     @classmethod
-    def said(cls, config: Any) -> str:
+    def label(cls, config: Any) -> str:
         return f"decode.speculative={config.speculative}"
 
     @classmethod
     def check(cls, config: Any) -> None:
         if config.speculative == "none":
-            raise UserError("decode.search=speculative: decode.speculative says who guesses, input or draft")
+            raise UserError("decode.search=speculative: requires decode.speculative=input or draft")
         if config.beam_size > 1:
-            raise UserError(f"{cls.said(config)} requires greedy search, decode.beam_size=1")
+            raise UserError(f"{cls.label(config)} requires greedy search, decode.beam_size=1")
         _within_beam(config)
 
     def __init__(self, config: Any, setting):
@@ -148,27 +148,27 @@ class SpeculativeSearch(Searcher):
 
 @dataclasses.dataclass
 class CtcConfig(SearcherConfig):
-    """Its options are those of `decode` itself."""
+    """It has no options of its own; it reads those of `decode`."""
 
     type: str = option("ctc", "component")
 
 
 class CtcSearch(Searcher):
-    """CTC alone: see s2s/decoding/search/ctc.py."""
+    """CTC alone; see s2s/decoding/search/ctc.py."""
 
     Config = CtcConfig
-    # Frames bound the length; decode=speech, which is for models of all kinds, says it for those with a decoder.
+    # Frames limit the length. The maximum lengths are accepted because the preset decode=speech sets them.
     options = frozenset(["beam_size", "word_reward", "exit_layer", "exit_confidence", "allow_unknown", "max_length_a",
                          "max_length_b"])  # fmt: skip
     takes = frozenset(["language_model"])
     max_length, normalised = None, False
 
     @classmethod
-    def called(cls) -> str:
+    def option(cls) -> str:
         return "decode.ctc_weight=1"
 
     @classmethod
-    def said(cls, config: Any) -> str:
+    def label(cls, config: Any) -> str:
         return "CTC alone (decode.ctc_weight=1)"
 
     @classmethod
@@ -179,5 +179,5 @@ class CtcSearch(Searcher):
         super().__init__(config, setting)
         from s2s.decoding.search.ctc import CtcDecoder
 
-        found = CtcDecoder(config, setting)
-        self.run, self.score = found.run, found.score
+        decoder = CtcDecoder(config, setting)
+        self.run, self.score = decoder.run, decoder.score

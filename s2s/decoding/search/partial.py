@@ -1,6 +1,6 @@
-"""Beam search among candidates, which partial scorers rate beside the models: what costs too much for every token.
+"""Beam search with partial scorers, which score only the best candidates of the models.
 
-Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, C candidates of a row.
+Shapes: B slots, K rows per slot, R = B*K rows, V vocabulary, C candidates per row.
 """
 
 import torch
@@ -14,17 +14,18 @@ from s2s.decoding.search.beam import Beam
 from s2s.decoding.search.choice import Choice
 from s2s.text.vocabulary import EOS
 
-PREBEAM, LEAST = 1.5, 8  # partial scorers rate so many times K candidates of each row, and at least so many
+PREBEAM, LEAST = 1.5, 8  # partial scorers score PREBEAM * K candidates of each row, and at least LEAST
 
 
 class PartialBeam(Beam):
-    """Beam search among the best candidates of each row by the models' opinion, and EOS. A row that no candidate fits,
-    as where CTC has no frame left for another label, may end, though it be too short.
+    """Beam search among EOS and the candidates of each row that are best by the models.
+
+    If no candidate is possible (CTC may have no frame left for another label), a row may end below the minimum length.
 
     Args:
         config: Decode options.
-        device: Of the models.
-        scorer: Has the partial scorers, which go on here, with the choice.
+        device: Device of the models.
+        scorer: The models with the partial scorers, which this class calls and advances.
     """
 
     skips = True
@@ -43,7 +44,7 @@ class PartialBeam(Beam):
         return choice
 
     def _continuations(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> tuple[Tensor, ...]:
-        """As Beam, of C candidates."""
+        """As Beam, with C candidates."""
         may_end = (logits[:, EOS, None] - normalizer).view(scores.shape)
         tokens, values, end = super()._continuations(logits, normalizer, scores, limits)
         rated = [(scorer.weight, *scorer.rate(tokens)) for scorer in self.scorer.partial]

@@ -1,6 +1,6 @@
 """Sampling from the model's distribution, or from its most probable part.
 
-Shapes: B sentences, K samples a sentence, R = B*K rows, V vocabulary.
+Shapes: B sentences, K samples per sentence, R = B*K rows, V vocabulary.
 """
 
 import torch
@@ -10,19 +10,21 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.hypothesis import NEVER
 from s2s.decoding.limits import Limits
 from s2s.decoding.noise import mix, uniform
-from s2s.decoding.search.choice import Choice, Chooser, pick, wanted
+from s2s.decoding.search.choice import Choice, Chooser, pick, pick_inside
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 
 class Sampling(Chooser):
-    """Sampling: K independent draws a sentence from softmax(logits / temperature), cut to the k most probable tokens,
-    then to the most probable ones that together reach p (of what top-k has left), then to those of at least epsilon
-    (of what is left; Hewitt et al. 2022).
+    """Sampling: K independent samples per sentence from softmax(logits / temperature).
 
-    The draw of a token is the inverse of the cumulative distribution, in the vocabulary's order, at a number that
-    depends on nothing but (seed, number of the sentence, number of the sample, step). So a sentence's samples do not
-    depend on its batch, and a near tie cannot swap two tokens.
+    The distribution is cut to the `top_k` most probable tokens, then to the most probable tokens that add up to
+    `top_p`, then to those of at least `epsilon` (Hewitt et al. 2022); each filter sees what the one before has left,
+    normalised again.
+
+    A token is drawn by inverting the cumulative distribution, in the order of the vocabulary, at a number that depends
+    only on (seed, number of the sentence, number of the sample, step). So the samples of a sentence do not depend on
+    its batch, and rounding cannot swap two tokens of nearly the same probability.
     """
 
     first = numbered = True
@@ -38,7 +40,7 @@ class Sampling(Chooser):
         B, K = scores.shape
         early, late, forced = limits.early(), limits.late(), limits.forced()
         if forced is not None:
-            forced_token, forced_value = wanted(logits, normalizer, forced[1].expand(B, K))
+            forced_token, forced_value = pick_inside(logits, normalizer, forced[1].expand(B, K))
         logits.index_fill_(1, self.forbidden, NEVER)
         if early is not None:
             end = logits[:, EOS].view(B, K)  # a view: the logits themselves change
@@ -75,18 +77,18 @@ class Sampling(Chooser):
         return logits
 
     def admit(self, slots: Tensor, numbers: list[int]) -> None:
-        """Sentences of these numbers in the input take these slots."""
+        """Put sentences into these slots [n]; numbers: their numbers in the input."""
         sentences = torch.tensor(numbers, device=slots.device)
         start = mix(mix(torch.zeros_like(sentences), self.seed), sentences)
         self.keys[slots] = mix(start[:, None].expand(-1, len(self.samples)), self.samples)
 
     def release(self, keep: Tensor, slots: int) -> None:
-        """Keep these slots as the first of `slots` ones."""
+        """Change the number of slots to `slots`; the slots `keep` [B'] int64 become the first ones."""
         self.keys = kept(self.keys, keep, slots)
 
 
 def draw(logits: Tensor, numbers: Tensor) -> Tensor:
-    """One token a row by inversion of the cumulative distribution.
+    """Draw one token per row by inverting the cumulative distribution.
 
     Args:
         logits: [R, V].
@@ -97,4 +99,4 @@ def draw(logits: Tensor, numbers: Tensor) -> Tensor:
     """
     cumulative = logits.double().softmax(dim=1).cumsum(dim=1)
     place = torch.searchsorted(cumulative, numbers[:, None] * cumulative[:, -1:], right=True)
-    return place.clamp_(max=logits.size(1) - 1).squeeze(1)  # over the end only if the logits are not finite
+    return place.clamp_(max=logits.size(1) - 1).squeeze(1)  # past the end only if logits are not finite

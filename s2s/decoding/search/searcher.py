@@ -1,4 +1,4 @@
-"""What a search is to the rest of the toolkit. Imports no torch."""
+"""The interface of searchers. Imports no torch."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from s2s.decoding.search.choice import Chooser
     from s2s.decoding.setting import Setting
 
-# Options of `decode`: of what is rated token by token, and of lengths, which a search by steps keeps.
+# Options of `decode`: those of scoring token by token, and the length limits of searches by steps.
 RATED = frozenset(["length_penalty", "length_normalization", "word_reward", "ensemble", "ensemble_weights",
                    "auxiliary_weights", "encoder_layer", "allow_unknown"])  # fmt: skip
 LENGTHS = frozenset(["min_length_a", "min_length_b", "max_length_a", "max_length_b"])
@@ -24,26 +24,28 @@ LENGTHS = frozenset(["min_length_a", "min_length_b", "max_length_a", "max_length
 
 @dataclasses.dataclass
 class SearcherConfig:
-    """Options of a searcher that has none of its own."""
+    """The options of a searcher without options of its own."""
 
     type: str = option("", "component")
 
 
 class Searcher:
-    """From sentences to hypotheses.
+    """Searches for the hypotheses of sentences.
 
     Attributes:
-        Config: Its own options, `decode.search.NAME`, in `self.own`.
-        options: Options of `decode` that it reads beside those of every search (`COMMON`).
-        takes: What goes with it: `rules`, `scorers` (that rate tokens) and `final_scorers` (that rate hypotheses), the
-            name of a single scorer or rule; of a call `prefix`, `constraints`, `alignment`; `several_models`.
-        seeded: Whether hypotheses depend on the seed, and on the number of their sentence.
-        cooled: Whether tokens are rated at `decode.temperature`; else it is of what the search draws from.
-        normalised: Whether length normalises the score of a hypothesis.
+        Config: The dataclass of its own options, `decode.search.NAME`; their values are in `self.own`.
+        options: Options of `decode` that it reads in addition to those of every searcher (`COMMON`).
+        takes: What goes with it: groups of components (`rules`, `scorers` of tokens, `final_scorers` of hypotheses),
+            the name of a single scorer or rule, arguments of a call (`prefix`, `constraints`, `alignment`), and
+            `several_models`.
+        seeded: Whether hypotheses depend on the seed and on the number of their sentence.
+        cooled: Whether models score tokens at `decode.temperature`. If not, the searcher applies it itself, to the
+            distribution that it samples from.
+        normalised: Whether the score of a hypothesis is normalised by its length.
 
     Args:
         config: Decode options.
-        setting: Models, and what else it works with.
+        setting: Models and task.
     """
 
     Config: ClassVar[type]
@@ -57,14 +59,14 @@ class Searcher:
         self.config, self.own, self.setting = config, config.search, setting
 
     @classmethod
-    def called(cls) -> str:
-        """What chooses it, for messages."""
+    def option(cls) -> str:
+        """The option that chooses it, for messages."""
         return f"decode.search={cls.Config().type}"
 
     @classmethod
-    def said(cls, config: Any) -> str:
-        """What has chosen it."""
-        return cls.called()
+    def label(cls, config: Any) -> str:
+        """The setting that has chosen it, for messages."""
+        return cls.option()
 
     @classmethod
     def reads(cls, key: str) -> bool:
@@ -75,29 +77,28 @@ class Searcher:
 
     @classmethod
     def check(cls, config: Any) -> None:
-        """Check what concerns several options. Raises UserError."""
+        """Check options against each other. Raises UserError."""
 
     @classmethod
     def rows(cls, config: Any) -> int:
-        """K: hypotheses that are decoded side by side for each sentence, for the budget of memory."""
+        """K, the hypotheses that are decoded in parallel for each sentence; the memory budget uses it."""
         return config.beam_size if "beam_size" in cls.options else config.n_best
 
     @property
     def max_length(self) -> int | None:
-        """Tokens of a hypothesis at most, EOS among them; None: any number."""
+        """Maximum length of a hypothesis in tokens, EOS among them; None: there is none."""
         return self.setting.scorer.max_length
 
     def run(self, sentences: list[Sentence], first: int = 0) -> "Iterator[list[tuple[int, list[Hypothesis]]]]":
-        """Decode; sentences come by falling length of their sources.
+        """Decode sentences. After `torch.OutOfMemoryError` it is called again with fewer sentences.
 
         Args:
-            sentences: What to decode, each with a source of at least one token.
-            first: What is added to their numbers for the sake of samples, which depend on them.
+            sentences: By falling length of their sources, each of at least one token.
+            first: Added to the sentences' numbers, on which samples depend.
 
         Yields:
-            Now and then, some numbers of sentences that are done, with up to n_best hypotheses of each (fewer only if
-            fewer exist), the best first. A sentence without any of finite score has failed. Where memory is short
-            (`torch.OutOfMemoryError`), it is called again with fewer sentences.
+            Lists of finished sentences: number, and up to n_best hypotheses (fewer only if fewer exist), the best
+            first. A sentence without a hypothesis of finite score has one that carries an error.
         """
         raise NotImplementedError
 
@@ -107,7 +108,7 @@ class Searcher:
 
 
 class StepSearcher(Searcher):
-    """A search in which every hypothesis goes on by a token a step, in the slots of the engine."""
+    """A search that extends every hypothesis by one token per step, in the slots of the engine."""
 
     def __init__(self, config: Any, setting: "Setting"):
         super().__init__(config, setting)
@@ -116,7 +117,13 @@ class StepSearcher(Searcher):
         self.engine = Engine(config, setting, self.choice)
 
     def choice(self, slots: int, sentences: list[Sentence], first: int) -> "Chooser":
-        """How a step goes on, for a run with so many slots over these sentences; `first` as of `run`."""
+        """Make the chooser of a run.
+
+        Args:
+            slots: B.
+            sentences: All sentences of the run.
+            first: As in `run`.
+        """
         raise NotImplementedError
 
     def run(self, sentences: list[Sentence], first: int = 0) -> "Iterator[list[tuple[int, list[Hypothesis]]]]":

@@ -1,12 +1,13 @@
-"""Speculative decoding, exact for greedy search: guessed tokens are checked by the model, several positions at once.
+"""Speculative decoding: the model checks several guessed tokens at once. It is exact for greedy search.
 
-A round guesses k tokens for each sentence, by a smaller model (Leviathan et al. 2023) or by copying from the source;
-one pass of the decoder over the last token and the guesses says what greedy search would have chosen at each of these
-positions. Guesses are right as far as they are those choices, and the choice after them is right too: 1 to k + 1 tokens
-a pass. The hypotheses are those of beam_size=1, whatever is guessed, but for ties within rounding.
+A round guesses k tokens for each sentence, by a smaller model (Leviathan et al. 2023) or by copying from the source.
+One pass of the decoder over the last token and the guesses computes what greedy search would choose at each of these
+positions. Guesses are accepted as long as they agree with these choices, and so is the choice after them: 1 to k + 1
+tokens per pass. The hypotheses are those of beam_size=1, whatever the guesses are, up to ties within rounding.
 
-On a CPU sentences are decoded one at a time, unless `decode.slots` says otherwise: then it is reading the weights that
-takes time, and further rows cost little. With four sentences a pass over five positions takes as long as several steps.
+On a CPU, sentences are decoded one at a time unless `decode.slots` is set. For one sentence, most of the time goes into
+reading the weights, and further positions cost little. With four sentences, a pass over five positions takes as long as
+several steps.
 
 Shapes: B sentences, k guesses, T = k + 1 positions of a pass, S source positions (EOS among them), L tokens so far.
 """
@@ -30,16 +31,16 @@ from s2s.models.claims import lacks_blocks
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
-MATCH = 4  # last tokens that are looked for in the source
+MATCH = 4  # maximum number of last tokens to match with the source
 
 Ids = list[int]
 
 
 class Copying:
-    """Guesses that the source goes on where its longest match with the last tokens ends.
+    """Guesses by copying the source from the end of its longest match with the last tokens.
 
-    Of several such places the nearest to where the last guess left off is taken. Without any, the last token is taken
-    for a substitute of the source's.
+    Of several longest matches, the one nearest to the end of the last guess is taken. Without a match, the last token
+    is assumed to replace one source token.
     """
 
     def __init__(self, sources: list[Ids]):
@@ -47,10 +48,17 @@ class Copying:
         self.source = np.full((len(sources), S + 1), -1)  # [B, 1 + S], BOS first, EOS last
         for row, ids in zip(self.source, sources, strict=True):
             row[: len(ids) + 2] = [BOS, *ids, EOS]
-        self.next = np.ones(len(sources), np.int64)  # where the source goes on
+        self.next = np.ones(len(sources), np.int64)  # position from which to copy if nothing matches
 
     def guess(self, history: np.ndarray, lengths: np.ndarray, k: int, forced: Callable) -> np.ndarray:
-        """[B, k] tokens after the first `lengths` [B] ones of history [B, L]; `forced` is not needed here."""
+        """Guess the next k tokens of each sentence, [B, k].
+
+        Args:
+            history: [B, L], tokens so far.
+            lengths: [B], how many of them there are.
+            k: Tokens to guess.
+            forced: Not used here.
+        """
         B, size = self.source.shape
         rows = np.arange(B)
         same, matched = np.ones((B, size), bool), np.zeros((B, size), np.int64)
@@ -65,31 +73,38 @@ class Copying:
         best = (matched * 2 * size - distance).argmax(axis=1)
         self.start = np.where(matched[rows, best] > 0, best + 1, self.next)
         places = self.start[:, None] + np.arange(k)
-        found = np.take_along_axis(self.source, places.clip(max=size - 1), axis=1)
-        return np.where((places < size) & (found >= 0), found, EOS)
+        copied = np.take_along_axis(self.source, places.clip(max=size - 1), axis=1)
+        return np.where((places < size) & (copied >= 0), copied, EOS)
 
     def settle(self, counts: np.ndarray) -> None:
-        """So many tokens [B] are new."""
+        """Record how many new tokens were accepted; counts: [B]."""
         self.next = self.start + counts
 
     def release(self, keep: np.ndarray) -> None:
-        """Keep these sentences."""
+        """Keep these sentences, and drop the others; keep: bool [B]."""
         self.source, self.next = self.source[keep], self.next[keep]
 
 
 class Drafting:
-    """Guesses what a smaller model would choose."""
+    """Guesses by a smaller model, the draft."""
 
     def __init__(self, model: EncoderDecoder, inputs: Inputs, forbidden: Tensor):
         self.model, self.forbidden = model, forbidden
         self.state = model.start(model.encode(*inputs), 1)
 
     def guess(self, history: np.ndarray, lengths: np.ndarray, k: int, forced: Callable) -> np.ndarray:
-        """[B, k] tokens after the first `lengths` [B] ones of history [B, L]; forced(tokens, i): tokens [B] with those
-        in their places that are certain at position lengths + i."""
+        """Guess the next k tokens of each sentence, [B, k].
+
+        Args:
+            history: [B, L], tokens so far.
+            lengths: [B], how many of them there are.
+            k: Tokens to guess.
+            forced: forced(tokens, i) replaces tokens [B] at position lengths + i that are dictated by a prefix or by
+                the maximum length.
+        """
         tokens, guesses = history[np.arange(len(history)), lengths - 1], []
         device = self.forbidden.device
-        for i in range(k + 1):  # the last one only makes the cache complete
+        for i in range(k + 1):  # the last step only completes the cache
             logits = self.model.step(torch.from_numpy(tokens).to(device), self.state)
             if i < k:
                 tokens = forced(logits.index_fill_(1, self.forbidden, float("-inf")).argmax(1).cpu().numpy(), i)
@@ -98,29 +113,29 @@ class Drafting:
         return np.stack(guesses, axis=1) if k else np.zeros((len(history), 0), np.int64)
 
     def settle(self, counts: np.ndarray) -> None:
-        """So many tokens [B] are new."""
+        """Record how many new tokens were accepted; counts: [B]."""
         self.state.rewind(torch.from_numpy(self.taken - counts).to(self.forbidden.device))
 
     def release(self, keep: np.ndarray) -> None:
-        """Keep these sentences."""
+        """Keep these sentences, and drop the others; keep: bool [B]."""
         self.state.release(torch.from_numpy(np.flatnonzero(keep)).to(self.forbidden.device), int(keep.sum()))
 
 
 class Speculative:
-    """Decodes sentences as `Engine` does, greedily.
+    """Decodes sentences by speculative greedy search.
 
     Args:
         config: Decode options.
-        setting: One model, and in `loaded` the draft, for `decode.speculative=draft`.
+        setting: One model; for `decode.speculative=draft`, `loaded` has the draft.
 
     Raises:
-        UserError: models that cannot do it, or not together.
+        UserError: a model cannot advance by several tokens, or the draft does not fit the model.
     """
 
     def __init__(self, config: DecodeConfig, setting: Setting):
         draft = setting.loaded.get("draft")
         if (draft is not None) != (config.speculative == "draft"):
-            raise UserError("decode.speculative=draft needs draft=CHECKPOINT, and is what a draft is for")
+            raise UserError("decode.speculative=draft requires draft=CHECKPOINT, and draft= requires it")
         model, draft = setting.models[0], draft and setting.prepare(draft)
         if reason := lacks_blocks(model):
             raise UserError(f"decode.speculative: the model cannot advance by several tokens at once: {reason}")
@@ -149,7 +164,7 @@ class Speculative:
             yield from self._run(batch)
 
     def _run(self, sentences: list[Sentence]) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
-        """Sentences that are decoded together."""
+        """Decode sentences together."""
         sources = [sentence.source for sentence in sentences]
         inputs = self.setting.collate(sources)
         state = self.model.start_blocks(self.model.encode(*inputs))
@@ -174,7 +189,7 @@ class Speculative:
             if self.setting.tick:
                 self.setting.tick()
             k = self.config.speculative_tokens
-            if self.most is not None:  # no guess is beyond the last position
+            if self.most is not None:  # no guess may be beyond the last position
                 k = min(k, max(0, self.most - int(lengths.max())))
             guesses = guesser.guess(history, lengths, k, forced)
             guesses = np.stack([forced(guesses[:, i], i) for i in range(k)], axis=1) if k else guesses
@@ -183,7 +198,7 @@ class Speculative:
             logits = self.model.step_block(block, state)
             places = (lengths - 1)[:, None] + np.arange(k + 1)  # tokens before each position of the block
             tokens, chosen = self._choose(logits, places < shortest[:, None], forced)
-            right = np.cumprod(guesses == tokens[:, :k], axis=1).sum(axis=1)  # guesses that are choices
+            right = np.cumprod(guesses == tokens[:, :k], axis=1).sum(axis=1)  # accepted guesses
             ended = tokens == EOS
             end = np.where(ended.any(axis=1), ended.argmax(axis=1), k + 1)
             counts = np.minimum(right, end) + 1  # tokens that are new
@@ -206,11 +221,11 @@ class Speculative:
             )
 
     def _choose(self, logits: Tensor, early: np.ndarray, forced: Callable) -> tuple[np.ndarray, np.ndarray]:
-        """Greedy search's tokens [B, T], and their log-probabilities.
+        """The tokens of greedy search, [B, T], and their log-probabilities.
 
         Args:
             logits: [B, T, V].
-            early: Bool [B, T], where EOS is impossible.
+            early: Bool [B, T], where EOS is not allowed.
             forced: As in `Drafting.guess`.
         """
         logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -223,7 +238,7 @@ class Speculative:
         return tokens, chosen[:, :, 0].double().cpu().numpy()
 
     def _result(self, number: int, history: np.ndarray, values: np.ndarray, length: int, longest: int, passes: int):
-        """A sentence that is done, as `run` yields it."""
+        """A finished sentence, as `run` yields it."""
         each = values[1:length].tolist()
         total = sum(each)
         if not np.isfinite(total):

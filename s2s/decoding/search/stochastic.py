@@ -1,6 +1,6 @@
 """Stochastic beam search: samples without replacement.
 
-Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary.
+Shapes: B slots, K rows per slot, R = B*K rows, V vocabulary.
 """
 
 import torch
@@ -17,13 +17,13 @@ from s2s.text.vocabulary import EOS
 
 
 class StochasticBeam(Sampling):
-    """Stochastic beam search (Kool et al. 2019, algorithm 1): K samples without replacement from what Sampling samples
-    with replacement, in the order in which they would be drawn.
+    """Stochastic beam search (Kool et al. 2019, algorithm 1): K samples without replacement from the distribution of
+    Sampling, in the order in which they are drawn.
 
-    Every hypothesis has a perturbed log-probability, its own plus Gumbel noise; the K largest of all are the sample. A
-    row carries the largest one among all that continue it (the score of a Choice here), and the noise of its children
-    is conditioned on that. So a child is never over its parent, and K live rows are enough. The noise depends on
-    nothing but (seed, number of the sentence, tokens of the hypothesis).
+    The perturbed log-probability of a hypothesis is its log-probability plus Gumbel noise; the hypotheses with the K
+    largest ones are the sample. The score of a row is the largest perturbed log-probability among all hypotheses that
+    continue it, and the noise of its children is conditioned on this maximum. So no child exceeds its parent, and K
+    live rows are enough. The noise depends only on (seed, number of the sentence, tokens of the hypothesis).
     """
 
     first = scored = numbered = False
@@ -34,7 +34,7 @@ class StochasticBeam(Sampling):
         self.totals = torch.zeros(slots, config.rows, dtype=torch.float64, device=device)  # log-probabilities of rows
 
     def first_scores(self, scores: Tensor) -> Tensor:
-        """Only the first row counts, and any number is as good as its perturbed one. scores: [B, K] zeros."""
+        """Only the first row is live; any score will do for it. scores: [B, K] zeros, changed."""
         scores[:, 1:] = NEVER
         return scores
 
@@ -48,7 +48,7 @@ class StochasticBeam(Sampling):
             x[:, :, EOS] = x[:, :, EOS].masked_fill(early, NEVER)
         if late is not None:
             x = x.masked_fill(late[:, :, None] & (every != EOS), NEVER)
-        if forced is not None:  # it may be a token that is never chosen freely
+        if forced is not None:  # a forced token may be one that is never sampled
             mask, token = forced[0][:, :, None], forced[1][:, :, None]
             x = torch.where(mask, torch.where(every == token, 0.0, NEVER), x)
         log_probabilities = self._filter(x.flatten(0, 1) / self.config.temperature).double().log_softmax(dim=1)
@@ -68,12 +68,12 @@ class StochasticBeam(Sampling):
         return Choice(place % V, parents, values, best, (logits[:, EOS, None] - normalizer).view(B, K), ended)
 
     def admit(self, slots: Tensor, numbers: list[int]) -> None:
-        """Sentences of these numbers in the input take these slots."""
+        """Put sentences into these slots [n]; numbers: their numbers in the input."""
         sentences = torch.tensor(numbers, device=slots.device)
         self.keys[slots] = mix(mix(torch.zeros_like(sentences), self.seed), sentences)[:, None]
         self.totals[slots] = 0
 
     def release(self, keep: Tensor, slots: int) -> None:
-        """Keep these slots as the first of `slots` ones."""
+        """Change the number of slots to `slots`; the slots `keep` [B'] int64 become the first ones."""
         super().release(keep, slots)
         self.totals = kept(self.totals, keep, slots)
