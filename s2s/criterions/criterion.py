@@ -1,4 +1,4 @@
-"""What is minimised: a weighted sum of terms."""
+"""The training criterion: a weighted sum of terms."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from s2s.data.batch import Batch
 from s2s.errors import UserError
 from s2s.models.encoder_decoder import EncoderDecoder
 
-TOKENS = "tokens"  # of `counts`: target tokens, EOS included
-# What of a model a term has to train, and what to do where none does.
+TOKENS = "tokens"  # key of `counts`: target tokens, EOS included
+# The parts of a model that some term must train, and what to do if no term does.
 TRAINED = {
     "decoder": "the decoder: add cross_entropy, or leave the decoder out (model.decoder.layers=0)",
     "ctc": "the CTC of model.ctc=true: add ctc (criterion=ctc_attention, or criterion=ctc without a decoder), or "
@@ -35,18 +35,20 @@ class CriterionConfig:
 
     MOVED: ClassVar[dict[str, str]] = MOVED
     type: str = option("terms", "component")
-    terms: dict[str, Any] = components("term", ["cross_entropy"], "what is summed; each has a weight and its options")
+    terms: dict[str, Any] = components(
+        "term", ["cross_entropy"], "terms of the loss, which are added up; each has a weight and options of its own"
+    )
 
 
 @dataclasses.dataclass
 class Loss:
-    """A criterion's value on a batch.
+    """The value of a criterion on a batch.
 
     Attributes:
-        sum: Scalar tensor; divided by the target tokens of the update it is what the batch adds to what is minimised.
-            Backward starts here.
+        sum: Scalar tensor with a gradient. Divided by the target tokens of the update, it is the share of the batch in
+            the loss.
         count: Number of target tokens, EOS included.
-        metrics: What `names` of the criterion says, detached scalar tensors by name, summed over the batch.
+        metrics: Detached scalar tensors, summed over the batch, by the names of `Criterion.names`.
     """
 
     sum: Tensor
@@ -55,10 +57,10 @@ class Loss:
 
 
 class Criterion:
-    """The sum over terms of weight * sum / count; sums and counts are those of all batches of an update.
+    """The sum over terms of weight * sum / count, with the sums and counts of all batches of an update.
 
-    A validation has the weighted mean of the terms that are not for training only, so that it has the same measure with
-    and without these.
+    The validation loss is the weighted mean of the terms that are not `only_in_training`. So it has the same scale with
+    and without those terms.
 
     Args:
         config: Its options.
@@ -74,9 +76,9 @@ class Criterion:
             self.terms[-1].name = name
 
     def check(self, model: EncoderDecoder) -> None:
-        """Whether a model has what the terms need, and whether they train all of it. Raises UserError."""
+        """Check that the model has what the terms need, and that they train all parts of it. Raises UserError."""
         if not any(term.config.weight for term in self.terms):
-            raise UserError("criterion.terms: nothing is minimised; choose a term with a weight, such as cross_entropy")
+            raise UserError("criterion.terms: no term has a weight above 0; add one, such as cross_entropy")
         owners: dict[str, str] = {}
         for term in self.terms:
             term.check(model)
@@ -84,37 +86,37 @@ class Criterion:
                 if owners.setdefault(name, term.name) != term.name:
                     raise UserError(f"criterion.terms: {owners[name]} and {term.name} both report {name}")
         trained = {part for term in self.terms if term.config.weight for part in term.trains}
-        there = {"decoder": model.has_decoder, "ctc": model.has_ctc, "ctc_layers": model.exits,
-                 "auxiliary_heads": model.auxiliary_heads}  # fmt: skip
+        present = {"decoder": model.has_decoder, "ctc": model.has_ctc, "ctc_layers": model.exits,
+                   "auxiliary_heads": model.auxiliary_heads}  # fmt: skip
         for part, remedy in TRAINED.items():
-            if there[part] and part not in trained:
+            if present[part] and part not in trained:
                 names = ",".join(term.name for term in self.terms)
                 raise UserError(f"criterion.terms=[{names}]: no term with a weight trains {remedy}")
 
     @property
     def couples_examples(self) -> str | None:
-        """A term that compares the examples of a batch, which must then stay whole."""
+        """The name of a term that compares the examples of a batch, so that batches must not be split; or None."""
         return next((term.name for term in self.terms if term.couples_examples), None)
 
     @property
     def checkpoints(self) -> list[str]:
-        """Of the terms' teachers."""
+        """The checkpoints of the terms' teachers."""
         return [path for term in self.terms for path in term.checkpoints]
 
-    # --- what is reported --------------------------------------------------------------------------------------------
+    # --- metrics -----------------------------------------------------------------------------------------------------
 
     @property
     def count_names(self) -> list[str]:
-        """Names of `counts`, in its order."""
+        """The keys of `counts`, in order."""
         return [TOKENS, *(_count(term) for term in self.terms)]
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """What the terms' sums over a batch, on the host, are divided by, and its target tokens."""
+        """The divisors of the terms' sums over a batch (on the host), and its number of target tokens."""
         return {TOKENS: batch.counts.target, **{_count(term): term.count(batch) for term in self.terms}}
 
     def divisors(self, model: EncoderDecoder) -> dict[str, str | None]:
-        """Names of the metrics of a model in training or not, and what each is divided by: one of `counts`, another of
-        `names`, or None."""
+        """Name of each metric -> the name of its divisor: a key of `counts`, another metric, or None. The metrics
+        depend on whether the model is in training mode."""
         return {
             name: _count(term) if divisor == COUNT else divisor
             for term in self.terms
@@ -122,7 +124,7 @@ class Criterion:
         }
 
     def names(self, model: EncoderDecoder) -> list[str]:
-        """Names of the metrics of a Loss, of a model in training or not."""
+        """Names of the metrics of a Loss; they depend on whether the model is in training mode."""
         divisors = self.divisors(model)
         names = [*divisors, *(name for name in divisors.values() if name not in (None, *self.count_names))]
         if not model.training:
@@ -130,22 +132,22 @@ class Criterion:
         return list(dict.fromkeys(names))
 
     def valid_loss(self, sums: dict[str, float]) -> float:
-        """The loss of a validation, from the sums of `names` and `counts`."""
+        """The validation loss, from the sums of `names` and `counts` over all batches."""
         terms = [term for term in self.terms if _sum(term) in sums]
         weights = [term.config.weight for term in terms]
         weights = weights if any(weights) else [1.0] * len(terms)
         means = [sums[_sum(term)] / sums[_count(term)] if sums[_count(term)] else 0.0 for term in terms]
         return sum(weight * mean for weight, mean in zip(weights, means, strict=True)) / sum(weights)
 
-    # --- its value ---------------------------------------------------------------------------------------------------
+    # --- value -------------------------------------------------------------------------------------------------------
 
     def __call__(self, model: EncoderDecoder, batch: Batch, totals: dict[str, int] | None = None) -> Loss:
-        """Run the model on a batch.
+        """Run the model on a batch, and compute all terms.
 
         Args:
-            model: In training or not.
-            batch: On its device.
-            totals: `counts` of all batches of the update; None: this one is all of it.
+            model: In training or evaluation mode.
+            batch: On the model's device.
+            totals: `counts` of all batches of the update; None: this batch is the only one.
         """
         totals = totals or self.counts(batch)
         counting, divisors = self._counting(model), self.divisors(model)
@@ -164,23 +166,29 @@ class Criterion:
             metrics |= value.metrics
             if term in counting:
                 loss = scale * value.sum if loss is None else loss + scale * value.sum
-                metrics[_sum(term)] = value.sum.detach()  # of a validation, in which nothing is together
+                metrics[_sum(term)] = value.sum.detach()  # only in validation, where terms are not combined
         return Loss(loss, batch.counts.target, {name: metrics[name] for name in self.names(model)})
 
     def _counting(self, model: EncoderDecoder) -> list[Term]:
-        """The terms that count of a model in training or not."""
+        """The terms that add to the loss: in evaluation mode without those that are `only_in_training`."""
         lasting = [term for term in self.terms if not term.only_in_training]
         return self.terms if model.training or not lasting else lasting
 
-    # --- what it remembers -------------------------------------------------------------------------------------------
+    # --- state -------------------------------------------------------------------------------------------------------
 
     @property
     def learning(self) -> list[Term]:
-        """The terms that want to know what each update found."""
+        """The terms that override `updated`."""
         return [term for term in self.terms if type(term).updated is not Term.updated]
 
     def updated(self, model: EncoderDecoder, update: int, sums: dict[str, float]) -> None:
-        """Tell the terms what an update found, from the sums of `names` and `counts` over all processes."""
+        """Tell the terms the metrics of an update.
+
+        Args:
+            model: In training mode.
+            update: Number of the update.
+            sums: Sums of `names` and `counts` over all batches and processes.
+        """
         for term in self.learning:
             values = {}
             for name, divisor in term.metrics(model).items():
@@ -190,18 +198,26 @@ class Criterion:
             term.updated(update, values)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the terms remember, by `TERM.NAME`."""
+        """The state of the terms, by `TERM.NAME`."""
         return {f"{term.name}.{key}": value for term in self.terms for key, value in term.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor], where: str) -> None:
-        """Go on from what was saved. Raises UserError: there is nothing of a term, or something of none."""
+        """Restore a saved state.
+
+        Args:
+            state: As `state_dict` returned it.
+            where: Name of the file, for the message.
+
+        Raises:
+            UserError: the state of a term is missing, or is there for a term that has none.
+        """
         for term in self.terms:
-            found = {key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{term.name}.")}
-            if bool(found) != bool(term.state_dict()):
-                there = "holds nothing" if not found else "holds something"
-                raise UserError(f"{where}: {there} of the state of the term {term.name}, which is of another version")
-            if found:
-                term.load_state_dict(found)
+            own = {key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{term.name}.")}
+            if bool(own) != bool(term.state_dict()):
+                problem = "has no" if not own else "has an unexpected"
+                raise UserError(f"{where}: {problem} state of the term {term.name}; it is of another version")
+            if own:
+                term.load_state_dict(own)
 
 
 def _count(term: Term) -> str:
@@ -213,13 +229,13 @@ def _sum(term: Term) -> str:
 
 
 def _ratio(totals: dict[str, int], term: Term) -> float:
-    """What a term's sum is multiplied by, so that the loss can be divided by target tokens."""
+    """The factor of a term's sum if the loss is then divided by target tokens: target tokens / count of the term."""
     total = totals[_count(term)]
     return totals[TOKENS] / total if total else 0.0
 
 
 def _together(terms: Sequence[Term]) -> list[Term]:
-    """The terms that share the logits of each position: nobody, where there is nothing to share."""
+    """The terms that share the logits of each position; none if only a cross-entropy reads them."""
     positional = [term for term in terms if isinstance(term, PositionTerm)]
     entropies = [term for term in positional if isinstance(term, CrossEntropy)]
     together = [term for term in positional if term not in entropies[1:]]
@@ -227,7 +243,7 @@ def _together(terms: Sequence[Term]) -> list[Term]:
 
 
 def _positions(terms: Sequence[Term], passes: Sequence[Run], scales: dict[Term, float]) -> Value:
-    """Terms that share the logits; the sum has their scales in it already."""
+    """The value of terms that share the logits; their scales are applied already."""
     entropy = next((term for term in terms if isinstance(term, CrossEntropy)), None)
     others = [term for term in terms if term is not entropy]
     rows = Rows(passes, [run.output for run in passes])
@@ -239,7 +255,7 @@ def _positions(terms: Sequence[Term], passes: Sequence[Run], scales: dict[Term, 
 
 
 def _mean(term: Term, passes: Sequence[Run]) -> Value:
-    """A term's value, the mean over passes where it reads only one."""
+    """A term's value; for a term that reads a single pass, the mean over all passes."""
     if term.passes > 1 or len(passes) == 1:
         return term(passes[0])
     values = [term(run) for run in passes]

@@ -1,8 +1,8 @@
-"""Criterions of s2s 0.1, of which each had a name and options of its own, as terms and their weights."""
+"""Converts the criterions of s2s 0.1, which were separate components, to terms and weights."""
 
 from typing import Any
 
-MOVED = {  # options of `criterion`, and what they are now
+MOVED = {  # old option of `criterion` -> what replaces it
     "label_smoothing": "cross_entropy.label_smoothing",
     "auxiliary": "auxiliary.weight, beside criterion.cross_entropy.weight, of criterion=auxiliary",
     "r_drop": "r_drop.weight, half as large, of criterion=r_drop",
@@ -16,10 +16,10 @@ NAMES = ("cross_entropy", "distillation", "ctc_attention")
 
 
 def current(config: dict[str, Any]) -> dict[str, Any]:
-    """The section `criterion` of a config that may be of 0.1, as it is written now.
+    """The section `criterion` of a config in its present form.
 
     Args:
-        config: Of a run, as plain values.
+        config: Config of a run, as plain values; perhaps of version 0.1.
     """
     section, model = config["criterion"], config["model"]
     if section["type"] not in NAMES or "terms" in section:

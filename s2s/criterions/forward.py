@@ -1,7 +1,7 @@
-"""One forward pass of a model over a batch, shared by all terms of the loss: each output is computed when it is first
-asked for.
+"""One forward pass of a model over a batch, which all terms of the loss share. Each output is computed when a term
+first reads it.
 
-Shapes: B rows, T target positions, P real target positions of all rows, D width.
+Shapes: B rows, T target positions, P target positions of all rows that are not padding, D width.
 """
 
 import functools
@@ -22,7 +22,7 @@ class Run:
         batch: On the model's device.
 
     Attributes:
-        passes: All passes over this batch, with other dropout, in their order; this one is among them.
+        passes: All passes over this batch, in order, this one among them; they differ in their dropout masks.
     """
 
     def __init__(self, model: EncoderDecoder, batch: Batch):
@@ -31,7 +31,7 @@ class Run:
 
     @classmethod
     def several(cls, model: EncoderDecoder, batch: Batch, number: int) -> list["Run"]:
-        """So many passes over a batch."""
+        """Make `number` passes over a batch."""
         passes = [cls(model, batch) for _ in range(number)]
         for run in passes:
             run.passes = passes
@@ -39,32 +39,34 @@ class Run:
 
     @functools.cached_property
     def memory(self) -> Memory:
-        """What the encoder hands to the decoder: states, lengths, and further outputs by name (`auxiliary`)."""
+        """The output of the encoder: states, lengths, and further outputs by name (`auxiliary`)."""
         return self.model.encode(self.batch.sources, self.batch.tags)
 
     @functools.cached_property
     def output(self) -> DecoderOutput:
-        """What the decoder has for each target position, given those before it."""
+        """The output of the decoder at each target position, given the target tokens before it."""
         return self.model.decode(self.memory, self.batch.decoder_input, self.batch.target_packing)
 
     @functools.cached_property
     def positions(self) -> Tensor:
-        """Where the P target tokens lie in the rows of `batch.target`, one row after the other: int64 [P]. The host
-        does not wait for the device, as it would to learn how many are true in a mask."""
+        """The indices of the P target tokens in the flattened `batch.target`, int64 [P].
+
+        The host does not wait for the device here, as it would to count the true elements of a mask.
+        """
         lengths, count, device = self.batch.target_lengths, self.batch.counts.target, self.batch.target.device
         shift = torch.arange(len(lengths), device=device) * self.batch.target.size(1) - (lengths.cumsum(0) - lengths)
         return torch.arange(count, device=device) + shift.repeat_interleave(lengths, output_size=count)
 
-    def real(self, values: Tensor) -> Tensor:
-        """What a tensor [B, T, ...] has at the real target positions: [P, ...]."""
+    def unpadded(self, values: Tensor) -> Tensor:
+        """The values [P, ...] of a tensor [B, T, ...] at the target positions that are not padding."""
         return values.flatten(0, 1).index_select(0, self.positions)
 
     @property
     def target(self) -> Tensor:
-        """The target tokens at the real positions: int64 [P]."""
+        """The target tokens without padding, int64 [P]."""
         return self.batch.target.flatten()[self.positions]
 
     @property
     def states(self) -> Tensor:
-        """The decoder's last states at the real target positions: [P, D]."""
-        return self.real(self.output.states)
+        """The decoder's last states at the target positions that are not padding, [P, D]."""
+        return self.unpadded(self.output.states)

@@ -1,10 +1,11 @@
-"""Losses of a model's distribution at each target position, computed in chunks of real positions.
+"""Losses of a model's distribution at each target position, computed in chunks of positions that are not padding.
 
-The logits of a whole batch never exist. Where the output is a linear map, each chunk's logits are turned into its
-losses and their gradients at once, so that the memory is that of one chunk, forward and backward. Any other output
-takes the general path: a chunk is computed once more in the backward pass.
+The logits of a whole batch never exist at once. If the output layer is linear, losses and gradients of a chunk are
+computed together, so memory is needed for the logits of one chunk only, forward and backward. Other output layers take
+the general path: chunks are computed once more in the backward pass.
 
-Shapes: B rows, T target positions, P real target positions of all rows, N = P * passes, D width, V width of the logits.
+Shapes: B rows, T target positions, P target positions of all rows that are not padding, N = P * passes, D width,
+V width of the logits.
 """
 
 from collections.abc import Sequence
@@ -17,63 +18,67 @@ from torch.utils.checkpoint import checkpoint
 from s2s.criterions.forward import Run
 from s2s.models.contract import DecoderOutput
 
-CHUNK = 512  # rows whose logits exist at a time; even, so that both passes over a position share a chunk
-LEAST = -1e30  # a logit that is no higher is that of something impossible
+CHUNK = 512  # rows whose logits exist at once; even, so that both passes over a position share a chunk
+LEAST = -1e30  # logits of at most this value belong to impossible symbols
 
 
 class Chunked(Protocol):
-    """A loss beside the cross-entropy, of the same logits.
+    """A loss that shares the logits of the cross-entropy.
 
     Attributes:
-        weight: Its factor.
+        weight: Its factor in the loss.
     """
 
     weight: float
 
     def __call__(self, logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """Its sum over some positions, in nats, without its weight, and the gradient of the weighted sum.
+        """Compute the loss and its gradient at some positions.
 
         Args:
             logits: [n, passes, V].
-            first: The number of the first of these positions.
+            first: Index of the first of these positions, from 0 to P - 1.
 
         Returns:
-            A scalar: over passes it is the mean. The gradient [n, passes, V].
+            A scalar, in nats: the sum over positions and mean over passes, without the weight; and the gradient of
+            weight * this scalar, [n, passes, V].
         """
         ...
 
 
 class Rows:
-    """What the logits at the real target positions are made of; row passes * i + k is pass k over position i.
+    """The inputs of the output layer at the target positions that are not padding, from one or several passes. Row
+    passes * i + k is pass k over position i.
 
     Args:
-        passes: One or several over one batch.
-        outputs: Of each of them, the decoder's output, or one of its heads.
+        passes: One or several passes over the same batch.
+        outputs: For each pass the decoder's output, or one of its heads.
 
     Attributes:
-        weight, bias: [V, D] and [V] or None, where the output is a linear map; else None.
+        weight, bias: [V, D], and [V] or None, if the output layer is linear; otherwise both are None.
     """
 
     def __init__(self, passes: Sequence[Run], outputs: Sequence[DecoderOutput]):
         first = outputs[0]
         self.number, self.output = len(outputs), first.output
         self.weight, self.bias = first.weight, first.bias
-        self.states = _interleaved([run.real(each.states) for run, each in zip(passes, outputs, strict=True)])
-        contexts = zip(*(map(run.real, each.context) for run, each in zip(passes, outputs, strict=True)), strict=True)
+        pairs = list(zip(passes, outputs, strict=True))
+        self.states = _interleaved([run.unpadded(output.states) for run, output in pairs])
+        contexts = zip(*(map(run.unpadded, output.context) for run, output in pairs), strict=True)
         self.context = [_interleaved(values) for values in contexts]
         device = self.states.device.type
         if self.weight is not None and torch.is_autocast_enabled(device):
             self.states = self.states.to(torch.get_autocast_dtype(device))
 
     def chunk(self, first: int, last: int) -> list[Tensor]:
-        """States of some rows, and what else the output needs of them."""
-        return [part[first:last] for part in (self.states, *self.context)]
+        """States and further inputs of the output layer of the rows first ... last - 1."""
+        return [tensor[first:last] for tensor in (self.states, *self.context)]
 
     def logits(self, first: int, last: int) -> Tensor:
-        """Of some rows, [n, V]."""
+        """Logits of the rows first ... last - 1, [n, V]."""
         if self.weight is None:
             return self.output(*self.chunk(first, last))
-        weight, bias = (None if part is None else part.to(self.states.dtype) for part in (self.weight, self.bias))
+        dtype = self.states.dtype
+        weight, bias = (None if tensor is None else tensor.to(dtype) for tensor in (self.weight, self.bias))
         return torch.nn.functional.linear(self.states[first:last], weight, bias)
 
 
@@ -82,18 +87,18 @@ def _interleaved(values: Sequence[Tensor]) -> Tensor:
 
 
 def losses(rows: Rows, target: Tensor, smoothing: float, share: float, others: Sequence[Chunked] = ()) -> tuple:
-    """The weighted sum of a label-smoothed cross-entropy and of other losses, and what they are.
+    """The weighted sum of a label-smoothed cross-entropy and of further losses, and their values.
 
     Args:
-        rows: N of them.
+        rows: N rows.
         target: [P] int64.
-        smoothing: e of (1 - e) * -log p(target) + e * mean over the vocabulary of -log p, over what is possible.
+        smoothing: e of (1 - e) * -log p(target) + e * mean of -log p, the mean being over all possible symbols.
         share: Weight of the cross-entropy.
         others: Further losses.
 
     Returns:
-        Scalars, over passes the mean: the loss; the sum of -log p(target); the number of positions whose most probable
-        token is the target; the sum of each of `others`. Only the first has a gradient.
+        Scalars, averaged over passes: the loss; the sum of -log p(target); the number of positions whose most probable
+        token is the target; the sum of each further loss. Only the first has a gradient.
     """
     passes = rows.number
     options = (target.repeat_interleave(passes), smoothing, share / passes, others, passes)
@@ -108,9 +113,9 @@ class _Totals:
     """Sums over chunks of rows.
 
     Args:
-        like: A tensor of the losses' type, on their device.
+        like: A tensor of the dtype and device of the losses.
         target: [N] int64.
-        smoothing, share, others, passes: As of SmoothedCrossEntropy.
+        smoothing, share, others, passes: As in SmoothedCrossEntropy.
     """
 
     def __init__(self, like: Tensor, target: Tensor, smoothing: float, share: float, others: Sequence[Chunked],
@@ -121,16 +126,16 @@ class _Totals:
         self.values = [like.new_zeros(()) for _ in others]
 
     def add(self, logits: Tensor, start: int, need: bool, impossible: Tensor | None = None) -> Tensor | None:
-        """Add a chunk's losses.
+        """Add the losses of a chunk.
 
         Args:
-            logits: [n, V], of the losses' type; they are overwritten.
-            start: Number of the first row.
+            logits: [n, V], in the dtype of the losses; they are overwritten.
+            start: Index of the first row.
             need: Whether the gradient is needed.
-            impossible: Bool [n, V], true where there is nothing that a target could be; None: everything is possible.
+            impossible: Bool [n, V], true for symbols that the target cannot be; None: all symbols are possible.
 
         Returns:
-            The loss's gradient [n, V], in the place of the logits, or None.
+            The gradient of the loss [n, V], in the memory of the logits; or None.
         """
         smoothing, share = self.smoothing, self.share
         y = self.target[start : start + len(logits), None]
@@ -147,7 +152,7 @@ class _Totals:
             mean = logits.sum() / possible
         else:
             mean = (logits.masked_fill(impossible, 0) / possible).sum()
-        exponentials = logits.sub_(top).exp_()  # in place: the logits are needed no more
+        exponentials = logits.sub_(top).exp_()  # in place: the logits are not needed any more
         normaliser = exponentials.sum(1, keepdim=True)
         log_normaliser = normaliser.log() + top
         chunk = (log_normaliser - chosen).sum()
@@ -177,25 +182,25 @@ class _Totals:
 
 
 class SmoothedCrossEntropy(torch.autograd.Function):
-    """The losses of a linear output, and their gradients, chunk by chunk."""
+    """The losses of a linear output layer and their gradients, computed chunk by chunk."""
 
     @staticmethod
     def forward(ctx, states: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, smoothing: float,
                 share: float = 1.0, others: Sequence[Chunked] = (), passes: int = 1):  # fmt: skip
         """
         Args:
-            states: [N, D] in fp32, or in a half precision in which the matrix products then run.
+            states: [N, D], in fp32, or in the half precision of the matrix products.
             weight: [V, D].
             bias: [V] or None.
             target: [N] int64.
             smoothing: e.
-            share: Weight of the cross-entropy of a row in the loss.
+            share: Weight of the cross-entropy of a row.
             others: Further losses.
-            passes: Rows of each position, one after the other.
+            passes: Number of rows of each position; they follow each other.
 
         Returns:
-            Scalars in the type of `weight`: the loss; the sum of -log p(target); the number of rows whose most
-            probable token is the target; the sum of each of `others`. Only the first has a gradient.
+            Scalars in the dtype of `weight`: the loss; the sum of -log p(target); the number of rows whose most
+            probable token is the target; the sum of each further loss. Only the first has a gradient.
         """
         need = any(ctx.needs_input_grad[:3])
         matrix = weight.to(states.dtype)
@@ -203,20 +208,20 @@ class SmoothedCrossEntropy(torch.autograd.Function):
         grad_states = torch.empty_like(states) if need else None
         grad_weight = torch.zeros_like(weight) if need and ctx.needs_input_grad[1] else None  # None: it is frozen
         grad_bias = torch.zeros_like(bias) if need and bias is not None else None
-        # One room for the logits of all chunks: a CPU takes long to get a new one each time.
-        room = states.new_empty(min(CHUNK, len(states)), weight.size(0))
-        wide = room if states.dtype == weight.dtype else weight.new_empty(room.shape)
+        # One buffer for the logits of all chunks: to allocate one for each chunk is slow on a CPU.
+        buffer = states.new_empty(min(CHUNK, len(states)), weight.size(0))
+        wide = buffer if states.dtype == weight.dtype else weight.new_empty(buffer.shape)
         for start in range(0, len(states), CHUNK):
             x = states[start : start + CHUNK]
-            products = torch.mm(x, matrix.t(), out=room[: len(x)])
+            products = torch.mm(x, matrix.t(), out=buffer[: len(x)])
             if bias is not None:
                 products += bias.to(x.dtype)
-            logits = products if wide is room else wide[: len(x)].copy_(products)
+            logits = products if wide is buffer else wide[: len(x)].copy_(products)
             gradient = totals.add(logits, start, need)
             if gradient is not None:
                 if grad_bias is not None:
                     grad_bias += gradient.sum(0)
-                if wide is not room:
+                if wide is not buffer:
                     gradient = products.copy_(gradient)
                 torch.mm(gradient, matrix, out=grad_states[start : start + CHUNK])
                 if grad_weight is None:
@@ -238,7 +243,7 @@ class SmoothedCrossEntropy(torch.autograd.Function):
 
 
 class _OfLogits(torch.autograd.Function):
-    """The losses of a chunk's logits."""
+    """The losses of the logits of a chunk, and their gradient."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, start: int, *options):
@@ -257,19 +262,19 @@ class _OfLogits(torch.autograd.Function):
 
 
 def _general(rows: Rows, *options) -> list[Tensor]:
-    """The same as SmoothedCrossEntropy of any output: a module that returns logits or log-probabilities, perhaps -inf
-    where nothing is possible."""
+    """As SmoothedCrossEntropy, for any output layer: a module that returns logits or log-probabilities, perhaps -inf
+    for impossible symbols."""
 
-    def chunk(start: int, *parts: Tensor) -> tuple[Tensor, ...]:
-        logits = rows.output(*parts)
+    def chunk(start: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+        logits = rows.output(*inputs)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return _OfLogits.apply(logits.clamp_min(LEAST), start, *options)
 
     sums = []
     for start in range(0, len(rows.states), CHUNK):
-        parts = rows.chunk(start, start + CHUNK)
+        inputs = rows.chunk(start, start + CHUNK)
         if torch.is_grad_enabled():
-            sums.append(checkpoint(chunk, start, *parts, use_reentrant=False))
+            sums.append(checkpoint(chunk, start, *inputs, use_reentrant=False))
         else:
-            sums.append(chunk(start, *parts))
+            sums.append(chunk(start, *inputs))
     return [sum(column) for column in zip(*sums, strict=True)]

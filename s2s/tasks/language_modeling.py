@@ -1,4 +1,4 @@
-"""Language modelling: a model of the targets of a store, of text or of speech, for `decode.language_model`."""
+"""Language modelling: learns the targets of a store, whatever its sources are, for `decode.language_model`."""
 
 import dataclasses
 from pathlib import Path
@@ -29,10 +29,10 @@ class LanguageModelingConfig:
 
 
 class LanguageModelingTask(TextTask):
-    """What is to be learned are lines of a store's target side. A source is empty: it has no more than its EOS."""
+    """Language modelling. Examples are the targets of a store; sources are empty, so they have only EOS."""
 
     Config = LanguageModelingConfig
-    # In s2s-train, defaults of other keys.
+    # Defaults of other keys of s2s-train.
     DEFAULTS: ClassVar[dict[str, str]] = {
         "model": "transformer_lm_small",
         "criterion": "likelihood",
@@ -42,14 +42,14 @@ class LanguageModelingTask(TextTask):
 
     @classmethod
     def setup(cls, store: Store | Stores, order: Any = "none", config: Any = None) -> "LanguageModelingTask":
-        """The task of a store, whatever its source side is."""
+        """Make the task of a store, whatever its sources are."""
         task = cls(store.tokenizers()["target"], order, config)
         task.tag_values = tags.of_store(store)
         return task
 
     @classmethod
     def load(cls, folder: Path, order: Any = "none", config: Any = None) -> "LanguageModelingTask":
-        """The task saved in a checkpoint's folder."""
+        """Load the task from the folder of a checkpoint."""
         task = cls(load_tokenizer(folder, "target"), order, config)
         task.tags = task.tag_values = tags.load(folder)
         return task
@@ -63,7 +63,7 @@ class LanguageModelingTask(TextTask):
         return Spec((), len(self.target_tokenizer.vocabulary), tags=self.tag_values)
 
     def encode(self, items: list) -> list[list[int]]:
-        """As many empty sources."""
+        """An empty source for each item."""
         return [[] for _ in items]
 
     def inputs(self, split: Split, examples: np.ndarray) -> list[list[int]]:
@@ -71,20 +71,20 @@ class LanguageModelingTask(TextTask):
         return self.encode(examples)
 
     def source_names(self, split: Split, examples: np.ndarray) -> list[str]:
-        """Empty."""
+        """An empty name for each example."""
         return ["" for _ in examples]
 
     def source_symbols(self, source: list[int], size: int) -> list[str]:
-        """Of an empty source."""
+        """The symbol of EOS: sources are empty."""
         return [self.target_tokenizer.vocabulary.symbols[EOS]]
 
     def padded_sources(self, sources: list) -> tuple[Source, ...]:
-        """As many empty sources as a model's input."""
+        """Empty sources as the model's input: EOS only, [B, 1]."""
         values = torch.full((len(sources), 1), EOS)
         return (Source(values, torch.ones(len(sources), dtype=torch.int64)),)
 
     def check(self, config: DataConfig, dataset: "LineDataset") -> None:
-        """What can be known of training data and its options before training. Raises UserError."""
+        """Check the training data and its options before training. Raises UserError."""
         self.check_transforms(config, ("target", "shown"))
         for key in ("character_noise", "word_dropout"):
             if any(getattr(stage, key) for stage in stages(config)):
@@ -94,23 +94,23 @@ class LanguageModelingTask(TextTask):
                 raise UserError(f"data.{key} requires recordings, and a language model reads text")
         if self.target_tokenizer.sampling and TEXT not in dataset.split:
             raise UserError(
-                "tokenizer.sampling needs the raw text of the train split; make the store with keep_text=true"
+                "tokenizer.sampling requires the raw text of the train split; make the store with keep_text=true"
             )
 
 
 class LineDataset(PairDataset):
-    """The targets of a split, each with an empty source."""
+    """The targets of a split with empty sources."""
 
     def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Source lengths, 1 each, and target lengths of the examples first ... last - 1, EOS included, int32."""
+        """Source lengths (1, for EOS) and target lengths (EOS included) of the examples first ... last - 1, int32."""
         target = self.split.lengths(TOKENS, first, last)
         return np.ones_like(target), target + 1
 
     @property
     def longest(self) -> int:
-        """As TextDataset.longest."""
+        """As in TextDataset."""
         return self.split.longest(TOKENS) + 1
 
     def _sources(self, examples: np.ndarray, draw: Draw | None) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Nothing."""
+        """Empty sources: no ids, and lengths of 0."""
         return [(np.zeros(0, np.int64), np.zeros(len(examples), np.int64))]

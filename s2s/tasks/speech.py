@@ -1,4 +1,4 @@
-"""Speech to text: features of recordings in, text out, in the language that is spoken or in another one."""
+"""Speech to text: recognition, or translation into another language. Sources are features of recordings."""
 
 import dataclasses
 import json
@@ -42,13 +42,13 @@ class SpeechToTextConfig:
 
 
 class SpeechToTextTask(TextTask):
-    """Speech to text: owns the target's tokenizer and knows how features are made and normalised.
+    """Speech to text: owns the target tokenizer, and computes and normalises features.
 
     Args:
-        target_tokenizer: Of the text.
-        features: How features are made.
-        cmvn: `mean` and `deviation` of each feature, for features.cmvn=global; else None.
-        order, config: As of TextTask.
+        target_tokenizer: Tokenizer of the texts.
+        features: Options of the features.
+        cmvn: `mean` and `deviation` of each feature, for features.cmvn=global; otherwise None.
+        order, config: As in TextTask.
     """
 
     Config = SpeechToTextConfig
@@ -58,18 +58,18 @@ class SpeechToTextTask(TextTask):
     }  # fmt: skip
     reads = "recordings"
     buffer = 256
-    max_source = 15_000  # ten minutes, where 4 frames make a position
+    max_source = 15_000  # positions: ten minutes if 4 frames of 10 ms make a position
 
     def __init__(self, target_tokenizer: Tokenizer, features: FeatureConfig, cmvn: dict | None,
                  order: Any = "none", config: Any = None):  # fmt: skip
         super().__init__(target_tokenizer, order, config)
         self.features, self.cmvn, self.fbank = features, cmvn, Fbank(features)
         self.frame_seconds = self.fbank.shift / features.sample_rate
-        self._silent = 0  # recordings that were, of those encoded so far
+        self._silent = 0  # number of silent recordings so far
 
     @classmethod
     def setup(cls, store: Store | Stores, order: Any = "none", config: Any = None) -> "SpeechToTextTask":
-        """The task of a store."""
+        """Make the task of a store. Raises UserError if it holds no speech."""
         if "features" not in store.facts:
             raise UserError(
                 "task=speech_to_text: the store holds text; s2s-preprocess task=speech_to_text makes one of speech"
@@ -81,7 +81,7 @@ class SpeechToTextTask(TextTask):
 
     @classmethod
     def load(cls, folder: Path, order: Any = "none", config: Any = None) -> "SpeechToTextTask":
-        """The task saved in a checkpoint's folder."""
+        """Load the task from the folder of a checkpoint."""
         facts = read_json(folder / FILE, {"features": mapping(object), "cmvn": CMVN_SHAPE})
         features = feature_config(facts, folder / FILE)
         task = cls(load_tokenizer(folder, "target"), features, facts["cmvn"], order, config)
@@ -89,30 +89,30 @@ class SpeechToTextTask(TextTask):
         return task
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer and features into a checkpoint's folder."""
+        """Write the tokenizer and the options of features into the folder of a checkpoint."""
         super().save(folder)
         facts = {"features": features_facts(self.features), "cmvn": self.cmvn}
         write(folder / FILE, json.dumps(facts, indent=1))
 
     def describe(self) -> str:
-        """As TextTask.describe."""
+        """As in TextTask."""
         f = self.features
         vocabulary = f"vocabulary: {len(self.target_tokenizer.vocabulary):,} target symbols"
         return f"{vocabulary}; features: {f.bins} of {f.sample_rate} Hz every {f.frame_shift:g} ms, cmvn {f.cmvn}"
 
     def difference(self, other: TextTask) -> str | None:
-        """As TextTask.difference. What a store keeps, features or waveforms, is no
-        difference, nor what channel its recordings have been read from."""
-        if found := super().difference(other):
-            return found
-        for key, mine in features_facts(self.features).items():
-            its = getattr(other.features, key)
-            if its != mine and key not in ("keep", "channel"):
-                return f"another features.{key}, {its} against {mine}"
+        """As in TextTask. It makes no difference whether a store keeps features or waveforms, nor which channel of the
+        recordings it has."""
+        if difference := super().difference(other):
+            return difference
+        for key, value in features_facts(self.features).items():
+            other_value = getattr(other.features, key)
+            if other_value != value and key not in ("keep", "channel"):
+                return f"another features.{key}, {other_value} against {value}"
         return None if self.cmvn == other.cmvn else "another mean and deviation of features (see tokenizer_from)"
 
     def fits(self, store: Store) -> str | None:
-        """As TextTask.fits. The mean and deviation of a store do not matter: the task has its own."""
+        """As in TextTask. The mean and deviation of the store do not matter, since the task has its own."""
         other = self.setup(store, self.target_transform.config, self.config)
         other.cmvn, other.tags = self.cmvn, self.tags
         return self.difference(other)
@@ -122,27 +122,33 @@ class SpeechToTextTask(TextTask):
 
     @property
     def spec(self) -> Spec:
-        """As TextTask.spec."""
+        """As in TextTask."""
         return Spec((FeatureSource(self.features.bins),), len(self.target_tokenizer.vocabulary), tags=self.tag_values)
 
     def encode(self, items: list[Entry | str]) -> list[np.ndarray]:
-        """Normalised features of recordings, float32 [S, F] each; items: paths, or entries of a manifest. Raises
-        AudioError."""
+        """Normalised features of recordings, float32 [S, F] each.
+
+        Args:
+            items: Paths, or entries of a manifest.
+
+        Raises:
+            AudioError: a recording cannot be read.
+        """
         return [self._encoded(item) for item in items]
 
     def encode_each(self, items: list[Entry | str]) -> list[np.ndarray | AudioError]:
-        """As TextTask.encode_each."""
+        """As in TextTask."""
 
-        def one(item: Entry | str) -> np.ndarray | AudioError:
+        def encoded_or_error(item: Entry | str) -> np.ndarray | AudioError:
             try:
                 return self._encoded(item)
             except AudioError as error:
-                return error.with_traceback(None)  # which would keep what its frames hold
+                return error.with_traceback(None)  # a traceback would keep the arrays of its frames in memory
 
-        return [one(item) for item in items]
+        return [encoded_or_error(item) for item in items]
 
     def check_entries(self, entries: list[Entry]) -> list[Checked | Broken]:
-        """Whether each recording can be read, all of it."""
+        """Read each recording to its end; returns a Broken for those that cannot be read."""
         return check(self.features, "resample", entries)
 
     def _encoded(self, item: Entry | str) -> np.ndarray:
@@ -153,18 +159,18 @@ class SpeechToTextTask(TextTask):
         except AudioError as error:
             if item is entry or error.kind not in ("missing", "not audio"):
                 raise
-            raise AudioError(f"{error}; the model reads recordings: one, a list of their files (.txt, .list), "
-                             "or a manifest (.tsv, .jsonl, Kaldi folder)", error.kind) from error  # fmt: skip
+            raise AudioError(f"{error}; the model reads a recording, a list of files (.txt, .list), or a manifest "
+                             "(.tsv, .jsonl, Kaldi folder)", error.kind) from error  # fmt: skip
         if recording.silent:
             self._tell_silent(entry)
         samples = resample(recording, self.features.sample_rate)
         if not self.fbank.frames(len(samples)):
             seconds = len(samples) / self.features.sample_rate
-            raise AudioError(f"{entry.audio}: {seconds:g} s are less than a frame", "too short")
+            raise AudioError(f"{entry.audio}: {seconds:g} s is shorter than a frame", "too short")
         return self.normalised(self.fbank(samples))
 
     def _tell_silent(self, entry: Entry) -> None:
-        """Warn of a recording of which nothing is left to hear, by name where there are few."""
+        """Warn about a silent recording; only the first ones are named."""
         self._silent += 1
         if self._silent <= NAMED:
             where = f"{entry.where}: " if entry.where else ""
@@ -178,18 +184,18 @@ class SpeechToTextTask(TextTask):
         return [self.normalised(row) for row in np.split(flat, np.cumsum(frames)[:-1])]
 
     def normalised(self, features: np.ndarray) -> np.ndarray:
-        """Features of an utterance [S, F] as the model takes them, float32."""
+        """Features of an utterance [S, F], normalised as features.cmvn says, float32."""
         if self.features.cmvn == "global":
             return normalise(features, np.array(self.cmvn["mean"]), np.array(self.cmvn["deviation"]))
         return normalise_utterance(features) if self.features.cmvn == "utterance" else features
 
     def source_names(self, split: Split, examples: np.ndarray) -> list[str]:
-        """Ids of utterances and how long they are."""
+        """Ids of utterances and their durations in seconds."""
         known = split.known(np.asarray(examples, np.int64))
-        return [f"{one['id']} ({one['seconds']:.1f} s)" for one in known]
+        return [f"{utterance['id']} ({utterance['seconds']:.1f} s)" for utterance in known]
 
     def source_symbols(self, source: np.ndarray, size: int) -> list[str]:
-        """The time at which each position begins, in seconds."""
+        """The start time of each position, in seconds."""
         step = len(source) / size * self.frame_seconds
         return [f"{place * step:.2f}" for place in range(size)]
 
@@ -202,7 +208,7 @@ class SpeechToTextTask(TextTask):
         return (Source(values, torch.from_numpy(lengths)),)
 
     def check(self, config: DataConfig, dataset: "SpeechDataset") -> None:
-        """What can be known of training data and its options before training. Raises UserError."""
+        """Check the training data and its options before training. Raises UserError."""
         self.check_transforms(config)
         for key in ("character_noise", "word_dropout"):
             if any(getattr(stage, key) for stage in stages(config)):
@@ -210,17 +216,17 @@ class SpeechToTextTask(TextTask):
         if config.batching == "packed":
             raise UserError("data.batching=packed requires text; use data.batching=bucket_2d")
         if self.target_tokenizer.sampling and TEXT not in dataset.split:
-            raise UserError("tokenizer.sampling needs the raw text of the train split, and the store lacks it")
+            raise UserError("tokenizer.sampling requires the raw text of the train split, and the store lacks it")
         if config.waveform.active and not dataset.recordings.has_waveforms:
-            raise UserError("data.waveform: the store has features, and speed, noise and gain change waveforms; "
-                            "make it with features.keep=waveform")  # fmt: skip
+            raise UserError("data.waveform requires waveforms, and the store has features; make it with "
+                            "features.keep=waveform")  # fmt: skip
 
 
 class SpeechDataset(TextDataset):
-    """The utterances of a split. Source lengths are frames; with other speeds, utterances in a batch have others.
+    """The utterances of a split. Source lengths are numbers of frames; perturbed speeds change them in a batch.
 
     Attributes:
-        source_seconds: From one frame to the next.
+        source_seconds: Seconds from one frame to the next.
     """
 
     def __init__(self, split: Split, task: SpeechToTextTask):
@@ -228,16 +234,16 @@ class SpeechDataset(TextDataset):
         self.source_seconds, self.recordings = task.frame_seconds, Recordings(split, task.fbank)
 
     def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Frames, and target lengths (EOS included), of the examples first ... last - 1, int32."""
+        """Numbers of frames and target lengths (EOS included) of the examples first ... last - 1, int32."""
         return self.recordings.lengths(first, last), self.split.lengths(TOKENS, first, last) + 1
 
     def collate(self, examples: np.ndarray, rows: np.ndarray | None = None, draw: Draw | None = None) -> Batch:
-        """A batch of these examples; without `draw` as they are."""
+        """Make a batch of examples; without `draw` they are not augmented."""
         examples = np.asarray(examples, np.int64)
         (source,) = self.task.padded_sources(self._features(examples, draw))
         decoder_input, target, lengths = self._targets(examples, draw)
         targets = padded(target, lengths)
-        real = int(source.lengths.sum()), int(lengths.sum())
+        totals = int(source.lengths.sum()), int(lengths.sum())
         positions = source.values.size(0) * source.values.size(1)
         return Batch(
             ids=torch.from_numpy(examples),
@@ -245,13 +251,13 @@ class SpeechDataset(TextDataset):
             decoder_input=padded(decoder_input, lengths),
             target=targets,
             target_lengths=torch.from_numpy(lengths),
-            counts=Counts(len(examples), *real, positions - real[0], targets.numel() - real[1]),
+            counts=Counts(len(examples), *totals, positions - totals[0], targets.numel() - totals[1]),
             tags=self._tags(examples),
             columns=self._columns(examples),
         )
 
     def _features(self, examples: np.ndarray, draw: Draw | None) -> list[np.ndarray]:
-        """Normalised features of examples, [S, F] each, in training changed as `draw` says."""
+        """Normalised features of examples, float32 [S, F] each; `draw`: augment them."""
         if draw is None:
             return self.task.inputs(self.split, examples)
         change, config = None, draw.config
@@ -263,12 +269,12 @@ class SpeechDataset(TextDataset):
                 return perturb(samples, rate, config.waveform, drawn[place])
 
         flat, frames = self.recordings.features(examples, change)
-        found = [self.task.normalised(row) for row in np.split(flat, np.cumsum(frames)[:-1])]
+        rows = [self.task.normalised(row) for row in np.split(flat, np.cumsum(frames)[:-1])]
         if config.spec_augment.active:
             drawn_masks = seeds(draw.seed, draw.epoch, examples, "spec_augment").tolist()
-            found = [spec_augment(row, config.spec_augment, seed) for row, seed in zip(found, drawn_masks, strict=True)]
+            rows = [spec_augment(row, config.spec_augment, seed) for row, seed in zip(rows, drawn_masks, strict=True)]
         if not config.transforms:
-            return found
-        sizes = np.fromiter(map(len, found), np.int64, len(found))
-        flat, sizes = self._transformed("source", np.concatenate(found), sizes, examples, draw)
+            return rows
+        sizes = np.fromiter(map(len, rows), np.int64, len(rows))
+        flat, sizes = self._transformed("source", np.concatenate(rows), sizes, examples, draw)
         return np.split(flat, np.cumsum(sizes)[:-1])

@@ -1,8 +1,8 @@
-"""Tags: what is said of a whole example by name, such as the language of its target.
+"""Tags: named properties of a whole example, such as the language of its target.
 
-A tag has values, which are texts; a model that reads it gets their numbers wherever sources go: in training,
-validation, search, the library's call and the server. What a store knows of its corpora are tags: `corpus`,
-`source_language` and `target_language`.
+The values of a tag are texts. A model that reads the tag gets the numbers of the values, together with the sources: in
+training, validation, search, library calls and the server. A store gives each example the tags `corpus`,
+`source_language` and `target_language`, from its corpus.
 """
 
 import json
@@ -26,7 +26,7 @@ Tags = Mapping[str, str]  # value by name
 
 
 class Tagged:
-    """A source with the numbers of its tags' values, by name. Its length and its parts are the source's."""
+    """A source with the numbers of its tags' values, by name. It has the length and the items of the source."""
 
     __slots__ = ("source", "tags")
 
@@ -37,8 +37,8 @@ class Tagged:
         return len(self.source)
 
     def __getitem__(self, place) -> Any:
-        part = self.source[place]
-        return Tagged(part, self.tags) if isinstance(place, slice) else part
+        value = self.source[place]
+        return Tagged(value, self.tags) if isinstance(place, slice) else value
 
     def __iter__(self) -> Iterator:
         return iter(self.source)
@@ -53,7 +53,7 @@ def plain(source) -> Any:
 
 
 def of_corpus(corpus: CorpusRange) -> Tags:
-    """What a store knows of a corpus."""
+    """The tags of all examples of a corpus."""
     return {
         "corpus": corpus.name,
         "source_language": corpus.source_language,
@@ -62,34 +62,34 @@ def of_corpus(corpus: CorpusRange) -> Tags:
 
 
 def of_store(store: Store | Stores) -> dict[str, list[str]]:
-    """The values of each tag in the training data of a store, in their order; of a store without it, none."""
+    """The values of each tag in the training data of a store, in order; empty without a train split."""
     values: dict[str, dict[str, None]] = {}
     for corpus in store.split("train").corpora if "train" in store.splits else ():
         for name, value in of_corpus(corpus).items():
             values.setdefault(name, {})[value] = None
-    return {name: list(found) for name, found in values.items()}
+    return {name: list(distinct) for name, distinct in values.items()}
 
 
 def of_split(split: Split, examples: Sequence[int]) -> list[Tags]:
-    """Of each example."""
-    found = list(map(of_corpus, split.corpora))
+    """The tags of each of some examples of a split."""
+    by_corpus = list(map(of_corpus, split.corpora))
     places = np.searchsorted([corpus.last for corpus in split.corpora], examples, "right")
-    return [found[place] for place in places.tolist()]
+    return [by_corpus[place] for place in places.tolist()]
 
 
 def numbers(values: Mapping[str, Sequence[str]], tags: Tags) -> dict[str, int]:
     """The numbers of the values of an example's tags.
 
     Args:
-        values: Of each tag that the model reads.
-        tags: Of the example; others than those are not looked at.
+        values: The known values of each tag that the model reads.
+        tags: The tags of the example; further tags are ignored.
 
     Raises:
         UserError: a tag is missing, or its value is unknown.
     """
     for name, known in values.items():
         if name not in tags:
-            raise UserError(f"the model reads the tag {name}, and it is missing: {name}={'|'.join(known)}")
+            raise UserError(f"the tag {name} is missing, which the model reads: {name}={'|'.join(known)}")
         if tags[name] not in known:
             raise UserError(f"{name}={tags[name]}: the model does not know this value of the tag; "
                             f"{registry.nearest(tags[name], list(known))}")  # fmt: skip
@@ -100,29 +100,29 @@ def check_read(values: Mapping[str, Sequence[str]], tags: Tags) -> None:
     """Raise UserError for a tag that the model does not read."""
     for name in tags:
         if name not in values:
-            has = f"it reads {', '.join(values)}" if values else "it reads none"
-            raise UserError(f"{name}={tags[name]}: the model does not read this tag; {has}")
+            known = f"it reads {', '.join(values)}" if values else "it reads none"
+            raise UserError(f"{name}={tags[name]}: the model does not read this tag; {known}")
 
 
 def parse(words: Sequence[str]) -> dict[str, str]:
-    """Tags of words, NAME=VALUE each. Raises UserError."""
-    found: dict[str, str] = {}
+    """Parse words NAME=VALUE as tags. Raises UserError."""
+    tags: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not (name and equals and value):
-            raise UserError(f"'{word}' is no tag; NAME=VALUE is needed, such as target_language=de")
-        if name in found:
-            raise UserError(f"the tag {name} is there twice")
-        found[name] = value
-    return found
+            raise UserError(f"'{word}' is not a tag; write NAME=VALUE, such as target_language=de")
+        if name in tags:
+            raise UserError(f"the tag {name} is given twice")
+        tags[name] = value
+    return tags
 
 
 def save(values: dict[str, list[str]], folder: Path) -> None:
-    """Write what `load` reads, if there is anything."""
+    """Write tags and their values into a folder; without tags, no file is written."""
     if values:
         write(folder / FILE, json.dumps({"tags": values}, ensure_ascii=False, indent=1) + "\n")
 
 
 def load(folder: Path) -> dict[str, list[str]]:
-    """The values of the tags that the model of a checkpoint reads. Raises UserError naming a wrong file."""
+    """Read the values of the tags that the model of a checkpoint reads. Raises UserError if the file is damaged."""
     return read_json(folder / FILE, {"tags": mapping([str])})["tags"] if (folder / FILE).is_file() else {}

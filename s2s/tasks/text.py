@@ -1,4 +1,4 @@
-"""What tasks have in common whose target is text: the tokenizer of it, its order in the model, and batches of it."""
+"""The base of all tasks with text targets: the target tokenizer, the order of target tokens, and batches of targets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,31 +28,31 @@ TOKENS, TEXT = "target.tokens", "target.text"  # columns of a store
 
 
 class TextTask(ABC):
-    """Says what an example is and builds what the commands need.
+    """A task defines examples, and builds the model, the datasets and the inputs of the commands.
 
-    A source, as the commands hand it from `inputs` or `encode` to `collate_sources`, is whatever the task makes of it;
-    its `len` is what options of decoding call its length.
+    A source can be any object with a length: `inputs` and `encode` make it, and `collate_sources` takes it. Its `len`
+    is the source length in the options of decoding.
 
     Args:
-        target_tokenizer: Of the target side.
-        order: The order in which the model writes a target: what chooses a `target_transform`.
-        config: The task's own options: its Config, or the values of it; None: the defaults.
+        target_tokenizer: Tokenizer of the targets.
+        order: The options that choose a `target_transform`, the order in which the model writes a target.
+        config: The task's own options, as its Config or as a dict; None: the defaults.
 
     Attributes:
-        tag_values: Values of each tag that the training data have, by its name.
-        tags: Of these, those that the task's model reads; there is none before there is a model.
+        tag_values: Name of each tag in the training data -> its values.
+        tags: The same for the tags that the model reads; empty before the model is made.
     """
 
     Config: ClassVar[Any]  # the dataclass of its options
     DEFAULTS: ClassVar[dict[str, str]] = {}  # of other keys of s2s-train
-    reads = "lines"  # what `encode` takes: lines of text, or recordings
-    buffer = 4096  # sources read ahead where decode.buffer does not say it
-    max_source = 4096  # tokens, or positions of the encoder, of a source, where decode.max_source does not say it
+    reads = "lines"  # the items that `encode` takes: `lines` or `recordings`
+    buffer = 4096  # default of decode.buffer, in sources
+    max_source = 4096  # default of decode.max_source, in tokens or encoder positions
     shared_vocabulary = False
-    columns: ClassVar[tuple[str, ...]] = ()  # of the store, which `Batch.columns` has beside sources and targets
+    columns: ClassVar[tuple[str, ...]] = ()  # further columns of the store, to be in `Batch.columns`
     reserved: ClassVar[tuple[str, ...]] = ()  # symbols that its vocabularies must reserve
-    writes = True  # whether its models make hypotheses
-    frame_seconds: float | None = None  # from one position of a source to the next, of recordings
+    writes = True  # whether its models generate hypotheses
+    frame_seconds: float | None = None  # seconds from one frame of a recording to the next; None: sources are text
 
     def __init__(self, target_tokenizer: Tokenizer, order: Any = "none", config: Any = None):
         self.target_tokenizer = target_tokenizer
@@ -60,23 +60,27 @@ class TextTask(ABC):
         self.config = schema.load(self.Config, config or {}, "task") if isinstance(config, dict | None) else config
         for name in self.reserved:
             if name not in target_tokenizer.vocabulary.reserved:
-                raise UserError(f"task={self.Config.type}: needs the reserved symbol {name}, and the vocabulary has "
-                                "none; make the store for this task, or with tokenizer.reserved")  # fmt: skip
+                raise UserError(f"task={self.Config.type}: requires the reserved symbol {name}, which is not in the "
+                                "vocabulary; make the store for this task, or with tokenizer.reserved")  # fmt: skip
         self.tag_values: dict[str, list[str]] = {}
         self.tags: dict[str, list[str]] = {}
 
     @classmethod
     @abstractmethod
     def setup(cls, store: Store | Stores, order: Any = "none", config: Any = None) -> "TextTask":
-        """The task of a store; order and config as of the class. Raises UserError for a store of another task."""
+        """Make the task of a store; `order` and `config` as in the class.
+
+        Raises:
+            UserError: the store is for another task.
+        """
 
     @classmethod
     @abstractmethod
     def load(cls, folder: Path, order: Any = "none", config: Any = None) -> "TextTask":
-        """The task saved in a checkpoint's folder."""
+        """Load the task from the folder of a checkpoint; `order` and `config` as in the class."""
 
     def save(self, folder: Path) -> None:
-        """Write what `load` reads into a checkpoint's folder."""
+        """Write the files that `load` reads into the folder of a checkpoint."""
         self.target_tokenizer.save(folder, "target")
         tags.save(self.tags, folder)
 
@@ -87,102 +91,112 @@ class TextTask(ABC):
     @property
     @abstractmethod
     def spec(self) -> Spec:
-        """All that a model knows of this task."""
+        """The description of this task for models: kinds of sources, vocabulary sizes and tags."""
 
     def model(self, config) -> torch.nn.Module:
-        """A model with fresh weights for this task; `config` is a model component's config. Raises UserError where it
-        reads a tag that the data do not have."""
+        """Make a model with new weights for this task.
+
+        Args:
+            config: Config of a model component.
+
+        Raises:
+            UserError: the model reads a tag that the data do not have.
+        """
         model = registry.find("model", config.type)(config, self.spec)
         for name in model.tags:
             if name not in self.tag_values:
-                has = f"they have {', '.join(self.tag_values)}" if self.tag_values else "they have none"
-                raise UserError(f"model={config.type}: reads the tag {name} of the examples; {has}")
+                known = f"they have {', '.join(self.tag_values)}" if self.tag_values else "they have none"
+                raise UserError(f"model={config.type}: reads the tag {name} of the examples; {known}")
         self.tags = {name: self.tag_values[name] for name in model.tags}
         return model
 
     @abstractmethod
     def encode(self, items: list) -> list:
-        """Sources of raw ones, what `reads` says."""
+        """Make sources from raw items, of the kind that `reads` says."""
 
     def encode_each(self, items: list) -> list:
-        """As `encode`, but one that cannot be read fails alone: the UserError that says why is in its place."""
+        """As `encode`, but an item that cannot be read becomes a UserError, and the others are not affected."""
         return self.encode(items)
 
     @abstractmethod
     def inputs(self, split: Split, examples: np.ndarray) -> list:
-        """Sources of examples of a split."""
+        """Make sources from examples of a split."""
 
     @abstractmethod
     def source_names(self, split: Split, examples: np.ndarray) -> list[str]:
-        """Sources of examples in words, for people."""
+        """Readable texts for the sources of examples."""
 
     @abstractmethod
     def source_symbols(self, source, size: int) -> list[str]:
-        """A source in words, for people: the tokens of a text, or the `size` positions of a recording in the model's
-        memory."""
+        """Readable texts for a source: its tokens, or the positions of a recording.
+
+        Args:
+            source: The source.
+            size: Number of its positions in the model's memory.
+        """
 
     @abstractmethod
     def padded_sources(self, sources: list) -> tuple[Source, ...]:
-        """Several sources, without tags, as the model's input."""
+        """Pad and batch sources (without tags) as the model's input."""
 
     def check_tags(self, given: Tags) -> None:
-        """Raise UserError for tags that are not exactly those that the model reads, with values that it knows."""
+        """Check that tags are exactly those that the model reads, with known values. Raises UserError."""
         tags.check_read(self.tags, given)
         tags.numbers(self.tags, given)
 
     def tagged(self, sources: list, tags_of_each: Tags | Sequence[Tags]) -> list:
-        """Sources with the tags that the model reads; those that are errors stay what they are.
+        """Add the tags that the model reads to sources.
 
         Args:
-            sources: Of several sentences, as `encode` or `inputs` makes them.
-            tags_of_each: Their tags, of all of them or of each; the model need not read all.
+            sources: As `encode` or `inputs` makes them; errors among them are returned unchanged.
+            tags_of_each: Tags of all sources, or of each; those that the model does not read are ignored.
 
         Raises:
-            UserError: a tag that the model reads is missing, or has a value that it does not know.
+            UserError: a tag that the model reads is missing or has an unknown value.
         """
         if not self.tags:
             return sources
         if isinstance(tags_of_each, Mapping):
-            found: Iterable = repeat(tags.numbers(self.tags, tags_of_each), len(sources))
+            numbers: Iterable = repeat(tags.numbers(self.tags, tags_of_each), len(sources))
         else:
-            found = (tags.numbers(self.tags, one) for one in tags_of_each)
-        pairs = zip(sources, found, strict=True)
-        return [one if isinstance(one, Exception) else Tagged(one, mine) for one, mine in pairs]
+            numbers = (tags.numbers(self.tags, own_tags) for own_tags in tags_of_each)
+        pairs = zip(sources, numbers, strict=True)
+        return [source if isinstance(source, Exception) else Tagged(source, own) for source, own in pairs]
 
     def collate_sources(self, sources: list, device: torch.device | str = "cpu") -> Inputs:
-        """Several sources, which are tagged if the model reads tags, as the model's input."""
+        """Batch sources as the model's input; they are `Tagged` if the model reads tags."""
         padded = tuple(source.to(device) for source in self.padded_sources(list(map(plain, sources))))
-        numbers = {name: torch.tensor([one.tags[name] for one in sources], device=device) for name in self.tags}
+        numbers = {name: torch.tensor([source.tags[name] for source in sources], device=device) for name in self.tags}
         return Inputs(padded, numbers)
 
     @abstractmethod
     def check(self, config: DataConfig, dataset: "TextDataset") -> None:
-        """What can be known of training data and its options before training. Raises UserError."""
+        """Check the training data and its options before training. Raises UserError."""
 
     def check_transforms(self, config: DataConfig, streams: Sequence[str] = ("source", "target", "shown")) -> None:
-        """Raise UserError for one of `data.transforms` that is not for these streams."""
-        for name, one in config.transforms.items():
-            if (stream := registry.find("transform", one.type).stream) not in streams:
+        """Check that `data.transforms` change only these streams. Raises UserError."""
+        for name, options in config.transforms.items():
+            if (stream := registry.find("transform", options.type).stream) not in streams:
                 raise UserError(f"data.transforms: {name} changes the {stream}, and task={self.config.type} has none; "
                                 f"it has {', '.join(streams)}")  # fmt: skip
 
     @property
     def vocabularies(self) -> dict[str, Vocabulary]:
-        """Of each side that has one, the source's first."""
+        """Side (`source`, `target`) -> vocabulary, for each side that has one, the source first."""
         return {"target": self.target_tokenizer.vocabulary}
 
     def describe(self) -> str:
-        """What sources and targets are made of, in a line."""
-        return "vocabulary: " + " and ".join(f"{len(found):,} {side}" for side, found in self.vocabularies.items())
+        """One line about sources and targets, such as sizes of vocabularies."""
+        return "vocabulary: " + " and ".join(f"{len(symbols):,} {side}" for side, symbols in self.vocabularies.items())
 
     def difference(self, other: "TextTask") -> str | None:
-        """What another task has otherwise, so that models of both cannot work together, or None."""
+        """The first difference because of which models of this task and another cannot work together; or None."""
         if type(self) is not type(other):
             return f"another task, {type(other).__name__} against {type(self).__name__}"
-        for side, mine in self.vocabularies.items():
-            its = other.vocabularies[side]
-            if mine.digest != its.digest:
-                return f"another {side} vocabulary, of {len(its)} symbols against {len(mine)}"
+        for side, vocabulary in self.vocabularies.items():
+            other_vocabulary = other.vocabularies[side]
+            if vocabulary.digest != other_vocabulary.digest:
+                return f"another {side} vocabulary, of {len(other_vocabulary)} symbols against {len(vocabulary)}"
         if self.tags != other.tags:
             read = (", ".join(f"{name} ({'|'.join(task.tags[name])})" for name in task.tags) for task in (other, self))
             return "other tags, {} against {}".format(*(text or "none" for text in read))
@@ -191,29 +205,33 @@ class TextTask(ABC):
         return None if same else f"another data.target_transform, {theirs.kind} against {ours.kind}"
 
     def fits(self, store: Store) -> str | None:
-        """What a store has otherwise, or None."""
+        """The first difference because of which a store does not fit the task; or None."""
         other = self.setup(store, self.target_transform.config, self.config)
-        other.tags = self.tags  # a store has values, and reads none
+        other.tags = self.tags  # which tags are read is a property of the model, not of the store
         return self.difference(other)
 
     def criterion(self, config):
         return registry.find("criterion", config.type)(config)
 
     def encode_target(self, lines: list[str]) -> list[list[int]]:
-        """Target ids of raw lines in the order in which the model writes them, no BOS, no EOS."""
+        """Target ids of raw lines, in the order in which the model writes them, without BOS and EOS."""
         return [self.target_transform.apply(ids).tolist() for ids in self.target_tokenizer.encode_lines(lines)]
 
     def encode_prefixes(self, lines: list[str]) -> list[list[int]]:
-        """As `encode_target`, of what hypotheses are to begin with. Where the model writes the last word first, this is
-        a line's last word, whole, and the beginning of the others."""
+        """As `encode_target`, for texts with which hypotheses must begin. If the model writes the last word first, a
+        line stands for the last words of the hypothesis, its own last word complete."""
         return self.encode_target([line.rstrip() for line in lines] if self._last_word_first else lines)
 
     def encode_phrases(self, phrases: list[str]) -> list[list[int]]:
-        """As `encode_target`, of what is anywhere in a target. Raises UserError for several words where the model
-        writes the last one first: what is beside it in the text is not beside it then."""
-        if self._last_word_first and (several := next((one for one in phrases if len(one.split()) > 1), None)):
-            raise UserError(f"{several!r}: several words cannot be looked for where the model writes the last word of "
-                            "a line first (data.target_transform); single words can")  # fmt: skip
+        """As `encode_target`, for phrases anywhere in a target.
+
+        Raises:
+            UserError: a phrase has several words, and the model writes the last word first, so that words next to each
+                other in the text are not next to each other in its output.
+        """
+        if self._last_word_first and (several := next((text for text in phrases if len(text.split()) > 1), None)):
+            raise UserError(f"{several!r}: a phrase of several words does not go with a model that writes the last "
+                            "word of a line first (data.target_transform); use single words")  # fmt: skip
         return self.encode_target(phrases)
 
     @property
@@ -221,21 +239,21 @@ class TextTask(ABC):
         return self.target_transform.moves_words
 
     def text(self, ids: list[int], source) -> str:
-        """An output as text.
+        """Detokenize an output.
 
         Args:
-            ids: Target ids as the model writes them.
-            source: What it was written for, without tags, as `encode` or `inputs` makes it.
+            ids: Target ids, in the order in which the model writes them.
+            source: Its source, without tags, as `encode` or `inputs` makes it.
         """
         return self.target_tokenizer.decode(self.target_transform.undo(np.asarray(ids, np.int64)).tolist())
 
 
 class TextDataset:
-    """The examples of a split, as far as their targets go. Target lengths count the EOS that the model sees.
+    """The targets of the examples of a split. Target lengths count EOS.
 
     Args:
-        split: Of a store or of several.
-        task: It knows the tokenizers and the order of the targets.
+        split: A split of a store or of several stores.
+        task: The task, with tokenizers and the order of targets.
     """
 
     def __init__(self, split: Split, task: TextTask):
@@ -244,37 +262,36 @@ class TextDataset:
         self._firsts = [corpus.first for corpus in self.corpora]
         self._numbers = self._numbers_of_corpora()
         for name in task.columns:
-            split.lengths(name, 0, 0)  # one that is missing is told now
-        self._made: dict[str, Transform] = {}  # of data.transforms
+            split.lengths(name, 0, 0)  # raises if the column is missing
+        self._made: dict[str, Transform] = {}  # data.transforms by name
 
     def __len__(self) -> int:
         return len(self.split)
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest example on any side, EOS included."""
+        """Length of the longest side of any example, EOS included."""
         return self.split.longest(TOKENS) + 1
 
     def _numbers_of_corpora(self) -> dict[str, np.ndarray]:
-        """The number of each corpus's value of each tag that the model reads, int64 [corpora]."""
-        found = []
+        """For each tag that the model reads, the number of each corpus's value, int64 [corpora]."""
+        rows = []
         for corpus in self.corpora:
             try:
-                found.append(tags.numbers(self.task.tags, tags.of_corpus(corpus)))
+                rows.append(tags.numbers(self.task.tags, tags.of_corpus(corpus)))
             except UserError as error:
                 raise UserError(f"split '{self.split.name}', corpus {corpus.name}: {error}") from error
-        return {name: np.array([mine[name] for mine in found], np.int64) for name in self.task.tags}
+        return {name: np.array([row[name] for row in rows], np.int64) for name in self.task.tags}
 
     def _tags(self, examples: np.ndarray) -> dict[str, torch.Tensor]:
-        """The tags of examples that the model reads."""
+        """The numbers of the tags of examples that the model reads, int64 [B] each."""
         if not self._numbers:
             return {}
         corpora = np.searchsorted(self._firsts, examples, "right") - 1
-        return {name: torch.from_numpy(mine[corpora]) for name, mine in self._numbers.items()}
+        return {name: torch.from_numpy(numbers[corpora]) for name, numbers in self._numbers.items()}
 
     def _targets(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The decoder's input (BOS first) and the target (EOS last) of examples, each one after the other, and the
-        lengths [n] of either."""
+        """The concatenated decoder inputs (BOS first) and targets (EOS last) of examples, and their lengths [B]."""
         target, lengths = self._target(examples, draw)
         shown = target
         if draw and draw.config.prev_output_mask:
@@ -286,8 +303,8 @@ class TextDataset:
         return decoder_input, *with_symbol(EOS, target, lengths, after=True)
 
     def _columns(self, examples: np.ndarray) -> dict[str, torch.Tensor]:
-        """What `Batch.columns` has of examples."""
-        found = {}
+        """The values of `Batch.columns` for examples, padded with zeros."""
+        columns = {}
         for name in self.task.columns:
             values, lengths = self.split.gather(name, examples)
             values = values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
@@ -295,13 +312,13 @@ class TextDataset:
                 rows = np.full((len(lengths), lengths.max(), *values.shape[1:]), 0, values.dtype)  # PAD is 0
                 rows[np.arange(rows.shape[1]) < lengths[:, None]] = values
                 values = rows
-            found[name] = torch.from_numpy(values)
-        return found
+            columns[name] = torch.from_numpy(values)
+        return columns
 
     def _transformed(
         self, stream: str, values: np.ndarray, lengths: np.ndarray, examples: np.ndarray, draw: Draw | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Values of examples after `data.transforms` of a stream."""
+        """Apply the `data.transforms` of a stream to concatenated values of examples; returns values and lengths."""
         if draw is None:
             return values, lengths
         for name, config in draw.config.transforms.items():
@@ -313,7 +330,7 @@ class TextDataset:
         return values, lengths
 
     def _target(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray]:
-        """Target ids of examples in the model's order, one after the other, and the number of each."""
+        """Concatenated target ids of examples, in the order in which the model writes them, and their lengths."""
         if draw is None:
             ids, lengths = self.split.gather(TOKENS, examples)
         else:
@@ -325,7 +342,8 @@ class TextDataset:
         return ids, lengths
 
     def _tokens(self, side: str, tokenizer: Tokenizer, examples: np.ndarray, draw: Draw, noise: float):
-        """Ids of examples and the number of each: tokenized anew where a tokenizer samples or the text is noisy."""
+        """Concatenated ids of examples and their lengths, tokenized again if the tokenizer samples or noise is added to
+        the text."""
         if not noise and not tokenizer.sampling:
             return self.split.gather(f"{side}.tokens", examples)
         lines = self.split.lines(f"{side}.text", examples)
@@ -340,25 +358,37 @@ class TextDataset:
 
 
 def stages(config: DataConfig) -> list:
-    """`data`, and the stages of its curriculum."""
+    """The options `data`, and those of each stage of its curriculum."""
     return [config, *config.stages]
 
 
 def with_symbol(symbol: int, ids: np.ndarray, lengths: np.ndarray, after: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of rows one after the other, with a symbol before or after each, and the new lengths."""
+    """Add a symbol before or after each row; returns the concatenated ids and the new lengths.
+
+    Args:
+        symbol: Id to add.
+        ids: Concatenated ids of the rows.
+        lengths: [rows].
+        after: Whether the symbol comes after each row; otherwise before.
+    """
     ends = np.cumsum(lengths)
     return np.insert(ids, ends if after else ends - lengths, symbol), lengths + 1
 
 
 def padded(ids: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
-    """Rows one after the other as [B, longest] int64, padded at the right."""
+    """Concatenated rows as a tensor [B, longest] int64, padded on the right."""
     rows = np.full((len(lengths), lengths.max()), PAD, np.int64)
     rows[np.arange(rows.shape[1]) < lengths[:, None]] = ids
     return torch.from_numpy(rows)
 
 
 def packing_of(lengths: np.ndarray, rows: np.ndarray) -> Packing:
-    """Where examples of these lengths lie, with `rows` of them to each row."""
+    """The places of examples in packed rows.
+
+    Args:
+        lengths: [n], of the examples.
+        rows: [B], how many examples each row has.
+    """
     ends = np.cumsum(rows)
     totals = np.add.reduceat(lengths, ends - rows)
     place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)

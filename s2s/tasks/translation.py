@@ -1,4 +1,4 @@
-"""Text to text: one source, one target, a vocabulary for each or one for both."""
+"""Text to text: one source and one target, with a vocabulary for each or one for both."""
 
 import dataclasses
 from itertools import chain
@@ -33,12 +33,12 @@ class TranslationConfig:
 
 
 class TranslationTask(TextTask):
-    """Text to text: owns the tokenizers, says what an example is, builds what the commands need.
+    """Text to text: owns both tokenizers.
 
     Args:
-        source_tokenizer: Of the source side.
-        target_tokenizer: Of the target side; the same object where both sides share it.
-        order, config: As of TextTask.
+        source_tokenizer: Tokenizer of the sources.
+        target_tokenizer: Tokenizer of the targets; the same object if both sides share it.
+        order, config: As in TextTask.
     """
 
     Config = TranslationConfig
@@ -51,7 +51,7 @@ class TranslationTask(TextTask):
 
     @classmethod
     def setup(cls, store: Store | Stores, order: Any = "none", config: Any = None) -> "TranslationTask":
-        """The task of a store."""
+        """Make the task of a store. Raises UserError if its sources are not text."""
         tokenizers = store.tokenizers()
         if "source" not in tokenizers:
             raise UserError(f"the store holds no text to translate: task={store.task}")
@@ -61,7 +61,7 @@ class TranslationTask(TextTask):
 
     @classmethod
     def load(cls, folder: Path, order: Any = "none", config: Any = None) -> "TranslationTask":
-        """The task saved in a checkpoint's folder."""
+        """Load the task from the folder of a checkpoint."""
         source, target = load_tokenizer(folder, "source"), load_tokenizer(folder, "target")
         same = source.vocabulary.digest == target.vocabulary.digest
         task = cls(source, source if same else target, order, config)
@@ -69,7 +69,7 @@ class TranslationTask(TextTask):
         return task
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizers into a checkpoint's folder."""
+        """Write the tokenizers into the folder of a checkpoint."""
         super().save(folder)
         self.source_tokenizer.save(folder, "source")
 
@@ -88,7 +88,7 @@ class TranslationTask(TextTask):
         return self.source_tokenizer.vocabulary.digest == self.target_tokenizer.vocabulary.digest
 
     def describe(self) -> str:
-        """As TextTask.describe."""
+        """As in TextTask."""
         source, target = (len(vocabulary) for vocabulary in self.vocabularies.values())
         if self.shared_vocabulary:
             return f"vocabulary: shared {target:,} symbols"
@@ -99,16 +99,16 @@ class TranslationTask(TextTask):
 
     @property
     def spec(self) -> Spec:
-        """As TextTask.spec."""
+        """As in TextTask."""
         source, target = (len(vocabulary) for vocabulary in self.vocabularies.values())
         return Spec((TokenSource(source),), target, self.shared_vocabulary, self.tag_values)
 
     def encode(self, items: list[str]) -> list[list[int]]:
-        """Source ids of raw lines, no EOS."""
+        """Source ids of raw lines, without EOS."""
         return [ids.tolist() for ids in self.source_tokenizer.encode_lines(items)]
 
     def inputs(self, split: Split, examples: np.ndarray) -> list[list[int]]:
-        """Source ids of examples, no EOS."""
+        """Source ids of examples, without EOS."""
         flat, lengths = split.gather(SOURCE_TOKENS, examples)
         return [row.tolist() for row in np.split(flat, np.cumsum(lengths[:-1]))]
 
@@ -117,22 +117,22 @@ class TranslationTask(TextTask):
         return split.lines(SOURCE_TEXT, examples)
 
     def source_symbols(self, source: list[int], size: int) -> list[str]:
-        """Symbols, EOS among them."""
+        """The symbols of a source, EOS among them."""
         return [self.source_tokenizer.vocabulary.symbols[i] for i in [*source, EOS]]
 
     def padded_sources(self, sources: list[list[int]]) -> tuple[Source, ...]:
-        """Source ids of several sentences (no EOS) as the model's input."""
+        """Batch source ids (without EOS) as the model's input, int64 [B, S] with EOS."""
         return (closed(sources),)
 
     def check(self, config: DataConfig, dataset: "PairDataset") -> None:
-        """What can be known of training data and its options before training. Raises UserError."""
+        """Check the training data and its options before training. Raises UserError."""
         self.check_transforms(config)
         samples = any(tokenizer.sampling for tokenizer in (*self.source_tokenizers.values(), self.target_tokenizer))
         noise = any(stage.character_noise for stage in stages(config))
         texts = {TEXT, *(f"{name}.text" for name in self.source_tokenizers)}
         if (samples or noise) and not texts <= set(dataset.split.columns):
-            wish = "tokenizer.sampling" if samples else "data.character_noise"
-            raise UserError(f"{wish} needs the raw text of the train split; make the store with keep_text=true")
+            key = "tokenizer.sampling" if samples else "data.character_noise"
+            raise UserError(f"{key} requires the raw text of the train split; make the store with keep_text=true")
         for key in ("waveform", "spec_augment"):
             if getattr(config, key).active:
                 raise UserError(f"data.{key} requires recordings, and the source is text")
@@ -146,7 +146,7 @@ def closed(sentences: list[list[int]]) -> Source:
 
 
 class PairDataset(TextDataset):
-    """The examples of a split. Lengths count the EOS that the model sees on both sides."""
+    """The examples of a split, with source and target. Lengths count EOS."""
 
     source_seconds = None
 
@@ -157,17 +157,17 @@ class PairDataset(TextDataset):
 
     @property
     def longest(self) -> int:
-        """As TextDataset.longest, of both sides."""
+        """As in TextDataset, over all sides."""
         sources = (self.split.longest(f"{name}.tokens") + 1 for name in self.task.source_tokenizers)
         return max(super().longest, *sources)
 
     def collate(self, examples: np.ndarray, rows: np.ndarray | None = None, draw: Draw | None = None) -> Batch:
-        """A batch.
+        """Make a batch.
 
         Args:
-            examples: Their numbers.
-            rows: How many of them each row holds; None: one.
-            draw: Of the transforms; without it the examples are as they are.
+            examples: Numbers of the examples.
+            rows: How many examples each row has; None: one.
+            draw: Seed and options of augmentation; None: the examples are not augmented.
         """
         examples = np.asarray(examples, np.int64)
         sources = [_rows(*with_symbol(EOS, *source, after=True), rows) for source in self._sources(examples, draw)]
@@ -188,7 +188,7 @@ class PairDataset(TextDataset):
         )
 
     def _sources(self, examples: np.ndarray, draw: Draw | None) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each source its ids in these examples, one after the other, and the number of each."""
+        """For each source, the concatenated ids of examples, and their lengths."""
         tokenizers = self.task.source_tokenizers.items()
         if draw is None:
             return [self.split.gather(f"{name}.tokens", examples) for name, _ in tokenizers]

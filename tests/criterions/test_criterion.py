@@ -171,7 +171,7 @@ def test_state_goes_through_by_the_terms_name():
     other.load_state_dict(criterion.state_dict(), "here")
     assert other.terms[1].push.tolist() == [3, 3]
     for state in ({}, {"ends.push": torch.zeros(2)}):
-        with pytest.raises(UserError, match="here: holds nothing of the state of the term spread"):
+        with pytest.raises(UserError, match="here: has no state of the term spread"):
             other.load_state_dict(state, "here")
-    with pytest.raises(UserError, match="here: holds something of the state of the term cross_entropy"):
+    with pytest.raises(UserError, match="here: has an unexpected state of the term cross_entropy"):
         other.load_state_dict({**criterion.state_dict(), "cross_entropy.a": torch.zeros(1)}, "here")

@@ -145,7 +145,7 @@ def test_packed_rows_are_refused():
     data = batch(TARGETS, FRAMES)
     places = torch.zeros_like(data.target)
     data.target_packing = Packing(places, places)
-    with pytest.raises(UserError, match=r"data.batching=packed: CTC aligns one target"):
+    with pytest.raises(UserError, match=r"data.batching=packed: does not go with CTC, which aligns one target"):
         criterion_of(CTCConfig())(model(0), data)
 
 
@@ -155,20 +155,20 @@ CTC, ENTROPY = CTCConfig(), CrossEntropyConfig()
 @pytest.mark.parametrize(
     ("terms", "options", "message"),
     [
-        ([CTC, ENTROPY], {"ctc": False}, "criterion.terms: ctc needs a model with CTC: model.ctc=true"),
+        ([CTC, ENTROPY], {"ctc": False}, "criterion.terms: ctc requires a model with CTC: set model.ctc=true"),
         ([ENTROPY], {}, r"criterion.terms=\[cross_entropy\]: no term with a weight trains the CTC .* add ctc"),
         ([CTCConfig(weight=0.0), ENTROPY], {}, "trains the CTC"),
-        ([CTC, ENTROPY], {"decoder": 0}, "cross_entropy needs a decoder, and model.decoder.layers=0: .* criterion=ctc"),
+        ([CTC, ENTROPY], {"decoder": 0}, "cross_entropy requires a decoder, .*model.decoder.layers=0.*criterion=ctc"),
         ([CTC], {}, "no term with a weight trains the decoder: add cross_entropy"),
         ([CTC, ENTROPY], {"ctc_layers": [1]}, "trains model.encoder.ctc_layers: add intermediate_ctc"),
-        ([CTC, ENTROPY, IntermediateCTCConfig()], {}, "intermediate_ctc needs model.encoder.ctc_layers"),
+        ([CTC, ENTROPY, IntermediateCTCConfig()], {}, "intermediate_ctc requires model.encoder.ctc_layers"),
         ([CTC, ENTROPY], {"heads": [1]}, "trains model.auxiliary_heads: add auxiliary"),
-        ([CTC, ENTROPY, AuxiliaryConfig()], {}, "auxiliary needs model.auxiliary_heads"),
-        ([CTC, ENTROPY, DistillationConfig()], {}, "distillation needs a checkpoint or several"),
-        ([CTC, ENTROPY, RDropConfig()], {}, "two passes are the same without dropout"),
-        ([CTC, RDropConfig()], {"decoder": 0}, "r_drop needs a decoder"),
-        ([], {}, "nothing is minimised"),
-        ([CrossEntropyConfig(weight=0.0)], {"ctc": False}, "nothing is minimised"),
+        ([CTC, ENTROPY, AuxiliaryConfig()], {}, "auxiliary requires model.auxiliary_heads"),
+        ([CTC, ENTROPY, DistillationConfig()], {}, "teachers: requires at least one checkpoint"),
+        ([CTC, ENTROPY, RDropConfig()], {}, "r_drop requires dropout, or both passes are the same"),
+        ([CTC, RDropConfig()], {"decoder": 0}, "r_drop requires a decoder"),
+        ([], {}, "no term has a weight above 0"),
+        ([CrossEntropyConfig(weight=0.0)], {"ctc": False}, "no term has a weight above 0"),
     ],
 )
 def test_what_would_not_be_trained_or_has_nothing_to_train_is_told(terms, options, message):

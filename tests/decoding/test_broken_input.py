@@ -134,7 +134,7 @@ def test_a_forced_last_word_is_whole(tokenizer, monkeypatch):
 def test_what_a_model_that_writes_the_last_word_first_cannot_do(tmp_path):
     model = translator(next(tokenizers()), "last_word_first")
     (tmp_path / "phrases").write_text("ab\nba ab\n")
-    with pytest.raises(UserError, match="phrases: 'ba ab': several words cannot be looked for"):
+    with pytest.raises(UserError, match="phrases: 'ba ab': a phrase of several words does not go with"):
         model.translate(["ab"], forbidden=str(tmp_path / "phrases"))
     with pytest.raises(UserError, match=r"prefix= of whole words .*: does not go with decode\.speculative=input"):
         list(model.translate(["ab"], prefixes=["ab"], beam_size=1, speculative="input"))

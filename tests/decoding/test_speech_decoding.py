@@ -141,7 +141,7 @@ def test_all_recordings_are_looked_at_before_one_is_decoded(s2s, capsys, folder,
         assert f"{len(lines)} of {of} entries are broken" in error
         assert [int(line) for line in re.findall(rf"{name}:(\d+): ", error)] == [2, 3, 4, 5] if of == 6 else [3, 4, 5]
         assert "cut.wav: truncated" in error
-        assert "0.01 s are less than a frame" in error
+        assert "0.01 s is shorter than a frame" in error
         assert ("blank line; a file name is required" in error) == (of == 6)
         assert "skip_broken=true leaves an empty line" in error
         assert not (broken / "hyp").exists()

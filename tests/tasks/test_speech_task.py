@@ -183,7 +183,7 @@ def test_text_in_place_of_recordings_is_told(speech, folder, tmp_path):
     task = SpeechToTextTask.setup(speech)
     (tmp_path / "test.de").write_text("ein Satz\n")
     for item, message in ((f"{tmp_path}/test.de", "not audio"), ("ein Satz", "ein Satz: no such file")):
-        with pytest.raises(UserError, match=f"{message}.*; the model reads recordings: one, a list of their files"):
+        with pytest.raises(UserError, match=f"{message}.*; the model reads a recording, a list of files"):
             task.encode([item])
     with pytest.raises(AudioError, match="not audio that libsndfile reads"):
         task.encode([Entry("m.tsv:2", "u", tmp_path / "test.de", "")])

@@ -95,12 +95,12 @@ def test_the_command_takes_them_from_the_line_a_file_or_the_store(folder, s2s, c
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "the model reads the tag target_language, and it is missing: target_language=same|next"),
+        ([], "the tag target_language is missing, which the model reads: target_language=same|next"),
         (["tags=[target_language=nxt]"], "does not know this value of the tag; did you mean 'next'?"),
         (["tags=[corpus=a]"], "corpus=a: the model does not read this tag; it reads target_language"),
-        (["tags=[next]"], "'next' is no tag; NAME=VALUE is needed"),
+        (["tags=[next]"], "'next' is not a tag; write NAME=VALUE"),
         (["line_tags=FILE"], "FILE:2: target_language=nxt"),
-        (["line_tags=BLANK"], "BLANK:1: the model reads the tag target_language, and it is missing"),
+        (["line_tags=BLANK"], "BLANK:1: the tag target_language is missing, which the model reads"),
     ],
 )
 def test_what_is_wrong_with_tags_is_said(folder, tmp_path, s2s, capsys, given, message):
@@ -136,7 +136,7 @@ def test_the_text_of_an_output_may_look_at_its_source(folder, s2s, capsys, monke
 
 def test_a_library_call_with_wrong_tags_is_refused(folder):
     translator = package.load(folder / "run", device="cpu")
-    with pytest.raises(UserError, match="target_language, and it is missing"):
+    with pytest.raises(UserError, match="the tag target_language is missing"):
         translator.translate(["a"])
     with pytest.raises(UserError, match="tags, line 2: target_language=other"):
         list(translator.translate(["a", "b"], tags=[{"target_language": "next"}, {"target_language": "other"}]))

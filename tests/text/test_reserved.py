@@ -145,7 +145,7 @@ def test_tokenizers_without_a_symbol_that_a_task_needs_are_refused(store, maskin
     assert s2s("preprocess", *words, f"tokenizer_from={masking}") == 0
     monkeypatch.setattr(TranslationTask, "reserved", ("<mask>",))
     assert TranslationTask.setup(Store(masking))
-    with pytest.raises(UserError, match="task=translation: needs the reserved symbol <mask>"):
+    with pytest.raises(UserError, match="task=translation: requires the reserved symbol <mask>"):
         TranslationTask.setup(Store(store))
 
 

@@ -241,11 +241,11 @@ def test_teachers_that_do_not_fit_are_refused(store, parent, tmp_path, s2s, caps
         return one_error_line(capsys)
 
     assert "has another source vocabulary, of 14 symbols against 15" in refused(other, *distilled(parent))
-    assert "needs a checkpoint or several" in refused(store, "criterion=distillation")
+    assert "requires at least one checkpoint" in refused(store, "criterion=distillation")
     assert "another data.target_transform, none against reverse" in refused(
         store, *distilled(parent), "data.target_transform=reverse"
     )
-    assert "two passes are the same without dropout" in refused(store, "criterion=r_drop", "model.dropout=0")
+    assert "r_drop requires dropout" in refused(store, "criterion=r_drop", "model.dropout=0")
 
 
 def test_the_text_that_a_teacher_writes_is_a_store(store, parent, tmp_path, s2s):

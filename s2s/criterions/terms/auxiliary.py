@@ -1,7 +1,7 @@
-"""Auxiliary heads: the states of further decoder layers predict the target too (DeCRED).
+"""Auxiliary heads: the states of further decoder layers predict the target, too (DeCRED).
 
-The mean over `model.auxiliary_heads` of the label-smoothed cross-entropy of each, by the output of the model. In a
-validation the heads are reported, and do not count.
+The term is the mean over `model.auxiliary_heads` of their label-smoothed cross-entropy; all heads share the output
+layer of the model. In validation the heads are reported, but do not add to the loss.
 """
 
 import dataclasses
@@ -19,8 +19,10 @@ class AuxiliaryConfig(TermConfig):
     """Options of the auxiliary heads."""
 
     type: str = option("auxiliary", "component")
-    weight: float = option(0.3, "of the mean over the heads", at_least=0)
-    label_smoothing: float = option(0.1, "as of the cross-entropy", at_least=0, below=1)
+    weight: float = option(0.3, "weight of the mean over the heads in the loss", at_least=0)
+    label_smoothing: float = option(
+        0.1, "share of the target probability spread evenly over the vocabulary", at_least=0, below=1
+    )
 
 
 class Auxiliary(Term):
@@ -31,16 +33,16 @@ class Auxiliary(Term):
     only_in_training = True
 
     def check(self, model: EncoderDecoder) -> None:
-        """It needs heads."""
+        """Check that the model has auxiliary heads. Raises UserError."""
         if not model.auxiliary_heads:
-            raise UserError("criterion.terms: auxiliary needs model.auxiliary_heads")
+            raise UserError("criterion.terms: auxiliary requires model.auxiliary_heads")
 
     def metrics(self, model: EncoderDecoder) -> dict[str, str | None]:
-        """As of Term."""
+        """As in Term."""
         return {f"auxiliary_{number}": COUNT for number in model.auxiliary_heads}
 
     def __call__(self, run: Run) -> Value:
-        """As of Term."""
+        """As in Term."""
         values, metrics = [], {}
         for number in run.output.heads:
             rows = Rows([run], [run.output.head(number)])

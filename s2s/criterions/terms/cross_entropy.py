@@ -1,7 +1,8 @@
 """Label-smoothed cross-entropy of the target tokens (Szegedy et al. 2016), in nats.
 
-(1 - e) * -log p(target) + e * mean over the vocabulary of -log p: the same as `torch.nn.functional.cross_entropy(...,
-label_smoothing=e, reduction="sum")` over real positions. `nll` is that of e = 0.
+(1 - e) * -log p(target) + e * mean over the vocabulary of -log p, summed over all positions that are not padding. It
+equals `torch.nn.functional.cross_entropy(..., label_smoothing=e, reduction="sum")`. The metric `nll` is without
+smoothing.
 """
 
 import dataclasses
@@ -24,17 +25,17 @@ class CrossEntropyConfig(TermConfig):
 
 
 class CrossEntropy(PositionTerm):
-    """The cross-entropy. The first one among the terms shares the logits with other terms of the same positions."""
+    """The cross-entropy. The first one among the terms shares its logits with the other terms of target positions."""
 
     Config = CrossEntropyConfig
     trains = ("decoder",)
 
     def metrics(self, model: EncoderDecoder) -> dict[str, str | None]:
-        """As of Term."""
+        """As in Term."""
         return {"nll": COUNT, "correct": COUNT}
 
     def __call__(self, run: Run) -> Value:
-        """As of Term."""
+        """As in Term."""
         rows = Rows([run], [run.output])
         loss, nll, correct = losses(rows, run.target, self.config.label_smoothing, 1.0)
         return Value(loss, {"nll": nll, "correct": correct})

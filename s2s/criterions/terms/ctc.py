@@ -1,8 +1,8 @@
 """CTC on the encoder: -log of the summed probability of all alignments of the target (Graves et al. 2006), in nats.
 
-The target is without BOS and EOS, and the blank is PAD. An example whose target has no alignment, because it is longer
-than the encoder's states (with a blank between repeated tokens), adds nothing; the metric `impossible` says how many
-there are. Of a model without a decoder it is also the `nll`.
+The target is without BOS and EOS, and the blank is PAD. A target that is longer than the encoder's states (a blank
+between repeated tokens included) has no alignment; such an example adds nothing. The metric `impossible` counts these
+examples. For a model without a decoder, the term is also reported as `nll`.
 """
 
 import dataclasses
@@ -28,34 +28,38 @@ class CTCConfig(TermConfig):
 
 
 class CTC(Term):
-    """CTC on the encoder's last states."""
+    """CTC on the last states of the encoder."""
 
     Config = CTCConfig
     trains = ("ctc",)
 
     def check(self, model: EncoderDecoder) -> None:
-        """It needs a model with CTC."""
+        """Check that the model has CTC. Raises UserError."""
         if not model.has_ctc:
-            raise UserError(f"criterion.terms: {self.name} needs a model with CTC: model.ctc=true, or "
+            raise UserError(f"criterion.terms: {self.name} requires a model with CTC: set model.ctc=true, or choose "
                             "criterion=cross_entropy")  # fmt: skip
 
     def metrics(self, model: EncoderDecoder) -> dict[str, str | None]:
-        """As of Term."""
+        """As in Term."""
         return {**({} if model.has_decoder else {"nll": COUNT}), self.name: COUNT, "impossible": None}
 
     def __call__(self, run: Run) -> Value:
-        """As of Term."""
+        """As in Term."""
         value = ctc(run, -1)
         nll = {} if run.model.has_decoder else {"nll": value.detach()}
         return Value(value, {**nll, "impossible": impossible(run.batch, run.memory.lengths).sum()})
 
 
 def ctc(run: Run, which: int) -> Tensor:
-    """The sum over a batch of -log p(target) by CTC on `memory.states[which]`. Raises UserError: packed rows."""
+    """The sum over a batch of -log p(target) by CTC on `memory.states[which]`, in nats.
+
+    Raises:
+        UserError: the batch has packed rows.
+    """
     batch, memory = run.batch, run.memory
     if batch.target_packing is not None:
-        raise UserError("data.batching=packed: CTC aligns one target with one source, and a packed row holds several; "
-                        "use token_budget")  # fmt: skip
+        raise UserError("data.batching=packed: does not go with CTC, which aligns one target with one source, while a "
+                        "packed row has several; use token_budget")  # fmt: skip
     return functional.ctc_loss(
         run.model.ctc_log_probabilities(memory, which).transpose(0, 1), batch.target, memory.lengths,
         batch.target_lengths - 1, blank=PAD, reduction="sum", zero_infinity=True,
@@ -63,11 +67,11 @@ def ctc(run: Run, which: int) -> Tensor:
 
 
 def impossible(batch: Batch, lengths: Tensor) -> Tensor:
-    """Bool [B], which targets no path of so many states can be: each token needs one, and one between equal tokens.
+    """Which targets have no alignment, bool [B]: each token needs a state, and repeated tokens one more between them.
 
     Args:
         batch: Its targets end with EOS, which CTC does not count.
-        lengths: [B] int64, of the encoder's states.
+        lengths: [B] int64, numbers of encoder states.
     """
     tokens = batch.target_lengths - 1
     within = torch.arange(1, batch.target.size(1), device=tokens.device) < tokens[:, None]

@@ -1,8 +1,8 @@
 """Word-level knowledge distillation: the model learns the distributions of its teachers at each target position.
 
-t^2 * the cross-entropy of the model against the mean of the teachers' distributions, both at temperature t (Hinton et
-al. 2015; at each word of the given target: Kim and Rush 2016). t^2 keeps the gradient's size; what is reported is
-without it. Outputs of any kind can teach, and learn.
+The term is t^2 * the cross-entropy of the model against the mean of the teachers' distributions, both at temperature t
+(Hinton et al. 2015; at each token of the given target: Kim and Rush 2016). t^2 keeps the size of the gradient; the
+reported metric is without it. Teachers and model may have output layers of any kind.
 """
 
 import dataclasses
@@ -24,8 +24,12 @@ class DistillationConfig(TermConfig):
     """Options of distillation."""
 
     type: str = option("distillation", "component")
-    teachers: list[str] = option([], "checkpoints or runs with the same vocabularies; of several, the mean probability")
-    temperature: float = option(1.0, "logits of teachers and model are divided by it; more: flatter", at_least=0.1)
+    teachers: list[str] = option(
+        [], "checkpoints or runs with the same vocabularies; the probabilities of several are averaged"
+    )
+    temperature: float = option(
+        1.0, "divisor of the logits of teachers and model; larger values: flatter distributions", at_least=0.1
+    )
 
 
 class Distillation(PositionTerm):
@@ -37,33 +41,33 @@ class Distillation(PositionTerm):
 
     @property
     def checkpoints(self) -> list[str]:
-        """As of Term."""
+        """As in Term."""
         return self.config.teachers
 
     def check(self, model: EncoderDecoder) -> None:
-        """It needs teachers, and decoders."""
+        """Check that there are teachers, and that they and the model have decoders. Raises UserError."""
         super().check(model)
         if not self.config.teachers:
-            raise UserError(f"criterion.{self.name}.teachers: distillation needs a checkpoint or several")
+            raise UserError(f"criterion.{self.name}.teachers: requires at least one checkpoint")
         for path, teacher in zip(self.checkpoints, self.teachers, strict=True):
             if not teacher.has_decoder:
                 raise UserError(f"criterion.{self.name}.teachers: {path} has no decoder")
 
     def chunked(self, passes: Sequence[Run], weight: float) -> "Teaching":
-        """As of PositionTerm."""
+        """As in PositionTerm."""
         with torch.no_grad():
             runs = [Run(teacher, passes[0].batch) for teacher in self.teachers]
-            taught = [Rows([run], [run.output]) for run in runs]
-        return Teaching(taught, weight, self.config.temperature)
+            teacher_rows = [Rows([run], [run.output]) for run in runs]
+        return Teaching(teacher_rows, weight, self.config.temperature)
 
 
 class Teaching:
-    """A `Chunked`: the sum over the vocabulary of -q log p, where q is the mean of the teachers' distributions and p
-    the model's, both at temperature t. Its weight is that of the term times t^2.
+    """A `Chunked` loss: the sum over the vocabulary of -q log p, q being the mean of the teachers' distributions and p
+    the distribution of the model, both at temperature t.
 
     Args:
-        taught: Of each teacher, what makes its logits.
-        weight: Of the term.
+        taught: The rows of each teacher, which make its logits.
+        weight: Weight of the term; the weight of this loss is weight * t^2.
         temperature: t.
     """
 
@@ -71,9 +75,9 @@ class Teaching:
         self.weight, self.temperature, self.taught = weight * temperature**2, temperature, taught
 
     def __call__(self, logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """As of Chunked."""
+        """As in Chunked."""
         t = self.temperature
-        q = torch.zeros_like(logits[:, :1])  # [n, 1, V]: one for all passes
+        q = torch.zeros_like(logits[:, :1])  # [n, 1, V], the same for all passes
         with torch.no_grad():
             for rows in self.taught:
                 theirs = rows.logits(first, first + len(logits))

@@ -1,5 +1,5 @@
-"""CTC after other layers of the encoder than the last, `model.encoder.ctc_layers` (Lee and Watanabe 2021); with early
-exits the loss of each exit. The mean over these layers.
+"""Intermediate CTC: the mean of CTC after the lower encoder layers `model.encoder.ctc_layers` (Lee and Watanabe 2021).
+With early exits, these are the losses of the exits.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ from s2s.models.encoder_decoder import EncoderDecoder
 
 @dataclasses.dataclass
 class IntermediateCTCConfig(TermConfig):
-    """Options of CTC after other layers."""
+    """Options of intermediate CTC."""
 
     type: str = option("intermediate_ctc", "component")
-    weight: float = option(0.5, "of the mean over the layers", at_least=0)
+    weight: float = option(0.5, "weight of the mean over the layers in the loss", at_least=0)
 
 
 class IntermediateCTC(Term):
@@ -27,16 +27,16 @@ class IntermediateCTC(Term):
     trains = ("ctc_layers",)
 
     def check(self, model: EncoderDecoder) -> None:
-        """It needs layers with CTC."""
+        """Check that the model has lower layers with CTC. Raises UserError."""
         if not model.exits:
-            raise UserError("criterion.terms: intermediate_ctc needs model.encoder.ctc_layers")
+            raise UserError("criterion.terms: intermediate_ctc requires model.encoder.ctc_layers")
 
     def metrics(self, model: EncoderDecoder) -> dict[str, str | None]:
-        """As of Term."""
+        """As in Term."""
         return {f"ctc_{number}": COUNT for number in model.exits}
 
     def __call__(self, run: Run) -> Value:
-        """As of Term."""
+        """As in Term."""
         values = [ctc(run, which) for which in range(len(run.memory.states) - 1)]
         numbered = zip(run.model.exits, values, strict=True)
         return Value(sum(values) / len(values), {f"ctc_{number}": value.detach() for number, value in numbered})

@@ -1,8 +1,8 @@
-"""R-Drop: two passes of a model with other dropout should predict the same (Liang et al. 2021).
+"""R-Drop: two passes with different dropout masks should predict the same distributions (Liang et al. 2021).
 
-The mean of KL(p || q) and KL(q || p) of the two passes' distributions p, q at a target position. The other terms are
-means over both passes. With half of the paper's alpha for a weight the loss is half of the paper's, which sums over the
-passes.
+The term is the mean of KL(p || q) and KL(q || p), p and q being the distributions of the two passes at a target
+position. The other terms are averaged over the passes. The paper sums over the passes instead, so its loss with alpha
+is twice this loss with weight alpha / 2.
 """
 
 import dataclasses
@@ -22,7 +22,9 @@ class RDropConfig(TermConfig):
     """Options of R-Drop."""
 
     type: str = option("r_drop", "component")
-    weight: float = option(2.5, "of the divergence of two passes; half of the paper's alpha", at_least=0)
+    weight: float = option(
+        2.5, "weight of the divergence of two passes in the loss; half of the paper's alpha", at_least=0
+    )
 
 
 class RDrop(PositionTerm):
@@ -33,32 +35,32 @@ class RDrop(PositionTerm):
     passes = 2
 
     def check(self, model: EncoderDecoder) -> None:
-        """It needs a decoder and dropout."""
+        """Check that the model has a decoder and dropout. Raises UserError."""
         super().check(model)
         rates = list(_rates(values(model.config)))
         if rates and not any(rates):
-            raise UserError("criterion.terms: r_drop: two passes are the same without dropout; set model.dropout")
+            raise UserError("criterion.terms: r_drop requires dropout, or both passes are the same; set model.dropout")
 
     def chunked(self, passes: Sequence[Run], weight: float) -> "Divergence":
-        """As of PositionTerm."""
+        """As in PositionTerm."""
         return Divergence(weight)
 
 
 class Divergence:
-    """A `Chunked`: the mean of both divergences of two passes.
+    """A `Chunked` loss: the mean of the two divergences between two passes.
 
     Args:
-        weight: Of the term.
+        weight: Weight of the term.
     """
 
     def __init__(self, weight: float):
         self.weight = weight
 
     def __call__(self, logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """As of Chunked; logits: [n, 2, V]."""
+        """As in Chunked; logits: [n, 2, V]."""
         log = logits.log_softmax(2)
         p = log.exp()
-        # d of a pass is its log-probabilities less the other one's; KL of a pass to the other one is the mean of its d.
+        # d = log p - log q of each pass; the KL divergence of a pass from the other one is the mean of its d.
         d = log - log.flip(1)
         divergence = (p * d).sum(2, keepdim=True)
         gradient = p * d.sub_(divergence) + (p - p.flip(1))
@@ -66,7 +68,7 @@ class Divergence:
 
 
 def _rates(config: dict) -> Iterator[float]:
-    """Probabilities of dropout in a model's options."""
+    """The dropout probabilities in the options of a model."""
     for key, value in config.items():
         if isinstance(value, dict):
             yield from _rates(value)
