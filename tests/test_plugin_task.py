@@ -74,7 +74,7 @@ def test_a_wrong_rating_is_named(folder):
     (folder / "bad.rating").write_text("1\ngood\n")
     words = ["task=rated", "source=src", "target=tgt", "train=bad", "tokenizer=words", "store=out", "workers=1"]
     _, err = run(folder, "preprocess", *words, code=2)
-    assert "bad.rating:2: rating: a number is needed, not 'good'" in err
+    assert "bad.rating:2: rating: must be a number, not 'good'" in err
 
 
 def test_a_killed_run_ends_with_the_same_bits(folder):

@@ -1,4 +1,4 @@
-"""What the model sees: a dataclass of tensors on one device. Lengths are the truth; no mask is made from pad ids."""
+"""Batches: the tensors that a model reads. Masks are made from lengths, never from padding ids."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 class Packing(NamedTuple):
-    """Where the examples of packed rows lie: several examples share a row and do not see each other.
+    """The places of examples in packed rows. Examples that share a row do not attend to each other.
 
     Attributes:
-        segments: [B, T] int64, number of the example within its row, from 0; padding repeats the row's last one, so
-            that no query is left without a key.
+        segments: [B, T] int64, number of the example within its row, from 0. Padding has the number of the row's last
+            example, so that every query has a key.
         positions: [B, T] int64, position within the example, from 0.
     """
 
@@ -22,7 +22,7 @@ class Packing(NamedTuple):
     positions: Tensor
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Packing":
-        """`function` of every tensor."""
+        """Apply `function` to every tensor."""
         return Packing(*map(function, self))
 
 
@@ -31,9 +31,10 @@ class Source(NamedTuple):
 
     Attributes:
         values: Token ids [B, S] int64, or features [B, S, F] float32.
-        lengths: [B] int64, positions of each row that are real (EOS included).
-        packing: Of rows that hold several examples; the length of a row is then that of all of them.
-        tags: What `EncoderDecoder.encode` is given for a front-end: values of tags by their names, as in Batch.
+        lengths: [B] int64, positions of each row without padding (EOS included).
+        packing: Packing of rows with several examples; the length of a row is then that of all its examples. None: each
+            row is one example.
+        tags: Values of tags by name, as in Batch, which `EncoderDecoder.encode` passes on to a front-end.
     """
 
     values: Tensor
@@ -42,7 +43,7 @@ class Source(NamedTuple):
     tags: Mapping[str, Tensor] = MappingProxyType({})
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Source":
-        """`function` of every tensor."""
+        """Apply `function` to every tensor."""
         tags = {name: function(tag) for name, tag in self.tags.items()} if self.tags else self.tags
         return Source(function(self.values), function(self.lengths), self.packing and self.packing.map(function), tags)
 
@@ -51,11 +52,11 @@ class Source(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a model encodes: the arguments of its `encode`.
+    """The arguments of a model's `encode`.
 
     Attributes:
         sources: One Source for each source of the task.
-        tags: [B] int64 each, by the tag's name.
+        tags: Name of each tag -> the numbers of its values, [B] int64.
     """
 
     sources: tuple[Source, ...]
@@ -63,11 +64,11 @@ class Inputs(NamedTuple):
 
 
 def tag_of_positions(tag: Tensor, packing: Packing | None) -> Tensor:
-    """The value of a tag at each position: int64 [B, 1], which holds for the whole row, or [B, S] of packed rows.
+    """The value of a tag at each position: int64 [B, S] for packed rows, otherwise [B, 1], for all positions of a row.
 
     Args:
         tag: One value for each example, int64 [examples], in the order of rows and segments.
-        packing: Of the rows; None: each row is an example.
+        packing: Packing of the rows; None: each row is one example.
     """
     if packing is None:
         return tag[:, None]
@@ -76,7 +77,8 @@ def tag_of_positions(tag: Tensor, packing: Packing | None) -> Tensor:
 
 
 class Counts(NamedTuple):
-    """Host-side sizes of a batch: real tokens of each side, EOS included, and the padded positions of each side."""
+    """Sizes of a batch, as integers on the host: sentences, tokens of each side without padding (EOS included), and
+    positions of padding of each side."""
 
     sentences: int
     source: int
@@ -90,19 +92,20 @@ class Batch:
     """A batch of training or validation pairs.
 
     Attributes:
-        ids: [B] int64, position of each example in its split (on the host).
+        ids: [B] int64 on the host, the number of each example in its split.
         sources: One Source for each source of the task.
         decoder_input: [B, T] int64, BOS + target.
         target: [B, T] int64, target + EOS.
         target_lengths: [B] int64.
-        tags: By the tag's name, the number of each example's value in `Spec.tags`, int64 [examples]; those that the
-            model reads. Of packed rows see `tag_of_positions`.
-        counts: Host-side sizes.
-        target_packing: Of `decoder_input` and `target`, where rows hold several examples: segment k of a target row
-            belongs to segment k of the source row. `ids` then has more entries than there are rows.
-        columns: What else the store has of each example, for the columns that the task names (`TextTask.columns`), in
-            the order of `ids`: numbers [examples], ids [examples, L] padded with PAD, arrays [examples, L, width]
-            (without width where it is 1) padded with 0; numbers that are not whole are float32.
+        tags: For each tag that the model reads, the number of each example's value in `Spec.tags`, int64 [examples].
+            For packed rows see `tag_of_positions`.
+        counts: Sizes on the host.
+        target_packing: Packing of `decoder_input` and `target` if rows have several examples: segment k of a target row
+            belongs to segment k of the source row. `ids` then has more entries than there are rows. None: each row is
+            one example.
+        columns: Further columns of the store, which the task names (`TextTask.columns`), in the order of `ids`: numbers
+            [examples]; token ids [examples, L], padded with PAD; arrays [examples, L, width] (no last dimension if
+            width is 1), padded with 0. Floating-point values are float32, integers int64.
     """
 
     ids: Tensor
@@ -124,8 +127,8 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def halves(self) -> list["Batch"] | None:
-        """The batch, on the host, as two: of half its rows each, or of half the examples of its only row, which is
-        packed. None for a single example."""
+        """Split the batch (on the host) in two: by rows, or a single packed row by its examples. None: the batch is a
+        single example."""
         if len(self.ids) == 1:
             return None
         rows, packing = len(self.target), self.target_packing
@@ -142,7 +145,7 @@ class Batch:
         ):
             ids, tags = self.ids[place], {name: tag[place] for name, tag in self.tags.items()}
             sums = [_sizes(source), _sizes([target])]
-            counts = Counts(len(ids), *(real for real, _ in sums), *(padding for _, padding in sums))
+            counts = Counts(len(ids), *(tokens for tokens, _ in sums), *(padding for _, padding in sums))
             columns = {name: values[place] for name, values in self.columns.items()}
             halves.append(
                 Batch(ids, source, shown.values, target.values, target.lengths, counts, tags, target.packing, columns)
@@ -163,22 +166,23 @@ class Batch:
 
 
 def _sizes(sides: Iterable[Source]) -> tuple[int, int]:
-    """Real tokens and padded positions of sources, or of a target in the form of one."""
-    real = sum(int(side.lengths.sum()) for side in sides)
-    return real, sum(side.values.size(0) * side.values.size(1) for side in sides) - real
+    """Tokens without padding, and positions of padding, of sources or targets."""
+    total = sum(int(side.lengths.sum()) for side in sides)
+    return total, sum(side.values.size(0) * side.values.size(1) for side in sides) - total
 
 
 def _rows(values: Tensor, lengths: Tensor, packing: Packing | None) -> list[Source]:
-    """The upper and the lower half of the rows of one side, without the padding that neither needs."""
+    """The upper and the lower half of the rows of one side, with unneeded padding removed."""
     middle, halves = len(values) // 2, []
     for rows in (slice(middle), slice(middle, None)):
         places = rows, slice(int(lengths[rows].max()))
-        halves.append(Source(values[places], lengths[rows], packing and Packing(*(part[places] for part in packing))))
+        cut = packing and Packing(*(tensor[places] for tensor in packing))
+        halves.append(Source(values[places], lengths[rows], cut))
     return halves
 
 
 def _segments(values: Tensor, lengths: Tensor, packing: Packing) -> list[Source]:
-    """The first and the last half of the examples of the only row of one side, each a row."""
+    """The first and the second half of the examples of a single packed row, each as a row."""
     end, middle = int(lengths[0]), (int(packing.segments[0, -1]) + 1) // 2
     border = int((packing.segments[0, :end] < middle).sum())
     return [

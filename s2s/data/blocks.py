@@ -1,4 +1,4 @@
-"""Hashes of a file's blocks: what is read of a large file is verified, and nothing else of it need be read."""
+"""Hashes of the blocks of a file: every part that is read of a large file is verified, without reading the rest."""
 
 import hashlib
 import os
@@ -9,40 +9,40 @@ import numpy as np
 
 from s2s.errors import UserError
 
-BLOCK = 1 << 18  # bytes: at its first reading a row costs the hash of so many
+BLOCK = 1 << 18  # bytes of a block; to read any row for the first time, a block must be hashed
 DIGEST = 32
-PIECE = 1 << 20  # bytes that are hashed at a time
+PIECE = 1 << 20  # bytes hashed at a time
 
 Read = Callable[[int, int], bytes | memoryview]  # bytes begin ... end - 1 of a file
 
 
 class BlockHasher:
-    """The SHA-256 of a file that is being written, and those of its blocks.
+    """Computes the SHA-256 of a file while it is written, and those of its blocks.
 
     Attributes:
         size: Bytes so far.
-        digests: Of the blocks that are full, and when the file is `closed` of the last one too.
+        digests: Digests of the complete blocks; after `close` also that of the last one.
     """
 
     def __init__(self):
         self.size, self.digests = 0, bytearray()
-        self._whole, self._block = hashlib.sha256(), hashlib.sha256()
+        self._file, self._block = hashlib.sha256(), hashlib.sha256()
 
     def update(self, content: bytes | memoryview) -> None:
         view = memoryview(content)
-        self._whole.update(view)
+        self._file.update(view)
         while view:
-            part, view = view[: BLOCK - self.size % BLOCK], view[BLOCK - self.size % BLOCK :]
-            self._block.update(part)
-            self.size += len(part)
+            piece, view = view[: BLOCK - self.size % BLOCK], view[BLOCK - self.size % BLOCK :]
+            self._block.update(piece)
+            self.size += len(piece)
             if self.size % BLOCK == 0:
                 self._next()
 
     def close(self) -> str:
-        """The file is complete; returns its SHA-256, hexadecimal."""
+        """Complete the file; returns its SHA-256 in hexadecimal."""
         if self.size % BLOCK:
             self._next()
-        return self._whole.hexdigest()
+        return self._file.hexdigest()
 
     def _next(self) -> None:
         self.digests += self._block.digest()
@@ -50,12 +50,12 @@ class BlockHasher:
 
 
 class Blocks:
-    """What a file must hold, and which of its blocks were seen to hold it.
+    """Verifies blocks of a file, and remembers which of them were verified.
 
     Args:
         path: The file.
-        size: Its bytes.
-        digests: SHA-256 of each block, one after the other.
+        size: Its size in bytes.
+        digests: Concatenated SHA-256 digests of the blocks.
         block: Bytes of a block; only the last one may be shorter.
     """
 
@@ -66,27 +66,27 @@ class Blocks:
         self._stamp: tuple[int, int, int] | None = None
 
     def look(self, descriptor: int) -> None:
-        """The file was opened. Another one than before has been seen in no block.
+        """Check the size of the file after it was opened. If the file was replaced, no block of it counts as verified.
 
         Raises:
-            UserError: its size is not what it must be.
+            UserError: its size is wrong.
         """
-        found = os.fstat(descriptor)
-        if found.st_size != self.size:
+        status = os.fstat(descriptor)
+        if status.st_size != self.size:
             raise damaged(self.path)
-        stamp = found.st_size, found.st_mtime_ns, found.st_ino
+        stamp = status.st_size, status.st_mtime_ns, status.st_ino
         if stamp != self._stamp:
             self._seen[:], self._all, self._stamp = False, not len(self._seen), stamp
 
     def check(self, begins: np.ndarray | int, ends: np.ndarray | int, read: Read) -> None:
-        """Verify the blocks that hold some stretches of the file, but for those that were verified before.
+        """Verify the blocks of some ranges of the file, unless they were verified before.
 
         Args:
-            begins, ends: Byte numbers, integers [n] or one; a stretch may be empty.
-            read: Reads the file.
+            begins, ends: Byte ranges, arrays [n] or single integers; a range may be empty.
+            read: Reads a byte range of the file.
 
         Raises:
-            UserError: a block is not what was written; the message names the file.
+            UserError: a block has changed; the message names the file.
         """
         if self._all:
             return
@@ -105,7 +105,7 @@ class Blocks:
         self._all = bool(self._seen.all())
 
     def check_all(self) -> None:
-        """Verify the whole file. Raises UserError that names it: it cannot be read, or is not what was written."""
+        """Verify the whole file. Raises UserError if it has changed or cannot be read; the message names it."""
         try:
             with open(self.path, "rb") as file:
                 self.look(file.fileno())
@@ -115,10 +115,10 @@ class Blocks:
 
 
 def damaged(path: Path) -> UserError:
-    """The error of a file of a store that is not what was written."""
+    """The error for a file of a store that has changed."""
     return UserError(f"{path}: truncated or changed since the store was made; make the store again")
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
-    """The error of a file of a store that cannot be read."""
+    """The error for a file of a store that cannot be read."""
     return UserError(f"{path}: this file of the store cannot be read: {error.strerror}")

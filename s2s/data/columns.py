@@ -1,4 +1,4 @@
-"""Columns of a store: what a split holds of each example, by name. A task declares them; the store knows no task.
+"""Columns of a store: named values of each example. A task declares them; the store itself knows no tasks.
 
 A column NAME is a pair of files for each shard (`s2s.data.ragged`): `SPLIT-SHARD.NAME` and `SPLIT-SHARD.NAME.offsets`.
 """
@@ -13,13 +13,13 @@ from s2s.config.shapes import one_of, text, whole
 from s2s.errors import UserError
 
 BYTES = "|u1"
-# What an example has in a column of each kind, and the types of its values.
+# Kinds of columns, the types of their values, and what an example has in such a column.
 KINDS = {
     "tokens": (BYTES, "<u2", "<u4"),  # ids of a vocabulary
     "text": (BYTES,),  # a line of UTF-8, its line feed included
-    "json": (BYTES,),  # the same, an object: what is known of the example
+    "json": (BYTES,),  # a line of UTF-8 with a JSON object: facts about the example
     "array": (BYTES, "<i2", "<i4", "<i8", "<f2", "<f4", "<f8"),  # any number of rows, each of `width` values
-    "number": ("<i8", "<f8"),  # one
+    "number": ("<i8", "<f8"),  # a single number
 }
 COLUMN = {
     "kind": one_of(*KINDS), "type": one_of(*dict.fromkeys(name for types in KINDS.values() for name in types)),
@@ -33,13 +33,13 @@ class Column:
     """A column.
 
     Attributes:
-        name: Of the column; those of one stream of data begin alike: `source.tokens` and `source.text`.
-        kind: Of KINDS.
-        type: Of the values, as numpy spells it; the one of the kind where it has only one.
-        width: Values of a row of an array, such as the features of a frame.
+        name: Name of the column. Columns of the same stream have the same prefix: `source.tokens` and `source.text`.
+        kind: A key of KINDS.
+        type: Type of the values, as numpy spells it.
+        width: Values per row of an array, such as the features of a frame.
 
     Raises:
-        ValueError: a kind, a type or a width that there is not.
+        ValueError: kind, type and width do not go together.
     """
 
     name: str
@@ -61,17 +61,17 @@ class Column:
 
 
 def tokens(name: str, symbols: int) -> Column:
-    """A column of ids of a vocabulary of so many symbols, in the smallest type that holds them."""
+    """A column of token ids, in the smallest type for a vocabulary of `symbols` symbols."""
     return Column(name, "tokens", np.min_scalar_type(symbols - 1).newbyteorder("<").str)
 
 
 def facts_of(column: Column, values: int, longest: int) -> dict[str, Any]:
-    """What a manifest says of a column: of its examples together and of the longest one the number of values."""
+    """The entry of a column in a manifest; `values` and `longest`: values of all examples, and of the longest one."""
     return {"kind": column.kind, "type": column.type, "width": column.width, "values": values, "longest": longest}
 
 
 def of_facts(name: str, facts: dict[str, Any]) -> Column:
-    """The column of what a manifest says. Raises UserError."""
+    """The column that an entry of a manifest describes. Raises UserError."""
     try:
         return Column(name, facts["kind"], facts["type"], facts["width"])
     except ValueError as error:
@@ -79,11 +79,11 @@ def of_facts(name: str, facts: dict[str, Any]) -> Column:
 
 
 def of_old_split(split: dict[str, Any], features: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """The columns of a split as a manifest of format 2 or 3 describes it.
+    """The columns of a split in a manifest of format 2 or 3.
 
     Args:
-        split: The split.
-        features: The manifest's, of a store of speech.
+        split: The entry of the split.
+        features: The entry `features` of the manifest, for a store of speech; otherwise None.
     """
 
     def stream(name: str) -> Iterable[tuple[str, dict[str, Any]]]:

@@ -1,6 +1,6 @@
-"""Raw parallel text as a stream: files of aligned lines, or one of tab-separated columns; plain or compressed.
+"""Raw parallel text, read as a stream: aligned files, or one file of tab-separated columns; plain or compressed.
 
-A file may be a named pipe, and tab-separated columns may come from standard input; these can be read once.
+A file may be a named pipe, and tab-separated columns may come from standard input. These can be read only once.
 """
 
 import os
@@ -16,20 +16,19 @@ from s2s.errors import UserError
 
 SIDES = ("source", "target")
 ENDINGS = ("", ".gz", ".xz", ".zst")
-CHUNK_BYTES = 1 << 18  # of one side: some thousand lines, enough to make a worker's call cheap
+CHUNK_BYTES = 1 << 18  # bytes of one side: a few thousand lines, so that a call of a worker is cheap per line
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some consecutive examples as they lie in the files, not yet decoded.
+    """Some consecutive examples, as undecoded bytes.
 
     Attributes:
-        paths: Of the file of each column, or of the only one, a TSV file.
+        paths: The file of each column, or a single TSV file.
         first_line: Number of the first line.
-        parts: Of each file.
-        read: What was read of the first file since the last chunk, in bytes as they are on disk; of a pipe, in bytes of
-            text.
-        names: Of the columns.
+        parts: The bytes from each file.
+        read: Bytes read from the first file since the last chunk: bytes on disk, or of a pipe bytes of text.
+        names: Names of the columns.
     """
 
     paths: tuple[str, ...]
@@ -39,14 +38,14 @@ class Chunk:
     names: tuple[str, ...] = SIDES
 
     def lines(self) -> list[list[str]]:
-        """The lines of each column. Raises what `texts` raises."""
+        """The lines of each column. Raises as `texts`."""
         return [text.split("\n") for text in self.texts()]
 
     def texts(self) -> list[str]:
         """The lines of each column, with line feeds between them.
 
         Raises:
-            UserError: invalid UTF-8 or a row without as many columns; the message starts with file and line.
+            UserError: invalid UTF-8, or a row has another number of columns; the message starts with file and line.
         """
         texts = [decode_text(part, path, self.first_line) for part, path in zip(self.parts, self.paths, strict=True)]
         if len(texts) == len(self.names):
@@ -55,18 +54,25 @@ class Chunk:
         for number, row in enumerate(rows, self.first_line):
             if len(row) != count:
                 words = {2: "two", 3: "three", 4: "four"}.get(count, str(count))
-                raise UserError(f"{self.paths[0]}:{number}: a row needs {words} columns, {' TAB '.join(self.names)}; "
-                                f"it has {len(row)}")  # fmt: skip
+                raise UserError(f"{self.paths[0]}:{number}: a row must have {words} columns, "
+                                f"{' TAB '.join(self.names)}; it has {len(row)}")  # fmt: skip
         return ["\n".join(column) for column in zip(*rows, strict=True)]
 
     def where(self, column: int, line: int) -> str:
-        """File and number of a line of this chunk, which counts from 0."""
+        """FILE:NUMBER of a line of this chunk; `line` counts from 0."""
         return f"{self.paths[column if len(self.paths) > 1 else 0]}:{self.first_line + line}"
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A parallel corpus: a file of each column, or one TSV file. `name` is what the user called it."""
+    """A parallel corpus: a file for each column, or one TSV file.
+
+    Attributes:
+        name: Its name in the config.
+        paths: The file of each column, or a single TSV file.
+        names: Names of the columns.
+        max_line_bytes: Maximum length of a line, in bytes.
+    """
 
     name: str
     paths: tuple[Path, ...]
@@ -76,17 +82,17 @@ class Corpus:
     @classmethod
     def find(cls, name: str, endings: Sequence[str], max_line_bytes: int = MAX_LINE_BYTES,
              names: Sequence[str] = SIDES) -> "Corpus":  # fmt: skip
-        """The corpus that a user means by a prefix (`PREFIX.de` and `PREFIX.en`), a TSV file, or `-`.
+        """Find the files of a corpus.
 
         Args:
-            name: A prefix or a TSV file, each file perhaps compressed; or the name of a pipe, such as bash's `<(...)`,
-                or `-` for standard input, which are TSV.
-            endings: Of the file of each column; of text its language.
-            max_line_bytes: A longer line is an error.
-            names: Of the columns, in the same order, which is that of a TSV file too.
+            name: A prefix (for `PREFIX.de` and `PREFIX.en`), a TSV file, a pipe of TSV such as bash's `<(...)`, or `-`
+                for TSV on standard input. Files may be compressed.
+            endings: The ending of the file of each column; for text, its language.
+            max_line_bytes: Maximum length of a line, in bytes.
+            names: Names of the columns, in the order of `endings` and of the columns of a TSV file.
 
         Raises:
-            UserError: a file that is not there.
+            UserError: there is no such file.
         """
         names = tuple(names)
         if name == "-":
@@ -97,28 +103,28 @@ class Corpus:
             if not _readable(Path(name)):
                 raise UserError(f"{name}: no such file")
             return cls(name, (Path(name),), names, max_line_bytes)
-        found = [next(filter(_readable, (Path(f"{name}.{side}{e}") for e in ENDINGS)), None) for side in endings]
-        missing = [f"{name}.{side}" for side, path in zip(endings, found, strict=True) if path is None]
+        paths = [next(filter(_readable, (Path(f"{name}.{side}{e}") for e in ENDINGS)), None) for side in endings]
+        missing = [f"{name}.{side}" for side, path in zip(endings, paths, strict=True) if path is None]
         if missing:
             raise UserError(f"{' and '.join(missing)}: no such file (nor with the ending .gz, .xz or .zst)")
-        return cls(name, tuple(found), names, max_line_bytes)
+        return cls(name, tuple(paths), names, max_line_bytes)
 
     @property
     def is_stream(self) -> bool:
-        """Whether it comes through a pipe or from standard input, and so can be read once."""
+        """Whether it comes from a pipe or from standard input, and so can be read only once."""
         return any(path is STANDARD_INPUT or is_stream(path) for path in self.paths)
 
     @property
     def size(self) -> int | None:
-        """Bytes of the first file on disk, the measure of `Chunk.read`; None of a stream."""
+        """Bytes of the first file on disk, in the unit of `Chunk.read`; None for a stream."""
         return None if self.is_stream else self.paths[0].stat().st_size
 
     def chunks(self) -> Iterator[Chunk]:
-        """All examples in order, a few thousand at a time; holds one chunk in memory.
+        """All examples in order, a few thousand at a time; only one chunk is in memory.
 
         Raises:
-            UserError: files of different line counts, an empty corpus, a damaged compressed file, a line that is too
-                long.
+            UserError: files have different numbers of lines, the corpus is empty, a compressed file is damaged, or a
+                line is too long.
         """
         with ExitStack() as stack:
             opened = [stack.enter_context(closing(LineReader(path, self.max_line_bytes))) for path in self.paths]
@@ -129,23 +135,23 @@ class Corpus:
         while lines := leading.read(CHUNK_BYTES):
             first = leading.line - len(lines) + 1
             beside = [other.take(len(lines)) for other in others]
-            for other, its in zip(others, beside, strict=True):
-                if len(its) < len(lines):
+            for other, other_lines in zip(others, beside, strict=True):
+                if len(other_lines) < len(lines):
                     raise self._unequal(leading, other, others.index(other))
-            parts, position = tuple(b"".join(some) for some in (lines, *beside)), leading.position()
+            parts, position = tuple(map(b"".join, (lines, *beside))), leading.position()
             yield Chunk(paths, first, parts, len(parts[0]) if position is None else position - read, self.names)
             read = position
         for place, other in enumerate(others):
             if other.take(1):
                 raise self._unequal(leading, other, place)
         if leading.line == 0:
-            raise UserError(f"{self.paths[0]}:1: empty corpus; at least one line is needed")
+            raise UserError(f"{self.paths[0]}:1: the corpus is empty; it must have at least one line")
 
     def _unequal(self, leading: LineReader, other: LineReader, place: int) -> UserError:
         counts, paths = (leading.count(), other.count()), (self.paths[0], self.paths[1 + place])
         shorter, least = (paths[0], counts[0]) if counts[0] < counts[1] else (paths[1], counts[1])
         return UserError(
-            f"{shorter}:{least}: the file ends here, but the sides must have equally many lines: "
+            f"{shorter}:{least}: the file ends here, but all files must have the same number of lines: "
             f"{paths[0]} has {counts[0]}, {paths[1]} has {counts[1]}"
         )
 

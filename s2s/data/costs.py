@@ -1,4 +1,4 @@
-"""What a sentence costs of its source and target length, in tokens; arrays or numbers. For `data.cost`."""
+"""Cost functions of `data.cost`: the cost of a sentence from its source and target length (arrays or integers)."""
 
 import numpy as np
 
@@ -11,12 +11,12 @@ def max(source: Lengths, target: Lengths) -> Lengths:
 
 
 def sum(source: Lengths, target: Lengths) -> Lengths:
-    """Both sides."""
+    """The sum of both sides."""
     return np.add(source, target)
 
 
 def product(source: Lengths, target: Lengths) -> Lengths:
-    """Pairs of tokens."""
+    """The number of pairs of a source and a target token."""
     return np.multiply(source, target)
 
 

@@ -1,11 +1,11 @@
-"""Which examples an epoch visits, window by window, for corpora of any size: arithmetic only, nothing is read.
+"""The examples of an epoch, window by window, for corpora of any size. This is arithmetic only; no data are read.
 
-A corpus is an endless stream of passes over it. A pass visits blocks of neighbouring examples in random order. An epoch
-takes the next part of every corpus' stream, as many examples as the mixture gives it, and is divided into windows that
-hold the same share of every corpus. A window is what is planned at a time; so the memory is that of a window, and the
-position in an epoch is the number of a window and a place in its plan, found without going through what came before.
+A corpus is an endless stream of passes over its examples. A pass visits blocks of neighbouring examples in random
+order. An epoch takes the next examples of every corpus's stream, as many as the mixture says. It is divided into
+windows, each with the same share of every corpus. Windows are planned one at a time, so only one is in memory. A
+position in an epoch is the number of a window and a place in its plan; it is found without replaying earlier ones.
 
-For a billion examples in blocks of 1,024 a pass is an array of a million block numbers, 8 MB.
+For a billion examples in blocks of 1,024, a pass is an array of a million block numbers, 8 MB.
 """
 
 import numpy as np
@@ -14,42 +14,42 @@ Range = tuple[int, int]
 
 
 def quotas(sizes: list[int], weights: list[float] | None, temperature: float) -> list[int]:
-    """How many examples of each corpus an epoch visits; together as many as there are.
+    """How many examples of each corpus an epoch visits. Their sum is the number of all examples.
 
     Args:
-        sizes: Examples of each corpus.
-        weights: Of each corpus in the mixture; None: size ^ (1 / temperature) (Devlin et al. 2019), so that with
-            temperature 1 every example is visited once.
-        temperature: More than 1 visits small corpora more often.
+        sizes: Number of examples of each corpus.
+        weights: Weight of each corpus in the mixture; None: size ^ (1 / temperature) (Devlin et al. 2019). With
+            temperature 1, every example is visited once.
+        temperature: Above 1, small corpora are visited more often.
     """
     if weights is None and temperature == 1:
         return list(sizes)
     shares = np.array(weights if weights is not None else np.array(sizes, float) ** (1 / temperature), float)
     shares[np.array(sizes) == 0] = 0
     exact = shares / shares.sum() * sum(sizes)
-    whole = np.floor(exact).astype(np.int64)
-    for corpus in np.argsort(whole - exact, kind="stable")[: sum(sizes) - int(whole.sum())]:
-        whole[corpus] += 1
-    return whole.tolist()
+    counts = np.floor(exact).astype(np.int64)
+    for corpus in np.argsort(counts - exact, kind="stable")[: sum(sizes) - int(counts.sum())]:
+        counts[corpus] += 1
+    return counts.tolist()
 
 
 def window_count(visited: list[int], pool: int) -> int:
-    """Windows of an epoch that visits so many examples of each corpus, at most `pool` each."""
+    """The number of windows of an epoch, each with at most `pool` examples; visited: examples of each corpus."""
     return max(1, -(-sum(visited) // pool))
 
 
 def window(
     sizes: list[int], begin: list[int], visited: list[int], pool: int, number: int, seed: int
 ) -> list[list[Range]]:
-    """The examples of a window, for each corpus as ranges of its own example numbers, from 0.
+    """The examples of a window: for each corpus, ranges of example numbers within the corpus, from 0.
 
     Args:
-        sizes: Examples of each corpus.
+        sizes: Number of examples of each corpus.
         begin: Where the epoch starts in the stream of each corpus.
         visited: How many examples of each corpus the epoch visits.
-        pool: Most examples of a window (but for one a corpus, because shares are rounded).
-        number: Of the window, from 0.
-        seed: Of the order of the blocks.
+        pool: Maximum number of examples in a window (rounding may add one per corpus).
+        number: Number of the window, from 0.
+        seed: Seed of the order of blocks.
     """
     count = window_count(visited, pool)
     ranges = []
@@ -73,15 +73,15 @@ def _stream(size: int, block: int, first: int, last: int, seed: tuple[int, ...])
         blocks = np.random.default_rng([*seed, number]).permutation(-(-size // block)) * block
         lengths = np.minimum(block, size - blocks)
         ends = np.cumsum(lengths)
-        part = slice(np.searchsorted(ends, start, "right"), np.searchsorted(ends, stop, "left") + 1)
-        starts = blocks[part] + np.maximum(0, start - ends[part] + lengths[part])
-        stops = blocks[part] + lengths[part] - np.maximum(0, ends[part] - stop)
+        visited = slice(np.searchsorted(ends, start, "right"), np.searchsorted(ends, stop, "left") + 1)
+        starts = blocks[visited] + np.maximum(0, start - ends[visited] + lengths[visited])
+        stops = blocks[visited] + lengths[visited] - np.maximum(0, ends[visited] - stop)
         ranges += _joined(starts, stops)
     return ranges
 
 
 def _joined(starts: np.ndarray, stops: np.ndarray) -> list[Range]:
-    """Ranges in rising order, neighbours as one."""
+    """Sort ranges, and join neighbouring ones."""
     order = np.argsort(starts)
     starts, stops = starts[order], stops[order]
     apart = np.flatnonzero(starts[1:] != stops[:-1])

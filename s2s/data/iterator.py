@@ -1,4 +1,4 @@
-"""Endless batches for training, with a position that is exact at every batch and found again without replaying data."""
+"""Endless training batches. The position is exact at every batch, and is restored without replaying data."""
 
 import collections
 import dataclasses
@@ -21,7 +21,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 @dataclasses.dataclass
 class StageConfig:
-    """A stage of a curriculum: what is other than in `data` for some epochs; null: as there."""
+    """A stage of a curriculum: options that replace those of `data` for some epochs; null: as in `data`."""
 
     epochs: int = option(1, "epochs of this stage; the last stage lasts to the end", at_least=1)
     weights: list[float] | None = option(None, "as data.weights")
@@ -61,7 +61,8 @@ class DataConfig(TransformConfig, PlanConfig):
 
 
 class Draw(NamedTuple):
-    """What the random numbers of an example's transforms depend on, beside its number."""
+    """The options, seed and epoch of data augmentation. With the number of an example, they determine its random
+    numbers."""
 
     config: TransformConfig
     seed: int
@@ -69,11 +70,11 @@ class Draw(NamedTuple):
 
 
 class Dataset(Protocol):
-    """Pairs with known lengths (EOS included) that can be put together to a batch.
+    """Examples with known lengths (EOS included), of which batches can be made.
 
     Attributes:
-        corpora: Where the examples of each corpus lie; together they are all examples.
-        source_seconds: Seconds of audio that a position of the source is; None: it is a token of text.
+        corpora: The range of examples of each corpus; together they are all examples.
+        source_seconds: Seconds of audio per source position; None: sources are text.
     """
 
     corpora: list[CorpusRange]
@@ -85,11 +86,17 @@ class Dataset(Protocol):
         """Source and target lengths of the examples first ... last - 1."""
 
     def collate(self, examples: np.ndarray, rows: np.ndarray | None, draw: Draw | None) -> Batch:
-        """A batch of these examples, with `rows` of them to each row; without `draw` as they are."""
+        """Make a batch of examples; rows: how many examples each row has; without `draw` they are not augmented."""
 
 
 class Window(NamedTuple):
-    """A planned part of an epoch: the plan's numbers are places in `examples`."""
+    """A planned part of an epoch.
+
+    Attributes:
+        examples: Numbers of examples, int64.
+        plan: Its batches are indices into `examples`.
+        left_out: How many examples are too long.
+    """
 
     examples: np.ndarray
     plan: Plan
@@ -97,20 +104,20 @@ class Window(NamedTuple):
 
 
 class BatchIterator:
-    """Batches of epoch after epoch; those of an epoch depend on (seed, epoch) and the config alone.
+    """Batches of one epoch after another. The batches of an epoch depend only on seed, epoch and config.
 
     Args:
         dataset: The examples.
         config: How batches are made.
-        seed: Of the order and of the transforms.
-        workers: Threads that put batches together ahead of time; 0: none, on demand. The batches are the same.
-        pin_memory: Put them into page-locked memory, from which copies to a GPU are asynchronous.
-        rank: Which of `ranks` processes this is. All know all plans, and take the batches of a group one each; so the
-            union over the ranks is the epoch of one process.
-        ranks: How many processes there are.
+        seed: Seed of the order and of augmentation.
+        workers: Threads that make batches ahead of time; 0: batches are made on demand. The batches are the same.
+        pin_memory: Whether to put batches into page-locked memory, from which copies to a GPU are asynchronous.
+        rank: Number of this process, from 0. All processes make the same plans, and each takes one batch of a group. So
+            together they visit the epoch of a single process.
+        ranks: Number of processes.
 
     Raises:
-        UserError: weights that do not fit the corpora, costs that do not fit the data.
+        UserError: the options do not fit the corpora or the data.
     """
 
     def __init__(self, dataset: Dataset, config: DataConfig, seed: int, workers: int = 1, pin_memory: bool = False,
@@ -119,7 +126,7 @@ class BatchIterator:
         self.pin_memory, self.rank, self.ranks = pin_memory, rank, ranks
         self.epoch, self.window, self.position = 1, 0, 0
         self.group = self._group = config.group or ranks
-        self.reorders: list[list[int]] = []  # of each: epoch, window and position from which on it holds, its number
+        self.reorders: list[list[int]] = []  # each: epoch, window and position from which it holds, and its number
         self._sizes = [corpus.last - corpus.first for corpus in dataset.corpora]
         self._planned: tuple[tuple[int, int, int], Window] | None = None
         self._check()
@@ -127,24 +134,24 @@ class BatchIterator:
     # --- the position --------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict:
-        """The position: batch `position` (from 0) of `window` (from 0) of `epoch` (from 1) is next, where batches are
-        counted over all ranks and planned in groups of `group`; `reorders` are those of the order."""
+        """The position: batch `position` (from 0) of `window` (from 0) of `epoch` (from 1) is next. Batches are counted
+        over all ranks, and planned in groups of `group`; `reorders` are the calls of `reorder`."""
         position = {"epoch": self.epoch, "window": self.window, "position": self.position, "group": self.group}
         return {**position, "reorders": self.reorders}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go to a position, also one of another number of ranks: its epoch is finished in the groups of then."""
+        """Go to a position. If it was saved with another number of ranks, its epoch keeps the groups of then."""
         self.epoch, self.window, self.position = state["epoch"], state["window"], state["position"]
         self.group, self.reorders = state["group"], state.get("reorders", [])
         self._planned = None
 
     def reorder(self, number: int) -> None:
-        """Have the batches in another order from the position on, one for each number; an epoch still has all of its
-        examples once."""
+        """Change the order of the batches after the position; each number gives another order. An epoch still has the
+        same examples."""
         self.reorders = [*self.reorders, [self.epoch, self.window, self.position, number]]
         self._planned = None
 
-    # --- what there is -------------------------------------------------------------------------------------------
+    # --- facts ---------------------------------------------------------------------------------------------------
 
     def stage(self, epoch: int) -> DataConfig:
         """The config of an epoch."""
@@ -152,12 +159,12 @@ class BatchIterator:
 
     @property
     def unit(self) -> str:
-        """What a source's length is in, and the budget of a batch but for data.cost=target."""
+        """The unit of source lengths, and of the budget of a batch (except with data.cost=target)."""
         return "tokens" if self.dataset.source_seconds is None else "frames"
 
     @property
     def windows(self) -> int:
-        """Windows of this epoch."""
+        """The number of windows of this epoch."""
         return window_count(self.visited, self.config.pool)
 
     @property
@@ -166,7 +173,7 @@ class BatchIterator:
         return self._visited(self.stage(self.epoch))
 
     def kept_together(self) -> float:
-        """Share of the pairs of examples that share a batch of this window and will do so in the next epoch too."""
+        """The share of pairs of examples in the same batch, in this window, that will be so in the next epoch, too."""
         number = min(self.window, self.windows - 1)
         again = self._plan(self.epoch, number, self.group, again=True)
         return kept_together(self.current.plan, again.plan) / self.windows
@@ -182,46 +189,48 @@ class BatchIterator:
     # --- the batches ---------------------------------------------------------------------------------------------
 
     def rest_of_epoch(self) -> Iterator[Batch | None]:
-        """The batches from the position to the end of the epoch, as of updates of one batch."""
+        """The batches from the position to the end of the epoch, one at a time."""
         for (batch,) in self.updates():
             yield batch
 
     def updates(self, accumulate: int = 1) -> Iterator[list[Batch | None]]:
-        """The batches of each update from the position to the end of the epoch, `accumulate` of each rank; fewer at the
-        epoch's end. The position moves with each update handed out, and at the end it is the start of the next epoch.
+        """The batches of each update, from the position to the end of the epoch.
 
-        All ranks have as many updates, of as many places. A place is None for a rank for which there is no example left
-        (where a group has fewer than ranks); no update is without a batch on any rank. Place p of rank r holds batch
-        p * ranks + r of the update, and that is the same one for all divisions into places and ranks.
+        An update has `accumulate` batches on each rank, fewer at the end of the epoch. The position moves with each
+        update that is yielded; after the last one it is the start of the next epoch.
+
+        All ranks have the same number of updates and of places per update. Place p of rank r has batch p * ranks + r of
+        the update, however an update is divided into places and ranks. A place is None if there is no batch left for
+        the rank; at least one rank has a batch in every update.
         """
         config = self.stage(self.epoch)
         draw = Draw(config, self.seed, self.epoch)
 
         def collate(place: tuple[int, int, Window]) -> tuple[int, int, Batch | None, bool]:
             number, first, planned = place
-            batches, mine = planned.plan.batches, first + self.rank
-            anyone = any(len(batch) for batch in batches[first : first + self.ranks])
-            if mine >= len(batches) or not len(batches[mine]):
-                return number, first, None, anyone
-            rows = planned.plan.rows and planned.plan.rows[mine]
-            batch = self.dataset.collate(planned.examples[batches[mine]], rows, draw)
-            return number, first, batch.pin_memory() if self.pin_memory else batch, anyone
+            batches, index = planned.plan.batches, first + self.rank
+            any_rank = any(len(batch) for batch in batches[first : first + self.ranks])
+            if index >= len(batches) or not len(batches[index]):
+                return number, first, None, any_rank
+            rows = planned.plan.rows and planned.plan.rows[index]
+            batch = self.dataset.collate(planned.examples[batches[index]], rows, draw)
+            return number, first, batch.pin_memory() if self.pin_memory else batch, any_rank
 
         places: list[Batch | None] = []
-        some = False
-        for number, first, batch, anyone in prefetch(collate, self._places(), self.workers):
+        has_batch = False
+        for number, first, batch, any_rank in prefetch(collate, self._places(), self.workers):
             self.window, self.position = number, first + self.ranks
-            places, some = [*places, batch], some or anyone
+            places, has_batch = [*places, batch], has_batch or any_rank
             if len(places) == accumulate:
-                if some:
+                if has_batch:
                     yield places
-                places, some = [], False
-        if some:
+                places, has_batch = [], False
+        if has_batch:
             yield places
         self.epoch, self.window, self.position, self.group = self.epoch + 1, 0, 0, self._group
 
     def _places(self) -> Iterator[tuple[int, int, Window]]:
-        """Window and first batch of each step from the position on. The next window is planned in the meantime."""
+        """Window and first batch of each step from the position on. The next window is planned in a thread."""
         epoch, group, count, start = self.epoch, self.group, self.windows, self.position
         with ThreadPoolExecutor(1) as planner:
             planned = self.current
@@ -235,7 +244,7 @@ class BatchIterator:
                     self._planned = ((epoch, number + 1, group), planned)
 
     def _plan(self, epoch: int, number: int, group: int, again: bool = False) -> Window:
-        """A window of an epoch, planned in groups; `again`: with other random numbers."""
+        """Plan a window of an epoch in groups; `again`: with different random numbers."""
         config = self.stage(epoch)
         ranges = window(self._sizes, self._begin(epoch), self._visited(config), config.pool, number, self.seed)
         examples, lengths, corpora = [], [], []
@@ -261,7 +270,7 @@ class BatchIterator:
         return Window(everything, batches, sum(map(len, examples)) - len(everything))
 
     def _reordered(self, planned: Plan, epoch: int, number: int, group: int) -> Plan:
-        """The plan of a window in the order that `reorder` has asked for; groups stay together."""
+        """Apply the calls of `reorder` to the plan of a window; groups stay together."""
         order = np.arange(len(planned.batches)).reshape(-1, group)
         for *since, position, salt in self.reorders:
             if since <= [epoch, number]:
@@ -273,7 +282,7 @@ class BatchIterator:
         return dataclasses.replace(planned, batches=[planned.batches[place] for place in places], rows=rows)
 
     def _tags(self, config: DataConfig, corpora: np.ndarray) -> np.ndarray | None:
-        """What keeps examples apart, from the corpus of each."""
+        """For data.homogeneous, the number of each example's corpus or language, from its corpus; None: not used."""
         if config.homogeneous == "none":
             return None
         if config.homogeneous == "corpus":
@@ -282,11 +291,11 @@ class BatchIterator:
         return np.array([languages.index(pair) for pair in languages])[corpora]
 
     def _languages(self) -> list[tuple[str, str]]:
-        """Of each corpus."""
+        """The pair of languages of each corpus."""
         return [(corpus.source_language, corpus.target_language) for corpus in self.dataset.corpora]
 
     def _stages(self) -> list[tuple[int | None, DataConfig]]:
-        """The last epoch (None: no last one) and the config of each stage."""
+        """The last epoch (None: it has none) and the config of each stage."""
         stages, last = [], 0
         for stage in self.config.stages:
             last += stage.epochs
@@ -298,7 +307,7 @@ class BatchIterator:
         return quotas(self._sizes, config.weights or None, config.temperature)
 
     def _begin(self, epoch: int) -> list[int]:
-        """Examples of each corpus that the epochs before this one visit."""
+        """How many examples of each corpus the epochs before this one visit."""
         begin, before = np.zeros(len(self._sizes), np.int64), 0
         for last, config in self._stages():
             until = epoch - 1 if last is None else min(last, epoch - 1)
@@ -312,28 +321,28 @@ class BatchIterator:
         for _, config in self._stages():
             if config.temperature != 1 and len(names) == 1:
                 raise UserError(
-                    f"data.temperature={config.temperature:g}: does nothing, for there is one training corpus"
+                    f"data.temperature={config.temperature:g}: does nothing, since there is only one training corpus"
                 )
             if config.weights and len(config.weights) != len(names):
                 raise UserError(
-                    f"data.weights={config.weights}: one for each of the {len(names)} training corpora is needed: "
+                    f"data.weights={config.weights}: requires a weight for each of the {len(names)} training corpora: "
                     + ", ".join(names)
                 )
             if config.weights and (min(config.weights) < 0 or not sum(config.weights)):
                 raise UserError(f"data.weights={config.weights}: no weight may be negative, and one must be above 0")
             if config.weights and config.temperature != 1:
-                raise UserError("data.weights and data.temperature exclude each other: choose one of them")
+                raise UserError("data.weights and data.temperature exclude each other; choose one of them")
         kind = self.config.homogeneous
         if kind != "none" and len(set(names if kind == "corpus" else self._languages())) < 2:
-            raise UserError(f"data.homogeneous={kind}: does nothing, for all training examples are of one {kind}")
+            raise UserError(f"data.homogeneous={kind}: does nothing, since all training examples have the same {kind}")
         if self.config.cost == "frames" and self.dataset.source_seconds is None:
-            raise UserError("data.cost=frames counts frames of audio, and the source is text: data.cost=source")
+            raise UserError("data.cost=frames requires recordings, and the source is text; use data.cost=source")
         if len(self.config.buckets) not in ((0, 2) if self.config.batching == "bucket_2d" else (0, 1)):
-            raise UserError(f"data.buckets={self.config.buckets}: bucket_1d needs one number, bucket_2d two")
+            raise UserError(f"data.buckets={self.config.buckets}: bucket_1d requires one number, bucket_2d two")
 
 
 def prefetch(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Results in the order of the items, some ahead of their turn in threads."""
+    """The results of `work`, in the order of the items; threads compute some of them in advance."""
     if not workers:
         yield from map(work, items)
         return

@@ -1,7 +1,7 @@
-"""Lines of a file or a stream, plain or compressed: by the thousand, or as they come. None is longer than a bound, and
-no more of one is ever held.
+"""Reads lines of a file or a stream, plain or compressed: by the thousand, or as they arrive. The length of a line is
+limited, and so is the memory for it.
 
-A stream (a pipe, standard input, a device) is read once: nothing is counted in it beforehand.
+A stream (a pipe, standard input, a device) can be read only once, so its lines cannot be counted beforehand.
 """
 
 import gzip
@@ -23,42 +23,46 @@ import zstandard
 from s2s.config.streams import Source
 from s2s.errors import UserError
 
-STANDARD_INPUT = Path("standard input")  # what messages call it; known by identity, for a file may have this name too
+STANDARD_INPUT = Path("standard input")  # its name in messages; compared by identity: a file may have this name, too
 MAX_LINE_BYTES = 1_000_000
 BLOCK_BYTES = 1 << 19
-ZSTD_FEED_BYTES = 1 << 11  # compressed bytes at a time: they become 64 MB at most
+ZSTD_FEED_BYTES = 1 << 11  # compressed bytes read at a time; they decompress to at most 64 MB
 
 
 class LineReader:
-    """Lines as bytes, line feeds included; `line` is the number of lines read.
+    """Reads lines as bytes, line feeds included.
 
-    Only a line feed ends a line: no carriage return, no form feed, no Unicode separator.
+    Only a line feed ends a line; carriage returns, form feeds and Unicode separators do not.
 
     Args:
-        path: The file; one that ends in .gz, .xz or .zst is compressed. STANDARD_INPUT: what it says.
-        max_line_bytes: A longer line, line feed not counted, is a UserError.
-        cut: It is no error; `max_line_bytes + 1` bytes are left of it.
+        path: The file, compressed if it ends in .gz, .xz or .zst; or STANDARD_INPUT.
+        max_line_bytes: Maximum length of a line without its line feed, in bytes; a longer one raises UserError.
+        cut: Whether to cut longer lines to `max_line_bytes + 1` bytes instead.
+
+    Attributes:
+        line: Number of lines read so far.
 
     Raises:
-        UserError: a folder, or standard input is closed; later also a damaged compressed file.
+        UserError: the path is a folder, or standard input is closed. While reading: a line is too long, or a
+            compressed file is damaged.
         OSError: the file cannot be opened or read.
     """
 
     def __init__(self, path: str | Path, max_line_bytes: int = MAX_LINE_BYTES, cut: bool = False):
         self.path, self.line, self.max_line_bytes, self.cut = path, 0, max_line_bytes, cut
         if path is not STANDARD_INPUT and os.path.isdir(path):
-            raise UserError(f"{path}: is a folder; a file of lines is needed")
+            raise UserError(f"{path}: is a folder, not a file of lines")
         self._raw = Source("-" if path is STANDARD_INPUT else path)
         self._read = _decompressed(self._raw, Path(path).suffix)
-        self._lines: list[bytes] = []  # that wait, of which the first `_next` are taken
-        self._ends: list[int] = []  # of each, in bytes from the first one's start
+        self._lines: list[bytes] = []  # lines in memory; the first `_next` of them are taken
+        self._ends: list[int] = []  # the end of each, in bytes from the start of the first
         self._next = 0
-        self._part: list[bytes] = []  # of a line whose end has not come
+        self._part: list[bytes] = []  # beginning of a line whose end has not been read
         self._part_bytes = 0
         self._ended = False
 
     def read(self, size: int) -> list[bytes]:
-        """Lines of at least `size` bytes together, fewer at the end."""
+        """The next lines, together at least `size` bytes; fewer at the end of the file."""
         lines: list[bytes] = []
         total = 0
         while total < size and self._more():
@@ -73,8 +77,13 @@ class LineReader:
         return lines
 
     def arrived(self, count: int, size: int, wait: float) -> list[bytes]:
-        """What has come: one line at least, but at the end, and then up to `count` lines, and up to `size` bytes with
-        one more line, for as long as no `wait` seconds pass in which none comes."""
+        """The lines that have arrived. It waits for the first one; the list is empty at the end of the file.
+
+        Args:
+            count: Maximum number of lines.
+            size: No more lines are added after so many bytes.
+            wait: Seconds to wait for each further line.
+        """
         lines: list[bytes] = []
         total = 0
         while len(lines) < count and total < size and (self._comes(wait) if lines else self._more()):
@@ -82,20 +91,20 @@ class LineReader:
         return lines
 
     def count(self) -> int:
-        """Lines of the whole file, read to its end."""
+        """The number of lines of the file, which is read to its end."""
         while self._more():
             self._take([], sys.maxsize, sys.maxsize)
         return self.line
 
     def position(self) -> int | None:
-        """Bytes read of the file on disk; None of a pipe."""
+        """Bytes read of the file on disk; None for a pipe."""
         return self._raw.tell() if self._raw.seekable() else None
 
     def close(self) -> None:
         self._raw.close()
 
     def _take(self, lines: list[bytes], count: int, size: int) -> int:
-        """Add up to `count` lines that wait, and of them as many as make `size` bytes; returns their bytes."""
+        """Move lines from memory to `lines`, up to `count` and until they have `size` bytes; returns their bytes."""
         start = self._ends[self._next - 1] if self._next else 0
         last = min(self._next + count, len(self._lines))
         last = min(last, bisect_left(self._ends, start + size, self._next) + 1)
@@ -105,13 +114,13 @@ class LineReader:
         return self._ends[last - 1] - start
 
     def _more(self) -> bool:
-        """Whether a line waits, now or after reading on; False: the end."""
+        """Whether there is another line; reads on if necessary. False: the end of the file."""
         while self._next == len(self._lines) and not self._ended:
             self._fill()
         return self._next < len(self._lines)
 
     def _comes(self, wait: float) -> bool:
-        """As `_more`, but False too when for so many seconds nothing comes."""
+        """As `_more`, but also False if nothing arrives for `wait` seconds."""
         poll = select.poll()
         poll.register(self._raw, select.POLLIN)
         while self._next == len(self._lines) and not self._ended:
@@ -121,7 +130,7 @@ class LineReader:
         return self._next < len(self._lines)
 
     def _fill(self) -> None:
-        """Read what comes next, when no line waits."""
+        """Read the next block; called when all lines in memory are taken."""
         try:
             block = self._read(BLOCK_BYTES)
         except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstandard.ZstdError) as error:
@@ -134,32 +143,32 @@ class LineReader:
         if end or self._ended:
             text = b"".join((*self._part, memoryview(block)[:end]))
             self._part, self._part_bytes = [], 0
-        lines, most = io.BytesIO(text).readlines(), self.max_line_bytes
-        rest = rest[: most + 1 - self._part_bytes]
+        lines, limit = io.BytesIO(text).readlines(), self.max_line_bytes
+        rest = rest[: limit + 1 - self._part_bytes]
         if rest:
             self._part.append(rest)
             self._part_bytes += len(rest)
         sizes = list(map(len, lines))
-        if len(text) > most and max(sizes) > most:
+        if len(text) > limit and max(sizes) > limit:
             for place, line in enumerate(lines):
-                if len(line) - line.endswith(b"\n") > most:
+                if len(line) - line.endswith(b"\n") > limit:
                     self._complain(place)
-                    lines[place] = line[: most + 1] + b"\n" * line.endswith(b"\n")
+                    lines[place] = line[: limit + 1] + b"\n" * line.endswith(b"\n")
                     sizes[place] = len(lines[place])
-        if self._part_bytes > most:
+        if self._part_bytes > limit:
             self._complain(len(lines))
         self._lines, self._ends, self._next = lines, list(accumulate(sizes)), 0
 
     def _complain(self, place: int) -> None:
-        """The line after so many that wait is too long."""
+        """Raise UserError for line `place` of those in memory, which is too long; not if `cut`."""
         if not self.cut:
             raise UserError(f"{self.path}:{self.line + place + 1}: {too_long(self.max_line_bytes)}")
 
 
 class _ZstdFile(io.RawIOBase):
-    """Decompressed bytes of a zstd file of any number of frames.
+    """The decompressed bytes of a zstd file with any number of frames.
 
-    zstandard's own reader takes a truncated file for a complete one; this one raises EOFError.
+    It raises EOFError for a truncated file, which zstandard's own reader takes for complete.
     """
 
     def __init__(self, raw: BinaryIO):
@@ -188,7 +197,7 @@ class _ZstdFile(io.RawIOBase):
 
 
 def _decompressed(raw: BinaryIO, ending: str) -> Callable[[int], bytes]:
-    """A function that reads up to so many of the decompressed bytes, at most what one read of the file gives."""
+    """A function read(n) of decompressed bytes: at most n, and at most what one read of the file gives."""
     if ending == ".gz":
         return gzip.GzipFile(fileobj=raw).read1
     if ending == ".xz":
@@ -197,16 +206,20 @@ def _decompressed(raw: BinaryIO, ending: str) -> Callable[[int], bytes]:
 
 
 def too_long(max_line_bytes: int) -> str:
-    """What is said of a line that is longer."""
+    """The message for a line that is too long."""
     return f"the line is longer than max_line_bytes={max_line_bytes} allows"
 
 
 def decode_lines(block: bytes, path: str, first_line: int) -> list[str]:
-    """Whole lines of a file as text, without line feeds, without one carriage return before each, and without a byte
-    order mark at the file's start.
+    """Decode complete lines of a file. Line endings (also CR LF) and a byte order mark at the start are removed.
+
+    Args:
+        block: The lines.
+        path: The file, for messages.
+        first_line: Number of the first line.
 
     Raises:
-        UserError: invalid UTF-8, with file and line.
+        UserError: invalid UTF-8; the message has file and line.
     """
     return decode_text(block, path, first_line).split("\n")
 

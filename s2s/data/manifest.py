@@ -1,11 +1,11 @@
-"""Manifests: which recordings there are, and what is said in them. Every entry is looked at before any is used.
+"""Manifests of recordings and their texts. All entries are checked before any of them is used.
 
     FILE.tsv      a header, then a row for each utterance
     FILE.jsonl    a JSON object on each line
     FOLDER        of Kaldi: wav.scp and text, perhaps segments and utt2spk
 
-Columns and keys are those of COLUMNS, under any of their names; others are not read. Only audio and text must be there.
-A number in place of a string is the characters that it is written with.
+Columns and keys are those of COLUMNS, under any of their names; others are ignored. Only audio and text are required.
+A number in place of a string is read as the characters with which it is written.
 """
 
 import re
@@ -34,14 +34,15 @@ COLUMNS = {
     "speaker": ("speaker",),
     "language": ("language", "lang"),
 }
-LONGEST = 300  # characters of an id, and of what is said of an entry, in a message
-NAMED = 20  # broken entries that a message names; the others are counted
-NOT_STRINGS = {list: "a list", dict: "an object", bool: "true or false"}  # of JSON, whose numbers are strings here
+LONGEST = 300  # maximum length of an id, and of the description of a problem, in messages
+NAMED = 20  # maximum number of broken entries that a message names; the others are counted
+NOT_STRINGS = {list: "a list", dict: "an object", bool: "true or false"}  # JSON values that are no strings
 KALDI = ("wav.scp", "text")
 
 
 class Entry(NamedTuple):
-    """An utterance of a manifest: a stretch of the file `audio`, from `start` on, to its end if `duration` is None."""
+    """An utterance of a manifest: the part of the file `audio` from `start` for `duration` seconds (None: to its
+    end)."""
 
     where: str  # FILE:LINE
     id: str
@@ -55,7 +56,7 @@ class Entry(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """An entry that cannot be used: of what kind its trouble is, and what it is."""
+    """An entry that cannot be used: its place, its id, the kind of the problem, and a description."""
 
     where: str
     id: str
@@ -64,7 +65,7 @@ class Broken(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The entries of a manifest, those that are broken on the face of it apart; `read`: of all."""
+    """The entries of a manifest, and those that are visibly broken; `read` is the number of all."""
 
     name: str
     entries: list[Entry]
@@ -76,7 +77,7 @@ class Manifest(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What the recording of an entry is like."""
+    """Facts about the recording of an entry: duration in seconds, rate in Hz, whether it is clipped or silent."""
 
     seconds: float
     rate: int
@@ -85,19 +86,19 @@ class Checked(NamedTuple):
 
 
 class _BrokenError(Exception):
-    """Of an entry: its kind and what it is."""
+    """The problem of an entry: its kind and a description."""
 
 
 def read_manifest(name: str, root: str | None, needs_text: bool = True) -> Manifest:
-    """Read a manifest; recordings are not looked at.
+    """Read a manifest; recordings are not opened.
 
     Args:
-        name: A .tsv or .jsonl file or a Kaldi folder; a stream, such as `-`, standard input, is as a .tsv file.
-        root: The folder that relative paths start from; None: the manifest's, of a stream the working folder.
-        needs_text: Whether each entry must have a text (in a Kaldi folder they always must).
+        name: A .tsv or .jsonl file, a Kaldi folder, or a stream (`-` is standard input), which is read as .tsv.
+        root: The folder of relative paths; None: the folder of the manifest, or for a stream the working folder.
+        needs_text: Whether each entry must have a text (in a Kaldi folder always).
 
     Raises:
-        UserError: no such file, none of these formats, a column that is missing or twice there, no entries.
+        UserError: there is no such file, its format is unknown, a column is missing or duplicate, or it has no entries.
     """
     path = STANDARD_INPUT if name == "-" else Path(name)
     streams = name == "-" or is_stream(path)
@@ -118,7 +119,7 @@ def read_manifest(name: str, root: str | None, needs_text: bool = True) -> Manif
         try:
             entry = _entry(where, row, folder, needs_text)
             if entry.id in seen:
-                raise _BrokenError("duplicate id", f"the id {entry.id} was there before")
+                raise _BrokenError("duplicate id", f"another entry has the id {entry.id}")
             seen.add(entry.id)
             manifest.entries.append(entry)
         except _BrokenError as error:
@@ -134,51 +135,52 @@ Row = dict[str, object] | _BrokenError
 
 
 def _entry(where: str, row: Row, folder: Path, needs_text: bool) -> Entry:
-    """The entry of a row. Raises _BrokenError."""
+    """Make the entry of a row. Raises _BrokenError."""
     if isinstance(row, _BrokenError):
         raise row
-    found = {column: _value(row, names) for column, names in COLUMNS.items()}
-    audio, text = found["audio"], (found["text"] or "").strip()
+    values = {column: _value(row, names) for column, names in COLUMNS.items()}
+    audio, text = values["audio"], (values["text"] or "").strip()
     if audio is None:
         raise _BrokenError("malformed", "no audio")
     if needs_text and is_blank(text):
         raise _BrokenError("empty text", "no text")
     if "\n" in text:
         raise _BrokenError("malformed", "a text of several lines")
-    start, duration, channel = _seconds(found, "start") or 0.0, _seconds(found, "duration"), found["channel"]
+    start, duration, channel = _seconds(values, "start") or 0.0, _seconds(values, "duration"), values["channel"]
     if channel is not None and not re.fullmatch("[1-9][0-9]{0,2}", channel):
-        raise _BrokenError("malformed", f"channel {channel}: a number from 1 on is needed")
-    segment = "" if found["start"] is None and duration is None else f":{start:g}"
-    name = found["id"] or audio + segment + (f"#{channel}" if channel else "")
-    return Entry(where, name, folder / audio, text, start, duration, found["speaker"], found["language"],
+        raise _BrokenError("malformed", f"channel {channel}: must be a number from 1")
+    segment = "" if values["start"] is None and duration is None else f":{start:g}"
+    name = values["id"] or audio + segment + (f"#{channel}" if channel else "")
+    return Entry(where, name, folder / audio, text, start, duration, values["speaker"], values["language"],
                  int(channel) if channel else None)  # fmt: skip
 
 
 def _value(row: dict[str, object], names: tuple[str, ...]) -> str | None:
-    """What a row has under one of these names. Raises _BrokenError: under several, or no string."""
-    found = {name: row[name] for name in names if row.get(name) not in (None, "")}
-    if len(found) > 1:
-        raise _BrokenError("malformed", f"{' and '.join(found)} say the same: one of them is needed")
-    for name, value in found.items():
+    """The value of a row under one of these names; None: it has none. Raises _BrokenError if it has several values, or
+    the value is no string."""
+    values = {name: row[name] for name in names if row.get(name) not in (None, "")}
+    if len(values) > 1:
+        raise _BrokenError("malformed", f"{' and '.join(values)} mean the same; give only one of them")
+    for name, value in values.items():
         if not isinstance(value, str):
-            raise _BrokenError("malformed", f"{name}: a string is needed, not {NOT_STRINGS[type(value)]}")
+            raise _BrokenError("malformed", f"{name}: must be a string, not {NOT_STRINGS[type(value)]}")
         return value
     return None
 
 
-def _seconds(found: dict[str, str | None], column: str) -> float | None:
-    value = found[column]
+def _seconds(values: dict[str, str | None], column: str) -> float | None:
+    value = values[column]
     try:
         seconds = None if value is None else float(value)
     except ValueError:
         seconds = -1.0
     if seconds is not None and not 0 <= seconds < float("inf"):
-        raise _BrokenError("malformed", f"{column} {value}: a number of seconds is needed")
+        raise _BrokenError("malformed", f"{column} {value}: must be a number of seconds")
     return seconds
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str | _BrokenError]]:
-    """The lines of a text file that are not empty, and where they are."""
+    """The non-empty lines of a text file and their places."""
     with closing(LineReader(path, cut=True)) as reader:
         while lines := reader.read(BLOCK_BYTES):
             for number, line in enumerate(lines, reader.line - len(lines) + 1):
@@ -206,9 +208,9 @@ def _tsv(path: Path, needs_text: bool) -> Iterator[tuple[str, Row]]:
     for column in ("audio", "text")[: 1 + needs_text]:
         if not set(COLUMNS[column]) & set(header):
             names = " or ".join(COLUMNS[column])
-            raise UserError(f"{where}: the first line names the columns; {names} is not among {', '.join(header)}")
+            raise UserError(f"{where}: the header (first line) has no column {names}; it has {', '.join(header)}")
     for name in (name for names in COLUMNS.values() for name in names if header.count(name) > 1):
-        raise UserError(f"{where}: the column {name} is there {header.count(name)} times")
+        raise UserError(f"{where}: the header has the column {name} {header.count(name)} times")
     for where, line in lines:
         if isinstance(line, _BrokenError):
             yield where, line
@@ -230,7 +232,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
 def _kaldi(folder: Path) -> Iterator[tuple[str, Row]]:
     for name in KALDI:
         if not (folder / name).is_file():
-            raise UserError(f"{folder}: not a folder of Kaldi: it has no {name}")
+            raise UserError(f"{folder}: not a Kaldi folder: it has no {name}")
     broken: list[tuple[str, Row]] = []
     recordings, texts, speakers = (_table(folder / name, broken) for name in (*KALDI, "utt2spk"))
     segments = _table(folder / "segments", broken) if (folder / "segments").is_file() else None
@@ -241,17 +243,17 @@ def _kaldi(folder: Path) -> Iterator[tuple[str, Row]]:
         if segments is not None:
             fields = segments.get(utterance, ("", ""))[1].split()
             if len(fields) != 3:
-                yield where, _BrokenError("malformed", f"{utterance}: segments needs a recording, its start and end")
+                yield where, _BrokenError("malformed", f"{utterance}: segments must give a recording, start and end")
                 continue
             recording, start, end = fields
             try:
                 row |= {"start": start, "duration": None if float(end) < 0 else str(float(end) - float(start))}
             except ValueError:
-                yield where, _BrokenError("malformed", f"{utterance}: segments: {start} and {end} are no seconds")
+                yield where, _BrokenError("malformed", f"{utterance}: segments: {start} and {end} are not seconds")
                 continue
         row["audio"] = recordings.get(recording, ("", ""))[1]
         if row["audio"].endswith("|") or row["audio"].startswith("|"):
-            why = f"{recording}: wav.scp has a command, and none is run; write its output into files"
+            why = f"{recording}: wav.scp has a command, and commands are not run; write its output into files"
             yield where, _BrokenError("a command", why)
         elif not row["audio"]:
             yield where, _BrokenError("missing", f"{recording}: not in wav.scp")
@@ -263,8 +265,15 @@ def _kaldi(folder: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _table(path: Path, broken: list[tuple[str, Row]]) -> dict[str, tuple[str, str]]:
-    """The lines of a Kaldi table by their id, which ends at the first space or tab: where they are, and what follows.
-    Added to `broken` are those that cannot be read, and those whose id was there before."""
+    """The lines of a Kaldi table, by id.
+
+    Args:
+        path: The table; the id of a line ends at the first space or tab.
+        broken: Lines that cannot be read, or have the id of an earlier line, are added to it.
+
+    Returns:
+        Id -> place of the line, and its text after the id.
+    """
     table: dict[str, tuple[str, str]] = {}
     for where, line in _lines(path) if path.is_file() else ():
         if isinstance(line, _BrokenError):
@@ -272,7 +281,7 @@ def _table(path: Path, broken: list[tuple[str, Row]]) -> dict[str, tuple[str, st
             continue
         key, *rest = re.split(r"[ \t]+", line.strip(), maxsplit=1)
         if key in table:
-            broken.append((where, _BrokenError("duplicate id", f"{key} was there before")))
+            broken.append((where, _BrokenError("duplicate id", f"another line has the id {key}")))
         else:
             table[key] = where, "".join(rest)
     return table
@@ -282,8 +291,8 @@ def check(config: FeatureConfig, wrong_rate: str, entries: list[Entry]) -> list[
     """Read the recording of each entry to its end.
 
     Args:
-        config: The features that shall be made.
-        wrong_rate: "error": one of another rate than the features' is broken.
+        config: Options of the features.
+        wrong_rate: "error": a recording of another rate than the features' is broken.
         entries: The entries.
     """
     fbank = Fbank(config)
@@ -300,14 +309,20 @@ def _check(fbank: Fbank, wrong_rate: str, entry: Entry) -> Checked | Broken:
             raise AudioError(f"{entry.audio}: {rate} Hz; features.sample_rate={wanted}, and wrong_rate=error",
                              "wrong rate")  # fmt: skip
         if not fbank.frames(len(samples) * wanted // rate):
-            raise AudioError(f"{entry.audio}: {len(samples) / rate:g} s are less than a frame", "too short")
+            raise AudioError(f"{entry.audio}: {len(samples) / rate:g} s is shorter than a frame", "too short")
     except AudioError as error:
         return Broken(entry.where, entry.id, error.kind, str(error))
     return Checked(len(samples) / rate, rate, clipped, silent)
 
 
 def complaint(broken: list[Broken], of: int, what: str = "broken") -> str:
-    """What is broken, `of` so many entries: how many of each kind, and the first NAMED each on a line of its own."""
+    """The message about broken entries: the number of each kind, and the first NAMED entries, one per line.
+
+    Args:
+        broken: The broken entries.
+        of: The number of all entries.
+        what: What happened to them.
+    """
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(entry.kind for entry in broken).items()))
     lines = [f"{len(broken):,} of {of:,} entries are {what} ({kinds})"]
     lines += [

@@ -1,4 +1,4 @@
-"""The report of a store as a picture: histograms of lengths in each split, and characters a token of both sides."""
+"""Draws the report of a store: histograms of lengths in each split, and characters per token of both sides."""
 
 import math
 from collections.abc import Iterable
@@ -7,18 +7,18 @@ from typing import Any
 from s2s.data.report import BARS, PREMIUM
 from s2s.drawing import COLORS, INK, LARGE, Canvas, round_step
 
-WIDTH, HEIGHT, MARGIN = 640, 340, 24  # of a panel, its margin included, in pixels
-LEFT, TOP, BOTTOM = 64, 64, 44  # room inside of it for numbers, title and label
+WIDTH, HEIGHT, MARGIN = 640, 340, 24  # size of a panel and its margin, which is part of it, in pixels
+LEFT, TOP, BOTTOM = 64, 64, 44  # space inside the panel for numbers, title and label, in pixels
 
 
 def draw(report: dict[str, Any]) -> bytes:
-    """The picture of a report, of text (see `s2s.data.report`) or of speech, as a PNG file has it."""
+    """Draw a report of text (see `s2s.data.report`) or of speech; returns the bytes of a PNG file."""
     speech = all("seconds" in split for split in report["splits"].values())
     return (_speech(report["splits"]) if speech else _text(report)).png()
 
 
 def _speech(splits: dict[str, Any]) -> Canvas:
-    """For each split how long its utterances are, in seconds and in tokens."""
+    """Histograms for each split: lengths of utterances in seconds and in tokens."""
     canvas = Canvas(2 * WIDTH, len(splits) * HEIGHT)
     for number, (name, split) in enumerate(splits.items()):
         source, target, second = split["source"], split["target"], split["source"]["frame_shift"] / 1000
@@ -34,7 +34,7 @@ def _speech(splits: dict[str, Any]) -> Canvas:
 
 
 def _text(report: dict[str, Any]) -> Canvas:
-    """For each split the tokens of its lines, side beside side; characters a token of all."""
+    """A histogram for each split, of tokens per line of all sides; and characters per token of all splits."""
     splits = report["splits"]
     columns = min(2, len(splits))
     rows = math.ceil(len(splits) / columns)
@@ -56,7 +56,7 @@ def _text(report: dict[str, Any]) -> Canvas:
 
 
 def _legend(canvas: Canvas, x: float, y: float, notes: Iterable[str]) -> None:
-    """Notes, each in its colour."""
+    """Draw notes in a row, each beside a box of its colour."""
     for note, color in zip(notes, COLORS, strict=False):
         canvas.box(x, y - 5, x + 11, y + 6, color)
         x = canvas.text(x + 17, y, note, "lm") + 24
@@ -64,15 +64,16 @@ def _legend(canvas: Canvas, x: float, y: float, notes: Iterable[str]) -> None:
 
 def _histogram(canvas: Canvas, corner: tuple[int, int], title: str, notes: list[str], counts: list[list[int]],
                unit: float, label: str) -> None:  # fmt: skip
-    """A panel: the shares of lines by their length, those of several sides side by side.
+    """Draw a panel with the shares of lines by length, the bars of several sides next to each other.
 
     Args:
-        canvas, corner: Where.
-        title: Of the panel.
-        notes: On each side.
-        counts: Lines in each bar of each side.
-        unit: What a bar spans.
-        label: What the lengths are.
+        canvas: To draw on.
+        corner: Upper left corner of the panel, in pixels.
+        title: Title of the panel.
+        notes: A note for each side.
+        counts: For each side, the number of lines in each bar.
+        unit: Width of a bar, in the unit of the lengths.
+        label: Label of the axis.
     """
     left, top = corner[0] + MARGIN + LEFT, corner[1] + MARGIN + TOP
     right, bottom = corner[0] + WIDTH - MARGIN, corner[1] + HEIGHT - MARGIN - BOTTOM
@@ -94,22 +95,22 @@ def _histogram(canvas: Canvas, corner: tuple[int, int], title: str, notes: list[
     for number in range(0, bars, max(1, int(round_step(bars, 8)))):
         canvas.text(left + width * (number + 0.5), bottom + 6, f"{number * unit:g}", "ma")
     spans = f" ({unit:g} a bar, its beginning given)" if unit != 1 else ""
-    longer = "; the last bar: all that are longer" if bars == BARS else ""
+    longer = "; the last bar has all longer ones" if bars == BARS else ""
     canvas.text((left + right) / 2, bottom + 26, f"{label}{spans}{longer}", "ma")
 
 
 def _premium(languages: dict[str, str], split: dict[str, Any]) -> str:
-    """The tokenizer premium both ways, if there is one."""
+    """The tokenizer premium in both directions, if there is one."""
     source, target = (languages[side] for side in PREMIUM)
     forth, back, _ = split["premium"].values()
     return "" if forth is None else f"; premium {target}/{source} {forth:.2f}, {source}/{target} {back:.2f}"
 
 
 def _rates(canvas: Canvas, languages: dict[str, str], corner: int, splits: dict[str, Any]) -> None:
-    """Characters a token of each side of each split."""
+    """Draw characters per token of each side of each split."""
     left, right, top = MARGIN + LEFT, canvas.image.width - 3 * MARGIN, corner + MARGIN + TOP
     bottom = top + 48 * len(splits)
-    canvas.text(left, top - 46, "Characters a token", "lm", LARGE)
+    canvas.text(left, top - 46, "Characters per token", "lm", LARGE)
     _legend(canvas, left, top - 20, languages.values())
     highest = max(split[side]["characters_per_token"] for split in splits.values() for side in languages) or 1.0
     step = round_step(highest, 8)

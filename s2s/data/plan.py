@@ -1,12 +1,12 @@
-"""Which examples share a batch: pure functions from arrays of lengths to lists of example numbers. No tensors here.
+"""Plans batches: pure functions from arrays of lengths to lists of example numbers, without tensors.
 
-A strategy is an order of the examples; one cut turns any order into batches. A batch's cost is what the device
-computes: its number of sentences times the cost of its longest sides, padding included.
+A strategy orders the examples; the order is then cut into batches. The cost of a batch is what the device computes: its
+number of sentences times the cost of its longest sides, padding included.
 
-    token_budget  by target length, then source length, so that a batch holds equal lengths
-    bucket_1d     buckets of like cost, in random order within; a batch is sized by its bucket's edge
-    bucket_2d     buckets of like source and target lengths (Canary, 2503.05931), in random order within
-    packed        several examples to a row, first-fit decreasing; the rows are then cut as in token_budget
+    token_budget  by target length, then source length, so that a batch has similar lengths
+    bucket_1d     buckets of similar cost, in random order within; the bucket's longest example determines batch sizes
+    bucket_2d     buckets of similar source and target lengths (Canary, 2503.05931), in random order within
+    packed        several examples per row, first-fit decreasing; the rows are then cut as in token_budget
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ STRATEGIES = ("token_budget", "bucket_1d", "bucket_2d", "packed")
 
 @dataclasses.dataclass
 class PlanConfig:
-    """Options of a plan."""
+    """Options of batch planning."""
 
     batching: str = option("token_budget", "which examples share a batch", STRATEGIES)
     batch_tokens: int = option(
@@ -48,15 +48,15 @@ class PlanConfig:
 
 @dataclasses.dataclass
 class Plan:
-    """The batches of one epoch, or of one window of it.
+    """The batches of an epoch, or of one window of it.
 
     Attributes:
-        batches: Arrays of example numbers, int64. Empty where there are too few examples for every member of a group.
-        rows: Packed: the number of examples in each row of each batch; else None.
-        source: Real source tokens, and the padded positions beside them.
+        batches: Arrays of example numbers, int64. Some are empty if there are too few examples for a group.
+        rows: With packing, the number of examples in each row of each batch; otherwise None.
+        source: Number of source tokens, and of positions of padding.
         target: The same for the target side.
-        oversized: Examples that are over the budget alone; each has a batch to itself.
-        empty: Examples of which a side has length zero.
+        oversized: Number of examples that exceed the budget by themselves; each is a batch of its own.
+        empty: Number of examples with a side of length zero.
     """
 
     batches: list[np.ndarray]
@@ -68,12 +68,12 @@ class Plan:
 
     @property
     def source_padding(self) -> float:
-        """Padded share of all source positions, 0 to 1."""
+        """Share of padding among all source positions, 0 to 1."""
         return self.source[1] / max(1, sum(self.source))
 
     @property
     def target_padding(self) -> float:
-        """Padded share of all target positions, 0 to 1."""
+        """Share of padding among all target positions, 0 to 1."""
         return self.target[1] / max(1, sum(self.target))
 
 
@@ -85,19 +85,20 @@ def plan(
     group: int = 1,
     tags: np.ndarray | None = None,
 ) -> Plan:
-    """Batches that hold every example exactly once.
+    """Plan batches in which every example occurs exactly once.
 
     Args:
-        source: [n] source lengths, what the model sees (EOS included).
-        target: [n] target lengths.
+        source: [n] source lengths (EOS included).
+        target: [n] target lengths (EOS included).
         config: Strategy, cost and budget.
-        rng: Source of the epoch's randomness; None: by length, in order (validation).
-        group: The batches come in groups of so many, of like lengths and equally many sentences (but for one), so that
-            ranks that take one each do not wait for each other. The number of batches is a multiple of it.
-        tags: [n] integers: all examples of a group have one tag.
+        rng: Random numbers of the epoch; None: no randomness, in order of length (validation).
+        group: Number of batches of a group. The batches of a group have similar lengths, and the same number of
+            sentences up to one, so that ranks that take one each do not wait for each other. The number of batches is a
+            multiple of it.
+        tags: [n] integers; all examples of a group have the same tag. None: there are no tags.
 
     Raises:
-        ValueError: a negative length.
+        ValueError: a length is negative.
     """
     source, target = np.asarray(source, np.int64), np.asarray(target, np.int64)
     if len(source) and min(source.min(), target.min()) < 0:
@@ -128,15 +129,15 @@ def plan(
 
 
 def batch_cost(config: PlanConfig, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """What one sentence of these lengths costs, in tokens (`product`: in pairs of them); arrays or numbers."""
+    """The cost of a sentence of these lengths, in tokens (`product`: pairs of tokens); arrays or integers."""
     if config.quadratic is not None:
         source, target = source + source**2 / config.quadratic, target + target**2 / config.quadratic
     return registry.find("cost", config.cost)(source, target)
 
 
 def kept_together(before: Plan, after: Plan) -> float:
-    """Share of the pairs of examples that share a batch in one plan and do so in another too, 0 to 1: what a shuffle
-    leaves as it was."""
+    """The share of pairs of examples in the same batch of one plan that are so in another plan, too, 0 to 1. It
+    measures how little a shuffle changes."""
 
     def batch_of(plan: Plan) -> np.ndarray:
         numbers = np.repeat(np.arange(len(plan.batches)), [len(batch) for batch in plan.batches])
@@ -157,7 +158,7 @@ def _rows(examples: np.ndarray, ends: np.ndarray, sizes: np.ndarray, rows: np.nd
 
 
 def _padding(lengths: np.ndarray, examples: np.ndarray, sizes: np.ndarray) -> int:
-    """Padded positions of one side of a batch."""
+    """Positions of padding on one side of a batch."""
     if not len(examples):
         return 0
     rows = np.add.reduceat(lengths[examples], np.cumsum(sizes) - sizes)
@@ -165,9 +166,9 @@ def _padding(lengths: np.ndarray, examples: np.ndarray, sizes: np.ndarray) -> in
 
 
 def _groups(source: np.ndarray, target: np.ndarray, config: PlanConfig, rng, group: int) -> list[list[np.ndarray]]:
-    """Row numbers of the batches of each group, from lengths [rows]."""
+    """Row numbers of the batches of each group, from the lengths of rows."""
     order, *bounds = ORDERS[config.batching](source, target, config, rng, group)
-    # A first batch of random size moves all the cuts, so that the same neighbours do not share a batch in every epoch.
+    # A first batch of random size shifts all cuts, so that neighbours do not share a batch in every epoch.
     first = config.batch_tokens if rng is None else int(rng.integers(1, config.batch_tokens + 1))
     sizes = _cut(bounds[0][order], bounds[1][order], config, first, group)
     runs = np.split(order, np.cumsum(sizes)[:-1])
@@ -175,18 +176,18 @@ def _groups(source: np.ndarray, target: np.ndarray, config: PlanConfig, rng, gro
 
 
 def _cut(source: np.ndarray, target: np.ndarray, config: PlanConfig, first: int, group: int) -> list[int]:
-    """Sizes of consecutive runs of rows, each of which dealt out to `group` batches keeps them within the budget
-    (within `first` for the first run)."""
+    """Sizes of consecutive runs of rows. Each run is divided into `group` batches, which must keep to the budget (those
+    of the first run to `first`)."""
     sizes: list[int] = []
     start, window = 0, 64
     while start < len(source):
         budget = config.batch_tokens if start else first
         end = start + window
         longest = [np.maximum.accumulate(side[start:end]) for side in (source, target)]
-        most = np.maximum(1, budget // np.maximum(1, batch_cost(config, *longest))).astype(np.int64)
-        most = np.minimum(most, config.batch_sentences or most)
-        most = np.where(most >= config.batch_multiple, most - most % config.batch_multiple, most)
-        fits = np.arange(1, len(most) + 1) <= group * most  # true, then false: the cost only rises
+        limit = np.maximum(1, budget // np.maximum(1, batch_cost(config, *longest))).astype(np.int64)
+        limit = np.minimum(limit, config.batch_sentences or limit)
+        limit = np.where(limit >= config.batch_multiple, limit - limit % config.batch_multiple, limit)
+        fits = np.arange(1, len(limit) + 1) <= group * limit  # true, then false: costs only rise
         size = int(fits.sum())
         if size == window and end < len(source):
             window *= 2
@@ -194,20 +195,23 @@ def _cut(source: np.ndarray, target: np.ndarray, config: PlanConfig, first: int,
         sizes.append(size)
         start, window = start + size, max(64, 2 * size)
     if len(sizes) > 1 and sizes[-1] < group <= sizes[-1] + sizes[-2] - group:
-        sizes[-2:] = [sizes[-2] + sizes[-1] - group, group]  # so that no batch of the last group is empty
+        sizes[-2:] = [sizes[-2] + sizes[-1] - group, group]  # otherwise a batch of the last group would be empty
     return sizes
 
 
-# Orders: row numbers [rows], and the source and the target length that each row counts with
+# Orders. Each returns row numbers [rows], and the source and target length with which each row counts, [rows]
 
 
 def _by_length(source: np.ndarray, target: np.ndarray, config: PlanConfig, rng, group: int):
-    """By target length, then by source length, rising and falling in turn so that a batch that spans two target lengths
-    does not span all source lengths. (Where the source alone makes the cost, the other way round.) Ties at random.
+    """By target length, then by source length; ties are in random order.
 
-    With many more lengths than batches, strips of like target lengths take their place: nearly all of the padding would
-    otherwise be the source's. Where a batch spans several source lengths, these are blurred by up to a quarter of that,
-    for a little more padding: with few ties, nearly the same examples would share a batch in every epoch.
+    Source lengths rise and fall in turn, so that a batch that spans two target lengths does not span all source
+    lengths. If only the source counts in the cost, source and target change places.
+
+    If there are many more lengths than batches, strips of similar target lengths replace target lengths; otherwise
+    nearly all padding would be on the source side. If a batch spans several source lengths, these are blurred by up to
+    a quarter of the span. This costs a little padding, but with few ties nearly the same examples would share a batch
+    in every epoch.
     """
     major, minor = (source, target) if config.cost in ("source", "frames") else (target, source)
     if rng is None:
@@ -224,7 +228,7 @@ def _by_length(source: np.ndarray, target: np.ndarray, config: PlanConfig, rng, 
 
 
 def _by_cost(source: np.ndarray, target: np.ndarray, config: PlanConfig, rng, group: int):
-    """Buckets of like cost."""
+    """By buckets of similar cost."""
     cost = batch_cost(config, source, target)
     number = config.buckets[0] if config.buckets else _few(cost, config, group)
     bucket = _equal_cost(cost, cost, number)
@@ -232,7 +236,8 @@ def _by_cost(source: np.ndarray, target: np.ndarray, config: PlanConfig, rng, gr
 
 
 def _by_both(source: np.ndarray, target: np.ndarray, config: PlanConfig, rng, group: int):
-    """Buckets of like target lengths, each divided into buckets of like source lengths, to and fro."""
+    """By buckets of similar target lengths, each divided into buckets of similar source lengths, rising and falling in
+    turn."""
     cost = batch_cost(config, source, target)
     side = max(1, round(_few(cost, config, group) ** 0.5))
     across, down = config.buckets if config.buckets else (side, side)
@@ -248,7 +253,8 @@ ORDERS = {"token_budget": _by_length, "bucket_1d": _by_cost, "bucket_2d": _by_bo
 
 
 def _by_bucket(bucket: np.ndarray, source: np.ndarray, target: np.ndarray, rng):
-    """By bucket, at random within; every row counts with its bucket's longest, so that a bucket has one batch size."""
+    """By bucket, in random order within. Every row counts with its bucket's largest lengths, so that a bucket has a
+    single batch size."""
     bucket = np.unique(bucket, return_inverse=True)[1]
     order = np.argsort(bucket, kind="stable") if rng is None else np.lexsort((rng.random(len(bucket)), bucket))
     starts = np.searchsorted(bucket[order], np.arange(bucket.max() + 1))
@@ -257,12 +263,13 @@ def _by_bucket(bucket: np.ndarray, source: np.ndarray, target: np.ndarray, rng):
 
 
 def _few(cost: np.ndarray, config: PlanConfig, group: int) -> int:
-    """How many buckets of about two batches each there are."""
+    """The number of buckets if each has about two batches."""
     return max(1, round(cost.sum() / config.batch_tokens / group / 2))
 
 
 def _equal_cost(lengths: np.ndarray, cost: np.ndarray, number: int) -> np.ndarray:
-    """At most `number` buckets [n] by length, of about equal total cost; the same length is in the same bucket."""
+    """The bucket of each row [n]: at most `number` buckets by length, of about equal total cost. Rows of the same
+    length are in the same bucket."""
     order = np.argsort(lengths, kind="stable")
     total = np.cumsum(cost[order])
     edges = np.searchsorted(total, total[-1] * np.arange(1, number) / number)
@@ -270,24 +277,27 @@ def _equal_cost(lengths: np.ndarray, cost: np.ndarray, number: int) -> np.ndarra
 
 
 def _pack(examples: np.ndarray, source: np.ndarray, target: np.ndarray, config: PlanConfig, rng):
-    """First-fit decreasing in two dimensions, a row at a time: the longest example left opens a row, then always the
-    longest target that fits goes in, with the source that is nearest to the row's proportion of the sides.
+    """First-fit decreasing in two dimensions, one row at a time. The longest example left opens a row. Then the longest
+    target that fits is added, with the source length nearest to the row's proportion of source and target.
 
     Args:
-        examples: [n] their numbers; `source` and `target` are their lengths.
+        examples: [n] example numbers.
+        source, target: [n] their lengths.
+        config: Cost and budget.
+        rng: Random order of ties; None: no randomness.
 
     Returns:
-        The examples in the order of the rows, and the number in each row.
+        The examples in the order of the rows, and the number of examples in each row.
     """
     width = _row_width(source, target, config)
     order = np.arange(len(source)) if rng is None else rng.permutation(len(source))
     order = order[np.lexsort((source[order], target[order]))]
     source, target = source[order], target[order]
-    # For each target length, rising: the source lengths, rising, and the examples of each.
+    # For each target length, in rising order: the source lengths, in rising order, and the examples of each.
     alike = np.flatnonzero(np.diff(source, prepend=-1) | np.diff(target, prepend=-1))
-    stacks = [part.tolist() for part in np.split(examples[order], alike[1:])]
+    stacks = [same.tolist() for same in np.split(examples[order], alike[1:])]
     values, starts = np.unique(target[alike], return_index=True)
-    sources = [part.tolist() for part in np.split(source[alike], starts[1:])]
+    sources = [same.tolist() for same in np.split(source[alike], starts[1:])]
     numbers = [stacks[first:last] for first, last in zip(starts, [*starts[1:], len(alike)], strict=True)]
     targets, packed, sizes = values.tolist(), [], []
 
@@ -323,7 +333,7 @@ def _pack(examples: np.ndarray, source: np.ndarray, target: np.ndarray, config: 
 
 
 def _row_width(source: np.ndarray, target: np.ndarray, config: PlanConfig) -> tuple[int, int]:
-    """Room of a row for source and target tokens, in the proportion of the two in the data; a row fits the budget."""
+    """Capacity of a row in source and target tokens, in their proportion in the data, and within the budget."""
     longer = max(1, source.sum(), target.sum())
     width = config.row_tokens or max(64, config.batch_tokens // 128)
     while True:
@@ -334,7 +344,8 @@ def _row_width(source: np.ndarray, target: np.ndarray, config: PlanConfig) -> tu
 
 
 def _room(width: tuple[int, int], opening: tuple[int, int], config: PlanConfig) -> tuple[int, int]:
-    """Room of the row that an example opens: the usual one, doubled until the example fits, or just the example's."""
+    """Capacity of the row that an example opens: `width`, doubled until the example fits; or the size of the example,
+    if that would exceed the budget."""
     room = width
     while room[0] < opening[0] or room[1] < opening[1]:
         room = 2 * max(1, room[0]), 2 * max(1, room[1])

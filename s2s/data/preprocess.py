@@ -1,5 +1,5 @@
-"""Parallel text to a store: a task of lines declares its fields, learns the tokenizers, then reads, filters and encodes
-in worker processes (`s2s.data.recipe`)."""
+"""Preprocessing of parallel text: a task declares the fields of a line, learns tokenizers, and then reads, filters and
+encodes lines in worker processes (`s2s.data.recipe`)."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,42 +26,47 @@ from s2s.text.tokenizer import LearningError, Tokenizer, check_output, load_toke
 
 @dataclasses.dataclass
 class FilterConfig:
-    """Which training pairs are kept. Validation and test keep every line."""
+    """Filters of training pairs. Validation and test splits keep every line."""
 
-    min_length: int = option(1, "fewest tokens of a side", at_least=0)
-    max_length: int = option(1024, "most tokens of a side", at_least=1)
-    max_ratio: float | None = option(None, "longer side over shorter side, in tokens; null: any", at_least=1)
+    min_length: int = option(1, "minimum number of tokens on each side", at_least=0)
+    max_length: int = option(1024, "maximum number of tokens on each side", at_least=1)
+    max_ratio: float | None = option(
+        None, "maximum ratio of the longer to the shorter side, in tokens; null: any", at_least=1
+    )
 
 
 @dataclasses.dataclass
 class PreprocessConfig(RecipeConfig):
     """Schema of `s2s-preprocess`."""
 
-    task: str = option("translation", "what a store is made for; its keys are those of the task")
-    source: str = option("source", "source language: the ending of the source files")
-    target: str = option("target", "target language: the ending of the target files")
+    task: str = option("translation", "task of the store; it decides which other keys there are")
+    source: str = option("source", "source language, which is the ending of the source files")
+    target: str = option("target", "target language, which is the ending of the target files")
     train: list[str] = option([], "training corpora: prefixes (PREFIX.de and PREFIX.en), TSV files, - (TSV on stdin)")
     valid: list[str] = option([], "validation corpora, joined into one split")
     test: list[str] = option([], "test corpora: splits test, test1, test2 ...")
     tokenizer: Any = group("tokenizer", TOKENIZER, "tokenizer of both sides")
     source_tokenizer: Any = group("tokenizer", None, "tokenizer of the source side, if not `tokenizer`")
     target_tokenizer: Any = group("tokenizer", None, "tokenizer of the target side, if not `tokenizer`")
-    tokenizer_from: str | None = option(None, "a store whose tokenizers and vocabularies are used instead")
+    tokenizer_from: str | None = option(None, "store whose tokenizers and vocabularies to use instead")
     filter: FilterConfig = option(FilterConfig, "")
-    keep_text: bool = option(False, "keep the raw text of the training split too")
-    max_line_bytes: int = option(MAX_LINE_BYTES, "a longer line of a corpus is an error", at_least=1)
+    keep_text: bool = option(False, "also keep the raw text of the training split")
+    max_line_bytes: int = option(
+        MAX_LINE_BYTES, "maximum length of a line, in bytes; a longer line is an error", at_least=1
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """What a task reads of each line of a corpus: PREFIX.ENDING, or a column of a TSV file.
+    """A field of each line of a corpus: a line of the file PREFIX.ENDING, or a column of a TSV file.
 
     Attributes:
-        name: Of its columns: NAME.tokens and NAME.text of `tokens`, else NAME.
-        ending: Of its files.
-        kind: `tokens` (of a tokenizer), `text` (the line itself), `number` (one), or `array` (numbers with spaces).
-        type: Of numbers and arrays (`s2s.data.columns.KINDS`).
-        width: Of an array.
+        name: Name of its column; for `tokens`, its columns are NAME.tokens and NAME.text.
+        ending: Ending of its files.
+        kind: `tokens` (made by a tokenizer), `text` (the line itself), `number` (a single number), or `array` (numbers
+            separated by spaces).
+        type: Type of numbers and arrays (`s2s.data.columns.KINDS`).
+        width: Values per row of an array.
     """
 
     name: str
@@ -72,7 +77,7 @@ class Field:
 
     @property
     def column(self) -> Column:
-        """Of what is not tokens."""
+        """The column of a field that is not `tokens`."""
         return Column(self.name, self.kind, *(() if self.kind == "text" else (self.type, self.width)))
 
 
@@ -87,20 +92,20 @@ class TextRecipe(Recipe[PreprocessConfig]):
     Config = PreprocessConfig
 
     def fields(self) -> list[Field]:
-        """What is read of each line, `source` and `target` among it."""
+        """The fields of each line; `source` and `target` must be among them."""
         return [Field("source", self.config.source), Field("target", self.config.target)]
 
     def inputs(self) -> Iterator[str | None]:
-        """As Recipe.inputs."""
+        """As in Recipe."""
         config = self.config
         yield from (*config.train, *config.valid, *config.test, config.tokenizer_from)
         yield from given(config.tokenizer, *self._own.values())
 
     def find(self) -> None:
-        """As Recipe.find."""
+        """As in Recipe."""
         config, fields = self.config, self.fields()
         if not self.named:
-            raise UserError("no corpus: train=PREFIX reads PREFIX.SOURCE and PREFIX.TARGET")
+            raise UserError("no corpus is given; train=PREFIX reads PREFIX.SOURCE and PREFIX.TARGET")
         find = partial(Corpus.find, endings=[field.ending for field in fields], max_line_bytes=config.max_line_bytes,
                        names=[field.name for field in fields])  # fmt: skip
         sides = [self._own.get(name, config.tokenizer) for name in self._streams]
@@ -110,22 +115,22 @@ class TextRecipe(Recipe[PreprocessConfig]):
         self._corpora = {split: [find(name) for name in of_split] for split, of_split in self.named.items()}
 
     def before(self, writer: StoreWriter) -> None:
-        """Have the tokenizers."""
+        """Learn or load the tokenizers."""
         self._tokenizers = self._reused() if self.config.tokenizer_from is not None else self._learned()
         for name, tokenizer in self._tokenizers.items():
             writer.add_tokenizer(tokenizer, name)
-        _loaded.cache_clear()  # of another store at this place
+        _loaded.cache_clear()  # it may have the tokenizers of an earlier store in the same folder
 
     @property
     def tokenizers(self) -> dict[str, Tokenizer]:
         return self._tokenizers
 
     def splits(self, submit: Callable, writer: StoreWriter) -> dict[str, list[Corpus]]:
-        """As Recipe.splits."""
+        """As in Recipe."""
         return self._corpora
 
     def columns(self, split: str) -> list[Column]:
-        """As Recipe.columns."""
+        """As in Recipe."""
         columns = []
         for field in self.fields():
             if field.kind == "tokens":
@@ -136,27 +141,27 @@ class TextRecipe(Recipe[PreprocessConfig]):
         return columns
 
     def _keeps_text(self, split: str) -> bool:
-        sampled = any(tokenizer.sampling for tokenizer in self._tokenizers.values())  # training tokenizes anew
+        sampled = any(tokenizer.sampling for tokenizer in self._tokenizers.values())  # training tokenizes again
         return split != "train" or self.config.keep_text or sampled
 
     def work(self, split: str, folder: Path) -> partial:
-        """As Recipe.work."""
+        """As in Recipe."""
         first: dict[int, str] = {}
-        same = tuple((name, first.setdefault(id(one), name)) for name, one in self._tokenizers.items())
+        same = tuple((name, first.setdefault(id(tokenizer), name)) for name, tokenizer in self._tokenizers.items())
         rules = self.config.filter if split == "train" else None
         return partial(encode, Work(folder, same, tuple(self.fields()), rules, self._keeps_text(split)))
 
     def total(self, corpora: list[Corpus]) -> int | None:
-        """As Recipe.total."""
+        """As in Recipe."""
         sizes = [corpus.size for corpus in corpora]
         return None if None in sizes else sum(sizes)
 
     def split_facts(self, split: str, corpora: list, facts: dict[str, Any], sums: dict[str, Any]) -> dict[str, Any]:
-        """With the tokenizer premium."""
+        """As in Recipe, with the tokenizer premium."""
         return {**facts, "premium": premium_facts(sums["premium"])}
 
     def table(self, report: dict[str, Any]) -> str:
-        """As Recipe.table."""
+        """As in Recipe."""
         return table(report)
 
     # Tokenizers
@@ -167,12 +172,12 @@ class TextRecipe(Recipe[PreprocessConfig]):
 
     @property
     def _own(self) -> dict[str, Any]:
-        """Configs of the tokenizers of single streams, by the stream."""
-        found = {name: getattr(self.config, f"{name}_tokenizer", None) for name in self._streams}
-        return {name: config for name, config in found.items() if config is not None}
+        """Stream -> config of its tokenizer, for streams that do not use `tokenizer`."""
+        configs = {name: getattr(self.config, f"{name}_tokenizer", None) for name in self._streams}
+        return {name: config for name, config in configs.items() if config is not None}
 
     def _learned(self) -> dict[str, Tokenizer]:
-        """The tokenizers learned on the training text; the same object for those that are one."""
+        """Learn the tokenizers on the training text; streams with a joint tokenizer share one object."""
         own = self._own
         if self.config.tokenizer.joint and not own:
             return dict.fromkeys(self._streams, self._learn("tokenizer", self._streams))
@@ -185,35 +190,36 @@ class TextRecipe(Recipe[PreprocessConfig]):
             check_output(choice, key)
         try:
             with progress(f"learn {' and '.join(streams)}", self.total(train)) as bar:
-                found = registry.find("tokenizer", choice.type)
-                return found.learn(choice, _text(train, streams, bar), self.config.seed)
+                tokenizer = registry.find("tokenizer", choice.type)
+                return tokenizer.learn(choice, _text(train, streams, bar), self.config.seed)
         except LearningError as error:
             raise UserError(f"{key} ({' and '.join(streams)}): {error}") from error
 
     def _reused(self) -> dict[str, Tokenizer]:
-        """The tokenizers of another store, by language where its direction is the other one."""
+        """The tokenizers of another store; swapped if its languages are those of this store in reverse."""
         config = self.config
         if self._own or config.tokenizer != registry.find("tokenizer", TOKENIZER).Config():
-            raise UserError("tokenizer_from and tokenizer options exclude each other: choose one of them")
+            raise UserError("tokenizer_from and tokenizer options exclude each other; choose one of them")
         store = Store(config.tokenizer_from)
-        found = store.tokenizers()
-        if (store.target_language, store.source_language) == (config.source, config.target) and "source" in found:
-            found = {**found, "source": found["target"], "target": found["source"]}
-        if missing := [name for name in self._streams if name not in found]:
-            has = ", ".join(found)
-            raise UserError(f"tokenizer_from={config.tokenizer_from}: has no tokenizer of {missing[0]}, but of {has}")
-        self.check_reserved([found[name] for name in self._streams])
-        return {name: found[name] for name in self._streams}
+        loaded = store.tokenizers()
+        if (store.target_language, store.source_language) == (config.source, config.target) and "source" in loaded:
+            loaded = {**loaded, "source": loaded["target"], "target": loaded["source"]}
+        if missing := [name for name in self._streams if name not in loaded]:
+            names = ", ".join(loaded)
+            raise UserError(f"tokenizer_from={config.tokenizer_from}: has no tokenizer for {missing[0]}; it has "
+                            f"tokenizers for {names}")  # fmt: skip
+        self.check_reserved([loaded[name] for name in self._streams])
+        return {name: loaded[name] for name in self._streams}
 
 
 def _text(corpora: list[Corpus], streams: Sequence[str], bar: Callable[[int], Any]) -> Iterator[list[str]]:
-    """Lines of the given streams of all corpora, some at a time; tells `bar` the bytes read."""
+    """Lists of lines of the given streams of all corpora; `bar` is called with the bytes read."""
     if not corpora:
-        raise UserError("train is needed: a tokenizer learns from the training text (or tokenizer_from=STORE)")
+        raise UserError("train= is required to learn a tokenizer (or give tokenizer_from=STORE)")
     for corpus in corpora:
         if corpus.is_stream:
             raise UserError(
-                f"train={corpus.name}: a pipe can be read once, so no tokenizer can be learned from it; give one: "
+                f"train={corpus.name}: a pipe can be read only once, so no tokenizer can be learned from it; give one: "
                 "tokenizer_from=STORE, tokenizer.model=FILE, tokenizer.vocabulary=FILE or tokenizer=bytes"
             )
     for corpus in corpora:
@@ -228,14 +234,14 @@ def _text(corpora: list[Corpus], streams: Sequence[str], bar: Callable[[int], An
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a worker does with a chunk.
+    """The work of a worker on a chunk.
 
     Attributes:
-        folder: Where the tokenizers are.
-        tokenizers: The name of each stream of tokens, and the first that has the same tokenizer.
-        fields: What a chunk has.
-        filter: None for splits that keep every line.
-        text: Keep the raw lines of tokens.
+        folder: The folder of the tokenizers.
+        tokenizers: Each stream of tokens, and the first stream with the same tokenizer.
+        fields: The fields of a line.
+        filter: The filters; None: every line is kept.
+        text: Whether to keep the raw text of streams of tokens.
     """
 
     folder: Path
@@ -249,7 +255,7 @@ def encode(work: Work, chunk: Chunk) -> Encoded:
     """Decode, tokenize and filter one chunk.
 
     Raises:
-        UserError: what `Chunk.texts` raises; what is no number where one is needed.
+        UserError: as `Chunk.texts`; a number is expected in a line that has something else.
     """
     tokenizers = _loaded(work.folder, work.tokenizers)
     texts = dict(zip(chunk.names, chunk.texts(), strict=True))
@@ -276,7 +282,7 @@ def encode(work: Work, chunk: Chunk) -> Encoded:
 
 
 def _numbers(field: Field, text: str, where: Callable[[int], str]) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of lines, and how many each has. Raises UserError for a line without, or with something else."""
+    """The numbers of all lines, and how many each line has. Raises UserError if a line has anything else."""
     kind = np.dtype(field.type)
     rows = []
     for number, line in enumerate(text.split("\n")):
@@ -286,21 +292,22 @@ def _numbers(field: Field, text: str, where: Callable[[int], str]) -> tuple[np.n
             if not fits or not np.isfinite(rows[-1]).all():
                 raise ValueError
         except (ValueError, OverflowError):
-            one = "a whole number" if kind.kind != "f" else "a number"
-            needed = one if field.kind == "number" else f"{one} for each of {field.width} columns, any number of times,"
-            raise UserError(f"{where(number)}: {field.name}: {needed} is needed, not {line[:40]!r}") from None
+            unit = "an integer" if kind.kind != "f" else "a number"
+            expected = unit if field.kind == "number" else f"rows of {field.width} values, each {unit}"
+            raise UserError(f"{where(number)}: {field.name}: must be {expected}, not {line[:40]!r}") from None
     return np.concatenate(rows), np.fromiter(map(len, rows), np.int64, len(rows))
 
 
 def select(lengths: Iterable[np.ndarray], rules: FilterConfig) -> tuple[np.ndarray, dict[str, int]]:
-    """Which pairs the rules keep, and how many each rule drops; a pair counts for the first rule that drops it.
+    """Apply the filters to pairs.
 
     Args:
-        lengths: Tokens of each line of each side, integers [pairs] each.
+        lengths: For each side, the number of tokens of each line, integers [pairs].
         rules: The filters.
 
     Returns:
-        Booleans [pairs], and pairs dropped by the name of the rule.
+        Which pairs are kept, bool [pairs]; and filter -> number of pairs dropped. A pair counts for the first filter
+        that drops it.
     """
     lengths = list(lengths)
     short, long = np.minimum.reduce(lengths), np.maximum.reduce(lengths)
@@ -316,8 +323,8 @@ def select(lengths: Iterable[np.ndarray], rules: FilterConfig) -> tuple[np.ndarr
 
 @lru_cache(maxsize=1)
 def _loaded(folder: Path, tokenizers: tuple[tuple[str, str], ...]) -> dict[str, Tokenizer]:
-    """The tokenizers saved in a folder by the names of streams, loaded once in each process."""
-    found: dict[str, Tokenizer] = {}
+    """Stream -> tokenizer, from the files in a folder; loaded once in each process."""
+    loaded: dict[str, Tokenizer] = {}
     for name, first in tokenizers:
-        found[name] = found.get(first) or load_tokenizer(folder, name)
-    return found
+        loaded[name] = loaded.get(first) or load_tokenizer(folder, name)
+    return loaded

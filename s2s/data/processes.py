@@ -1,4 +1,4 @@
-"""Work in several processes, in order, with a bar: what the commands that make stores share."""
+"""Parallel work in processes, with results in order, and a progress bar; for the commands that make stores."""
 
 import gc
 import os
@@ -21,14 +21,18 @@ STOP = {signal.SIGINT, signal.SIGTERM}
 
 @contextmanager
 def pool(workers: int) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
-    """A function that maps a function over a stream, in order, in so many processes (one: in this one)."""
+    """A function like `map` that runs in `workers` processes and returns results in order; 1: in this process.
+
+    Raises:
+        Failure: a worker process died.
+    """
     if workers == 1:
         with _no_cycles():
             yield map
         return
-    # Forking is instant and this process has no threads yet; elsewhere than on Linux it is not safe.
+    # Forking is fast, and safe because this process has no threads yet; on other systems than Linux it is not safe.
     context = get_context("fork" if sys.platform == "linux" else "spawn")
-    # Python drops an exception that is raised while it forks, and with it the wish to stop; so signals wait till after.
+    # Python drops an exception that is raised while it forks, so an interrupt would be lost: signals wait till after.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:
         executor = ProcessPoolExecutor(workers, context, initializer=_start_worker)
@@ -44,7 +48,7 @@ def pool(workers: int) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
 
 
 def _map_in_order(executor: ProcessPoolExecutor, most: int, function: Callable, items: Iterable) -> Iterator:
-    """Results in the order of the items, with at most `most` on the way."""
+    """The results in the order of the items; at most `most` items are submitted at once."""
     waiting: deque = deque()
     for item in items:
         waiting.append(executor.submit(function, item))
@@ -55,7 +59,7 @@ def _map_in_order(executor: ProcessPoolExecutor, most: int, function: Callable, 
 
 
 def _start_worker() -> None:
-    """The parent decides when a worker ends: at an interrupt it cleans up, and if it is killed the workers go too."""
+    """Set up signals of a worker. The parent handles interrupts; if it is killed, its workers exit, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
@@ -70,7 +74,7 @@ def _start_worker() -> None:
 
 @contextmanager
 def _no_cycles() -> Iterator[None]:
-    """Search no cycles for garbage: chunks leave none, and to search their many lists takes 5% of the time."""
+    """Disable the search for reference cycles: chunks have none, and the search takes 5% of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -81,18 +85,18 @@ def _no_cycles() -> Iterator[None]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def progress(title: str, total: float | None, unit: str = "B") -> Iterator[Callable[[float], Any]]:
-    """A function that takes how much was just done, and shows a bar if standard error is a terminal.
+    """A function to call with the amount of work just done. It shows a bar if standard error is a terminal.
 
     Args:
-        title: What is being done.
-        total: How much there is to do; None: unknown.
-        unit: Of what is counted.
+        title: Title of the bar.
+        total: Total amount of work; None: unknown.
+        unit: Unit of the amounts.
     """
     if not sys.stderr.isatty():
         yield lambda count: None

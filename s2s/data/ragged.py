@@ -1,9 +1,9 @@
-"""Rows of different lengths in files: all values one after the other, and beside them where each row begins.
+"""Files of rows of different lengths: a file with all values, and a file with the place where each row begins.
 
     PATH                values of one shard, row after row
-    PATH.offsets        int64 [rows + 1]: row i lies at offsets[i]:offsets[i + 1]
+    PATH.offsets        int64 [rows + 1]: row i is offsets[i]:offsets[i + 1] of the values
 
-A long column is cut into shards, each a pair of such files; its rows are numbered through. All numbers are
+A long column is divided into shards, each a pair of such files; rows are numbered over all shards. All numbers are
 little-endian.
 """
 
@@ -19,20 +19,20 @@ from s2s import files
 from s2s.data.blocks import BlockHasher, Blocks, damaged, unreadable
 
 OFFSET = np.dtype("<i8")
-# Mappings are dropped after so many rows or files. What was touched once counts as this process's memory till then (up
-# to 2 MiB a row, where the page cache has huge pages), and every mapped file holds a descriptor.
+# Mappings are dropped after this many rows or files. Until then, all pages read count as this process's memory (up to
+# 2 MiB per row, if the page cache has huge pages), and every mapped file keeps a descriptor.
 MAPPED_ROWS = 512
 MAPPED_FILES = 128
-LONG_ROW = 512  # values; rows that are longer on average are copied one by one, which takes no index of each value
+LONG_ROW = 512  # values; longer rows (on average) are copied one by one, which needs no index for each value
 
 
 class Ragged:
-    """The rows of a column, read when asked for, and verified as they are read.
+    """The rows of a column, which are read on demand and verified.
 
     Args:
         shards: The file of values and the number of rows of each shard.
-        dtype: Of the values.
-        blocks: What a file must hold.
+        dtype: Type of the values.
+        blocks: Path of a file -> its Blocks, which verify it.
     """
 
     def __init__(self, shards: list[tuple[Path, int]], dtype: np.dtype, blocks: Callable[[Path], Blocks]):
@@ -46,16 +46,16 @@ class Ragged:
         return int(self._starts[-1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_mapped": {}}  # another process maps for itself
+        return self.__dict__ | {"_mapped": {}}  # another process makes its own mappings
 
     def lengths(self, first: int, last: int) -> np.ndarray:
-        """Values of each of the rows first ... last - 1, int32 [last - first].
+        """Number of values of each of the rows first ... last - 1, int32 [last - first].
 
-        Reads them from the disk, shard by shard: memory is that of the result and of one shard's range.
+        They are read from the disk, shard by shard; memory is needed for the result and for the range of one shard.
 
         Raises:
-            IndexError: rows that are not there.
-            UserError: a file that cannot be read or is damaged, by name.
+            IndexError: there are no such rows.
+            UserError: a file cannot be read or is damaged; the message names it.
         """
         if not 0 <= first <= last <= len(self):
             raise IndexError(f"rows {first} to {last} of {len(self)}")
@@ -63,26 +63,26 @@ class Ragged:
         for shard, path in enumerate(self._paths):
             start, end = int(self._starts[shard]), min(last, int(self._starts[shard + 1]))
             if done < end:
-                found = np.diff(_read(self._blocks(offsets_path(path)), OFFSET, done - start, end - done + 1))
-                if found.min() < 0:
+                counts = np.diff(_read(self._blocks(offsets_path(path)), OFFSET, done - start, end - done + 1))
+                if counts.min() < 0:
                     raise damaged(offsets_path(path))
-                lengths[done - first : end - first] = found
+                lengths[done - first : end - first] = counts
                 done = end
         return lengths
 
     def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of any numbers in any order.
+        """Read rows, in any order.
 
         Args:
-            rows: Their numbers, integers [R].
+            rows: Row numbers, integers [R].
 
         Returns:
-            values: Of all these rows, one after the other, `dtype` [sum of lengths].
-            lengths: Of each row, int64 [R].
+            values: Concatenated values of the rows, `dtype` [sum of lengths].
+            lengths: Number of values of each row, int64 [R].
 
         Raises:
-            IndexError: a row that is not there.
-            UserError: a file that cannot be read or is damaged, by name.
+            IndexError: there is no such row.
+            UserError: a file cannot be read or is damaged; the message names it.
         """
         rows = np.asarray(rows, np.int64)
         if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
@@ -99,7 +99,7 @@ class Ragged:
             pieces.append(piece)
         if len(shards) == 1:
             return pieces[1], lengths
-        begins = np.empty(len(rows), np.int64)  # of each row among the pieces, which are in the order of the shards
+        begins = np.empty(len(rows), np.int64)  # start of each row in the pieces, which are in the order of shards
         begins[order] = np.cumsum(lengths[order]) - lengths[order]
         return _take(np.concatenate(pieces), begins, lengths), lengths
 
@@ -119,19 +119,20 @@ class Ragged:
         return _take(values.array, begins, ends - begins), ends - begins
 
     def _map(self, path: Path, dtype: np.dtype) -> "_Mapping":
-        """A file as a read-only array whose pages are read when touched."""
-        found = self._mapped.get(path)
-        if found is None:
+        """Map a file as a read-only array, whose pages are read on access."""
+        mapping = self._mapped.get(path)
+        if mapping is None:
             if len(self._mapped) >= MAPPED_FILES:
                 self._mapped = {}
-            found = self._mapped[path] = _Mapping(self._blocks(path), dtype)
-        if found.memory is not None and found.memory.size() < len(found.memory):  # to touch it would kill the process
+            mapping = self._mapped[path] = _Mapping(self._blocks(path), dtype)
+        memory = mapping.memory
+        if memory is not None and memory.size() < len(memory):  # the file was truncated: access would kill the process
             raise damaged(path)
-        return found  # kept by the caller, whatever other threads drop
+        return mapping  # the caller keeps it, whatever other threads drop
 
 
 def _take(values: np.ndarray, begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """A copy of several stretches, one after the other [sum of lengths]."""
+    """A copy of several ranges of `values`, concatenated, [sum of lengths]."""
     total = int(lengths.sum())
     if total > LONG_ROW * len(lengths):
         return np.concatenate([values[b:e] for b, e in zip(begins.tolist(), (begins + lengths).tolist(), strict=True)])
@@ -139,14 +140,14 @@ def _take(values: np.ndarray, begins: np.ndarray, lengths: np.ndarray) -> np.nda
 
 
 class _Mapping:
-    """A file as a read-only `array`.
+    """A file mapped as a read-only `array`.
 
     Args:
-        blocks: What it must hold.
-        dtype: Of its values.
+        blocks: The Blocks that verify it.
+        dtype: Type of its values.
 
     Raises:
-        UserError: it cannot be read, or has another size.
+        UserError: the file cannot be read, or has the wrong size.
     """
 
     def __init__(self, blocks: Blocks, dtype: np.dtype):
@@ -154,20 +155,20 @@ class _Mapping:
         try:
             with open(blocks.path, "rb") as file:
                 blocks.look(file.fileno())
-                if blocks.size:  # else it cannot be mapped
+                if blocks.size:  # an empty file cannot be mapped
                     self.memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                     self.array = np.frombuffer(self.memory, dtype, len(self.memory) // dtype.itemsize)
         except OSError as error:
             raise unreadable(blocks.path, error) from error
 
     def check(self, begins: np.ndarray, ends: np.ndarray) -> None:
-        """Verify values begins ... ends - 1 of several stretches, integers [n]. Raises UserError naming the file."""
+        """Verify the values begins ... ends - 1 of several ranges, integers [n]. Raises UserError naming the file."""
         size = self.array.dtype.itemsize
         self.blocks.check(begins * size, ends * size, lambda begin, end: memoryview(self.memory)[begin:end])
 
 
 def _read(blocks: Blocks, dtype: np.dtype, first: int, count: int) -> np.ndarray:
-    """`count` numbers of a file, from number `first` on. Raises UserError naming a file that does not hold them."""
+    """Read `count` numbers of a file, from index `first`. Raises UserError that names a damaged file."""
     numbers, begin = np.empty(count, dtype), first * dtype.itemsize
     try:
         with open(blocks.path, "rb") as file:
@@ -183,25 +184,30 @@ def _read(blocks: Blocks, dtype: np.dtype, first: int, count: int) -> np.ndarray
 
 
 class RaggedWriter:
-    """Appends rows to a column, and hashes its files on the way.
+    """Appends rows to a column, and hashes its files while they are written.
 
     Args:
-        path: The file of values of a shard, by the shard's number.
-        dtype: Of the values.
-        shard_rows: Rows of a shard; one that is full is flushed to the disk and closed.
+        path: Number of a shard -> its file of values.
+        dtype: Type of the values.
+        shard_rows: Rows per shard; a full shard is flushed to the disk and closed.
     """
 
     def __init__(self, path: Callable[[int], Path], dtype: np.dtype, shard_rows: int):
         self.dtype = dtype.newbyteorder("<")
         self.shards: list[int] = []  # rows of each shard so far
-        self.values = self.longest = 0  # of all rows, and of the longest one
+        self.values = self.longest = 0  # number of values of all rows, and of the longest row
         self._path, self._shard_rows = path, shard_rows
         self._open: tuple[_HashedFile, _HashedFile] | None = None  # values and offsets of the last shard
         self._end = 0
         self._files: dict[str, BlockHasher] = {}
 
     def append(self, values: np.ndarray, lengths: np.ndarray) -> None:
-        """Append rows: all their values [sum of lengths], and how many each has [rows]."""
+        """Append rows.
+
+        Args:
+            values: Concatenated values of the rows, [sum of lengths].
+            lengths: Number of values of each row, [rows].
+        """
         if len(lengths):
             self.values, self.longest = self.values + int(lengths.sum()), max(self.longest, int(lengths.max()))
         while len(lengths):
@@ -241,7 +247,7 @@ class RaggedWriter:
 
 
 class _HashedFile:
-    """A new file whose write errors name it."""
+    """A new file that is hashed while it is written; errors name it."""
 
     def __init__(self, path: Path):
         self.path, self._hasher = path, BlockHasher()
@@ -265,5 +271,5 @@ class _HashedFile:
 
 
 def offsets_path(path: Path) -> Path:
-    """The file of offsets of a file of values."""
+    """The file of offsets that belongs to a file of values."""
     return path.with_name(f"{path.name}.offsets")

@@ -1,7 +1,7 @@
-"""From raw data to a store: what a task does, its recipe, and what is the same for all of them, `make`.
+"""Makes stores from raw data: each task has a `Recipe`, and `make` is the same for all tasks.
 
-Chunks of examples go to worker processes and come back as compact arrays, in order and with a bounded number on the
-way, so that memory does not grow with the data and the files do not depend on the number of workers.
+Chunks of examples go to worker processes and come back as compact arrays, in order. The number of chunks in progress is
+limited, so memory does not grow with the data. The files do not depend on the number of workers.
 """
 
 import dataclasses
@@ -27,61 +27,60 @@ from s2s.errors import Failure, UserError
 from s2s.files import check_apart, clear, write
 from s2s.text.tokenizer import Tokenizer
 
-TOKENIZER = "sentencepiece"  # the default
+TOKENIZER = "sentencepiece"  # the default tokenizer
 
 
 @dataclasses.dataclass
 class RecipeConfig:
-    """What every task's schema of s2s-preprocess has."""
+    """The options of s2s-preprocess that all tasks have."""
 
-    task: str = option("", "what a store is made for; its keys are those of the task")
-    source: str = option("source", "name of the source's language")
-    target: str = option("target", "name of the target's language")
+    task: str = option("", "task of the store; it decides which other keys there are")
+    source: str = option("source", "name of the source language")
+    target: str = option("target", "name of the target language")
     train: list[str] = option([], "training data")
     valid: list[str] = option([], "validation data, joined into one split")
     test: list[str] = option([], "test data: splits test, test1, test2 ...")
     store: str | None = option(None, "folder to write")
-    overwrite: bool = option(False, "replace the store that is there")
-    shard_pairs: int = option(10_000_000, "pairs of a shard; a full one is closed and the next begun", at_least=1)
-    workers: int | None = option(None, "processes; null: one for each core", at_least=1, at_most=1024)
-    seed: int = option(1, "of the sample of lines that a tokenizer learns from", at_least=0, at_most=LARGEST_SEED)
-    format: str = option("text", "of the report", choices=("text", "json"))
+    overwrite: bool = option(False, "replace an existing store")
+    shard_pairs: int = option(10_000_000, "maximum number of pairs in a shard", at_least=1)
+    workers: int | None = option(None, "number of processes; null: one for each core", at_least=1, at_most=1024)
+    seed: int = option(1, "seed of the sample of lines that a tokenizer learns from", at_least=0, at_most=LARGEST_SEED)
+    format: str = option("text", "format of the printed report", choices=("text", "json"))
 
 
 class Corpus(Protocol):
-    """Some raw data of a split."""
+    """Raw data of a split."""
 
     name: str
 
     def chunks(self) -> Iterator: ...
 
 
-Work = Callable[[Any], "Encoded"]  # of a chunk; it is pickled
+Work = Callable[[Any], "Encoded"]  # encodes a chunk; it must be picklable
 Submit = Callable[[Callable, Iterable], Iterator]
 
 
 @dataclasses.dataclass
 class Stream:
-    """What the report counts of the tokens of a stream (source, target) in a chunk."""
+    """Counts of the tokens of a stream (source, target) in a chunk, for the report."""
 
     lengths: np.ndarray
     unknown: int = 0
     characters: int = 0
-    lines: list[str] = dataclasses.field(default_factory=list)  # some with unknown tokens, where these are many
+    lines: list[str] = dataclasses.field(default_factory=list)  # some lines with unknown tokens, if there are many
 
 
 @dataclasses.dataclass
 class Encoded:
-    """A chunk when it comes back.
+    """An encoded chunk.
 
     Attributes:
-        columns: Of each column by name the values of the examples that are kept, one after the other, and how many
-            each has.
-        streams: By name.
-        read: Examples that there were.
-        dropped: By the rule of the filter.
-        done: What the bar of progress counts.
-        sums: What else the recipe adds up.
+        columns: Name of each column -> the concatenated values of the examples kept, and how many each example has.
+        streams: Name of each stream -> its counts.
+        read: Number of examples in the chunk.
+        dropped: Filter -> number of examples dropped.
+        done: Amount of work, in the unit of the progress bar.
+        sums: Further values of the recipe, which are added up over all chunks.
     """
 
     columns: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -100,15 +99,15 @@ class Encoded:
         """Add the columns and counts of a stream of tokens.
 
         Args:
-            name: Of the stream.
-            tokenizer: Its own.
+            name: Name of the stream.
+            tokenizer: Its tokenizer.
             text: Its lines, with line feeds between them.
-            ids: Of all lines, one after the other.
-            lengths: Of each line.
-            keep_text: Whether lines are kept beside their tokens.
+            ids: Concatenated token ids of all lines.
+            lengths: Number of tokens of each line.
+            keep_text: Whether to keep the lines as well.
 
         Returns:
-            Unknown tokens of each line, int64 [lines].
+            Number of unknown tokens of each line, int64 [lines].
         """
         column, unknown = tokens(f"{name}.tokens", len(tokenizer.vocabulary)), unknown_tokens(ids, lengths)
         self.columns[column.name] = ids.astype(column.dtype), lengths.astype(np.int32)
@@ -120,7 +119,7 @@ class Encoded:
 
 
 def of_lines(text: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """What a column of text holds of so many lines with line feeds between them."""
+    """The values and lengths of a column of text, from `count` lines with line feeds between them."""
     raw = f"{text}\n".encode() if count else b""
     values = np.frombuffer(raw, BYTES)
     return values, np.diff(np.flatnonzero(values == ord("\n")) + 1, prepend=0)
@@ -130,15 +129,15 @@ Config = TypeVar("Config", bound=RecipeConfig)
 
 
 class Recipe(ABC, Generic[Config]):
-    """How the data of a task become a store: a component of kind `preprocess`, with the task's name.
+    """Makes a store from the data of a task: a component of kind `preprocess`, with the task's name.
 
     Args:
         config: Its `Config`.
 
     Attributes:
-        unit: What examples are called.
-        measure: What `done` counts.
-        took: How long it took, in words, with keys of the report.
+        unit: What examples are called in messages.
+        measure: Unit of `Encoded.done`.
+        took: Template of the message about the time taken, with keys of the report.
         alike: Whether the lengths of all streams are in the same unit.
         reserved: Symbols that every vocabulary must reserve.
         may_differ: Keys of the facts that may differ between stores that are read as one.
@@ -154,30 +153,30 @@ class Recipe(ABC, Generic[Config]):
 
     @abstractmethod
     def inputs(self) -> Iterable[str | None]:
-        """The paths that are read."""
+        """All paths that will be read."""
 
     @abstractmethod
     def find(self) -> None:
-        """Look for the data, and complain of what is missing; nothing is written yet."""
+        """Find the data, before anything is written. Raises UserError if something is missing."""
 
     def before(self, writer: StoreWriter) -> None:
-        """Before there are workers: learn tokenizers, say."""
+        """Prepare before workers are started, for example learn tokenizers."""
 
     def with_reserved(self, config: Any) -> Any:
-        """A tokenizer's config with the reserved symbols."""
+        """The config of a tokenizer with the reserved symbols added."""
         return dataclasses.replace(config, reserved=list(dict.fromkeys([*config.reserved, *self.reserved])))
 
     def check_reserved(self, tokenizers: Iterable[Tokenizer]) -> None:
-        """Raise UserError for tokenizers of another store that lack a reserved symbol."""
+        """Check that tokenizers of another store have the reserved symbols. Raises UserError."""
         for name in self.reserved:
             if any(name not in tokenizer.vocabulary.reserved for tokenizer in tokenizers):
-                said = f"tokenizer_from={self.config.tokenizer_from}: its vocabularies do not reserve {name}"
-                needed = f"task={self.config.task} needs it; make that store with tokenizer.reserved={name}"
-                raise UserError(f"{said}; {needed}")
+                problem = f"tokenizer_from={self.config.tokenizer_from}: its vocabularies do not reserve {name}"
+                remedy = f"task={self.config.task} requires it; make that store with tokenizer.reserved={name}"
+                raise UserError(f"{problem}; {remedy}")
 
     @abstractmethod
     def splits(self, submit: Submit, writer: StoreWriter) -> dict[str, list[Corpus]]:
-        """The data of each split. By then the writer has the tokenizers."""
+        """The data of each split. After this call the writer must have the tokenizers."""
 
     @abstractmethod
     def columns(self, split: str) -> list[Column]:
@@ -185,36 +184,43 @@ class Recipe(ABC, Generic[Config]):
 
     @abstractmethod
     def work(self, split: str, folder: Path) -> Work:
-        """What a worker does with a chunk of a split; `folder` has the tokenizers."""
+        """The function that encodes a chunk of a split in a worker; `folder` has the tokenizers."""
 
     @abstractmethod
     def total(self, corpora: list) -> float | None:
-        """All of what `done` counts; None: unknown."""
+        """The total of `Encoded.done`; None: unknown."""
 
     @property
     @abstractmethod
     def tokenizers(self) -> dict[str, Tokenizer]:
-        """By name, once there are some."""
+        """Stream -> tokenizer; available after `splits`."""
 
     def facts(self) -> dict[str, Any]:
-        """What the store must know of all its data, when all splits are written."""
+        """Facts about all data, for the manifest; called after all splits are written."""
         return {}
 
     def split_facts(self, split: str, corpora: list, facts: dict[str, Any], sums: dict[str, Any]) -> dict[str, Any]:
-        """What the manifest and the report say of a split, over `facts`, which are the same for all tasks."""
+        """Facts about a split, for manifest and report.
+
+        Args:
+            split: Name of the split.
+            corpora: Its corpora.
+            facts: The facts that all tasks have.
+            sums: Sums of `Encoded.sums`.
+        """
         return facts
 
     @abstractmethod
     def table(self, report: dict[str, Any]) -> str:
-        """The report for people."""
+        """The report as readable text."""
 
     def seen(self, report: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The report with what is known at the end, the seconds that it took."""
+        """The report with the time taken, in seconds."""
         return {**report, "seconds": round(seconds, 2)}
 
     @property
     def named(self) -> dict[str, list[str]]:
-        """The names of data of each split."""
+        """Split -> names of its data in the config."""
         names = {"train": self.config.train, "valid": self.config.valid}
         names |= {f"test{number or ''}": [name] for number, name in enumerate(self.config.test)}
         return {split: of_split for split, of_split in names.items() if of_split}
@@ -224,14 +230,15 @@ def make(recipe: Recipe) -> dict[str, Any]:
     """Make a store.
 
     Returns:
-        The report: the path and digest of the store, what became of the examples of each split, seconds.
+        The report: path and digest of the store, facts about each split, and the time taken in seconds.
 
     Raises:
-        UserError: anything wrong with the data or the settings; no store is left behind.
+        UserError: data or options are invalid. No store is left behind.
+        Failure: the store is complete, but its picture could not be drawn.
     """
     began, config = time.perf_counter(), recipe.config
     if config.store is None:
-        raise UserError("store is needed: the folder to write, such as store=data-bin/mine")
+        raise UserError("store= is required: the folder to write, such as store=data-bin/mine")
     check_apart(config.store, "store", recipe.inputs())
     writer = StoreWriter(config.store, config.overwrite, config.shard_pairs)
     recipe.find()
@@ -245,7 +252,8 @@ def make(recipe: Recipe) -> dict[str, Any]:
             "source_language": config.source,
             "target_language": config.target,
             "vocabularies": {
-                name: {"size": len(one.vocabulary), "digest": one.vocabulary.digest} for name, one in tokenizers.items()
+                name: {"size": len(tokenizer.vocabulary), "digest": tokenizer.vocabulary.digest}
+                for name, tokenizer in tokenizers.items()
             },
             "splits": facts,
         }
@@ -258,20 +266,20 @@ def make(recipe: Recipe) -> dict[str, Any]:
                 "filter": dataclasses.asdict(config.filter),
                 "facts": recipe.facts(),
                 "may_differ": list(recipe.may_differ),
-                "tokenizers": {name: dataclasses.asdict(one.config) for name, one in tokenizers.items()},
+                "tokenizers": {name: dataclasses.asdict(tokenizer.config) for name, tokenizer in tokenizers.items()},
                 **report,
             }
         )
     if complaint:
         raise Failure(f"{config.store}: the store is complete, but its report.png could not be drawn: {complaint}")
-    found = {"store": config.store, "digest": manifest["digest"], **report}
-    return recipe.seen(found, time.perf_counter() - began)
+    report = {"store": config.store, "digest": manifest["digest"], **report}
+    return recipe.seen(report, time.perf_counter() - began)
 
 
 def _write_split(
     name: str, corpora: list[Corpus], recipe: Recipe, writer: StoreWriter, submit: Submit
 ) -> dict[str, Any]:
-    """Encode and write a split; returns what the report says of it."""
+    """Encode and write a split; returns its facts for the report."""
     columns = {column.name: writer.column(name, column) for column in recipe.columns(name)}
     streams: dict[str, _Counted] = {}
     dropped: Counter[str] = Counter()
@@ -294,26 +302,26 @@ def _write_split(
     if not pairs:
         rules = ", ".join(f"filter.{rule} drops {count}" for rule, count in dropped.items() if count)
         names = ", ".join(corpus.name for corpus in corpora)
-        raise UserError(f"{name}: {names}: all {total} {recipe.unit} are filtered away: {rules}")
+        raise UserError(f"{name}: {names}: the filters drop all {total} {recipe.unit}: {rules}")
     together = [[counted.counts for counted in streams.values()]] * len(streams)
     each = together if recipe.alike else [[counted.counts] for counted in streams.values()]
     facts = {
-        stream: counted.counts.facts(bar_width(some))
-        for (stream, counted), some in zip(streams.items(), each, strict=True)
+        stream: counted.counts.facts(bar_width(sides))
+        for (stream, counted), sides in zip(streams.items(), each, strict=True)
     }
     tokenizers = recipe.tokenizers
     for stream, counted in streams.items():
         if stream in tokenizers:
-            other = next((one for of, one in tokenizers.items() if of != stream), None)
+            other = next((tokenizer for side, tokenizer in tokenizers.items() if side != stream), None)
             language = getattr(recipe.config, stream, stream)
             check_unknown(f"{name}, {language}", tokenizers[stream], other, facts[stream], counted.lines,
                           training=name == "train")  # fmt: skip
-    found = {"pairs": pairs, "read": total, "dropped": dict(dropped), "corpora": counts, **facts}
-    return recipe.split_facts(name, corpora, found, sums)
+    facts = {"pairs": pairs, "read": total, "dropped": dict(dropped), "corpora": counts, **facts}
+    return recipe.split_facts(name, corpora, facts, sums)
 
 
 def _append(columns: dict[str, RaggedWriter], encoded: Encoded) -> None:
-    """Append a chunk. Raises ValueError: it has other columns than were declared."""
+    """Append a chunk. Raises ValueError if its columns are not the declared ones."""
     if columns.keys() != encoded.columns.keys():
         raise ValueError(f"columns {sorted(encoded.columns)} were made, and {sorted(columns)} declared")
     for name, (values, lengths) in encoded.columns.items():
@@ -321,7 +329,7 @@ def _append(columns: dict[str, RaggedWriter], encoded: Encoded) -> None:
 
 
 class _Counted:
-    """What is counted of a stream."""
+    """The counts of a stream, over all chunks."""
 
     def __init__(self):
         self.counts, self.lines = SideCounts(), []
@@ -332,29 +340,34 @@ class _Counted:
 
 
 def given(*tokenizers) -> Iterator[str | None]:
-    """The files that tokenizers are made from, by their configs."""
+    """The files that the configs of tokenizers name."""
     for tokenizer in tokenizers:
         yield from (getattr(tokenizer, key, None) for key in ("model", "vocabulary"))
 
 
 def check_streams(paths: Iterable[str | None]) -> None:
-    """Raise UserError for a stream that would be read twice. `paths`: what is read, each as often as it is."""
+    """Check that no stream is read twice. Raises UserError.
+
+    Args:
+        paths: The paths that are read, each as often as it is read.
+    """
     if (twice := read_twice([path for path in paths if path])) is not None:
         raise UserError(f"{twice}: would be read twice, and a stream can be read only once")
 
 
 def write_report(report: dict[str, Any], text: str, folder: Path) -> str:
-    """Write the report into a store's folder as text and picture.
+    """Write the report into the folder of a store, as text and as a picture.
 
     Returns:
-        Why there is no picture, if there is none: hours of work are not lost for it.
+        The error if the picture could not be drawn; otherwise an empty string. It is not raised, so that hours of work
+        are not lost.
     """
     write(folder / "report.txt", f"{text}\n")
     try:
-        from s2s.data.picture import draw  # here, for only who makes a store needs Pillow
+        from s2s.data.picture import draw  # imported here, since only this needs Pillow
 
         write(folder / "report.png", draw(report))
     except Exception as error:
-        clear(folder / "report.png")  # half of it
+        clear(folder / "report.png")  # it may be incomplete
         return f"{type(error).__name__}: {error}"
     return ""

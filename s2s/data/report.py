@@ -1,7 +1,7 @@
-"""What the text of a store is like: counts gathered chunk by chunk, facts made of them, and the facts as text.
+"""The report of a store of text: counts are gathered chunk by chunk, turned into facts, and formatted.
 
-Counting takes memory by the longest line, not by the number of lines. All sums are of integers, so that the facts do
-not depend on how the lines came in chunks.
+The memory for counting depends on the longest line, not on the number of lines. All sums are of integers, so the facts
+do not depend on how lines are divided into chunks.
 """
 
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ import numpy as np
 
 from s2s.text.vocabulary import UNK
 
-BARS = 40  # of a histogram, at most
+BARS = 40  # maximum number of bars of a histogram
 PERCENTILES = {"50%": 0.5, "90%": 0.9, "99%": 0.99, "max": 1.0}
-MOST_UNKNOWN = 0.1  # share of a side's tokens, for a pair to count for the premium
-PREMIUM = ("source", "target")  # the sides whose tokens are compared
-FIXED = 1 << 24  # the unit of a ratio as an integer
+MOST_UNKNOWN = 0.1  # maximum share of unknown tokens on a side of a pair that counts for the premium
+PREMIUM = ("source", "target")  # the sides that the premium compares
+FIXED = 1 << 24  # scale of ratios that are stored as integers
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -27,7 +27,7 @@ class SideCounts:
         self.unknown = self.characters = 0
 
     def add(self, lengths: np.ndarray, unknown: int, characters: int) -> None:
-        """Add lines: the tokens of each, the unknown tokens and the characters of all."""
+        """Add lines: the number of tokens of each [lines], and the unknown tokens and characters of all."""
         new = np.bincount(lengths, minlength=len(self.lengths))
         new[: len(self.lengths)] += self.lengths
         self.lengths = new
@@ -35,7 +35,7 @@ class SideCounts:
         self.characters += characters
 
     def facts(self, bar: int) -> dict[str, Any]:
-        """Facts for the report; `bar`: tokens that a bar of the histogram spans."""
+        """Facts for the report; `bar`: width of a bar of the histogram, in tokens."""
         tokens = int(self.lengths @ np.arange(len(self.lengths)))
         bars = np.add.reduceat(self.lengths, np.arange(0, len(self.lengths), bar))
         if len(bars) > BARS:
@@ -52,12 +52,13 @@ class SideCounts:
 
 
 def premium_facts(sums: np.ndarray) -> dict[str, Any]:
-    """Tokenizer premium (Petrov et al. 2023, arXiv:2305.15425): the mean over pairs of one side's tokens divided by the
-    other's, both ways. It counts pairs with tokens on both sides, of which at most a tenth are unknown on either. That
-    of no pairs is None.
+    """The tokenizer premium (Petrov et al. 2023, arXiv:2305.15425): the mean over pairs of the tokens of one side
+    divided by the tokens of the other, in both directions.
+
+    Only pairs count that have tokens on both sides, at most a tenth of them unknown. Without such pairs it is None.
 
     Args:
-        sums: Of the `premium_sums` of all chunks, integers of any size.
+        sums: The sum of the `premium_sums` of all chunks, integers of any size.
     """
     *ratios, pairs = sums
     means = [round(ratio / FIXED / pairs, 4) if pairs else None for ratio in ratios]
@@ -65,14 +66,15 @@ def premium_facts(sums: np.ndarray) -> dict[str, Any]:
 
 
 def premium_sums(lengths: dict[str, np.ndarray], unknown: dict[str, np.ndarray]) -> np.ndarray:
-    """What the pairs of a chunk add to the premium of a split.
+    """The sums of the tokenizer premium over the pairs of a chunk.
 
     Args:
-        lengths: Tokens of each line of each side, integers [pairs].
-        unknown: Unknown tokens among them.
+        lengths: Side -> number of tokens of each line, integers [pairs].
+        unknown: Side -> number of unknown tokens of each line, integers [pairs].
 
     Returns:
-        int64 [3]: the sums of target over source and of source over target in units of 1 / FIXED, and their number.
+        int64 [3]: the sums of target / source and of source / target, in units of 1 / FIXED, and the number of pairs
+        that count.
     """
     counted = np.logical_and.reduce([(lengths[s] > 0) & (unknown[s] <= MOST_UNKNOWN * lengths[s]) for s in PREMIUM])
     source, target = (lengths[side][counted].astype(np.float64) for side in PREMIUM)
@@ -82,34 +84,44 @@ def premium_sums(lengths: dict[str, np.ndarray], unknown: dict[str, np.ndarray])
 
 
 def unknown_tokens(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Unknown tokens of each line, int64 [lines], of the ids of all lines, one after the other."""
+    """The number of unknown tokens of each line, int64 [lines].
+
+    Args:
+        ids: Concatenated token ids of all lines.
+        lengths: Number of tokens of each line.
+    """
     line = np.searchsorted(np.cumsum(lengths), np.flatnonzero(ids == UNK), side="right")
     return np.bincount(line, minlength=len(lengths))
 
 
 def percentile(counts: np.ndarray, share: float) -> int:
-    """The smallest value such that at least `share` of all are not above it (nearest rank), from counts by value."""
+    """The percentile by nearest rank: the smallest value that is not below at least `share` of all values.
+
+    Args:
+        counts: counts[v] is how often the value v occurs.
+        share: From 0 to 1.
+    """
     return int(np.argmax(np.cumsum(counts) >= share * counts.sum()))
 
 
 def bar_width(sides: Iterable[SideCounts]) -> int:
-    """Tokens that each bar of the histograms spans: 99% of the lines of either side shall be below the last bar."""
+    """The width of a histogram bar in tokens, such that 99% of the lines of each side are below the last bar."""
     return 1 + max(percentile(side.lengths, 0.99) for side in sides) // (BARS - 1)
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report for people, but for where the store is and how long it took."""
+    """The report as readable text, without the path of the store and the time taken."""
     sizes = [facts["size"] for facts in report["vocabularies"].values()]
     shared = len({facts["digest"] for facts in report["vocabularies"].values()}) == 1
     sections = [
         ["vocabulary: " + (f"{sizes[0]} shared" if shared else " + ".join(map(str, sizes)))],
         aligned(_pairs(report), right=(1, 2)),
         aligned(_tokens(report), right=range(2, 9)),
-        [f"lines by their tokens, from 0 on; the last of {BARS} bars holds all that are longer"],
+        [f"lines by number of tokens, from 0; the last of {BARS} bars has all longer lines"],
         aligned(_histograms(report), right=(2,)),
         [
-            "premium: mean over the pairs of tokens of one side over tokens of the other",
-            "(of pairs with both sides there and at most 10% of the tokens unknown)",
+            "premium: mean over pairs of the tokens of one side divided by the tokens of the other",
+            "(pairs with tokens on both sides, at most 10% of them unknown)",
         ],
         aligned(_premiums(report), right=(1, 2, 3)),
     ]
@@ -147,7 +159,7 @@ def _histograms(report: dict[str, Any]) -> Rows:
 
 
 def blocks(bars: list[int]) -> str:
-    """A histogram as a line; what is there is seen: the lowest block is for any number but none."""
+    """A histogram as a line of block characters; any count above 0 has at least the lowest block."""
     return "".join(BLOCKS[-(-8 * count // max(bars))] for count in bars)
 
 
@@ -161,13 +173,13 @@ def _premiums(report: dict[str, Any]) -> Rows:
 
 
 def _sides(report: dict[str, Any]) -> list[tuple[str, dict[str, Any], str, str]]:
-    """Name and facts of a split, side and its language, for all of them."""
+    """(name of split, facts of split, side, language) for all splits and sides."""
     names = [(side, report.get(f"{side}_language", side)) for side in report["vocabularies"]]
     return [(name, split, *side) for name, split in report["splits"].items() for side in names]
 
 
 def aligned(rows: Rows, right: Iterable[int]) -> list[str]:
-    """Rows as lines with aligned columns; `right` are the columns that align at their right."""
+    """Format rows as lines with aligned columns; right: the columns that are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

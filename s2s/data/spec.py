@@ -1,4 +1,4 @@
-"""What a model knows about its data, and all that it knows."""
+"""The description of a task's data for models: sources, vocabularies and tags. Models know nothing else of the data."""
 
 import dataclasses
 
@@ -7,10 +7,10 @@ from s2s.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class TokenSource:
-    """Token ids.
+    """A source of token ids.
 
     Attributes:
-        size: Symbols of the vocabulary.
+        size: Size of the vocabulary.
     """
 
     size: int
@@ -18,10 +18,10 @@ class TokenSource:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSource:
-    """Frames of features.
+    """A source of feature frames.
 
     Attributes:
-        width: Features of a frame.
+        width: Features per frame.
     """
 
     width: int
@@ -32,14 +32,14 @@ SourceSpec = TokenSource | FeatureSource
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What a task's examples look like.
+    """The description of a task's examples.
 
     Attributes:
-        sources: Of each source, what it is. Empty: an example is its target alone.
-        target_size: V, symbols of the target's vocabulary.
-        shared: The first source has the target's vocabulary.
-        tags: Values of each tag that an example has, by the tag's name.
-        alike: All sources have the same vocabulary.
+        sources: The kind of each source. Empty: an example has only a target.
+        target_size: V, size of the target vocabulary.
+        shared: Whether the first source has the target's vocabulary.
+        tags: Name of each tag -> its values.
+        alike: Whether all sources have the same vocabulary.
     """
 
     sources: tuple[SourceSpec, ...]
@@ -49,7 +49,7 @@ class Spec:
     alike: bool = False
 
 
-# What sources are, in words, and a model that reads them.
+# Kinds of sources -> their description for messages, and a model that reads them.
 NAMES: dict[tuple[type, ...], tuple[str, str]] = {
     (TokenSource,): ("text", "model=transformer_base"),
     (FeatureSource,): ("recordings", "model=conformer_small"),
@@ -61,12 +61,12 @@ def check_sources(spec: Spec, kinds: tuple[type, ...], reader: str) -> None:
     """Check that a task has the kinds of sources that a model reads.
 
     Args:
-        spec: Of the task.
-        kinds: Of the sources that are read.
-        reader: The option that says what is read.
+        spec: The description of the task's data.
+        kinds: Kinds of sources that the model reads.
+        reader: The setting that decides this, for the message.
 
     Raises:
-        UserError: it has others.
+        UserError: the task has other sources.
     """
     given = tuple(type(source) for source in spec.sources)
     if given != kinds:

@@ -1,5 +1,5 @@
-"""Recordings and what is said in them to a store: everything is checked before the tokenizer is learned and the
-recordings are read (`s2s.data.recipe`)."""
+"""Preprocessing of recordings and their texts. All recordings are checked before the tokenizer is learned and features
+are computed (`s2s.data.recipe`)."""
 
 import dataclasses
 import json
@@ -31,49 +31,49 @@ from s2s.manifests import MANIFEST
 from s2s.text.tokenizer import LearningError, Tokenizer, load_tokenizer
 
 CHECKED = 64  # entries that a worker checks at a time
-CHUNK_SECONDS = 120.0  # of audio that a worker takes at a time, or one utterance
+CHUNK_SECONDS = 120.0  # seconds of audio that a worker encodes at a time; a longer utterance is a chunk by itself
 
 
 @dataclasses.dataclass
 class SpeechFilterConfig:
-    """Which training utterances are kept. Validation and test keep every one."""
+    """Filters of training utterances. Validation and test splits keep every utterance."""
 
-    min_seconds: float = option(0.0, "shortest recording", at_least=0)
-    max_seconds: float | None = option(60.0, "longest recording; null: any", at_least=0)
-    max_length: int = option(1024, "most tokens of a text", at_least=1)
+    min_seconds: float = option(0.0, "minimum length of a recording, in seconds", at_least=0)
+    max_seconds: float | None = option(60.0, "maximum length of a recording, in seconds; null: any", at_least=0)
+    max_length: int = option(1024, "maximum length of a text, in tokens", at_least=1)
 
 
 @dataclasses.dataclass
 class SpeechPreprocessConfig(RecipeConfig):
     """Schema of `s2s-preprocess task=speech_to_text`."""
 
-    task: str = option("speech_to_text", "what a store is made for; its keys are those of the task")
-    source: str = option("speech", "name of the language that is spoken")
-    target: str = option("text", "name of the language that is written")
+    task: str = option("speech_to_text", "task of the store; it decides which other keys there are")
+    source: str = option("speech", "name of the spoken language")
+    target: str = option("text", "name of the written language")
     train: list[str] = option(
-        [], "training manifests: FILE.tsv (with a header; also - or a pipe), FILE.jsonl, or folders of Kaldi"
+        [], "training manifests: FILE.tsv (with a header; also - or a pipe), FILE.jsonl, or Kaldi folders"
     )
     valid: list[str] = option([], "validation manifests, joined into one split")
     test: list[str] = option([], "test manifests: splits test, test1, test2 ...")
-    audio_root: str | None = option(None, "folder that relative paths of recordings start from; null: the manifest's")
-    skip_broken: bool = option(
-        False, "go on without entries that are broken, and count them; false: name them and stop"
+    audio_root: str | None = option(
+        None, "folder to which relative paths of recordings refer; null: the folder of the manifest"
     )
+    skip_broken: bool = option(False, "skip and count broken entries; false: name them and stop")
     wrong_rate: str = option(
-        "resample", "what is done with recordings of another rate than features.sample_rate; error: they are broken",
+        "resample", "recordings with another rate than features.sample_rate: resample them, or treat them as broken",
         ("resample", "error"),
     )  # fmt: skip
     features: FeatureConfig = option(FeatureConfig, "")
     tokenizer: Any = group("tokenizer", TOKENIZER, "tokenizer of the texts")
     tokenizer_from: str | None = option(
-        None, "a store whose target tokenizer is used instead; of speech, also its features and their means"
+        None, "store whose target tokenizer to use instead; if it is a store of speech, also its features and cmvn"
     )
     filter: SpeechFilterConfig = option(SpeechFilterConfig, "")
-    shard_pairs: int = option(20_000, "utterances of a shard; a full one is closed and the next begun", at_least=1)
+    shard_pairs: int = option(20_000, "maximum number of utterances in a shard", at_least=1)
 
 
 def preprocess(config: SpeechPreprocessConfig) -> dict[str, Any]:
-    """Make a store of speech: see `make`. Broken entries are named all at once."""
+    """Make a store of speech: see `make`. One error names all broken entries."""
     return make(SpeechRecipe(config))
 
 
@@ -85,7 +85,7 @@ class SpeechRecipe(Recipe[SpeechPreprocessConfig]):
     alike, may_differ = False, ("channel",)
 
     def inputs(self) -> Iterable[str | None]:
-        """As Recipe.inputs."""
+        """As in Recipe."""
         return [*self._read, self.config.tokenizer_from]
 
     @property
@@ -94,26 +94,26 @@ class SpeechRecipe(Recipe[SpeechPreprocessConfig]):
         return [*config.train, *config.valid, *config.test, *given(config.tokenizer)]
 
     def find(self) -> None:
-        """As Recipe.find."""
+        """As in Recipe."""
         check_streams(self._read)
         self.config, self._parent = _inherited(self.config)
         config = self.config
-        Fbank(config.features)  # complains of what does not fit, before anything is read
+        Fbank(config.features)  # raises UserError if options do not fit each other, before anything is read
         if not self.named:
-            raise UserError("no manifest: train=FILE.tsv, train=FILE.jsonl or train=FOLDER (of Kaldi)")
+            raise UserError("no manifest is given; use train=FILE.tsv, train=FILE.jsonl or train=FOLDER (of Kaldi)")
         if config.features.cmvn == "global" and not config.train and not self._parent:
-            raise UserError("train is needed for features.cmvn=global: means are those of the training split "
-                            "(or tokenizer_from=STORE, or features.cmvn=utterance)")  # fmt: skip
+            raise UserError("train= is required for features.cmvn=global, whose means are those of the training split "
+                            "(or give tokenizer_from=STORE, or features.cmvn=utterance)")  # fmt: skip
         if config.audio_root is not None and not Path(config.audio_root).is_dir():
             raise UserError(f"audio_root={config.audio_root}: no such folder")
         named = self.named.items()
         self._manifests = {
             split: [read_manifest(name, config.audio_root) for name in of_split] for split, of_split in named
         }
-        _loaded.cache_clear()  # of another store at this place
+        _loaded.cache_clear()  # it may have the tokenizer of an earlier store in the same folder
 
     def splits(self, submit: Callable, writer: StoreWriter) -> "dict[str, list[CheckedManifest]]":
-        """As Recipe.splits."""
+        """As in Recipe."""
         splits = _checked(self._manifests, self.config, submit)
         config = dataclasses.replace(self.config, tokenizer=self.with_reserved(self.config.tokenizer))
         self._tokenizer = _tokenizer(config, self._parent, splits)
@@ -128,34 +128,36 @@ class SpeechRecipe(Recipe[SpeechPreprocessConfig]):
         return {"target": self._tokenizer}
 
     def columns(self, split: str) -> list[Column]:
-        """As Recipe.columns."""
+        """As in Recipe."""
         symbols = len(self._tokenizer.vocabulary)
         return [source_column(self.config.features), Column(UTTERANCES, "json"), tokens("target.tokens", symbols),
                 Column("target.text", "text")]  # fmt: skip
 
     def work(self, split: str, folder: Path) -> partial:
-        """As Recipe.work."""
+        """As in Recipe."""
         training = split == "train"
         return partial(encode, Work(folder, self.config.features, self.config.filter if training else None,
                                     training and self.config.features.cmvn == "global"))  # fmt: skip
 
     def total(self, corpora: "list[CheckedManifest]") -> float:
-        """Seconds."""
+        """As in Recipe, in seconds of audio."""
         return sum(facts.seconds for manifest in corpora for facts in manifest.checked)
 
     def split_facts(self, split: str, corpora: list, facts: dict[str, Any], sums: dict[str, Any]) -> dict[str, Any]:
-        """As Recipe.split_facts; entries that are broken are among those that were read."""
+        """As in Recipe; `read` counts broken entries, too."""
         self._statistics += sums["statistics"]
-        checked = [one for manifest in corpora for one in manifest.checked]
-        rates = Counter(str(one.rate) for one in checked)
+        checked = [recording for manifest in corpora for recording in manifest.checked]
+        rates = Counter(str(recording.rate) for recording in checked)
         source = facts["source"]
         return {
             **facts,
             "read": sum(manifest.read for manifest in corpora),
-            "corpora": [{**one, "read": of.read} for one, of in zip(facts["corpora"], corpora, strict=True)],
+            "corpora": [
+                {**corpus, "read": manifest.read} for corpus, manifest in zip(facts["corpora"], corpora, strict=True)
+            ],
             "broken": _sum(manifest.broken for manifest in corpora),
-            "clipped": sum(one.clipped for one in checked),
-            "silent": sum(one.silent for one in checked),
+            "clipped": sum(recording.clipped for recording in checked),
+            "silent": sum(recording.silent for recording in checked),
             "rates": dict(sorted(rates.items())),
             "seconds": round(sums["seconds"], 3),
             "source": {
@@ -167,29 +169,29 @@ class SpeechRecipe(Recipe[SpeechPreprocessConfig]):
         }
 
     def facts(self) -> dict[str, Any]:
-        """Features, and their means and deviations."""
+        """The options of features, and their means and deviations."""
         features, cmvn = self.config.features, None
         if features.cmvn == "global":
             cmvn = self._parent.facts["cmvn"] if self._parent else self._statistics.facts()
         return {"features": features_facts(features), "cmvn": cmvn}
 
     def table(self, report: dict[str, Any]) -> str:
-        """As Recipe.table."""
+        """As in Recipe."""
         return table(report)
 
     def seen(self, report: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """With hours of recordings."""
+        """As in Recipe, with hours of recordings."""
         hours = sum(facts["seconds"] for facts in report["splits"].values()) / 3600
         speed = {"hours": round(hours, 4), "hours_per_minute": round(60 * hours / seconds, 2)}
         return {**super().seen(report, seconds), **speed}
 
 
 def _inherited(config: SpeechPreprocessConfig) -> tuple[SpeechPreprocessConfig, Store | None]:
-    """The config with the features of `tokenizer_from`, and that store, where it is one of speech."""
+    """The config with the features of `tokenizer_from`, and that store, if it is a store of speech."""
     if config.tokenizer_from is None:
         return config, None
     if config.tokenizer != registry.find("tokenizer", TOKENIZER).Config():
-        raise UserError("tokenizer_from and tokenizer options exclude each other: choose one of them")
+        raise UserError("tokenizer_from and tokenizer options exclude each other; choose one of them")
     store = Store(config.tokenizer_from)
     if "features" not in store.facts:
         return config, None
@@ -198,7 +200,7 @@ def _inherited(config: SpeechPreprocessConfig) -> tuple[SpeechPreprocessConfig, 
         features = dataclasses.replace(features, channel=config.features.channel)
     if config.features not in (FeatureConfig(channel=config.features.channel), features):
         raise UserError(
-            "tokenizer_from and features exclude each other: the features are those of that store (but for the channel)"
+            "tokenizer_from and features exclude each other: features are those of that store (except the channel)"
         )
     return dataclasses.replace(config, features=features), store
 
@@ -208,7 +210,15 @@ def _inherited(config: SpeechPreprocessConfig) -> tuple[SpeechPreprocessConfig, 
 
 @dataclasses.dataclass
 class CheckedManifest:
-    """What is left of a manifest: entries, and what their recordings are like; how many there were, and broken ones."""
+    """A manifest after its recordings were checked.
+
+    Attributes:
+        name: Its name in the config.
+        entries: Entries that can be used.
+        checked: Facts about their recordings.
+        read: Number of all entries.
+        broken: Kind of problem -> number of broken entries.
+    """
 
     name: str
     entries: list[Entry]
@@ -217,7 +227,7 @@ class CheckedManifest:
     broken: dict[str, int]
 
     def chunks(self) -> "Iterator[list[Utterance]]":
-        """Its utterances, CHUNK_SECONDS at a time."""
+        """Its utterances, in chunks of up to CHUNK_SECONDS."""
         chunk: list[Utterance] = []
         seconds = 0.0
         for utterance in zip(self.entries, self.checked, strict=True):
@@ -233,7 +243,7 @@ class CheckedManifest:
 def _checked(
     manifests: dict[str, list[Manifest]], config: SpeechPreprocessConfig, submit: Callable
 ) -> dict[str, list[CheckedManifest]]:
-    """Read all recordings. Raises UserError that names the broken entries, unless they shall be skipped."""
+    """Check all recordings. Raises UserError that names the broken entries, unless config.skip_broken."""
     total = sum(len(manifest.entries) for of_split in manifests.values() for manifest in of_split)
     broken, read = [], 0
     doubtful: dict[str, list[Broken]] = {"clipped": [], "silent": []}
@@ -244,12 +254,12 @@ def _checked(
             for manifest in of_split:
                 entries = iter(manifest.entries)
                 chunks = iter(lambda entries=entries: list(islice(entries, CHECKED)), [])
-                found: list[Checked | Broken] = []
+                results: list[Checked | Broken] = []
                 for chunk in submit(partial(check, config.features, config.wrong_rate), chunks):
-                    found += chunk
+                    results += chunk
                     bar(len(chunk))
-                bad = manifest.broken + [one for one in found if isinstance(one, Broken)]
-                good = [(e, c) for e, c in zip(manifest.entries, found, strict=True) if isinstance(c, Checked)]
+                bad = manifest.broken + [result for result in results if isinstance(result, Broken)]
+                good = [(e, c) for e, c in zip(manifest.entries, results, strict=True) if isinstance(c, Checked)]
                 for kind, entries in doubtful.items():
                     entries += [Broken(e.where, e.id, kind, str(e.audio)) for e, facts in good if getattr(facts, kind)]
                 kinds = dict(Counter(entry.kind for entry in bad))
@@ -258,27 +268,27 @@ def _checked(
                 broken += bad
                 read += manifest.read
     if broken and not config.skip_broken:
-        raise UserError(f"{complaint(broken, read)}\n(skip_broken=true goes on without them)")
+        raise UserError(f"{complaint(broken, read)}\n(skip_broken=true skips them)")
     if broken:
         print(f"warning: skipped: {complaint(broken, read)}", file=sys.stderr)
     for entries in filter(None, doubtful.values()):
-        print(f"warning: {complaint(entries, read, 'used all the same')}", file=sys.stderr)
+        print(f"warning: {complaint(entries, read, 'suspicious, but used')}", file=sys.stderr)
     for split, of_split in splits.items():
         if not any(manifest.entries for manifest in of_split):
-            raise UserError(f"{split}: all its entries are broken")
+            raise UserError(f"{split}: all entries are broken")
     return splits
 
 
 def _tokenizer(
     config: SpeechPreprocessConfig, parent: Store | None, splits: dict[str, list[CheckedManifest]]
 ) -> Tokenizer:
-    """The tokenizer of the target side, reused or learned on the training texts."""
+    """The tokenizer of the texts, from another store or learned on the training texts."""
     if config.tokenizer_from is not None:
         return (parent or Store(config.tokenizer_from)).tokenizers()["target"]
 
     def texts() -> Iterator[list[str]]:
         if "train" not in splits:
-            raise UserError("train is needed: a tokenizer learns from the training texts (or tokenizer_from=STORE)")
+            raise UserError("train= is required to learn a tokenizer (or give tokenizer_from=STORE)")
         for manifest in splits["train"]:
             yield [entry.text for entry in manifest.entries]
 
@@ -293,7 +303,14 @@ def _tokenizer(
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a worker does with utterances; `folder` has the tokenizer, `filter` is None for splits that keep all."""
+    """The work of a worker on a chunk.
+
+    Attributes:
+        folder: The folder of the tokenizer.
+        features: Options of features.
+        filter: The filters; None: every utterance is kept.
+        statistics: Whether to compute the statistics for cmvn.
+    """
 
     folder: Path
     features: FeatureConfig
@@ -305,10 +322,10 @@ Utterance = tuple[Entry, Checked]
 
 
 def encode(work: Work, chunk: list[Utterance]) -> Encoded:
-    """Tokenize and filter some utterances, and compute their features.
+    """Tokenize and filter a chunk of utterances, and compute their features.
 
     Raises:
-        AudioError: a recording that has changed since it was checked.
+        AudioError: a recording cannot be read; it has changed since it was checked.
     """
     tokenizer, fbank = _loaded(work.folder), _fbank(*dataclasses.astuple(work.features))
     texts = [entry.text for entry, _ in chunk]
@@ -317,17 +334,17 @@ def encode(work: Work, chunk: list[Utterance]) -> Encoded:
     keep, dropped = np.ones(len(chunk), bool), {}
     if work.filter is not None:
         keep, dropped = select(np.array([facts.seconds for _, facts in chunk]), lengths, work.filter)
-    kept = [utterance for utterance, one in zip(chunk, keep.tolist(), strict=True) if one]
+    kept = [utterance for utterance, is_kept in zip(chunk, keep.tolist(), strict=True) if is_kept]
     ids, lengths = ids[np.repeat(keep, lengths)], lengths[keep]
     values, frames, statistics = [], [], Statistics()
     for entry, _ in kept:
         channel = entry.channel or work.features.channel
         samples = read(entry.audio, entry.start, entry.duration, work.features.sample_rate, channel)
         if work.features.keep == "waveform":
-            whole = to_int16(samples)
-            values.append(whole)
-            frames.append(int(fbank.frames(len(whole))))
-            features = fbank(from_int16(whole)) if work.statistics else None
+            waveform = to_int16(samples)
+            values.append(waveform)
+            frames.append(int(fbank.frames(len(waveform))))
+            features = fbank(from_int16(waveform)) if work.statistics else None
         else:
             features = fbank(samples).astype(source.dtype)
             values.append(features.reshape(-1))
@@ -352,12 +369,16 @@ def encode(work: Work, chunk: list[Utterance]) -> Encoded:
 
 
 def select(seconds: np.ndarray, tokens: np.ndarray, rules: SpeechFilterConfig) -> tuple[np.ndarray, dict[str, int]]:
-    """Which utterances the rules keep, booleans [n], and how many each rule drops, the first one that does.
+    """Apply the filters to utterances.
 
     Args:
-        seconds: Of each recording, [n].
-        tokens: Of each text, [n].
+        seconds: Length of each recording, [n].
+        tokens: Number of tokens of each text, [n].
         rules: The filters.
+
+    Returns:
+        Which utterances are kept, bool [n]; and filter -> number of utterances dropped. An utterance counts for the
+        first filter that drops it.
     """
     bad = {"min_seconds": seconds < rules.min_seconds, "max_length": tokens > rules.max_length}
     if rules.max_seconds is not None:
@@ -376,7 +397,7 @@ def _line(entry: Entry, facts: Checked) -> bytes:
 
 @lru_cache(maxsize=1)
 def _loaded(folder: Path) -> Tokenizer:
-    """The tokenizer saved in a folder, loaded once in each process."""
+    """The tokenizer in a folder, loaded once in each process."""
     return load_tokenizer(folder, "target")
 
 
@@ -387,8 +408,8 @@ def _fbank(*options: Any) -> Fbank:
 
 def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     total: Counter = Counter()
-    for one in counts:
-        total.update(one)
+    for count in counts:
+        total.update(count)
     return dict(sorted(total.items()))
 
 
@@ -396,14 +417,14 @@ def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report for people, but for where the store is and how long it took."""
+    """The report as readable text, without the path of the store and the time taken."""
     splits = report["splits"].items()
     utterances = [("split", "entries read", "kept", "hours", "characters", "dropped", "broken", "clipped", "silent",
                    "rates")]  # fmt: skip
     sizes = [("split", "of an utterance", "50%", "90%", "99%", "max", "tokens", "unknown", "characters/token")]
     bars = [("split", "", "bar", "")]
     for name, split in splits:
-        why = (_told(split[key], form) for key, form in (("dropped", "{} by {}"), ("broken", "{} {}")))
+        why = (_reasons(split[key], form) for key, form in (("dropped", "{} by {}"), ("broken", "{} {}")))
         rates = ", ".join(f"{rate} Hz" + f" ({n:,})" * (len(split["rates"]) > 1) for rate, n in split["rates"].items())
         source, target = split["source"], split["target"]
         doubtful = f"{split['clipped']:,}", f"{split['silent']:,}"
@@ -423,11 +444,12 @@ def table(report: dict[str, Any]) -> str:
         [f"vocabulary: {report['vocabularies']['target']['size']}"],
         aligned(utterances, right=(1, 2, 3, 4, 7, 8)),
         aligned(sizes, right=range(2, 9)),
-        [f"utterances by their length, from 0 on; the last of {BARS} bars holds all that are longer"],
+        [f"utterances by length, from 0; the last of {BARS} bars has all longer utterances"],
         aligned(bars, right=(2,)),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections)
 
 
-def _told(counts: dict[str, int], form: str) -> str:
+def _reasons(counts: dict[str, int], form: str) -> str:
+    """Counts by reason as text, each in the given form; "0" if there are none."""
     return ", ".join(form.format(f"{count:,}", what) for what, count in counts.items() if count) or "0"

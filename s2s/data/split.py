@@ -1,4 +1,4 @@
-"""A split of a store, or of several that are read as one: its columns, by name."""
+"""A split of a store, or of several stores that are read as one, with its columns by name."""
 
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ AGAIN = "make the store again"
 
 
 class Holder(Protocol):
-    """What a split needs of a store."""
+    """The interface of a store that a split needs."""
 
     path: Path
     manifest: dict[str, Any]
@@ -32,7 +32,7 @@ class Holder(Protocol):
 
 
 class CorpusRange(NamedTuple):
-    """Where the examples of a corpus lie in a split: first ... last - 1. None is left of one that is filtered away."""
+    """The range of a corpus's examples in a split, first ... last - 1; empty if all were dropped by filters."""
 
     name: str
     first: int
@@ -42,17 +42,17 @@ class CorpusRange(NamedTuple):
 
 
 class Split:
-    """One split of one or more stores: its columns, which are read when asked for.
+    """A split of one or more stores. Its columns are read on demand.
 
     Args:
-        name: Of the split.
-        stores: Stores that have it.
+        name: Name of the split.
+        stores: The stores that have it.
 
     Attributes:
-        columns: By name, those that all of the stores have.
+        columns: Name -> column, for the columns that all stores have.
 
     Raises:
-        UserError: a column that is not the same in all of them.
+        UserError: a column differs between the stores.
     """
 
     def __init__(self, name: str, stores: list[Holder]):
@@ -63,8 +63,8 @@ class Split:
             other = store.columns(name)
             for column in set(self.columns) & set(other):
                 if self.columns[column] != other[column]:
-                    raise UserError(f"{store.path}: the column {column} of split '{name}' is not that of "
-                                    f"{stores[0].path}; stores that are read as one need the same")  # fmt: skip
+                    raise UserError(f"{store.path}: the column {column} of split '{name}' differs from that of "
+                                    f"{stores[0].path}; stores that are read as one must agree")  # fmt: skip
             self.columns = {key: column for key, column in self.columns.items() if key in other}
         self._ragged = {key: self._open(column) for key, column in self.columns.items()}
 
@@ -75,25 +75,25 @@ class Split:
         return column in self.columns
 
     def lengths(self, column: str, first: int = 0, last: int | None = None) -> np.ndarray:
-        """How many tokens, rows of an array or bytes of text the examples first ... last - 1 have in a column, int32
-        [last - first]. They are read now, and nothing of them is kept.
+        """Lengths of the examples first ... last - 1 in a column, int32 [last - first]: numbers of tokens, of rows of
+        an array, or of bytes of text. They are read on every call.
 
         Raises:
-            IndexError: examples that are not there.
-            UserError: no such column; a file that cannot be read or is damaged, by name; this holds for all that is
-                read here.
+            IndexError: there are no such examples.
+            UserError: there is no such column, or a file cannot be read or is damaged; the message names it. All
+                methods that read raise it.
         """
         values = self._column(column).lengths(first, len(self) if last is None else last)
         return values if self.columns[column].width == 1 else values // np.int32(self.columns[column].width)
 
     def longest(self, column: str) -> int:
-        """The greatest of the `lengths`, from the manifest."""
+        """The largest of the `lengths`, from the manifest."""
         self._column(column)
         return max(store.longest(self.name, column) for store, _ in self._stores) // self.columns[column].width
 
     @property
     def corpora(self) -> list[CorpusRange]:
-        """Where the examples of each corpus lie; together they are the whole split, in its order."""
+        """The range of examples of each corpus; together they are the whole split, in order."""
         ranges, first = [], 0
         for store, facts in self._stores:
             for corpus in facts["corpora"]:
@@ -103,19 +103,19 @@ class Split:
         return ranges
 
     def gather(self, column: str, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What examples of any numbers in any order have in a column.
+        """Read the values of examples in a column.
 
         Args:
-            column: Its name.
-            examples: Their numbers, integers [B].
+            column: Name of the column.
+            examples: Example numbers in any order, integers [B].
 
         Returns:
-            values: Of all these examples, one after the other: ids, int64 [sum of lengths], without EOS; of an array
-                [sum of lengths, width], or [sum of lengths] where width is 1, in its type.
-            lengths: Of each example, int64 [B].
+            values: Concatenated values of the examples: token ids, int64 [sum of lengths], without EOS; or an array in
+                its own type, [sum of lengths, width] ([sum of lengths] if width is 1).
+            lengths: Length of each example, int64 [B].
 
         Raises:
-            IndexError: an example that is not there.
+            IndexError: there is no such example.
         """
         values, lengths = self._column(column).gather(examples)
         kind = self.columns[column]
@@ -126,14 +126,18 @@ class Split:
         return values.reshape(-1, kind.width), lengths // kind.width
 
     def row(self, column: str, example: int) -> np.ndarray:
-        """What one example has in a column."""
+        """The values of one example in a column."""
         return self.gather(column, np.array([example]))[0]
 
     def lines(self, column: str, examples: np.ndarray | None = None) -> list[str]:
-        """The lines of a column of text of examples of any numbers in any order, or of all.
+        """Read the lines of a column of text.
+
+        Args:
+            column: Name of the column.
+            examples: Example numbers in any order, integers [B]; None: all.
 
         Raises:
-            IndexError: an example that is not there.
+            IndexError: there is no such example.
             UserError: the split has no such text.
         """
         ragged = self._column(column)
@@ -143,17 +147,17 @@ class Split:
         return _lines(text.tobytes(), len(examples), f"{self._stores[0][0].path}: the {column} of '{self.name}'")
 
     def known(self, examples: np.ndarray | None = None) -> list[dict[str, Any]] | None:
-        """What the store knows of examples, or of all: the objects of its columns of JSON; None: it has no such
+        """Facts about examples (None: all), from the columns of JSON: an object for each. None: there is no such
         column."""
         columns = [name for name, column in self.columns.items() if column.kind == "json"]
         if not columns:
             return None
-        found: list[dict[str, Any]] = [{} for _ in range(len(self) if examples is None else len(examples))]
+        facts: list[dict[str, Any]] = [{} for _ in range(len(self) if examples is None else len(examples))]
         for column in columns:
             where = f"{self._stores[0][0].path}: the {column} of an example of '{self.name}'"
-            for one, line in zip(found, self.lines(column, examples), strict=True):
-                one |= parse_json(line, where, mapping(object))
-        return found
+            for own, line in zip(facts, self.lines(column, examples), strict=True):
+                own |= parse_json(line, where, mapping(object))
+        return facts
 
     def _all_lines(self, column: str) -> list[str]:
         lines = []
@@ -169,11 +173,11 @@ class Split:
         if name.endswith(".text"):
             raise UserError(f"{store.path}: split '{self.name}' has no raw text ({name}); make the store with "
                             "keep_text=true")  # fmt: skip
-        has = ", ".join(store.columns(self.name))
-        raise UserError(f"{store.path}: split '{self.name}' has no column {name}; it has {has}")
+        names = ", ".join(store.columns(self.name))
+        raise UserError(f"{store.path}: split '{self.name}' has no column {name}; it has {names}")
 
     def _open(self, column: Column) -> Ragged:
-        """The rows of a column, of all shards of all stores."""
+        """The rows of a column, from all shards of all stores."""
         stores = {store.path: store for store, _ in self._stores}
         return Ragged([shard[1:] for shard in self._shards(column.name)], column.dtype, partial(_blocks, stores))
 
@@ -201,5 +205,5 @@ def _lines(text: bytes, count: int, where: str | Path) -> list[str]:
 
 
 def shard_file(split: str, shard: int, column: str) -> str:
-    """The name of a shard's file of values."""
+    """The name of the file of values of a shard."""
     return f"{split}-{shard:05d}.{column}"

@@ -1,4 +1,4 @@
-"""Writing a store: beside its place, and renamed when it is complete."""
+"""Writes a store under a temporary name, and renames it when it is complete."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,27 +17,27 @@ from s2s.text.tokenizer import Tokenizer, check_output
 
 
 class StoreWriter:
-    """Writes a store beside its place. A context: left by `commit` the store is there, left otherwise nothing is.
+    """Writes a store; a context manager. After `commit` the store is in its place; without it nothing is left.
 
     Args:
-        path: Where the store will be. While the context lasts no other process can write there.
-        overwrite: Replace the store that is there.
-        shard_pairs: Examples of a shard.
+        path: Folder of the store. No other process can write to it while the context is open.
+        overwrite: Whether to replace an existing store.
+        shard_pairs: Maximum number of examples in a shard.
 
     Raises:
-        UserError: the place is taken, or another process is writing there.
+        UserError: the folder is taken, or another process is writing to it.
     """
 
     def __init__(self, path: str | Path, overwrite: bool, shard_pairs: int = 10_000_000):
         self.path, self.overwrite, self.shard_pairs = Path(path), overwrite, shard_pairs
         check_free(path, overwrite)
-        self._open: dict[str, dict[Column, RaggedWriter]] = {}  # of each split
+        self._open: dict[str, dict[Column, RaggedWriter]] = {}  # split -> column -> its writer
         self._files: dict[str, BlockHasher] = {}
 
     def __enter__(self) -> "StoreWriter":
         with ExitStack() as stack:
             stack.enter_context(claim(self.path, "store"))
-            check_free(self.path, self.overwrite)  # the one that had the claim may have written one
+            check_free(self.path, self.overwrite)  # the process that had the claim may have written a store
             self._place = stack.enter_context(ExitStack())
             self.folder = self._place.enter_context(whole_folder(self.path))
             self._stack = stack.pop_all()
@@ -47,14 +47,14 @@ class StoreWriter:
         for column in self._writers():
             column.abandon()
         try:
-            self._place.__exit__(_Left, _Left(), None)  # after `commit` there is nothing to leave
+            self._place.__exit__(_Left, _Left(), None)  # after `commit` this does nothing
         except _Left:
             pass
         finally:
             self._stack.close()
 
     def add_tokenizer(self, tokenizer: Tokenizer, name: str) -> None:
-        """Write a tokenizer, by the name of what it is for. Raises UserError for one that a target cannot have."""
+        """Write the tokenizer of the stream `name`. Raises UserError if it cannot be a target tokenizer."""
         if name == "target":
             check_output(tokenizer.config, "tokenizer")
         tokenizer.save(self.folder, name)
@@ -63,7 +63,7 @@ class StoreWriter:
             hasher.update(path.read_bytes())
 
     def column(self, split: str, column: Column) -> RaggedWriter:
-        """A new column of a split."""
+        """Begin a new column of a split."""
 
         def path(shard: int) -> Path:
             return self.folder / shard_file(split, shard, column.name)
@@ -76,19 +76,20 @@ class StoreWriter:
         return [writer for columns in self._open.values() for writer in columns.values()]
 
     def _split_facts(self, split: str) -> dict[str, Any]:
-        """What the manifest says of the columns of a split. Raises ValueError: not all have as many examples."""
+        """The entries of the columns of a split, for the manifest. Raises ValueError if the columns have different
+        numbers of examples."""
         shards = [writer.shards for writer in self._open[split].values()]
-        if any(one != shards[0] for one in shards):
+        if any(sizes != shards[0] for sizes in shards):
             raise ValueError(f"split {split}: its columns do not have the same number of examples")
         described = {column.name: facts_of(column, writer.values, writer.longest)
                      for column, writer in self._open[split].items()}  # fmt: skip
         return {"pairs": sum(shards[0]), "shards": shards[0], "columns": described}
 
     def commit(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Complete the store and put it in its place.
+        """Complete the store, and rename it to its final name.
 
         Args:
-            facts: The manifest but for format, files and digest, and but for `pairs`, `shards` and `columns` of splits.
+            facts: The manifest without format, files and digest, and without `pairs`, `shards` and `columns` of splits.
 
         Returns:
             The manifest.
@@ -115,22 +116,22 @@ class StoreWriter:
 
 
 class _Left(Exception):
-    """A store that was begun is given up."""
+    """Raised internally to discard an incomplete store."""
 
 
 def check_free(path: str | Path, overwrite: bool) -> None:
-    """See whether a store may be written to a place.
+    """Check that a store may be written to a folder.
 
     Raises:
-        UserError: something else is there, or a store is and `overwrite` is false.
+        UserError: the folder has something else in it, or a store and `overwrite` is false.
     """
     path = Path(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not _is_store(path):
-        raise UserError(f"store={path}: this holds something that is not a store; choose another place")
+        raise UserError(f"store={path}: holds something that is not a store; choose another folder")
     if not overwrite:
-        raise UserError(f"store={path}: there is a store already; overwrite=true replaces it")
+        raise UserError(f"store={path}: the store exists already; overwrite=true replaces it")
 
 
 def _is_store(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The order in which a model sees the tokens of a target, and the way back: components of kind `target_transform`."""
+"""Changes of the order of target tokens for the model, and their inverses: components of kind `target_transform`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from s2s.text.vocabulary import EOS
 
 
 def target_transform(chosen: Any, tokenizer: Tokenizer, where: str = "data.target_transform") -> "TargetTransform":
-    """A transform of targets.
+    """Make a target transform.
 
     Args:
-        chosen: Its name, its config, or the values of its config.
-        tokenizer: Of the targets.
-        where: What a message calls the config.
+        chosen: Its name, its config, or its config as a dict.
+        tokenizer: Tokenizer of the targets.
+        where: Name of the config in messages.
 
     Raises:
         UserError: there is no such component, or it has no such options.
@@ -33,29 +33,30 @@ def target_transform(chosen: Any, tokenizer: Tokenizer, where: str = "data.targe
 
 
 def current(data: dict[str, Any]) -> dict[str, Any]:
-    """The section `data` of a config that may be of 0.1, as it is written now."""
+    """The section `data` of a config, perhaps of version 0.1, in its present form."""
     chosen = data["target_transform"]
     return {"transforms": [], **data, "target_transform": {"type": chosen} if isinstance(chosen, str) else chosen}
 
 
 @dataclasses.dataclass
 class TargetTransformConfig:
-    """What all have."""
+    """Options of all target transforms."""
 
     type: str = option("none", "component")
 
 
 class TargetTransform:
-    """A rearrangement of the ids of a target, here none. `undo` takes any ids that a model may write.
+    """The order of target tokens in the model; this base class keeps the order of the text. `undo` must accept any ids
+    that a model may write.
 
     Args:
         config: Its `Config`.
-        tokenizer: Of the targets.
+        tokenizer: Tokenizer of the targets.
 
     Attributes:
-        moves_words: The words that a model writes come in another order than those of the text.
-        closing: Bool [vocabulary], which tokens show that the word before them is whole, where not every one does and a
-            prefix has to be whole words; None: a prefix may end anywhere.
+        moves_words: Whether the model writes words in another order than the text.
+        closing: Bool [V], the tokens that may follow a complete word. It is set if a forced prefix must consist of
+            complete words, and not every token begins a word. None: a prefix may end anywhere.
     """
 
     Config: ClassVar[type] = TargetTransformConfig
@@ -72,15 +73,15 @@ class TargetTransform:
 
     @property
     def is_none(self) -> bool:
-        """Whether a model writes the text as it is."""
+        """Whether the model writes tokens in the order of the text."""
         return type(self) is TargetTransform
 
     def apply(self, ids: np.ndarray) -> np.ndarray:
-        """Ids of a target in the model's order, int64 [n]."""
+        """Bring the ids of a target into the model's order, int64 [n]."""
         return ids
 
     def undo(self, ids: np.ndarray) -> np.ndarray:
-        """Ids in the model's order as the text has them, int64 [n]."""
+        """Bring ids from the model's order into the order of the text, int64 [n]."""
         return ids
 
 
@@ -92,12 +93,12 @@ class ReverseConfig(TargetTransformConfig):
 
 
 class Reverse(TargetTransform):
-    """The last token first."""
+    """Reverses the order of all tokens."""
 
     Config = ReverseConfig
 
     def apply(self, ids: np.ndarray) -> np.ndarray:
-        """As TargetTransform."""
+        """As in TargetTransform."""
         return ids[::-1]
 
     undo = apply
@@ -111,8 +112,8 @@ class LastWordFirstConfig(TargetTransformConfig):
 
 
 class LastWordFirst(TargetTransform):
-    """The last word, which has to rhyme, before the others, so that a prefix can force it. What is forced is that word,
-    whole, and the beginning of the others. The tokenizer knows where words begin."""
+    """Moves the last word to the front, so that a forced prefix can dictate it, for example for rhymes. A prefix is
+    then the complete last word and the beginning of the other words. The tokenizer knows where words begin."""
 
     Config = LastWordFirstConfig
     moves_words = True
@@ -124,7 +125,7 @@ class LastWordFirst(TargetTransform):
 
     @property
     def closing(self) -> np.ndarray | None:
-        """As TargetTransform."""
+        """As in TargetTransform."""
         if self.begins is not None and self.begins.all():
             return None
         closing = np.zeros(self.symbols, bool) if self.begins is None else self.begins.copy()
@@ -134,15 +135,15 @@ class LastWordFirst(TargetTransform):
         return closing
 
     def apply(self, ids: np.ndarray) -> np.ndarray:
-        """As TargetTransform."""
+        """As in TargetTransform."""
         return self._turn(ids, -1)
 
     def undo(self, ids: np.ndarray) -> np.ndarray:
-        """As TargetTransform."""
+        """As in TargetTransform."""
         return self._turn(ids, 0)
 
     def _turn(self, ids: np.ndarray, which: int) -> np.ndarray:
-        """What is after the last (-1) or first (0) boundary between words, then what is before it."""
+        """Exchange what is before and after the last (-1) or first (0) boundary between words."""
         if len(ids) < 2:
             return ids
         if self.separator is not None:

@@ -1,7 +1,7 @@
-"""Noise and rearrangements of training examples, redrawn from (seed, epoch, example): the same in whatever batch,
-worker or process an example is drawn, and after a resumption.
+"""Augmentation of training examples, drawn from (seed, epoch, example). It is the same in every batch, worker and
+process, and after a run is resumed.
 
-Random numbers come from splitmix64 (Steele, Lea and Flood 2014) on counters: no generator has a state.
+Random numbers come from splitmix64 (Steele, Lea and Flood 2014), applied to counters: there is no generator state.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from s2s.text.vocabulary import UNK
 
 @dataclasses.dataclass
 class TransformConfig:
-    """Options of what is done to training examples when they are read."""
+    """Options of the augmentation of training examples."""
 
     word_dropout: float = option(0.0, "probability that a source token is replaced by <unk>", at_least=0, below=1)
     prev_output_mask: float = option(
@@ -27,21 +27,24 @@ class TransformConfig:
     )  # fmt: skip
     character_noise: float = option(
         0.0, "probability that a source character is deleted, doubled, swapped with the next or replaced by another of "
-        "its line; needs the raw text in the store (keep_text=true)", at_least=0, below=1,
+        "its line; requires the raw text in the store (keep_text=true)", at_least=0, below=1,
     )  # fmt: skip
     spec_augment: SpecAugmentConfig = option(SpecAugmentConfig, "masks over features of recordings")
-    waveform: WaveformConfig = option(WaveformConfig, "recordings at other speeds, with noise, louder and softer")
+    waveform: WaveformConfig = option(WaveformConfig, "changes of the speed, noise and volume of recordings")
     target_transform: Any = group(
         "target_transform", "none", "order of the target's tokens in the model; decoding puts them back"
     )
-    transforms: Any = components("transform", [], "other changes, in this order")
+    transforms: Any = components("transform", [], "further changes, applied in this order")
 
 
 def seeds(seed: int, epoch: int, examples: np.ndarray, purpose: str) -> np.ndarray:
-    """A random number for each example; other purposes have other ones.
+    """A random number for each example.
 
     Args:
+        seed: Seed of the run.
+        epoch: Number of the epoch.
         examples: [n] example numbers.
+        purpose: Any name; different purposes have independent random numbers.
 
     Returns:
         [n] uint64.
@@ -59,7 +62,7 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
 
 
 def uniform(seeds: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Uniform numbers of [0, 1), `lengths[i]` of them from `seeds[i]`, one after the other, float64."""
+    """Uniform random numbers in [0, 1), float64 [sum of lengths]: lengths[i] numbers from seeds[i], concatenated."""
     place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     bits = splitmix64(np.repeat(seeds, lengths) + place.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return (bits >> np.uint64(11)) * 2.0**-53
@@ -68,13 +71,21 @@ def uniform(seeds: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def masked(
     ids: np.ndarray, lengths: np.ndarray, seeds: np.ndarray, probability: float, symbol: int = UNK
 ) -> np.ndarray:
-    """Ids of rows one after the other, each replaced by a symbol with `probability`."""
+    """Replace ids by a symbol at random.
+
+    Args:
+        ids: Concatenated ids of the rows.
+        lengths: Length of each row.
+        seeds: Random number of each row.
+        probability: Of replacement.
+        symbol: Id of the symbol.
+    """
     return np.where(uniform(seeds, lengths) < probability, symbol, ids)
 
 
 def noisy(line: str, seed: int, probability: float) -> str:
-    """A line whose characters, white space apart, are each deleted, doubled, swapped with the next one or replaced by
-    another one of the line, with `probability` in all."""
+    """Change characters of a line at random: with `probability`, a character is deleted, doubled, swapped with the next
+    one or replaced by another one of the line. White space stays."""
     rng, characters = random.Random(int(seed)), list(line)
     others = [c for c in characters if not c.isspace()]
     for place, character in enumerate(characters):
@@ -93,19 +104,19 @@ def noisy(line: str, seed: int, probability: float) -> str:
 
 
 class Transform:
-    """A change of training examples, drawn anew in each epoch: a component of kind `transform`, for
+    """Augmentation of training examples, drawn again in each epoch: a component of kind `transform`, for
     `data.transforms=[NAME]`.
 
-    Batches are planned by the lengths of the examples as they are, so a transform may make them a little longer, and
-    much shorter.
+    Batches are planned by the original lengths of examples. So a transform may make examples much shorter, but only a
+    little longer.
 
     Args:
         config: Its `Config`.
-        task: It knows the vocabularies, and what sources are.
+        task: The task, which has the vocabularies.
 
     Attributes:
-        stream: What it changes: `source`, `target` (in the order of the text), or `shown`, the target as the decoder
-            reads it, whose length must stay.
+        stream: The stream that it changes: `source`, `target` (in the order of the text), or `shown`, the target as
+            the decoder reads it, whose length must not change.
     """
 
     Config: ClassVar[type]
@@ -115,16 +126,16 @@ class Transform:
         self.config, self.task = config, task
 
     def __call__(self, values: np.ndarray, lengths: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Change some examples.
+        """Change examples.
 
         Args:
-            values: Of all these examples, one after the other: token ids, int64 [sum of lengths], without BOS and EOS;
-                or features, float32 [sum of lengths, F], normalised. They are not to be written to.
-            lengths: Of each example, int64 [examples].
-            seeds: A random number for each example, uint64 [examples]; nothing else may make a difference.
+            values: Concatenated values of the examples, which must not be written to: token ids without BOS and EOS,
+                int64 [sum of lengths]; or normalised features, float32 [sum of lengths, F].
+            lengths: Length of each example, int64 [examples].
+            seeds: A random number for each example, uint64 [examples]; the only source of randomness.
 
         Returns:
-            Values and lengths, as they came.
+            The new values and lengths, in the same form.
         """
         raise NotImplementedError
 
@@ -134,17 +145,17 @@ class ShuffleConfig:
     """Options of `shuffle`."""
 
     type: str = option("shuffle", "component")
-    distance: int = option(3, "places that a source token moves at most", at_least=1)
+    distance: int = option(3, "maximum number of places by which a source token moves", at_least=1)
 
 
 class Shuffle(Transform):
-    """Source tokens in another order, in which none is over `distance` places from its own (Lample et al. 2018, section
-    2.3): they are sorted by place + u, u uniform in [0, distance + 1)."""
+    """Shuffles source tokens by at most `distance` places (Lample et al. 2018, section 2.3): they are sorted by place +
+    u, with u uniform in [0, distance + 1)."""
 
     Config = ShuffleConfig
 
     def __call__(self, values: np.ndarray, lengths: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As Transform."""
+        """As in Transform."""
         rows = np.repeat(np.arange(len(lengths)), lengths)
         key = np.arange(len(values)) + uniform(seeds, lengths) * (self.config.distance + 1)
         return values[np.lexsort((key, rows))], lengths

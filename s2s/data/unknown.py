@@ -1,4 +1,4 @@
-"""Text that a vocabulary does not know: how much of it makes training senseless, and what the reason may be."""
+"""Checks for unknown tokens: warns if there are many, and guesses the reason."""
 
 import re
 import sys
@@ -13,33 +13,31 @@ from s2s.errors import UserError
 from s2s.text.tokenizer import Tokenizer
 from s2s.text.vocabulary import UNK
 
-MUCH = 0.2  # share of a side's tokens: with more unknown ones there is a warning
-LINES = 100  # with unknown tokens that are looked at for the reason
-LONGEST = 1000  # characters of such a line
-SHOWN = 3  # unknown words that a message shows
+MUCH = 0.2  # a warning is given if the share of unknown tokens of a side exceeds this
+LINES = 100  # maximum number of lines with unknown tokens from which to guess the reason
+LONGEST = 1000  # maximum length of such a line, in characters
+SHOWN = 3  # maximum number of unknown words in a message
 
 HAS = "the vocabulary has them"
-BESIDE = re.compile(r"(?<=\w)(?=[^\w\s])|(?<=[^\w\s])(?=\S)")  # where punctuation is put apart
+BESIDE = re.compile(r"(?<=\w)(?=[^\w\s])|(?<=[^\w\s])(?=\S)")  # between words and punctuation
 
-# What may have been done to the text of the vocabulary and not to this one.
+# Changes that may have been applied to the text of the vocabulary, but not to this text.
 CHANGES: dict[str, Callable[[str], str]] = {
     f"{HAS} in lower case (tokenizer.lowercase=true)": str.lower,
     f"{HAS} in upper case": str.upper,
     f"{HAS} in Unicode's form NFC (tokenizer.normalization=nfc)": partial(unicodedata.normalize, "NFC"),
     f"{HAS} in Unicode's form NFKC (tokenizer.normalization=nfkc)": partial(unicodedata.normalize, "NFKC"),
-    f"{HAS} without the punctuation beside them: this text has to be tokenized as that one was": partial(
-        BESIDE.sub, " "
-    ),
+    f"{HAS} with punctuation separated; tokenize this text in the same way": partial(BESIDE.sub, " "),
 }
 
 
 def unknown_lines(text: str, unknown: np.ndarray, lengths: np.ndarray) -> list[str]:
-    """Some of the lines with unknown tokens, where these are many.
+    """Some of the lines with unknown tokens; none if there are only few unknown tokens.
 
     Args:
         text: Lines with line feeds between them.
-        unknown: Unknown tokens of each line, integers [lines].
-        lengths: All tokens of each line.
+        unknown: Number of unknown tokens of each line, integers [lines].
+        lengths: Number of tokens of each line, integers [lines].
     """
     if unknown.sum() <= MUCH * lengths.sum():
         return []
@@ -50,27 +48,27 @@ def unknown_lines(text: str, unknown: np.ndarray, lengths: np.ndarray) -> list[s
 def check_unknown(
     what: str, tokenizer: Tokenizer, other: Tokenizer | None, counts: dict[str, Any], lines: list[str], training: bool
 ) -> None:
-    """Warn of much that is unknown.
+    """Warn if there are many unknown tokens.
 
     Args:
-        what: The split and its side.
-        tokenizer: Of this side.
-        other: Of the other side, if there is one.
-        counts: `tokens` and `unknown` ones among them.
-        lines: Some with unknown tokens.
-        training: Whether it is learned from.
+        what: Split and side, for the message.
+        tokenizer: Tokenizer of this side.
+        other: Tokenizer of the other side, if there is one.
+        counts: The numbers of `tokens` and of `unknown` ones among them.
+        lines: Some lines with unknown tokens.
+        training: Whether these are training data.
 
     Raises:
-        UserError: `training`, and everything is unknown.
+        UserError: all tokens of training data are unknown.
     """
     tokens, unknown = counts["tokens"], counts["unknown"]
     if unknown <= MUCH * tokens:
         return
-    said = f"{what}: {100 * unknown / tokens:.0f}% of the tokens are unknown, such as {_shown(tokenizer, lines)}: "
-    said += _reason(tokenizer, other, lines)
+    message = f"{what}: {100 * unknown / tokens:.0f}% of the tokens are unknown, such as {_shown(tokenizer, lines)}: "
+    message += _reason(tokenizer, other, lines)
     if training and unknown == tokens:
-        raise UserError(f"{said}; a model cannot learn anything from it")
-    print(f"warning: {said}", file=sys.stderr)
+        raise UserError(f"{message}; a model cannot learn anything from it")
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _shown(tokenizer: Tokenizer, lines: list[str]) -> str:
@@ -83,14 +81,14 @@ def _reason(tokenizer: Tokenizer, other: Tokenizer | None, lines: list[str]) -> 
     if tokenizer.config.type == "words":
         for mark in ("\u2581", "@@"):
             if sum(mark in symbol for symbol in symbols) > len(symbols) / 10:
-                return f"the vocabulary is one of pieces, with {mark}, and this text has to be cut into them"
+                return f"the vocabulary consists of word pieces, with {mark}; this text must be split into them"
     most = _unknown(tokenizer, lines) / 2
     for reason, change in CHANGES.items():
         if _unknown(tokenizer, [change(line) for line in lines]) <= most:
             return reason
     if other is not None and _unknown(other, lines) <= most:
         return "the vocabulary of the other side has them: source and target may be swapped"
-    return "the vocabulary is too small, or that of another language, or of a text that was tokenized in another way"
+    return "the vocabulary is too small, of another language, or of text that was tokenized in another way"
 
 
 def _unknown(tokenizer: Tokenizer, lines: list[str]) -> int:

@@ -198,7 +198,7 @@ def test_a_row_without_two_columns_is_an_error_with_file_and_line(tmp_path, smal
     rows = [f"{s}\t{t}" for s, t in zip(SOURCE, TARGET, strict=True)]
     rows[30] = row
     write(tmp_path, "c.tsv", rows)
-    with pytest.raises(UserError, match=f"c.tsv:31: a row needs two columns.*it has {columns}"):
+    with pytest.raises(UserError, match=f"c.tsv:31: a row must have two columns.*it has {columns}"):
         pairs(find(tmp_path, "c.tsv"))
 
 
@@ -206,7 +206,7 @@ def test_a_row_without_two_columns_is_an_error_with_file_and_line(tmp_path, smal
 def test_an_empty_corpus_is_an_error_that_names_the_file(tmp_path, ending):
     write(tmp_path, "c.de", [], ending)
     write(tmp_path, "c.en", [], ending)
-    with pytest.raises(UserError, match=re.escape(f"c.de{ending}:1: empty corpus")):
+    with pytest.raises(UserError, match=re.escape(f"c.de{ending}:1: the corpus is empty")):
         pairs(find(tmp_path))
 
 

@@ -110,16 +110,16 @@ def test_it_is_in_the_batch_and_in_its_halves(store):
 @pytest.mark.parametrize(
     ("ending", "lines", "message"),
     [
-        ("label", ["1", "2", "3", "x"], "train.label:4: label: a whole number is needed, not 'x'"),
-        ("label", ["1", "2.5", "3", "4"], "train.label:2: label: a whole number is needed, not '2.5'"),
-        ("label", ["1", "2", "", "4"], "train.label:3: label: a whole number is needed, not ''"),
+        ("label", ["1", "2", "3", "x"], "train.label:4: label: must be an integer, not 'x'"),
+        ("label", ["1", "2.5", "3", "4"], "train.label:2: label: must be an integer, not '2.5'"),
+        ("label", ["1", "2", "", "4"], "train.label:3: label: must be an integer, not ''"),
         (
             "box",
             ["1 2", "1", "", ""],
-            "train.box:2: box: a number for each of 2 columns, any number of times,",
+            "train.box:2: box: must be rows of 2 values, each a number",
         ),
         ("box", ["nan 2", "1 1", "", ""], "train.box:1: box: "),
-        ("fr", ["a", "b", "c"], "the sides must have equally many lines"),
+        ("fr", ["a", "b", "c"], "all files must have the same number of lines"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, ending, lines, message):
@@ -139,7 +139,7 @@ def test_stores_whose_columns_differ_are_not_one(tmp_path):
         with StoreWriter(tmp_path / name, False) as writer:
             writer.column("train", column).append(np.arange(6.0), np.array([6]))
             writer.commit({**facts, "splits": {"train": {"corpora": [{"name": "c", "kept": 1}]}}})
-    with pytest.raises(UserError, match=r"b: the column box of split 'train' is not that of .*/a"):
+    with pytest.raises(UserError, match=r"b: the column box of split 'train' differs from that of .*/a"):
         Stores([tmp_path / "a", tmp_path / "b"]).split("train")
 
 

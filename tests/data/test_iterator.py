@@ -185,12 +185,12 @@ def test_stages_follow_each_other():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": [1]}, "one for each of the 2 training corpora"),
+        ({"weights": [1]}, "a weight for each of the 2 training corpora"),
         ({"weights": [0, 0]}, "must be above 0"),
         ({"weights": [1, 1], "temperature": 2}, "exclude each other"),
         ({"cost": "frames"}, "data.cost=source"),
         ({"batching": "bucket_2d", "buckets": [3]}, "bucket_2d two"),
-        ({"stages": [StageConfig(weights=[1, 2, 3])]}, "one for each of the 2"),
+        ({"stages": [StageConfig(weights=[1, 2, 3])]}, "a weight for each of the 2"),
     ],
 )
 def test_what_does_not_fit_the_data_is_an_error(options, message):
@@ -205,7 +205,7 @@ def test_a_length_that_leaves_nothing_is_an_error():
 
     one = Numbers(corpora=((0, 90, "de"), (90, 200, "de")))
     make(dataset=one, homogeneous="corpus")
-    with pytest.raises(UserError, match=r"data.homogeneous=language: does nothing, .* are of one language"):
+    with pytest.raises(UserError, match=r"data.homogeneous=language: does nothing, .* have the same language"):
         make(dataset=one, homogeneous="language")
     with pytest.raises(UserError, match=r"data.max_length=40 leaves out every pair: the shortest one has 41 tokens"):
         list(make(dataset=Long(), max_length=40).rest_of_epoch())

@@ -127,7 +127,8 @@ def test_a_kaldi_line_whose_id_was_there_before_is_broken(tmp_path):
     manifest = read_manifest(str(tmp_path), None)
     assert [(e.id, e.audio.name, e.text) for e in manifest.entries] == [("u1", "a.wav", "one"), ("u2", "b.wav", "two")]
     assert [(e.where.rpartition("/")[2], e.kind, e.why) for e in manifest.broken] == [
-        ("wav.scp:2", "duplicate id", "u1 was there before"), ("text:3", "duplicate id", "u2 was there before"),
+        ("wav.scp:2", "duplicate id", "another line has the id u1"),
+        ("text:3", "duplicate id", "another line has the id u2"),
     ]  # fmt: skip
 
 
@@ -160,7 +161,7 @@ def test_json_that_is_no_string_is_broken_and_so_is_half_a_character(tmp_path, k
     assert [getattr(entry, key) for entry in manifest.entries] == ["\U0001f600"]
     found = ["a list", "an object", "true or false", "true or false"]
     assert [entry.why for entry in manifest.broken] == [
-        *(f"{key}: a string is needed, not {what}" for what in found),
+        *(f"{key}: must be a string, not {what}" for what in found),
         *[f"{key}: half of a surrogate pair is not a character"] * 2,
     ]
     assert [entry.where for entry in manifest.broken] == [f"{path}:{number}" for number in range(1, 7)]
@@ -170,14 +171,14 @@ def test_json_that_is_no_string_is_broken_and_so_is_half_a_character(tmp_path, k
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        ('{"audio": ["a.wav"], "text": "x"}', "audio: a string is needed, not a list"),
+        ('{"audio": ["a.wav"], "text": "x"}', "audio: must be a string, not a list"),
         ('{"audio": "a\\ud800.wav", "text": "x"}', "audio: half of a surrogate pair is not a character"),
         ('{"audio": "a.wav", "text": NaN}', "NaN is not a finite number"),
         ('{"audio": "a.wav", "text": "x", "text": "y"}', "the key 'text' appears twice"),
-        ('{"audio": "a.wav", "text": "x", "start": true}', "start: a string is needed, not true or false"),
-        ('{"audio": "a.wav", "text": "x", "start": "-1"}', "start -1: a number of seconds is needed"),
-        ('{"audio": "a.wav", "text": "x", "channel": 0}', "channel 0: a number from 1 on is needed"),
-        ('{"audio": "a.wav", "text": "x", "channel": "left"}', "channel left: a number from 1 on is needed"),
+        ('{"audio": "a.wav", "text": "x", "start": true}', "start: must be a string, not true or false"),
+        ('{"audio": "a.wav", "text": "x", "start": "-1"}', "start -1: must be a number of seconds"),
+        ('{"audio": "a.wav", "text": "x", "channel": 0}', "channel 0: must be a number from 1"),
+        ('{"audio": "a.wav", "text": "x", "channel": "left"}', "channel left: must be a number from 1"),
         ('{"audio": "a.wav", "text": "\\u200b\\u3000"}', "no text"),
         ('{"audio": "a.wav", "text": ' + "[" * 40 + "]" * 40 + "}", "nested deeper than 32"),
         ('{"audio": "a.wav", "text": ' + "[" * 100_000 + "}", "nested deeper than 32"),
@@ -239,7 +240,7 @@ def test_a_line_that_is_not_utf8_is_a_broken_entry(tmp_path):
 
 def test_a_column_that_is_there_twice_is_told(tmp_path):
     path = tsv(tmp_path / "m.tsv", ["audio", "text", "note", "text", "note"], ["a.wav", "x", "", "y", ""])
-    with pytest.raises(UserError, match=r"m.tsv:1: the column text is there 2 times"):
+    with pytest.raises(UserError, match=r"m.tsv:1: the header has the column text 2 times"):
         read_manifest(path, None)
     path = tsv(tmp_path / "m.tsv", ["audio", "text", "note", "note"], ["a.wav", "x", "", ""])
     assert len(read_manifest(path, None).entries) == 1  # columns that are not read may be anything
@@ -261,9 +262,9 @@ def test_a_channel_makes_another_entry_of_a_recording(tmp_path):
     [
         ("none.tsv", None, "no such manifest"),
         ("m.csv", "x", "a manifest is a .tsv or .jsonl file, or a Kaldi folder"),
-        ("m.tsv", "", "the first line names the columns"),
-        ("m.tsv", "a.wav\thello\n", "audio or path or audio_filepath is not among a.wav, hello"),
-        ("m.tsv", "audio\tspeaker\n", "text or tgt_text is not among"),
+        ("m.tsv", "", r"the header \(first line\) has no column"),
+        ("m.tsv", "a.wav\thello\n", "has no column audio or path or audio_filepath; it has a.wav, hello"),
+        ("m.tsv", "audio\tspeaker\n", "has no column text or tgt_text"),
         ("m.tsv", "audio\ttext\n", "no entries"),
         ("m.jsonl", "", "no entries"),
     ],

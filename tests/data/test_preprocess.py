@@ -384,7 +384,7 @@ def test_a_tokenizer_cannot_learn_from_a_stream_and_nothing_of_it_is_read(run, d
     code, out, err = run(f"train={train}", f"tokenizer={tokenizer}")
     assert (code, out, err.count("\n")) == (2, "", 1)
     name = train.rpartition(",")[2]
-    assert f"train={name}: a pipe can be read once" in err
+    assert f"train={name}: a pipe can be read only once" in err
     for remedy in ("tokenizer_from=STORE", "tokenizer.model=FILE", "tokenizer.vocabulary=FILE", "tokenizer=bytes"):
         assert remedy in err
     assert_nothing_written(data)
@@ -403,8 +403,8 @@ def test_a_given_vocabulary_or_model_takes_a_stream(run, data):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\tb\nc\n", "standard input:2: a row needs two columns"),
-        ("", "standard input:1: empty corpus"),
+        ("a\tb\nc\n", "standard input:2: a row must have two columns"),
+        ("", "standard input:1: the corpus is empty"),
         ("a\tb\n\udcff\n", "standard input:2: invalid UTF-8"),
     ],
 )
@@ -439,11 +439,11 @@ MISTAKES = {
     "missing corpus": ({}, [], "bad.de and bad.en: no such file"),
     "invalid UTF-8": ({"de": b"a\nb\xffc\n", "en": b"x\ny\n"}, [], "bad.de:2: invalid UTF-8"),
     "invalid UTF-8, other side": ({"de": b"a\nb\n", "en": b"\xc3\ny\n"}, [], "bad.en:1: invalid UTF-8"),
-    "empty corpus": ({"de": b"", "en": b""}, [], "bad.de:1: empty corpus"),
+    "empty corpus": ({"de": b"", "en": b""}, [], "bad.de:1: the corpus is empty"),
     "all filtered away": (
         {"de": b"a\n" * 9, "en": b"x y\n" * 9},
         ["filter.min_length=2"],
-        "all 9 pairs are filtered away",
+        "the filters drop all 9 pairs",
     ),
 }
 
@@ -501,10 +501,10 @@ def test_a_bad_validation_or_test_corpus_is_one_line_and_leaves_nothing(run, dat
         (["workers=1000000000"], "workers=1000000000: must be at most 1,024"),
         (["seed=-1"], "seed=-1: must be at least 0"),
         (["seed=9223372036854775808"], "seed=9223372036854775808: must be at most 9,223,372,036,854,775,807"),
-        (["store=null"], "store is needed"),
+        (["store=null"], "store= is required"),
         (["train=null"], "train"),
         (["train=[]"], "no corpus"),
-        (["train=[]", "test=test"], "train is needed"),
+        (["train=[]", "test=test"], "train= is required"),
     ],
 )
 def test_bad_settings_are_one_line_and_leave_nothing(run, data, words, message):

@@ -118,7 +118,7 @@ def test_waveforms_give_the_same_features_and_can_be_perturbed(make, tmp_path):
     assert places == [0, 1]
     assert len(shorter) == fewer.sum() < frames.sum()
     assert np.array_equal(shorter[: fewer[0]], second[: fewer[0]])
-    with pytest.raises(UserError, match=r"make the store with features\.keep=waveform"):
+    with pytest.raises(UserError, match=r"make it with features\.keep=waveform"):
         one.features(order, half)
 
 
@@ -175,7 +175,7 @@ def test_all_of_a_few_broken_entries_among_many_are_named(s2s, tmp_path, capsys,
     said = capsys.readouterr().err
     kinds = "1 beyond the end, 1 empty text, 1 missing, 1 not audio, 1 truncated"
     assert f"error: 5 of {count:,} entries are broken ({kinds})" in said
-    assert "skip_broken=true goes on without them" in said
+    assert "skip_broken=true skips them" in said
     for number in places:
         assert f"{manifest}:{number + 2}: u{number}: " in said
     assert not (tmp_path / "store").exists()
@@ -200,7 +200,7 @@ def test_broken_entries_of_all_splits_are_named_together(s2s, tmp_path, capsys):
     for number in range(5):
         (tmp_path / f"b/{number}.wav").unlink(missing_ok=True)
     assert s2s("preprocess", *words, "skip_broken=true") == 2
-    assert "valid: all its entries are broken" in capsys.readouterr().err
+    assert "valid: all entries are broken" in capsys.readouterr().err
 
 
 def test_wrong_rates_and_clipping_are_counted(s2s, make, tmp_path, capsys):
@@ -213,7 +213,7 @@ def test_wrong_rates_and_clipping_are_counted(s2s, make, tmp_path, capsys):
     assert facts["rates"] == {"16000": 1, "8000": 4}
     assert facts["clipped"] == 1
     said = capsys.readouterr()
-    assert "1 of 5 entries are used all the same (1 clipped)" in said.err
+    assert "1 of 5 entries are suspicious, but used (1 clipped)" in said.err
     assert f"{manifest}:4: u2: {tmp_path / 'a/2.wav'}" in said.err
     assert "16000 Hz (1), 8000 Hz (4)" in said.out
     store = make("strict", f"train={manifest}", "wrong_rate=error", "skip_broken=true")
@@ -234,7 +234,7 @@ def test_silence_is_told_and_counted(make, tmp_path, capsys):
     facts = Store(make("store", f"train={manifest}")).manifest["splits"]["train"]
     assert (facts["pairs"], facts["clipped"], facts["silent"]) == (5, 0, 2)
     said = capsys.readouterr()
-    assert "warning: 2 of 5 entries are used all the same (2 silent)" in said.err
+    assert "warning: 2 of 5 entries are suspicious, but used (2 silent)" in said.err
     assert f"{manifest}:3: u1: {tmp_path / 'a/1.wav'}" in said.err
     header, row = (line.split("  ") for line in said.out.split("\n\n")[1].splitlines()[:2])
     assert (
@@ -275,7 +275,7 @@ def test_channels_are_those_of_the_entry_or_of_the_features(make, s2s, tmp_path,
     assert_features(tmp_path / "other", 0, 1, 0)
     assert len(Stores([tmp_path / "same", tmp_path / "other"]).split("test")) == 6
     assert s2s("preprocess", *words, f"store={tmp_path / 'none'}", "features.bins=30") == 2
-    assert "those of that store (but for the channel)" in capsys.readouterr().err
+    assert "those of that store (except the channel)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("gone", ["reader", "stream"])
@@ -313,7 +313,7 @@ def test_filters_hold_for_training_and_are_counted(make, tmp_path, s2s, capsys):
     words = ["tokenizer=bytes", f"train={manifest}", f"store={tmp_path / 'none'}", "filter.max_seconds=0.1"]
     assert s2s("preprocess", *OPTIONS, *words) == 2
     assert (
-        f"train: {manifest}: all 5 utterances are filtered away: filter.max_seconds drops 5" in capsys.readouterr().err
+        f"train: {manifest}: the filters drop all 5 utterances: filter.max_seconds drops 5" in capsys.readouterr().err
     )
 
 
@@ -362,13 +362,13 @@ def test_another_store_gives_its_tokenizer_features_and_means(make, tmp_path, s2
 def test_stores_with_other_features_are_not_one(make, tmp_path, store):
     train, other = corpus(tmp_path / "a"), corpus(tmp_path / "b", 3)
     first = make("first", f"train={train}")
-    with pytest.raises(UserError, match="its features is not that of"):
+    with pytest.raises(UserError, match="its features differs from that of"):
         Stores([first, make("bins", f"train={train}", "features.bins=21")])
-    with pytest.raises(UserError, match="its cmvn is not that of"):
+    with pytest.raises(UserError, match="its cmvn differs from that of"):
         Stores([first, make("means", f"train={other}")])
-    with pytest.raises(UserError, match="its task is not that of"):
+    with pytest.raises(UserError, match="its task differs from that of"):
         Stores([first, store])
-    with pytest.raises(UserError, match="its tokenizers are not those of"):
+    with pytest.raises(UserError, match="its tokenizers differ from those of"):
         Stores([first, make("tokens", f"train={train}", "tokenizer=bytes")])
 
 
@@ -376,12 +376,12 @@ def test_what_is_missing_is_asked_for(s2s, tmp_path, capsys):
     manifest = corpus(tmp_path / "a")
     store = f"store={tmp_path / 'store'}"
     for words, message in [
-        ([f"train={manifest}"], "store is needed"),
-        ([store], "no manifest: train=FILE.tsv"),
-        ([store, f"valid={manifest}"], "train is needed for features.cmvn=global"),
+        ([f"train={manifest}"], "store= is required"),
+        ([store], "no manifest is given; use train=FILE.tsv"),
+        ([store, f"valid={manifest}"], "train= is required for features.cmvn=global"),
         (
             [store, f"valid={manifest}", "features.cmvn=none"],
-            "train is needed: a tokenizer learns from the training texts",
+            "train= is required to learn a tokenizer",
         ),
         ([store, f"train={manifest}", "features.low_frequency=5000"], "filters from 5000 to 4000 Hz"),
         ([store, f"train={manifest}", "features.sample_rate=1e9"], "sample_rate"),

@@ -142,7 +142,7 @@ def test_a_split_of_empty_lines_only_is_readable(tmp_path):
 
 def test_an_unknown_split_is_an_error_that_names_the_known_ones(tmp_path):
     write(tmp_path / "s")
-    with pytest.raises(UserError, match="no split 'test'; there is valid"):
+    with pytest.raises(UserError, match="no split 'test'; it has valid"):
         Store(tmp_path / "s").split("test")
 
 
@@ -361,7 +361,7 @@ def test_several_stores_have_the_splits_the_languages_and_a_digest_of_all(tmp_pa
     assert Stores([tmp_path / "a"]).digest == digests[0]
     assert Stores([tmp_path / "b", tmp_path / "a"]).digest != Stores([tmp_path / "a", tmp_path / "b"]).digest
     assert stores.tokenizers()["source"].encode("d a") == words().encode("d a")
-    with pytest.raises(UserError, match=f"{tmp_path}/a, .*/c: no split 'test'; there is train, valid"):
+    with pytest.raises(UserError, match=f"{tmp_path}/a, .*/c: no split 'test'; they have train, valid"):
         stores.split("test")
     flip_first_byte(tmp_path / "c" / "train-00001.source.tokens")
     with pytest.raises(UserError, match=r"c/train-00001.source.tokens: truncated or changed"):
@@ -444,7 +444,7 @@ def test_what_is_not_a_store_is_never_replaced(tmp_path):
     (tmp_path / "s" / "thesis.txt").write_text("all my work")
     (tmp_path / "f").write_text("a file")
     for name in ("s", "f"):
-        with pytest.raises(UserError, match="not a store; choose another place"):
+        with pytest.raises(UserError, match="not a store; choose another folder"):
             write(tmp_path / name, overwrite=True)
     assert (tmp_path / "s" / "thesis.txt").read_text() == "all my work"
 

@@ -190,7 +190,7 @@ def test_the_second_writer_of_a_store_is_refused_at_once(tmp_path):
         first.commit(words)
         with pytest.raises(UserError, match="another command is writing"), StoreWriter(tmp_path / "s", True):
             pass
-    with pytest.raises(UserError, match="there is a store already"), second:  # it waited, and looks again
+    with pytest.raises(UserError, match="the store exists already"), second:  # it waited, and looks again
         pass
     assert os.listdir(tmp_path) == ["s"]
 
@@ -212,7 +212,7 @@ def test_what_a_killed_writer_left_is_no_obstacle_and_goes(tmp_path):
 def test_a_store_that_was_being_replaced_when_its_writer_was_killed_is_put_back(tmp_path):
     write(tmp_path / "s")
     (tmp_path / "s").rename(tmp_path / ".replaced-s")
-    with pytest.raises(UserError, match="there is a store already"):
+    with pytest.raises(UserError, match="the store exists already"):
         write(tmp_path / "s")
     assert Store(tmp_path / "s").split("valid").row("source.tokens", 0).tolist() == SOURCE[0]
     assert os.listdir(tmp_path) == ["s"]

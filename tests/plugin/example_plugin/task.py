@@ -13,7 +13,7 @@ from s2s.tasks.translation import TranslationTask
 class RatedPreprocessConfig(PreprocessConfig):
     """Keys of `s2s-preprocess task=rated`."""
 
-    task: str = option("rated", "what a store is made for; its keys are those of the task")
+    task: str = option("rated", "task of the store; it decides which other keys there are")
     rating: str = option("rating", "ending of the files of ratings")
 
 
