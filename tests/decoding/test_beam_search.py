@@ -279,7 +279,7 @@ def test_ensemble_weights_are_one_positive_number_for_each_model():
 
 
 def test_an_ensemble_of_different_vocabularies_is_a_users_mistake():
-    with pytest.raises(UserError, match="one target vocabulary"):
+    with pytest.raises(UserError, match="must share a target vocabulary"):
         Generator([model(0, 9), model(0, 7)], DecodeConfig(), sides)
 
 

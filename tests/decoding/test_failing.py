@@ -198,7 +198,7 @@ def test_a_sentence_that_does_not_fit_into_memory_fails_alone(monkeypatch):
 def test_what_a_prefix_may_be_is_each_sentences_own():
     config = DecodeConfig(ctc_weight=0.3, **SHORT)
     found = list(Generator([tiny_joint(1)], config, sides).generate([[4, 5], [4] * 6], [[4] * 4, [4]]))
-    assert "prefix of 4 tokens: they do not fit into 3 frames" in str(found[0][0].error)
+    assert "prefix of 4 tokens: CTC cannot align them with 3 frames" in str(found[0][0].error)
     assert found[1][0].ids[0] == 4
     learned = tiny_model(1, V, positions="learned", max_positions=8)
     found = list(Generator([learned], DecodeConfig(), sides).generate([[4, 5], [4]], [[4], [4] * 8]))

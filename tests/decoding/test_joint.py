@@ -139,7 +139,7 @@ def test_what_does_not_go_together():
     with pytest.raises(UserError, match="constraints="):
         generate(DecodeConfig(), [[4, 5]], constraints=[[[4]]])
     ((failed,),) = generate(DecodeConfig(), [[4, 5]], [[6, 6, 7]])  # the same one needs a blank between
-    assert "prefix of 3 tokens: they do not fit into 3 frames" in str(failed.error)
+    assert "prefix of 3 tokens: CTC cannot align them with 3 frames" in str(failed.error)
 
 
 def test_a_hypothesis_that_must_be_longer_than_the_frames_ends_with_them():

@@ -186,7 +186,7 @@ def test_what_does_not_go_together():
         ({"search": "sample"}, "each chooses a search"),
         ({"stopping": "exhaustive"}, "decode.stopping=exhaustive: does nothing"),
         ({"no_repeat_ngram": 2}, "does not go with"),
-        ({"speculative": "draft"}, "needs draft=CHECKPOINT"),
+        ({"speculative": "draft"}, "requires draft=CHECKPOINT"),
     ):
         with pytest.raises(UserError, match=message):
             Generator([model], DecodeConfig(**{"speculative": "input", "beam_size": 1, **options}), sides)

@@ -211,7 +211,7 @@ def test_what_does_not_go_together(s2s, capsys, folder):
         return capsys.readouterr().err
 
     assert "timestamps=true requires format=json" in failed("joint", "timestamps=true")
-    assert "needs CTC" in failed("joint", "timestamps=true", "format=json", "decode.ctc_weight=0")
+    assert "requires CTC" in failed("joint", "timestamps=true", "format=json", "decode.ctc_weight=0")
     assert "without a decoder has CTC alone" in failed("ctc", "decode.ctc_weight=0.3")
     assert "decode.search=sample; it goes with decode.search=beam; decode.ctc_weight=0 leaves CTC out" in failed(
         "joint", "decode.search=sample"

@@ -126,7 +126,7 @@ def test_what_does_not_go_together():
         Generator([model], DecodeConfig(), sides, timestamps=True)
     with pytest.raises(UserError, match=r"decode.chunk_seconds requires recordings"):
         Generator([model], DecodeConfig(chunk_seconds=10), sides)
-    with pytest.raises(UserError, match="needs CTC"):
+    with pytest.raises(UserError, match="requires CTC"):
         Generator([model], DecodeConfig(ctc_weight=0.0), Sides(collate, seconds=SECONDS), timestamps=True)
     with pytest.raises(UserError, match="at most half"):
         DecodeConfig(chunk_seconds=10, chunk_overlap=6).check()

@@ -93,7 +93,7 @@ def test_what_goes_wrong(s2s, capsys, runs, store, tmp_path):
                "tokenizer=characters", f"store={folder}", "workers=1") == 0  # fmt: skip
     assert s2s("train", f"store={folder}", f"run={tmp_path}/lm", *LM, "train.max_updates=1") == 0
     capsys.readouterr()
-    assert "is not the checkpoint's" in failed(*decode, f"decode.language_model={tmp_path}/lm")
+    assert "differs from the checkpoint's" in failed(*decode, f"decode.language_model={tmp_path}/lm")
     assert "train.samples=0 train.valid_metrics=[loss]" in failed(
         "train", f"store={store}", f"run={tmp_path}/a", *LM, "train.valid_metrics=[bleu]"
     )
