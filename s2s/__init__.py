@@ -4,9 +4,9 @@ __version__ = "0.1.0"
 
 
 def load(checkpoint, device: str = "auto", dtype: str = "fp32", draft=None, backend: str = "auto"):
-    """A trained model as a `Translator`: `s2s.load("runs/m30k").translate(lines, beam_size=5)`.
+    """Load a trained model as a `Translator`: `s2s.load("runs/m30k").translate(lines, beam_size=5)`.
 
-    As `s2s.decoding.translator.load`, which says what the arguments are; PyTorch is imported only now.
+    The arguments are those of `s2s.decoding.translator.load`. PyTorch is imported only when this is called.
     """
     from s2s.decoding.translator import load
 

@@ -1,4 +1,4 @@
-"""Where tensors are, and when its memory is short."""
+"""Choice of the device, and detection of out-of-memory errors."""
 
 import gc
 import re
@@ -7,13 +7,13 @@ import torch
 
 from s2s.errors import Failure, UserError
 
-# What torch, cuBLAS, cuDNN and NCCL say; cuDNN also of a convolution for which no algorithm has room.
+# Messages of torch, cuBLAS, cuDNN and NCCL; cuDNN has one for convolutions without an algorithm that fits.
 SHORT = re.compile(r"can't allocate memory|out of memory|_ALLOC(ATION)?_FAILED|"
                    r"unable to find (an engine|a valid cuDNN algorithm)", re.IGNORECASE)  # fmt: skip
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name; `auto` is a GPU where there is one. Raises UserError for one that is not there."""
+    """The device of a name: `cpu`, `cuda`, or `auto` (a GPU if there is one). Raises UserError if there is no GPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
@@ -22,13 +22,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def free() -> None:
-    """Give back memory that nothing uses."""
+    """Return unused memory to the system."""
     gc.collect()
-    torch.cuda.empty_cache()  # nothing without a GPU
+    torch.cuda.empty_cache()  # does nothing without a GPU
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is short; torch has no type of its own for that of a CPU and of libraries."""
+    """Whether an error means that memory is short. For the CPU and for libraries, torch has no error type of its
+    own."""
     cause = error.__cause__ if isinstance(error, Failure) else error
     if isinstance(cause, (torch.OutOfMemoryError, MemoryError)):
         return True

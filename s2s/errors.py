@@ -1,13 +1,14 @@
-"""The ways a command can end badly. None is ever shown to a user with a traceback."""
+"""The errors that end a command. None of them is shown with a traceback."""
 
 
 class UserError(Exception):
-    """Bad usage or bad input: one line saying what was wrong, where, and what would be right. Exit code 2."""
+    """Bad usage or bad input. The message is one line: what is wrong, where, and what would be right. Exit code 2."""
 
 
 class Failure(Exception):
-    """The input was fine and the work failed all the same (a diverged run, say). Exit code 1."""
+    """The input was fine, but the work failed (for example, a run diverged). Exit code 1."""
 
 
 class ReaderGone(Exception):
-    """Whoever read the results has gone away (`| head`): there is nobody to work for. Exit code 141, as of SIGPIPE."""
+    """The reader of the results has closed the pipe (`| head`), so no more results are needed. Exit code 141, as for
+    SIGPIPE."""

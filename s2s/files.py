@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all, claims of their places, and errors that name them.
+"""Files and folders that appear only when they are complete; claims of paths; and errors that name files.
 
-What is written goes to `.partial-NAME` beside its place, is flushed to the disk, and takes the place by a rename; what
-was there is `.replaced-NAME` till then, and `.removed-NAME` while it is being deleted. What a killed process left of
-these is cleared away, or put back, by the next one that writes to the place.
+Output is written to `.partial-NAME` in the same folder, flushed to the disk, and renamed to NAME. Until then an
+existing NAME is kept as `.replaced-NAME`; it is called `.removed-NAME` while it is being deleted. If a process was
+killed, the next one that writes to NAME deletes these files, or restores the old NAME.
 """
 
 import errno
@@ -19,13 +19,13 @@ from typing import BinaryIO
 
 from s2s.errors import UserError
 
-MANIFEST = "manifest.json"  # of stores and of checkpoints
+MANIFEST = "manifest.json"  # in stores and checkpoints
 OF_A_RUN = ("checkpoints", "run.json", "config.yaml", "metrics.jsonl", "train.log", "lock")
 
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Errors of the system that do not say which file they are about, such as those of a full disk, say this one."""
+    """Add the name of this file to errors of the system that do not name a file, such as those of a full disk."""
     try:
         yield
     except OSError as error:
@@ -41,7 +41,7 @@ def write(path: str | Path, content: str | bytes) -> None:
 
 
 def flush(path: str | Path) -> None:
-    """Make a file's content, or a folder's names, survive a power cut, where the system can."""
+    """Flush the content of a file, or the names in a folder, to the disk, if the system supports it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with naming(path):
@@ -54,7 +54,7 @@ def flush(path: str | Path) -> None:
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     sha = hashlib.sha256()
     with naming(path), open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -63,7 +63,7 @@ def file_hash(path: str | Path) -> str:
 
 
 def clear(path: str | Path) -> None:
-    """Delete a file or a folder with all that is in it, if it is there; a warning names what cannot be deleted."""
+    """Delete a file, or a folder with its contents, if it exists. A warning names it if it cannot be deleted."""
     try:
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
@@ -72,36 +72,44 @@ def clear(path: str | Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        print(f"warning: {path} is left behind, and can be deleted: {error}", file=sys.stderr)
+        print(f"warning: {path} could not be deleted; delete it yourself: {error}", file=sys.stderr)
 
 
 def remove(folder: Path, place: Path | None = None) -> None:
-    """Delete a folder (that was at `place`); renamed to `.removed-NAME` first, so that a half-deleted one is never
-    taken for a whole one. Raises OSError when that fails."""
+    """Delete a folder. It is renamed to `.removed-NAME` first, so that an incomplete folder is never taken for a
+    complete one.
+
+    Args:
+        folder: The folder.
+        place: Its former path, if it was renamed.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
     doomed = _beside(place or folder)[2]
-    clear(doomed)  # of a process that was killed
+    clear(doomed)  # a killed process may have left it
     os.rename(folder, doomed)
     clear(doomed)
 
 
 @contextmanager
 def whole_folder(place: str | Path) -> Iterator[Path]:
-    """A folder that appears, or replaces the one that is there, only when it is complete and on disk.
+    """A folder that appears, or replaces an existing one, only when it is complete and on disk.
 
-    No other process may write to the place at the same time: see `claim`.
+    No other process may write to the same path at the same time: see `claim`.
 
     Args:
-        place: Its parent is made. A link to a folder stays a link.
+        place: Path of the folder; its parent is created. A link to a folder stays a link.
 
     Yields:
-        An empty folder beside it, to write to; on any error nothing of it is left, and what was there is there.
+        An empty folder to write to. After an error nothing of it is left, and an existing folder is unchanged.
     """
     place = Path(os.path.realpath(place))
     partial, replaced, _ = _beside(place)
     place.parent.mkdir(parents=True, exist_ok=True)
     recover(place)
     partial.mkdir()
-    mine = partial.stat()
+    status = partial.stat()
     try:
         yield partial
         for path in [*partial.rglob("*"), partial]:
@@ -111,7 +119,7 @@ def whole_folder(place: str | Path) -> Iterator[Path]:
         os.rename(partial, place)
         flush(place.parent)
     except BaseException as error:
-        if place.exists() and os.path.samestat(place.stat(), mine):  # it may not have got to the disk
+        if place.exists() and os.path.samestat(place.stat(), status):  # it may not have reached the disk
             os.rename(place, partial)
         if replaced.exists() and not place.exists():
             os.rename(replaced, place)
@@ -124,15 +132,15 @@ def whole_folder(place: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(path: str | Path, key: str = "output") -> Iterator[BinaryIO]:
-    """A file that appears, or replaces the one that is there, only when it is complete and on disk.
+    """A file that appears, or replaces an existing one, only when it is complete and on disk.
 
     Args:
         path: The file. A link to a file stays a link.
-        key: Which names it, for messages.
+        key: The option that names it, for messages.
 
     Raises:
-        UserError: the path is a folder, its folder is not there, it is `claim`ed or not to be written to.
-        OSError: it cannot be written; nothing is left behind then.
+        UserError: the path is a folder or no regular file, its folder does not exist, or `claim` fails.
+        OSError: it cannot be written; then nothing is left behind.
     """
     place = Path(os.path.realpath(path))
     if place.is_dir():
@@ -140,7 +148,7 @@ def whole_file(path: str | Path, key: str = "output") -> Iterator[BinaryIO]:
     if not place.parent.is_dir():
         raise UserError(f"{key}={path}: there is no folder {Path(path).parent}")
     if place.exists() and not place.is_file():
-        raise UserError(f"{key}={path}: is no file")
+        raise UserError(f"{key}={path}: is not a regular file")
     with claim(path, key):
         partial = _beside(place)[0]
         try:
@@ -156,19 +164,19 @@ def whole_file(path: str | Path, key: str = "output") -> Iterator[BinaryIO]:
 
 
 class _File(FileIO):
-    """A new file whose errors name the one that it is written for."""
+    """A new file whose errors name the file that it will become."""
 
-    def __init__(self, path: Path, said: str | Path):
+    def __init__(self, path: Path, name: str | Path):
         super().__init__(path, "wb")
-        self._said = said
+        self._name = name
 
     def write(self, data) -> int:
-        with naming(self._said):
+        with naming(self._name):
             return super().write(data)
 
 
 def abandon(path: str | Path) -> None:
-    """Clear away what a process that is about to end without another word has begun to write to a place."""
+    """Delete what this process has begun to write to a path, before it exits without cleaning up."""
     place = Path(os.path.realpath(path))
     for left in (_beside(place)[0], _lock(place)):
         clear(left)
@@ -176,35 +184,35 @@ def abandon(path: str | Path) -> None:
 
 @contextmanager
 def claim(place: str | Path, key: str) -> Iterator[None]:
-    """The right to write a file or folder to a place, while the context lasts: two commands that write to one place at
-    the same time would lose the work of one. It ends with the process that has it, however that ends.
+    """The exclusive right to write a file or folder, while the context lasts. Without it, two commands that write to
+    the same path at the same time would lose the work of one. It ends with its process, however that ends.
 
     Args:
-        place: Its parent is made; where nothing is written there after all, it goes again.
-        key: Which names it, for messages.
+        place: Path of the file or folder. Its parent is created, and deleted again if nothing is written.
+        key: The option that names it, for messages.
 
     Raises:
-        UserError: another process has it; the place lies in a store or a checkpoint, or is a part of a run.
+        UserError: another process has the right; or the path is inside of a store, a checkpoint, or part of a run.
     """
-    real = Path(os.path.realpath(place))
-    if owner := _owner(real):
-        raise UserError(f"{key}={place}: lies in {owner}, which would be damaged; choose another place")
-    made = [folder for folder in real.parents if not folder.exists()]
-    real.parent.mkdir(parents=True, exist_ok=True)
-    path = _lock(real)
+    target = Path(os.path.realpath(place))
+    if owner := _owner(target):
+        raise UserError(f"{key}={place}: lies in {owner}, which would be damaged; choose another path")
+    created = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = _lock(target)
     try:
-        with _locked(path, f"{key}={place}: another command is writing to this place; choose another, or wait for it"):
-            recover(real)
+        with _locked(path, f"{key}={place}: another command is writing to this path; choose another, or wait for it"):
+            recover(target)
             yield
     finally:
-        for folder in made:
+        for folder in created:
             with suppress(OSError):  # not empty
                 folder.rmdir()
 
 
 @contextmanager
 def _locked(path: Path, complaint: str) -> Iterator[None]:
-    """Hold a `lock` whose file goes with it."""
+    """Hold a `lock`, and delete its file afterwards."""
     while True:
         file = lock(path, complaint)
         try:
@@ -212,7 +220,7 @@ def _locked(path: Path, complaint: str) -> Iterator[None]:
                 break
         except FileNotFoundError:
             pass
-        file.close()  # it was deleted by the one that had it
+        file.close()  # the process that held the lock has deleted the file
     with file:
         try:
             yield
@@ -221,21 +229,22 @@ def _locked(path: Path, complaint: str) -> Iterator[None]:
 
 
 def check_apart(place: str | Path, key: str, inputs: Iterable[str | None]) -> None:
-    """See whether a folder that is going to be written holds none of the files that it is made from. Raises UserError.
+    """Check that a folder to be written contains none of its own inputs. Raises UserError.
 
     Args:
         place: The folder.
-        key: Which names it, for messages.
-        inputs: Files, folders, beginnings of paths; None and `-` are none.
+        key: The option that names it, for messages.
+        inputs: Files, folders and prefixes of paths; None and `-` are ignored.
     """
-    real = Path(os.path.realpath(place))
+    target = Path(os.path.realpath(place))
     for path in inputs:
-        if path not in (None, "-") and Path(os.path.realpath(path)).is_relative_to(real):
-            raise UserError(f"{key}={place}: would replace {path}, which it is made from; choose another place")
+        if path not in (None, "-") and Path(os.path.realpath(path)).is_relative_to(target):
+            raise UserError(f"{key}={place}: would replace its own input {path}; choose another path")
 
 
 def lock(path: Path, complaint: str) -> BinaryIO:
-    """A file that is locked till it is closed, or its process ends. Raises UserError when another process has it."""
+    """Open and lock a file, until it is closed or the process ends. Raises UserError if another process has the
+    lock."""
     file = path.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -243,13 +252,13 @@ def lock(path: Path, complaint: str) -> BinaryIO:
         file.close()
         raise UserError(complaint) from None
     except OSError as error:
-        print(f"warning: {path}: this file system has no locks ({error.strerror}), so that two commands that write "
-              "here at the same time do not see each other", file=sys.stderr)  # fmt: skip
+        print(f"warning: {path}: this file system has no locks ({error.strerror}), so two commands that write here at "
+              "the same time cannot notice each other", file=sys.stderr)  # fmt: skip
     return file
 
 
 def recover(place: Path) -> None:
-    """Clear away what a process that was killed left of a file or folder; what it had begun to replace is put back."""
+    """Clean up after a killed process that was writing a file or folder; if it was replacing one, that is restored."""
     partial, replaced, removed = _beside(place)
     clear(partial)
     clear(removed)
@@ -259,7 +268,7 @@ def recover(place: Path) -> None:
         try:
             remove(replaced, place)
         except OSError as error:
-            print(f"warning: {replaced} is left behind, and can be deleted: {error}", file=sys.stderr)
+            print(f"warning: {replaced} could not be deleted; delete it yourself: {error}", file=sys.stderr)
 
 
 def _lock(place: Path) -> Path:
@@ -274,7 +283,7 @@ def _beside(place: Path) -> tuple[Path, Path, Path]:
 
 
 def _owner(place: Path) -> str | None:
-    """The store, checkpoint or run whose parts a place is among, or None."""
+    """The store, checkpoint or run that a path is part of, for messages; or None."""
     for folder in place.parents:
         if _is_ours(folder / MANIFEST):
             return f"{folder}, a store or a checkpoint"
@@ -284,7 +293,7 @@ def _owner(place: Path) -> str | None:
 
 
 def _is_ours(manifest: Path) -> bool:
-    """Whether it is the manifest of a store or of a checkpoint, by its beginning."""
+    """Whether a file is the manifest of a store or a checkpoint, judged by its beginning."""
     try:
         with manifest.open("rb") as file:
             return file.read(64).translate(None, b" \n").startswith(b'{"format":')

@@ -1,7 +1,7 @@
-"""What a folder or file is that one of the commands wrote: facts for programs, and the same as text for people.
+"""Facts about the stores, runs, checkpoints and shortlists that commands have written, as a dict and as text.
 
-A store, a run, a checkpoint or a shortlist is told by what is in it. Files are compared with the hashes that were
-written with them; what is damaged is named, and everything else is told all the same.
+The kind is recognised by the contents. Files are compared with the hashes that were written with them. Damaged files
+are named, and all other facts are still reported.
 """
 
 import contextlib
@@ -28,57 +28,57 @@ from s2s.manifests import MANIFEST, read_manifest
 from s2s.training.metrics import read_metrics
 
 Facts = dict[str, Any]
-UNTOLD = ("time", "seconds_validating")  # of an event
-ENDING = ".vocabulary.txt"  # of a file of each tokenizer
-VALIDATIONS = 10  # of a run that the text shows
+UNTOLD = ("time", "seconds_validating")  # keys of events that are not shown
+ENDING = ".vocabulary.txt"  # ending of a file of each tokenizer
+VALIDATIONS = 10  # maximum number of validations in the text about a run
 
 
 def inspect(path: str | Path, verify: bool = True) -> Facts:
-    """The facts of a path.
+    """The facts about a path.
 
     Args:
-        path: A store, a run, a checkpoint (or a run's `best` or `last`) or a shortlist.
-        verify: Read every file and compare it with its hash; otherwise only sizes are compared.
+        path: A store, a run, a checkpoint (also a run's `best` or `last`) or a shortlist.
+        verify: Whether to read every file and compare it with its hash; otherwise only sizes are compared.
 
     Returns:
-        `kind`, `path`, `bytes`, `damaged` (a line for each damaged file), and what there is to say of the kind.
+        `kind`, `path`, `bytes`, `damaged` (a line for each damaged file), and further facts depending on the kind.
 
     Raises:
-        UserError: nothing that s2s wrote.
+        UserError: the path is none of these.
     """
     path = Path(path)
     for _ in range(10):
-        real = path.resolve() if path.is_symlink() else path  # where a run's `last` points to may change meanwhile
-        if not real.exists():
+        target = path.resolve() if path.is_symlink() else path  # a run's `last` may point elsewhere meanwhile
+        if not target.exists():
             raise UserError(f"{path}: no such file or folder")
         damaged: list[str] = []
-        kind, look = _kind(path, real)
+        kind, look = _kind(path, target)
         try:
-            facts = look(real, verify, damaged)
-            size = real.stat().st_size if real.is_file() else _bytes(real)
+            facts = look(target, verify, damaged)
+            size = target.stat().st_size if target.is_file() else _bytes(target)
             break
         except FileNotFoundError as error:
-            gone = error
+            missing = error
     else:
-        raise gone
+        raise missing
     return {"kind": kind, "path": str(path), "bytes": size, "damaged": damaged, **facts}
 
 
-def _kind(path: Path, real: Path) -> tuple[str, Callable[[Path, bool, list[str]], Facts]]:
-    """What there is at a path, and what reads it."""
-    if real.is_file():
+def _kind(path: Path, target: Path) -> tuple[str, Callable[[Path, bool, list[str]], Facts]]:
+    """The kind of a path, and the function that reads it."""
+    if target.is_file():
         return "shortlist", _shortlist
-    if (real / "run.json").is_file():
+    if (target / "run.json").is_file():
         return "run", _run
-    if (real / WEIGHTS).exists():
+    if (target / WEIGHTS).exists():
         return "checkpoint", _checkpoint
-    if (real / MANIFEST).is_file():
+    if (target / MANIFEST).is_file():
         return "store", _store
     raise UserError(f"{path}: neither a store, a run, a checkpoint nor a shortlist")
 
 
 def text(facts: Facts) -> str:
-    """Facts as lines for people."""
+    """Format facts as lines of text."""
     show: Callable[[Facts], list[str]] = {
         "store": _store_text, "run": _run_text, "checkpoint": _checkpoint_text, "shortlist": _shortlist_text
     }[facts["kind"]]  # fmt: skip
@@ -98,14 +98,16 @@ def _store(path: Path, verify: bool, damaged: list[str]) -> Facts:
         side: {"type": tokenizers.get(side, {}).get("type"), **vocabulary}
         for side, vocabulary in manifest.get("vocabularies", {}).items()
     }
-    told = {"vocabularies", "files", "other_files", "block_size", "task", "seed"}
+    left_out = {"vocabularies", "files", "other_files", "block_size", "task", "seed"}
     columns: dict[str, dict[str, list]] = {}
     for split in manifest.get("splits", {}):
-        with contextlib.suppress(KeyError):  # of a manifest that is damaged
+        with contextlib.suppress(KeyError):  # the manifest may be damaged
             declared = declared_columns(manifest, split)
-            columns[split] = {name: [one["kind"], one["values"] // one["width"]] for name, one in declared.items()}
+            columns[split] = {
+                name: [column["kind"], column["values"] // column["width"]] for name, column in declared.items()
+            }
     return {
-        **{key: value for key, value in manifest.items() if key not in told},
+        **{key: value for key, value in manifest.items() if key not in left_out},
         "facts": task_facts(manifest),
         "columns": columns,
         "vocabularies": vocabularies,
@@ -147,14 +149,14 @@ def _run(path: Path, verify: bool, damaged: list[str]) -> Facts:
     checkpoints = []
     for folder in sorted([*runs.steps(path), *(path / "checkpoints").glob("aside_step_*")]):
         links = [name for name in ("best", "last") if (path / name).is_symlink() and (path / name).samefile(folder)]
-        found: list[str] = []
+        complaints: list[str] = []
         try:
-            facts = _checkpoint(folder, verify, found)
+            facts = _checkpoint(folder, verify, complaints)
         except FileNotFoundError:
             facts = {}
         if not folder.exists():  # the run has deleted it meanwhile
             continue
-        damaged += found
+        damaged += complaints
         keys = ("update", "validated")
         size = sum(file["bytes"] for file in facts["files"].values())
         checkpoints.append({"name": folder.name, "links": links, "bytes": size, **{key: facts[key] for key in keys}})
@@ -184,7 +186,7 @@ def _shortlist(path: Path, verify: bool, damaged: list[str]) -> Facts:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: neither a store, a run, a checkpoint nor a shortlist: {error}") from error
     if verify and "sha256" in facts and facts["sha256"] != hashlib.sha256(content).hexdigest():
-        damaged.append(f"{path}: its content is not what was written")
+        damaged.append(f"{path}: its content differs from what was written")
     (symbols, candidates), (frequent,) = sizes["translations"], sizes["frequent"]
     return {
         "format": facts.get("format"),
@@ -197,22 +199,22 @@ def _shortlist(path: Path, verify: bool, damaged: list[str]) -> Facts:
 
 
 def _parents(state: Facts) -> dict[str, dict[str, Facts]]:
-    """Role -> path -> the hash of its weights when they were taken, and what has become of it."""
+    """Role -> path -> the hash of its weights when they were used, and whether they are still there."""
     origin = state.get("origin", {})
-    found = {}
+    parents_by_role = {}
     for role in shapes.ROLES:
         for place in (state, origin, origin.get("parents", {})):
             parents = place.get(role) or {}
             parents = parents if isinstance(parents, dict) else dict.fromkeys(parents)
             if parents:
-                found[role] = {
+                parents_by_role[role] = {
                     path: {"sha256": sha256, "now": _now(Path(path), sha256)} for path, sha256 in parents.items()
                 }
-    return found
+    return parents_by_role
 
 
 def _now(folder: Path, sha256: str | None) -> str:
-    """What has become of a parent, by its manifest."""
+    """The present state of a parent, from its manifest."""
     files = _json(folder / MANIFEST, shapes.MANIFEST, []).get("files", {})
     if WEIGHTS not in files:
         return "gone"
@@ -220,7 +222,7 @@ def _now(folder: Path, sha256: str | None) -> str:
 
 
 def _weights(path: Path, damaged: list[str]) -> Facts:
-    """How many parameters a file of tensors has, by the first part of their names, and their types."""
+    """The numbers of parameters in a file of tensors, in all and by the first part of their names; and their types."""
     try:
         with safe_open(path, "np") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -238,7 +240,7 @@ def _weights(path: Path, damaged: list[str]) -> Facts:
 
 
 def _files(folder: Path, entries: dict[str, Facts], verify: bool, damaged: list[str]) -> dict[str, Facts]:
-    """The files of a manifest, and whether they are there and what was written."""
+    """The files of a manifest, and whether they exist and are undamaged."""
     files = {}
     for name, entry in entries.items():
         path, size = folder / name, entry.get("bytes", entry.get("size"))
@@ -249,16 +251,16 @@ def _files(folder: Path, entries: dict[str, Facts], verify: bool, damaged: list[
         elif path.stat().st_size != size:
             damaged.append(f"{path}: {path.stat().st_size:,} bytes, {size:,} were written")
         elif verify and file_hash(path) != entry["sha256"]:
-            damaged.append(f"{path}: its content is not what was written")
+            damaged.append(f"{path}: its content differs from what was written")
     return files
 
 
 def _bytes(folder: Path) -> int:
-    """Of all files in a folder; what links lead to lies elsewhere."""
+    """The size of all files in a folder, in bytes; targets of links are not counted."""
     size = 0
     for place, _, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(FileNotFoundError):  # a run that is saving deletes files
+            with contextlib.suppress(FileNotFoundError):  # a run in training deletes files
                 size += os.lstat(os.path.join(place, name)).st_size
     return size
 
@@ -272,14 +274,14 @@ def _yaml(path: Path, damaged: list[str]) -> Facts:
 
 
 def _read(path: Path, read: Callable[[], Any], damaged: list[str]) -> Facts:
-    """What a file holds; nothing where it is damaged, which is then named."""
+    """The content of a file; if it is damaged, an empty dict, and a line in `damaged`."""
     try:
         content = read()
         if isinstance(content, dict):
             return content
         error = "no object in it"
-    except Exception as wrong:  # whatever the readers raise of content that is not theirs
-        error = str(wrong).split("\n")[0]
+    except Exception as problem:  # readers may raise anything for wrong content
+        error = str(problem).split("\n")[0]
     if not any(complaint.startswith(f"{path}:") for complaint in damaged):
         damaged.append(error if error.startswith(f"{path.parent}{os.sep}") else f"{path}: {error}")
     return {}
@@ -312,10 +314,10 @@ def _store_text(facts: Facts) -> list[str]:
 
 
 def _task_facts(facts: Facts) -> Iterable[str]:
-    """What a task declares of a store, long lists aside."""
-    for key, told in facts.items():
-        if isinstance(told, dict):
-            short = {name: value for name, value in told.items() if not isinstance(value, list)}
+    """The facts that a task has declared about a store, without long lists."""
+    for key, section in facts.items():
+        if isinstance(section, dict):
+            short = {name: value for name, value in section.items() if not isinstance(value, list)}
             yield from (f"{key}:{line[1:]}" for line in _config(short))
 
 
@@ -365,7 +367,7 @@ def _shortlist_text(facts: Facts) -> list[str]:
         f"format {facts['format']}, SHA-256 {facts['sha256']}",
         f"{facts['candidates']} candidates for each of {facts['symbols']:,} source symbols, and {facts['frequent']:,} "
         "frequent ones for every sentence",
-        *(f"{side} vocabulary: digest {one['digest']}" for side, one in facts["vocabularies"].items()),
+        *(f"{side} vocabulary: digest {entry['digest']}" for side, entry in facts["vocabularies"].items()),
     ]
 
 
@@ -392,7 +394,7 @@ def _origin(facts: Facts) -> list[str]:
 
 
 def _config(config: Facts) -> list[str]:
-    """The config as the words that make it, a line for each section."""
+    """The config as `key=value` words, one line per section."""
 
     def words(mapping: Facts, prefix: str) -> Iterable[str]:
         for key, value in mapping.items():

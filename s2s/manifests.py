@@ -1,9 +1,9 @@
-"""Manifests: what the files of a store's or a checkpoint's folder are, with their hashes, and the manifest's own.
+"""Manifests list the files in the folder of a store or a checkpoint, with their hashes; a manifest has a hash itself.
 
     manifest.json      format, and of every other file its size and SHA-256
     manifest.sha256    the SHA-256 of manifest.json, as sha256sum writes it: `sha256sum -c manifest.sha256`
 
-So one that was damaged or comes from elsewhere is found to be wrong by itself, and no file of the folder is blamed.
+So a damaged or foreign manifest is detected by itself, and is not mistaken for damage of the other files.
 """
 
 import json
@@ -24,35 +24,35 @@ PATH = text(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*", "the path of a file in this folde
 
 
 def read_manifest(folder: Path, shape: Shape, formats: Sequence[int], remedy: str) -> dict[str, Any]:
-    """The manifest of a folder.
+    """Read the manifest of a folder.
 
     Args:
-        folder: Of a store or a checkpoint.
-        shape: What it must hold.
-        formats: Those that are read. But for the first one, a manifest has its hash beside it.
-        remedy: The end of each message.
+        folder: Folder of a store or a checkpoint.
+        shape: The shape of the manifest.
+        formats: Formats that can be read. All but the first one have manifest.sha256.
+        remedy: What the user should do; ends each message.
 
     Raises:
-        UserError: the manifest is missing, damaged, or of another format.
+        UserError: the manifest is missing or damaged, or has another format.
     """
     path, seal = folder / MANIFEST, folder / SEAL
-    found = read_json(path, {"format": int, ...: object}, remedy)
-    if found["format"] not in formats:
-        raise UserError(f"{path}: format {found['format']}, this version ({__version__}) reads "
+    manifest = read_json(path, {"format": int, ...: object}, remedy)
+    if manifest["format"] not in formats:
+        raise UserError(f"{path}: format {manifest['format']}, this version ({__version__}) reads "
                         f"{' and '.join(map(str, formats))}; {remedy}")  # fmt: skip
     if seal.is_file():
         if seal.read_bytes() != _sealed(path):
             raise UserError(f"{path}: damaged, or of another folder: its SHA-256 is not the one in {seal}; {remedy}")
-    elif found["format"] != formats[0]:
+    elif manifest["format"] != formats[0]:
         raise UserError(f"{seal}: missing; {remedy}")
     try:
-        return conform(found, shape, str(path))
+        return conform(manifest, shape, str(path))
     except UserError as error:
         raise UserError(f"{error}; {remedy}") from error
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write a manifest and its hash. Raises OSError naming the file."""
+    """Write a manifest and its hash. Raises OSError that names the file."""
     write(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     write(folder / SEAL, _sealed(folder / MANIFEST))
 

@@ -1,13 +1,13 @@
-"""Names of components, and the one place where a name becomes a class or a function.
+"""The registry of components: the only place where a name becomes a class or a function.
 
-A component is imported only when it is chosen. A component that has options is a class that carries their dataclass as
-`Config`, whose first field is `type`, the component's name; that of `decode`, of which there are only presets, is the
+A component is imported only when it is chosen. A component with options is a class whose `Config` is the dataclass of
+its options; the first field is `type`, the component's name. `decode` has only presets, so its component is the
 dataclass itself.
 
-Other people's packages add components through entry points, one group for each kind: a `setup.cfg` with
-`s2s.model = mine = my_package.model:MyModel` makes `model=mine` work. `s2s.presets` names packages of presets, YAML
-files in a folder for each kind. A folder that the user names by `plugins=[FOLDER]` does the same without being
-installed: its `entry_points.txt` has the groups as sections, its modules lie beside it, and its presets in `conf/`.
+Other packages add components through entry points, one group for each kind: a `setup.cfg` with `s2s.model = mine =
+my_package.model:MyModel` makes `model=mine` work. `s2s.presets` names packages of presets, which are YAML files in a
+folder for each kind. A folder that the user names by `plugins=[FOLDER]` does the same without being installed: its
+`entry_points.txt` has the groups as sections, next to its modules; its presets are in `conf/`.
 """
 
 import functools
@@ -141,12 +141,12 @@ COMPONENTS = {
 
 
 class Names(Sequence):
-    """The names of a kind's components, those of plug-ins too, as the choices of an option. Looked up when they are
-    needed, and not when a schema is defined.
+    """The names of all components of a kind, as the choices of an option. They are looked up on use, not when a schema
+    is defined, so plug-ins are included.
 
     Args:
         kind: A key of COMPONENTS.
-        more: Other choices, which come first.
+        more: Further choices, which come first.
     """
 
     def __init__(self, kind: str, *more: str):
@@ -162,29 +162,29 @@ class Names(Sequence):
         return len(self._names())
 
 
-_FOLDERS: list[Path] = []  # what the user has named by `plugins`
+_FOLDERS: list[Path] = []  # folders that the user has named by `plugins`
 
 
 def add_folder(folder: str) -> None:
-    """Make the components of a folder of the user's own known by name. Nothing of it is imported now.
+    """Register the components of a plug-in folder. Nothing is imported yet.
 
     Raises:
-        UserError: no such folder, or its entry_points.txt is missing or wrong.
+        UserError: there is no such folder, or its entry_points.txt is missing or invalid.
     """
     path = Path(folder).resolve()
     if path in _FOLDERS:
         return
     if not (path / ENTRY_POINTS).is_file():
-        raise UserError(f"plugins={folder}: has no {ENTRY_POINTS}, which names its components: lines such as "
+        raise UserError(f"plugins={folder}: has no {ENTRY_POINTS}, which must name its components, in lines such as "
                         "'mine = my_model:MyModel' below [s2s.model]")  # fmt: skip
     sections = {f"s2s.{kind}" for kind in COMPONENTS}
     for point in _of_folder(path):
         if point.group not in sections:
             raise UserError(f"{path / ENTRY_POINTS}: [{point.group}]: {nearest(point.group, sorted(sections))}")
         if point.name in _named(point.group.removeprefix("s2s.")):
-            raise UserError(f"{path / ENTRY_POINTS}: [{point.group}] {point.name}: the name is taken")
+            raise UserError(f"{path / ENTRY_POINTS}: [{point.group}] {point.name}: there is such a component already")
     _FOLDERS.append(path)
-    sys.path.append(str(path))  # the last place: it hides no installed package
+    sys.path.append(str(path))  # last, so that it hides no installed package
     _plugins.cache_clear()
 
 
@@ -196,27 +196,27 @@ def _of_folder(path: Path) -> list[EntryPoint]:
     try:
         parser.read_string((path / ENTRY_POINTS).read_text("utf-8"))
     except (configparser.Error, UnicodeDecodeError) as error:
-        told = str(error).replace("\n", " ")
-        raise UserError(f"{path / ENTRY_POINTS}: {told}") from error
+        message = str(error).replace("\n", " ")
+        raise UserError(f"{path / ENTRY_POINTS}: {message}") from error
     return [
         EntryPoint(name, value, section) for section in parser.sections() for name, value in parser[section].items()
     ]
 
 
-def folders(part: str) -> list[Path]:
-    """A part of each folder of the user's own."""
-    return [folder / part for folder in _FOLDERS]
+def folders(name: str) -> list[Path]:
+    """The subfolder `name` of each plug-in folder."""
+    return [folder / name for folder in _FOLDERS]
 
 
 @functools.cache
 def preset_packages() -> list[str]:
-    """Packages of presets by their names for `importlib.resources`."""
+    """Names of the packages of presets, for `importlib.resources`."""
     return sorted(point.value for point in entry_points(group="s2s.presets"))
 
 
 @functools.cache
 def _plugins(kind: str) -> dict:
-    """Entry points of installed packages and of the user's folders by name."""
+    """Name -> entry point, from installed packages and plug-in folders."""
     own = [point for folder in _FOLDERS for point in _of_folder(folder) if point.group == f"s2s.{kind}"]
     return {point.name: point for point in [*own, *entry_points(group=f"s2s.{kind}")]}
 
@@ -226,16 +226,16 @@ def _named(kind: str) -> set[str]:
 
 
 def names(kind: str) -> list[str]:
-    """Names of all components of a kind: the toolkit's in its order, then those of plug-ins."""
+    """Names of all components of a kind: those of the toolkit, then those of plug-ins."""
     return list(dict.fromkeys([*COMPONENTS[kind], *sorted(_plugins(kind))]))
 
 
 @functools.cache
 def find(kind: str, name: str):
-    """The class or function of a component, imported now.
+    """Import the class or function of a component.
 
     Raises:
-        UserError: no such component; the message names the nearest one.
+        UserError: there is no such component; the message suggests the nearest name.
     """
     if name in COMPONENTS[kind]:
         module, attribute = COMPONENTS[kind][name].split(":")

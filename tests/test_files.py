@@ -72,7 +72,7 @@ def test_what_cannot_be_deleted_is_named_and_goes_with_the_next(tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", stuck)
         make(tmp_path / "f")
-    assert f"warning: {tmp_path}/.removed-f is left behind, and can be deleted: " in capsys.readouterr().err
+    assert f"warning: {tmp_path}/.removed-f could not be deleted; delete it yourself: " in capsys.readouterr().err
     assert (tmp_path / "f" / "file").read_text() == "new"
     make(tmp_path / "f", "newer")
     assert os.listdir(tmp_path) == ["f"]
@@ -152,7 +152,7 @@ def test_a_claimed_place_is_refused_by_name_till_its_holder_ends(tmp_path):
     place = tmp_path / "in" / "f"
     process = subprocess.Popen([sys.executable, "-c", code, place], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "mine\n"
-    with refused(f"^store={place}: another command is writing to this place"), files.claim(place, "store"):
+    with refused(f"^store={place}: another command is writing to this path"), files.claim(place, "store"):
         pass
     with files.claim(tmp_path / "in" / "g", "store"):
         pass

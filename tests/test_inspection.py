@@ -107,7 +107,10 @@ def test_metrics_of_some_validations_only_are_shown(run, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (lambda folder: flip(folder / "training.safetensors"), "training.safetensors: its content is not what was"),
+        (
+            lambda folder: flip(folder / "training.safetensors"),
+            "training.safetensors: its content differs from what was",
+        ),
         (lambda folder: (folder / "source.vocabulary.txt").unlink(), "source.vocabulary.txt: missing"),
         (lambda folder: (folder / "state.json").write_text("{"), "state.json: 1 bytes,"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 100), "model.safetensors: 100 bytes,"),
@@ -146,7 +149,7 @@ def test_a_damaged_checkpoint_inside_a_run_and_a_file_of_a_store_are_named(run, 
     data = tmp_path / "store"
     shutil.copytree(store, data)
     flip(data / "train-00000.source.tokens")
-    assert inspect(data)["damaged"] == [f"{data}/train-00000.source.tokens: its content is not what was written"]
+    assert inspect(data)["damaged"] == [f"{data}/train-00000.source.tokens: its content differs from what was written"]
 
 
 def test_a_shortlist_is_told_from_other_files(store, tmp_path, s2s, capsys):

@@ -263,7 +263,7 @@ def test_a_folder_of_the_users_own_is_known_by_its_word_alone(folder, tmp_path, 
     output, _ = alone("generate", f"plugins={own}", *decode)
     assert len(output.splitlines()) == 12
     _, error = alone("generate", *decode, code=2)
-    assert f"it was trained with plugins=[{own}], which this command needs too" in error
+    assert f"it was trained with plugins=[{own}], which this command needs, too" in error
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_folder_of_the_users_own_is_known_by_its_word_alone(folder, tmp_path, 
     [
         (None, "has no entry_points.txt"),
         ("[s2s.modell]\na = b:C\n", "entry_points.txt: [s2s.modell]: did you mean 's2s.model'?"),
-        ("[s2s.model]\ntransformer = b:C\n", "[s2s.model] transformer: the name is taken"),
+        ("[s2s.model]\ntransformer = b:C\n", "[s2s.model] transformer: there is such a component already"),
         ("a = b:C\n", "entry_points.txt: File contains no section headers"),
     ],
 )
@@ -291,8 +291,8 @@ def test_a_config_file_does_not_choose_the_code_that_is_run(tmp_path, spawn):
     words = ("--config", tmp_path / "c.yaml", "run=r", "model=mine")
     _, error = spawn("train", *words).communicate()
     own = tmp_path / "own"
-    assert error == (f"s2s-train: error: {tmp_path}/c.yaml:2: plugins: no file says which code is run; if you trust "
-                     f"that of {own}, give plugins=[{own}] on the command line\n")  # fmt: skip
+    assert error == (f"s2s-train: error: {tmp_path}/c.yaml:2: plugins: a file cannot choose code to run; if you trust "
+                     f"the code in {own}, give plugins=[{own}] on the command line\n")  # fmt: skip
     assert not (tmp_path / "run-by").exists()
     _, error = spawn("train", *words, f"plugins=[{own}]").communicate()
     assert "the model 'mine' of a plug-in, of_another:Model, cannot be imported: " in error

@@ -1,1 +1,1 @@
-"""Checkpoints: which one is meant, whether it is whole, and the model in it; training writes them."""
+"""Reading checkpoints: finding and verifying them, and loading their models. Training writes them."""

@@ -1,13 +1,13 @@
-"""Options of models of s2s 0.1 that are elsewhere now."""
+"""Converts the model options of s2s 0.1 that have moved."""
 
 from typing import Any
 
 
 def current(section: dict[str, Any]) -> dict[str, Any]:
-    """The section `model` of a config that may be of 0.1, as it is written now.
+    """The section `model` of a config in its present form.
 
     Args:
-        section: As plain values.
+        section: As plain values; perhaps of version 0.1.
     """
     if section["type"] == "transformer":
         return section | {part: {"type": "transformer", **section.get(part, {})} for part in ("encoder", "decoder")}

@@ -1,4 +1,4 @@
-"""The model in a checkpoint; loading it runs no code of the checkpoint's."""
+"""Loads the model of a checkpoint. No code from the checkpoint is run."""
 
 from pathlib import Path
 
@@ -16,22 +16,30 @@ from s2s.config import schema
 from s2s.config.documents import read_yaml
 from s2s.errors import UserError
 
-LISTED = 5  # tensors that a message lists
+LISTED = 5  # maximum number of tensors that a message lists
 MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.eye}
-SPARE = 1 << 26  # numbers that a model may hold beside its weights: tables of positions and the like
+SPARE = 1 << 26  # elements that a model may have in addition to its weights, such as tables of positions
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu", states: bool = False) -> dict[str, Tensor]:
-    """A safetensors file of parameters, or of an optimizer's `states`, by today's names. Raises UserError when it is
-    damaged."""
+    """Read a safetensors file of parameters, or of an optimizer's states; returns tensors by their present names.
+
+    Args:
+        path: The file.
+        device: The device of the tensors.
+        states: Whether it has states of an optimizer.
+
+    Raises:
+        UserError: the file is damaged or missing.
+    """
     try:
         return {current(name, states): value for name, value in load_file(path, device=str(device)).items()}
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch's own, of a file that is gone
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch's, if the file is missing
         raise UserError(f"{path}: damaged or unreadable: {error}") from error
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
-    """Copy weights into a model by name. Raises UserError listing names that do not fit."""
+    """Copy weights into a model by name. Raises UserError if names or shapes do not fit; the message lists them."""
     parameters = dict(model.named_parameters())
     wrong = [f"{name} missing" for name in parameters.keys() - tensors.keys()]
     wrong += [f"{name} unknown" for name in tensors.keys() - parameters.keys()]
@@ -49,33 +57,33 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> N
 
 
 def load_model(path: str, device: torch.device | str = "cpu") -> tuple:
-    """A checkpoint's model, ready to decode.
+    """Load the model of a checkpoint.
 
     Args:
-        path: As for `resolve`.
-        device: Where the weights go.
+        path: As in `resolve`.
+        device: The device of the model.
 
     Returns:
         (model in evaluation mode, task, the config as a dict)
 
     Raises:
-        UserError: missing or damaged files, or a config that this version does not know.
+        UserError: files are missing or damaged, or this version does not know the config.
     """
     return read(path, lambda folder: load_folder(folder, device))
 
 
 def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple:
-    """As `load_model`, of a checkpoint's folder."""
+    """As `load_model`, from the folder of a checkpoint."""
     verify(folder, training=False)
     file, weights = folder / CONFIG, folder / WEIGHTS
     config = read_yaml(file, shapes.CONFIG)
     config["model"] = former.current(config["model"])
     try:
-        task, kind = (registry.find(part, config[part]["type"]) for part in ("task", "model"))
+        task, kind = (registry.find(section, config[section]["type"]) for section in ("task", "model"))
         options = schema.load(kind.Config, config["model"], "model")
     except UserError as error:
-        own = ",".join(config.get("plugins", []))  # nothing of them is loaded but by the user's word
-        hint = f"; it was trained with plugins=[{own}], which this command needs too" if own else ""
+        own = ",".join(config.get("plugins", []))  # they are loaded only if the user names them
+        hint = f"; it was trained with plugins=[{own}], which this command needs, too" if own else ""
         raise UserError(f"{file}: {error}{hint}") from error
     task = task.load(folder, config["data"]["target_transform"], config["task"])
     tensors = load_tensors(weights)
@@ -86,11 +94,11 @@ def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple:
 
 
 class _AtMost(TorchFunctionMode):
-    """Ends the making of a model that its config makes far larger than its weights are, before it takes memory.
+    """Stops the construction of a model that would be far larger than its weights, before memory is allocated.
 
     Args:
-        numbers: The most that all of its tensors may hold.
-        where: The config, which is blamed with a UserError.
+        numbers: Maximum number of elements of all tensors.
+        where: The config, for the message.
     """
 
     def __init__(self, numbers: int, where: Path):
@@ -101,17 +109,17 @@ class _AtMost(TorchFunctionMode):
         if function not in MAKERS:
             return function(*args, **(kwargs or {}))
         try:
-            made = function(*args, **(kwargs or {}))
-            self.left -= made.numel()
-        except RuntimeError:  # there is not so much memory
+            tensor = function(*args, **(kwargs or {}))
+            self.left -= tensor.numel()
+        except RuntimeError:  # not enough memory
             self.left = -1
-        if self.left < 0:  # what is made is not filled yet: no memory is taken for it
+        if self.left < 0:  # the tensor is not filled yet, so it takes no memory
             raise UserError(f"{self.where}: model: its sizes are not those of the weights")
-        return made
+        return tensor
 
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, of which every rank has the same, on the device of another and spread as that one is."""
+    """A tensor (complete, and the same on all ranks) on the device of `other`, and sharded as `other` is."""
     tensor = tensor.to(other.device)
     if not hasattr(other, "full_tensor") or tensor.shape != other.shape:
         return tensor

@@ -1,4 +1,4 @@
-"""Names that parameters had in checkpoints of s2s 0.1, before models had five parts."""
+"""Converts the names of parameters in checkpoints of s2s 0.1, before models had five parts."""
 
 import re
 
@@ -14,10 +14,10 @@ FORMER = [
 
 
 def current(name: str, kind: bool = False) -> str:
-    """What a parameter is called today; `kind`: its name stands behind that of a state, as `exp_avg.NAME`."""
-    before, name = name.split(".", 1) if kind else ("", name)
+    """The present name of a parameter; kind: whether the name of a state precedes it, as in `exp_avg.NAME`."""
+    prefix, name = name.split(".", 1) if kind else ("", name)
     for pattern, replacement in FORMER:
-        if found := re.match(pattern, name):
-            name = found.expand(replacement) + name[found.end() :]
+        if match := re.match(pattern, name):
+            name = match.expand(replacement) + name[match.end() :]
             break
-    return f"{before}.{name}" if kind else name
+    return f"{prefix}.{name}" if kind else name

@@ -1,23 +1,23 @@
-"""What a run remembers beside weights, optimizer state and data position."""
+"""The progress of a run: counts, the best metric and the recent loss, which are saved with a checkpoint."""
 
 import dataclasses
 import math
 
-FACTOR = 1.5  # a loss over so many times the best of late is a spike
-RECENT = 10  # intervals that `of late` looks back
-INTERVALS = 3  # in a row that have to be spikes: a bad batch or two are none
+FACTOR = 1.5  # an interval is a spike if its loss exceeds the best recent loss by this factor
+RECENT = 10  # number of recent intervals
+INTERVALS = 3  # number of consecutive spikes that count as divergence
 
 
 @dataclasses.dataclass
 class Course:
-    """The loss of late, interval by interval; it is saved with the run, so that a resumed one sees what it would have.
+    """The recent course of the loss, by intervals. It is saved with the run, so a resumed run continues it.
 
     Attributes:
-        loss: Sum over this interval's target tokens.
-        tokens: Target tokens of this interval.
+        loss: Sum over the target tokens of the current interval.
+        tokens: Target tokens of the current interval.
         recent: Mean losses of the last intervals that were no spikes, at most RECENT.
-        spikes: Intervals in a row, up to the last one, that were.
-        good: The update that ended the last interval that was none.
+        spikes: Number of consecutive spikes up to the last interval.
+        good: The last update of the last interval that was no spike.
     """
 
     loss: float = 0.0
@@ -27,11 +27,11 @@ class Course:
     good: int = 0
 
     def add(self, loss: float, tokens: int) -> None:
-        """Take in an update: its loss, summed over so many target tokens."""
+        """Add an update: its loss, summed over its target tokens, and their number."""
         self.loss, self.tokens = self.loss + loss, self.tokens + tokens
 
     def end_interval(self, update: int) -> str | None:
-        """End an interval with this update. Returns what is wrong when it and those before make INTERVALS spikes."""
+        """End an interval with this update; returns a message if it is the last of INTERVALS consecutive spikes."""
         if not self.tokens:  # every update was skipped
             return None
         mean, self.loss, self.tokens = self.loss / self.tokens, 0.0, 0
@@ -43,36 +43,36 @@ class Course:
         if self.spikes < INTERVALS:
             return None
         return (
-            f"update {update}: the loss of {self.spikes} intervals in a row is over {FACTOR} times its best of late "
-            f"(now {mean:.3f}, then {best:.3f} a target token)"
+            f"update {update}: the loss of {self.spikes} intervals in a row exceeds {FACTOR} times its recent best "
+            f"(now {mean:.3f}, then {best:.3f} per target token)"
         )
 
     def accept(self) -> None:
-        """Take the loss of now for its course from now on."""
+        """Start again from the present loss, so that it does not count as a spike."""
         self.recent, self.spikes = [], 0
 
     def before(self, update: int) -> int:
-        """The last update of those up to `update` that does not belong to a spike."""
+        """The last update, up to `update`, that does not belong to a spike."""
         return self.good if self.spikes else update
 
 
 @dataclasses.dataclass
 class Progress:
-    """What a run remembers beside weights, optimizer state and data position.
+    """The progress of a run.
 
     Attributes:
-        update: Updates done (skipped ones included).
-        skipped: Updates skipped because the gradient was not finite.
-        skipped_in_a_row: Of those, the ones just now.
+        update: Number of updates done (skipped ones included).
+        skipped: Number of updates skipped because the gradient was not finite.
+        skipped_in_a_row: Number of consecutive skipped updates, up to the last update.
         best: Best value of the best metric so far.
-        best_metric: Which one that is.
-        bad_validations: Validations since then.
-        seconds: Training time so far.
+        best_metric: Name of that metric.
+        bad_validations: Number of validations since then.
+        seconds: Training time so far, in seconds.
         last_metrics: Values of the last validation, with its update.
-        epoch: Sums over the epoch's batches so far, for its summary.
-        course: The loss of late.
+        epoch: Sums over the batches of the current epoch, for its summary.
+        course: The recent course of the loss.
         rollbacks: How often the run went back to a checkpoint because it diverged.
-        split: Batches that were split in two because they did not fit into memory.
+        split: Number of batches that were split in two because they did not fit into memory.
     """
 
     update: int = 0
@@ -93,15 +93,15 @@ class Progress:
             self.course = Course(**self.course)
 
     def validated(self, metric: str, higher: bool, values: dict[str, float]) -> bool:
-        """Take in the values of a validation of this update.
+        """Record a validation after this update.
 
         Args:
-            metric: What the best are known by.
-            higher: Whether more of it is better.
-            values: By metric.
+            metric: Name of the best metric.
+            higher: Whether higher values of it are better.
+            values: Metric -> value.
 
         Returns:
-            Whether the value of the best metric is a new best; one that is not finite is none.
+            Whether the best metric has a new best value; a value that is not finite is never the best.
         """
         value, best, sign = values[metric], self.best, -1 if higher else 1
         better = math.isfinite(value) and (best is None or sign * value < sign * best)
@@ -114,5 +114,5 @@ class Progress:
 
     @property
     def trusted(self) -> int:
-        """The last update before anything was wrong; this one if nothing is."""
+        """The last update before the present spikes and skipped updates; without them, the last update."""
         return self.course.before(self.update) - self.skipped_in_a_row

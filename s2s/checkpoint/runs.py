@@ -1,4 +1,4 @@
-"""Which checkpoints there are, which one is meant, and whether it is whole: all that is known of them without torch."""
+"""Finds and verifies the checkpoints of runs. Imports no torch."""
 
 import re
 import time
@@ -12,23 +12,31 @@ from s2s.config.documents import read_json
 from s2s.errors import UserError
 
 WEIGHTS, STATE, CONFIG = "model.safetensors", "state.json", "config.yaml"
-TERMS = "training_terms.safetensors"  # what terms of the loss remember
-OURS = (WEIGHTS, STATE, CONFIG, "training", "source.", "target.", "features.json")  # beginnings of what is read
+TERMS = "training_terms.safetensors"  # states of the terms of the loss
+OURS = (
+    WEIGHTS,
+    STATE,
+    CONFIG,
+    "training",
+    "source.",
+    "target.",
+    "features.json",
+)  # prefixes of names
 DAMAGED = "the checkpoint is damaged"
-PATIENCE = 60.0  # seconds to read checkpoints that their run may delete meanwhile
+PATIENCE = 60.0  # seconds in which to read checkpoints that their run may delete meanwhile
 
 T = TypeVar("T")
 
 
 def verify(folder: Path, training: bool = True) -> None:
-    """Compare a checkpoint's files with its manifest, and its state with the update that its folder is named after.
+    """Compare the files of a checkpoint with its manifest, and its state with the update in the name of its folder.
 
     Args:
-        folder: Of the checkpoint.
-        training: Read what only training needs, too.
+        folder: Folder of the checkpoint.
+        training: Whether to verify the files that only training needs, too.
 
     Raises:
-        UserError: naming the file that is wrong.
+        UserError: a file is missing or damaged; the message names it.
     """
     if not (folder / manifests.MANIFEST).is_file():
         raise UserError(f"{folder / manifests.MANIFEST}: missing; {DAMAGED}")
@@ -41,21 +49,21 @@ def verify(folder: Path, training: bool = True) -> None:
             raise UserError(f"{path}: missing; {DAMAGED}")
         hashed = training or not name.startswith("training")
         if path.stat().st_size != entry["bytes"] or (hashed and files.file_hash(path) != entry["sha256"]):
-            raise UserError(f"{path}: its content is not what was saved; {DAMAGED}")
+            raise UserError(f"{path}: its content differs from what was saved; {DAMAGED}")
     if complaint := misnamed(folder, read_state(folder)):
         raise UserError(complaint)
 
 
 def unlisted(folder: Path, entries: dict[str, Any]) -> str | None:
-    """A complaint of a file that would be read and is not among those of the manifest."""
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    for name in sorted({WEIGHTS, STATE, CONFIG, *(name for name in there if name.startswith(OURS))} - entries.keys()):
+    """A message about a file that would be read but is not in the manifest; or None."""
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    for name in sorted({WEIGHTS, STATE, CONFIG, *(name for name in present if name.startswith(OURS))} - entries.keys()):
         return f"{folder / manifests.MANIFEST}: {name} is not among its files; {DAMAGED}"
     return None
 
 
 def misnamed(folder: Path, state: dict[str, Any]) -> str | None:
-    """A complaint of a run's checkpoint that is of another update than its folder's name says."""
+    """A message about a checkpoint of another update than the name of its folder says; or None."""
     update = state.get("progress", {}).get("update")
     if update is None or not is_step(folder) or update == update_of(folder):
         return None
@@ -63,12 +71,12 @@ def misnamed(folder: Path, state: dict[str, Any]) -> str | None:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What a checkpoint's state.json holds. Raises UserError when it is damaged."""
+    """The content of a checkpoint's state.json. Raises UserError if it is damaged."""
     return read_json(folder / STATE, shapes.STATE, DAMAGED, finite=False)
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 of a checkpoint's weights, by its manifest. Raises UserError."""
+    """SHA-256 of a checkpoint's weights, from its manifest. Raises UserError if that is damaged."""
     return manifests.read_manifest(folder, shapes.MANIFEST, shapes.FORMATS, DAMAGED)["files"][WEIGHTS]["sha256"]
 
 
@@ -78,17 +86,17 @@ def steps(run: Path) -> list[Path]:
 
 
 def is_step(folder: Path) -> bool:
-    """Whether a folder is named as a run's checkpoints are."""
+    """Whether a folder has the name of a run's checkpoint, `step_N`."""
     return re.fullmatch(r"step_[0-9]{1,18}", folder.name) is not None
 
 
 def update_of(folder: Path) -> int:
-    """The update that a checkpoint was saved after."""
+    """The update after which a checkpoint was saved, from the name of its folder."""
     return int(folder.name.removeprefix("step_"))
 
 
 def validated(folder: Path, metric: str) -> float | None:
-    """The value of a metric, if the checkpoint is readable and was saved at a validation that had it."""
+    """The value of a metric at the validation when the checkpoint was saved; None: there is none, or it is damaged."""
     try:
         progress = read_state(folder).get("progress", {})
     except UserError:
@@ -99,10 +107,13 @@ def validated(folder: Path, metric: str) -> float | None:
 
 
 def resolve(path: str) -> Path:
-    """The checkpoint folder that a user means: itself, RUN/best or RUN/last, or a run (its best, else its last).
+    """The folder of a checkpoint.
+
+    Args:
+        path: A checkpoint, RUN/best or RUN/last, or a run (its best checkpoint, or else its last one).
 
     Raises:
-        UserError: nothing there.
+        UserError: there is no checkpoint.
     """
     folder = Path(path)
     if not folder.exists() and not folder.is_symlink():
@@ -115,8 +126,8 @@ def resolve(path: str) -> Path:
                 return target
             if target.is_dir():
                 break  # a link to a run
-            if link.resolve() == target:  # else the run has saved another one meanwhile
-                raise UserError(f"{link}: points to a checkpoint that is not there; name another one of the run")
+            if link.resolve() == target:  # otherwise the run has saved another checkpoint meanwhile
+                raise UserError(f"{link}: points to a checkpoint that does not exist; name another one of the run")
     for candidate in (folder, *reversed(steps(folder))):
         if is_checkpoint(candidate):
             return candidate
@@ -126,52 +137,52 @@ def resolve(path: str) -> Path:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder is one of a checkpoint, even if a file of it is missing."""
+    """Whether a folder is a checkpoint, even if one of its files is missing."""
     return sum((folder / name).is_file() for name in (manifests.MANIFEST, WEIGHTS, STATE)) >= 2
 
 
 def read(path: str, reader: Callable[[Path], T]) -> T:
-    """What a reader makes of the checkpoint that a user means, as in `resolve`. See `reread`."""
+    """The result of `reader` on the checkpoint `resolve(path)`; see `reread`."""
     return reread(lambda: [resolve(path)], lambda folders: reader(folders[0]), [path])
 
 
 def reread(choose: Callable[[], list[Path]], reader: Callable[[list[Path]], T], named: Iterable[str] = ()) -> T:
-    """What a reader makes of some checkpoints. A run that is being trained deletes its older checkpoints: where that
-    happens to one that is being read, it is chosen anew.
+    """The result of a function that reads checkpoints. A run in training may delete a checkpoint while it is read; then
+    checkpoints are chosen and read again.
 
     Args:
-        choose: Says which checkpoints.
+        choose: Returns the folders of the checkpoints.
         reader: Reads them.
-        named: What the user calls them.
+        named: The paths that the user has given.
 
     Raises:
-        UserError: what the two raise; a folder that the user named itself is gone; PATIENCE is over.
+        UserError: as `choose` and `reader`; a folder that the user has named was deleted; PATIENCE is over.
     """
     end = time.monotonic() + PATIENCE
     while True:
         folders = choose()
         before = [_identity(folder) for folder in folders]
         try:
-            found = reader(folders)
+            result = reader(folders)
         except (UserError, OSError):
             after = [_identity(folder) for folder in folders]
             if after == before and None not in after:
                 raise
         else:
             if all(_identity(folder) in (was, None) for folder, was in zip(folders, before, strict=True)):
-                return found
+                return result
         for folder in folders:
             if folder in map(Path, named) and not folder.exists():
                 raise UserError(f"checkpoint={folder}: was deleted while it was being read")
         if time.monotonic() > end:
             places = ", ".join(map(str, folders))
-            raise UserError(f"{places}: deleted while being read, again and again: the run saves faster than it can "
-                            "be read; train.keep_last says how many checkpoints it keeps")  # fmt: skip
+            raise UserError(f"{places}: deleted while being read, again and again: the run saves faster than its "
+                            "checkpoints can be read; a larger train.keep_last keeps more of them")  # fmt: skip
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
     try:
-        found = folder.stat()
+        status = folder.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

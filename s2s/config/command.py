@@ -95,8 +95,12 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, pl
 
 
 def _with_plugins(schema: type, pairs: list) -> list:
-    """The overrides, once the folders of the user's own that `plugins` names are known. Raises UserError: a file, which
-    may be another's, names code to run, and the command line does not."""
+    """Register the folders that `plugins` names on the command line; returns the overrides.
+
+    Raises:
+        UserError: a config file names plugins, but the command line does not. The file may come from somebody else, and
+            must not decide which code is run.
+    """
     from s2s.config.values import of_word, typed
 
     words = [word for word in pairs if word.key == "plugins"]
@@ -105,8 +109,8 @@ def _with_plugins(schema: type, pairs: list) -> list:
         node = of_word(word.value, list[str], word.key) if isinstance(word.value, str) else word.value
         for folder in typed(node, list[str], word.key, word.file):
             if not allowed:
-                raise UserError(f"{word.where}plugins: no file says which code is run; if you trust that of {folder}, "
-                                f"give plugins=[{folder}] on the command line")  # fmt: skip
+                raise UserError(f"{word.where}plugins: a file cannot choose code to run; if you trust the code in "
+                                f"{folder}, give plugins=[{folder}] on the command line")  # fmt: skip
             if not word.file:
                 registry.add_folder(folder)
     recorded = any(field.name == "plugins" for field in dataclasses.fields(schema))
@@ -146,8 +150,8 @@ def _instead(flag: str, following: str, schema: type) -> str:
     from s2s.config import compose
 
     name, _, value = flag.lstrip("-").partition("=")
-    built = compose.build(schema, {})
-    known = [*built.known, *built.choices]
+    empty = compose.build(schema, {})
+    known = [*empty.known, *empty.choices]
     name = name.replace("-", "_")
     for key in known:
         if name in (key, key.rpartition(".")[2]):
@@ -163,10 +167,10 @@ def _help(name: str, schema: type, config: Any, about: str, multirun: bool, plai
              + " [--multirun]" * multirun + (f" {plain.upper()} ..." if plain else "")
              + " [plugins=[FOLDER]] key=value ...",
              "", about, ""]  # fmt: skip
-    held = list(schemas.held(config))
-    if held:
+    groups = list(schemas.held(config))
+    if groups:
         lines.append("groups (key=preset):")
-        for key, field, chosen in held:
+        for key, field, chosen in groups:
             names = ",".join(compose.presets(field.metadata["group"]))
             lines.append(f"  {key}=[{names}]" if schemas.is_list(field) else f"  {key}={{{names}}}")
             default = _value(field.metadata["preset"] or "none")
@@ -175,7 +179,7 @@ def _help(name: str, schema: type, config: Any, about: str, multirun: bool, plai
         lines.append("")
     lines.append("keys (key: type = default):")
     section = ""
-    hidden = {name for key, field, _ in held for name in (key, f"{key}.type")}
+    hidden = {name for key, _, _ in groups for name in (key, f"{key}.type")}
     for leaf in schemas.leaves(config):
         if leaf.key in hidden:
             continue

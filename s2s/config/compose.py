@@ -66,10 +66,10 @@ def compose(schema: type, overrides: list) -> Any:
 def by_key(overrides: list[Override]) -> dict[str, Override]:
     """The last override of each key. `model.type`, with which a printed config names a component, means the same as
     `model`; if both are given, `model` counts."""
-    found = {word.key: word for word in overrides}
-    bare = {key: key.removesuffix(".type") for key in found}
-    return {bare[key]: word._replace(key=bare[key]) for key, word in found.items()
-            if bare[key] == key or bare[key] not in found}  # fmt: skip
+    last = {word.key: word for word in overrides}
+    bare = {key: key.removesuffix(".type") for key in last}
+    return {bare[key]: word._replace(key=bare[key]) for key, word in last.items()
+            if bare[key] == key or bare[key] not in last}  # fmt: skip
 
 
 class Built(NamedTuple):
@@ -135,8 +135,8 @@ class _Builder:
         return schema(**parts)
 
     def _refuse_moved(self, schema: type, prefix: str) -> None:
-        """Raises UserError for an option that is elsewhere now, as a schema's MOVED says; a component may have its
-        name, and then its value is that of one."""
+        """Raise UserError for an option that has moved, according to the schema's MOVED; unless a component has its
+        name, and the value is one for that component."""
         kinds = [field.metadata["group"] for field in schemas.groups(schema).values()]
         for name, now in getattr(schema, "MOVED", {}).items():
             word = self.words.get(f"{prefix}{name}")
@@ -157,7 +157,7 @@ class _Builder:
         return self._component(field.metadata["group"], chosen, key, f"{where}{key}=")
 
     def _several(self, field: dataclasses.Field, prefix: str, name: str, options: set[str]) -> dict[str, Any]:
-        key, chosen, found = f"{prefix}{name}", field.metadata["preset"], {}
+        key, chosen, configs = f"{prefix}{name}", field.metadata["preset"], {}
         self.choices[key] = list[str]
         word = self.words.get(key)
         if word is not None:
@@ -168,15 +168,15 @@ class _Builder:
             self.choices[section] = str
             of_type = self.words.get(section)
             chooser = f"{of_type.where}{section}.type=" if of_type else f"{word.where if word else ''}{key}="
-            if label in found:
+            if label in configs:
                 raise UserError(f"{chooser}{label} is listed twice")
             if label in options:
                 raise UserError(f"{word.where if word else ''}{key}={label} is also the name of an option here; "
                                 f"choose another name, and set {prefix}NAME.type={label}")  # fmt: skip
-            found[label] = self._component(
+            configs[label] = self._component(
                 field.metadata["group"], of_type.text if of_type else label, section, chooser
             )
-        return found
+        return configs
 
     def _component(self, kind: str, name: str, key: str, chooser: str) -> Any:
         """The config of a component or preset, with its own components; messages begin with `chooser`."""
@@ -185,8 +185,8 @@ class _Builder:
         # If the user replaces a component of the preset, the preset's options of that component do not apply.
         replaced = tuple(f"{inner}." for inner in below.keys() & self.words if not self._same(below, inner))
         self.words = {inner: word for inner, word in below.items() if not inner.startswith(replaced)} | self.words
-        found = registry.find(kind, component)
-        return self.of(getattr(found, "Config", found), f"{key}.")
+        cls = registry.find(kind, component)
+        return self.of(getattr(cls, "Config", cls), f"{key}.")
 
     def _same(self, below: dict[str, Override], key: str) -> bool:
         """Whether an override of a preset sets the value that the user has set."""
@@ -235,8 +235,8 @@ def nearest_key(key: str, known: list[str]) -> str:
 def preset(kind: str, name: str) -> Any:
     """The config object of a component with its defaults, or with those of a preset. Raises UserError."""
     component, given = _preset(kind, name, "")
-    found = registry.find(kind, component)
-    built = build(getattr(found, "Config", found), by_key(given))
+    cls = registry.find(kind, component)
+    built = build(getattr(cls, "Config", cls), by_key(given))
     built.fill()
     return built.config
 
@@ -264,8 +264,8 @@ def preset_folders() -> list[Any]:
 def _preset_files(kind: str) -> dict[str, Any]:
     """The preset files of a kind, by name. If two have the same name, the first counts."""
     folders = [folder.joinpath(kind) for folder in reversed(preset_folders())]
-    found = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
-    return {path.name.removesuffix(".yaml"): path for path in found if path.name.endswith(".yaml")}
+    files = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    return {path.name.removesuffix(".yaml"): path for path in files if path.name.endswith(".yaml")}
 
 
 def presets(kind: str) -> list[str]:
@@ -276,8 +276,8 @@ def presets(kind: str) -> list[str]:
 def _option_called(kind: str, key: str, name: str) -> str:
     """A hint for a name that is not a preset but a choice of a component's option: `tokenizer=bpe`."""
     for component in registry.names(kind):
-        found = registry.find(kind, component)
-        for leaf in schemas.leaves(getattr(found, "Config", found)()):
+        cls = registry.find(kind, component)
+        for leaf in schemas.leaves(getattr(cls, "Config", cls)()):
             if name in leaf.metadata.get("choices", ()):
                 return f"write {key}={component} {key}.{leaf.key}={name}"
     return ""
@@ -306,12 +306,12 @@ def read_config(path: str) -> list[Override]:
         return []
     if not isinstance(top.value, dict):
         raise UserError(f"{name}:{top.line}: a mapping of keys to values is needed")
-    found: dict[str, Override] = {}
+    overrides: dict[str, Override] = {}
     for word in flat(top.value, name):
-        if word.key in found:
+        if word.key in overrides:
             raise UserError(f"{word.where}the key {word.key} appears twice")
-        found[word.key] = word
-    return list(found.values())
+        overrides[word.key] = word
+    return list(overrides.values())
 
 
 def flat(mapping: dict[str, Node], file: str, prefix: str = "") -> Iterator[Override]:
@@ -335,7 +335,7 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
         is_text = plain_value(value, "") == value
     except UserError:
         is_text = False
-    # What does not print, such as U+0085, which YAML reads as the end of a line, is escaped.
+    # Unprintable characters are escaped, such as U+0085, which YAML takes for the end of a line.
     style = '"' if not value.isprintable() else None if is_text else "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 

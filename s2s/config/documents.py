@@ -167,8 +167,8 @@ def _decoded(content: str | bytes, where: str) -> str:
 
 def _json(content: str, where: str, shape: Shape, limits: Limits, lines: bool = False, finite: bool = True,
           number: type | None = None) -> Any:  # fmt: skip
-    most = max(content.count(","), content.count("[") + content.count("{"))  # counts those inside strings, too
-    if most > limits.values:
+    commas = max(content.count(","), content.count("[") + content.count("{"))  # counts those inside strings, too
+    if commas > limits.values:
         raise UserError(f"{where}: more than {limits.values:,} values")
     try:
         value = json.loads(content, object_pairs_hook=_object, parse_int=number or integer, parse_float=number or real,
@@ -189,9 +189,9 @@ def _json(content: str, where: str, shape: Shape, limits: Limits, lines: bool = 
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {shown(twice)} appears twice")
-    return found
+    return mapping

@@ -54,9 +54,9 @@ def group(kind: str, preset: str | None, help: str):
 
 
 def components(kind: str, presets: list[str], help: str):
-    """A field that holds the configs of several components of a kind by name. Its value on the command line is the
-    list of their names. The options of each are a section beside the field, which has its name; `NAME.type` is the
-    component, where the name is not that of one."""
+    """A field with the configs of several components of a kind, by name. Its value on the command line is the list of
+    their names. The options of each component are a section NAME, next to the field. `NAME.type` chooses the component
+    if NAME is not the name of a component itself."""
     return dataclasses.field(
         default_factory=lambda: {name: _default(kind, name) for name in presets},
         metadata={"help": help, "group": kind, "preset": presets},
@@ -89,24 +89,32 @@ def section(config: Any, name: str) -> Any:
 
 def values(config: Any) -> dict[str, Any]:
     """A config object as nested plain values, as they are written to files."""
-    found: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if "group" in field.metadata and is_list(field):
-            found[field.name] = list(value)
-            found |= {name: values(part) for name, part in value.items()}
+            plain[field.name] = list(value)
+            plain |= {name: values(component) for name, component in value.items()}
         elif dataclasses.is_dataclass(value):
-            found[field.name] = values(value)
+            plain[field.name] = values(value)
         elif isinstance(value, list):
-            found[field.name] = [values(item) if dataclasses.is_dataclass(item) else item for item in value]
+            plain[field.name] = [values(item) if dataclasses.is_dataclass(item) else item for item in value]
         else:
-            found[field.name] = value
-    return found
+            plain[field.name] = value
+    return plain
 
 
 @dataclasses.dataclass
 class Leaf:
-    """One key of a flattened schema; `default`: its value, that of a preset perhaps, `plain`: that of the schema."""
+    """One key of a flattened schema.
+
+    Attributes:
+        key: Dotted name.
+        annotation: Type of the value.
+        default: The value, perhaps from a preset.
+        metadata: Help, choices and bounds, from `option`.
+        plain: The default of the schema.
+    """
 
     key: str
     annotation: Any
@@ -134,7 +142,7 @@ class Leaf:
 
 
 def held(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, str | None]]:
-    """The keys that choose the components of a config object, at any depth: key, field, what is chosen."""
+    """The keys that choose components of a config object, at any depth: (key, field, name of the chosen component)."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if "group" not in field.metadata:
@@ -189,8 +197,8 @@ def check(config: Any, prefix: str = "", places: Mapping[str, str] = types.Mappi
     Raises:
         UserError: names the key, its value, and the allowed values or the needs.
     """
-    found = {leaf.key: leaf for leaf in leaves(config, prefix)}
-    for leaf in found.values():
+    known = {leaf.key: leaf for leaf in leaves(config, prefix)}
+    for leaf in known.values():
         place = places.get(leaf.key, "")
         for number, value in enumerate(leaf.default if isinstance(leaf.default, list) else [leaf.default]):
             if value is None:
@@ -202,15 +210,15 @@ def check(config: Any, prefix: str = "", places: Mapping[str, str] = types.Mappi
                     raise UserError(f"{place}{error}") from error
             elif wrong := _wrong(value, leaf.metadata):
                 raise UserError(f"{place}{leaf.key}={value}: {wrong}")
-    for leaf in found.values():
-        needs = [_beside(leaf.key, need, found) for need in leaf.metadata.get("needs", ())]
-        if needs and leaf.default != leaf.plain and not any(_met(need, found) for need in needs):
+    for leaf in known.values():
+        needs = [_beside(leaf.key, need, known) for need in leaf.metadata.get("needs", ())]
+        if needs and leaf.default != leaf.plain and not any(_met(need, known) for need in needs):
             place = places.get(leaf.key, "")
             raise UserError(f"{place}{leaf.key}={leaf.default}: does nothing without {' or '.join(needs)}")
 
 
 def _wrong(value: Any, metadata: Mapping[str, Any]) -> str:
-    """The complaint about a value outside its choices or bounds, or an empty string."""
+    """The message for a value outside its choices or bounds; otherwise an empty string."""
     choices, low, high, most = (metadata.get(name) for name in ("choices", "at_least", "below", "at_most"))
     if isinstance(value, (int, float)):
         low, most = -MOST if low is None else low, MOST if most is None else most
@@ -229,18 +237,18 @@ def _number(bound: float) -> str:
     return f"{bound:,}" if isinstance(bound, int) else str(bound)
 
 
-def _beside(key: str, need: str, found: dict[str, Leaf]) -> str:
-    """A need of a key, with the full name of the option."""
+def _beside(key: str, need: str, known: dict[str, Leaf]) -> str:
+    """The full name of an option that `key` needs."""
     sibling = f"{key.rpartition('.')[0]}.{need}".lstrip(".")
-    return sibling if sibling.partition("=")[0] in found else need
+    return sibling if sibling.partition("=")[0] in known else need
 
 
-def _met(need: str, found: dict[str, Leaf]) -> bool:
+def _met(need: str, known: dict[str, Leaf]) -> bool:
     """Whether a need is met."""
     name, _, values = need.partition("=")
-    if name not in found:
+    if name not in known:
         return False
-    leaf = found[name]
+    leaf = known[name]
     return str(leaf.default) in values.split("|") if values else leaf.default != leaf.plain
 
 
@@ -275,23 +283,23 @@ def load(config: type, values: Any, where: str) -> Any:
         UserError: unknown keys, wrong types, values out of bounds; `where` names the file.
     """
     values = shapes.conform(values, shapes.mapping(object), where)
-    held: dict[str, Any] = {}
+    nested_components: dict[str, Any] = {}
     for name, field in groups(config).items():
         if name in values:
-            held[name] = _held(field, name, values, where)
+            nested_components[name] = _held(field, name, values, where)
     hints = typing.get_type_hints(config)
     for name in [name for name in values if _holds(hints.get(name))]:
-        held[name] = load(hints[name], values.pop(name), f"{where}: {name}")
-    values = shapes.conform(values, shape(config), where) | held
+        nested_components[name] = load(hints[name], values.pop(name), f"{where}: {name}")
+    values = shapes.conform(values, shape(config), where) | nested_components
     nested = {key: without_none(hints[key]) for key, value in values.items() if isinstance(value, dict)}
     values |= {key: load(kind, values[key], where) for key, kind in nested.items()
                if isinstance(kind, type) and dataclasses.is_dataclass(kind)}  # fmt: skip
-    found = config(**values)
+    result = config(**values)
     try:
-        check(found)
+        check(result)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    return found
+    return result
 
 
 def _holds(annotation: Any) -> bool:
@@ -310,12 +318,12 @@ def _held(field: dataclasses.Field, name: str, values: dict[str, Any], where: st
 
 
 def _component(kind: str, value: Any, default: str, where: str) -> Any:
-    """The config of a component; `default`: which one it is where the file does not say."""
-    if isinstance(value, str):  # as it is chosen, without options of its own
+    """The config of a component; `default`: its name if the file does not give it."""
+    if isinstance(value, str):  # only its name, without options
         value = {"type": value}
     section = shapes.conform(value, {"type?": str, ...: object}, where)
     try:
-        found = registry.find(kind, section.get("type", default))
+        cls = registry.find(kind, section.get("type", default))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    return load(getattr(found, "Config", found), section, where)
+    return load(getattr(cls, "Config", cls), section, where)

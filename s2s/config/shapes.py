@@ -223,7 +223,7 @@ def shown(value: str) -> str:
 
 
 def cut(value: str, most: int = SHOWN) -> str:
-    """A text, cut short where it is long."""
+    """A text, cut to `most` characters."""
     return value if len(value) <= most else f"{value[:most]}..."
 
 

@@ -60,11 +60,13 @@ def answered(name: str, abandon: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """While the context lasts, SIGINT ends the process at once, as SIGTERM does, where its handler is Python's own: in
-    a long call of native code that keeps the interpreter to itself no thread of ours could. There must be nothing to
-    clear away."""
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    """While the context lasts, SIGINT ends the process at once, as SIGTERM does, unless a handler is installed.
+
+    This is for long calls of native code that hold the interpreter lock, during which no thread of ours could run.
+    There must be nothing to clean up.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -41,7 +41,7 @@ class Source(io.FileIO):
             super().__init__(path if number is None else os.dup(number))
 
     def read(self, size: int = -1) -> bytes:
-        while (block := super().read(size)) is None:  # it does not block, and nothing has come
+        while (block := super().read(size)) is None:  # a non-blocking stream without data
             select.select([self], [], [])
         return block
 
@@ -62,7 +62,7 @@ class Output(io.FileIO):
 
     def write(self, data) -> int:
         with self._named():
-            while (written := super().write(data)) is None:  # of a stream that does not block: it is full just now
+            while (written := super().write(data)) is None:  # a non-blocking stream that is full
                 select.select([], [self], [])
         return written
 
@@ -120,13 +120,13 @@ def settle() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except (OSError, ReaderGone):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), OUTPUT)  # for Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), OUTPUT)  # Python flushes once more at exit
 
 
 def descriptor(path: str | Path | int) -> int | None:
     """The number of the open stream that a path stands for (/dev/stdin, bash's /dev/fd/63), or None."""
-    found = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", str(path))
-    return int(found[1]) if found else NAMES.get(str(path))
+    match = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", str(path))
+    return int(match[1]) if match else NAMES.get(str(path))
 
 
 def is_stream(path: str | Path) -> bool:
@@ -159,10 +159,10 @@ def read_twice(paths: list[str]) -> str | None:
     for path in paths:
         if path != os.devnull and (path == "-" or is_stream(path)):
             with suppress(OSError):
-                found = os.fstat(INPUT) if path == "-" else os.stat(path)
-                if (found.st_dev, found.st_ino) in seen:
+                status = os.fstat(INPUT) if path == "-" else os.stat(path)
+                if (status.st_dev, status.st_ino) in seen:
                     return path
-                seen.add((found.st_dev, found.st_ino))
+                seen.add((status.st_dev, status.st_ino))
     return None
 
 

@@ -17,7 +17,7 @@ from s2s.errors import Failure, UserError
 
 HYDRA = ("hydra.", "hydra/")  # beginnings of the keys of hydra's own
 ROOT = "s2s"
-FUNCTION = re.compile(r"(choice|range|interval|shuffle|sort)\(.*\)")  # of hydra's: keys of numbers may be swept by them
+FUNCTION = re.compile(r"(choice|range|interval|shuffle|sort)\(.*\)")  # hydra's functions, for sweeps over numbers
 CHOICE = re.compile(r"hydra/(launcher|sweeper)")
 OPTION = re.compile(r"hydra\.(launcher|sweeper)(\.[A-Za-z]\w*)+")  # no `_target_`: it would name code to run
 
@@ -100,8 +100,8 @@ def _divided(schema: type, words: list[Override]) -> tuple[list[Override], dict[
     known, choosing = built.known, built.choices
     while chosen := [word for word in words if word.key in choosing and word.key not in values]:  # one may hold others
         values |= {word.key: _values(word, choosing[word.key]) for word in chosen}
-        first = {key: found[0] for key, found in values.items()}
-        for choice in [choice for found in values.values() for choice in found]:
+        first = {key: alternatives[0] for key, alternatives in values.items()}
+        for choice in [choice for alternatives in values.values() for choice in alternatives]:
             built = compose.build(schema, first | {choice.key: choice})
             known, choosing = known | built.known, choosing | built.choices
     functions = {}
@@ -111,14 +111,14 @@ def _divided(schema: type, words: list[Override]) -> tuple[list[Override], dict[
             functions[word.key] = word.value
         elif word.key not in choosing:
             values[word.key] = _values(word, leaf.annotation if leaf else str)
-    fixed = [found[0] for found in values.values() if len(found) == 1]
-    swept = {key: found for key, found in values.items() if len(found) > 1}
-    start = [*fixed, *(found[0] for found in swept.values())]
-    for choice in [choice for found in swept.values() for choice in found] or start[:1]:
+    fixed = [alternatives[0] for alternatives in values.values() if len(alternatives) == 1]
+    swept = {key: alternatives for key, alternatives in values.items() if len(alternatives) > 1}
+    start = [*fixed, *(alternatives[0] for alternatives in swept.values())]
+    for choice in [choice for alternatives in swept.values() for choice in alternatives] or start[:1]:
         compose.compose(schema, [*start, choice])
-    told = {key: ",".join(_quoted(choice.value) for choice in found) for key, found in swept.items()} | functions
-    typed = [word.key for word in words if word.key in told]  # the last key changes fastest
-    return fixed, {f"{key}.type" if choosing.get(key) is str else key: told[key] for key in typed}
+    texts = {key: ",".join(_quoted(choice.value) for choice in options) for key, options in swept.items()} | functions
+    typed = [word.key for word in words if word.key in texts]  # the last key changes fastest
+    return fixed, {f"{key}.type" if choosing.get(key) is str else key: texts[key] for key in typed}
 
 
 def _values(word: Override, annotation: Any) -> list[Override]:

@@ -1,4 +1,4 @@
-"""Values as the schema types them: what was typed is text until an annotation says what it is."""
+"""Conversion of values to the types of the schema. What a user types is text until an annotation gives it a type."""
 
 import dataclasses
 import math
@@ -15,16 +15,16 @@ QUOTES = ("'", '"')
 
 
 def typed(node: Node, annotation: Any, key: str, file: str = "") -> Any:
-    """A value as an annotation wants it.
+    """Convert a value to the type of an annotation.
 
     Args:
         node: The value.
-        annotation: `str`, `int`, `float`, `bool`, a config dataclass, a list of these, and any of it with `| None`.
-        key: What messages call it.
-        file: Where it was read; with the line, the beginning of messages.
+        annotation: `str`, `int`, `float`, `bool`, a config dataclass, or a list of these; each may have `| None`.
+        key: Its name in messages.
+        file: The file from which it was read; messages begin with file and line.
 
     Raises:
-        UserError: it is of another type, or not finite, or wider than 64 bits.
+        UserError: it has another type, is not finite, or has more than 64 bits.
     """
     where = f"{file}:{node.line}: {key}" if file else key
     bare, value = without_none(annotation), node.value
@@ -37,7 +37,7 @@ def typed(node: Node, annotation: Any, key: str, file: str = "") -> Any:
         return _object(node, bare, key, file, where)
     if isinstance(value, (list, dict)):
         what = "a list" if isinstance(value, list) else "an object"
-        raise UserError(f"{where}: {what}, and one value is needed")
+        raise UserError(f"{where}: a single value is needed, not {what}")
     if file and node.plain and value == "":
         raise UserError(f"{where}: no value; '' is empty text")
     try:
@@ -49,7 +49,7 @@ def typed(node: Node, annotation: Any, key: str, file: str = "") -> Any:
 def _scalar(value: Any, kind: type) -> Any:
     """Text, a number or a truth value. Raises ValueError."""
     text = value.strip() if isinstance(value, str) else ""
-    told = repr(cut(value)) if isinstance(value, str) else "null" if value is None else str(value).lower()
+    shown_value = repr(cut(value)) if isinstance(value, str) else "null" if value is None else str(value).lower()
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is str and isinstance(value, str):
         return value
@@ -60,7 +60,7 @@ def _scalar(value: Any, kind: type) -> Any:
     if kind is float and (REAL.fullmatch(text) or (is_number and math.isfinite(value))):
         return real(text.replace("_", "")) if text else float(value)
     names = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
-    raise ValueError(f"{told} is not {names[kind]}")
+    raise ValueError(f"{shown_value} is not {names[kind]}")
 
 
 def _object(node: Node, kind: type, key: str, file: str, where: str) -> Any:
@@ -68,20 +68,20 @@ def _object(node: Node, kind: type, key: str, file: str, where: str) -> Any:
         raise UserError(f"{where}: an object, {{key:value}}, is needed")
     hints = typing.get_type_hints(kind)
     fields = [field.name for field in dataclasses.fields(kind)]
-    found = {}
+    values = {}
     for name, value in node.value.items():
         if name not in fields:
             place = f"{file}:{value.line}: {key}" if file else key
             raise UserError(f"{place}: unknown key '{name}'; {registry.nearest(name, fields)}")
-        found[name] = typed(value, hints[name], f"{key}: {name}", file)
-    return kind(**found)
+        values[name] = typed(value, hints[name], f"{key}: {name}", file)
+    return kind(**values)
 
 
 def of_word(text: str, annotation: Any, key: str) -> Node:
-    """What stands behind `key=` on the command line.
+    """The value after `key=` on the command line.
 
-    Of a key that holds one value, it is what was typed. Of a list, it is one value as it was typed, or several that
-    commas divide, within brackets or without; each may be quoted.
+    For a key with a single value, it is the text as typed. For a list, it is one value, or several that are separated
+    by commas, with or without brackets; each may be quoted.
 
     Raises:
         UserError: a bracket or a quote is not closed.
@@ -91,14 +91,14 @@ def of_word(text: str, annotation: Any, key: str) -> Node:
         return Node(text, 0, plain=text in ("", "null"))
     objects = dataclasses.is_dataclass(get_args(bare)[0])
     if text.lstrip().startswith("["):
-        return _Words(text, key, objects).whole()
+        return _Words(text, key, objects).bracketed()
     if "," not in text and not objects:
         return Node([Node(text, 0)], 0)
     return Node([item for item, _ in _Words(text, key, objects).items("")], 0)
 
 
 def choices(text: str, annotation: Any, key: str) -> list[str]:
-    """The values that a sweep goes through: those that commas divide. Of a list key, several lists in brackets.
+    """The values of a sweep, which are separated by commas. For a list key, they are lists in brackets.
 
     Raises:
         UserError: a bracket or a quote is not closed.
@@ -119,9 +119,9 @@ class _Words:
     """Lists and objects of the command line, read from left to right.
 
     Args:
-        text: What is read.
-        key: What messages call it.
-        objects: Whether items may be lists and objects themselves; of others, brackets inside are plain characters.
+        text: The text to read.
+        key: Its name in messages.
+        objects: Whether items may be lists and objects; otherwise brackets inside of items are plain characters.
     """
 
     def __init__(self, text: str, key: str, objects: bool):
@@ -132,7 +132,7 @@ class _Words:
     def next(self) -> str:
         return self.text[self.place : self.place + 1]
 
-    def whole(self) -> Node:
+    def bracketed(self) -> Node:
         """A list in brackets, with nothing after it."""
         self._blanks()
         self.place += 1
@@ -144,17 +144,17 @@ class _Words:
 
     def items(self, end: str) -> list[tuple[Node, str]]:
         """Items, each with its text as typed, up to the character `end`, or to the end of the text if it is empty."""
-        found: list[tuple[Node, str]] = []
+        result: list[tuple[Node, str]] = []
         self._blanks()
         if end and self.next == end:
             self.place += 1
-            return found
+            return result
         while True:
             self._blanks()
             begin = self.place
-            found.append((self._value(end), self.text[begin : self.place].strip()))
+            result.append((self._value(end), self.text[begin : self.place].strip()))
             if self._ended(end):
-                return found
+                return result
 
     def _value(self, end: str) -> Node:
         if self.objects and self.next in ("[", "{"):
@@ -174,25 +174,25 @@ class _Words:
         return Node(text, 0, plain=True)
 
     def _pairs(self) -> dict[str, Node]:
-        found: dict[str, Node] = {}
+        pairs: dict[str, Node] = {}
         self._blanks()
         if self.next == "}":
             self.place += 1
-            return found
+            return pairs
         while True:
             name = self._until(":,}")
             if self.next != ":":
                 raise self._error(f"'{cut(name)}' is not key:value")
             self.place += 1
             self._blanks()
-            if name in found:
+            if name in pairs:
                 raise self._error(f"the key {name} appears twice")
-            found[name] = self._value("}")
+            pairs[name] = self._value("}")
             if self._ended("}"):
-                return found
+                return pairs
 
     def _ended(self, end: str) -> bool:
-        """Go past a comma (False) or past the end (True). Raises UserError for anything else."""
+        """Skip a comma (returns False) or the character `end` (True). Raises UserError for anything else."""
         self._blanks()
         character = self.next
         self.place += 1

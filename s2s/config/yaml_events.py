@@ -26,7 +26,7 @@ PROBLEMS = [
 
 
 def nodes(content: str, where: str, limits: Limits) -> Node:
-    """The one document of a text. Raises UserError, `FILE:LINE: ...`."""
+    """The nodes of the single document of a text. Raises UserError, `FILE:LINE: ...`."""
     try:
         return _Builder(yaml.parse(content, Loader=yaml.SafeLoader), where, limits).document()
     except yaml.MarkedYAMLError as error:
@@ -49,7 +49,7 @@ def _message(error: yaml.MarkedYAMLError, where: str) -> str:
 
 
 class _Builder:
-    """Nodes from events."""
+    """Makes nodes from the events of PyYAML."""
 
     def __init__(self, events, where: str, limits: Limits):
         self.events, self.where, self.limits = events, where, limits

@@ -297,7 +297,7 @@ def test_a_yaml_file_that_is_not_one_is_named(tmp_path):
         ("seed: 1\ntrain: 3", "c.yaml:2: train is a section"),
         ("train:\n  max_updates: many", "c.yaml:2: train.max_updates: 'many' is not a whole number"),
         ("train:\n  max_updates: 0", "c.yaml:2: train.max_updates=0: must be at least 1"),
-        ("train:\n  max_updates: [3]", "c.yaml:2: train.max_updates: a list, and one value is needed"),
+        ("train:\n  max_updates: [3]", "c.yaml:2: train.max_updates: a single value is needed, not a list"),
         ("data.row_tokens: 64", "c.yaml:1: data.row_tokens=64: does nothing without data.batching=packed"),
         ("data.stages:\n- epochs: 1\n- epochs: many", "c.yaml:3: data.stages: epochs: 'many' is not a whole number"),
         ("train.stages:\n- updates: 1\n- freze: 1", "c.yaml:3: train.stages: unknown key 'freze'; did you mean 'fre"),

@@ -463,7 +463,7 @@ def test_inspect_tells_of_speech_and_of_damage(make, s2s, tmp_path, capsys):
     content[100] ^= 1
     (store / "train-00000.source.features").write_bytes(content)
     assert s2s("inspect", store) == 1
-    assert "train-00000.source.features: its content is not what was written" in capsys.readouterr().err
+    assert "train-00000.source.features: its content differs from what was written" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"source.features: truncated or changed"):
         Store(store).verify()
 

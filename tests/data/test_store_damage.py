@@ -185,7 +185,7 @@ def test_the_second_writer_of_a_store_is_refused_at_once(tmp_path):
     words = {"task": "translation", "source_language": "de", "target_language": "en", "vocabularies": {}, "splits": {}}
     with StoreWriter(tmp_path / "s", False) as first:
         second = StoreWriter(tmp_path / "s", False)  # the place is free as yet
-        with pytest.raises(UserError, match=f"^store={tmp_path}/s: another command is writing to this place"), second:
+        with pytest.raises(UserError, match=f"^store={tmp_path}/s: another command is writing to this path"), second:
             pass
         first.commit(words)
         with pytest.raises(UserError, match="another command is writing"), StoreWriter(tmp_path / "s", True):

@@ -70,7 +70,7 @@ def test_max_source_counts_tokens():
     (alone,) = of(DecodeConfig(max_length_b=6), [SOURCES[0][:5]])
     assert found[0][0].ids == alone[0].ids
     refused = of(DecodeConfig(max_source=5, long_source="refuse"))
-    assert str(refused[0][0].error).startswith("source of 7 tokens; at most 5 are taken")
+    assert str(refused[0][0].error).startswith("source of 7 tokens; at most 5 are allowed")
 
 
 @pytest.mark.parametrize("stride", [2, 3])

@@ -272,7 +272,9 @@ def test_a_shortlist_that_is_not_one_is_refused(store, learned, tmp_path, s2s, c
     flipped = bytearray(learned.read_bytes())
     flipped[-1] ^= 1  # in an id
     (tmp_path / "flipped").write_bytes(flipped)
-    assert inspect(tmp_path / "flipped")["damaged"] == [f"{tmp_path}/flipped: its content is not what was written"]
+    assert inspect(tmp_path / "flipped")["damaged"] == [
+        f"{tmp_path}/flipped: its content differs from what was written"
+    ]
     for name in ("damaged", "text", "flipped"):
         with pytest.raises(UserError, match=rf"{name}: (not a shortlist, or )?damaged"):
             Shortlist.load(str(tmp_path / name), task)

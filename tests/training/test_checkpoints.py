@@ -135,7 +135,7 @@ def test_a_checkpoint_of_the_old_format_is_read_and_verified(folder):
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "model.safetensors").write_bytes(content)
-    assert refused(folder).startswith(f"{folder}/model.safetensors: its content is not what was saved")
+    assert refused(folder).startswith(f"{folder}/model.safetensors: its content differs from what was saved")
 
 
 def test_a_state_with_numbers_that_are_not_finite_resumes(store, run, folder, s2s):
@@ -340,7 +340,7 @@ def test_a_store_does_not_replace_what_it_is_made_from(store, tmp_path, s2s, cap
                                   (corpus, f"tokenizer_from={copy}", copy)):  # fmt: skip
         words = ("source=src", "target=tgt", f"train={train}", options, f"store={copy}", "overwrite=true")
         assert s2s("preprocess", *words) == 2
-        assert f"store={copy}: would replace {named}, which it is made from" in one_error_line(capsys)
+        assert f"store={copy}: would replace its own input {named}" in one_error_line(capsys)
     assert (copy / "train.src").exists()
 
 
@@ -391,7 +391,7 @@ def test_a_place_that_another_command_is_writing_is_refused_by_every_command(sto
         with files.claim(place, "output"):
             capsys.readouterr()
             assert s2s(*command) == 2, command
-            assert f"={place}: another command is writing to this place" in one_error_line(capsys)
+            assert f"={place}: another command is writing to this path" in one_error_line(capsys)
     assert sorted(os.listdir(tmp_path)) == ["input"]
 
 

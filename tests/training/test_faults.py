@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_is_kept_aside(store, whole, tmp_path, s2s, capsys,
     capsys.readouterr()
     assert s2s("train", *words(store, run)) == 0
     said = capsys.readouterr().err
-    assert f"step_00000014/{name}: its content is not what was saved" in said
+    assert f"step_00000014/{name}: its content differs from what was saved" in said
     assert "resuming from step_00000012" in said
     same_bits(whole, run)
     assert (run / "checkpoints/aside_step_00000014" / name).exists()
@@ -372,14 +372,14 @@ def test_a_divergence_can_stop_the_run(store, tmp_path, s2s, capsys, heavy):
     heavy(every_time=True)
     assert s2s("train", *words(store, tmp_path / "run", *DIVERGES, "train.on_divergence=stop")) == 1
     line = one_error_line(capsys)
-    assert "failed: update 13: the loss of 3 intervals in a row is over 1.5 times its best of late" in line
+    assert "failed: update 13: the loss of 3 intervals in a row exceeds 1.5 times its recent best" in line
     assert runs.steps(tmp_path / "run")[-1].name == "step_00000012"
 
 
 def test_a_divergence_is_only_warned_of_by_default(store, tmp_path, s2s, capsys, heavy):
     heavy(every_time=True)
     assert s2s("train", *words(store, tmp_path / "run", *DIVERGES)) == 0
-    assert capsys.readouterr().err.count("warning: update 13: the loss of 3 intervals in a row is over 1.5 times") == 1
+    assert capsys.readouterr().err.count("warning: update 13: the loss of 3 intervals in a row exceeds 1.5 times") == 1
 
 
 def test_a_divergence_can_be_rolled_back_and_the_rest_of_the_epoch_comes_in_another_order(
@@ -399,7 +399,7 @@ def test_a_divergence_can_be_rolled_back_and_the_rest_of_the_epoch_comes_in_anot
     options = [*DIVERGES, "train.on_divergence=rollback", "train.keep_last=5", "train.max_updates=22"]
     assert s2s("train", *words(store, run, *options)) == 0
     said = capsys.readouterr().err
-    assert "the loss of 3 intervals in a row is over 1.5 times" in said
+    assert "the loss of 3 intervals in a row exceeds 1.5 times" in said
     assert "back to step_00000009, and on in another order (1 of 5 rollbacks)" in said
     assert events(run, "rollback")[0]["update"] == 13
     assert events(run, "rollback")[0]["to"] == 9

@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_named(store, parent, tmp_path, s2s, capsys):
         file.seek(-1, 2)
         file.write(b"\x55")
     shutil.rmtree(run)
-    assert "its content is not what was saved" in refused(f"train.init.checkpoint={folder}")
+    assert "its content differs from what was saved" in refused(f"train.init.checkpoint={folder}")
 
 
 def test_a_run_that_goes_on_needs_its_parent_no_more(store, parent, tmp_path, s2s, capsys):

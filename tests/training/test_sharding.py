@@ -100,5 +100,5 @@ def test_a_part_that_is_damaged_is_found(store, tmp_path, s2s, together, capsys)
     file.write_bytes(content)
     assert s2s("train", *words(store, run, "train.max_updates=15", "train.accumulate=2")) == 0
     said = capsys.readouterr().err
-    assert f"step_00000014/training/{file.name}: its content is not what was saved" in said
+    assert f"step_00000014/training/{file.name}: its content differs from what was saved" in said
     assert "resuming from step_00000007" in said
