@@ -103,7 +103,7 @@ def test_kaldi_folders_run_nothing_and_miss_nothing(tmp_path):
     assert not mark.exists()
     assert [entry.id for entry in manifest.entries] == ["good"]
     assert [entry.kind for entry in manifest.broken] == ["a command", "missing", "empty text"]
-    assert "none is run" in manifest.broken[0].why
+    assert "commands are not run" in manifest.broken[0].why
     (tmp_path / "segments").write_text("good good 0.5\nlost good 2 1\n")
     assert [entry.kind for entry in read_manifest(str(tmp_path), None).broken] == ["malformed"] * 3
 

@@ -36,7 +36,7 @@ def said(tokenizer, text, capsys, other=None, training=False):
         (["the@@ y o@@ ver ca@@"], {}, TEXT, "'the', 'cat', 'runs'", "consists of word pieces, with @@"),
         (["\u2581the \u2581cat s"], {}, TEXT, "'the', 'cat', 'runs'", "consists of word pieces, with \u2581"),
         (["der Hund"], {}, TEXT, "'the', 'cat', 'runs'", "too small, of another language"),
-        (TEXT, {"vocab_size": 6}, TEXT, "'cat', 'runs', ','", "too small, or"),
+        (TEXT, {"vocab_size": 6}, TEXT, "'cat', 'runs', ','", "too small, of another language, or"),
     ],
 )
 def test_the_reason_is_named(capsys, vocabulary, options, text, shown, reason):

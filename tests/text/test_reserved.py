@@ -141,7 +141,7 @@ def test_tokenizers_without_a_symbol_that_a_task_needs_are_refused(store, maskin
     monkeypatch.setattr(TextRecipe, "reserved", ("<mask>",))
     words = ["source=src", "target=tgt", f"train={store.parent}/train", f"store={tmp_path}/new", "workers=1"]
     assert s2s("preprocess", *words, f"tokenizer_from={store}") == 2
-    assert "do not reserve <mask>; task=translation needs it" in capsys.readouterr().err
+    assert "do not reserve <mask>; task=translation requires it" in capsys.readouterr().err
     assert s2s("preprocess", *words, f"tokenizer_from={masking}") == 0
     monkeypatch.setattr(TranslationTask, "reserved", ("<mask>",))
     assert TranslationTask.setup(Store(masking))
