@@ -371,7 +371,9 @@ def test_several_stores_have_the_splits_the_languages_and_a_digest_of_all(tmp_pa
 def test_stores_of_different_tokenizers_are_not_one(tmp_path):
     write(tmp_path / "a")
     write(tmp_path / "b", tokenizer=words("a b c e"))
-    with pytest.raises(UserError, match=f"{tmp_path}/b: .*differ from those of {tmp_path}/a; .*tokenizer_from={tmp_path}/a"):
+    with pytest.raises(
+        UserError, match=f"{tmp_path}/b: .*differ from those of {tmp_path}/a; .*tokenizer_from={tmp_path}/a"
+    ):
         Stores([tmp_path / "a", tmp_path / "b"])
 
 

@@ -91,7 +91,7 @@ def test_the_target_is_made_of_both_sources(folder, s2s, capsys):
     [
         (["input=LINES"], "LINES:3: a line needs 2 sources with a tab between two of them; it has 1"),
         (["input=LINES", "decode.speculative=input", "decode.beam_size=1"], "there must be a single source"),
-        (["input=LINES", "decode.shortlist=LINES"], "decode.shortlist: lists likely translations of the symbols of one"),
+        (["input=LINES", "decode.shortlist=LINES"], "decode.shortlist: lists likely translations of the symbols"),
     ],
 )
 def test_what_is_wrong_is_said(folder, s2s, capsys, words, message):
