@@ -91,6 +91,7 @@ COMPONENTS = {
     "output": {
         "linear": "s2s.models.outputs.linear:linear",
         "one_hot": "s2s.models.outputs.one_hot:OneHotOutput",
+        "surface_fusion": "s2s.models.outputs.surface_fusion:SurfaceFusion",
     },
     "criterion": {"terms": "s2s.criterions.criterion:Criterion"},
     "term": {

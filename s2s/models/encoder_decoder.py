@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from s2s.data.batch import Packing, Source
 from s2s.errors import UserError
 from s2s.models.contract import DecoderOutput, DecoderState, Memory
+from s2s.models.source_state import SourceState
 from s2s.nn.attention import length_mask
 from s2s.nn.initialise import initialise
 
@@ -138,7 +139,10 @@ class EncoderDecoder(nn.Module):
         frontend, encoder = self._readers(number)
         states = frontend(source)
         states.tags = source.tags
-        return encoder(states)
+        memory = encoder(states)
+        if hasattr(self.output, "keep"):
+            memory.auxiliary["embedded"] = states.values
+        return memory
 
     def _readers(self, number: int) -> tuple[nn.Module, nn.Module]:
         """Front-end and encoder of a source."""
@@ -156,7 +160,15 @@ class EncoderDecoder(nn.Module):
         Without an encoder the memory is not read."""
         mask = memory.visible(packing) if self.decoder.attends else None
         states, heads = self.decoder.decode(self._seen(memory), mask, decoder_input, packing)
-        return DecoderOutput(states, self.output, heads)
+        return DecoderOutput(states, self.output, heads, self._context(states, self._kept(memory), mask))
+
+    def _kept(self, memory: Memory) -> tuple[Tensor, ...]:
+        """What an output that reads the source keeps of it, [B, S, ...] each."""
+        return self.output.keep(memory) if hasattr(self.output, "keep") else ()
+
+    def _context(self, states: Tensor, kept: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Tensor, ...]:
+        """What the output needs beside states [B, T, D]."""
+        return self.output.context(states, *kept, mask) if kept else ()
 
     def _seen(self, memory: Memory) -> list[Tensor]:
         """What each decoder layer that attends sees."""
@@ -169,20 +181,33 @@ class EncoderDecoder(nn.Module):
 
     def start(self, memory: Memory, rows: int) -> DecoderState:
         """State for decoding `rows` rows of each sentence."""
-        return self.decoder.start(self._seen(memory), memory.visible(), rows)
+        return self._with_source(self.decoder.start(self._seen(memory), memory.visible(), rows), memory)
+
+    def _with_source(self, state: DecoderState, memory: Memory) -> DecoderState:
+        """The state of a decoder, with what the output keeps of the sources."""
+        kept = self._kept(memory)
+        return SourceState(state, kept, memory.visible()) if kept else state
+
+    def _logits(self, states: Tensor, state: SourceState) -> Tensor:
+        """Logits of states [B, T, D] of the sentences of a state."""
+        return self.output(states, *self._context(states, state.values, state.mask))
 
     def step(self, tokens: Tensor, state: DecoderState, output: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Advance every row by one token. tokens: [R] int64; output: [B, K, D] -> [B, K, V'], in place of the model's
         own. Returns logits [R, V] or [R, V']."""
+        if isinstance(state, SourceState):
+            return self._logits(self.decoder.step(tokens, state.inner), state).flatten(0, 1)
         return (output or self.output)(self.decoder.step(tokens, state)).flatten(0, 1)
 
     def start_blocks(self, memory: Memory) -> DecoderState:
         """State for decoding one hypothesis of each sentence, several positions at once."""
-        return self.decoder.start_blocks(self._seen(memory), memory.visible())
+        return self._with_source(self.decoder.start_blocks(self._seen(memory), memory.visible()), memory)
 
     def step_block(self, tokens: Tensor, state: DecoderState) -> Tensor:
         """Advance every sentence by T tokens, each seen by those after it. tokens: [B, T] int64. Returns logits
         [B, T, V]."""
+        if isinstance(state, SourceState):
+            return self._logits(self.decoder.step_block(tokens, state.inner), state)
         return self.output(self.decoder.step_block(tokens, state))
 
     def light(self, **parts: nn.Module | None) -> "EncoderDecoder":
