@@ -123,6 +123,9 @@ class DecodeConfig:
         at_least=1,
         at_most=1000,
     )
+    pack_source: bool = option(
+        False, "encode several sources in one row, so that little is computed on padding; for a GPU"
+    )
     exit_layer: int | None = option(
         None,
         "decode by the CTC of this layer, one of model.encoder.ctc_layers, and skip the layers above it",

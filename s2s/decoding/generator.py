@@ -20,6 +20,7 @@ from s2s.decoding.lens import lens
 from s2s.decoding.limits import normalised
 from s2s.decoding.mbr import most_like_all
 from s2s.decoding.models import ctc_weight, exiting, mixed, rating
+from s2s.decoding.prepacking import prepacking
 from s2s.decoding.rules.closed import Closed
 from s2s.decoding.scorers.ctc_prefix import CtcScorer, CtcScorerConfig
 from s2s.decoding.scorers.scorer import FinalScorer
@@ -69,6 +70,8 @@ class Generator:
         models = [exiting(pack(model, config.dtype, config.backend), config) for model in models]
         if config.encoder_layer is not None:
             models = [lens(model, config.encoder_layer) for model in models]
+        if config.pack_source:
+            models = [prepacking(model) for model in models]
         self.ctc_weight = ctc_weight(config, models)
         self.searcher = config.searcher(self.ctc_weight)
         self.given = {"alignment": "alignment=true"} if alignment else {}

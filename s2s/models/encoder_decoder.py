@@ -137,12 +137,23 @@ class EncoderDecoder(nn.Module):
 
     def _encode_at_once(self, source: Source, number: int) -> Memory:
         frontend, encoder = self._readers(number)
+        if source.packing is not None:
+            self._check_segmented(frontend=frontend, encoder=encoder)
         states = frontend(source)
         states.tags = source.tags
         memory = encoder(states)
         if hasattr(self.output, "keep"):
             memory.auxiliary["embedded"] = states.values
         return memory
+
+    def _check_segmented(self, **parts: nn.Module) -> None:
+        """Raises UserError: one of these parts does not say that it keeps the examples of a packed row apart."""
+        for name, part in parts.items():
+            if not getattr(part, "segmented", False):
+                options = getattr(self.config, name)
+                layer = getattr(options, "layer", None)
+                said = f"model.{name}={options.type}" + (f" model.{name}.layer={layer.type}" if layer else "")
+                raise UserError(f"{said}: examples of a packed row would see each other; data.batching=token_budget")
 
     def _readers(self, number: int) -> tuple[nn.Module, nn.Module]:
         """Front-end and encoder of a source."""
@@ -158,6 +169,8 @@ class EncoderDecoder(nn.Module):
     def decode(self, memory: Memory, decoder_input: Tensor, packing: Packing | None = None) -> DecoderOutput:
         """Teacher forcing. decoder_input: [B, T] int64, BOS first, right-padded; packed rows with their packing.
         Without an encoder the memory is not read."""
+        if packing is not None:
+            self._check_segmented(decoder=self.decoder)
         mask = memory.visible(packing) if self.decoder.attends else None
         states, heads = self.decoder.decode(self._seen(memory), mask, decoder_input, packing)
         return DecoderOutput(states, self.output, heads, self._context(states, self._kept(memory), mask))

@@ -51,6 +51,7 @@ class ConformerLayer(nn.Module):
     norms = ("pre",)
     convolves = True
     unpads = False
+    segmented = False  # the convolution would see the neighbours in a packed row
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, kernel: int, activation: str,
                  rotary: bool, causal: bool, dropout: float, attention_dropout: float, activation_dropout: float,
@@ -91,6 +92,7 @@ class EBranchformerLayer(nn.Module):
     norms = ("pre",)
     convolves = True
     unpads = False
+    segmented = False  # the convolution would see the neighbours in a packed row
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, kernel: int, activation: str,
                  rotary: bool, causal: bool, dropout: float, attention_dropout: float, activation_dropout: float,

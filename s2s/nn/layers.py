@@ -46,6 +46,7 @@ class Layer(nn.Module):
     norms = ("pre", "post")
     convolves = False  # has an argument `causal` in an encoder, too
     unpads = True  # an encoder may hand it real tokens only
+    segmented = True  # it keeps the examples of a packed row apart, as its mask says
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, activation: str, pre_norm: bool,
                  rotary: bool, causal: bool = False, memory_width: int | None = None, dropout: float = 0.0,

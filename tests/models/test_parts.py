@@ -9,6 +9,8 @@ from s2s import registry
 from s2s.backends.prepare import is_native, prepare
 from s2s.config import compose
 from s2s.data.batch import Inputs, Source
+from s2s.decoding.prepacking import cut, first_fit, packed_source
+from s2s.errors import UserError
 from s2s.models.speech import SpeechModel
 from s2s.models.transformer import Transformer
 from s2s.text.vocabulary import BOS
@@ -23,6 +25,8 @@ V, F = 13, 20
 OUTSIDE = {
     "frontend": {"halving": HalvingFrontend}, "layer": {"average": AverageLayer}, "bridge": {"mixture": MixtureBridge}
 }  # fmt: skip
+
+UNSEGMENTED = {("layer", "conformer"), ("layer", "e_branchformer"), ("frontend", "halving")}  # not for packed rows
 
 
 @pytest.fixture(autouse=True)
@@ -123,3 +127,31 @@ def test_families_go_together(encoder, decoder, frontend, positions, bridge):
     words = [*ENCODERS[encoder], *DECODERS[decoder]]
     model = model_of(f"frontend={frontend}", f"positions={positions}", f"bridge={bridge}", size=words)
     check(model, kernels=decoder == "transformer")
+
+
+ALL = [
+    (kind, name)
+    for kind in (*OUTSIDE, "encoder")
+    for name in (*OUTSIDE.get(kind, ()), *registry.COMPONENTS[kind])
+    if name not in ("subsampling", "flat")  # for frames; for several sources
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_examples_of_a_packed_row_do_not_see_each_other(kind, name):
+    words = {"encoder": ENCODERS.get(name), "layer": [f"encoder.layer={name}"]}.get(kind) or [f"{kind}={name}"]
+    model = model_of(*words, **({"size": [*words, *DECODERS["transformer"]]} if kind == "encoder" else {}))
+    lengths = [17, 40, 5, 29, 9, 1]
+    (source,) = sources_of(model, lengths)
+    rows = first_fit(lengths)
+    order = [example for row in rows for example in row]
+    with torch.no_grad():
+        apart = model.encode((source,))
+        if (kind, name) in UNSEGMENTED:
+            with pytest.raises(UserError, match=f"{name}: examples of a packed row would see each other"):
+                model.encode((packed_source(source, rows),))
+            return
+        memory = model.encode((packed_source(source, rows),))
+        together = cut(memory, torch.tensor(order).argsort(), {})
+    for row, states in enumerate(apart.lengths.tolist()):
+        torch.testing.assert_close(together.top[row, :states], apart.top[row, :states], rtol=1e-4, atol=1e-4)

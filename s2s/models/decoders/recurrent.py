@@ -76,6 +76,7 @@ class RecurrentDecoder(nn.Module):
     """
 
     Config = LstmDecoderConfig
+    segmented = True
     attends, heads = True, ()
     attention_shape = (1, 1)
 
@@ -214,3 +215,4 @@ class GruDecoder(RecurrentDecoder):
     """GRU layers."""
 
     Config = GruDecoderConfig
+    segmented = True

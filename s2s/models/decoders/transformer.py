@@ -39,6 +39,7 @@ class TransformerDecoder(nn.Module):
 
     Config = DecoderConfig
     State = TransformerState
+    segmented = True
     shares: Mapping[int, float | Tensor] = MappingProxyType({})
 
     def __init__(self, config: DecoderConfig, shared: Shared, embedding: Embedding, memory_width: int | None,

@@ -90,6 +90,7 @@ class RecurrentEncoder(nn.Module):
     """
 
     Config = LstmEncoderConfig
+    segmented = True
     exits = ()
 
     def __init__(self, config: LstmEncoderConfig, shared: Shared):
@@ -135,6 +136,7 @@ class GruEncoder(RecurrentEncoder):
     """GRU layers."""
 
     Config = GruEncoderConfig
+    segmented = True
 
 
 def residual(config, number: int) -> bool:

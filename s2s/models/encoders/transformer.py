@@ -43,6 +43,7 @@ class TransformerEncoder(nn.Module):
 
     Attributes:
         needed: Layers, from 1 and before the last, whose states the Memory holds beside the top.
+        segmented: It keeps the examples of a packed row apart.
 
     Raises:
         UserError: heads that do not fit the width.
@@ -57,6 +58,7 @@ class TransformerEncoder(nn.Module):
         self.config, self.width = config, config.width
         self.layers = layers_of(config, shared)
         self.unpads = all(getattr(layer, "unpads", False) for layer in self.layers)
+        self.segmented = all(getattr(layer, "segmented", False) for layer in self.layers)
         self.needed: tuple[int, ...] = ()
         self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
 

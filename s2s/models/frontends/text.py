@@ -31,6 +31,7 @@ class TextFrontend(nn.Module):
     """
 
     reads = TokenSource
+    segmented = True
     stride: int | None = 1
     on_states: tuple[str, ...] = ()
 

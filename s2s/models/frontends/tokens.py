@@ -33,6 +33,7 @@ class TokenFrontend(nn.Module):
 
     Config = TokensConfig
     reads = TokenSource
+    segmented = True
 
     def __init__(self, config: TokensConfig, source: TokenSource, width: int, shared: Shared):
         super().__init__()

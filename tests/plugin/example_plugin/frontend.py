@@ -8,7 +8,6 @@ from torch import nn
 from s2s.config.schema import option
 from s2s.data.batch import Source
 from s2s.data.spec import TokenSource
-from s2s.errors import UserError
 from s2s.models.contract import Shared, States
 from s2s.nn.embedding import Embedding
 
@@ -42,8 +41,6 @@ class HalvingFrontend(nn.Module):
 
     def forward(self, source: Source) -> States:
         """source: ids [B, S]."""
-        if source.packing is not None:
-            raise UserError("model.frontend=halving: pairs would join two examples; data.batching=token_budget")
         x = self.embedding(source.values)
         real = torch.arange(x.size(1), device=x.device) < source.lengths[:, None]
         x = nn.functional.pad(x * real[:, :, None], (0, 0, 0, x.size(1) % 2))  # padding counts nothing

@@ -25,6 +25,7 @@ class AverageLayer(nn.Module):
     norms = ("pre",)
     convolves = False
     unpads = False  # it needs to know its neighbours
+    segmented = True  # the mask keeps the examples of a packed row apart
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, reach: int, activation: str,
                  rotary: bool, dropout: float, attention_dropout: float, activation_dropout: float):  # fmt: skip
