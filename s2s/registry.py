@@ -44,6 +44,7 @@ COMPONENTS = {
         "characters": "s2s.text.characters:CharacterTokenizer",
         "bytes": "s2s.text.bytes:ByteTokenizer",
         "words": "s2s.text.words:WordTokenizer",
+        "wordpiece": "s2s.text.wordpiece:WordPieceTokenizer",
     },
     "pretokenizer": {
         "nfkd_jamo": "s2s.text.pretokenizers.jamo:Jamo",

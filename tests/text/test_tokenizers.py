@@ -15,7 +15,7 @@ from s2s.errors import UserError
 from s2s.text.tokenizer import LearningError, is_blank, load_tokenizer, normalise
 from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK
 
-TYPES = ("sentencepiece", "characters", "bytes", "words")
+TYPES = ("sentencepiece", "characters", "bytes", "words", "wordpiece")
 WORDS = [
     "der",
     "das",
