@@ -72,6 +72,9 @@ COMPONENTS = {
         "transformer": "s2s.nn.layers:Layer",
         "conformer": "s2s.nn.conformer:ConformerLayer",
         "e_branchformer": "s2s.nn.conformer:EBranchformerLayer",
+        "fconv": "s2s.nn.gated_convolution:GatedConvolutionLayer",
+        "light_convolution": "s2s.nn.light_convolution:LightConvolutionLayer",
+        "dynamic_convolution": "s2s.nn.light_convolution:DynamicConvolutionLayer",
     },
     "bridge": {
         "top": "s2s.models.bridges.top:TopBridge",
@@ -84,6 +87,7 @@ COMPONENTS = {
         "groups": "s2s.models.decoders.groups:GroupsDecoder",
         "lstm": "s2s.models.decoders.recurrent:RecurrentDecoder",
         "gru": "s2s.models.decoders.recurrent:GruDecoder",
+        "convolutional": "s2s.models.decoders.convolutional:ConvolutionalDecoder",
     },
     "embedding": {
         "table": "s2s.models.embeddings.table:table",

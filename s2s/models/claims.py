@@ -50,7 +50,7 @@ def lacks_blocks(model: nn.Module) -> str | None:
     """Why a model cannot advance by several positions at once, in words; None: it can. What overrides `step` has to
     override `step_block` too."""
     for part in filter(None, (model, getattr(model, "decoder", None))):
-        if not hasattr(part, "step_block"):
+        if getattr(part, "step_block", None) is None:
             return f"a {type(part).__name__} has no step_block"
         step, block = _definer(part, "step"), _definer(part, "step_block")
         if step is not None and block is not None and step is not block and issubclass(step, block):

@@ -44,6 +44,9 @@ DECODING = {
 }
 # What does not go together, and what the error says. Whatever is not here must work.
 REFUSED = {}
+for layer in ("fconv", "light_convolution", "dynamic_convolution"):
+    REFUSED |= {("layer", layer, "rotary"): "convolutions have nothing to turn"}
+REFUSED |= {("decoder", "convolutional", "rotary"): "convolutions have nothing to turn"}
 for recurrent in ("lstm", "gru"):
     REFUSED |= {
         ("encoder", recurrent, "unpad"): "unknown key 'model.encoder.unpad'",

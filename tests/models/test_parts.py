@@ -117,12 +117,18 @@ for cell in ("lstm", "gru"):
     DECODERS[cell] = [f"decoder={cell}", "decoder.layers=2", "decoder.width=16"]
 DECODERS["gnmt"] = [*DECODERS["lstm"], "decoder.attention_layer=bottom", "decoder.input_feeding=false",
                     "decoder.attention=additive", "decoder.residual=2"]  # fmt: skip
+for layer in ("fconv", "light_convolution", "dynamic_convolution"):
+    ENCODERS[layer] = [*ENCODERS["transformer"], f"encoder.layer={layer}", "encoder.layer.kernel=5"]
+    DECODERS[layer] = ["decoder=convolutional", *DECODERS["transformer"], f"decoder.layer={layer}",
+                       "decoder.layer.kernel=3"]  # fmt: skip
+PAIRS = [("lstm", "fconv"), ("dynamic_convolution", "gru"), ("fconv", "dynamic_convolution"),
+         *((name, "transformer") for name in ENCODERS if name != "transformer"),
+         *(("transformer", name) for name in DECODERS if name != "transformer")]  # fmt: skip
 BESIDE = [("tokens", "none", "top"), ("subsampling", "sinusoidal", "mixture"), ("halving", "learned", "mixture")]
 
 
 @pytest.mark.parametrize(("frontend", "positions", "bridge"), BESIDE)
-@pytest.mark.parametrize(("encoder", "decoder"), [pair for pair in itertools.product(ENCODERS, DECODERS)
-                                                  if pair != ("transformer", "transformer")])  # fmt: skip
+@pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
 def test_families_go_together(encoder, decoder, frontend, positions, bridge):
     words = [*ENCODERS[encoder], *DECODERS[decoder]]
     model = model_of(f"frontend={frontend}", f"positions={positions}", f"bridge={bridge}", size=words)

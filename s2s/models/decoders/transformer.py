@@ -6,6 +6,7 @@ heads, d head width.
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +54,13 @@ class TransformerDecoder(nn.Module):
         self.config, self.width, self.attends = config, config.width, memory_width is not None
         self.embedding, self.most = embedding, embedding.positions.most
         options = {**shared.layer(config), "causal": True, "memory_width": memory_width}
-        self.layers = nn.ModuleList(Layer(**options) for _ in range(config.layers))
+        self.layers = self._layers(config, options)
         self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
         self.head_norms = nn.ModuleDict({str(number): nn.LayerNorm(config.width) for number in heads})
+
+    def _layers(self, config: DecoderConfig, options: dict[str, Any]) -> nn.ModuleList:
+        """The layers; options: arguments of each."""
+        return nn.ModuleList(Layer(**options) for _ in range(config.layers))
 
     @staticmethod
     def attending(config: DecoderConfig) -> int:

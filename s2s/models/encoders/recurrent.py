@@ -148,5 +148,7 @@ def check(key: str, config, shared: Shared) -> None:
     """Raise UserError for options of a recurrent stack that do not go together."""
     if config.residual == 1 or config.residual > config.layers:
         raise UserError(f"{key}.residual={config.residual}: a layer from 2 to {key}.layers={config.layers}, or 0")
+    if shared.log_length_scale:
+        raise UserError(f"model.log_length_scale: {key}={config.type} has no such attention")
     if shared.norm != "pre":
         raise UserError(f"model.norm={shared.norm}: {key}={config.type} has no norms; leave model.norm as it is")
