@@ -59,6 +59,10 @@ COMPONENTS = {
         "subsampling": "s2s.models.frontends.subsampling:SubsamplingFrontend",
         "one_hot": "s2s.models.frontends.one_hot:OneHotFrontend",
         "gbst": "s2s.models.frontends.gbst:GBSTFrontend",
+        "lobef_ncf": "s2s.models.frontends.lobef:NgramFrontend",
+        "lobef_wsf": "s2s.models.frontends.lobef:WordFrontend",
+        "define": "s2s.models.frontends.define:DefineFrontend",
+        "manta": "s2s.models.frontends.manta:MantaFrontend",
         "context": "s2s.models.frontends.context:ContextFrontend",
         "conv_pool": "s2s.models.frontends.conv_pool:ConvPoolFrontend",
         "byte_conv": "s2s.models.frontends.byte_conv:ByteConvFrontend",
@@ -92,11 +96,13 @@ COMPONENTS = {
     "embedding": {
         "table": "s2s.models.embeddings.table:table",
         "one_hot": "s2s.models.embeddings.one_hot:one_hot",
+        "define": "s2s.models.embeddings.define:define",
     },
     "output": {
         "linear": "s2s.models.outputs.linear:linear",
         "one_hot": "s2s.models.outputs.one_hot:OneHotOutput",
         "surface_fusion": "s2s.models.outputs.surface_fusion:SurfaceFusion",
+        "adaptive": "s2s.models.outputs.adaptive:AdaptiveOutput",
     },
     "criterion": {"terms": "s2s.criterions.criterion:Criterion"},
     "term": {

@@ -8,8 +8,9 @@ from s2s.models.frontends.subsampling import SubsamplingConfig
 
 
 def text_spec(source: int, target: int | None = None, shared: bool = False) -> Spec:
-    """Text to text, with vocabularies of these sizes; without `target` both sides share one."""
-    return Spec((TokenSource(source),), source if target is None else target, shared or target is None)
+    """Text to text, with vocabularies of these sizes, of which symbol 4 begins words; without `target` both sides share
+    one."""
+    return Spec((TokenSource(source, (4,)),), source if target is None else target, shared or target is None)
 
 
 def speech_spec(features: int, target: int) -> Spec:

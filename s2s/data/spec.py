@@ -11,9 +11,11 @@ class TokenSource:
 
     Attributes:
         size: Size of the vocabulary.
+        word_starts: Ids of the symbols that begin a word, such as the space before it. Empty: none is known to.
     """
 
     size: int
+    word_starts: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

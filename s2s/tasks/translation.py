@@ -100,8 +100,9 @@ class TranslationTask(TextTask):
     @property
     def spec(self) -> Spec:
         """As in TextTask."""
-        source, target = (len(vocabulary) for vocabulary in self.vocabularies.values())
-        return Spec((TokenSource(source),), target, self.shared_vocabulary, self.tag_values)
+        size, target = (len(vocabulary) for vocabulary in self.vocabularies.values())
+        source = TokenSource(size, self.source_tokenizer.word_starts())
+        return Spec((source,), target, self.shared_vocabulary, self.tag_values)
 
     def encode(self, items: list[str]) -> list[list[int]]:
         """Source ids of raw lines, without EOS."""

@@ -97,6 +97,13 @@ class Tokenizer(ABC):
         """How words show in ids: which symbols begin one, booleans [vocabulary], or else the symbol between two."""
         return np.array([symbol.startswith("\u2581") for symbol in self.vocabulary.symbols]), None
 
+    def word_starts(self) -> tuple[int, ...]:
+        """Ids of the symbols that begin a word; a symbol between two words begins the second."""
+        begins, separator = self.word_marks()
+        if begins is not None:
+            return tuple(np.flatnonzero(begins).tolist())
+        return () if separator in (None, UNK) else (separator,)
+
     def normalise(self, lines: list[str]) -> list[str]:
         """Lines normalised and lower-cased as configured."""
         return normalise(lines, self.config.normalization, self.config.lowercase)

@@ -1,6 +1,7 @@
 """Front-ends of text, each against its formula in loops, and what all of them have to do."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -9,17 +10,26 @@ from torch.nn import functional
 from s2s.backends.prepare import is_native, prepare
 from s2s.config import compose
 from s2s.data.batch import Inputs, Source
+from s2s.data.spec import Spec, TokenSource
 from s2s.errors import UserError
 from s2s.models.speech import SpeechModel
 from s2s.models.transformer import Transformer
 from s2s.tasks.text import packing_of
-from s2s.text.vocabulary import BOS
+from s2s.tasks.translation import TranslationTask
+from s2s.text.bytes import ByteConfig, ByteTokenizer
+from s2s.text.characters import CharacterConfig, CharacterTokenizer
+from s2s.text.vocabulary import BOS, EOS, SPECIALS, Vocabulary
+from s2s.text.words import WordConfig, WordTokenizer
 from tests.specs import text_spec
 
 V = 24
 OPTIONS = {
     "one_hot": [],
     "gbst": ["block=3", "kernel=3"],
+    "lobef_ncf": ["layers=1", "ngrams=[2,3]"],
+    "lobef_wsf": ["layers=2"],
+    "manta": ["window=2", "blocks=0.6"],
+    "define": ["narrow=8", "wide=20", "layers=3"],
     "context": ["kind=gru"],
     "conv_pool": ["embedding=8", "kernels=[1,4]", "filters=[6,5]", "stride=3"],
     "byte_conv": ["kernel=5", "stride=2"],
@@ -218,6 +228,151 @@ def test_byte_conv_is_a_strided_convolution():
     assert_states(module, text(11, 7, 1, 12), reference)
 
 
+def test_lobef_adds_n_grams_of_the_states_of_its_layers():
+    module, embedded = frontend_of("lobef_ncf")
+    with torch.no_grad():
+        module.weights.copy_(torch.tensor([0.5, 0.3, -0.4]))
+
+    def reference(ids):
+        x, n = embedded(ids)[None], len(ids)
+        for layer in module.layers:
+            x = layer(x, torch.ones(1, 1, 1, n, dtype=torch.bool))
+        states = 0.5 * x[0]
+        for weight, size, y in zip((0.3, -0.4), (2, 3), module.ngrams, strict=True):
+            padded = functional.pad(x[0], (0, 0, 0, 2))
+            spans = {i: sum(y.weight[:, :, k] @ padded[i + k] for k in range(size)) for i in range(0, n, size)}
+            states = states + weight * torch.stack([spans[i // size * size] for i in range(n)])
+        return states
+
+    assert_states(module, text(11, 7, 1, 12), reference)
+
+
+def test_lobef_layers_see_one_word_alone():
+    """Each word, and EOS, by itself through the same layers."""
+    module, embedded = frontend_of("lobef_wsf")
+    ids = torch.tensor([[5, 6, 4, 7, 7, 8, 4, 4, 9, EOS], [6, 4, EOS, 4, 4, 4, 4, 4, 4, 4]])
+    words = [[2, 4, 1, 2, 1], [1, 1, 1]]
+
+    def reference(row):
+        states = []
+        for word in embedded(row).split(words[len(row) < 5]):
+            x = word[None]
+            for layer in module.layers:
+                x = layer(x, torch.ones(1, 1, 1, len(word), dtype=torch.bool))
+            states.append(x[0])
+        return torch.cat(states)
+
+    assert_states(module, Source(ids, torch.tensor([10, 3])), reference)
+    with torch.no_grad():
+        assert torch.isfinite(module(Source(ids, torch.tensor([10, 3]))).values).all()
+    spec = Spec((TokenSource(V),), V, shared=True)
+    with pytest.raises(UserError, match="lobef_wsf: no symbol of the source begins a word; tokenizer=bytes"):
+        Transformer(model_of("lobef_wsf").config, spec)
+
+
+@pytest.mark.parametrize("bias", [0.0, -3.0])
+def test_manta_is_its_formula_in_loops(bias):
+    """At first all frontiers are as likely as not, and `blocks` bounds their number; when there are few, they do."""
+    module, embedded = frontend_of("manta")
+    with torch.no_grad():
+        module.frontier.bias.fill_(bias)
+    found = []
+
+    def reference(ids):
+        x, n = embedded(ids), len(ids)
+        states, near = x[None], torch.tensor([[abs(i - j) <= 2 for j in range(n)] for i in range(n)])
+        for layer in module.layers:
+            states = layer(states, near[None, None])
+        begins = [0.0, *module.frontier(states)[0, 1:, 0].sigmoid().tolist()]
+        means, variances = ([sum(row[: i + 1]) for i in range(n)] for row in (begins, [f * (1 - f) for f in begins]))
+        deviations = [math.sqrt(v + 0.01) for v in variances]
+        count = min(int(means[-1] + 3 * deviations[-1]) + 1, math.ceil(0.6 * n))
+        found.append(count / n)
+        shares = []
+        for mean, deviation in zip(means, deviations, strict=True):
+            row = [math.exp(-((mean - b) ** 2) / (2 * deviation)) for b in range(count)]
+            shares.append([value / sum(row) for value in row])
+        blocks = []
+        for b in range(count):
+            parts = [shares[i][b] * x[i] for i in range(n)]
+            zero = torch.zeros(24, dtype=torch.float64)
+            spans = [(parts[i - 1] if i else zero, parts[i], parts[i + 1] if i + 1 < n else zero) for i in range(n)]
+            values = [sum(w * y for w, y in zip(module.weight, span, strict=True)) for span in spans]
+            blocks.append(module.projection(torch.stack(values).amax(0)))
+        return torch.stack(blocks)
+
+    source = text(21, 7, 1, 40)
+    assert_states(module, source, reference)
+    assert (found[-1] == 0.6) == (bias == 0)
+
+
+def test_define_is_its_formula_group_by_group():
+    module, _ = frontend_of("define")
+    embedding = module.embedding
+    assert [(len(layer.weight), layer.weight.numel()) for layer in embedding.layers] == [(4, 24), (2, 160), (1, 480)]
+
+    def reference(ids):
+        rows = []
+        for token in ids:
+            first = embedding.tokens.weight[token] * 8**0.5
+            x = first[:0]
+            for layer in embedding.layers:
+                n, parts = len(layer.weight), []
+                for g, (own, before) in enumerate(zip(first.chunk(n), x.chunk(n) if len(x) else [x] * n, strict=True)):
+                    parts.append(torch.cat([own, before]) @ layer.weight[g])
+                x = functional.gelu(torch.cat(parts) + layer.bias)
+            rows.append(embedding.reduction.weight @ x + embedding.reduction.bias)
+        return torch.stack(rows)
+
+    assert_states(module, text(5, 3), reference)
+    own = ["embedding.narrow=8", "embedding.wide=20", "embedding.layers=3"]
+    model = model_of("define", "embedding=define", *own, "positions=rotary")
+    model.decoder.embedding.tokens.load_state_dict(embedding.state_dict())
+    ids = torch.tensor([5, 6, 7])
+    with torch.no_grad():
+        torch.testing.assert_close(model.decoder.embedding(ids[None])[0], reference(ids))  # not scaled again
+    with pytest.raises(UserError, match=r"model.embedding.narrow=6 is not a multiple of model.embedding.groups=4"):
+        model_of("define", "embedding=define", "embedding.narrow=6")
+
+
+def test_an_adaptive_softmax_is_its_clusters_in_loops():
+    model = model_of("tokens", "output=adaptive", "output.cutoffs=[6,15]", "output.factor=2", "tie_embeddings=none")
+    output, states = model.output.softmax, torch.randn(2, 3, 24, dtype=torch.float64)
+
+    def by_hand(x):
+        head = (output.head.weight @ x).log_softmax(0)
+        values = head[:6].tolist()
+        for cluster, tail in enumerate(output.tail):
+            inner = (tail[1].weight @ (tail[0].weight @ x)).log_softmax(0)
+            values += [float(head[6 + cluster] + value) for value in inner]
+        return values
+
+    with torch.no_grad():
+        found = model.output(states)
+        expected = [[by_hand(x) for x in row] for row in states]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    assert [len(tail[0].weight) for tail in output.tail] == [12, 6]
+    default = model_of("tokens", "output=adaptive", "output.factor=2", "tie_embeddings=none").output
+    assert default.softmax.cutoffs == [4, 12, 24]
+    for words, message in (
+        (["output.cutoffs=[9,5]"], "must ascend, below 23"),
+        (["output.cutoffs=[23]"], "must ascend, below 23"),
+        (["output.factor=30"], "the last of 2 clusters has no component left of model.decoder.width=24"),
+    ):
+        with pytest.raises(UserError, match=message):
+            model_of("tokens", "output=adaptive", "tie_embeddings=none", *words)
+
+
+def test_tokenizers_say_which_symbols_begin_words():
+    space = ByteTokenizer.learn(ByteConfig())
+    assert space.word_starts() == (4 + 32,)
+    assert TranslationTask(space, space).spec.sources[0].word_starts == (36,)
+    characters = CharacterTokenizer(CharacterConfig(), Vocabulary([*SPECIALS, "a", " "]))
+    assert characters.word_starts() == (5,)
+    assert CharacterTokenizer(CharacterConfig(), Vocabulary([*SPECIALS, "a"])).word_starts() == ()
+    assert WordTokenizer(WordConfig(), Vocabulary([*SPECIALS, "a"])).word_starts() == (0, 1, 2, 3, 4)
+
+
 def test_options_that_do_not_fit_are_refused():
     for words, message in (
         (["gbst", "frontend.kernel=4"], "model.frontend.kernel=4 must be odd"),
@@ -249,3 +404,14 @@ def test_a_run_resumes_to_the_same_bits_and_decodes(s2s, store, tmp_path, capsys
     assert second["source_tokens"] == ["b</s>"]
     assert set(first["alignment"]) <= {0, 1, 2, 3}
     assert set(second["alignment"]) == {0}
+
+
+def test_presets_of_methods_make_their_models():
+    """Without weights: the presets' sizes fit together, with the vocabulary of bytes."""
+    spec = TranslationTask(ByteTokenizer.learn(ByteConfig()), ByteTokenizer.learn(ByteConfig())).spec
+    sizes = {"byt5_small": (12, 4, 1472), "byt5_tiny": (6, 2, 128), "embeddingless_tiny": (2, 2, 288),
+             "embeddingless_base": (6, 6, 512), "lobef_ncf": (2, 6, 512), "lobef_wsf": (4, 6, 512)}  # fmt: skip
+    for name, (encoder, decoder, width) in sizes.items():
+        with torch.device("meta"):
+            model = Transformer(compose.preset("model", name), spec)
+        assert (len(model.encoder.layers), len(model.decoder.layers), model.encoder.width) == (encoder, decoder, width)

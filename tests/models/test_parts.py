@@ -70,7 +70,18 @@ def test_a_layer_from_outside_in_a_model_of_speech():
 
 
 NAMES = [
-    ("tokens", "halving", "subsampling", "one_hot", "gbst", "context", "conv_pool", "byte_conv"),
+    (
+        "tokens",
+        "halving",
+        "subsampling",
+        "one_hot",
+        "gbst",
+        "lobef_ncf",
+        "lobef_wsf",
+        "context",
+        "conv_pool",
+        "byte_conv",
+    ),
     ("transformer", "conformer", "e_branchformer", "average"),
     ("top", "mixture", "linear", "groups"),
 ]

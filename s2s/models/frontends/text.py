@@ -73,7 +73,11 @@ class TextFrontend(nn.Module):
 
     def _placed(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         x, lengths = self.states(ids, lengths)
-        return dropout(self.positions(x), self.dropout, self.training), lengths
+        return self.place(x), lengths
+
+    def place(self, x: Tensor) -> Tensor:
+        """States [B, S', D] with their positions, after dropout."""
+        return dropout(self.positions(x), self.dropout, self.training)
 
     def flops(self, lengths: Tensor) -> int:
         """Operations of matrix products and convolutions over sources of these lengths, [B] int64."""
