@@ -63,6 +63,7 @@ COMPONENTS = {
         "lobef_wsf": "s2s.models.frontends.lobef:WordFrontend",
         "define": "s2s.models.frontends.define:DefineFrontend",
         "manta": "s2s.models.frontends.manta:MantaFrontend",
+        "trigram_hash": "s2s.models.frontends.trigram_hash:TrigramHashFrontend",
         "context": "s2s.models.frontends.context:ContextFrontend",
         "conv_pool": "s2s.models.frontends.conv_pool:ConvPoolFrontend",
         "byte_conv": "s2s.models.frontends.byte_conv:ByteConvFrontend",

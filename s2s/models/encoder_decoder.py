@@ -122,7 +122,7 @@ class EncoderDecoder(nn.Module):
 
     def _encode(self, source: Source, number: int) -> Memory:
         """The memory of the source of this number, with its tags."""
-        if self.training or self.together is None or source.values.device.type != "cpu":
+        if self.training or self.together is None or source.packing or source.values.device.type != "cpu":
             return self._encode_at_once(source, number)
         # A few rows of about one length at a time: computing on padding takes as long as on what is real.
         order = source.lengths.argsort(descending=True)

@@ -15,6 +15,7 @@ PARTS = ("embeddings", "encoder", "bridge", "decoder")
 EMBEDDINGS = (
     "frontend.embedding.",
     "frontend.tokens.",
+    "frontend.rows.",
     "decoder.embedding.",
     "output.",
     "encoder.ctc.",

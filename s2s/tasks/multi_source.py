@@ -102,9 +102,11 @@ class MultiSourceTask(TranslationTask):
     def spec(self) -> Spec:
         """As TextTask.spec."""
         *sources, target = self.vocabularies.values()
+        starts = [tokenizer.word_starts() for tokenizer in self._sources.values()]
         return Spec(
-            tuple(TokenSource(len(source)) for source in sources), len(target), sources[0].digest == target.digest,
-            self.tag_values, alike=len({source.digest for source in sources}) == 1,
+            tuple(TokenSource(len(source), ids) for source, ids in zip(sources, starts, strict=True)),
+            len(target), sources[0].digest == target.digest, self.tag_values,
+            alike=len({source.digest for source in sources}) == 1,
         )  # fmt: skip
 
     def describe(self) -> str:

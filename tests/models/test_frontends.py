@@ -30,6 +30,7 @@ OPTIONS = {
     "lobef_wsf": ["layers=2"],
     "manta": ["window=2", "blocks=0.6"],
     "define": ["narrow=8", "wide=20", "layers=3"],
+    "trigram_hash": ["rows=50", "hashes=3"],
     "context": ["kind=gru"],
     "conv_pool": ["embedding=8", "kernels=[1,4]", "filters=[6,5]", "stride=3"],
     "byte_conv": ["kernel=5", "stride=2"],
@@ -152,6 +153,13 @@ def test_a_model_of_one_hots_decodes_as_taught():
             for t in range(3):
                 found = stepping.step(target[:, t].contiguous(), state)
                 torch.testing.assert_close(found, taught[:, t], rtol=1e-4, atol=1e-4 if dtype == "fp32" else 0.5)
+
+
+def test_an_encoder_of_speech_refuses_packed_rows():
+    model = model_of("gbst", kind=SpeechModel)
+    packing = packing_of(torch.tensor([2, 1]).numpy(), torch.tensor([2]).numpy())
+    with pytest.raises(UserError, match=r"data.batching=packed: the encoder of model=speech"):
+        model.encode((Source(torch.tensor([[5, 6, 7]]), torch.tensor([3]), packing),))
 
 
 def mean(rows) -> torch.Tensor:
@@ -361,6 +369,42 @@ def test_an_adaptive_softmax_is_its_clusters_in_loops():
     ):
         with pytest.raises(UserError, match=message):
             model_of("tokens", "output=adaptive", "tie_embeddings=none", *words)
+
+
+def test_words_are_sums_of_the_rows_of_their_trigrams():
+    """Spelled alike, alike wherever they stand; and rows are those of hashes, by hand."""
+    module, _ = frontend_of("trigram_hash")
+    space = 4
+    spelled = [7, 8, space, 9, space, space, 7, 8, 9, 5, space, 7, 8, EOS]
+    words = [[7, 8], [9], [], [7, 8, 9, 5], [7, 8], [EOS]]
+
+    def wrapped(number):  # int64
+        return (number + 2**63) % 2**64 - 2**63
+
+    def row(a, b, c, number):
+        first, second, third = 0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35
+        trigram = a * first + b * second + c * third
+        code = wrapped((trigram + number * 0x27D4EB2F) * (first, second, third)[number % 3])
+        return (wrapped((code ^ (code >> 29)) * first) >> 13) % 50
+
+    def reference(ids):
+        states = []
+        for word in words if len(ids) == len(spelled) else [[EOS]]:
+            padded, total = [0, *word, 0], torch.zeros(24, dtype=torch.float64)
+            for a, b, c in zip(padded, padded[1:], padded[2:], strict=False):
+                total = total + sum(module.rows.weight[row(a, b, c, number)] for number in (1, 2, 3))
+            states.append(total * (24 / 3) ** 0.5)
+        return torch.stack(states)
+
+    source = Source(torch.tensor([spelled, [EOS, *[space] * 13]]), torch.tensor([14, 1]))
+    assert_states(module, source, reference)
+    with torch.no_grad():
+        states = module(source).values[0]
+    torch.testing.assert_close(states[0], states[4])
+    assert not torch.allclose(states[0], states[3])
+    assert not states[2].any()
+    with pytest.raises(UserError, match="trigram_hash: one symbol must stand between words"):
+        Transformer(model_of("trigram_hash").config, Spec((TokenSource(V, (4, 5)),), V, shared=True))
 
 
 def test_tokenizers_say_which_symbols_begin_words():

@@ -13,9 +13,14 @@ import torch
 from s2s import registry
 
 KINDS = {"frontend": "frontend", "encoder": "encoder", "layer": "encoder.layer", "bridge": "bridge",
-         "decoder": "decoder", "output": "output"}  # fmt: skip
+         "decoder": "decoder", "embedding": "embedding", "output": "output"}  # fmt: skip
 ELSEWHERE = {("frontend", "subsampling"), ("bridge", "flat")}  # for frames; for several sources
-NEEDED = {}  # options without which a part cannot be tried: {("frontend", "x"): ["model.frontend.y=1"]}
+NEEDED = {
+    ("frontend", "one_hot"): ["model.encoder.width=264"],
+    ("embedding", "one_hot"): ["model.decoder.width=264"],
+    ("output", "one_hot"): ["model.decoder.width=264", "model.tie_embeddings=none"],
+    ("output", "adaptive"): ["model.tie_embeddings=none"],
+}  # options without which a part cannot be tried: {("frontend", "x"): ["model.frontend.y=1"]}
 SIZE = [f"model.{side}.{key}" for side in ("encoder", "decoder")
         for key in ("layers=2", "width=16", "heads=2", "ffn_width=32")]  # fmt: skip
 OPTIONS = {

@@ -99,7 +99,7 @@ def odd(kernel: int) -> int:
 
 
 def _is_table(name: str) -> bool:
-    return name.startswith(("tokens.", "positions."))
+    return any(part in ("tokens", "rows", "positions") for part in name.split("."))
 
 
 def unpacked(source: Source) -> tuple[Tensor, Tensor]:

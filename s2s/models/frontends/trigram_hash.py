@@ -1,0 +1,99 @@
+"""T-FREE: a word is the sum of a few rows of a table, which hashes of its trigrams choose.
+
+Paper: Deiseroth, Brack, Schramowski, Kersting and Weinbach, "T-FREE: Subword Tokenizer-Free Generative LLMs via Sparse
+Representations for Memory-Efficient Embeddings", EMNLP 2024, https://arxiv.org/abs/2406.19223.
+
+Words [S'] are what symbols that begin words (the space of bytes or characters) make of a source [S]; EOS is a word. A
+word of n symbols has n trigrams, with a boundary before and after it. Each trigram is hashed `hashes` times to one of
+`rows` rows of a table [rows, D], and the word is the sum of all of these: [B, S', D]. Words that are spelled alike are
+near each other, and the table is as small as one likes. A word that has no symbol, between two spaces, is 0.
+
+Use: tokenizer=bytes model.frontend=trigram_hash model.frontend.rows=2000
+
+Left out: the output, which rates the rows of a word (several labels at once) and is decoded through a dictionary of
+words: here the decoder writes symbols. Digits and punctuation are not words of their own, since symbols do not say what
+they are. Lower-cased hashes of a word are not added. Uncertain: nothing else of the embedding.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from s2s.config.schema import option
+from s2s.data.spec import TokenSource
+from s2s.errors import UserError
+from s2s.models.contract import Shared
+from s2s.models.frontends.text import TextFrontend, real_of
+from s2s.text.vocabulary import EOS, PAD
+
+MULTIPLIERS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)  # odd; of the symbols of a trigram
+STEP = 0x27D4EB2F  # from one hash to the next
+
+
+@dataclasses.dataclass
+class TrigramHashConfig:
+    """Options of the front-end."""
+
+    type: str = option("trigram_hash", "component")
+    rows: int = option(8000, "rows of the table", at_least=1, at_most=100_000_000)
+    hashes: int = option(8, "rows of a trigram", at_least=1, at_most=1000)
+
+
+class TrigramHashFrontend(TextFrontend):
+    """[B, S] ids to [B, S', D], a state for each word.
+
+    Args:
+        config: Its options.
+        source: The vocabulary's size, and what begins words.
+        width: D.
+        shared: Options of the model.
+
+    Raises:
+        UserError: no symbol begins a word, or more than one does.
+    """
+
+    Config = TrigramHashConfig
+    stride = None
+
+    def __init__(self, config: TrigramHashConfig, source: TokenSource, width: int, shared: Shared):
+        super().__init__(width, shared, None)
+        if len(source.word_starts) != 1:
+            raise UserError("model.frontend=trigram_hash: one symbol must stand between words, the space of "
+                            "tokenizer=bytes or characters")  # fmt: skip
+        (self.space,) = source.word_starts
+        self.hashes = config.hashes
+        self.rows = nn.Embedding(config.rows, width)
+
+    def most(self, length: int) -> int:
+        """As of TextFrontend: each symbol may be a space."""
+        return length
+
+    def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As of TextFrontend."""
+        real = real_of(ids, lengths)[:, :, 0]
+        begins = ((ids == self.space) | (ids == EOS)) & real
+        begins[:, 0] = True
+        word = begins.cumsum(1) - 1  # [B, S]
+        counts = word.gather(1, (lengths - 1)[:, None])[:, 0] + 1
+        x = self._sums(self._trigrams(ids, begins, real))
+        held = (ids != self.space) & real  # a space is no symbol of its word
+        numbers = torch.arange(int(counts.max()), device=ids.device)[:, None]
+        return ((word[:, None] == numbers) & held[:, None]).to(x.dtype) @ x, counts
+
+    def _trigrams(self, ids: Tensor, begins: Tensor, real: Tensor) -> Tensor:
+        """A number for each symbol with its neighbours in its word, [B, S] int64."""
+        edge = torch.full_like(ids[:, :1], PAD)
+        before = torch.cat([edge, ids[:, :-1]], dim=1).masked_fill(begins, PAD)
+        before = before.masked_fill(before == self.space, PAD)
+        after = ids.masked_fill(begins | ~real, PAD)
+        after = torch.cat([after[:, 1:], edge], dim=1)
+        return sum(symbol * factor for symbol, factor in zip((before, ids, after), MULTIPLIERS, strict=True))
+
+    def _sums(self, trigrams: Tensor) -> Tensor:
+        """The sum of the rows of each trigram, [B, S, D]."""
+        x = 0
+        for number in range(1, self.hashes + 1):
+            code = (trigrams + number * STEP) * MULTIPLIERS[number % 3]
+            x = x + self.rows(((code ^ (code >> 29)) * MULTIPLIERS[0] >> 13) % self.rows.num_embeddings)
+        return x * (self.width / self.hashes) ** 0.5
