@@ -11,6 +11,7 @@ from torch import nn
 from s2s.data.batch import Inputs
 from s2s.decoding.sentence import Sentence
 from s2s.models.encoder_decoder import EncoderDecoder
+from s2s.tasks.tags import plain
 
 Ids = list[int]
 
@@ -26,6 +27,7 @@ class Sides:
         max_source: Default of decode.max_source; None: there is no limit.
         closing: Bool [V], the tokens that may follow a prefix of one word, which is then a complete word. None: the
             prefix may be the beginning of a word.
+        lengths: Lengths of the sources of an example, without EOS; an example mostly has one.
     """
 
     collate: Callable[[list[Ids], torch.device], Inputs]
@@ -33,12 +35,13 @@ class Sides:
     seconds: float | None = None
     max_source: int | None = None
     closing: np.ndarray | None = None
+    lengths: Callable[[Any], list[int]] = lambda source: [len(source)]
 
     @classmethod
     def of(cls, task) -> "Sides":
         """The facts of a task."""
         return cls(task.collate_sources, task.text, task.frame_seconds, task.max_source,
-                   task.target_transform.closing)  # fmt: skip
+                   task.target_transform.closing, task.source_lengths)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -86,9 +89,10 @@ class Setting:
         return len(source) if self.sides.seconds is None else self.models[0].memory_length(len(source))
 
     def positions(self, source: Ids) -> int:
-        """Maximum number of positions of a source in the models' memories; a text has an EOS, too."""
-        end = self.sides.seconds is None
-        return max(model.memory_length(len(source) + end) for model in self.models)
+        """Maximum number of positions of a source in the models' memories; a text has an EOS, too. Several sources
+        count together."""
+        end, lengths = self.sides.seconds is None, self.sides.lengths(plain(source))
+        return max(sum(model.memory_length(length + end) for length in lengths) for model in self.models)
 
     def rules_of(self, sentences: list[Sentence]) -> list:
         """The rules that apply to these sentences."""

@@ -149,6 +149,10 @@ class MultiSourceTask(TranslationTask):
         return list(map(" | ".join, zip(*(split.lines(f"{name}.text", examples) for name in self._sources),
                                         strict=True)))  # fmt: skip
 
+    def source_lengths(self, source: Several) -> list[int]:
+        """As in TextTask."""
+        return [len(part) for part in source.parts]
+
     def source_symbols(self, source: Several, size: int) -> list[str]:
         """Symbols of one source after the other, EOS among them."""
         pairs = zip(self._sources.values(), source.parts, strict=True)

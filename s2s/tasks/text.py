@@ -126,6 +126,10 @@ class TextTask(ABC):
     def source_names(self, split: Split, examples: np.ndarray) -> list[str]:
         """Readable texts for the sources of examples."""
 
+    def source_lengths(self, source) -> list[int]:
+        """Lengths of the sources of an example, in tokens without EOS or in frames."""
+        return [len(source)]
+
     @abstractmethod
     def source_symbols(self, source, size: int) -> list[str]:
         """Readable texts for a source: its tokens, or the positions of a recording.

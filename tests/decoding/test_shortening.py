@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from slow_search import beam_search, sides, tiny_model
+from slow_search import beam_search, collate, sides, tiny_model
 from test_alignment import coverage_by_hand, weights_by_hand
 from test_beam_search import assert_same
 
@@ -17,8 +17,9 @@ from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.limits import needs
 from s2s.decoding.sentence import Sentence
-from s2s.decoding.setting import Setting
+from s2s.decoding.setting import Setting, Sides
 from s2s.errors import UserError
+from s2s.tasks.multi_source import Several
 from s2s.text.vocabulary import EOS
 
 SOURCES = [[4, 5, 6, 7, 8, 4, 5], [6], [], [8, 8, 4, 5]]
@@ -111,6 +112,13 @@ def test_memory_is_planned_in_states():
     assert needs(sentences, config, found([model(2)]), None).tolist() == [[4, 5], [16, 18]]
     assert needs(sentences, config, found([model(4), model(3)]), None).tolist() == [[3, 3], [16, 18]]
     assert needs(sentences, config, found([model(1)]), None).tolist() == [[8, 9], [16, 18]]
+
+
+def test_several_sources_count_together():
+    several = Sides(collate, lengths=lambda source: list(map(len, source.parts)))
+    setting = Setting([model(2)], several, lambda one: one)
+    assert setting.positions(Several([[5] * 7, [5] * 4])) == 4 + 3
+    assert setting.length(Several([[5] * 7, [5] * 4])) == 7
 
 
 def test_drafts_copy_tokens():
