@@ -152,7 +152,8 @@ class EncoderDecoder(nn.Module):
             if not getattr(part, "segmented", False):
                 options = getattr(self.config, name)
                 layer = getattr(options, "layer", None)
-                said = f"model.{name}={options.type}" + (f" model.{name}.layer={layer.type}" if layer else "")
+                kind = f"model.{name}={options.type}" if hasattr(options, "type") else f"model={self.config.type}"
+                said = kind + (f" model.{name}.layer={layer.type}" if layer else "")
                 raise UserError(f"{said}: examples of a packed row would see each other; data.batching=token_budget")
 
     def _readers(self, number: int) -> tuple[nn.Module, nn.Module]:

@@ -158,7 +158,7 @@ def test_a_model_of_one_hots_decodes_as_taught():
 def test_an_encoder_of_speech_refuses_packed_rows():
     model = model_of("gbst", kind=SpeechModel)
     packing = packing_of(torch.tensor([2, 1]).numpy(), torch.tensor([2]).numpy())
-    with pytest.raises(UserError, match=r"data.batching=packed: the encoder of model=speech"):
+    with pytest.raises(UserError, match=r"model=speech model.encoder.layer=conformer: examples of a packed row would"):
         model.encode((Source(torch.tensor([[5, 6, 7]]), torch.tensor([3]), packing),))
 
 

@@ -93,8 +93,6 @@ class SpeechEncoder(nn.Module):
 
     def forward(self, source: States) -> Memory:
         """Returns the states, each [B, S, D], after `ctc_layers` and of the top; padded positions hold no meaning."""
-        if source.packing is not None:
-            raise UserError("data.batching=packed: the encoder of model=speech sees whole rows; use token_budget")
         options, x = self.config, source.values
         keys = length_mask(source.lengths, x.size(1))
         real = keys[:, 0, 0, :, None]
