@@ -70,6 +70,7 @@ COMPONENTS = {
     },
     "encoder": {
         "transformer": "s2s.models.encoders.transformer:TransformerEncoder",
+        "deletion": "s2s.models.encoders.deletion:DeletionEncoder",
         "lstm": "s2s.models.encoders.recurrent:RecurrentEncoder",
         "gru": "s2s.models.encoders.recurrent:GruEncoder",
     },
@@ -113,6 +114,7 @@ COMPONENTS = {
         "auxiliary": "s2s.criterions.terms.auxiliary:Auxiliary",
         "distillation": "s2s.criterions.terms.distillation:Distillation",
         "r_drop": "s2s.criterions.terms.r_drop:RDrop",
+        "deletion": "s2s.criterions.terms.deletion:Deletion",
     },
     "searcher": {
         "beam": "s2s.decoding.search.kinds:BeamSearch",

@@ -95,7 +95,7 @@ class Memory:
     Attributes:
         states: Layer states that were asked for, each [B, S, D]; the last one is the top.
         lengths: [B] int64, real positions of each row; a front-end may have changed them.
-        mask: Bool [B, 1, 1, S], true at real positions.
+        mask: Bool [B, 1, 1, S], true at real positions; in training perhaps float, to be added to logits of attention.
         segments: [B, S] int64, which example of its row each position belongs to, where rows are packed; else None.
         auxiliary: Further outputs by name (CTC logits, gate rates).
         tags: As of States.

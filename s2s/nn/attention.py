@@ -24,13 +24,16 @@ def merged(x: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0, causal: bool = False) -> Tensor:
-    """Softmax attention; q: [B, H, T, d], k and v: [B, G, S, d], mask: bool, broadcastable to [B, H, T, S]."""
+    """Softmax attention; q: [B, H, T, d], k and v: [B, G, S, d], mask: bool, or float to be added to logits,
+    broadcastable to [B, H, T, S]."""
     grouped = q.size(1) != k.size(1)
     if q.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         # PyTorch's bf16 attention on a CPU is several times slower backward than its fp32 one.
         with torch.autocast("cpu", enabled=False):
             q, k, v = q.float(), k.float(), v.float()
             return scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=grouped)
+    if mask is not None and mask.is_floating_point():
+        mask = mask.to(q.dtype)
     return scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=grouped)
 
 

@@ -20,6 +20,7 @@ NEEDED = {
     ("embedding", "one_hot"): ["model.decoder.width=264"],
     ("output", "one_hot"): ["model.decoder.width=264", "model.tie_embeddings=none"],
     ("output", "adaptive"): ["model.tie_embeddings=none"],
+    ("encoder", "deletion"): ["model.encoder.gate_layer=1"],
 }  # options without which a part cannot be tried: {("frontend", "x"): ["model.frontend.y=1"]}
 SIZE = [f"model.{side}.{key}" for side in ("encoder", "decoder")
         for key in ("layers=2", "width=16", "heads=2", "ffn_width=32")]  # fmt: skip
@@ -61,6 +62,11 @@ for recurrent in ("lstm", "gru"):
         ("decoder", recurrent, "multi_query"): "unknown key 'model.decoder.kv_heads'",
         ("decoder", recurrent, "auxiliary"): "model.auxiliary_heads: model.decoder",
     }
+REFUSED |= {
+    ("encoder", "deletion", "packed"): "examples of a packed row would be deleted together",
+    ("encoder", "deletion", "unpad"): "unknown key 'model.encoder.unpad'",
+    ("encoder", "deletion", "rotary"): "states that are put together would lose their places",
+}
 PARTS = [
     (kind, name) for kind in KINDS for name in registry.COMPONENTS[kind] if (kind, name) not in ELSEWHERE
 ]  # fmt: skip

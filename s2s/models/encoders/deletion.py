@@ -1,0 +1,130 @@
+"""MrT5: a gate after a few encoder layers deletes positions, which the layers above and the decoder no longer see.
+
+Paper: Kallini et al., "MrT5: Dynamic Token Merging for Efficient Byte-level Language Models", ICLR 2025,
+https://arxiv.org/abs/2410.20771.
+
+After layer `gate_layer`, states x [B, S, D] make gates g = -k * sigmoid(-(w . LN(x) + b)), [B, S], between -k and 0. In
+training g is added to the logits of all later attention to a position, in the encoder and of the decoder (soft
+deletion). Otherwise positions with g < -k / 2 are deleted and the others are put together, so that all that follows
+computes on [B, S', D] (hard deletion). With gates near their ends both give the same. A row keeps at least one
+position. The term `deletion` steers how many are deleted.
+
+Use: `tokenizer=bytes model.encoder=deletion model.encoder.gate_layer=3 criterion=deletion
+criterion.deletion.target=0.5`
+
+Left out: softmax1, with which a query may attend to nothing; relative positions: where a state was is known from the
+positions that are added to embeddings, so that rotary ones are refused. A validation deletes as decoding does.
+Uncertain: first weights of the gate; here it is open at first.
+"""
+
+import copy
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from s2s.config.schema import option
+from s2s.errors import UserError
+from s2s.models.contract import Memory, Shared, States
+from s2s.models.stack import StackConfig, check_heads
+from s2s.nn.attention import length_mask
+from s2s.nn.layers import Layer
+
+OPEN = 4.0  # b at first: a gate is at -0.018 k
+
+
+@dataclasses.dataclass
+class DeletionEncoderConfig(StackConfig):
+    """Options of the encoder."""
+
+    gate_layer: int = option(3, "layer, from 1, after which positions are deleted", at_least=1, at_most=1000)
+    strength: float = option(30.0, "k: a gate is between -k and 0", at_least=1, at_most=1000)
+    type: str = option("deletion", "component")
+
+
+class DeletionEncoder(nn.Module):
+    """Transformer layers with a deletion gate between two of them.
+
+    Args:
+        config: Its options.
+        shared: Options of the model.
+
+    Attributes:
+        needed: As of TransformerEncoder.
+
+    Raises:
+        UserError: heads that do not fit the width, a gate that is not below the last layer, or rotary positions.
+    """
+
+    Config = DeletionEncoderConfig
+    exits = ()
+
+    def __init__(self, config: DeletionEncoderConfig, shared: Shared):
+        super().__init__()
+        check_heads("model.encoder", config, shared.positions)
+        if config.gate_layer >= config.layers:
+            raise UserError(f"model.encoder.gate_layer={config.gate_layer}: must be below "
+                            f"model.encoder.layers={config.layers}")  # fmt: skip
+        if shared.positions == "rotary":
+            raise UserError("model.encoder=deletion: with model.positions=rotary, states that are put together would "
+                            "lose their places; use sinusoidal or learned")  # fmt: skip
+        self.config, self.width = config, config.width
+        self.layers = nn.ModuleList(Layer(**shared.layer(config)) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
+        self.gate_norm = nn.LayerNorm(config.width)
+        self.gate_weight, self.gate_bias = nn.Parameter(torch.zeros(config.width)), nn.Parameter(torch.tensor(OPEN))
+        self.needed: tuple[int, ...] = ()
+
+    def forward(self, source: States) -> Memory:
+        """As of TransformerEncoder; S' positions in place of S if it is not in training. `auxiliary` has the gates
+        before deletion, [B, S], and which positions are real, `gated`, bool [B, S]."""
+        if source.packing is not None:
+            raise UserError("model.encoder=deletion: examples of a packed row would be deleted together; use "
+                            "data.batching=token_budget")  # fmt: skip
+        x, lengths, auxiliary = source.values, source.lengths, {}
+        mask = length_mask(lengths, x.size(1))
+        states: list[Tensor] = []
+        for number, layer in enumerate(self.layers, 1):
+            x = layer(x, mask)
+            if number in self.needed:
+                states.append(x)
+            if number == self.config.gate_layer:
+                real, gates = mask[:, 0, 0], self._gates(x)
+                auxiliary = {"gates": gates, "gated": real}
+                if self.training:
+                    mask = gates.masked_fill(~real, float("-inf"))[:, None, None]
+                else:
+                    keep, lengths = self._kept(gates, real)
+                    x, *states = (taken(each, keep) for each in (x, *states))
+                    mask = length_mask(lengths, x.size(1))
+        return Memory([*states, self.norm(x)], lengths, mask, auxiliary=auxiliary)
+
+    def _gates(self, x: Tensor) -> Tensor:
+        """[B, S, D] -> [B, S], float32 at least, between -k and 0."""
+        logits = (self.gate_norm(x).to(self.gate_weight.dtype) * self.gate_weight).sum(-1) + self.gate_bias
+        return -self.config.strength * (-logits).sigmoid()
+
+    def _kept(self, gates: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Which positions are not deleted, int64 [B, S'], padded with any; and how many of each row."""
+        keep = gates >= -self.config.strength / 2
+        best = gates.masked_fill(~real, float("-inf")).argmax(1, keepdim=True)
+        keep = (keep & real).scatter(1, best, True)
+        lengths = keep.sum(1)
+        return (~keep).to(torch.uint8).sort(dim=1, stable=True).indices[:, : int(lengths.max())], lengths
+
+    def first(self, layers: int) -> "DeletionEncoder":
+        """As of TransformerEncoder."""
+        light = copy.copy(self)
+        light._modules = {**self._modules, "layers": self.layers[:layers]}
+        return light
+
+    def flops(self, lengths: Tensor) -> int:
+        """As of TransformerEncoder, as if nothing were deleted."""
+        linear = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
+        seen = len(self.layers) * self.width * int((lengths * lengths).sum())
+        return 2 * int(lengths.sum()) * linear + 4 * seen
+
+
+def taken(x: Tensor, places: Tensor) -> Tensor:
+    """Some positions of each row: x [B, S, D], places int64 [B, S']. Returns [B, S', D]."""
+    return x.gather(1, places[:, :, None].expand(-1, -1, x.size(2)))
