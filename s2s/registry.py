@@ -71,6 +71,7 @@ COMPONENTS = {
     "encoder": {
         "transformer": "s2s.models.encoders.transformer:TransformerEncoder",
         "deletion": "s2s.models.encoders.deletion:DeletionEncoder",
+        "dynamic_depth": "s2s.models.encoders.dynamic_depth:DynamicDepthEncoder",
         "lstm": "s2s.models.encoders.recurrent:RecurrentEncoder",
         "gru": "s2s.models.encoders.recurrent:GruEncoder",
     },
@@ -115,6 +116,7 @@ COMPONENTS = {
         "distillation": "s2s.criterions.terms.distillation:Distillation",
         "r_drop": "s2s.criterions.terms.r_drop:RDrop",
         "deletion": "s2s.criterions.terms.deletion:Deletion",
+        "depth": "s2s.criterions.terms.depth:Depth",
     },
     "searcher": {
         "beam": "s2s.decoding.search.kinds:BeamSearch",

@@ -66,6 +66,10 @@ REFUSED |= {
     ("encoder", "deletion", "packed"): "examples of a packed row would be deleted together",
     ("encoder", "deletion", "unpad"): "unknown key 'model.encoder.unpad'",
     ("encoder", "deletion", "rotary"): "states that are put together would lose their places",
+    ("encoder", "dynamic_depth", "packed"): "gates are of one source",
+    ("encoder", "dynamic_depth", "unpad"): "unknown key 'model.encoder.unpad'",
+    ("encoder", "dynamic_depth", "post"): "model.encoder=dynamic_depth has pre only",
+    ("decoder", "groups", "auxiliary"): "model.decoder=groups fuses layers",
 }
 PARTS = [
     (kind, name) for kind in KINDS for name in registry.COMPONENTS[kind] if (kind, name) not in ELSEWHERE

@@ -1,0 +1,53 @@
+"""The term of I3D's gates: the share of blocks that is computed.
+
+Paper: Peng, Lee and Watanabe, "I3D: Transformer Architectures with Input-Dependent Dynamic Depth for Speech
+Recognition", ICASSP 2023, https://arxiv.org/abs/2303.07624.
+
+The mean over examples of the mean over the 2 N gates of `model.encoder=dynamic_depth`, as they are drawn in training.
+Validations report the share of blocks that decoding computes.
+
+Use: `model.encoder=dynamic_depth criterion=depth criterion.depth.weight=0.1`
+
+Left out: nothing. Uncertain: the weight of the paper, whose loss is of another scale.
+"""
+
+import dataclasses
+
+from s2s.config.schema import option
+from s2s.criterions.forward import Run
+from s2s.criterions.term import COUNT, Term, TermConfig, Value
+from s2s.data.batch import Batch
+from s2s.errors import UserError
+from s2s.models.encoder_decoder import EncoderDecoder
+
+
+@dataclasses.dataclass
+class DepthConfig(TermConfig):
+    """Options of the term."""
+
+    type: str = option("depth", "component")
+    weight: float = option(0.1, "of the share of blocks that is computed", at_least=0)
+
+
+class Depth(Term):
+    """The share of blocks that is computed."""
+
+    Config = DepthConfig
+    only_in_training = True
+
+    def check(self, model: EncoderDecoder) -> None:
+        """It needs gates."""
+        if model.encoder is None or not hasattr(model.encoder, "gates"):
+            raise UserError(f"criterion.terms: {self.name} needs model.encoder=dynamic_depth")
+
+    def count(self, batch: Batch) -> int:
+        """Examples."""
+        return batch.counts.sentences
+
+    def metrics(self, model: EncoderDecoder) -> dict[str, str | None]:
+        """As of Term."""
+        return {self.name: COUNT}
+
+    def __call__(self, run: Run) -> Value:
+        """As of Term."""
+        return Value(run.memory.auxiliary["computed"].mean((1, 2)).sum())
