@@ -44,6 +44,7 @@ COMPONENTS = {
         "characters": "s2s.text.characters:CharacterTokenizer",
         "bytes": "s2s.text.bytes:ByteTokenizer",
         "words": "s2s.text.words:WordTokenizer",
+        "positions": "s2s.text.positions:PositionTokenizer",
         "wordpiece": "s2s.text.wordpiece:WordPieceTokenizer",
     },
     "pretokenizer": {
@@ -106,6 +107,8 @@ COMPONENTS = {
         "one_hot": "s2s.models.outputs.one_hot:OneHotOutput",
         "surface_fusion": "s2s.models.outputs.surface_fusion:SurfaceFusion",
         "adaptive": "s2s.models.outputs.adaptive:AdaptiveOutput",
+        "pointer": "s2s.models.outputs.pointer:Pointer",
+        "copy": "s2s.models.outputs.copy:Copy",
     },
     "criterion": {"terms": "s2s.criterions.criterion:Criterion"},
     "term": {

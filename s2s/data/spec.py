@@ -42,6 +42,8 @@ class Spec:
         shared: Whether the first source has the target's vocabulary.
         tags: Name of each tag -> its values.
         alike: Whether all sources have the same vocabulary.
+        positions: Whether the target's symbols are positions of the source, from the fifth on.
+        same: For each symbol of the first source, the target's symbol of the same spelling, or UNK; None: unknown.
     """
 
     sources: tuple[SourceSpec, ...]
@@ -49,6 +51,8 @@ class Spec:
     shared: bool = False
     tags: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     alike: bool = False
+    positions: bool = False
+    same: tuple[int, ...] | None = None
 
 
 # Kinds of sources -> their description for messages, and a model that reads them.

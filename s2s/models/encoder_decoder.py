@@ -143,7 +143,7 @@ class EncoderDecoder(nn.Module):
         states.tags = source.tags
         memory = encoder(states)
         if hasattr(self.output, "keep"):
-            memory.auxiliary["embedded"] = states.values
+            memory.auxiliary |= {"embedded": states.values, "tokens": source.values}
         return memory
 
     def _check_segmented(self, **parts: nn.Module) -> None:
@@ -173,12 +173,17 @@ class EncoderDecoder(nn.Module):
         if packing is not None:
             self._check_segmented(decoder=self.decoder)
         mask = memory.visible(packing) if self.decoder.attends else None
-        states, heads = self.decoder.decode(self._seen(memory), mask, decoder_input, packing)
-        return DecoderOutput(states, self.output, heads, self._context(states, self._kept(memory), mask))
+        kept = self._kept(memory)
+        states, heads = self.decoder.decode(self._seen(memory), mask, self._shown(decoder_input, kept), packing)
+        return DecoderOutput(states, self.output, heads, self._context(states, kept, mask))
 
     def _kept(self, memory: Memory) -> tuple[Tensor, ...]:
         """What an output that reads the source keeps of it, [B, S, ...] each."""
         return self.output.keep(memory) if hasattr(self.output, "keep") else ()
+
+    def _shown(self, ids: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
+        """What the decoder reads of target ids, [B, T]: an output whose symbols are no fixed ones has a say in it."""
+        return self.output.shown(ids, *kept) if hasattr(self.output, "shown") else ids
 
     def _context(self, states: Tensor, kept: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Tensor, ...]:
         """What the output needs beside states [B, T, D]."""
@@ -191,7 +196,8 @@ class EncoderDecoder(nn.Module):
     def cross_attention(self, memory: Memory, decoder_input: Tensor, layer: int) -> Tensor:
         """Weights of the attention to the memory under teacher forcing, fp32 [B, H, T, S], of a decoder layer, counted
         from 0."""
-        return self.decoder.cross_attention(self._seen(memory), memory.visible(), decoder_input, layer)
+        shown = self._shown(decoder_input, self._kept(memory))
+        return self.decoder.cross_attention(self._seen(memory), memory.visible(), shown, layer)
 
     def start(self, memory: Memory, rows: int) -> DecoderState:
         """State for decoding `rows` rows of each sentence."""
@@ -210,7 +216,8 @@ class EncoderDecoder(nn.Module):
         """Advance every row by one token. tokens: [R] int64; output: [B, K, D] -> [B, K, V'], in place of the model's
         own. Returns logits [R, V] or [R, V']."""
         if isinstance(state, SourceState):
-            return self._logits(self.decoder.step(tokens, state.inner), state).flatten(0, 1)
+            shown = self._shown(tokens.view(len(state.mask), -1), state.values).flatten()
+            return self._logits(self.decoder.step(shown, state.inner), state).flatten(0, 1)
         return (output or self.output)(self.decoder.step(tokens, state)).flatten(0, 1)
 
     def start_blocks(self, memory: Memory) -> DecoderState:
@@ -221,7 +228,7 @@ class EncoderDecoder(nn.Module):
         """Advance every sentence by T tokens, each seen by those after it. tokens: [B, T] int64. Returns logits
         [B, T, V]."""
         if isinstance(state, SourceState):
-            return self._logits(self.decoder.step_block(tokens, state.inner), state)
+            return self._logits(self.decoder.step_block(self._shown(tokens, state.values), state.inner), state)
         return self.output(self.decoder.step_block(tokens, state))
 
     def light(self, **parts: nn.Module | None) -> "EncoderDecoder":

@@ -88,8 +88,10 @@ class Transformer(EncoderDecoder):
         frontend = kinds["frontend"](config.frontend, spec.sources[0], config.encoder.width, shared)
         matrix = frontend.tokens is not None and frontend.tokens.embedding_dim == config.encoder.width
         tie = _tie(config, spec.shared, matrix, getattr(kinds["embedding"], "ties", False))
+        # An output whose symbols are no fixed ones shows the decoder source tokens.
+        size = spec.sources[0].size if hasattr(kinds["output"], "shown") else spec.target_size
         target = (frontend.tokens if tie in ("inputs", "all")
-                  else kinds["embedding"](config.embedding, spec.target_size, width))  # fmt: skip
+                  else kinds["embedding"](config.embedding, size, width))  # fmt: skip
         drop = getattr(config.embedding, "dropout", None)
         drop = shared.embedding_dropout if drop is None else drop
         embedding = Embedding(target, config.positions, config.max_positions, drop)
@@ -98,6 +100,8 @@ class Transformer(EncoderDecoder):
                                  kinds["decoder"].attending(config.decoder))  # fmt: skip
         decoder = kinds["decoder"](config.decoder, shared, embedding, bridge.width, config.auxiliary_heads)
         output = kinds["output"](config.output, width, spec.target_size)
+        if hasattr(output, "see"):
+            output.see(spec)
         frontends = [kinds["frontend"](config.frontend, source, config.encoder.width, shared)
                      for source in spec.sources[1:] if config.share_sources != "all"]  # fmt: skip
         encoders = [kinds["encoder"](config.encoder, shared)

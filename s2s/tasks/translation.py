@@ -18,10 +18,12 @@ from s2s.data.transforms import masked, seeds
 from s2s.errors import UserError
 from s2s.tasks import tags
 from s2s.tasks.text import TEXT, TOKENS, TextDataset, TextTask, packing_of, padded, stages, with_symbol
+from s2s.text.positions import PositionTokenizer, outside
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
-from s2s.text.vocabulary import EOS, Vocabulary
+from s2s.text.vocabulary import EOS, SPECIALS, Vocabulary
 
 SOURCE_TOKENS, SOURCE_TEXT = "source.tokens", "source.text"
+CHECKED = 10_000  # examples that are checked at a time
 APART = 0x9E3779B97F4A7C15  # between the seeds of the sources of an example
 
 
@@ -100,9 +102,11 @@ class TranslationTask(TextTask):
     @property
     def spec(self) -> Spec:
         """As in TextTask."""
-        size, target = (len(vocabulary) for vocabulary in self.vocabularies.values())
-        source = TokenSource(size, self.source_tokenizer.word_starts())
-        return Spec((source,), target, self.shared_vocabulary, self.tag_values)
+        source, target = self.vocabularies.values()
+        same = tuple(target.index(symbol) for symbol in source.symbols[len(SPECIALS) :])
+        return Spec((TokenSource(len(source), self.source_tokenizer.word_starts()),), len(target),
+                    self.shared_vocabulary, self.tag_values, same=(*range(len(SPECIALS)), *same),
+                    positions=isinstance(self.target_tokenizer, PositionTokenizer))  # fmt: skip
 
     def encode(self, items: list[str]) -> list[list[int]]:
         """Source ids of raw lines, without EOS."""
@@ -137,6 +141,21 @@ class TranslationTask(TextTask):
         for key in ("waveform", "spec_augment"):
             if getattr(config, key).active:
                 raise UserError(f"data.{key} requires recordings, and the source is text")
+        if isinstance(self.target_tokenizer, PositionTokenizer):
+            _check_positions(dataset.split)
+
+
+def _check_positions(split: Split) -> None:
+    """Raises UserError for a target that holds what is no position of its source."""
+    for first in range(0, len(split), CHECKED):
+        examples = np.arange(first, min(first + CHECKED, len(split)))
+        ids, lengths = split.gather(TOKENS, examples)
+        sources = split.lengths(SOURCE_TOKENS, first, first + len(examples))
+        for number in np.flatnonzero(outside(ids, lengths, sources))[:1]:
+            raise UserError(
+                f"split '{split.name}', example {first + number}: the target holds what is no position of "
+                f"its source of {sources[number]} tokens; tokenizer positions writes them as 1, 2 ..."
+            )
 
 
 def closed(sentences: list[list[int]]) -> Source:
