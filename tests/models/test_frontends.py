@@ -6,6 +6,8 @@ import math
 import pytest
 import torch
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from s2s.backends.prepare import is_native, prepare
 from s2s.config import compose
@@ -160,6 +162,15 @@ def test_an_encoder_of_speech_refuses_packed_rows():
     packing = packing_of(torch.tensor([2, 1]).numpy(), torch.tensor([2]).numpy())
     with pytest.raises(UserError, match=r"model=speech model.encoder.layer=conformer: examples of a packed row would"):
         model.encode((Source(torch.tensor([[5, 6, 7]]), torch.tensor([3]), packing),))
+
+
+@pytest.mark.parametrize("name", ["one_hot", "gbst", "lobef_ncf", "lobef_wsf", "define", "context", "conv_pool",
+                                  "byte_conv"])  # fmt: skip
+def test_operations_are_counted(name):
+    module, source = model_of(name).frontend, text(40)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(source)
+    assert module.flops(source.lengths) == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 def mean(rows) -> torch.Tensor:

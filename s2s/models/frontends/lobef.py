@@ -121,6 +121,12 @@ class NgramFrontend(LobefFrontend):
         spread = [x, *(one(x, real).repeat_interleave(one.stride, dim=1)[:, : x.size(1)] for one in self.ngrams)]
         return sum(weight * y for weight, y in zip(self.weights, spread, strict=True))
 
+    def flops(self, lengths: Tensor) -> int:
+        """As of TextFrontend."""
+        left_out = sum((length - -(-length // one.stride)) * one.weight.numel()
+                       for one in self.ngrams for length in lengths.tolist())  # fmt: skip
+        return super().flops(lengths) - 2 * left_out
+
 
 class WordFrontend(LobefFrontend):
     """Layers that see one word. Raises UserError: no symbol begins a word."""
