@@ -16,7 +16,10 @@ class OneHot(nn.Module):
 
     Attributes:
         embedding_dim: D, as of an embedding matrix.
+        by_id: Weights mean symbols by their numbers, and not by rows that could be moved.
     """
+
+    by_id = True
 
     def __init__(self, width: int):
         super().__init__()

@@ -16,7 +16,9 @@ from s2s.text.vocabulary import Vocabulary
 # Parameters with a row for each symbol, and the side whose symbols they are.
 ROWS = {
     "frontend.embedding.tokens.weight": "source",
+    "frontend.tokens.weight": "source",
     "decoder.embedding.tokens.weight": "target",
+    "decoder.embedding.tokens.tokens.weight": "target",
     "output.weight": "target",
     "output.bias": "target",
     "encoder.ctc.weight": "target",
@@ -73,6 +75,13 @@ def initialise(model: nn.Module, task, config) -> list[str]:
     written: dict[int, tuple[str, Tensor]] = {}  # of a parameter that has several names: one of them, and what it got
     for path, parts in sources(config.train.init).items():
         other, before, settings = loading.load_model(path)
+        if kind := next((type(module).__name__ for module in model.modules() if getattr(module, "by_id", False)), None):
+            for side, vocabulary in task.vocabularies.items():
+                if side in before.vocabularies and vocabulary.digest != before.vocabularies[side].digest:
+                    raise UserError(
+                        f"train.init: {path} has another {side} vocabulary, and the {kind} of the model means "
+                        "symbols by their numbers; make the store with the vocabulary of the checkpoint"
+                    )
         theirs, ours = ({name: p for name, p in m.named_parameters(remove_duplicate=False) if _owner(name) in parts}
                         for m in (other, model))  # fmt: skip
         _check(path, parts, theirs, ours, settings["model"], schema.values(config.model))

@@ -126,6 +126,27 @@ def test_symbols_find_their_rows_in_another_vocabulary(store, parent, tmp_path, 
     assert sum(a == b for a, b in zip(*texts, strict=True)) >= 2, texts
 
 
+def test_rows_of_front_ends_find_their_symbols_or_are_refused(store, tmp_path, s2s, capsys):
+    other = remade(store, tmp_path / "data", s2s, list("jihgfedcba"))
+    gbst, one_hot = ["model.frontend=gbst"], ["model.frontend=one_hot"]
+    for name, frontend in (("gbst", gbst), ("one_hot", one_hot)):
+        assert s2s("train", *words(store, tmp_path / name, *STILL, *frontend)) == 0
+    options = [*STILL, f"train.init.checkpoint={tmp_path}/gbst", *gbst]
+    assert s2s("train", *words(other, tmp_path / "run", *options)) == 0
+    (mine, task, _), (theirs, before, _) = (loading.load_model(str(tmp_path / name)) for name in ("run", "gbst"))
+    symbols, old = (one.source_tokenizer.vocabulary for one in (task, before))
+    assert symbols.symbols != old.symbols
+    for symbol in "aj":
+        pairs = zip((mine, theirs), (symbols, old), strict=True)
+        first, second = (model.frontend.tokens.weight[vocabulary.index(symbol)] for model, vocabulary in pairs)
+        assert first.equal(second)
+    options = [*STILL, f"train.init.checkpoint={tmp_path}/one_hot", *one_hot]
+    capsys.readouterr()
+    assert s2s("train", *words(other, tmp_path / "refused", *options)) == 2
+    message = one_error_line(capsys)
+    assert "has another source vocabulary, and the OneHot of the model means symbols by their numbers" in message
+
+
 def _default_decode():
     from s2s.decoding.config import DecodeConfig
 

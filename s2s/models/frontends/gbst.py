@@ -11,8 +11,8 @@ of each `stride` states is one: [B, ceil(S / stride), D]. Padding counts in no m
 
 Use: tokenizer=bytes model.frontend=gbst model.frontend.block=4 model.frontend.stride=2
 
-Left out: blocks with offsets, of which the paper has none in its results either. Uncertain: the convolution is
-depth-wise with a linear map after it, as in public code; the paper says no more than that there is one.
+Left out: blocks that begin elsewhere than at multiples of their size. Uncertain: the convolution is depth-wise with a
+linear map after it, as in public code; the paper says no more than that there is one.
 """
 
 import dataclasses

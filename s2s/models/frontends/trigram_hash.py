@@ -54,6 +54,7 @@ class TrigramHashFrontend(TextFrontend):
     """
 
     Config = TrigramHashConfig
+    by_id = True  # hashes are of numbers of symbols
     stride = None
 
     def __init__(self, config: TrigramHashConfig, source: TokenSource, width: int, shared: Shared):

@@ -45,6 +45,7 @@ class AdaptiveOutput(nn.Module):
     """
 
     Config = AdaptiveConfig
+    by_id = True  # clusters are of neighbours in the vocabulary
 
     def __init__(self, config: AdaptiveConfig, width: int, size: int):
         super().__init__()

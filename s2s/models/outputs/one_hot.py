@@ -32,6 +32,7 @@ class OneHotOutput(nn.Module):
     """
 
     Config = OneHotOutputConfig
+    by_id = True  # as of OneHot
 
     def __init__(self, config: OneHotOutputConfig, width: int, size: int):
         super().__init__()
