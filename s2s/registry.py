@@ -49,6 +49,7 @@ COMPONENTS = {
     },
     "pretokenizer": {
         "nfkd_jamo": "s2s.text.pretokenizers.jamo:Jamo",
+        "bytes": "s2s.text.pretokenizers.bytes:Bytes",
     },
     "model": {
         "transformer": "s2s.models.transformer:Transformer",

@@ -38,7 +38,12 @@ class ByteTokenizer(Tokenizer):
         return None, FIRST + ord(" ")
 
     def _decode(self, ids: list[int]) -> str:
-        """Bytes that are not UTF-8 (a model can emit anything) are left out, so that as many characters as possible
-        remain: what the dynamic programming of byte-level subwords finds (arXiv:1909.03341), and going from left to
-        right too, as no two characters of UTF-8 overlap. An unknown symbol becomes U+FFFD."""
-        return b"".join(bytes((i - FIRST,)) if i >= FIRST else "\ufffd".encode() for i in ids).decode(errors="ignore")
+        """An unknown symbol becomes U+FFFD."""
+        return readable(b"".join(bytes((i - FIRST,)) if i >= FIRST else "\ufffd".encode() for i in ids))
+
+
+def readable(data: bytes) -> str:
+    """The text of bytes. Those that are not UTF-8 (a model can emit anything) are left out, so that as many characters
+    as possible remain: what the dynamic programming of byte-level subwords finds (arXiv:1909.03341), and going from
+    left to right too, as no two characters of UTF-8 overlap."""
+    return data.decode(errors="ignore")

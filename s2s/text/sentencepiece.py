@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from s2s import registry
 from s2s.config.schema import option
 from s2s.config.streams import content, is_there
 from s2s.errors import Failure, UserError
@@ -207,6 +208,7 @@ def _train_and_send(sender: Connection, config: SentencePieceConfig, text: bytes
             vocab_size=config.vocab_size,
             character_coverage=config.character_coverage,
             byte_fallback=config.byte_fallback,
+            required_chars="" if config.pre is None else registry.find("pretokenizer", config.pre.type).alphabet,
             normalization_rule_name="identity",  # every tokenizer's lines are normalised in the same place
             max_sentence_length=1 << 20,
             pad_id=PAD,

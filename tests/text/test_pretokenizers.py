@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2s import registry
+from s2s.config import compose
 from s2s.data.store import Store
 from s2s.errors import UserError
+from s2s.text.pretokenizers.bytes import Bytes, BytesConfig
 from s2s.text.pretokenizers.jamo import Jamo, JamoConfig
 from s2s.text.tokenizer import is_blank, load_tokenizer
 from s2s.text.vocabulary import UNK
@@ -113,3 +115,53 @@ def test_a_store_and_its_task_know_it(tmp_path, s2s):
     assert ids.tolist() == tokenizer.encode(KOREAN[0])
     assert store.split("valid").lines("target.text", np.array([0])) == KOREAN[:1]
     assert tokenizer.decode(ids) == KOREAN[0]
+
+
+def bbpe(**options):
+    return learn("sentencepiece", ["grüne Häuser € 😀", "über über Straße", "das 한국"] * 20, BytesConfig(),
+                 algorithm="bpe", **options)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def byte_pieces():
+    return bbpe(vocab_size=280)
+
+
+@settings(max_examples=300, deadline=None)
+@given(line=anything)
+def test_byte_pieces_give_any_line_back_but_for_extra_spaces(byte_pieces, line):
+    line = unicodedata.normalize("NFC", line)
+    ids = byte_pieces.encode(line)
+    assert UNK not in ids
+    assert byte_pieces.decode(ids) == ("" if is_blank(line) else " ".join(filter(None, line.split(" "))))
+
+
+def test_byte_pieces_join_bytes_and_write_every_byte(byte_pieces):
+    assert len(byte_pieces.vocabulary) == 280
+    symbols = byte_pieces.vocabulary.symbols
+    assert {chr(0x100 + byte) for byte in range(0x80, 0x100)} <= set(symbols)
+    two = "\u01c3\u01bc"  # the bytes of ü
+    assert any(two in symbol for symbol in symbols)
+    assert len(byte_pieces.encode("über")) < 5
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([c.encode() for c in "aé€😀"] + [b"\xe2\x82", b"\x80", b"\xff", b"\xed\xa0\x80"]))
+       .map(b"".join))  # fmt: skip
+def test_of_broken_bytes_as_many_characters_as_possible_are_kept(data):
+    written = "".join(Bytes(BytesConfig()).apply(chr(b)) if b < 0x80 else chr(0x100 + b) for b in data)
+    best = [""]
+    for end in range(1, len(data) + 1):
+        choices = [best[end - 1]]
+        for start in range(max(0, end - 4), end):
+            character = data[start:end].decode(errors="ignore")
+            if len(character) == 1 and character.encode() == data[start:end]:
+                choices.append(best[start] + character)
+        best.append(max(choices, key=len))
+    assert Bytes(BytesConfig()).undo(written) == best[-1]
+
+
+def test_bbpe_is_a_preset():
+    config = compose.preset("tokenizer", "bbpe_2k")
+    assert (config.type, config.algorithm, config.vocab_size, config.pre) == ("sentencepiece", "bpe", 2048,
+                                                                              BytesConfig())  # fmt: skip
