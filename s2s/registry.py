@@ -76,6 +76,7 @@ COMPONENTS = {
         "dynamic_depth": "s2s.models.encoders.dynamic_depth:DynamicDepthEncoder",
         "lstm": "s2s.models.encoders.recurrent:RecurrentEncoder",
         "gru": "s2s.models.encoders.recurrent:GruEncoder",
+        "none": "s2s.models.encoders.none:NoEncoder",
     },
     "layer": {
         "transformer": "s2s.nn.layers:Layer",
@@ -97,6 +98,7 @@ COMPONENTS = {
         "lstm": "s2s.models.decoders.recurrent:RecurrentDecoder",
         "gru": "s2s.models.decoders.recurrent:GruDecoder",
         "convolutional": "s2s.models.decoders.convolutional:ConvolutionalDecoder",
+        "prefix": "s2s.models.decoders.prefix:PrefixDecoder",
     },
     "embedding": {
         "table": "s2s.models.embeddings.table:table",

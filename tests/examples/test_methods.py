@@ -13,7 +13,14 @@ from s2s import registry
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "methods"
 COMPARISONS = sorted(path.stem for path in (FOLDER / "comparisons").glob("*.yaml"))
-PLAIN = {"tokens", "subsampling", "transformer", "top", "linear"}  # modules of parts that are no method of their own
+PLAIN = {
+    "none",
+    "tokens",
+    "subsampling",
+    "transformer",
+    "top",
+    "linear",
+}  # modules of parts that are no method of their own
 
 
 @pytest.fixture(scope="module")

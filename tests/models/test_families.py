@@ -12,6 +12,7 @@ FAMILIES = {  # name -> words of s2s-train
     "lstm": ["model=lstm", *SIZE, "train.precision=bf16", "data.batching=packed", "data.row_tokens=24"],
     "gnmt": ["model=gnmt_tiny", *SIZE, "train.checkpoint_activations=true"],
     "dynamic": ["model=dynamic_conv_tiny", *SIZE, "data.batching=packed", "data.row_tokens=24"],
+    "palm": ["model=palm_tiny", *SIZE, "model.decoder.ffn_width=32"],
     "gru": ["model=transformer_tiny", "model.encoder.layers=1", *SIZE, "model.encoder.ffn_width=32",
             "model.decoder=gru", "criterion=r_drop"],
 }  # fmt: skip

@@ -53,6 +53,13 @@ REFUSED = {}
 for layer in ("fconv", "light_convolution", "dynamic_convolution"):
     REFUSED |= {("layer", layer, "rotary"): "convolutions have nothing to turn"}
 REFUSED |= {("decoder", "convolutional", "rotary"): "convolutions have nothing to turn"}
+REFUSED |= {
+    ("encoder", "none", "unpad"): "unknown key 'model.encoder.unpad'",
+    ("encoder", "none", "multi_query"): "unknown key 'model.encoder.kv_heads'",
+    ("decoder", "prefix", "packed"): "examples of a packed row would see each other",
+    ("decoder", "prefix", "rotary"): "model.decoder=prefix needs sinusoidal",
+    ("decoder", "prefix", "learned"): "model.decoder=prefix needs sinusoidal",
+}
 for recurrent in ("lstm", "gru"):
     REFUSED |= {
         ("encoder", recurrent, "unpad"): "unknown key 'model.encoder.unpad'",
@@ -99,7 +106,8 @@ def words_store(tmp_path_factory):
 def size_of(kind: str, name: str) -> list[str]:
     """SIZE without what a part does not have."""
     config = getattr(registry.find(kind, name), "Config", None)
-    lacks = {f"model.{KINDS[kind]}.{key}" for key in ("heads", "ffn_width") if not hasattr(config, key)}
+    lacks = {f"model.{KINDS[kind]}.{key}" for key in ("layers", "heads", "ffn_width")
+             if key not in getattr(config, "__dataclass_fields__", {})}  # fmt: skip
     return [word for word in SIZE if kind not in ("encoder", "decoder") or word.split("=")[0] not in lacks]
 
 

@@ -123,7 +123,13 @@ for layer in ("fconv", "light_convolution", "dynamic_convolution"):
     ENCODERS[layer] = [*ENCODERS["transformer"], f"encoder.layer={layer}", "encoder.layer.kernel=5"]
     DECODERS[layer] = ["decoder=convolutional", *DECODERS["transformer"], f"decoder.layer={layer}",
                        "decoder.layer.kernel=3"]  # fmt: skip
-PAIRS = [("lstm", "fconv"), ("dynamic_convolution", "gru"), ("fconv", "dynamic_convolution"),
+ENCODERS["none"] = ["encoder=none", "encoder.width=16"]
+DECODERS["prefix"] = ["decoder=prefix", *DECODERS["transformer"], "decoder.target_positions=separate"]
+DECODERS["palm"] = [*DECODERS["prefix"], "decoder.partial_attention=true", "decoder.segments=true",
+                    "decoder.kv_heads=1"]  # fmt: skip
+DECODERS["causal"] = [*DECODERS["prefix"], "decoder.mask=causal"]
+PAIRS = [("none", "prefix"), ("none", "palm"), ("none", "causal"), ("lstm", "fconv"),
+         ("dynamic_convolution", "gru"), ("fconv", "dynamic_convolution"),
          *((name, "transformer") for name in ENCODERS if name != "transformer"),
          *(("transformer", name) for name in DECODERS if name != "transformer")]  # fmt: skip
 BESIDE = [("tokens", "none", "top"), ("subsampling", "sinusoidal", "mixture"), ("halving", "learned", "mixture")]
