@@ -120,7 +120,7 @@ class PrefixDecoder(TransformerDecoder):
         self.continued, self.partial = config.target_positions == "continued", config.partial_attention
         super().__init__(config, shared, embedding, memory_width, heads)
         if memory_width != config.width:
-            raise UserError(f"model.decoder=prefix: source and target are in one row; model.decoder.width={config.width}"
+            raise UserError(f"model.decoder=prefix: has one row for both sides; model.decoder.width={config.width}"
                             f" must be that of the memory, {memory_width}")  # fmt: skip
         if shared.positions == "rotary" or (shared.positions == "learned" and self.continued):
             raise UserError(f"model.positions={shared.positions}: model.decoder=prefix needs sinusoidal or none, or "
