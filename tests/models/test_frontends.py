@@ -382,6 +382,17 @@ def test_an_adaptive_softmax_is_its_clusters_in_loops():
             model_of("tokens", "output=adaptive", "tie_embeddings=none", *words)
 
 
+def test_blocks_are_counted_in_single_precision():
+    """Sums of probabilities below 0.5 % stay where they are in bf16 once they are above 1."""
+    module = model_of("manta").frontend.float()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        module.frontier.weight.zero_()
+        module.frontier.bias.fill_(-6.0)
+        mean, _ = module.numbers(module.embed(text(600).values), torch.ones(1, 600, 1, dtype=torch.bool))
+    assert mean.dtype == torch.float32
+    assert float(mean[0, -1]) == pytest.approx(599 / (1 + math.exp(6)), rel=0.01)
+
+
 def test_words_are_sums_of_the_rows_of_their_trigrams():
     """Spelled alike, alike wherever they stand; and rows are those of hashes, by hand."""
     module, _ = frontend_of("trigram_hash")

@@ -99,8 +99,9 @@ class MantaFrontend(TextFrontend):
         mask = context_mask(real.transpose(1, 2)[:, None], 1, self.window, self.window)
         for layer in self.layers:
             x = layer(x, mask)
-        begins = functional.pad(self.frontier(x)[:, 1:, 0].sigmoid(), (1, 0))
-        begins = begins * real[:, :, 0]
+        logits = self.frontier(x)[:, 1:, 0]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # sums of bf16 would miss frontiers
+        begins = functional.pad(logits.sigmoid(), (1, 0)) * real[:, :, 0]
         return begins.cumsum(1), ((begins * (1 - begins)).cumsum(1) + LEAST).sqrt()
 
     def pool(self, x: Tensor, share: Tensor, real: Tensor) -> Tensor:
