@@ -70,10 +70,10 @@ for recurrent in ("lstm", "gru"):
         ("decoder", recurrent, "auxiliary"): "model.auxiliary_heads: model.decoder",
     }
 REFUSED |= {
-    ("encoder", "deletion", "packed"): "examples of a packed row would be deleted together",
+    ("encoder", "deletion", "packed"): "examples of a packed row would see each other",
     ("encoder", "deletion", "unpad"): "unknown key 'model.encoder.unpad'",
     ("encoder", "deletion", "rotary"): "states that are put together would lose their places",
-    ("encoder", "dynamic_depth", "packed"): "gates are of one source",
+    ("encoder", "dynamic_depth", "packed"): "examples of a packed row would see each other",
     ("encoder", "dynamic_depth", "unpad"): "unknown key 'model.encoder.unpad'",
     ("encoder", "dynamic_depth", "post"): "model.encoder=dynamic_depth has pre only",
     ("decoder", "groups", "auxiliary"): "model.decoder=groups fuses layers",

@@ -78,9 +78,6 @@ class DeletionEncoder(nn.Module):
     def forward(self, source: States) -> Memory:
         """As of TransformerEncoder; S' positions in place of S if it is not in training. `auxiliary` has the gates
         before deletion, [B, S], and which positions are real, `gated`, bool [B, S]."""
-        if source.packing is not None:
-            raise UserError("model.encoder=deletion: examples of a packed row would be deleted together; use "
-                            "data.batching=token_budget")  # fmt: skip
         x, lengths, auxiliary = source.values, source.lengths, {}
         mask = length_mask(lengths, x.size(1))
         states: list[Tensor] = []

@@ -111,9 +111,6 @@ class DynamicDepthEncoder(nn.Module):
 
     def forward(self, source: States) -> Memory:
         """As of TransformerEncoder. `auxiliary` has the gates, `computed`, [B, N, 2]."""
-        if source.packing is not None:
-            raise UserError("model.encoder=dynamic_depth: gates are of one source, and a packed row has several; use "
-                            "data.batching=token_budget")  # fmt: skip
         x, keys, threshold = source.values, length_mask(source.lengths, source.values.size(1)), self.config.threshold
         real = keys[:, 0, 0, :, None]
         every = self.gates[0](x, real, threshold).unflatten(1, (-1, 2)) if self.config.gates == "global" else None
