@@ -95,6 +95,7 @@ COMPONENTS = {
     "decoder": {
         "transformer": "s2s.models.decoders.transformer:TransformerDecoder",
         "groups": "s2s.models.decoders.groups:GroupsDecoder",
+        "some_cross": "s2s.models.decoders.some_cross:SomeCrossDecoder",
         "lstm": "s2s.models.decoders.recurrent:RecurrentDecoder",
         "gru": "s2s.models.decoders.recurrent:GruDecoder",
         "convolutional": "s2s.models.decoders.convolutional:ConvolutionalDecoder",

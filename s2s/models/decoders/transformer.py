@@ -94,7 +94,7 @@ class TransformerDecoder(nn.Module):
         mask = None if segments is None else segment_mask(segments, segments).tril()
         x, states = self.embedding(decoder_input, positions=positions), {}
         for number, layer in enumerate(self.layers, 1):
-            x = layer(x, mask, seen[number - 1], seen_mask) if self.attends else layer(x, mask)
+            x = layer(x, mask, seen[number - 1], seen_mask) if layer.attends else layer(x, mask)
             if str(number) in self.head_norms:
                 states[number] = self.head_norms[str(number)](x)
         return self._mixed(self.norm(x), states), states
@@ -110,7 +110,7 @@ class TransformerDecoder(nn.Module):
         """Weights of the attention to the memory under teacher forcing, fp32 [B, H, T, S], of a layer, from 0."""
         x = self.embedding(decoder_input)
         for below, memory in zip(self.layers[:layer], seen, strict=False):
-            x = below.decode(x, None, memory, seen_mask)
+            x = below(x, None, memory, seen_mask) if below.attends else below(x, None)
         return self.layers[layer].cross_attention(x, seen[layer], seen_mask)
 
     def start(self, seen: list[Tensor], seen_mask: Tensor, rows: int) -> TransformerState:
@@ -160,9 +160,7 @@ class TransformerDecoder(nn.Module):
         whole, causal or not."""
         S, T = int(memory.sum()), int(target.sum())
         linear = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
-        seen, over_memory = target * target, 0  # the products of keys and values of the memory are over S
-        if self.attends:
-            over_memory = sum(layer.cross.key_value.weight.numel() for layer in self.layers)
-            seen = target * (target + memory)
-        scores = len(self.layers) * self.width * int(seen.sum())
-        return 2 * (S * over_memory + T * (linear - over_memory)) + 4 * scores
+        attending = [layer for layer in self.layers if layer.attends]
+        over_memory = sum(layer.cross.key_value.weight.numel() for layer in attending)  # of keys and values, over S
+        pairs = len(self.layers) * int((target * target).sum()) + len(attending) * int((target * memory).sum())
+        return 2 * (S * over_memory + T * (linear - over_memory)) + 4 * self.width * pairs
