@@ -1,0 +1,152 @@
+"""SubChar: Chinese characters as short codes of how they sound or how they are written.
+
+Paper: Si et al., "Sub-Character Tokenization for Chinese Pretrained Language Models", TACL 2023,
+https://arxiv.org/abs/2106.00400.
+
+Each character in a table becomes its code, a number if other characters have the same code, and a separator: 4 to 8
+symbols, which SentencePiece joins to pieces within and across characters. Symbols of codes are private code points
+(U+E000 ...), so that no letter of the text is taken for one; a private one of the text has U+E03F before it. With
+numbers the rewriting is exact. Without them characters that sound alike are the same, which makes a model robust to
+such typing errors, but cannot be undone: that is for sources alone.
+
+Use: tokenizer=sentencepiece tokenizer.pre=subchar tokenizer.pre.code=pinyin
+
+Left out: strokes, zhuyin, zhengma and cangjie, for which there is no well-kept package of tables, but
+`tokenizer.pre.table=FILE` takes any table. Of several readings a character has the first. Numbers follow code points;
+whether the paper's do is uncertain.
+"""
+
+import dataclasses
+import re
+import unicodedata
+from collections import defaultdict
+from pathlib import Path
+
+from s2s.config.schema import option
+from s2s.errors import UserError
+from s2s.files import write
+from s2s.text.pretokenizers.pretokenizer import PreTokenizer
+
+FIRST = 0xE000
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"  # of codes
+DIGITS, SEPARATOR, ESCAPE = FIRST + 0x28, chr(FIRST + 0x3E), chr(FIRST + 0x3F)
+WRITTEN = {ord(letter): FIRST + place for place, letter in enumerate(LETTERS)}
+READ = {private: letter for letter, private in WRITTEN.items()}
+LAST = chr(DIGITS + 9)
+CODED = re.compile(f"{ESCAPE}(.)|([{chr(FIRST)}-{chr(DIGITS - 1)}]+)([{chr(DIGITS)}-{LAST}]*){SEPARATOR}", re.DOTALL)
+PRIVATE = re.compile(f"[{chr(FIRST)}-{ESCAPE}]")
+TONES = {"\u0304": "1", "\u0301": "2", "\u030c": "3", "\u0300": "4"}
+NEEDS = "pip install 's2s[chinese]'"
+
+
+@dataclasses.dataclass
+class SubCharConfig:
+    """Options of the pre-tokenizer."""
+
+    type: str = option("subchar", "component")
+    code: str = option("pinyin", "code of a character: how it sounds, or keys of its shape", choices=("pinyin", "wubi"))
+    table: str | None = option(None, "file of other codes: a character, a tab, letters and digits in each line")
+    index: bool = option(True, "number characters of the same code, so that they come back; false: for sources alone")
+
+
+class SubChar(PreTokenizer):
+    """Characters to codes by a table, which is saved with the tokenizer.
+
+    Args:
+        config: Its `Config`.
+        codes: Code of each character; None: those that the config says.
+    """
+
+    Config = SubCharConfig
+
+    def __init__(self, config: SubCharConfig, codes: dict[str, str] | None = None):
+        super().__init__(config)
+        if config.table and config.code != SubCharConfig.code:
+            raise UserError(f"pre.code={config.code}: does nothing beside pre.table={config.table}")
+        if codes is None:
+            codes = _read(Path(config.table)) if config.table else {"pinyin": _pinyin, "wubi": _wubi}[config.code]()
+        self.codes = dict(sorted(codes.items()))
+        alike: dict[str, list[str]] = defaultdict(list)
+        for character, code in self.codes.items():
+            alike[code.translate(WRITTEN)].append(character)
+        self._written, self._characters = {}, {}
+        for code, characters in alike.items():
+            for number, character in enumerate(characters):
+                digits = "".join(chr(DIGITS + int(digit)) for digit in str(number)) if number and config.index else ""
+                self._written[ord(character)] = code + digits + SEPARATOR
+                self._characters[code, digits] = character
+
+    @classmethod
+    def reverses(cls, config: SubCharConfig) -> bool:
+        """As PreTokenizer."""
+        return config.index
+
+    def apply(self, line: str) -> str:
+        """As PreTokenizer."""
+        return PRIVATE.sub(lambda private: ESCAPE + private[0], line).translate(self._written)
+
+    def undo(self, text: str) -> str:
+        """As PreTokenizer; without numbers, the letters of the codes."""
+        return CODED.sub(self._character, text)
+
+    def _character(self, match: re.Match) -> str:
+        escaped, code, digits = match.groups()
+        if escaped is not None:
+            return escaped
+        if not self.config.index:
+            return code.translate(READ)
+        return self._characters.get((code, digits), "\ufffd")
+
+    def save(self, folder: Path, name: str) -> None:
+        """As PreTokenizer."""
+        write(folder / f"{name}.codes.tsv", "".join(f"{character}\t{code}\n" for character, code in self.codes.items()))
+
+    @classmethod
+    def load(cls, config: SubCharConfig, folder: Path, name: str) -> "SubChar":
+        """As PreTokenizer."""
+        return cls(config, _read(folder / f"{name}.codes.tsv"))
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Codes of a file. Raises UserError naming it, and its line."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: a table of codes is needed: {error}") from error
+    codes: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        character, _, code = line.partition("\t")
+        if not line and number == len(lines):
+            break
+        if len(character) != 1 or character.isspace() or not code or not set(code) <= set(LETTERS):
+            raise UserError(f"{path}:{number}: a character, a tab and a code of a-z and 0-9 is needed, not {line!r}")
+        if character in codes:
+            raise UserError(f"{path}:{number}: {character} is there twice")
+        codes[character] = code
+    return codes
+
+
+def _pinyin() -> dict[str, str]:
+    """Letters and tone of the first reading: `zhong1`; u with a diaeresis is v."""
+    try:
+        from pypinyin.pinyin_dict import pinyin_dict  # an extra
+    except ImportError as error:
+        raise UserError(f"pre.code=pinyin needs the package pypinyin: {NEEDS}") from error
+    return {chr(point): _spelled(readings.split(",")[0]) for point, readings in pinyin_dict.items()}
+
+
+def _spelled(reading: str) -> str:
+    parts = unicodedata.normalize("NFD", unicodedata.normalize("NFC", reading).replace("\u00fc", "v"))
+    for tuned, plain in (("\u01d6", "v\u0304"), ("\u01d8", "v\u0301"), ("\u01da", "v\u030c"), ("\u01dc", "v\u0300")):
+        parts = parts.replace(unicodedata.normalize("NFD", tuned), plain)
+    letters = "".join(letter for letter in parts if letter in LETTERS)
+    return letters + "".join(TONES.get(mark, "") for mark in parts)
+
+
+def _wubi() -> dict[str, str]:
+    """Keys of the 86 version, the longest of a character."""
+    try:
+        from pywubi.loader import get_wubi_dict  # an extra
+    except ImportError as error:
+        raise UserError(f"pre.code=wubi needs the package pywubi: {NEEDS}") from error
+    return {character: codes[0] for character, codes in get_wubi_dict().items() if len(character) == 1}
