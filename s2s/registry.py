@@ -125,6 +125,7 @@ COMPONENTS = {
         "r_drop": "s2s.criterions.terms.r_drop:RDrop",
         "deletion": "s2s.criterions.terms.deletion:Deletion",
         "depth": "s2s.criterions.terms.depth:Depth",
+        "contrastive": "s2s.criterions.terms.contrastive:Contrastive",
     },
     "searcher": {
         "beam": "s2s.decoding.search.kinds:BeamSearch",

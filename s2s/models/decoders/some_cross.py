@@ -10,8 +10,8 @@ layer that attends.
 
 Use: `model.decoder=some_cross model.decoder.cross_layers=[4,5,6]`
 
-Left out: the contrastive term, attentional pooling and the encoder of images. The state of a search has room for keys
-and values of the source in each layer, which is not smaller than without this.
+Left out: attentional pooling and the encoder of images; the contrastive term is `criterion=contrastive`. The state of a
+search has room for keys and values of the source in each layer, which is not smaller than without this.
 """
 
 import dataclasses
