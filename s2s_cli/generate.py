@@ -132,11 +132,9 @@ def _check(config: GenerateCommand) -> None:
     _check_files(config)
     if config.draft and config.decode.speculative == "none":
         config.decode.speculative = "draft"
-    if bool(config.draft) != (config.decode.speculative == "draft"):
-        raise UserError(f"decode.speculative={config.decode.speculative} draft={config.draft}: "
-                        "decode.speculative=draft requires draft=CHECKPOINT, and draft= requires it")  # fmt: skip
     config.decode.check_alignment(config.alignment, "alignment=true")
-    config.decode.check()
+    given = {"alignment": "alignment=true"} if config.alignment else {}
+    config.decode.check(given | ({"draft": f"draft={config.draft}"} if config.draft else {}))
 
 
 def _check_files(config: GenerateCommand) -> None:

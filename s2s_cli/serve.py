@@ -116,8 +116,6 @@ def _check(config: ServeCommand) -> None:
     if not config.checkpoint:
         raise UserError("checkpoint= is missing; s2s-serve checkpoint=RUN port=8000")
     config.decode.check()
-    if config.decode.speculative == "draft":
-        raise UserError("decode.speculative=draft requires s2s-generate; a server has no draft model")
     if config.decode.n_best > 1:
         raise UserError(f"decode.n_best={config.decode.n_best}: a request sets n_best itself if it wants more than one")
     if config.decode.rows > config.max_beam_size:

@@ -152,6 +152,9 @@ def check(config: Any, searcher: type, given: Mapping[str, str] = {}, more: Iter
             if other in present and (others or own is None or own.component.feature != other):
                 raise UserError(f"{label}: does not go with {others[0] if others else present[other]}: {why}")
     searcher.check(config)
+    for name, message in searcher.needs(config).items():
+        if name not in given:
+            raise UserError(message)
 
 
 def _read(config: Any, searcher: type, components: list[Chosen], given: Mapping[str, str]) -> None:
@@ -167,7 +170,7 @@ def _read(config: Any, searcher: type, components: list[Chosen], given: Mapping[
                             + _others(lambda other, names=names: names & other.takes)
                             + getattr(item.component, "leave_out", ""))  # fmt: skip
     for name, label in given.items():
-        if name not in searcher.takes | searcher.options:
+        if name not in searcher.takes | searcher.options | searcher.needs(config).keys():
             raise UserError(f"{label}: does not go with {searcher.label(config)}"
                             + _others(lambda other, name=name: name in other.takes | other.options))  # fmt: skip
 

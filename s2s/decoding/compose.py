@@ -34,9 +34,7 @@ def generator_of(task, models: list[nn.Module], config: DecodeConfig, seed: int 
     if not task.writes:
         raise UserError("a language model cannot decode by itself; use it with another checkpoint, as "
                         "decode.language_model=CHECKPOINT")  # fmt: skip
-    if config.speculative == "input" and not (task.shared_vocabulary and len(task.spec.sources) == 1):
-        raise UserError("decode.speculative=input copies from the source: there must be a single source, and it must "
-                        "share a vocabulary with the target")  # fmt: skip
+    config.searcher().check_task(config, task)
     if loaded is None:
         loaded = load(task, config, next(models[0].parameters()).device)
     return Generator(models, config, Sides.of(task), seed, loaded=loaded, **options)
@@ -63,8 +61,5 @@ def load(task, config: DecodeConfig, device: torch.device, once: Once = lambda k
         if (content := once(key, lambda item=item: item.component.load(item.config, task, device))) is not None:
             loaded[item.name] = content
     if config.shortlist is not None:
-        if task.vocabularies.keys() != {"source", "target"}:
-            raise UserError("decode.shortlist: lists likely translations of the symbols of one source of text; models "
-                            f"of task={task.Config.type} have no such source")  # fmt: skip
         loaded["shortlist"] = once(("shortlist", config.shortlist), lambda: Shortlist.load(config.shortlist, task))
     return loaded

@@ -86,9 +86,7 @@ class DecodeConfig:
     forbidden: str | None = option(
         None, "file of words or phrases, one per line, whose sequences of tokens are forbidden in hypotheses"
     )
-    allowed: str | None = option(
-        None, "file of the only allowed outputs, one per line; length limits do not apply to them"
-    )
+    allowed: str | None = option(None, "file of the only allowed outputs, one per line, whatever their length")
     temperature: float = option(
         1.0,
         "softmax temperature, for sampling and for beam scores; above 1, the model is less confident, and the beam "

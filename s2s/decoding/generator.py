@@ -34,6 +34,7 @@ from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.tasks.tags import plain
 
 Ids = list[int]
+LIMITS = ("min_length_a", "min_length_b", "max_length_a", "max_length_b")
 
 
 class Generator:
@@ -63,7 +64,10 @@ class Generator:
                  tick: Callable[[], None] | None = None):  # fmt: skip
         loaded = dict(loaded or {})
         self.config, self.sides, self.alignment, self.timestamps = config, sides, alignment, timestamps
-        config.check()
+        self.given = {"alignment": "alignment=true"} if alignment else {}
+        if loaded.get("draft"):
+            self.given["draft"] = "draft=CHECKPOINT"
+        config.check(self.given)
         if loaded.get("shortlist") and any(type(model.output) is not nn.Linear for model in models):
             raise UserError("decode.shortlist: requires an output layer that is a matrix; this model's is not")
         raw_outputs = [model.output for model in models] if loaded.get("shortlist") else None
@@ -74,7 +78,6 @@ class Generator:
             models = [prepacking(model) for model in models]
         self.ctc_weight = ctc_weight(config, models)
         self.searcher = config.searcher(self.ctc_weight)
-        self.given = {"alignment": "alignment=true"} if alignment else {}
         if len(models) > 1:
             self.given["several_models"] = "checkpoint= of several models"
         if loaded.get("shortlist"):
@@ -109,18 +112,28 @@ class Generator:
             if setting.scorers:
                 setting.scorer = Summed(setting.scorer, setting.scorers)
         search = replace(config, n_best=config.rows) if final else config  # final scorers rank all hypotheses
-        if longest := [rule.longest for rule in setting.rules if rule.longest is not None]:
-            search = self._as_long_as(min(longest), search)
+        if lengths := [rule.lengths for rule in setting.rules if rule.lengths is not None]:
+            search = self._as_long_as(*lengths[0], search)
         self.engine = self.searcher(search, setting)
         self.intake = Intake(config, setting, self.engine.max_length, self.ctc_weight > 0)
         self.finishing = Finishing(config, setting, self.alignment, final)
 
-    def _as_long_as(self, longest: int, config: DecodeConfig) -> DecodeConfig:
-        """The options, with the maximum length of hypotheses that a rule dictates, in tokens."""
+    def _as_long_as(self, shortest: int, longest: int, config: DecodeConfig) -> DecodeConfig:
+        """The options, with the maximum length of hypotheses that a rule dictates, in tokens.
+
+        Raises:
+            UserError: an output is too long for the model, or beyond limits of length that the options set.
+        """
         most = self.setting.scorer.max_length
         if most is not None and longest >= most:
             raise UserError(f"decode.allowed: an output has {longest} tokens; model.max_positions={most} allows at "
                             f"most {most - 1} and EOS")  # fmt: skip
+        limits, defaults = (tuple(getattr(one, key) for key in LIMITS) for one in (config, DecodeConfig()))
+        min_a, min_b, _, max_b = limits
+        if limits != defaults and (min_a or min_b > max(shortest, 1) or max_b < longest):
+            raise UserError(f"decode.allowed: the outputs have {shortest} to {longest} tokens, and the limits "
+                            "decode.min_length_* and decode.max_length_* exclude some of them; leave the limits out, or "
+                            "these outputs")  # fmt: skip
         return replace(config, min_length_a=0.0, min_length_b=0, max_length_a=0.0, max_length_b=longest + 1)
 
     def _check(self, given: dict[str, str]) -> None:

@@ -49,6 +49,9 @@ def mixed(model: EncoderDecoder, weights: list[float]) -> EncoderDecoder:
 def rating(models: list[EncoderDecoder], config: DecodeConfig, raw_outputs: list[nn.Module] | None):
     """The scorer of the models: of one model or of an ensemble; `raw_outputs` as in `Setting`."""
     options = {"temperature": config.temperature if config.searcher().cooled else 1.0, "eos_scale": config.eos_scale}
-    if len(models) == 1 and not config.ensemble_weights:
+    if len(models) == 1:
+        for key, default in (("ensemble", "linear"), ("ensemble_weights", [])):
+            if getattr(config, key) != default:
+                raise UserError(f"decode.{key}={getattr(config, key)}: does nothing with one model")
         return ModelScorer(models[0], raw_outputs and raw_outputs[0], **options)
     return EnsembleScorer(models, config.ensemble, config.ensemble_weights, raw_outputs, **options)

@@ -96,8 +96,12 @@ class Shortlist:
         """Read a file that `save` has written.
 
         Raises:
-            UserError: there is no such file, it is damaged, or it was learned with other vocabularies than the task's.
+            UserError: there is no such file, it is damaged, or it was learned with other vocabularies than the task's,
+                which must be those of one source and one target.
         """
+        if task.vocabularies.keys() != {"source", "target"}:
+            raise UserError("decode.shortlist: lists likely translations of the symbols of one source of text; models "
+                            f"of task={task.Config.type} have no such source")  # fmt: skip
         if not is_there(path):
             raise UserError(f"decode.shortlist={path}: no such file; s2s-shortlist makes one")
         try:

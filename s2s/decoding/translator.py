@@ -151,7 +151,8 @@ class Translator:
         for name in options.keys() - set(known):
             raise UserError(f"unknown option '{name}'; {registry.nearest(name, known)}")
         config = schema.load(DecodeConfig, self.defaults | options, "decode")
-        config.check()
+        drafts = config.speculative == "draft" and self.draft is not None
+        config.check({"draft": "draft="} if drafts else {})
         return config
 
     def decode(
@@ -190,6 +191,7 @@ class Translator:
         if timestamps and not self.task.target_transform.is_none:
             raise UserError("timestamps=true requires models that write words in their order, without "
                             "data.target_transform")  # fmt: skip
+        config.check_alignment(alignment, "alignment=true")
         options = {"alignment": alignment, "timestamps": timestamps, "pack": self._pack, "tick": tick}
         loaded = dict(load_components(self.task, config, next(self.models[0].parameters()).device, self._once))
         if config.speculative == "draft":

@@ -27,7 +27,7 @@ def generate(config, sources, allowed, prefixes=None, seed=2):
        st.sampled_from([1, 2, None]))  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_beam_search_among_allowed_outputs_agrees_with_the_slow_reference(K, stopping, seed, allowed, sources, slots):
-    config = DecodeConfig(beam_size=K, n_best=K, stopping=stopping, slots=slots, max_length_a=0, max_length_b=2)
+    config = DecodeConfig(beam_size=K, n_best=K, stopping=stopping, slots=slots, max_length_a=0, max_length_b=5)
     for n_best, source in zip(generate(config, sources, allowed, seed=seed), sources, strict=True):
         expected = beam_search([model(seed, V)], source, config, outputs=allowed)
         assert [h.ids for h in n_best] == [ids for ids, _, _ in expected]

@@ -48,7 +48,7 @@ class AllowedOutputs(Rule):
     def __init__(self, config: AllowedOutputsConfig, loaded: list[Ids], setting):
         super().__init__(config, loaded, setting)
         outputs, device = loaded, setting.device
-        self.longest = max(map(len, outputs))
+        self.lengths = min(map(len, outputs)), max(map(len, outputs))
         edges: dict[tuple[int, int], int] = {}  # node, token -> node; 0 is the root
         for output in outputs:
             node = 0

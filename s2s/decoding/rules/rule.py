@@ -23,11 +23,11 @@ class Rule(Component):
     """A mask on logits. A rule may keep state of each row; `start`, `advance`, `admit` and `release` maintain it.
 
     Attributes:
-        longest: Maximum length of hypotheses in tokens, if the rule dictates it in place of the options.
+        lengths: Minimum and maximum length of hypotheses in tokens, if the rule dictates them in place of the options.
     """
 
     feature = "rules"
-    longest: int | None = None
+    lengths: tuple[int, int] | None = None
 
     def __call__(self, logits: Tensor, history: Tensor, limits: Limits) -> None:
         """Set the logits of forbidden tokens to -inf.

@@ -83,7 +83,7 @@ class CtcDecoder:
         bonus = None
         if self.language_model:
             bonus = PrefixBonus(self.language_model.model, self.language_model.weight, (len(x), config.beam_size))
-        elif config.beam_size == 1:
+        elif config.beam_size == 1 and not config.word_reward:
             return [[hypothesis] for hypothesis in best_path(x, lengths, config.allow_unknown)]
         beams = prefix_beam_search(x, lengths, config.beam_size, config.allow_unknown, bonus, config.word_reward)
         # The search dropped some alignments; these are the sums over all of them.

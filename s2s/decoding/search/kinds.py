@@ -139,6 +139,17 @@ class SpeculativeSearch(Searcher):
             raise UserError(f"{cls.label(config)} requires greedy search, decode.beam_size=1")
         _within_beam(config)
 
+    @classmethod
+    def needs(cls, config: Any) -> dict[str, str]:
+        message = "decode.speculative=draft requires draft=CHECKPOINT, an argument of s2s-generate and s2s.load"
+        return {"draft": message} if config.speculative == "draft" else {}
+
+    @classmethod
+    def check_task(cls, config: Any, task: Any) -> None:
+        if config.speculative == "input" and not (task.shared_vocabulary and len(task.spec.sources) == 1):
+            raise UserError("decode.speculative=input copies from the source: there must be a single source, and it "
+                            "must share a vocabulary with the target")  # fmt: skip
+
     def __init__(self, config: Any, setting):
         super().__init__(config, setting)
         from s2s.decoding.search.speculative import Speculative
@@ -157,7 +168,7 @@ class CtcSearch(Searcher):
     """CTC alone; see s2s/decoding/search/ctc.py."""
 
     Config = CtcConfig
-    # Frames limit the length. The maximum lengths are accepted because the preset decode=speech sets them.
+    # Frames limit the length. A maximum length that allows as many tokens, as that of decode=speech, has no effect.
     options = frozenset(["beam_size", "word_reward", "exit_layer", "exit_confidence", "allow_unknown", "max_length_a",
                          "max_length_b"])  # fmt: skip
     takes = frozenset(["language_model"])
@@ -174,6 +185,9 @@ class CtcSearch(Searcher):
     @classmethod
     def check(cls, config: Any) -> None:
         _within_beam(config)
+        if config.max_length_a < 1:
+            raise UserError(f"decode.max_length_a={config.max_length_a:g}: does nothing with {cls.label(config)}, which "
+                            "writes up to one token for each encoder position; it must be at least 1")  # fmt: skip
 
     def __init__(self, config: Any, setting):
         super().__init__(config, setting)

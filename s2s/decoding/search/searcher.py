@@ -80,6 +80,16 @@ class Searcher:
         """Check options against each other. Raises UserError."""
 
     @classmethod
+    def needs(cls, config: Any) -> dict[str, str]:
+        """Arguments of a call that these options require and no others accept, such as `draft` -> the message of the
+        error if it is missing."""
+        return {}
+
+    @classmethod
+    def check_task(cls, config: Any, task: Any) -> None:
+        """Check that it can search with the models of a task. Raises UserError."""
+
+    @classmethod
     def rows(cls, config: Any) -> int:
         """K, the hypotheses that are decoded in parallel for each sentence; the memory budget uses it."""
         return config.beam_size if "beam_size" in cls.options else config.n_best

@@ -133,10 +133,8 @@ class Speculative:
     """
 
     def __init__(self, config: DecodeConfig, setting: Setting):
-        draft = setting.loaded.get("draft")
-        if (draft is not None) != (config.speculative == "draft"):
-            raise UserError("decode.speculative=draft requires draft=CHECKPOINT, and draft= requires it")
-        model, draft = setting.models[0], draft and setting.prepare(draft)
+        draft, model = setting.loaded.get("draft"), setting.models[0]
+        draft = draft and setting.prepare(draft)
         if reason := lacks_blocks(model):
             raise UserError(f"decode.speculative: the model cannot advance by several tokens at once: {reason}")
         if draft is not None and draft.target_vocabulary_size != model.target_vocabulary_size:
