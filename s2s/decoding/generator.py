@@ -132,8 +132,8 @@ class Generator:
         min_a, min_b, _, max_b = limits
         if limits != defaults and (min_a or min_b > max(shortest, 1) or max_b < longest):
             raise UserError(f"decode.allowed: the outputs have {shortest} to {longest} tokens, and the limits "
-                            "decode.min_length_* and decode.max_length_* exclude some of them; leave the limits out, or "
-                            "these outputs")  # fmt: skip
+                            "decode.min_length_* and decode.max_length_* exclude some of them; leave the limits or "
+                            "these outputs out")  # fmt: skip
         return replace(config, min_length_a=0.0, min_length_b=0, max_length_a=0.0, max_length_b=longest + 1)
 
     def _check(self, given: dict[str, str]) -> None:

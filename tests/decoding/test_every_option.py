@@ -89,7 +89,7 @@ CHANGES = {  # option -> another value, and what else it needs
     "long_source": ("refuse", {"max_source": 3}),
     "max_source": (2, {}),
 }
-# What changes how hypotheses are computed and not which they are, or what is done beside the search. Tests of their own.
+# What changes how hypotheses are computed and not which they are, or is beside the search; it has tests of its own.
 ELSEWHERE = {"pack_source", "batch_tokens", "slots", "buffer", "on_error", "backend", "dtype", "chunk_overlap",
              "language_model_weight", "search", "scorers", "rules"}  # fmt: skip
 # A limit that all hypotheses keep anyway changes nothing, and is kept.
@@ -146,8 +146,8 @@ def test_every_option_is_tried():
             {},
             "decode.max_length_a=0.5: does nothing with CTC alone",
         ),
-        ({"max_length_a": 1.0, "max_length_b": 2}, {"allowed": OUTPUTS}, "decode.allowed: the outputs have 1 to 3 tokens"),
-        ({"min_length_b": 2}, {"allowed": OUTPUTS}, "decode.allowed: the outputs have 1 to 3 tokens"),
+        ({"max_length_a": 1.0, "max_length_b": 2}, {"allowed": OUTPUTS}, "decode.allowed: the outputs have 1 to 3"),
+        ({"min_length_b": 2}, {"allowed": OUTPUTS}, "decode.allowed: the outputs have 1 to 3"),
         ({"ensemble": "log_linear"}, {}, "decode.ensemble=log_linear: does nothing with one model"),
         ({"ensemble_weights": [1.0]}, {}, r"decode.ensemble_weights=\[1.0\]: does nothing with one model"),
     ],
