@@ -187,7 +187,7 @@ class CtcSearch(Searcher):
         _within_beam(config)
         if config.max_length_a < 1:
             raise UserError(f"decode.max_length_a={config.max_length_a:g}: does nothing with {cls.label(config)}, "
-                            "which writes up to one token for each encoder position; it must be at least 1")  # fmt: skip
+                            "which writes up to one token per encoder position; it must be at least 1")  # fmt: skip
 
     def __init__(self, config: Any, setting):
         super().__init__(config, setting)
