@@ -99,6 +99,11 @@ class Criterion:
         return next((term.name for term in self.terms if term.couples_examples), None)
 
     @property
+    def columns(self) -> list[str]:
+        """Columns of the store that the terms read."""
+        return [name for term in self.terms for name in term.columns]
+
+    @property
     def checkpoints(self) -> list[str]:
         """The checkpoints of the terms' teachers."""
         return [path for term in self.terms for path in term.checkpoints]

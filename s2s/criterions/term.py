@@ -55,6 +55,7 @@ class Term:
         couples_examples: Whether it compares the examples of a batch, so that batches must not be split.
         passes: Number of passes over a batch that it reads in training. If another term reads more passes, a term of a
             single pass is called for each of them, and its values are averaged.
+        columns: Columns of the store that it reads in `Batch.columns`.
         name: Its name in `criterion.terms`, and of its section of options.
         teachers: Models that it learns from, in evaluation mode, one for each of `checkpoints`.
     """
@@ -64,6 +65,7 @@ class Term:
     only_in_training: bool = False
     couples_examples: bool = False
     passes: int = 1
+    columns: tuple[str, ...] = ()
 
     def __init__(self, config: Any):
         self.config, self.name = config, config.type

@@ -64,7 +64,7 @@ class EncoderDecoder(nn.Module):
         weight = getattr(self.output, "weight", None)
         if not isinstance(weight, nn.Parameter) or weight.shape != tokens.weight.shape:
             raise UserError("model.tie_embeddings: the output has no matrix like that of the embedded tokens; "
-                            "model.tie_embeddings=none")  # fmt: skip
+                            "model.tie_embeddings=none (of a language model, false)")  # fmt: skip
         self.output.weight = tokens.weight
 
     @staticmethod

@@ -7,17 +7,16 @@ Shapes: V vocabulary.
 """
 
 import dataclasses
+from typing import Any
 
-from torch import nn
-
-from s2s.config.schema import option
+from s2s.config.schema import group, option
 from s2s.data.spec import Spec, check_sources
-from s2s.models.decoders.transformer import TransformerDecoder
+from s2s.errors import UserError
 from s2s.models.encoder_decoder import EncoderDecoder
-from s2s.models.stack import DecoderConfig
 from s2s.models.transformer import shared_options
 from s2s.nn.embedding import Embedding
 from s2s.nn.feedforward import ACTIVATIONS
+from s2s.registry import find
 
 
 @dataclasses.dataclass
@@ -25,7 +24,9 @@ class LanguageModelConfig:
     """Options of a language model, pre-norm."""
 
     type: str = option("transformer_lm", "component")
-    decoder: DecoderConfig = option(DecoderConfig, "its layers")
+    decoder: Any = group("decoder", "transformer", "what reads what was written; one that needs no memory")
+    embedding: Any = group("embedding", "table", "what embeds the tokens that the decoder reads")
+    output: Any = group("output", "linear", "what makes logits of the decoder's states")
     positions: str = option("sinusoidal", "position information", ("sinusoidal", "rotary"))
     activation: str = option("relu", "of the feed-forward blocks", ACTIVATIONS)
     dropout: float = option(0.1, "of every block's output", at_least=0, below=1)
@@ -46,7 +47,7 @@ class LanguageModel(EncoderDecoder):
         spec: No sources.
 
     Raises:
-        UserError: widths and heads that do not fit together, or a task with a source.
+        UserError: widths and heads that do not fit together, a task with a source, a decoder that needs a memory.
     """
 
     Config = LanguageModelConfig
@@ -55,12 +56,20 @@ class LanguageModel(EncoderDecoder):
         super().__init__()
         check_sources(spec, (), f"model={config.type}")
         self.config, self.target_vocabulary_size = config, spec.target_size
+        kinds = {part: find(part, getattr(config, part).type) for part in ("decoder", "embedding", "output")}
+        if not getattr(kinds["decoder"], "goes_alone", False):
+            raise UserError(f"model.decoder={config.decoder.type}: needs a memory, and a language model has none; "
+                            "try model.decoder=transformer")  # fmt: skip
+        if config.tie_embeddings and not getattr(kinds["embedding"], "ties", False):
+            raise UserError(f"model.tie_embeddings=true: model.embedding={config.embedding.type} has no matrix that "
+                            "the output could have; model.tie_embeddings=false")  # fmt: skip
         shared, width = shared_options(config, spec), config.decoder.width
-        tokens = nn.Embedding(spec.target_size, width)
-        embedding = Embedding(tokens, config.positions, 0, shared.embedding_dropout)
-        decoder = TransformerDecoder(config.decoder, shared, embedding, memory_width=None)
-        output = nn.Linear(width, spec.target_size, bias=False)
+        tokens = kinds["embedding"](config.embedding, spec.target_size, width)
+        drop = getattr(config.embedding, "dropout", None)
+        embedding = Embedding(tokens, config.positions, 0, shared.embedding_dropout if drop is None else drop)
+        decoder = kinds["decoder"](config.decoder, shared, embedding, None)
+        output = kinds["output"](config.output, width, spec.target_size)
         self.assemble(None, None, None, decoder, output)
-        self.draw(embedding, decoder.layers, output)
+        self.draw(embedding, *(part for part in decoder.children() if part is not embedding), output)
         if config.tie_embeddings:
-            output.weight = tokens.weight
+            self.tie(tokens)

@@ -49,7 +49,7 @@ class TextTask(ABC):
     buffer = 4096  # default of decode.buffer, in sources
     max_source = 4096  # default of decode.max_source, in tokens or encoder positions
     shared_vocabulary = False
-    columns: ClassVar[tuple[str, ...]] = ()  # further columns of the store, to be in `Batch.columns`
+    columns: tuple[str, ...] = ()  # further columns of the store, to be in `Batch.columns`
     reserved: ClassVar[tuple[str, ...]] = ()  # symbols that its vocabularies must reserve
     writes = True  # whether its models generate hypotheses
     frame_seconds: float | None = None  # seconds from one frame of a recording to the next; None: sources are text
@@ -215,7 +215,10 @@ class TextTask(ABC):
         return self.difference(other)
 
     def criterion(self, config):
-        return registry.find("criterion", config.type)(config)
+        """The criterion of a config. Batches have the columns that it reads from now on."""
+        criterion = registry.find("criterion", config.type)(config)
+        self.columns = tuple(dict.fromkeys([*self.columns, *criterion.columns]))
+        return criterion
 
     def encode_target(self, lines: list[str]) -> list[list[int]]:
         """Target ids of raw lines, in the order in which the model writes them, without BOS and EOS."""

@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from s2s.backends.prepare import is_native, prepare
+from s2s.config.compose import preset
 from s2s.data.batch import Packing, Source
+from s2s.errors import UserError
+from s2s.models.decoders.groups import GroupsDecoder
 from s2s.models.language_model import LanguageModel, LanguageModelConfig
 from s2s.models.parts import counts
 from s2s.text.vocabulary import BOS
@@ -78,3 +81,17 @@ def test_examples_that_share_a_row_do_not_see_each_other():
 def test_parts_are_all_parameters():
     model = language_model()
     assert sum(counts(model).values()) == sum(p.numel() for p in model.parameters())
+
+
+def test_its_parts_are_components():
+    """Chosen and configured as those of a Transformer are; each is its own."""
+    grouped = language_model(decoder=preset("decoder", "groups"), tie_embeddings=False)
+    assert type(grouped.decoder) is GroupsDecoder
+    ids = torch.tensor([[BOS, 5, 6, 7]])
+    taught, state = teacher_forced(grouped, ids), grouped.start(grouped.encode(whatever(1)), 1)
+    for t in range(4):
+        torch.testing.assert_close(grouped.step(ids[:, t], state), taught[:, t], rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match=r"model\.decoder=lstm: needs a memory, and a language model has none"):
+        LanguageModel(LanguageModelConfig(decoder=preset("decoder", "lstm")), target_spec(V))
+    with pytest.raises(UserError, match=r"model\.tie_embeddings=true: model\.embedding=one_hot has no matrix"):
+        LanguageModel(LanguageModelConfig(embedding=preset("embedding", "one_hot")), target_spec(V))

@@ -33,6 +33,7 @@ class TransformerDecoder(nn.Module):
 
     Attributes:
         shares: Of the heads in the logits, by layer; the top has the rest.
+        goes_alone: It can do without a memory, in a language model.
 
     Raises:
         UserError: heads that do not fit the width, or layers that are not there.
@@ -41,6 +42,7 @@ class TransformerDecoder(nn.Module):
     Config = DecoderConfig
     State = TransformerState
     segmented = True
+    goes_alone = True
     shares: Mapping[int, float | Tensor] = MappingProxyType({})
 
     def __init__(self, config: DecoderConfig, shared: Shared, embedding: Embedding, memory_width: int | None,

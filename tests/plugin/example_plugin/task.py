@@ -39,7 +39,6 @@ class RatedTask(TranslationTask):
     """Translation of rated pairs."""
 
     Config = RatedConfig
-    columns = ("rating",)
 
     def text(self, ids: list[int], source: list[int]) -> str:
         """As TextTask.text."""
@@ -56,7 +55,7 @@ class RatedTermConfig(TermConfig):
 class RatedTerm(Term):
     """Cross-entropy, in which each target token has the weight of its pair. Rows are not packed."""
 
-    Config, trains = RatedTermConfig, ("decoder",)
+    Config, trains, columns = RatedTermConfig, ("decoder",), ("rating",)
 
     def __call__(self, run: Run) -> Value:
         """The sum over a batch."""
