@@ -63,6 +63,12 @@ NAMES: dict[tuple[type, ...], tuple[str, str]] = {
 }
 
 
+def sources_in_words(spec: Spec) -> str:
+    """What the examples of a task have for sources."""
+    given = tuple(type(source) for source in spec.sources)
+    return NAMES[given][0] if given in NAMES else f"{len(given)} sources"
+
+
 def check_sources(spec: Spec, kinds: tuple[type, ...], reader: str) -> None:
     """Check that a task has the kinds of sources that a model reads.
 
@@ -76,6 +82,6 @@ def check_sources(spec: Spec, kinds: tuple[type, ...], reader: str) -> None:
     """
     given = tuple(type(source) for source in spec.sources)
     if given != kinds:
-        has, model = NAMES.get(given, (f"{len(given)} sources", "another model"))
+        has, (_, model) = sources_in_words(spec), NAMES.get(given, ("", "another model"))
         reads, _ = NAMES.get(kinds, (", ".join(kind.__name__ for kind in kinds), ""))
         raise UserError(f"{reader} reads {reads}, and the task has {has}; try {model}")

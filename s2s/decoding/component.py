@@ -127,7 +127,7 @@ def chosen(config: Any, more: Iterable[str] = ()) -> Iterator[Chosen]:
             yield Chosen(kind, name, f"decode.{kind}s=[{name}]", registry.find(kind, own.type), own)
 
 
-def check(config: Any, searcher: type, given: Mapping[str, str] = {}, more: Iterable[Chosen] = ()) -> None:
+def check(config: Any, searcher: Any, given: Mapping[str, str] = {}, more: Iterable[Chosen] = ()) -> None:
     """Check that every option has an effect, and that all of them go together.
 
     Args:
@@ -144,6 +144,7 @@ def check(config: Any, searcher: type, given: Mapping[str, str] = {}, more: Iter
     present = {key: f"decode.{key}={_text(value)}" for key, value in _changed(config)} | dict(given)
     for item in components:
         present.setdefault(item.component.feature, item.label)
+    declarations: list[tuple[str, Any, Chosen | None]]
     declarations = [(present[key], _imported(where), None) for key, where in FEATURES.items() if key in present]
     declarations += [(item.label, item.component, item) for item in components]
     for label, cls, own in declarations:
@@ -157,7 +158,7 @@ def check(config: Any, searcher: type, given: Mapping[str, str] = {}, more: Iter
             raise UserError(message)
 
 
-def _read(config: Any, searcher: type, components: list[Chosen], given: Mapping[str, str]) -> None:
+def _read(config: Any, searcher: Any, components: list[Chosen], given: Mapping[str, str]) -> None:
     """Check that the searcher reads every option, component and argument. Raises UserError."""
     for key, value in _changed(config):
         if key not in COMMON | OWNED | searcher.options:

@@ -12,6 +12,7 @@ Shapes: B sentences, S source positions, T target positions, K rows a sentence, 
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,14 @@ class EncoderDecoder(nn.Module):
         together: States that a CPU encodes at once when it decodes; None: a whole batch.
     """
 
+    frontend: Any  # a part is a module of any kind, or None
+    encoder: Any
+    bridge: Any
+    decoder: Any
+    output: Any
+    more_frontends: nn.ModuleList
+    more_encoders: nn.ModuleList
+    target_vocabulary_size: int
     max_length: int | None = None
     together: int | None = None
 
@@ -156,7 +165,7 @@ class EncoderDecoder(nn.Module):
                 said = kind + (f" model.{name}.layer={layer.type}" if layer else "")
                 raise UserError(f"{said}: examples of a packed row would see each other; data.batching=token_budget")
 
-    def _readers(self, number: int) -> tuple[nn.Module, nn.Module]:
+    def _readers(self, number: int) -> tuple[Any, Any]:
         """Front-end and encoder of a source."""
         frontend = self.more_frontends[number - 1] if number and self.more_frontends else self.frontend
         return frontend, self.more_encoders[number - 1] if number and self.more_encoders else self.encoder
@@ -206,7 +215,7 @@ class EncoderDecoder(nn.Module):
     def _with_source(self, state: DecoderState, memory: Memory) -> DecoderState:
         """The state of a decoder, with what the output keeps of the sources."""
         kept = self._kept(memory)
-        return SourceState(state, kept, memory.visible()) if kept else state
+        return cast(DecoderState, SourceState(state, kept, memory.visible())) if kept else state
 
     def _logits(self, states: Tensor, state: SourceState) -> Tensor:
         """Logits of states [B, T, D] of the sentences of a state."""

@@ -15,7 +15,7 @@ from s2s.data.split import Split
 from s2s.data.store import Store, Stores
 from s2s.errors import UserError
 from s2s.tasks import tags
-from s2s.tasks.text import TEXT, TOKENS, TextTask, stages
+from s2s.tasks.text import TEXT, TOKENS, TextTask
 from s2s.tasks.translation import PairDataset
 from s2s.text.tokenizer import load_tokenizer
 from s2s.text.vocabulary import EOS
@@ -85,13 +85,7 @@ class LanguageModelingTask(TextTask):
 
     def check(self, config: DataConfig, dataset: "LineDataset") -> None:
         """Check the training data and its options before training. Raises UserError."""
-        self.check_transforms(config, ("target", "shown"))
-        for key in ("character_noise", "word_dropout"):
-            if any(getattr(stage, key) for stage in stages(config)):
-                raise UserError(f"data.{key} requires a source, and a language model has none")
-        for key in ("waveform", "spec_augment"):
-            if getattr(config, key).active:
-                raise UserError(f"data.{key} requires recordings, and a language model reads text")
+        self.check_transforms(config)
         if self.target_tokenizer.sampling and TEXT not in dataset.split:
             raise UserError(
                 "tokenizer.sampling requires the raw text of the train split; make the store with keep_text=true"

@@ -28,7 +28,7 @@ from s2s.errors import UserError
 from s2s.files import write
 from s2s.manifests import MANIFEST
 from s2s.tasks import tags
-from s2s.tasks.text import TEXT, TOKENS, TextDataset, TextTask, padded, stages
+from s2s.tasks.text import TEXT, TOKENS, TextDataset, TextTask, padded
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 
 FILE = "features.json"
@@ -210,9 +210,6 @@ class SpeechToTextTask(TextTask):
     def check(self, config: DataConfig, dataset: "SpeechDataset") -> None:
         """Check the training data and its options before training. Raises UserError."""
         self.check_transforms(config)
-        for key in ("character_noise", "word_dropout"):
-            if any(getattr(stage, key) for stage in stages(config)):
-                raise UserError(f"data.{key} requires text on the source side; try data.spec_augment, data.waveform")
         if config.batching == "packed":
             raise UserError("data.batching=packed requires text; use data.batching=bucket_2d")
         if self.target_tokenizer.sampling and TEXT not in dataset.split:

@@ -13,7 +13,7 @@ from s2s import registry
 from s2s.config import schema
 from s2s.data.batch import Inputs, Packing, Source
 from s2s.data.iterator import DataConfig, Draw
-from s2s.data.spec import Spec
+from s2s.data.spec import NAMES, FeatureSource, Spec, TokenSource, sources_in_words
 from s2s.data.split import Split
 from s2s.data.store import Store, Stores
 from s2s.data.target_transforms import target_transform
@@ -25,6 +25,8 @@ from s2s.text.tokenizer import Tokenizer
 from s2s.text.vocabulary import BOS, EOS, MASK, PAD, UNK, Vocabulary
 
 TOKENS, TEXT = "target.tokens", "target.text"  # columns of a store
+# Options of `data` that change sources, by the kind of these.
+CHANGES = {TokenSource: ("character_noise", "word_dropout"), FeatureSource: ("waveform", "spec_augment")}
 
 
 class TextTask(ABC):
@@ -177,8 +179,16 @@ class TextTask(ABC):
     def check(self, config: DataConfig, dataset: "TextDataset") -> None:
         """Check the training data and its options before training. Raises UserError."""
 
-    def check_transforms(self, config: DataConfig, streams: Sequence[str] = ("source", "target", "shown")) -> None:
-        """Check that `data.transforms` change only these streams. Raises UserError."""
+    def check_transforms(self, config: DataConfig) -> None:
+        """Check that what changes examples is for those of the task, which its spec describes. Raises UserError."""
+        kinds, has = {type(source) for source in self.spec.sources}, sources_in_words(self.spec)
+        for kind, keys in CHANGES.items():
+            for key in keys if kind not in kinds else ():
+                values = [getattr(stage, key, None) for stage in stages(config)]
+                if any(getattr(value, "active", value) for value in values):
+                    needed, _ = NAMES[(kind,)]
+                    raise UserError(f"data.{key} requires {needed} as source; task={self.config.type} has {has}")
+        streams = ("source",) * bool(kinds) + ("target", "shown")
         for name, options in config.transforms.items():
             if (stream := registry.find("transform", options.type).stream) not in streams:
                 raise UserError(f"data.transforms: {name} changes the {stream}, and task={self.config.type} has none; "

@@ -138,9 +138,6 @@ class TranslationTask(TextTask):
         if (samples or noise) and not texts <= set(dataset.split.columns):
             key = "tokenizer.sampling" if samples else "data.character_noise"
             raise UserError(f"{key} requires the raw text of the train split; make the store with keep_text=true")
-        for key in ("waveform", "spec_augment"):
-            if getattr(config, key).active:
-                raise UserError(f"data.{key} requires recordings, and the source is text")
         if isinstance(self.target_tokenizer, PositionTokenizer):
             _check_positions(dataset.split)
 

@@ -110,7 +110,7 @@ def test_options_of_a_source_are_refused(store):
     dataset = task.dataset(Store(store).split("train"))
     task.check(DataConfig(), dataset)
     for options in ({"character_noise": 0.1}, {"word_dropout": 0.1}):
-        with pytest.raises(UserError, match="requires a source"):
+        with pytest.raises(UserError, match="requires text as source; task=language_modeling has no source"):
             task.check(DataConfig(**options), dataset)
 
 
