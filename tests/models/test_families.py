@@ -30,7 +30,11 @@ def weights(run):
     return load_file(step / "model.safetensors")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+QUICK = ("lstm", "dynamic")
+
+
+@pytest.mark.parametrize("family", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+                                    for name in FAMILIES])  # fmt: skip
 def test_a_family_trains_resumes_and_decodes(folder, s2s, capsys, family):
     store = folder / "store"
     if not store.exists():

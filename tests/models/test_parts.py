@@ -135,9 +135,9 @@ PAIRS = [("none", "prefix"), ("none", "palm"), ("none", "causal"), ("lstm", "fco
 BESIDE = [("tokens", "none", "top"), ("subsampling", "sinusoidal", "mixture"), ("halving", "learned", "mixture")]
 
 
-@pytest.mark.parametrize(("frontend", "positions", "bridge"), BESIDE)
-@pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
-def test_families_go_together(encoder, decoder, frontend, positions, bridge):
+@pytest.mark.parametrize(("pair", "beside"), list(zip(PAIRS, itertools.cycle(BESIDE))))
+def test_families_go_together(pair, beside):
+    (encoder, decoder), (frontend, positions, bridge) = pair, beside
     words = [*ENCODERS[encoder], *DECODERS[decoder]]
     model = model_of(f"frontend={frontend}", f"positions={positions}", f"bridge={bridge}", size=words)
     check(model, kernels=decoder == "transformer")
