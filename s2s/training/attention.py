@@ -1,4 +1,4 @@
-"""What a model looks at in the source while it writes its translation, as pictures."""
+"""Draws attention maps: the cross-attention of a model while it writes a translation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +12,18 @@ from s2s.drawing import INK, Canvas
 from s2s.tasks.tags import plain
 from s2s.text.vocabulary import BOS, EOS
 
-SHADE = (0x00, 0x72, 0xB2)  # of a weight of 1; 0 is white
+SHADE = (0x00, 0x72, 0xB2)  # colour of weight 1; weight 0 is white
 CELL, LABEL, MARGIN = 18, 120, 12  # pixels
-LONGEST = 16  # characters of a label
+LONGEST = 16  # maximum length of a label, in characters
 
 
 class Map(NamedTuple):
-    """Cross-attention of one translation.
+    """The cross-attention of one translation.
 
     Attributes:
         source: Its symbols, EOS last, perhaps several at a position; or times of a recording.
         target: The symbols written, EOS last.
-        weights: float32 [target, source]; each row is of the position that predicts the symbol, and its sum is 1.
+        weights: float32 [target, source]; each row belongs to the position that predicts the symbol, and sums to 1.
     """
 
     source: list[str]
@@ -32,13 +32,13 @@ class Map(NamedTuple):
 
 
 def attention_maps(task, model, decode, pairs: list[tuple[Sequence, list[int]]]) -> list[Map]:
-    """The maps of translations.
+    """The attention maps of translations.
 
     Args:
         task: The task.
         model: In evaluation mode.
-        decode: Its `alignment_layer` and `alignment_head` say which attention.
-        pairs: Of source and ids of its translation, without EOS.
+        decode: Decode options; `alignment_layer` and `alignment_head` choose the attention.
+        pairs: Each source, and the ids of its translation without EOS.
     """
     attention, device = Attention([model], decode), next(model.parameters()).device
     symbols = task.target_tokenizer.vocabulary.symbols
@@ -51,17 +51,17 @@ def attention_maps(task, model, decode, pairs: list[tuple[Sequence, list[int]]])
     return maps
 
 
-def draw(one: Map, path: Path) -> None:
-    """Write a map as a PNG file: the source from left to right, the translation downwards, darker for more."""
+def draw(attention_map: Map, path: Path) -> None:
+    """Draw a map as a PNG file: the source from left to right, the translation downwards; larger weights are darker."""
     left = top = MARGIN + LABEL
-    rows, columns = one.weights.shape
+    rows, columns = attention_map.weights.shape
     canvas = Canvas(left + columns * CELL + MARGIN, top + rows * CELL + MARGIN)
-    for column, symbol in enumerate(one.source):
+    for column, symbol in enumerate(attention_map.source):
         canvas.upright(left + CELL * (column + 0.5), top - 6, _short(symbol))
-    for row, symbol in enumerate(one.target):
+    for row, symbol in enumerate(attention_map.target):
         y = top + CELL * row
         canvas.text(left - 6, y + CELL / 2, _short(symbol), "rm")
-        for column, weight in enumerate(one.weights[row].clip(0, 1)):
+        for column, weight in enumerate(attention_map.weights[row].clip(0, 1)):
             color = tuple(round(255 + (shade - 255) * float(weight)) for shade in SHADE)
             x = left + CELL * column
             canvas.box(x, y, x + CELL, y + CELL, "#{:02x}{:02x}{:02x}".format(*color))

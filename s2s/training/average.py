@@ -1,4 +1,4 @@
-"""Averaging of weights: of several checkpoints afterwards, and of every update along the way (EMA)."""
+"""Averages of weights: over several checkpoints, and over all updates of a run (exponential moving average)."""
 
 import json
 from pathlib import Path
@@ -15,12 +15,12 @@ from s2s.training.validation import higher_is_better
 
 
 class ExponentialMovingAverage:
-    """Weights averaged over updates: average <- decay * average + (1 - decay) * weights, in fp32.
+    """A moving average of weights: average <- decay * average + (1 - decay) * weights, in fp32.
 
-    Early on the decay is (1 + u) / (10 + u) for update u where that is smaller, so that the first weights fade fast.
+    The decay at update u is at most (1 + u) / (10 + u), so that the first weights are soon forgotten.
 
     Args:
-        model: Whose parameters are averaged; the average starts as a copy.
+        model: The model whose parameters are averaged; the average starts as a copy of them.
         decay: Between 0 and 1.
     """
 
@@ -30,7 +30,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, update: int) -> None:
-        """Take in the weights after update number `update`."""
+        """Add the weights after update number `update`."""
         weight = 1 - min(self.decay, (1 + update) / (10 + update))
         parameters = dict(self.model.named_parameters())
         torch._foreach_lerp_(list(self.average.values()), [parameters[name].float() for name in self.average], weight)
@@ -45,7 +45,16 @@ class ExponentialMovingAverage:
 
 
 def choose(run: Path, last: int | None, best: int | None) -> list[Path]:
-    """The newest `last` or the best `best` checkpoints of a run. Raises UserError when there are not so many."""
+    """Choose checkpoints of a run.
+
+    Args:
+        run: Folder of the run.
+        last: Number of newest checkpoints; None: choose the best ones.
+        best: Number of best checkpoints, by train.best_metric.
+
+    Raises:
+        UserError: there are too few checkpoints.
+    """
     if not run.is_dir():
         raise UserError(f"checkpoint={run}: no such folder")
     folders = runs.steps(run)
@@ -54,28 +63,30 @@ def choose(run: Path, last: int | None, best: int | None) -> list[Path]:
         options = read_yaml(file, shapes.CONFIG)["train"]
         metric = options["best_metric"] or next(reversed(options["valid_metrics"]), "")
         if metric not in ("loss", *registry.names("metric")):
-            raise UserError(f"{file}: train.valid_metrics: '{metric}' is no metric")
+            raise UserError(f"{file}: train.valid_metrics: '{metric}' is not a metric")
         values = {folder: runs.validated(folder, metric) for folder in folders}
         scored = [folder for folder in folders if values[folder] is not None]
         folders = sorted(scored, key=values.get, reverse=higher_is_better(metric))
-    wanted = last or best
-    if len(folders) < wanted:
+    count = last or best
+    if len(folders) < count:
         raise UserError(
-            f"checkpoint={run}: {len(folders)} checkpoints to choose from, not {wanted}; "
-            "train.keep_last and train.keep_best say how many a run keeps"
+            f"checkpoint={run}: {len(folders)} checkpoints to choose from, not {count}; "
+            "train.keep_last and train.keep_best decide how many a run keeps"
         )
-    return folders[:wanted] if best else folders[-wanted:]
+    return folders[:count] if best else folders[-count:]
 
 
 def average_checkpoints(folders: list[Path], output: Path) -> list[Path]:
-    """Write a checkpoint whose weights are the mean of several checkpoints'; the rest is the last one's.
+    """Write a checkpoint with the mean of the weights of several checkpoints; config and task are those of the last
+    one.
 
     Returns:
         `folders`.
 
     Raises:
-        UserError: damaged checkpoints, or ones of different models or vocabularies.
-        OSError: the disk is full, say; nothing is left behind then, and what was there is there.
+        UserError: a checkpoint is damaged, or models or vocabularies differ.
+        OSError: writing fails, for example because the disk is full. Nothing is left behind, and an existing checkpoint
+            is unchanged.
     """
     total: dict[str, Tensor] = {}
     first = None

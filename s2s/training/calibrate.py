@@ -1,7 +1,7 @@
-"""Finds `data.batch_tokens` before training starts, by real updates in a trainer that is thrown away afterwards.
+"""Finds `data.batch_tokens` before training starts, by real updates in a temporary trainer.
 
-On a GPU it is the largest budget whose update fits into memory, less some head-room; on a CPU, whose memory is rarely
-the limit, the one with the best throughput. What is looked at are the first windows of the stages of a run.
+On a GPU, the result is the largest budget whose updates fit into memory, less some headroom. On a CPU, where memory is
+rarely the limit, it is the budget with the best throughput. Budgets are tried on the first window of each stage.
 """
 
 import dataclasses
@@ -21,35 +21,35 @@ from s2s.training.initialise import make_criterion
 from s2s.training.report import Interval
 from s2s.training.trainer import Trainer
 
-TOLERANCE = 0.05  # the largest budget is found to this share below it
-HEAD_ROOM_PERCENT = 10  # of the largest budget: later windows may be worse, and memory is fragmented in a long run
-GAIN = 0.03  # throughput has to rise by this share: less is noise, and smaller batches make more updates of an epoch
+TOLERANCE = 0.05  # the result may be below the largest budget by this share
+HEAD_ROOM_PERCENT = 10  # of the largest budget: later windows may need more, and memory fragments in a long run
+GAIN = 0.03  # minimum gain in throughput: less is noise, and smaller batches make more updates per epoch
 LADDER = tuple(512 << i for i in range(8))  # 512 ... 65,536 tokens
-TIMED_BATCHES = 8  # of each budget, spread over its plan
-TIMED_SECONDS = 2.0  # at least, of each budget
+TIMED_BATCHES = 8  # batches timed for each budget, spread over its plan
+TIMED_SECONDS = 2.0  # minimum time for each budget
 
 
 def calibrate(config, task, dataset: Dataset, model: torch.nn.Module, report: Callable[[str], None]) -> int:
-    """The budget to train with, `data.batch_tokens`, in units of `data.cost`.
+    """Find the best `data.batch_tokens`, in units of `data.cost`.
 
     Args:
-        config: The whole resolved train config. On a GPU its data.batch_tokens is the first try.
+        config: The resolved train config. On a GPU its data.batch_tokens is tried first.
         task: The task.
         dataset: The training examples.
-        model: A model to try with, on its device. Neither it nor the random state is to be used afterwards.
-        report: Hears of each try, and of the result, in a line.
+        model: A model for the trials, on its device. Neither it nor the random state may be used afterwards.
+        report: Called with a line about each trial, and about the result.
 
     Raises:
-        Failure: not even the longest pair alone fits into memory.
+        Failure: not even the longest pair by itself fits into memory.
         UserError: data.max_length leaves out every pair.
     """
     tries = Tries(config, task, dataset, model, report)
     tries.longest_alone()
     if tries.trainer.device.type == "cuda":
         largest = largest_that_fits(tries.fits, config.data.batch_tokens, tries.ceiling)
-        budget, why = head_room(largest), f"{largest} fits, {HEAD_ROOM_PERCENT}% of it are head-room"
+        budget, why = head_room(largest), f"{largest} fits, less {HEAD_ROOM_PERCENT}% of headroom"
     else:
-        budget, why = fastest(tries.speed, tries.ladder), f"none that was tried is more than {GAIN:.0%} faster"
+        budget, why = fastest(tries.speed, tries.ladder), f"no other budget tried is more than {GAIN:.0%} faster"
         if budget is None:
             raise Failure(f"train.calibrate: data.batch_tokens={tries.ladder[0]} does not fit into memory")
     report(f"calibrate | data.batch_tokens={budget}: {why}")
@@ -62,10 +62,12 @@ def calibrate(config, task, dataset: Dataset, model: torch.nn.Module, report: Ca
 
 
 def largest_that_fits(fits: Callable[[int], bool], first: int, ceiling: int) -> int:
-    """The largest budget of 1 ... ceiling that fits, or up to 5% less: doubled (or halved) from the first try until it
-    lies between two tries, then bisected. It ends however `fits` behaves; the result has been tried, unless it is 1,
-    which is taken to fit."""
-    low, high = 1, ceiling + 1  # low fits; high does not, or is not wanted
+    """The largest budget of 1 ... ceiling that fits, or up to 5% less.
+
+    The budget is doubled (or halved) from `first` until the largest one lies between two trials; then it is bisected.
+    The search ends however `fits` behaves. The result has been tried, except 1, which is assumed to fit.
+    """
+    low, high = 1, ceiling + 1  # low fits; high does not, or is not allowed
     budget = min(first, ceiling)
     while low < (1 - TOLERANCE) * (high - 1):
         if fits(budget):
@@ -82,13 +84,22 @@ def largest_that_fits(fits: Callable[[int], bool], first: int, ceiling: int) -> 
 
 
 def head_room(budget: int) -> int:
-    """A budget less its head-room."""
+    """A budget less its headroom."""
     return max(1, budget * (100 - HEAD_ROOM_PERCENT) // 100)
 
 
 def fastest(speed: Callable[[int], float | None], ladder: Iterable[int]) -> int | None:
-    """The budget of a rising ladder with the best throughput; one that is larger has to be clearly faster. Two in a row
-    that are not end the search, and so does one that does not fit (None). None where the first does not fit."""
+    """The budget with the best throughput; a larger budget must be clearly faster.
+
+    The search ends after two consecutive budgets that are not, or at one that does not fit.
+
+    Args:
+        speed: Throughput of a budget; None: it does not fit.
+        ladder: Budgets in rising order.
+
+    Returns:
+        The budget; None: the first does not fit.
+    """
     best, best_speed, behind = None, 0.0, 0
     for budget in ladder:
         now = speed(budget)
@@ -107,7 +118,7 @@ def fastest(speed: Callable[[int], float | None], ladder: Iterable[int]) -> int 
 
 
 class Shape(NamedTuple):
-    """Size of a batch: rows, padded source and target length."""
+    """The size of a batch: rows, and padded source and target length."""
 
     rows: int
     source: int
@@ -118,7 +129,7 @@ class Shape(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """A batch that is not put together yet: the arguments of `Dataset.collate`, and what size it will have."""
+    """A batch that is planned: the arguments of `Dataset.collate`, and its size."""
 
     examples: np.ndarray
     rows: np.ndarray | None
@@ -127,7 +138,7 @@ class Planned(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What an update took: seconds, real target tokens, and the most bytes of GPU memory in use."""
+    """The cost of an update: seconds, target tokens without padding, and peak GPU memory in bytes."""
 
     seconds: float
     tokens: int
@@ -135,26 +146,26 @@ class Step(NamedTuple):
 
 
 class Tries:
-    """Updates as the run will make them, on the batches that the run would have with any budget.
+    """Tries updates like those of the run, on the batches that the run would have with a given budget.
 
-    Args: as of `calibrate`.
+    Args: as in `calibrate`.
 
     Attributes:
-        ceiling: A budget beyond which batches do not grow.
-        ladder: Budgets to compare, rising, for as many tokens each as LADDER.
-        company: How many batches make an update as large as any.
+        ceiling: A budget above which batches do not grow.
+        ladder: Budgets to compare, in rising order, which correspond to the numbers of tokens in LADDER.
+        company: Number of batches for an update that needs as much memory as any.
     """
 
     def __init__(self, config, task, dataset: Dataset, model: torch.nn.Module, report: Callable[[str], None]):
         self.config, self.data, self.dataset, self.report = config, config.data, dataset, report
-        # With a learning rate of 0 all tries have the same weights, and no number of them lets these diverge.
+        # With a learning rate of 0 all trials have the same weights, which cannot diverge.
         still = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=0.0, min_lr=0.0))
-        if config.train.stages:  # what none of them freezes takes more memory than any of them
+        if config.train.stages:  # without frozen parameters, an update takes the most memory
             still.train = dataclasses.replace(config.train, stages=[], freeze=[])
         criterion = make_criterion(config, task, next(model.parameters()).device)
         self.trainer = Trainer(still, task, model.train(), criterion, None, None, {})
         self.trainer.interval, self.trainer.may_split = Interval(), False
-        # Where gradients are accumulated, those of the first batch are there while the second is computed.
+        # If gradients are accumulated, those of the first batch are in memory while the second is computed.
         self.company = min(2, config.train.accumulate)
         self._lengths: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         windows = list(self._windows(self.data.batch_tokens))
@@ -169,8 +180,8 @@ class Tries:
         self.ladder = sorted({min(self.ceiling, max(1, round(tokens * token))) for tokens in LADDER})
 
     def longest_alone(self) -> None:
-        """Try the longest pairs, each alone; no budget makes a smaller batch. The first update also makes the
-        optimizer's state. Raises Failure for one that does not fit."""
+        """Try the longest pairs, each by itself: no budget makes a smaller batch. The first update also allocates the
+        state of the optimizer. Raises Failure if a pair does not fit."""
         single = np.ones(1, np.int64) if self.data.batching == "packed" else None
         for window, draw, lengths in self._windows(self.data.batch_tokens):
             for place in self._worst(np.ones(len(window.examples), np.int64), *lengths):
@@ -178,11 +189,11 @@ class Tries:
                 if self._update([Planned(window.examples[[place]], single, draw, shape)] * self.company) is None:
                     raise Failure(
                         f"train.calibrate: not even a batch of {shape} fits into memory; "
-                        "leave out long pairs with data.max_length, or take a smaller model"
+                        "leave out long pairs with data.max_length, or use a smaller model"
                     )
 
     def fits(self, budget: int) -> bool:
-        """Whether the updates on the worst batches of a budget fit into memory."""
+        """Whether updates with the worst batches of a budget fit into memory."""
         torch.cuda.empty_cache()
         planned, peaks = self._planned(budget), []
         for place in self._worst(*np.array([batch.shape for batch in planned], np.int64).T):
@@ -196,13 +207,13 @@ class Tries:
         return True
 
     def speed(self, budget: int) -> float | None:
-        """Real target tokens a second with a budget, over batches of every size in its plan; None where they do not
-        fit into memory."""
+        """Target tokens per second (without padding) with a budget, over batches of all sizes in its plan. None: they
+        do not fit into memory."""
         planned = sorted(self._planned(budget), key=lambda batch: batch.shape.rows * batch.shape.target)
         accumulate = self.config.train.accumulate
         count = min(len(planned), accumulate * -(-TIMED_BATCHES // accumulate))
         chosen = [planned[int((i + 0.5) / count * len(planned))] for i in range(count)]
-        steps = [self._update(chosen[-1:])]  # not timed: the first of a size is slow
+        steps = [self._update(chosen[-1:])]  # not timed: the first update of a size is slow
         while None not in steps and sum(step.seconds for step in steps[1:]) < TIMED_SECONDS:
             steps += [self._update(chosen[start : start + accumulate]) for start in range(0, count, accumulate)]
         if None in steps:
@@ -215,7 +226,7 @@ class Tries:
         return speed
 
     def _windows(self, budget: int) -> Iterator[tuple[Window, Draw, tuple[np.ndarray, np.ndarray]]]:
-        """The first window of each stage as planned with a budget, and the lengths of its examples."""
+        """The first window of each stage, planned with a budget, and the lengths of its examples."""
         data = dataclasses.replace(self.data, batch_tokens=budget)
         iterator = BatchIterator(self.dataset, data, self.config.seed)
         for stage in range(max(1, len(data.stages))):
@@ -237,14 +248,14 @@ class Tries:
         return planned
 
     def _worst(self, rows: np.ndarray, source: np.ndarray, target: np.ndarray) -> list[int]:
-        """Which of the batches of these sizes [n] have the highest cost and the most source positions, target
-        positions, weights of the attention to the source, and of all attention."""
+        """The indices of the batches with the highest cost, and with the most source positions, target positions,
+        cross-attention weights, and attention weights in all. Arguments: sizes of the batches, [n] each."""
         across, everything = source * target, source * source + source * target + target * target
         measures = (batch_cost(self.data, source, target), source, target, across, everything)
         return list(dict.fromkeys(int((rows * measure).argmax()) for measure in measures if len(rows)))
 
     def _update(self, planned: list[Planned]) -> Step | None:
-        """One update on these batches, or None when it does not fit into memory."""
+        """Run one update on these batches; None: it does not fit into memory."""
         device = self.trainer.device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -261,20 +272,20 @@ class Tries:
             peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
             return Step(seconds, sum(batch.counts.target for batch in batches), peak)
         self.trainer.optimizer.zero_grad()
-        free()  # only now: the error, now gone, kept the frames of the update, and these their tensors
+        free()  # here, since the error has kept the frames of the update, and these their tensors
         return None
 
 
 def _lengths(dataset: Dataset, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Source and target lengths of examples, read in runs of neighbours."""
+    """Source and target lengths of examples; consecutive examples are read together."""
     runs = np.split(examples, np.flatnonzero(np.diff(examples) != 1) + 1) if len(examples) else []
-    parts = [dataset.lengths(int(run[0]), int(run[-1]) + 1) for run in runs]
+    lengths = [dataset.lengths(int(run[0]), int(run[-1]) + 1) for run in runs]
     empty = np.zeros(0, np.int64)
-    return tuple(np.concatenate([empty, *side]) for side in (zip(*parts, strict=True) if parts else ((), ())))
+    return tuple(np.concatenate([empty, *side]) for side in (zip(*lengths, strict=True) if lengths else ((), ())))
 
 
 def _shape(batch: np.ndarray, rows: np.ndarray | None, source: np.ndarray, target: np.ndarray) -> Shape:
-    """The size of a batch of examples of these lengths, with `rows` of them to each row."""
+    """The size of a batch of examples of these lengths; rows: how many examples each row has."""
     sides = source[batch], target[batch]
     if rows is not None:
         sides = (np.add.reduceat(side, np.cumsum(rows) - rows) for side in sides)

@@ -1,16 +1,17 @@
-"""Checkpoints: one folder for each, whole or absent, complete in itself; loading runs no code.
+"""Writes checkpoints: each is a folder that is complete in itself, and appears only when it is complete. Loading one
+runs no code from it.
 
 RUN/checkpoints/step_00004000/
     model.safetensors        the weights to decode with (the averaged ones under train.ema)
     training.safetensors     optimizer state, and the raw weights under train.ema; with distributed.strategy=fsdp a
     training/                folder with a file of each process
-    training_terms.safetensors   what terms of the loss remember, where they do
+    training_terms.safetensors   states of the terms of the loss, if there are any
     state.json               update, data position, metrics, patience: what a resumed run needs
     config.yaml              the resolved config
     source.*, target.*       tokenizers and vocabularies
     manifest.json            size and sha256 of every file above
-    manifest.sha256          its own
-RUN/last, RUN/best           links to the checkpoints of these names
+    manifest.sha256          sha256 of the manifest
+RUN/last, RUN/best           links to the last and the best checkpoint
 """
 
 import errno
@@ -40,17 +41,17 @@ SPARE = 1 << 26  # numbers that a model may hold beside its weights: tables of p
 def write(
     folder: Path, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str], task, part: Part | None = None
 ) -> None:
-    """Write a checkpoint beside its place, flush it to disk, and rename it into place.
+    """Write a checkpoint under a temporary name, flush it to the disk, and rename it.
 
     Args:
-        folder: The checkpoint's folder; its parent is made.
+        folder: The checkpoint's folder; its parent is created.
         tensors: File name -> tensors by name.
         texts: File name -> content.
         task: Saves its tokenizers into the folder.
-        part: With the other ranks' parts, what is neither in `tensors` nor in `texts`.
+        part: This rank's part of sharded states, which are neither in `tensors` nor in `texts`.
 
     Raises:
-        OSError: there is too little space on the disk, say; nothing is left behind then.
+        OSError: writing fails, for example because there is too little space. Then nothing is left behind.
     """
     with files.whole_folder(folder) as partial:
         needed = sum(value.nbytes for content in tensors.values() for value in content.values())
@@ -58,7 +59,7 @@ def write(
         free = shutil.disk_usage(partial).free
         if free < needed:
             raise OSError(
-                errno.ENOSPC, f"{needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free", str(folder)
+                errno.ENOSPC, f"requires {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free", str(folder)
             )
         for name, content in tensors.items():
             try:
@@ -81,8 +82,13 @@ def write(
 
 
 def newest_whole(run: Path, report: Callable[[str], None], until: int | None = None) -> Path | None:
-    """The newest undamaged checkpoint of a run that training can go on from, or of those until an update; `report`
-    hears of each one that is passed over, in a line."""
+    """The newest undamaged checkpoint of a run from which training can be resumed; None: there is none.
+
+    Args:
+        run: Folder of the run.
+        report: Called with a line about each checkpoint that is skipped.
+        until: Consider only checkpoints up to this update.
+    """
     for folder in reversed(steps(run)):
         try:
             if until is None or update_of(folder) <= until:
@@ -91,24 +97,24 @@ def newest_whole(run: Path, report: Callable[[str], None], until: int | None = N
                     raise UserError(f"{folder}: has weights and no training state, as averages of checkpoints do")
                 return folder
         except (UserError, OSError) as error:
-            report(f"warning: {error}; trying the one before")
+            report(f"warning: {error}; trying the previous checkpoint")
     return None
 
 
 def go_back(run: Path, folder: Path) -> None:
-    """Make a run's checkpoint the last one. Newer ones get out of the way: they are kept, as `aside_...`, beside it."""
+    """Make a checkpoint the last one of its run. Newer checkpoints are kept, but renamed to `aside_...`."""
     for newer in steps(run):
         if update_of(newer) > update_of(folder):
             aside = newer.with_name(f"aside_{newer.name}")
             files.clear(aside)
             newer.rename(aside)
     if (run / "best").is_symlink() and not (run / "best").exists():
-        (run / "best").unlink()  # the next save finds the best of those that there are
+        (run / "best").unlink()  # the next save sets it again
     link(run, "last", folder)
 
 
 def sweep(run: Path) -> None:
-    """Delete what a process that was killed has left half-written or half-deleted, and put back what it replaced."""
+    """Clean up after a killed process: delete incomplete folders, and restore what they were to replace."""
     for leftover in (run / "checkpoints").glob(".*-step_*"):
         files.recover(leftover.with_name(leftover.name.partition("-")[2]))
 
@@ -120,31 +126,31 @@ def link(run: Path, name: str, folder: Path) -> None:
     try:
         fresh.symlink_to(folder.relative_to(run))
         fresh.replace(run / name)
-    except OSError as error:  # which names where the link leads to
+    except OSError as error:  # it names the target of the link
         files.clear(fresh)
         raise OSError(error.errno, error.strerror, str(run / name)) from error
 
 
 def load_training(folder: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Optimizer state of a checkpoint, and raw weights, as `kind.NAME` of parameter NAME, spread over the ranks as
-    the model's parameters are. Raises UserError when it is damaged."""
+    """Read the optimizer state of a checkpoint, and its raw weights: `kind.NAME` -> tensor, for parameter NAME. Tensors
+    are sharded as the model's parameters are. Raises UserError if the checkpoint is damaged."""
     parameters = dict(model.named_parameters())
     if (folder / sharding.FOLDER).is_dir():
         return sharding.read(folder, parameters)
-    if not (folder / "training.safetensors").is_file():  # of parts before the first update there are none
+    if not (folder / "training.safetensors").is_file():  # sharded states before the first update have no files
         return {}
     file = folder / "training.safetensors"
-    found = {}
+    states = {}
     for key, value in loading.load_tensors(file, states=True).items():
         parameter = parameters.get(key.partition(".")[2])
         if parameter is None or (value.dim() and value.shape != parameter.shape):
             raise UserError(f"{file}: does not fit the model: {key} of shape {list(value.shape)}")
-        found[key] = loading.like(value, parameter)
-    return found
+        states[key] = loading.like(value, parameter)
+    return states
 
 
 def load_terms(folder: Path) -> dict[str, Tensor]:
-    """What the terms of a checkpoint's loss remember, by `TERM.NAME`. Raises UserError when it is damaged."""
+    """Read the states of a checkpoint's loss terms, by `TERM.NAME`. Raises UserError if the file is damaged."""
     file = folder / TERMS
     try:
         return load_file(file) if file.is_file() else {}

@@ -7,7 +7,7 @@ from s2s.config.schema import option
 from s2s.training.initialise import InitConfig
 from s2s.training.stages import TrainStageConfig
 
-METRICS = registry.Names("metric", "loss")  # of validations
+METRICS = registry.Names("metric", "loss")  # the metrics of validation
 
 
 @dataclasses.dataclass

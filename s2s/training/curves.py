@@ -1,4 +1,5 @@
-"""Curves of runs, from their metrics.jsonl: loss, decoded metrics and throughput over updates, as text and picture."""
+"""Plots the curves of runs from their metrics.jsonl: loss, metrics of decoded text and throughput by update, as text or
+as a picture."""
 
 import dataclasses
 import math
@@ -11,21 +12,21 @@ from s2s.errors import UserError
 from s2s.training.metrics import read_metrics
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-LOSS, SPEED = "loss a target token", "target tokens/s"
-PLAIN = ("loss", "nll", "perplexity", "accuracy", "seconds_validating", "time", "update")  # of a validation
-OFF_THE_TOP = 0.05  # share of the values that may lie above a picture of losses, which start high
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 960, 340, 88, 24, 64, 48  # of a panel, in pixels
-ROWS = 15  # of a panel of text
+LOSS, SPEED = "loss per target token", "target tokens/s"
+PLAIN = ("loss", "nll", "perplexity", "accuracy", "seconds_validating", "time", "update")  # not from decoded text
+OFF_THE_TOP = 0.05  # share of the losses that may lie above the panel, since losses start high
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 960, 340, 88, 24, 64, 48  # size and margins of a panel, in pixels
+ROWS = 15  # height of a text panel, in lines
 
 
 @dataclasses.dataclass
 class Curve:
-    """One line of a panel.
+    """One curve of a panel.
 
     Attributes:
         run: Number of the run.
-        valid: Of validations rather than of training.
-        points: (update, value), updates rising.
+        valid: Whether it shows validations; otherwise training.
+        points: (update, value), in rising order of updates.
     """
 
     run: int
@@ -37,11 +38,11 @@ Panels = dict[str, list[Curve]]  # by title
 
 
 def read(paths: list[str]) -> Panels:
-    """The curves of runs: the loss of training and validation, each decoded metric (accuracy where there is none), and
-    the throughput.
+    """Read the curves of runs: training and validation loss, each metric of decoded text (or else accuracy), and the
+    throughput.
 
     Raises:
-        UserError: a path without a metrics.jsonl, or nothing in them yet.
+        UserError: a path has no metrics.jsonl, or nothing was logged yet.
     """
     panels: Panels = {LOSS: []}
     decoded: Panels = {}
@@ -60,12 +61,12 @@ def read(paths: list[str]) -> Panels:
     panels = panels | decoded | {SPEED: speed}
     panels = {title: [curve for curve in curves if curve.points] for title, curves in panels.items()}
     if not any(panels.values()):
-        raise UserError(f"{', '.join(paths)}: nothing was logged yet; train.log_updates says how often")
+        raise UserError(f"{', '.join(paths)}: nothing was logged yet; train.log_updates sets the interval")
     return {title: curves for title, curves in panels.items() if curves}
 
 
 def to_text(panels: Panels, paths: list[str], width: int) -> str:
-    """Panels as text so many columns wide: a run is a letter, a capital of its validations."""
+    """Draw panels as text, `width` columns wide. Each run is a letter, a capital letter for its validations."""
     lines = []
     for title, curves in panels.items():
         low, high, last = _frame(title, curves)
@@ -91,7 +92,7 @@ def to_text(panels: Panels, paths: list[str], width: int) -> str:
 
 
 def to_picture(panels: Panels, paths: list[str], file: str | Path) -> None:
-    """Panels as a PNG file, one below the other: a colour for each run, validations with dots."""
+    """Draw panels into a PNG file, one below the other. Each run has a colour; validations have dots."""
     heights = [HEIGHT + 18 * len(curves) for curves in panels.values()]
     canvas, top = Canvas(WIDTH, sum(heights)), 0
     for (title, curves), height in zip(panels.items(), heights, strict=True):
@@ -136,7 +137,7 @@ def _panel(canvas: Canvas, top: int, title: str, curves: list[Curve], paths: lis
 
 
 def _legend(curve: Curve, paths: list[str]) -> str:
-    """Which run, and where it has got to."""
+    """The label of a curve: its run, and its last value."""
     update, value = curve.points[-1]
     return f"{paths[curve.run]}, {'validation' if curve.valid else 'training'}: {value:,.5g} at update {update:,}"
 
@@ -150,7 +151,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _frame(title: str, curves: Iterable[Curve]) -> tuple[float, float, int]:
-    """Lowest and highest value that are shown, which differ, and the last update."""
+    """The lowest and highest value shown (which always differ), and the last update."""
     values = sorted(value for curve in curves for _, value in curve.points)
     low, high = values[0], values[-1]
     if title == LOSS:
@@ -161,7 +162,7 @@ def _frame(title: str, curves: Iterable[Curve]) -> tuple[float, float, int]:
 
 
 def _at(points: list[tuple[int, float]], update: float) -> float | None:
-    """The value at an update, between two points as on the straight line; outside of them none."""
+    """The value at an update, by linear interpolation; None: it is outside of the points."""
     if not points[0][0] <= update <= points[-1][0]:
         return None
     after = next(number for number, point in enumerate(points) if point[0] >= update)

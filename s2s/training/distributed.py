@@ -1,7 +1,7 @@
-"""Training in several processes that PyTorch starts, one a device: what they are to each other, and how they end.
+"""Training in several processes, one per device: starting and ending them, and the exchange between them.
 
-torchrun starts them, or `launch` with its parts; the environment says which one a process is. All of them
-decide from the same numbers, so that only gradients, sums and failures pass between them. Rank 0 alone writes.
+torchrun starts the processes, or `launch` does, in the same way; environment variables give each its rank. All
+processes decide from the same numbers, so they exchange only gradients, sums and failures. Only rank 0 writes files.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ from s2s.errors import Failure, UserError
 from s2s.training.watch import Watch
 
 Result = TypeVar("Result")
-RUN_ID = "s2s-train"  # in the environment of processes that `launch` started
-ENDED = "S2S_TRAIN_ENDED"  # in their environment, too: the file that says that all of them have ended well
+RUN_ID = "s2s-train"  # set in the environment of processes that `launch` has started
+ENDED = "S2S_TRAIN_ENDED"  # variable with the path of a file that exists when all processes have ended without failure
 TIMEOUT = datetime.timedelta(hours=2)  # of an exchange: rank 0 may calibrate or save meanwhile; failures end it at once
 
 
@@ -37,101 +37,112 @@ class DistributedConfig:
     """Options of training in several processes."""
 
     processes: int = option(
-        1, "train in so many processes on this machine, each with a GPU of its own or all on the CPU; as torchrun does",
+        1, "number of processes on this machine, each with its own GPU, or all on the CPU; as with torchrun",
         at_least=1,
     )  # fmt: skip
     strategy: str = option(
         "ddp",
-        "each process holds the whole model: ddp; or a part of its weights, gradients and optimizer state: fsdp, for "
-        "models that do not fit",
+        "ddp: each process has the whole model; fsdp: weights, gradients and optimizer state are sharded over the "
+        "processes, for models that do not fit into memory",
         ("ddp", "fsdp"),
     )
     timeout: float = option(
-        30.0, "seconds without a sign of life after which a process is given up, and the run ends; slow ones give it",
+        30.0, "seconds without a heartbeat after which a process counts as dead, and the run ends",
         at_least=2,
     )  # fmt: skip
 
 
 class Ranks:
-    """The processes that train together, on devices of a type: this one is `rank` of `size`, and `local` of those on
-    its machine."""
+    """The processes that train together.
+
+    Args:
+        rank: Rank of this process, from 0.
+        size: Number of processes.
+        local: Rank of this process on its machine, from 0.
+        device_type: `cpu` or `cuda`.
+
+    Attributes:
+        watch: Detects failures of other processes; None: there is only one process.
+    """
 
     def __init__(self, rank: int = 0, size: int = 1, local: int = 0, device_type: str = "cpu"):
         self.rank, self.size, self.local, self.device_type = rank, size, local, device_type
-        self.watch: Watch | None = None  # where there are several
+        self.watch: Watch | None = None
 
     def reached(self, update: int) -> None:
-        """Let the others know how far this process has come."""
+        """Tell the other processes the update that this one has reached."""
         if self.watch:
             self.watch.update = update
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is rank 0, which writes files."""
         return self.rank == 0
 
-    def part(self, number: int) -> tuple[int, int]:
-        """This rank's part of so many things: from the first up to the last, which is not among them."""
+    def share(self, number: int) -> tuple[int, int]:
+        """This rank's share of `number` items: the range first ... last - 1, as (first, last)."""
         return number * self.rank // self.size, number * (self.rank + 1) // self.size
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum over the ranks, in place; on the host or the device, any shape."""
+        """Sum a tensor of any shape over the ranks, in place; it may be on the host or on the device."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def largest(self, numbers: list[int]) -> list[int]:
-        """Of each of these numbers the largest that a rank has."""
+        """The maximum of each number over the ranks."""
         tensor = torch.tensor(numbers, dtype=torch.int64)
         if self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return tensor.tolist()
 
     def gather(self, value: Any) -> list:
-        """What each rank has, in their order."""
+        """The value of each rank, in the order of ranks."""
         values = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(values, value)
         return values
 
     def first(self, function: Callable[[], Result]) -> Result:
-        """The result of a function that rank 0 alone calls."""
+        """The result of a function that only rank 0 calls."""
         result = [function() if self.is_first else None]
         if self.size > 1:
             dist.broadcast_object_list(result)
         return result[0]
 
     def wrap(self, model: nn.Module, criterion) -> nn.Module:
-        """The criterion of a model as a module: called with a batch, or None where there is none, it returns the Loss.
-        With several ranks its backward pass leaves the mean of their gradients; parameters to be frozen are by then."""
+        """A module that computes the criterion of a model: it takes a batch (or None) and returns the Loss.
+
+        With several ranks, its backward pass averages gradients over the ranks. Parameters must be frozen before.
+        """
         module = Criterion(model, criterion)
         if self.size == 1:
             return module
-        # Not a static graph: a rank may be without a batch.
+        # The graph is not static: a rank may have no batch.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # from torch 2.13 on broadcast_buffers has another name
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 renames broadcast_buffers
             module = nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True, broadcast_buffers=False)
-        # After its first backward pass it puts gradients together anew, and from then on adds them up in another order.
-        # With that behind it, a resumed run has the bits of one that was not interrupted.
+        # After its first backward pass it regroups gradients, which changes the order of sums. This is done now, so
+        # that a resumed run has the same bits as one that was not interrupted.
         module(None).sum.backward()
         module(None)
         module.zero_grad()
         return module
 
-    def unsynced(self, module: nn.Module, really: bool):
-        """A context in which, if `really`, a module of `wrap` keeps its gradients to itself."""
-        return module.no_sync() if self.size > 1 and really else contextlib.nullcontext()
+    def unsynced(self, module: nn.Module, active: bool):
+        """A context in which a module of `wrap` does not average its gradients over the ranks, if `active`."""
+        return module.no_sync() if self.size > 1 and active else contextlib.nullcontext()
 
 
 class Criterion(nn.Module):
-    """A criterion and its model as one module, whose forward pass is all of what DistributedDataParallel looks at."""
+    """A criterion and its model as one module, for DistributedDataParallel."""
 
     def __init__(self, model: nn.Module, criterion):
         super().__init__()
         self.model, self.criterion = model, criterion
 
     def forward(self, batch: Batch | None, totals: dict[str, int] | None = None) -> Loss:
-        """The criterion's value; without a batch it is 0, and so is the gradient of every parameter."""
+        """The value of the criterion. Without a batch, the loss and all gradients are 0."""
         if batch is not None:
             return self.criterion(self.model, batch, totals)
         nothing = sum(p.flatten()[:0].sum() for p in self.parameters() if p.requires_grad)
@@ -142,30 +153,33 @@ class Criterion(nn.Module):
 
 
 def launched() -> bool:
-    """Whether torchrun, or something like it, has started this process as one of several."""
+    """Whether torchrun or a similar launcher has started this process as one of several."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def command(ranks: Ranks) -> str:
-    """How this process was started, up to the words of s2s-train."""
+    """The command that started this process, without the arguments of s2s-train."""
     by_torchrun = ranks.size > 1 and os.environ.get("TORCHELASTIC_RUN_ID") != RUN_ID
     return "torchrun ... -m s2s_cli.train" if by_torchrun else "s2s-train"
 
 
 def launch(processes: int, module: str, words: list[str]) -> int:
-    """Run `python -m module words` in so many processes, as `torchrun --standalone --nproc-per-node` does.
+    """Run `python -m module words` in several processes, as `torchrun --standalone --nproc-per-node` does.
 
     Returns:
-        The exit code of the process that failed first, or 0. After a signal 0 means that all ended well, saved.
+        The exit code of the process that failed first, or 0. After a signal, 0 means that all processes have saved
+        and ended without failure.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600")  # after a signal they validate no more, but save
-    logging.disable(logging.ERROR)  # the processes speak for themselves
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # of nohup; torchrun would end at it all the same
+    os.environ.setdefault(
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600"
+    )  # after a signal they still save, but do not validate
+    logging.disable(logging.ERROR)  # the processes report errors themselves
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup; torchrun would end at it nevertheless
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
@@ -176,7 +190,7 @@ def launch(processes: int, module: str, words: list[str]) -> int:
         os.environ[ENDED] = os.path.join(folder, "ended")
         try:
             elastic_launch(config, sys.executable)("-m", module, *words)
-        except SignalException as error:  # which it has passed on to them, and they have ended
+        except SignalException as error:  # it has passed the signal on to the processes, and they have ended
             if not os.path.exists(os.environ[ENDED]):
                 print(f"{RUN_ID}: failed: {error.sigval.name} has ended the processes before they had saved",
                       file=sys.stderr)  # fmt: skip
@@ -193,17 +207,18 @@ def launch(processes: int, module: str, words: list[str]) -> int:
 
 @contextlib.contextmanager
 def ranks(device: str, timeout: float) -> Iterator[Ranks]:
-    """Meet the other processes that torchrun has started; one alone is a group of one.
+    """Connect to the other processes that the launcher has started; a single process is a group of its own.
 
-    A failure in here ends all of them within seconds, with the message and the exit code of the one that was first.
+    A failure inside of the context ends all processes within seconds, with the message and the exit code of the process
+    that failed first.
 
     Args:
         device: As in the options.
-        timeout: Seconds without a sign of life after which a process is given up.
+        timeout: Seconds without a heartbeat after which a process counts as dead.
 
     Raises:
-        UserError: fewer GPUs than processes on this machine.
-        Failure: another process is gone, or did not come.
+        UserError: there are fewer GPUs than processes on this machine.
+        Failure: another process has died, or has not started.
     """
     if not launched():
         yield Ranks()
@@ -216,8 +231,9 @@ def ranks(device: str, timeout: float) -> Iterator[Ranks]:
         cuda = device != "cpu" and torch.cuda.is_available()
         if cuda:
             if group.local >= torch.cuda.device_count():
-                there = f"{torch.cuda.device_count()} here"
-                raise UserError(f"process {group.local + 1} of this machine needs a GPU of its own; there are {there}")
+                count = torch.cuda.device_count()
+                raise UserError(f"each process on this machine requires its own GPU; there are only {count}, not "
+                                f"{group.local + 1} or more")  # fmt: skip
             torch.cuda.set_device(group.local)
             group.device_type = "cuda"
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
@@ -231,7 +247,7 @@ def ranks(device: str, timeout: float) -> Iterator[Ranks]:
         lost = _lost(error, group)
         code = 1 if lost else _code(error)
         first = group.watch and group.watch.fail(code)
-        if first is not None:  # another one has said it, and this is what came of it
+        if first is not None:  # another process has failed before, and has reported its failure
             sys.exit(first)
         if lost or isinstance(error, (Failure, UserError)):
             kind = Failure if lost else type(error)
@@ -242,18 +258,18 @@ def ranks(device: str, timeout: float) -> Iterator[Ranks]:
 
 
 def _lost(error: BaseException, group: Ranks) -> str | None:
-    """What has become of the others, where an error is of an exchange with them."""
+    """A message about the other processes, if the error is of an exchange with them; or None."""
     if not isinstance(error, dist.DistError) and "gloo" not in str(error):
         return None
     if not group.watch:
-        return f"the other processes have not come: {str(error).splitlines()[0]}"
+        return f"the other processes have not started: {str(error).splitlines()[0]}"
     others = [rank for rank in range(group.size) if rank != group.rank]
     quiet = group.watch.quiet()
     if quiet:
         gone = ", ".join(group.watch.name(rank) for rank in quiet)
-        return f"the connection to {gone} is lost; it was killed, or its machine is gone"
+        return f"the connection to {gone} is lost; it was killed, or its machine has failed"
     alive = ", ".join(group.watch.name(rank) for rank in others)
-    return f"an exchange with the other processes has failed, though they live; perhaps one hangs: {alive}: {error}"
+    return f"an exchange with the other processes has failed, though they are alive; one may hang: {alive}: {error}"
 
 
 def _code(error: BaseException) -> int:

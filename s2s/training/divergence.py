@@ -1,8 +1,8 @@
-"""Divergence: a loss that has left its course (s2s/checkpoint/progress.py) and does not come back."""
+"""Divergence: the loss has risen and does not fall again (s2s/checkpoint/progress.py)."""
 
 from s2s.errors import Failure
 
-ROLLBACKS = 5  # after so many the run stops
+ROLLBACKS = 5  # maximum number of rollbacks; then the run stops
 
 
 class Diverged(Failure):

@@ -1,4 +1,4 @@
-"""Starting from something: the weights of a checkpoint, whole or by part, and the models that teach."""
+"""Initial weights from checkpoints, for the whole model or its parts; and the teachers of distillation."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from s2s.errors import UserError
 from s2s.models.parts import part_of
 from s2s.text.vocabulary import Vocabulary
 
-# Parameters with a row for each symbol, and the side whose symbols they are.
+# Parameters with a row for each symbol, and the side of these symbols.
 ROWS = {
     "frontend.embedding.tokens.weight": "source",
     "frontend.tokens.weight": "source",
@@ -25,30 +25,32 @@ ROWS = {
     "encoder.ctc.bias": "target",
     "encoder.conditioning.weight": "target",
 }
-OWN = ("embeddings", "encoder", "decoder")  # parts that may come from checkpoints of their own
-# Options of a model that its weights' shapes do not tell, and without which they mean something else.
+OWN = ("embeddings", "encoder", "decoder")  # parts that may come from different checkpoints
+# Model options that change the meaning of weights, though not their shapes.
 MEANING = ("type", "norm", "positions", "activation", "heads")
-SPACE = {" ": "\u2581", "\u2581": " "}  # of characters, and of sentencepiece
+SPACE = {" ": "\u2581", "\u2581": " "}  # the space in character and in sentencepiece vocabularies
 
 
 @dataclasses.dataclass
 class InitConfig:
-    """What the first weights are, where they are not drawn at random."""
+    """Options of initial weights that come from checkpoints."""
 
-    checkpoint: str | None = option(None, "a checkpoint or run whose weights are taken; symbols find their rows")
-    encoder: str | None = option(None, "another one for the encoder")
-    decoder: str | None = option(None, "another one for the decoder")
-    embeddings: str | None = option(None, "another one for the embeddings and the output matrix")
+    checkpoint: str | None = option(
+        None, "checkpoint or run with the initial weights; rows of embeddings are matched by symbol"
+    )
+    encoder: str | None = option(None, "another checkpoint for the encoder")
+    decoder: str | None = option(None, "another checkpoint for the decoder")
+    embeddings: str | None = option(None, "another checkpoint for the embeddings and the output matrix")
     new_rows: str = option(
         "mean",
-        "of symbols that it does not have: the mean of its rows, or fresh ones drawn at random",
+        "rows of symbols that the checkpoint does not have: mean of its rows, or fresh: drawn at random",
         ("mean", "fresh"),
         needs=("checkpoint", "encoder", "decoder", "embeddings"),
     )
 
 
 def sources(config: InitConfig) -> dict[str, list[str | None]]:
-    """Checkpoint -> the parts that are taken from it; None among them: what belongs to none of those with an option."""
+    """Checkpoint -> the parts that are copied from it. None stands for the parts without an option of their own."""
     taken: dict[str, list[str | None]] = {}
     for part in (*OWN, None):
         path = (getattr(config, part) if part else None) or config.checkpoint
@@ -58,21 +60,23 @@ def sources(config: InitConfig) -> dict[str, list[str | None]]:
 
 
 def initialise(model: nn.Module, task, config) -> list[str]:
-    """Copy what `train.init` says into a model with fresh weights.
+    """Copy weights into a new model, as `train.init` says.
 
     Args:
         model: The model.
-        task: Its task; it knows the vocabularies.
+        task: Its task, which has the vocabularies.
         config: The whole train config.
 
     Returns:
-        Lines that say what was copied.
+        Lines about what was copied.
 
     Raises:
-        UserError: a damaged checkpoint, or one whose weights do not fit.
+        UserError: a checkpoint is damaged, or its weights do not fit.
     """
     report: list[str] = []
-    written: dict[int, tuple[str, Tensor]] = {}  # of a parameter that has several names: one of them, and what it got
+    written: dict[
+        int, tuple[str, Tensor]
+    ] = {}  # id of a parameter, which may have several names -> one of its names, and the value copied
     for path, parts in sources(config.train.init).items():
         other, before, settings = loading.load_model(path)
         if kind := next((type(module).__name__ for module in model.modules() if getattr(module, "by_id", False)), None):
@@ -101,11 +105,11 @@ def initialise(model: nn.Module, task, config) -> list[str]:
                 old, new = (t.vocabularies[ROWS[name]] for t in (before, task))
                 rows = _rows(old, new)
                 known = rows >= 0
-                # The matrix may be on a GPU, and its rows are put together where the checkpoint is.
+                # The model may be on a GPU; rows are assembled on the checkpoint's device.
                 fresh = value.mean(0, keepdim=True) if config.train.init.new_rows == "mean" else p.cpu()[~known]
-                whole = value.new_empty(p.shape)
-                whole[known], whole[~known] = value[rows[known]], fresh
-                p.copy_(whole)
+                matrix = value.new_empty(p.shape)
+                matrix[known], matrix[~known] = value[rows[known]], fresh
+                p.copy_(matrix)
                 if old.digest != new.digest:
                     side = "" if task.shared_vocabulary else f"{ROWS[name]} "
                     remapped[side] = (
@@ -117,13 +121,13 @@ def initialise(model: nn.Module, task, config) -> list[str]:
 
 
 def _owner(name: str) -> str | None:
-    """The one of OWN that a parameter belongs to; None: to none of them."""
+    """The part of OWN that a parameter belongs to; None: none of them."""
     part = part_of(name)
     return part if part in OWN else None
 
 
 def _rows(old: Vocabulary, new: Vocabulary) -> Tensor:
-    """For each symbol of `new` its id in `old`, or -1: [V] int64."""
+    """The id in `old` of each symbol of `new`, or -1; int64 [V]."""
     index = {symbol: i for i, symbol in enumerate(old.symbols) if symbol not in old.reserved}
     rows = [
         old.reserved.get(symbol, -1) if symbol in new.reserved else index.get(symbol, index.get(SPACE.get(symbol), -1))
@@ -133,11 +137,11 @@ def _rows(old: Vocabulary, new: Vocabulary) -> Tensor:
 
 
 def _check(path: str, parts: list, theirs: dict, ours: dict, their_config: dict, our_config: dict) -> None:
-    """Whether the weights of a checkpoint's parts fit a model's. Raises UserError that lists what does not."""
+    """Check that the weights of some parts of a checkpoint fit a model. Raises UserError that lists what does not."""
     wrong = [f"{name} is not in it" for name in ours.keys() - theirs.keys()]
     wrong += [f"{name} is not in this model" for name in theirs.keys() - ours.keys()]
     for name in ours.keys() & theirs.keys():
-        skip = name in ROWS  # these rows may be of other symbols
+        skip = name in ROWS  # the rows may belong to other symbols
         if theirs[name].shape[skip:] != ours[name].shape[skip:]:
             wrong.append(f"{name} is {list(theirs[name].shape)} in it, not {list(ours[name].shape)}")
     them, us = _settings(their_config), _settings(our_config)
@@ -161,8 +165,8 @@ def _settings(config: dict, prefix: str = "") -> dict:
 
 
 def make_criterion(config, task, device: torch.device):
-    """The criterion of a train config, the teachers of its terms loaded. Raises UserError: they have other
-    vocabularies."""
+    """Make the criterion of a train config, and load the teachers of its terms. Raises UserError if a teacher has other
+    vocabularies than the task."""
     criterion, teachers = task.criterion(config.criterion), {}
     for term in criterion.terms:
         for path in term.checkpoints:
@@ -173,7 +177,7 @@ def make_criterion(config, task, device: torch.device):
 
 
 def _teacher(path: str, task, device: torch.device, where: str) -> nn.Module:
-    """A teacher's model, frozen, in evaluation mode. Raises UserError when its ids are not the task's."""
+    """Load a teacher, frozen and in evaluation mode. Raises UserError if its vocabularies differ from the task's."""
     model, other, _ = loading.load_model(path, device)
     if difference := task.difference(other):
         raise UserError(f"{where}: {path} has {difference}")
@@ -181,5 +185,5 @@ def _teacher(path: str, task, device: torch.device, where: str) -> nn.Module:
 
 
 def parents(paths: Iterable[str]) -> dict[str, str]:
-    """Folders of checkpoints, and the SHA-256 of the weights in each. Raises UserError for one that is not there."""
+    """Folder of each checkpoint -> SHA-256 of its weights. Raises UserError if there is no such checkpoint."""
     return dict(runs.read(path, lambda folder: (str(folder), runs.weights_hash(folder))) for path in paths)

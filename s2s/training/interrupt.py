@@ -1,8 +1,7 @@
-"""Signals that end a run: the first asks it to stop at the next update, a second one ends the process at once.
+"""Signals that end a run: the first one stops it at the next update, a second one ends the process at once.
 
-SIGTERM and SIGUSR1 are how schedulers announce that they will take the machine away; the latter is Slurm's, with
-`--signal=USR1@120`. SIGINT is Ctrl-C. SIGHUP comes when the terminal is closed; under nohup, which has a process
-ignore it, the run goes on.
+Schedulers send SIGTERM or SIGUSR1 before they take the machine away; SIGUSR1 is Slurm's, with `--signal=USR1@120`.
+SIGINT is Ctrl-C. SIGHUP is sent when the terminal is closed; under nohup it is ignored, and the run goes on.
 """
 
 import os
@@ -11,17 +10,18 @@ import time
 
 PREEMPTED = (signal.SIGTERM, signal.SIGUSR1)
 SIGNALS = (signal.SIGINT, signal.SIGHUP, *PREEMPTED)
-ECHO = 1.0  # seconds in which a scheduler's signal is the same one again: it may reach a process in several ways
+ECHO = 1.0  # seconds in which a repeated scheduler signal counts as the same one: it may arrive in several ways
 
 
 class Interrupt:
-    """While open, remembers that a signal came instead of stopping on the spot.
+    """A context in which signals are recorded instead of ending the process.
 
     Args:
-        launched: By torchrun, which alone sends a SIGHUP to this process then, and expects it to end.
+        launched: Whether torchrun has started the process. Then SIGHUP comes from torchrun, which expects the process
+            to end.
 
     Attributes:
-        signal: Number of the signal that came, or None.
+        signal: Number of the signal received; None: there was none.
     """
 
     def __init__(self, launched: bool = False):

@@ -1,4 +1,4 @@
-"""What a run says: lines or a progress bar for people, metrics.jsonl and the loggers' events for programs."""
+"""The log of a run: lines and a progress bar for users; metrics.jsonl and events of loggers for programs."""
 
 import contextlib
 import functools
@@ -16,20 +16,21 @@ from tqdm import tqdm
 from s2s import registry
 from s2s.config.documents import to_json
 
-WAITING, PATIENCE = 1000, 10.0  # lines that wait for a reader of standard error, and seconds that the end waits for it
-BEGINNINGS = (b'{"kind": "start"', b'{"kind": "resume"')  # of the first line of a session in metrics.jsonl
+WAITING, PATIENCE = 1000, 10.0  # maximum number of lines queued for standard error; seconds to wait for them at the end
+BEGINNINGS = (b'{"kind": "start"', b'{"kind": "resume"')  # beginnings of the first line of a session in metrics.jsonl
 
 
 class RunLog:
-    """Writes to standard error, to RUN/train.log, RUN/metrics.jsonl and to loggers; everything is appended.
+    """Writes to standard error, RUN/train.log, RUN/metrics.jsonl and loggers; files are appended to.
 
-    What cannot be written, because the disk is full say, is lost, which is said once, and ends nothing. Each line of
-    metrics.jsonl has the number of its `session`: 1 is the start of the run, and each resume begins another one.
+    If something cannot be written, for example because the disk is full, it is lost with a single warning, and the run
+    goes on. Each line of metrics.jsonl has the number of its `session`: 1 is the start of the run, and each resume
+    begins another session.
 
     Args:
         run: The run's folder.
-        total: Updates of the whole run, for the bar.
-        done: Updates done before.
+        total: Number of updates of the whole run, for the progress bar.
+        done: Number of updates done before.
         loggers: Names of loggers.
     """
 
@@ -44,7 +45,7 @@ class RunLog:
             self.bar = tqdm(total=total, initial=done, unit="update", dynamic_ncols=True, file=self.console)
 
     def line(self, text: str) -> None:
-        """A line for people, with the time of day in the log file."""
+        """Write a line to standard error, and with date and time to train.log."""
         if self.bar is None:
             self.console.write(f"{text}\n")
             self.console.flush()
@@ -53,29 +54,36 @@ class RunLog:
         self.note(text)
 
     def note(self, text: str) -> None:
-        """A line of the log file alone."""
+        """Write a line to train.log only."""
         self._try("train.log", lambda: self.text.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"))
 
     def advance(self, updates: int = 1) -> None:
-        """So many more updates are done; after a rollback less than none."""
+        """Advance the progress bar; `updates` is negative after a rollback."""
         if self.bar is not None:
             self.bar.update(updates)
 
     def metrics(self, kind: str, update: int, values: dict) -> None:
-        """Numbers for programs, null where one is not finite; `kind` is train, valid or an event such as resume."""
+        """Write an event to metrics.jsonl, and its numbers to the loggers.
+
+        Args:
+            kind: `train`, `valid` or another event such as `resume`.
+            update: Number of the update.
+            values: Its values; numbers that are not finite are written as null.
+        """
         event = {"kind": kind, "update": update, "session": self.session, "time": round(time.time(), 1), **values}
         self._try("metrics.jsonl", lambda: self.jsonl.add(to_json(event)))
         scalars = {k: v for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
         for name, logger in self.loggers.items():
-            if name not in self.failing:  # they do not recover
+            if name not in self.failing:  # a logger that has failed does not recover
                 self._try(name, functools.partial(logger.add, kind, update, scalars), Exception)
 
     def picture(self, name: str, draw: Callable[[Path], None]) -> None:
-        """A picture: `draw` writes RUN/name."""
+        """Write a picture to RUN/name by calling `draw`."""
         self._try(str(Path(name).parent), lambda: draw(self.run / name), Exception)
 
     def _try(self, name: str, write: Callable[[], Any], errors: type[Exception] = OSError) -> None:
-        """`write()`; what it raises of `errors` is said the first time. Those of libraries may be any."""
+        """Call `write()`. The first error of type `errors` is reported; later ones are ignored until it succeeds
+        again."""
         try:
             write()
             self.failing.discard(name)
@@ -83,7 +91,7 @@ class RunLog:
             if name not in self.failing:
                 self.failing.add(name)
                 why = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-                self.line(f"warning: {name} of the run cannot be written: {why}; what it lacks is lost")
+                self.line(f"warning: {name} of the run cannot be written: {why}; some of its content is lost")
 
     def close(self) -> None:
         if self.bar is not None:
@@ -96,12 +104,12 @@ class RunLog:
 
 
 class Console:
-    """Standard error, for lines and a bar, which a thread writes: a reader that does not read, as a terminal that
-    hangs, holds up nothing. Of what waits for it WAITING pieces are kept, and the rest is lost."""
+    """Standard error, written by a thread, so that a reader that hangs (such as a terminal) does not stop the run. Up
+    to WAITING pieces are queued; further ones are lost."""
 
     def __init__(self):
         self._file, self._thread = sys.stderr, None
-        with contextlib.suppress(OSError, AttributeError):  # a caller's stream, which is none of the system's
+        with contextlib.suppress(OSError, AttributeError):  # a stream of the caller, without a file descriptor
             self._number = self._file.fileno()
             self._pieces: queue.Queue[bytes | None] = queue.Queue(WAITING)
             self._thread = threading.Thread(target=self._work, name="console", daemon=True)
@@ -119,7 +127,7 @@ class Console:
             self._file.flush()
 
     def close(self) -> None:
-        """Wait a while for all to be written."""
+        """Wait up to PATIENCE seconds until everything is written."""
         if self._thread is not None:
             with contextlib.suppress(queue.Full):
                 self._pieces.put(None, timeout=PATIENCE)
@@ -127,7 +135,7 @@ class Console:
 
     def _work(self) -> None:
         while (piece := self._pieces.get()) is not None:
-            with contextlib.suppress(OSError):  # nobody reads, or the disk is full: it is lost
+            with contextlib.suppress(OSError):  # there is no reader, or the disk is full: the text is lost
                 while piece:
                     piece = piece[os.write(self._number, piece) :]
 
@@ -136,10 +144,10 @@ class Console:
 
 
 class Lines:
-    """Appends whole lines to a file.
+    """Appends complete lines to a file.
 
     Args:
-        path: The file. Where its last line was cut off, by a kill say, it ends there, and a new one begins.
+        path: The file. If its last line is incomplete, for example after a kill, a new line is begun.
     """
 
     def __init__(self, path: Path):
@@ -156,14 +164,14 @@ class Lines:
                 self._cut = file.read() != b"\n"
 
     def before(self) -> Iterator[bytes]:
-        """The lines that there are, of a file: a device may have no end. Long ones come in pieces."""
+        """The existing lines; long ones are divided. Empty if the path is no file: a device may have no end."""
         if self.path.is_file():
             with self.path.open("rb") as file:
                 yield from iter(functools.partial(file.readline, 1 << 20), b"")
 
     def add(self, text: str) -> None:
-        """Append a line; a file that was deleted meanwhile begins anew, and one that was closed is opened for it.
-        Raises OSError where there is no space for any of it."""
+        """Append a line. The file is opened again if it was closed or deleted meanwhile. Raises OSError if nothing can
+        be written."""
         if self.file.closed or self._deleted():
             old = self.file
             self._open()
@@ -174,7 +182,7 @@ class Lines:
     def _deleted(self) -> bool:
         try:
             return not os.fstat(self.file.fileno()).st_nlink
-        except OSError:  # as a network file system has it
+        except OSError:  # on a network file system
             return True
 
     def close(self) -> None:
@@ -182,7 +190,7 @@ class Lines:
 
 
 class Silence:
-    """The log of a process that is not the first: RunLog's, and none of it is written."""
+    """The log of processes other than rank 0: the interface of RunLog, without any output."""
 
     def line(self, text: str) -> None: ...
 

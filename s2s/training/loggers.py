@@ -1,4 +1,4 @@
-"""Where the numbers of a run go beside its metrics.jsonl: TensorBoard, Weights & Biases."""
+"""Loggers of a run's numbers in addition to metrics.jsonl: TensorBoard, Weights & Biases."""
 
 import os
 from pathlib import Path
@@ -8,11 +8,11 @@ from s2s.errors import UserError
 
 
 class TensorBoard:
-    """Events in RUN/tensorboard.
+    """Writes events to RUN/tensorboard.
 
     Args:
         run: The run's folder.
-        done: Updates done before; what there is of later ones is done over again.
+        done: Number of updates done before; events of later updates are discarded.
     """
 
     def __init__(self, run: Path, done: int):
@@ -21,7 +21,7 @@ class TensorBoard:
         self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
 
     def add(self, kind: str, update: int, values: dict[str, float]) -> None:
-        """Numbers of an update, under the name KIND/NAME."""
+        """Log numbers of an update, under the names KIND/NAME."""
         for name, value in values.items():
             self.writer.add_scalar(f"{kind}/{name}", value, update)
 
@@ -30,13 +30,13 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of the same name in Weights & Biases, in the project of WANDB_PROJECT, or `s2s`. Its id is kept in
-    RUN/wandb.id, so that a resumed run goes on with it.
+    """Logs to a run of the same name in Weights & Biases, in the project WANDB_PROJECT (default `s2s`). Its id is kept
+    in RUN/wandb.id, so that a resumed run continues it.
 
-    Args: as of TensorBoard.
+    Args: as in TensorBoard.
 
     Raises:
-        UserError: it is not installed, or does not let us in.
+        UserError: wandb is not installed, or refuses access.
     """
 
     def __init__(self, run: Path, done: int):
@@ -47,14 +47,14 @@ class WeightsAndBiases:
                 project=os.environ.get("WANDB_PROJECT", "s2s"), name=run.resolve().name, id=known, resume="allow",
                 dir=str(run), config=read_yaml(config) if config.is_file() else None,
             )  # fmt: skip
-        except Exception as error:  # its own kinds of errors, of which all that we need is what they say
+        except Exception as error:  # wandb has its own error types
             raise UserError(f"train.loggers: wandb: {error}") from error
         file.write_text(self.run.id, encoding="utf-8")
-        # Its own steps only rise, and a resumed run may have to do some updates over again.
+        # Steps of wandb can only rise, but a resumed run may repeat some updates.
         self.run.define_metric("*", step_metric="update")
 
     def add(self, kind: str, update: int, values: dict[str, float]) -> None:
-        """Numbers of an update, under the name KIND/NAME."""
+        """Log numbers of an update, under the names KIND/NAME."""
         self.run.log({f"{kind}/{name}": value for name, value in values.items()} | {"update": update})
 
     def close(self) -> None:
@@ -62,7 +62,7 @@ class WeightsAndBiases:
 
 
 def check(names: list[str]) -> None:
-    """See whether the loggers of these names are installed. Raises UserError."""
+    """Check that the loggers are installed. Raises UserError."""
     if "wandb" in names:
         _wandb()
 

@@ -1,22 +1,22 @@
-"""RUN/metrics.jsonl read back."""
+"""Reads RUN/metrics.jsonl."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-SAVES = ("checkpoint", "save_failed")  # written whenever a save ends, perhaps some updates later
+SAVES = ("checkpoint", "save_failed")  # written when a save ends, perhaps some updates later
 
 
 def read_metrics(path: Path, damaged: list[str]) -> list[dict[str, Any]]:
-    """The events of a run, each update once: what was done over again, after a resume from an older checkpoint or when
-    the run went back, counts as it was done last.
+    """The events of a run, each update once. If an update was repeated, after a resume from an older checkpoint or
+    after a rollback, the last repetition counts.
 
     Args:
-        path: A metrics.jsonl; none is as an empty one.
-        damaged: A complaint is added for each line that is no event, save one that is cut short at the end.
+        path: A metrics.jsonl; a missing file counts as empty.
+        damaged: A message is added for each line that is not an event, except an incomplete last line.
 
     Returns:
-        What each line holds, `kind` and `update` among it.
+        The content of each line, with `kind` and `update`.
     """
     events: list[dict[str, Any]] = []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []

@@ -1,4 +1,4 @@
-"""What a run does not know yet."""
+"""Updates whose results are still on the device."""
 
 from typing import NamedTuple
 
@@ -8,15 +8,16 @@ from s2s.data.batch import Batch
 
 
 class Pending(NamedTuple):
-    """An update that was made, or skipped, which only its numbers tell.
+    """An update whose numbers have not been read from the device yet; they show whether it was skipped.
 
     Attributes:
-        update: Which one.
-        batches: Of this rank.
+        update: Number of the update.
+        batches: Batches of this rank.
         split: Those of them that were split in two because they did not fit into memory.
-        counts: What all ranks computed.
-        totals: The criterion's counts of all ranks.
-        numbers: On the device: the gradient's norm; sums over all ranks: loss, batches split, the criterion's metrics.
+        counts: Numbers of sentences and tokens over all ranks.
+        totals: Counts of the criterion over all ranks.
+        numbers: On the device: norm of the gradient; and sums over all ranks of the loss, of batches split, and of the
+            criterion's metrics.
     """
 
     update: int

@@ -1,4 +1,4 @@
-"""Where the time of training goes: some updates are traced, and compared with the rate of a plain matrix product.
+"""Profiles training: traces some updates, and compares their speed with that of a plain matrix product.
 
 RUN/profile.json is a trace for chrome://tracing or ui.perfetto.dev.
 """
@@ -20,7 +20,7 @@ from s2s.data.batch import Batch, Packing
 from s2s.training.log import RunLog
 
 FILE = "profile.json"
-WARM_UP, TIMED, TRACED = 10, 5, 5  # updates, one after the other; a trace slows down what it traces
+WARM_UP, TIMED, TRACED = 10, 5, 5  # numbers of successive updates; a trace slows down traced updates
 PHASES = ("data", "encoder", "decoder", "loss", "backward", "optimizer", "validation", "checkpoint")
 WHOLE = "updates"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -30,7 +30,7 @@ KERNELS = {"kernel", "gpu_memcpy", "gpu_memset"}
 
 
 class Span(NamedTuple):
-    """A stretch of time, in microseconds."""
+    """An interval of time, in microseconds."""
 
     start: float
     end: float
@@ -38,15 +38,15 @@ class Span(NamedTuple):
 
 
 class Profile:
-    """Traces TRACED updates after WARM_UP + TIMED others, and says where their time went.
+    """Traces TRACED updates after WARM_UP + TIMED others, and reports how their time is spent.
 
-    The trainer marks the phases with `record_function`, save those inside of the model, which are marked here.
+    The trainer marks phases with `record_function`; this class marks the phases inside of the model.
 
     Args:
         run: The run's folder.
-        model: What is trained.
-        precision: fp32 or bf16, of its matrix products.
-        log: Hears of it.
+        model: The model in training.
+        precision: `fp32` or `bf16`, of its matrix products.
+        log: The log of the run.
     """
 
     def __init__(self, run: Path, model: torch.nn.Module, precision: str, log: RunLog):
@@ -62,11 +62,11 @@ class Profile:
         self.tracing.close()
         needed = WARM_UP + TIMED + TRACED
         if self.updates < needed:
-            self.log.line(f"note: train.profile needs {needed} updates; this was the end after {self.updates}")
+            self.log.line(f"note: train.profile requires {needed} updates, and the run ended after {self.updates}")
 
     def step(self, batches: list[Batch], update: int) -> float:
-        """Call after each update, with what it was made of. Returns the seconds that this took, which
-        were no training."""
+        """To be called after each update, with its batches. Returns the seconds spent here, which are not training
+        time."""
         began = time.perf_counter()
         self.updates += 1
         done = self.updates - WARM_UP
@@ -98,30 +98,34 @@ class Profile:
     def _report(self, update: int) -> None:
         path = self.run / FILE
         self.profiler.export_chrome_trace(str(path))
-        found = breakdown(json.loads(path.read_text(encoding="utf-8"))["traceEvents"])
+        shares_by_place = breakdown(json.loads(path.read_text(encoding="utf-8"))["traceEvents"])
         self.log.line(
-            f"profile of updates {update - TRACED + 1} to {update}, traced in {found['seconds']:.3f} s; "
+            f"profile of updates {update - TRACED + 1} to {update}, traced in {shares_by_place['seconds']:.3f} s; "
             f"{path} opens in ui.perfetto.dev"
         )
-        places = [place for place in ("host", "device") if place in found]
+        places = [place for place in ("host", "device") if place in shares_by_place]
         for phase in [*PHASES, "other", "idle"]:
-            shares = [f"{found[place].get(phase, 0.0):6.1%}" + f" {place}" * (len(places) > 1) for place in places]
-            if any(phase in found[place] for place in places):
+            shares = [
+                f"{shares_by_place[place].get(phase, 0.0):6.1%}" + f" {place}" * (len(places) > 1) for place in places
+            ]
+            if any(phase in shares_by_place[place] for place in places):
                 self.log.line(f"  {phase:<10}  {'  '.join(shares)}")
         rate, peak = self.flops / self.seconds, product_rate(self.device, PRECISIONS[self.precision])
-        self.log.line(f"  {found['products']:.1%} of the time are matrix products, without those inside of attention")
+        self.log.line(
+            f"  {shares_by_place['products']:.1%} of the time are matrix products, without those inside of attention"
+        )
         first, last = update - TRACED - TIMED + 1, update - TRACED
         self.log.line(
             f"  model FLOPs utilisation {rate / peak:.1%} in updates {first} to {last}: {rate / 1e12:.3g} of the "
-            f"{peak / 1e12:.3g} TFLOP/s that a large matrix product in {self.precision} has here and now"
+            f"{peak / 1e12:.3g} TFLOP/s of a large matrix product in {self.precision} on this device"
         )
         values = {"model_flops_per_second": rate, "product_flops_per_second": peak, "utilisation": rate / peak}
-        self.log.metrics("profile", update, found | values)
+        self.log.metrics("profile", update, shares_by_place | values)
 
 
 @contextlib.contextmanager
 def marked(model: torch.nn.Module, methods: dict[str, str]) -> Iterator[None]:
-    """While open, calls of these methods of a model are marked in a trace by the names given."""
+    """A context in which calls of methods of a model are marked in traces; methods: method -> name in the trace."""
     before = {method: vars(model).get(method) for method in methods}
     for method, name in methods.items():
         setattr(model, method, record_function(name)(getattr(model, method)))
@@ -135,15 +139,15 @@ def marked(model: torch.nn.Module, methods: dict[str, str]) -> Iterator[None]:
 
 
 def breakdown(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Where the time of a trace went.
+    """The shares of phases in the time of a trace.
 
     Args:
-        events: `traceEvents` of a trace of torch.profiler in which PHASES are marked inside of one WHOLE.
+        events: `traceEvents` of a trace of torch.profiler, in which PHASES are marked inside of one WHOLE.
 
     Returns:
-        `seconds` of all; `host`: phase -> share of it (the innermost phase counts; `other` is the rest); `products`:
-        share of matrix products. Where a GPU worked, `device`: phase -> share of the time in which kernels ran that
-        the phase had launched, and `idle`; `products` is then of kernels.
+        `seconds`: the total time. `host`: phase -> its share of this time (the innermost phase counts; `other` is the
+        rest). `products`: the share of matrix products. With a GPU also `device`: phase -> share of the time of the
+        kernels that it launched, and `idle`; `products` is then the share of kernels.
     """
     events = [event for event in events if event.get("ph") == "X"]
     spans = [_span(e) for e in events if e.get("cat") == "user_annotation" and e["name"] in (*PHASES, WHOLE)]
@@ -151,11 +155,11 @@ def breakdown(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
     length = whole.end - whole.start
     phases = innermost([span for span in spans if whole.start <= span.start and span.end <= whole.end])
     host = _sums((span.name, span.end - span.start) for span in phases)
-    products = {tid: innermost(_span(e) for e in mine) for tid, mine in _by_thread(events)}
+    products = {tid: innermost(map(_span, own)) for tid, own in _by_thread(events)}
     found = {"seconds": length / 1e6, "host": _shares(host, length)}
     kernels = [event for event in events if event.get("cat") in KERNELS]
     if not kernels:
-        spent = sum(span.end - span.start for mine in products.values() for span in mine)
+        spent = sum(span.end - span.start for spans in products.values() for span in spans)
         return found | {"products": spent / length}
     launches = {e["args"].get("correlation"): e for e in events if e.get("cat") in LAUNCHES}
     device: dict[str, float] = {}
@@ -173,7 +177,8 @@ def breakdown(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def innermost(spans: Iterable[Span]) -> list[Span]:
-    """Nested stretches cut into disjoint ones, each with the name of the innermost that covers it; sorted."""
+    """Divide nested intervals into disjoint ones, each with the name of the innermost interval that covers it;
+    sorted."""
     cut: list[Span] = []
     stack: list[Span] = []
     at = 0.0
@@ -190,32 +195,32 @@ def innermost(spans: Iterable[Span]) -> list[Span]:
 
 
 def training_flops(model: torch.nn.Module, batch: Batch) -> int:
-    """Floating-point operations of the matrix products of a forward and a backward pass, which takes twice as many,
-    over real tokens: what the model needs, whatever it is computed with."""
+    """The floating-point operations of the matrix products of a forward and a backward pass (twice as many), without
+    padding: what the model needs, however it is computed."""
     first, *more = (example_lengths(source.lengths, source.packing) for source in batch.sources)
     return 3 * model.flops(first, example_lengths(batch.target_lengths, batch.target_packing), *more)
 
 
 def example_lengths(lengths: Tensor, packing: Packing | None) -> Tensor:
-    """Of each example, int64, from the lengths of rows [B]; the examples of packed rows one after the other."""
+    """The length of each example, int64 [examples], from the lengths of rows [B] and their packing."""
     if packing is None:
         return lengths
     segments = packing.segments
-    real = torch.arange(segments.size(1), device=lengths.device) < lengths[:, None]
+    valid = torch.arange(segments.size(1), device=lengths.device) < lengths[:, None]
     first = torch.cumsum(segments.amax(dim=1) + 1, 0) - segments.amax(dim=1) - 1  # examples in the rows before
-    return torch.bincount((segments + first[:, None])[real], minlength=int(first[-1] + segments[-1].amax() + 1))
+    return torch.bincount((segments + first[:, None])[valid], minlength=int(first[-1] + segments[-1].amax() + 1))
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large square matrix product, the best of several."""
+    """The speed of a large square matrix product, in floating-point operations per second; the best of several."""
     size, most = (8192, 20) if device.type == "cuda" else (1024, 5)
-    random = torch.Generator(device).manual_seed(0)  # its own: the run's random numbers are not touched
+    random = torch.Generator(device).manual_seed(0)  # a separate generator: the run's random numbers are not affected
     a, b = (torch.rand(size, size, generator=random, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(most + 1):
         started = time.perf_counter()
         product = a @ b
-        product[0, 0].item()  # a GPU has finished when this is here
+        product[0, 0].item()  # waits until a GPU has finished
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
 
@@ -232,28 +237,28 @@ def _sums(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 def _shares(spent: dict[str, float], length: float) -> dict[str, float]:
-    """Shares of a length in the order of PHASES, and what belongs to no phase as `other`."""
+    """Shares of a length, in the order of PHASES; `other` is what belongs to no phase."""
     names = [name for name in PHASES if name in spent]
     return {name: spent[name] / length for name in names} | {"other": spent.get(WHOLE, 0.0) / length}
 
 
 def _by_thread(events: list[dict[str, Any]]) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    """Matrix products of each thread."""
+    """The matrix products of each thread."""
     ops = [event for event in events if event.get("cat") == "cpu_op" and event["name"] in PRODUCTS]
     ops.sort(key=lambda event: str(event["tid"]))
-    for _, mine in itertools.groupby(ops, key=lambda event: str(event["tid"])):
-        mine = list(mine)
-        yield mine[0]["tid"], mine
+    for _, group in itertools.groupby(ops, key=lambda event: str(event["tid"])):
+        own = list(group)
+        yield own[0]["tid"], own
 
 
 def _at(spans: list[Span], moment: float) -> Span | None:
-    """Which of disjoint, sorted stretches a moment lies in."""
+    """The interval, of disjoint and sorted ones, that contains a moment; or None."""
     place = bisect.bisect_right(spans, moment, key=lambda span: span.start) - 1
     return spans[place] if place >= 0 and moment <= spans[place].end else None
 
 
 def _union(spans: Iterable[Span]) -> float:
-    """Length of what any of the stretches covers."""
+    """The length of the union of intervals."""
     total, end = 0.0, float("-inf")
     for span in sorted(spans):
         total += max(0.0, span.end - max(span.start, end))

@@ -1,4 +1,4 @@
-"""What a trainer says of itself: a line every so many updates, one an epoch, and a few after each validation."""
+"""Reports of a run: a line for each interval of updates and for each epoch, and a few lines after each validation."""
 
 import dataclasses
 import functools
@@ -12,12 +12,12 @@ from s2s.training.attention import draw
 from s2s.training.log import RunLog
 from s2s.training.validation import Validation, metrics_of
 
-LONGEST = 300  # characters of a sample's line
+LONGEST = 300  # maximum length of a sample's line, in characters
 
 
 @dataclasses.dataclass
 class Interval:
-    """Sums since the last report, and a list of what each step had."""
+    """Sums since the last report, and the values of each step."""
 
     loss: float = 0.0
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -32,7 +32,8 @@ class Interval:
     started: float = dataclasses.field(default_factory=time.perf_counter)
 
     def count(self, counts: dict[str, int], waited: float, epoch: dict) -> None:
-        """Note what an update computes, what of it is padding and how long it waited for data; the epoch's sums too."""
+        """Record the counts of an update, its padding, and the seconds that it waited for data; also in the sums of the
+        epoch."""
         for side in ("source", "target"):
             padding = counts[f"{side}_padding"]
             getattr(self, f"{side}_padding").append(padding / (padding + counts[side]))
@@ -41,8 +42,8 @@ class Interval:
             epoch[key] = epoch.get(key, 0) + value
 
     def add(self, counts: dict[str, int], loss: float, sums: dict[str, float], norm: float) -> None:
-        """Note an update that was made: sums of its loss and of the criterion's metrics and counts, and the gradient's
-        norm before clipping."""
+        """Record an update that was not skipped: the sum of its loss, the sums of the criterion's metrics and counts,
+        and the norm of the gradient before clipping."""
         self.updates, self.norm = self.updates + 1, self.norm + norm
         self.loss += loss
         for name, value in sums.items():
@@ -51,7 +52,7 @@ class Interval:
 
 
 def memory_peak(device: torch.device) -> int:
-    """Bytes: the most that tensors on a GPU have taken so far; on a CPU the largest resident size of the process."""
+    """Peak memory so far, in bytes: of tensors on a GPU; on a CPU, the peak resident size of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -60,15 +61,15 @@ def memory_peak(device: torch.device) -> int:
 
 def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate: float, device: torch.device,
                     divisors: dict[str, str | None], source_seconds: float | None) -> None:  # fmt: skip
-    """The line of an interval, and its numbers: a target token, what is minimised, `nll` and other terms in nats;
-    `perplexity` to base e of `nll`.
+    """Report an interval, as a line and as an event. The loss, `nll` and other terms are in nats per target token;
+    `perplexity` is e^nll.
 
     Args:
-        log: Where to.
-        i: The sums.
-        progress, config, epoch, rate, device: Of the run.
-        divisors: The criterion's metrics, and what each is divided by.
-        source_seconds: Audio of a source position; None: the source is text.
+        log: The log of the run.
+        i: The sums of the interval.
+        progress, config, epoch, rate, device: Of the run; rate is the learning rate.
+        divisors: Name of each metric of the criterion -> its divisor.
+        source_seconds: Seconds of audio per source position; None: sources are text.
     """
     update, most = progress.update, config.train.max_updates
     seconds = time.perf_counter() - i.started
@@ -115,7 +116,7 @@ def report_interval(log: RunLog, i: Interval, progress, config, epoch: int, rate
 
 
 def _terms(values: dict[str, float], divisors: dict[str, str | None]) -> str:
-    """A criterion's further metrics, in words."""
+    """The further metrics of a criterion, as text."""
     means = [name for name, divisor in divisors.items() if divisor and name in values and name != "nll"]
     text = ", ".join(f"{name} {values[name]:.3f}" for name in means)
     text = f" ({text})" if means else ""
@@ -125,7 +126,7 @@ def _terms(values: dict[str, float], divisors: dict[str, str | None]) -> str:
 
 def report_epoch(log: RunLog, update: int, sums: dict, epoch: int, batching: str,
                  source_seconds: float | None) -> None:  # fmt: skip
-    """The summary of an epoch that is over, from the sums that `Interval.count` made."""
+    """Report a finished epoch, from the sums that `Interval.count` has made."""
     padding = {s: sums[f"{s}_padding"] / (sums[s] + sums[f"{s}_padding"]) for s in ("source", "target")}
     amount = f"{sums['source']:,}+{sums['target']:,}"
     if source_seconds is not None:
@@ -139,22 +140,24 @@ def report_epoch(log: RunLog, update: int, sums: dict, epoch: int, batching: str
     log.metrics("epoch", update, {"epoch": epoch, "batching": batching, **values})
 
 
-def report_validation(log: RunLog, update: int, found: Validation, seconds: float, better: bool) -> None:
-    """The values of a validation, how they were computed, and a few samples."""
-    numbers = " | ".join(f"{n} {v:.3f}" if isinstance(v, float) else f"{v:,} {n}" for n, v in found.values.items())
+def report_validation(log: RunLog, update: int, validation: Validation, seconds: float, better: bool) -> None:
+    """Report a validation: its values, the signatures of metrics, and a few samples."""
+    numbers = " | ".join(f"{n} {v:.3f}" if isinstance(v, float) else f"{v:,} {n}" for n, v in validation.values.items())
     log.line(f"valid at update {update} | {numbers} | {seconds:.1f} s{' | best so far' if better else ''}")
-    for name, signature in found.signatures.items():
+    for name, signature in validation.signatures.items():
         log.line(f"  {name} signature: {signature}")
-    for sample in found.samples:
+    for sample in validation.samples:
         source, reference, hypothesis = (t if len(t) <= LONGEST else f"{t[:LONGEST]} ..." for t in sample)
         log.line(f"  source:     {source}\n  reference:  {reference}\n  hypothesis: {hypothesis}")
-    for number, one in enumerate(found.maps, 1):
-        log.picture(f"attention/update_{update:08d}_{number}.png", functools.partial(draw, one))
-    log.metrics("valid", update, {**found.values, "seconds_validating": seconds, "signatures": found.signatures})
+    for number, attention_map in enumerate(validation.maps, 1):
+        log.picture(f"attention/update_{update:08d}_{number}.png", functools.partial(draw, attention_map))
+    log.metrics(
+        "valid", update, {**validation.values, "seconds_validating": seconds, "signatures": validation.signatures}
+    )
 
 
 def duration(seconds: float) -> str:
-    """H:MM:SS; there may be many hours."""
+    """Format seconds as H:MM:SS; there may be many hours."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,4 +1,4 @@
-"""A run from its config: the folder, what will be done, training, and the last words."""
+"""Carries out a run: opens its folder, announces what will be done, trains, and reports the end."""
 
 import contextlib
 import json
@@ -34,31 +34,31 @@ from s2s.training.stages import Stages
 from s2s.training.trainer import Trainer
 from s2s.training.validation import Validator
 
-LOCK = "lock"  # the file that the s2s-train at work in a run's folder has locked
-MARK = "run.json"  # the file that a run's folder is known by
-CONFIG = "config.yaml"  # there once the run's settings are known, those that are calibrated too
-UNREADABLE = "the run is damaged; its checkpoints decode all the same"
-# A resumed run may change anything but what its weights, its data position or its random numbers depend on.
+LOCK = "lock"  # file in a run's folder that a running s2s-train has locked
+MARK = "run.json"  # file that marks a folder as a run
+CONFIG = "config.yaml"  # written when all settings are known, including calibrated ones
+UNREADABLE = "the run is damaged; its checkpoints can still be used for decoding"
+# A resumed run may not change these options: weights, data position or random numbers depend on them.
 FIXED = ("task.", "model.", "criterion.", "seed", "data.", "train.init.")
 FIXED_KEYS = ("train.ema", "train.accumulate", "train.calibrate", "train.freeze", "train.stages")
 
 
 def train(config) -> int | None:
-    """Run `s2s-train`: start a run, or go on with it when its folder holds one.
+    """Run `s2s-train`: start a run, or resume the one in its folder.
 
     Returns:
         The signal that interrupted the run after it had saved a checkpoint, or None.
 
     Raises:
-        UserError: missing keys, a store or a run folder that does not fit.
-        Failure: training went wrong.
+        UserError: options are missing or invalid, or the store or the run's folder does not fit.
+        Failure: training failed.
     """
     with distributed.ranks(config.device, config.distributed.timeout) as ranks:
         return _train(config, ranks)
 
 
 def _train(config, ranks: Ranks) -> int | None:
-    """What each of the processes does."""
+    """The work of each process."""
     _check_options(config, ranks)
     config.distributed.processes = ranks.size
     fsdp = config.distributed.strategy == "fsdp"
@@ -67,17 +67,18 @@ def _train(config, ranks: Ranks) -> int | None:
         store.verify(["train", "valid"])
     task = find("task", config.task.type).setup(store, config.data.target_transform, config.task)
     if not task.writes and (config.train.samples or config.train.valid_metrics != ["loss"]):
-        raise UserError(f"task={config.task.type}: writes nothing: train.samples=0 train.valid_metrics=[loss]")
+        raise UserError(f"task={config.task.type}: its models generate no text; set train.samples=0 and "
+                        "train.valid_metrics=[loss]")  # fmt: skip
     device = choose_device(config.device)
     prepacked.check(config.decode.dtype, device.type)  # validation decodes
     loggers.check(config.train.loggers)
     if "train" not in store.splits:
-        raise UserError(f"{', '.join(config.store)}: no train split; there is {', '.join(store.splits)}")
+        raise UserError(f"{', '.join(config.store)}: no train split; it has {', '.join(store.splits)}")
     if "valid" not in store.splits and (config.train.valid_metrics != ["loss"] or config.train.patience):
         raise UserError(f"{', '.join(config.store)}: no valid split for train.valid_metrics or train.patience")
-    # Before the folder is touched: a bad config leaves nothing behind.
+    # All checks come before the folder is written to: a bad config leaves nothing behind.
     criterion = make_criterion(config, task, device)
-    is_new = config.overwrite or not runs.steps(run)  # else the weights are in its checkpoints
+    is_new = config.overwrite or not runs.steps(run)  # otherwise the weights are in its checkpoints
     model, copied = _first_model(config, task, device, is_new)
     criterion.check(model)
     Stages(config, model)
@@ -100,7 +101,7 @@ def _train(config, ranks: Ranks) -> int | None:
             checkpoints.go_back(run, resumed)
         if config.train.calibrate:
             config.data.batch_tokens = ranks.first(lambda: _budget(config, task, dataset, model, log))
-            # It and the random state are as if nothing had been tried.
+            # The model and the random state are as if nothing had been tried.
             model, _ = _first_model(config, task, device, is_new)
             iterator = _iterator(config, dataset, device, ranks)  # with that budget
         validator = None
@@ -131,23 +132,23 @@ def _train(config, ranks: Ranks) -> int | None:
 
 
 def _check_options(config, ranks: Ranks) -> None:
-    """What options say by themselves, before any file is read. Raises UserError."""
+    """Check options against each other, before any file is read. Raises UserError."""
     if config.distributed.processes not in (1, ranks.size):
         started = f"distributed.processes={config.distributed.processes}, and {ranks.size} were started by torchrun"
         raise UserError(f"{started}: leave distributed.processes out")
     fsdp = config.distributed.strategy == "fsdp"
     if fsdp and ranks.size == 1:
-        raise UserError("distributed.strategy=fsdp: one process has nothing to share; see distributed.processes")
+        raise UserError("distributed.strategy=fsdp: requires several processes; see distributed.processes")
     if fsdp and config.train.calibrate:
-        raise UserError("distributed.strategy=fsdp: train.calibrate tries in one process, which holds the whole model")
+        raise UserError("distributed.strategy=fsdp: does not go with train.calibrate, which runs in a single process")
     if not config.store or not config.run:
-        raise UserError("store=FOLDER and run=FOLDER are needed")
+        raise UserError("store=FOLDER and run=FOLDER are required")
     if not config.train.valid_metrics:
-        raise UserError("train.valid_metrics=[]: at least one is needed, such as loss")
+        raise UserError("train.valid_metrics=[]: requires at least one metric, such as loss")
     if config.train.best_metric and config.train.best_metric not in config.train.valid_metrics:
         raise UserError(f"train.best_metric={config.train.best_metric} is not in train.valid_metrics")
     if config.train.attention_maps and not config.train.samples:
-        raise UserError("train.attention_maps are of the samples: train.samples=0 has none")
+        raise UserError("train.attention_maps: requires samples, and train.samples=0")
     config.decode.check_alignment(config.train.attention_maps, "train.attention_maps=true")
 
 
@@ -161,7 +162,7 @@ def _log(run: Path, config, done: int, ranks: Ranks) -> RunLog | Silence:
 
 
 def _budget(config, task, dataset, model: torch.nn.Module, log: RunLog) -> int:
-    """The calibrated data.batch_tokens of a run, from when it started or found now."""
+    """The calibrated data.batch_tokens: found when the run started, or now."""
     file = Path(config.run) / CONFIG
     if not file.is_file():
         config.data.batch_tokens = calibrate(config, task, dataset, model, log.line)
@@ -170,62 +171,64 @@ def _budget(config, task, dataset, model: torch.nn.Module, log: RunLog) -> int:
 
 
 def _first_model(config, task, device: torch.device, is_new: bool) -> tuple[torch.nn.Module, list[str]]:
-    """The model that a run starts with, and lines on what it has from elsewhere. Without `is_new` it has nothing from
-    there. Fresh weights depend on the seed alone."""
+    """The model with its initial weights, and lines about weights that were copied (only if `is_new`). Random weights
+    depend only on the seed."""
     torch.manual_seed(config.seed)
     model = task.model(config.model)
     copied = initialise(model, task, config) if is_new else []
-    # To be sharded, it goes to the device layer by layer.
+    # With fsdp, it is moved to the device layer by layer.
     return model if config.distributed.strategy == "fsdp" else model.to(device), copied
 
 
 def _origin(store: Stores, config, criterion, is_new: bool) -> dict:
-    """What made a run, beside its config."""
+    """The origin of a run in addition to its config: store, versions, and parents."""
     mark = Path(config.run) / MARK
     before = read_json(mark, shapes.RUN, UNREADABLE) if not is_new and mark.is_file() else {}
     roles = {
-        # Of a run that goes on they may be gone: it needs them no more.
+        # A resumed run does not need the initial checkpoints; they may have been deleted.
         "initialised_from": parents(sources(config.train.init)) if is_new else before.get("initialised_from"),
         "teachers": parents(criterion.checkpoints),
     }
     made = {"store_digest": store.digest, "s2s": __version__, "torch": torch.__version__}
-    return made | {role: found for role, found in roles.items() if found}
+    return made | {role: checkpoints_of_role for role, checkpoints_of_role in roles.items() if checkpoints_of_role}
 
 
 def _open_folder(run: Path, config, origin: dict, stack: contextlib.ExitStack) -> Path | None:
-    """Make the run's folder, or find the checkpoint to go on from. Till the stack ends no other s2s-train may touch it.
+    """Create the run's folder, or find the checkpoint to resume from. The folder is locked until the stack is closed.
 
     Raises:
-        UserError: the folder holds something else, or a run with other data or another model.
+        UserError: the folder has something else in it, or a run with other data or another model.
     """
     if run.exists() and not run.is_dir():
         raise UserError(f"run={run}: is a file")
     if not (run / MARK).is_file() and _content(run):
-        raise UserError(f"run={run}: the folder holds something that is not a run; choose another one")
+        raise UserError(f"run={run}: the folder holds something that is not a run; choose another folder")
     run.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(files.lock(run / LOCK, f"run={run}: another s2s-train is at work in this folder"))
+    stack.enter_context(files.lock(run / LOCK, f"run={run}: another s2s-train is running in this folder"))
     if (run / MARK).is_file():
         if config.overwrite:
             for folder in (folder for role in ("initialised_from", "teachers") for folder in origin.get(role, {})):
                 if Path(folder).resolve().is_relative_to(run.resolve()):
-                    raise UserError(f"overwrite=true: {folder} is needed, and lies in run={run}; choose another run")
-            for path in sorted(_content(run), key=lambda path: path.name == MARK):  # till the last it is a run's folder
+                    raise UserError(
+                        f"overwrite=true: would delete {folder}, which is needed; choose another run folder"
+                    )
+            for path in sorted(_content(run), key=lambda path: path.name == MARK):  # the mark last: it stays a run
                 files.clear(path)
-        elif (run / CONFIG).is_file() or runs.steps(run):  # else it was stopped while it calibrated
+        elif (run / CONFIG).is_file() or runs.steps(run):  # otherwise it was stopped during calibration
             return _resume_from(run, config, origin)
-    _write(run / MARK, json.dumps(origin, indent=1))  # first: a process that is killed leaves a run's folder
+    _write(run / MARK, json.dumps(origin, indent=1))  # first, so that a killed process leaves a run
     if not config.train.calibrate:
         _write(run / CONFIG, compose.to_yaml(config))
     return None
 
 
 def _content(run: Path) -> list[Path]:
-    """What is in a run's folder, but for its lock, and a mark that a killed process has not finished."""
+    """The content of a run's folder, without its lock, and without an incomplete mark of a killed process."""
     return [path for path in run.iterdir() if path.name not in (LOCK, f".{MARK}")] if run.is_dir() else []
 
 
 def _write(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file, which appears only when it is complete."""
     fresh = file.with_name(f".{file.name}")
     try:
         files.write(fresh, text)
@@ -237,24 +240,24 @@ def _write(file: Path, text: str) -> None:
 
 
 def _resume_from(run: Path, config, origin: dict) -> Path | None:
-    """The checkpoint to go on from, None where there is none yet; a calibrated budget comes back into the config."""
+    """The checkpoint to resume from; None: there is none yet. A calibrated budget is restored into the config."""
 
     def report(text: str) -> None:
         print(text, file=sys.stderr)
 
     before = read_yaml(run / CONFIG, shapes.CONFIG, UNREADABLE)
     before["criterion"] = criterions_former.current(before)
-    kind = find("model", before["model"]["type"]).Config  # options that it did not have then have their defaults
+    kind = find("model", before["model"]["type"]).Config  # options that did not exist then have their defaults
     before["model"] = schema.values(schema.load(kind, models_former.current(before["model"]), str(run / CONFIG)))
     before["data"] = current(before["data"])
     mark = read_json(run / MARK, shapes.RUN, UNREADABLE)
     if mark["store_digest"] != origin["store_digest"]:
         raise UserError(f"run={run}: was trained on other data than store={config.store}; choose another run folder")
-    taught = [list(made.get("teachers", {}).values()) for made in (mark, origin)]
-    if taught[0] != taught[1] and list(config.criterion.terms) == before["criterion"]["terms"]:
+    teachers = [list(record.get("teachers", {}).values()) for record in (mark, origin)]
+    if teachers[0] != teachers[1] and list(config.criterion.terms) == before["criterion"]["terms"]:
         raise UserError(
-            f"run={run}: the weights of its teachers are others than when it started; give the checkpoints that it "
-            f"started with: {', '.join(mark.get('teachers', {}))}"
+            f"run={run}: the weights of its teachers have changed since it started; give the checkpoints with which it "
+            f"started: {', '.join(mark.get('teachers', {}))}"
         )
     if config.train.calibrate and before["train"].get("calibrate"):
         config.data.batch_tokens = before["data"]["batch_tokens"]
@@ -264,13 +267,13 @@ def _resume_from(run: Path, config, origin: dict) -> Path | None:
     fixed = [key for key in changed if key.startswith(FIXED) or key in FIXED_KEYS]
     fixed = [key for key in fixed if key != "data.verify"]
     processes = before.get("distributed", {}).get("processes", 1), config.distributed.processes
-    if processes[0] != processes[1]:  # then accumulating over more or fewer batches keeps the size of an update
+    if processes[0] != processes[1]:  # another number of accumulated batches can keep the size of an update
         fixed = [key for key in fixed if key != "train.accumulate"]
     if fixed:
-        detail = ", ".join(f"{key} is {changed[key][0]} there and {changed[key][1]} here" for key in fixed[:3])
+        detail = ", ".join(f"{key} was {changed[key][0]} and is now {changed[key][1]}" for key in fixed[:3])
         detail += f" and {len(fixed) - 3} more" if len(fixed) > 3 else ""
         raise UserError(
-            f"run={run}: holds a run with other settings ({detail}); choose another folder or overwrite=true"
+            f"run={run}: holds a run with other settings ({detail}); choose another folder, or overwrite=true"
         )
     for key, (old, new) in changed.items():
         if key not in ("overwrite", "store", "run"):
@@ -278,12 +281,15 @@ def _resume_from(run: Path, config, origin: dict) -> Path | None:
     if processes[0] != processes[1]:
         accumulate = before["train"]["accumulate"], config.train.accumulate
         old, new = (batches * ranks for batches, ranks in zip(accumulate, processes, strict=True))
-        report("note: on another number of processes the data go on where they were, but the bits will be others")
+        report("note: the number of processes has changed: training continues at the same place in the data, but "
+               "results will not be bit-identical")  # fmt: skip
         if old != new:
-            report(f"note: an update was made of {old} batches and is now made of {new}; see train.accumulate")
+            report(f"note: an update had {old} batches and now has {new}; see train.accumulate")
     folder = checkpoints.newest_whole(run, report)
     if folder is None and runs.steps(run):
-        raise UserError(f"run={run}: training can go on from none of its checkpoints; overwrite=true starts over")
+        raise UserError(
+            f"run={run}: training cannot be resumed from any of its checkpoints; overwrite=true starts over"
+        )
     _write(run / CONFIG, compose.to_yaml(config))
     _write(run / MARK, json.dumps(origin, indent=1))
     return folder
@@ -297,7 +303,7 @@ def _flat(mapping: dict, prefix: str = "") -> dict:
 
 
 def _check_data(config, task, dataset, model) -> None:
-    """What can be known of the data before training is said now, not in the middle."""
+    """Check the data before training starts. Raises UserError."""
     where = ", ".join(config.store)
     if not len(dataset):
         raise UserError(f"{where}: the train split is empty")
@@ -306,15 +312,16 @@ def _check_data(config, task, dataset, model) -> None:
     if getattr(config.model, "positions", None) == "learned" and longest > limit:
         raise UserError(f"model.max_positions={limit}: {where} holds a line of {longest} tokens")
     if not model.has_decoder and any(stage.prev_output_mask for stage in stages(config.data)):
-        raise UserError("data.prev_output_mask: masks what a decoder reads, and model.decoder.layers=0: there is none")
-    for name, one in config.data.transforms.items():
-        if not model.has_decoder and find("transform", one.type).stream == "shown":
-            raise UserError(f"data.transforms: {name} changes what a decoder reads, and model.decoder.layers=0")
+        raise UserError("data.prev_output_mask: requires a decoder, and the model has none (model.decoder.layers=0)")
+    for name, options in config.data.transforms.items():
+        if not model.has_decoder and find("transform", options.type).stream == "shown":
+            raise UserError(f"data.transforms: {name} requires a decoder, and the model has none "
+                            "(model.decoder.layers=0)")  # fmt: skip
     task.check(config.data, dataset)
 
 
 def _announce(log: RunLog, trainer: Trainer, store: Stores, resumed: Path | None) -> None:
-    """What is going to be done."""
+    """Log what will be done: model, data, batches and limits."""
     config, task, iterator = trainer.config, trainer.task, trainer.iterator
     parts = counts(trainer.model)
     sizes = ", ".join(f"{name} {count:,}" for name, count in parts.items())
@@ -333,19 +340,19 @@ def _announce(log: RunLog, trainer: Trainer, store: Stores, resumed: Path | None
     log.line(f"run: {config.run}, until {limit}, seed {config.seed}")
     warmup, most = config.optim.warmup_updates, config.train.max_updates
     if warmup > most:
-        log.line(f"warning: optim.warmup_updates={warmup} are more than train.max_updates={most}: "
-                 f"the learning rate never reaches optim.lr={config.optim.lr:g}")  # fmt: skip
+        log.line(f"warning: optim.warmup_updates={warmup} exceeds train.max_updates={most}: the learning rate never "
+                 f"reaches optim.lr={config.optim.lr:g}")  # fmt: skip
     if trainer.validator is None:
-        log.line("note: the store has no valid split; nothing is validated")
+        log.line("note: the store has no valid split, so there is no validation")
     if coupled := trainer.coupled:
-        log.line(f"note: the term {coupled} compares the examples of a batch; each batch is computed whole, and one "
-                 "that does not fit into memory is not split")  # fmt: skip
+        log.line(f"note: the term {coupled} compares the examples of a batch, so batches that do not fit into memory "
+                 "are not split")  # fmt: skip
     if resumed:
         log.line(f"resuming from {resumed.name}, update {trainer.progress.update:,}")
 
 
 def _announce_plan(log: RunLog, config, iterator: BatchIterator) -> None:
-    """The batches of the first window, and how much of them the next epoch will leave together."""
+    """Log the batches of the first window, and how much of them will stay together in the next epoch."""
     window, windows = iterator.current, iterator.windows
     plan = window.plan
     batches = len(plan.batches) * windows
@@ -360,9 +367,9 @@ def _announce_plan(log: RunLog, config, iterator: BatchIterator) -> None:
     )
     of = " of the first window" if windows > 1 else ""
     if plan.oversized:
-        log.line(f"note: {plan.oversized:,} pairs{of} are over data.batch_tokens; each is a batch of its own")
+        log.line(f"note: {plan.oversized:,} pairs{of} exceed data.batch_tokens; each is a batch of its own")
     if plan.empty:
-        log.line(f"note: {plan.empty:,} pairs{of} have a side of no length")
+        log.line(f"note: {plan.empty:,} pairs{of} have an empty side")
     if window.left_out:
         longest = iterator.stage(iterator.epoch).max_length
         log.line(f"note: {window.left_out:,} pairs{of} are left out by max_length={longest}")
@@ -375,7 +382,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def _say_failure(log: RunLog, trainer: Trainer, error: BaseException) -> None:
-    """What ended the run, for the files; the command says it itself."""
+    """Record the error that ended the run in its files; the command prints it itself."""
     why = str(error) if isinstance(error, (Failure, UserError, OSError)) else f"{type(error).__name__}: {error}"
     why = why.partition("\n")[0]
     log.note(f"failed: {why}")
@@ -388,10 +395,10 @@ def _last_words(log: RunLog, trainer: Trainer, interrupted: int | None) -> None:
     log.metrics("end", progress.update, {"reason": reason})
     if interrupted:
         words = [word for word in sys.argv[1:] if not word.startswith("overwrite=")]
-        words += ["overwrite=false"] * trainer.config.overwrite  # else the repeated command would delete the run
+        words += ["overwrite=false"] * trainer.config.overwrite  # otherwise the repeated command would delete the run
         command = f"{distributed.command(trainer.ranks)} {shlex.join(words)}"
         log.line(
-            f"stopped by {reason} at update {progress.update:,}; a checkpoint is saved. To go on, repeat: {command}"
+            f"stopped by {reason} at update {progress.update:,}; a checkpoint is saved. To resume, repeat: {command}"
         )
         return
     how = "done: "

@@ -1,4 +1,4 @@
-"""Saving beside the training: a thread writes what was copied, and a save that fails loses nothing but itself."""
+"""Saves checkpoints in a thread while training goes on. A failed save does not affect earlier checkpoints."""
 
 import contextlib
 import math
@@ -17,24 +17,24 @@ from s2s.training.log import RunLog
 from s2s.training.sharding import Part
 from s2s.training.validation import higher_is_better
 
-SLOW = 60.0  # seconds that training waits for a save before it says so
+SLOW = 60.0  # seconds that training waits for a save before it warns
 
 
 class Saver:
-    """Writes the checkpoints of a run, one at a time, in a thread; older ones that need not be kept go.
+    """Writes the checkpoints of a run, one at a time, in a thread; old checkpoints are deleted.
 
-    What is saved is copied first, so that training may go on at once. A save that fails, on a full disk say, leaves
-    the older checkpoints as they are and nothing half-written.
+    Tensors are copied first, so that training can go on at once. If a save fails, for example because the disk is full,
+    older checkpoints are unchanged, and nothing incomplete is left.
 
     Args:
         run: The run's folder.
         task: Saves its tokenizers into each checkpoint.
-        keep_last: How many of the newest checkpoints stay.
-        keep_best: How many of the best checkpoints stay.
-        metric: What the best are known by.
+        keep_last: Number of newest checkpoints to keep.
+        keep_best: Number of best checkpoints to keep.
+        metric: The metric that decides which are the best.
 
     Attributes:
-        failed: The update whose save failed, and why; None where the latest save that has ended did not fail.
+        failed: The update whose save failed, and the error; None: the last save did not fail.
     """
 
     def __init__(self, run: Path, task, keep_last: int, keep_best: int, metric: str):
@@ -45,8 +45,15 @@ class Saver:
 
     def begin(self, update: int, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str], log: RunLog,
               trusted: int, part: Part | None = None) -> None:  # fmt: skip
-        """Copy a checkpoint's content, as `checkpoints.write` wants it, and have it written; first the save before this
-        one ends. The newest checkpoint up to update `trusted` stays, too. Other ranks than 0 write their part."""
+        """Copy the content of a checkpoint, and start to write it, after the previous save has ended.
+
+        Args:
+            update: Number of the update.
+            tensors, texts: As in `checkpoints.write`.
+            log: The log of the run.
+            trusted: The newest checkpoint up to this update is kept, too.
+            part: This rank's part of sharded states; ranks other than 0 write only this.
+        """
         self.finish(log)
         copies = {
             name: {key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -56,17 +63,17 @@ class Saver:
         self._going_on = update, self._thread.submit(self._write, update, copies, texts, trusted, part)
 
     def poll(self, log: RunLog) -> None:
-        """Say how a save has ended, if one has."""
+        """If a save has ended, log its result."""
         if self._going_on and self._going_on[1].done():
             self.finish(log)
 
     def finish(self, log: RunLog) -> None:
-        """Wait for the save that is going on, if there is one, and say how it ended."""
+        """Wait for the running save, if there is one, and log its result."""
         if not self._going_on:
             return
         (update, future), self._going_on = self._going_on, None
         if not wait([future], SLOW).done:
-            log.line(f"warning: the save of update {update} is slow, and training waits for it; does the disk answer?")
+            log.line(f"warning: the save of update {update} is slow, and training waits for it; check the disk")
         try:
             folder = future.result()
         except OSError as error:
@@ -78,16 +85,16 @@ class Saver:
             log.metrics("checkpoint", update, {"folder": folder.name})
 
     def close(self, log: RunLog) -> None:
-        """The end of a run that was saved: wait. Raises Failure when that save failed."""
+        """Wait for the last save at the end of a run. Raises Failure if it failed."""
         self.finish(log)
         if self.failed:
-            raise Failure(f"run={self.run}: {self._why()}; make room, and repeat the command to go on from there")
+            raise Failure(f"run={self.run}: {self._why()}; free some space, and repeat the command to resume from it")
 
     def _why(self) -> str:
-        """Of a save that failed: what, why, and what there is."""
+        """A message about the failed save: its update, the error, and the newest checkpoint."""
         update, error = self.failed
-        there = runs.steps(self.run)
-        older = f"the newest one is {there[-1].name}" if there else "there is none yet"
+        existing = runs.steps(self.run)
+        older = f"the newest one is {existing[-1].name}" if existing else "there is none yet"
         return f"the checkpoint of update {update} could not be saved: {error}; {older}"
 
     def _write(self, update: int, tensors: dict[str, dict[str, Tensor]], texts: dict[str, str], trusted: int,
@@ -120,5 +127,5 @@ class Saver:
             if folder not in kept:
                 try:
                     files.remove(folder)
-                except OSError as error:  # it has no say in whether the new one was saved
-                    print(f"warning: {folder} is left behind, and can be deleted: {error}", file=sys.stderr)
+                except OSError as error:  # the new checkpoint is saved nevertheless
+                    print(f"warning: {folder} could not be deleted; delete it yourself: {error}", file=sys.stderr)

@@ -1,13 +1,13 @@
-"""A model of which each process holds a part: its weights, gradients and optimizer state are spread over the ranks.
+"""Sharded training: weights, gradients and optimizer state are divided over the ranks.
 
-This is PyTorch's FSDP2 (`fully_shard`; Zhao et al. 2023): a layer's weights are gathered when it is computed, forward
-and backward, and forgotten after it.
+This is PyTorch's FSDP2 (`fully_shard`; Zhao et al. 2023): the weights of a layer are gathered when it is computed,
+forward and backward, and freed afterwards.
 
-In a checkpoint the weights are one file as ever, gathered a parameter at a time, so that it decodes anywhere. The
-optimizer's state, which is twice as large or more, is never gathered: each rank writes its part by
-torch.distributed.checkpoint, and any number of ranks, or one process without any, reads it. That library's own format
-has an index that is a pickle, and reading it could run code; so the format is its other one, safetensors files whose
-headers say in JSON which part of which tensor they hold. Names and sizes come from there.
+In a checkpoint the weights are a single file as usual, gathered one parameter at a time, so that it can be decoded
+anywhere. The optimizer's state, which is at least twice as large, is never gathered: each rank writes its part by
+torch.distributed.checkpoint, and any number of ranks, or a single process, can read it. The default format of that
+library has a pickle as index, and reading it could run code. So its other format is used: safetensors files whose JSON
+headers say which part of which tensor they contain. Names and sizes are read from there.
 """
 
 import contextlib
@@ -28,31 +28,31 @@ from s2s.training.distributed import Criterion, Ranks
 from s2s.training.wrapping import layers
 
 KEY = "distributed.strategy=fsdp"
-FOLDER = "training"  # of a checkpoint, where the ranks' parts are
+FOLDER = "training"  # folder in a checkpoint with the parts of all ranks
 
 
 def check(model: nn.Module) -> None:
-    """Whether a model can be sharded. Raises UserError: it has no layers, or this PyTorch is too old."""
+    """Check that a model can be sharded. Raises UserError if it has no layers, or PyTorch is too old."""
     layers(model, KEY)
     try:
         from torch.distributed.checkpoint import HuggingFaceStorageWriter  # noqa: F401
     except ImportError as error:
-        raise UserError(f"{KEY}: needs PyTorch 2.8 or later") from error
+        raise UserError(f"{KEY}: requires PyTorch 2.8 or later") from error
 
 
 class Shards:
-    """A model that is spread over the ranks, and its criterion; called with a batch as `Ranks.wrap`'s module is.
+    """A sharded model and its criterion; it is called with a batch, as the module of `Ranks.wrap`.
 
-    Every rank computes at the same time, because every layer is gathered from all: a rank without a batch computes one
-    that counts nothing. Gradients are exchanged after each batch, also where an update has several: to add them up
-    first, as replicas do, each rank would have to hold all of them.
+    All ranks compute at the same time, because layers are gathered from all of them: a rank without a batch computes a
+    filler batch that does not count. Gradients are exchanged after each batch, even if an update has several: to add
+    them up first, as replicas do, each rank would need memory for all gradients.
 
     Args:
-        model: On the host; its parameters become parts of it, DTensors on the device.
+        model: On the host; its parameters become DTensors on the device, of which each rank has a part.
         criterion: Called as criterion(model, batch) -> Loss.
-        ranks: More than one.
-        bf16: Layers are gathered in bf16, but for their norms; their gradients are added up in fp32. Embeddings and the
-            output stay in fp32, because the loss has their type.
+        ranks: More than one rank.
+        bf16: Whether layers (except their norms) are gathered in bf16; their gradients are added up in fp32. Embeddings
+            and the output stay in fp32, because the loss has their dtype.
         filler: Makes the batch of a rank that has none.
     """
 
@@ -61,7 +61,7 @@ class Shards:
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         self.model, self.ranks, self.filler = model, ranks, filler
-        # A model like it, without weights: what deepcopy finds in its memo it takes for the copy.
+        # A copy of the model without weights: deepcopy takes the entries of its memo for the copies of parameters.
         memo = {id(p): nn.Parameter(p.new_empty(0), requires_grad=False) for p in model.parameters()}
         self.plain = copy.deepcopy(model, memo)
         self.mesh = init_device_mesh(ranks.device_type, (ranks.size,))
@@ -84,12 +84,12 @@ class Shards:
         return Loss(0 * loss, 0, {name: 0 * value for name, value in metrics.items()})
 
     def no_sync(self):
-        """As of DistributedDataParallel; see above."""
+        """As in DistributedDataParallel; does nothing here."""
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[nn.Module]:
-        """The model with all of its weights, in fp32, on every rank, to validate and decode with; not to be trained."""
+    def gathered_model(self) -> Iterator[nn.Module]:
+        """A context with the complete model in fp32 on every rank, for validation and decoding, not for training."""
         plain = dict(self.plain.named_parameters())
         try:
             for name, p in self.model.named_parameters():
@@ -100,16 +100,16 @@ class Shards:
                 p.data = p.data.new_empty(0)
 
     def gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of which the ranks have parts, whole and on the host of rank 0; nothing on the others."""
-        found = {}
+        """Sharded tensors, gathered on the host of rank 0; empty on the other ranks."""
+        complete = {}
         for name, tensor in tensors.items():
-            value = whole(tensor.detach())
+            value = unsharded(tensor.detach())
             if self.ranks.is_first:
-                found[name] = value.cpu()
-        return found
+                complete[name] = value.cpu()
+        return complete
 
     def copied(self, tensors: dict[str, Tensor]) -> "Part":
-        """This rank's part of tensors as they are now, to be saved while training goes on."""
+        """A copy of this rank's part of tensors, which can be saved while training goes on."""
         from torch.distributed.tensor import DTensor
 
         copies = {}
@@ -125,13 +125,13 @@ class Shards:
 
 
 def _norms(layer: nn.Module) -> list[nn.Module]:
-    """The modules of a layer that have vectors only."""
+    """The modules of a layer whose parameters are vectors only."""
     own = {module: list(module.parameters(recurse=False)) for module in layer.modules()}
-    return [module for module, found in own.items() if found and all(p.ndim == 1 for p in found)]
+    return [module for module, parameters in own.items() if parameters and all(p.ndim == 1 for p in parameters)]
 
 
 class _Root(Criterion):
-    """A criterion and its model; what it returns is a tuple, in which FSDP finds the tensors."""
+    """A criterion and its model. It returns a tuple, in which FSDP can find tensors."""
 
     def forward(self, batch: Batch, totals: dict[str, int] | None = None) -> tuple:
         loss = super().forward(batch, totals)
@@ -139,11 +139,11 @@ class _Root(Criterion):
 
 
 class Part:
-    """This rank's part of what a checkpoint holds of the optimizer's state, written by all ranks together.
+    """This rank's part of the optimizer's state in a checkpoint, which all ranks write together.
 
     Args:
-        tensors: On the host.
-        group: Of all ranks, for this only.
+        tensors: Name -> tensor on the host.
+        group: A process group of all ranks, used only for this.
     """
 
     def __init__(self, tensors: dict[str, Tensor], group: dist.ProcessGroup):
@@ -151,14 +151,17 @@ class Part:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all ranks' parts, nearly."""
+        """Approximate size of the parts of all ranks, in bytes."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def write(self, folder: Path | None) -> None:
-        """Write all parts into a checkpoint that is being made, where rank 0 says; without one, write nothing.
+        """Write the parts of all ranks into a new checkpoint.
+
+        Args:
+            folder: On rank 0, the folder of the checkpoint (None: write nothing); ignored on other ranks.
 
         Raises:
-            OSError: on all ranks, when one could not write.
+            OSError: a rank could not write; it is raised on all ranks.
         """
         from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageWriter, save
 
@@ -175,7 +178,8 @@ class Part:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
-        """A context in which rank 0 writes the rest; the others learn it when it does not come to their parts."""
+        """A context in which rank 0 writes the rest of a checkpoint. If it fails before `write`, the other ranks are
+        told to write nothing."""
         try:
             yield
         finally:
@@ -183,20 +187,20 @@ class Part:
                 self.write(None)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor of which the ranks have parts, or any other as it is."""
+def unsharded(tensor: Tensor) -> Tensor:
+    """A sharded tensor, gathered; any other tensor as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def read(folder: Path, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the ranks have written into a checkpoint, by whatever number of them.
+    """Read the parts that ranks have written into a checkpoint, whatever their number.
 
     Args:
-        folder: The checkpoint, which has been verified.
-        parameters: By name; a tensor `kind.NAME` of the size of parameter NAME comes back spread as that one is.
+        folder: A verified checkpoint.
+        parameters: Parameters by name. A tensor `kind.NAME` with the shape of parameter NAME is sharded as that is.
 
     Raises:
-        UserError: an old PyTorch.
+        UserError: PyTorch is too old.
     """
     try:
         from torch.distributed.checkpoint import HuggingFaceStorageReader, load
@@ -204,12 +208,12 @@ def read(folder: Path, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         raise UserError(f"{folder}: was saved with distributed.strategy=fsdp; PyTorch 2.8 can read it") from error
     reader = HuggingFaceStorageReader(str(folder / FOLDER))
     tensors = {}
-    for key, found in reader.read_metadata().state_dict_metadata.items():
+    for key, entry in reader.read_metadata().state_dict_metadata.items():
         p = parameters.get(current(key, kind=True).split(".", 1)[1])
-        same = p is not None and p.shape == found.size
-        dtype = found.properties.dtype
-        tensors[key] = torch.empty_like(p, dtype=dtype) if same else torch.empty(found.size, dtype=dtype)
+        same = p is not None and p.shape == entry.size
+        dtype = entry.properties.dtype
+        tensors[key] = torch.empty_like(p, dtype=dtype) if same else torch.empty(entry.size, dtype=dtype)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that it reads without the other ranks, as it should
+        warnings.simplefilter("ignore", UserWarning)  # it reads without the other ranks, as intended
         load(tensors, storage_reader=reader, no_dist=True)
     return {current(key, kind=True): tensor for key, tensor in tensors.items()}

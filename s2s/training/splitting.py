@@ -1,4 +1,4 @@
-"""Batches in pieces: one that does not fit into memory is split in two, as often as it takes."""
+"""Splits batches: one that does not fit into memory is split in two, repeatedly if necessary."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -8,14 +8,14 @@ from s2s.device import free
 from s2s.errors import Failure
 
 Result = TypeVar("Result")
-PIECE = {"tokens": 2048, "frames": 8192}  # real positions of a side, by what the sources have
+PIECE = {"tokens": 2048, "frames": 8192}  # maximum number of positions without padding of a side of a piece
 
 
 class OutOfMemory(Failure):
     """A batch does not fit into memory.
 
     Attributes:
-        batch: Which one.
+        batch: The batch.
     """
 
     def __init__(self, message: str, batch: Batch):
@@ -24,7 +24,7 @@ class OutOfMemory(Failure):
 
 
 def pieces(batch: Batch) -> list[Batch]:
-    """A batch, on the host, halved until a piece has at most PIECE real positions of a side, or one example."""
+    """Halve a batch (on the host) until each piece has at most PIECE positions on each side, or one example."""
     has_frames = any(source.values.is_floating_point() for source in batch.sources)
     most = PIECE["frames" if has_frames else "tokens"]
     halves = batch.halves() if max(batch.counts.source, batch.counts.target) > most else None
@@ -34,15 +34,15 @@ def pieces(batch: Batch) -> list[Batch]:
 def split_to_fit(
     compute: Callable[[list[Batch]], Result], batches: list[Batch], report: Callable[[Batch], None]
 ) -> Result:
-    """`compute(batches)`; where it raises OutOfMemory it is called anew, with that batch in two.
+    """The result of `compute(batches)`. If it raises OutOfMemory, it is called again with that batch split in two.
 
     Args:
-        compute: Begins anew with each call.
-        batches: What it is called with at first.
-        report: Hears of each batch that is split.
+        compute: A function without memory of earlier calls.
+        batches: Its first argument.
+        report: Called with each batch that is split.
 
     Raises:
-        OutOfMemory: of a batch of a single example.
+        OutOfMemory: a batch of a single example does not fit.
     """
     while True:
         try:
@@ -51,13 +51,13 @@ def split_to_fit(
             failed, halves = error.batch, error.batch.halves()
             if halves is None:
                 raise
-        free()  # only now: the error, now gone, kept the frames of the computation, and these their tensors
+        free()  # here, since the error has kept the frames of the computation, and these their tensors
         report(failed)
         at = next(i for i, batch in enumerate(batches) if batch is failed)
         batches = [*batches[:at], *halves, *batches[at + 1 :]]
 
 
 def shape(batch: Batch) -> str:
-    """The size of a batch, in words."""
+    """The size of a batch, as text."""
     sources = " + ".join(str(source.values.size(1)) for source in batch.sources)
     return f"{len(batch.ids)} sentences x {sources} source x {batch.target.size(1)} target positions"

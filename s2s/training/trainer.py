@@ -1,7 +1,7 @@
-"""The training loop: updates, validations, checkpoints; resumed by repeating the same command.
+"""The training loop: updates, validations and checkpoints. A run is resumed by repeating its command.
 
-What a run has to remember is in `Progress` and in the iterator's position; everything random depends on the seed and
-the number of the update, and the learning rate on the number of the update, so that a resumed run has the same bits.
+The state of a run is in `Progress` and in the position of the iterator. Random numbers depend only on the seed and the
+number of the update, and learning rates only on the number of the update. So a resumed run is bit-identical.
 """
 
 import contextlib
@@ -36,26 +36,26 @@ from s2s.training.pending import Pending
 from s2s.training.profile import Profile
 from s2s.training.report import Interval, report_epoch, report_interval, report_validation
 from s2s.training.saving import Saver
-from s2s.training.sharding import Shards, whole
+from s2s.training.sharding import Shards, unsharded
 from s2s.training.splitting import OutOfMemory, pieces, shape, split_to_fit
 from s2s.training.stages import Stages
 from s2s.training.validation import Stopped, Validation, Validator, higher_is_better
 from s2s.training.wrapping import checkpoint_activations, compile_layers
 
-GIVE_UP_AFTER = 10  # updates in a row with a non-finite gradient
+GIVE_UP_AFTER = 10  # number of consecutive updates with a non-finite gradient
 
 
 class Trainer:
-    """Trains one model, in one process or in several that do the same.
+    """Trains a model, in one process or in several that do the same.
 
     Args:
-        config: The whole resolved train config (train, data, optim, decode, seed, run ...).
+        config: The resolved train config (train, data, optim, decode, seed, run ...).
         task: The task.
         model: The model on its device.
         criterion: Called as criterion(model, batch, totals) -> Loss.
         iterator: The training batches.
-        validator: Validates, or None without a valid split.
-        origin: What made the run (data hash, versions), saved with each checkpoint.
+        validator: Validates the model; None: there is no valid split.
+        origin: Hash of the data and versions, which are saved with each checkpoint.
         ranks: The processes that train together.
     """
 
@@ -82,16 +82,16 @@ class Trainer:
         self.progress = Progress()
         self.best_metric = self.options.best_metric or self.options.valid_metrics[-1]
         self.saver = Saver(self.run, task, self.options.keep_last, self.options.keep_best, self.best_metric)
-        self.coupled = criterion.couples_examples  # a term for which batches stay whole
-        self.may_split = not self.coupled  # a batch that does not fit into memory
+        self.coupled = criterion.couples_examples  # name of a term that forbids splitting batches, or None
+        self.may_split = not self.coupled  # whether a batch that does not fit into memory may be split
         self.pending: list[Pending] = []  # updates whose numbers are still on the device
-        self.norms: list[float] = []  # of the non-finite updates just now, for the message when giving up
+        self.norms: list[float] = []  # norms of consecutive non-finite updates, for the message when giving up
 
-    # --- what is saved -------------------------------------------------------------------------------------------
+    # --- saving --------------------------------------------------------------------------------------------------
 
     @record_function("checkpoint")
     def save(self, log: RunLog) -> None:
-        """Begin to save a checkpoint of this moment."""
+        """Begin to save a checkpoint of the present state."""
         self.last_save, self.saved = time.monotonic(), self.progress.update
         if not (self.ranks.is_first or self.shards):
             return
@@ -108,14 +108,14 @@ class Trainer:
         progress, position = dataclasses.asdict(self.progress), self.iterator.state_dict()
         state = {"progress": progress, "iterator": position, "origin": self.origin}
         tensors = {"model.safetensors": weights} | ({} if self.shards else {"training.safetensors": training})
-        if remembered := self.criterion.state_dict():
-            tensors[runs.TERMS] = remembered
+        if terms := self.criterion.state_dict():
+            tensors[runs.TERMS] = terms
         texts = {"state.json": to_json(state, indent=1), "config.yaml": to_yaml(self.config)}
         tensors = tensors if self.ranks.is_first else {}
         self.saver.begin(self.progress.update, tensors, texts, log, self.progress.trusted, part)
 
     def resume(self, folder: Path) -> None:
-        """Take up where a checkpoint left off."""
+        """Restore the state of a checkpoint."""
         tensors = checkpoints.load_training(folder, self.model)
         weights = loading.load_tensors(folder / "model.safetensors")
         if self.ema:
@@ -142,10 +142,10 @@ class Trainer:
         """Train until a limit, patience or a signal ends it.
 
         Returns:
-            The signal that interrupted the run, or None when it is complete.
+            The signal that interrupted the run; None: the run is complete.
 
         Raises:
-            Failure: the loss stayed non-finite, a batch did not fit into memory, or the last save failed.
+            Failure: the loss stays non-finite, a batch does not fit into memory, or the last save has failed.
         """
         self.model.train()
         self.log = log
@@ -154,7 +154,7 @@ class Trainer:
             self._compile(log)
         profile = Profile(self.run, self.model, self.precision, log) if self.options.profile else None
         with Interrupt(self.ranks.size > 1) as self.interrupt, profile or contextlib.nullcontext():
-            if self._due() and self._unvalidated():  # a signal came before it could be
+            if self._due() and self._unvalidated():  # a signal has prevented it
                 if stop := self._validate(log):
                     return stop
                 self.save(log)
@@ -210,32 +210,32 @@ class Trainer:
         return stop
 
     def _report(self, log: RunLog, epoch: int) -> None:
-        """Say how the updates since the last report went, and begin to count anew."""
+        """Report the updates since the last report, and begin a new interval."""
         rate, seconds = self.stages.learning_rate(self.progress.update), self.iterator.dataset.source_seconds
         report_interval(log, self.interval, self.progress, self.config, epoch, rate, self.device,
                         self.divisors, seconds)  # fmt: skip
         self.interval = Interval()
 
     def _enter(self, stage: int) -> None:
-        """Begin a stage; its optimizer goes on with what the one before knows."""
+        """Begin a stage; its optimizer takes over the states of the previous one."""
         self.stage, self.optimizer = stage, self.stages.enter(stage, self.optimizer)
-        self.loss = None  # the one before lets go of the parameters first
+        self.loss = None  # the previous module must release the parameters first
         self.loss = self.shards or self.ranks.wrap(self.model, self.criterion)
 
     def _compile(self, log: RunLog) -> None:
-        """Have what is compiled made before the first update, and say how long that took."""
+        """Compile before the first update, and log the time that it takes."""
         started, batch = time.perf_counter(), self._any_batch()
         self._gradients([batch], self.criterion.counts(batch))
         self.optimizer.zero_grad()
         seconds = time.perf_counter() - started
-        log.line(f"compiled in {seconds:.1f} s; a batch of another kind may take some more")
+        log.line(f"compiled in {seconds:.1f} s; batches of other shapes may need some more")
         log.metrics("compile", self.progress.update, {"seconds": seconds})
 
     def _out_of_updates(self) -> bool:
         return self.progress.update >= self.options.max_updates
 
     def finished(self) -> str | None:
-        """The option whose limit has been reached, or None."""
+        """The option whose limit is reached; or None."""
         epochs, patience = self.options.max_epochs, self.options.patience
         if self._out_of_updates():
             return "train.max_updates"
@@ -244,7 +244,7 @@ class Trainer:
         return "train.patience" if patience and self.progress.bad_validations >= patience else None
 
     def _due(self) -> bool:
-        """Whether this update is one to validate and save after."""
+        """Whether to validate and save after this update."""
         update = self.progress.update
         return update > 0 and (update % self.options.valid_updates == 0 or self._out_of_updates())
 
@@ -252,7 +252,7 @@ class Trainer:
         return self.validator is not None and self.progress.last_metrics.get("update") != self.progress.update
 
     def _waits(self) -> bool:
-        """Whether the host needs to know by now what the last updates have been; on a CPU that costs nothing."""
+        """Whether the host must now read the numbers of the last updates; on a CPU this costs nothing."""
         reports = self.progress.update % self.options.log_updates == 0 or bool(self.criterion.learning)
         return self.device.type == "cpu" or reports or self._due() or len(self.pending) == GIVE_UP_AFTER
 
@@ -263,7 +263,7 @@ class Trainer:
         return bool(minutes) and time.monotonic() - self.last_save > 60 * minutes
 
     def _groups(self):
-        """The batches of each update, to the end of the epoch, and the seconds that it waited for them."""
+        """The batches of each update, to the end of the epoch, and the seconds spent waiting for them."""
         updates = self.iterator.updates(self.options.accumulate)
         while True:
             started = time.perf_counter()
@@ -274,8 +274,8 @@ class Trainer:
             yield batches, time.perf_counter() - started
 
     def _count(self, batches: list[Batch | None]) -> tuple[dict[str, int], dict[str, int]]:
-        """What an update computes on all ranks: the number of batches, and sums of their counts; and the sums of the
-        criterion's."""
+        """Sums over the batches of an update on all ranks: the number of batches with their counts, and the counts of
+        the criterion."""
         names, terms = ("batches", *Counts._fields), self.criterion.count_names
         here = [batch for batch in batches if batch is not None]
         own = [[0] * (len(names) + len(terms))]
@@ -284,13 +284,13 @@ class Trainer:
         return dict(zip(names, sums, strict=False)), dict(zip(terms, sums[len(names) :], strict=True))
 
     def _seed(self, place: int) -> None:
-        """Make the random numbers of a batch depend on its place in its update, whichever rank has it."""
+        """Seed the random numbers of a batch by its place in the update, independently of the number of ranks."""
         rank = place * self.ranks.size + self.ranks.rank
         seed = np.random.SeedSequence([self.config.seed, self.progress.update, rank]).generate_state(1, np.uint64)
         torch.manual_seed(int(seed[0] >> 1))
 
     def _any_batch(self) -> Batch:
-        """Some examples of the data."""
+        """A batch of some examples of the data."""
         examples = np.arange(min(2, len(self.iterator.dataset)))
         return self.iterator.dataset.collate(examples, None, None)
 
@@ -300,7 +300,7 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def _update(self, batches: list[Batch | None], waited: float = 0.0) -> None:
-        """One update: gradients of the sums over all batches, divided once by what all of them count."""
+        """Make one update: gradients of the sums over all batches, divided by the counts of all batches."""
         update = self.progress.update = self.progress.update + 1
         self.ranks.reached(update)
         counts, totals = self._count(batches)
@@ -308,15 +308,15 @@ class Trainer:
         self.stages.set_rates(self.optimizer, update)
         compute = functools.partial(self._gradients, totals=totals)
         split: list[Batch] = []
-        may_split = self.may_split and not self.shards  # there, ranks compute each batch together
+        may_split = self.may_split and not self.shards  # with shards, ranks compute batches together
         loss, metrics = split_to_fit(compute, batches, split.append) if may_split else compute(batches)
         limit = self.options.clip_norm or math.inf
         with record_function("optimizer"):
-            norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+            norm = unsharded(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
             sums = self.ranks.total(torch.stack([loss, loss.new_full((), len(split)), *metrics]))
             skipped = ~(norm + sums[0]).isfinite()
             if fused := getattr(self.optimizer, "_step_supports_amp_scaling", False):
-                self.optimizer.found_inf = skipped.float()  # with which it changes nothing; the host need not know
+                self.optimizer.found_inf = skipped.float()  # the optimizer then changes nothing; the host does not wait
             if fused or not skipped:
                 self.optimizer.step()
             if self.ema:
@@ -324,38 +324,44 @@ class Trainer:
         self.pending.append(Pending(update, batches, split, counts, totals, torch.cat([norm[None], sums])))
 
     def _settle(self) -> None:
-        """Take in the numbers of the updates made since the last time; here the host waits for the device.
+        """Read and record the numbers of the updates since the last call; the host waits for the device here.
 
         Raises:
             Diverged: GIVE_UP_AFTER updates in a row were skipped.
         """
         pending, self.pending = self.pending, []
-        numbers = torch.stack([one.numbers for one in pending]).tolist() if pending else []
-        for one, (norm, loss, splits, *metrics) in zip(pending, numbers, strict=True):
+        numbers = torch.stack([made.numbers for made in pending]).tolist() if pending else []
+        for made, (norm, loss, splits, *metrics) in zip(pending, numbers, strict=True):
             if splits:
-                self._note(one)
+                self._note(made)
             if not math.isfinite(norm + loss):
-                self._skip(one, norm, loss)
+                self._skip(made, norm, loss)
                 continue
             self.progress.skipped_in_a_row = 0
-            found = {**one.totals, **dict(zip(self.names, metrics, strict=True))}
-            self.criterion.updated(self.model, one.update, found)
-            self.interval.add(one.counts, loss, found, norm)
-            self.progress.course.add(loss, one.counts["target"])
+            sums = {**made.totals, **dict(zip(self.names, metrics, strict=True))}
+            self.criterion.updated(self.model, made.update, sums)
+            self.interval.add(made.counts, loss, sums, norm)
+            self.progress.course.add(loss, made.counts["target"])
 
     def _gradients(self, batches: list[Batch | None], totals: dict[str, int]) -> tuple[Tensor, Tensor]:
-        """Have the gradients of the loss, which `totals`, the counts of the criterion, divide. Returns the sums of the
-        loss, times target tokens, and of the criterion's metrics [M].
+        """Compute the gradients of the loss of an update.
+
+        Args:
+            batches: The batches of this rank.
+            totals: Counts of the criterion over the whole update, which divide its sums.
+
+        Returns:
+            The sum of the loss, times target tokens; and the sums of the criterion's metrics, [M].
 
         Raises:
-            OutOfMemory: naming a batch that does not fit.
+            OutOfMemory: a batch does not fit into memory.
         """
         self.optimizer.zero_grad()
         loss, metrics = torch.zeros((), device=self.device), torch.zeros(len(self.names), device=self.device)
         work = [(place, piece) for place, batch in enumerate(batches) for piece in self._pieces(batch)]
         seeded = None
         for number, (place, batch) in enumerate(work):
-            is_last = number == len(work) - 1  # a rank without a batch takes part in the exchange of gradients, too
+            is_last = number == len(work) - 1  # a rank without a batch still exchanges gradients
             if batch is None and not (is_last or self.shards):
                 continue
             if place != seeded:
@@ -377,23 +383,24 @@ class Trainer:
                 remedy = "data.batch_tokens" if len(batch.ids) > 1 else "data.max_length"
                 message = (
                     f"update {self.progress.update}: a batch of {shape(batch)} does not fit into memory; "
-                    f"a new run needs a lower {remedy}, or a smaller model"
+                    f"start a new run with a lower {remedy}, or a smaller model"
                 )
                 if self.coupled:
                     message += f"; it is not split, because the term {self.coupled} compares the examples of a batch"
-                # What was half exchanged with other ranks cannot be taken back.
+                # An incomplete exchange with other ranks cannot be undone.
                 raise Failure(message) if exchanged else OutOfMemory(message, batches[place]) from error
             loss = loss + result.sum.detach()
             metrics = metrics + torch.stack([result.metrics[name].to(loss.dtype) for name in self.names])
         return loss, metrics
 
     def _pieces(self, batch: Batch | None) -> list[Batch | None]:
-        """What of a batch is computed at a time: on a CPU pieces of it, which are as fast and need less memory."""
-        stays = batch is None or self.device.type != "cpu" or self.shards or self.coupled
-        return [batch] if stays else pieces(batch)
+        """The pieces of a batch that are computed one after another: on a CPU they are as fast, and need less
+        memory."""
+        undivided = batch is None or self.device.type != "cpu" or self.shards or self.coupled
+        return [batch] if undivided else pieces(batch)
 
     def _note(self, made: Pending) -> None:
-        """Count, and say, which batches were split in two, on any rank."""
+        """Count and log the batches that were split in two, on all ranks."""
         shapes = [text for own in self.ranks.gather([shape(batch) for batch in made.split]) for text in own]
         self.progress.split += len(shapes)
         self.log.line(
@@ -402,21 +409,21 @@ class Trainer:
         )
 
     def _look_at_course(self, log: RunLog) -> None:
-        """At the end of an interval see whether the loss has left its course. Raises Diverged, or warns."""
+        """Check for divergence at the end of an interval. Raises Diverged, or warns."""
         if self.progress.update % self.options.log_updates:
             return
-        wrong = self.progress.course.end_interval(self.progress.update)
-        if wrong and self.options.on_divergence != "skip":
-            raise Diverged(wrong)
-        if wrong:
-            log.line(f"warning: {wrong}; train.on_divergence says what is to be done then")
+        message = self.progress.course.end_interval(self.progress.update)
+        if message and self.options.on_divergence != "skip":
+            raise Diverged(message)
+        if message:
+            log.line(f"warning: {message}; train.on_divergence decides what happens in this case")
             self.progress.course.accept()
 
     def _roll_back(self, error: Diverged, log: RunLog) -> None:
-        """Go back to the last checkpoint from before a divergence, and have another order of the data from there on.
+        """Go back to the last checkpoint before a divergence, and continue with the data in another order.
 
         Raises:
-            Failure: that is not wanted, not possible, or does not help.
+            Failure: train.on_divergence is not rollback, there is no such checkpoint, or rollbacks did not help.
         """
         if self.options.on_divergence != "rollback":
             raise error
@@ -426,7 +433,7 @@ class Trainer:
         self.saver.finish(log)
         folder = self.ranks.first(lambda: checkpoints.newest_whole(self.run, log.line, self.progress.trusted))
         if folder is None:
-            raise Failure(f"{error}; there is no checkpoint from before to roll back to") from error
+            raise Failure(f"{error}; there is no earlier checkpoint for a rollback") from error
         if self.ranks.is_first:
             checkpoints.go_back(self.run, folder)
         self.resume(folder)
@@ -434,45 +441,46 @@ class Trainer:
         self.iterator.reorder(rollbacks)
         self.interval, self.norms, self.pending, self.saved = Interval(), [], [], self.progress.update
         log.advance(self.progress.update - diverged + 1)
-        log.line(f"{error}; back to {folder.name}, and on in another order ({rollbacks} of {ROLLBACKS} rollbacks)")
+        log.line(f"{error}; going back to {folder.name}, and continuing with the data in another order ({rollbacks} of "
+                 f"{ROLLBACKS} rollbacks)")  # fmt: skip
         log.metrics("rollback", diverged, {"to": self.progress.update, "rollbacks": rollbacks, "reason": str(error)})
 
     def _skip(self, made: Pending, norm: float, loss: float) -> None:
-        """Count an update whose gradient is not finite. Raises Diverged after GIVE_UP_AFTER in a row."""
+        """Count a skipped update. Raises Diverged after GIVE_UP_AFTER consecutive ones."""
         progress = self.progress
         progress.skipped += 1
         progress.skipped_in_a_row += 1
         self.interval.skipped += 1
         self.norms = [*self.norms, norm][-progress.skipped_in_a_row :]
         if progress.skipped_in_a_row >= GIVE_UP_AFTER:
-            mine = [int(i) for batch in made.batches if batch is not None for i in batch.ids]
-            ids = [i for own in self.ranks.gather(mine) for i in own]
+            own_ids = [int(i) for batch in made.batches if batch is not None for i in batch.ids]
+            ids = [i for rank_ids in self.ranks.gather(own_ids) for i in rank_ids]
             shown = ", ".join(map(str, ids[:20])) + (f", ... ({len(ids)} in all)" if len(ids) > 20 else "")
             raise Diverged(
                 f"update {made.update}: {GIVE_UP_AFTER} updates in a row had a non-finite loss or gradient "
                 f"(loss {loss}, gradient norms {', '.join(f'{n:.3g}' for n in self.norms)}); "
                 f"last batch: examples {shown}"
-                "; try a lower optim.lr or a longer optim.warmup_updates; the last checkpoint is whole"
+                "; try a lower optim.lr or a longer optim.warmup_updates; the last checkpoint is undamaged"
             )
 
     def _validate(self, log: RunLog) -> int | None:
-        """Validate and say what was found; where it fails the update is saved. Returns the signal that ended it, if one
-        did."""
+        """Validate and report. If validation fails, a checkpoint is saved before the error is raised. Returns the
+        signal that interrupted it, or None."""
         if self.validator is None:
             return None
         started, update = time.perf_counter(), self.progress.update
         try:
-            found = self._validation()
+            validation = self._validation()
         except Stopped as stopped:
             return stopped.signal
         except Exception:
-            if self.saved != update and not self.shards:  # which all ranks would have to save
+            if self.saved != update and not self.shards:  # shards would have to be saved by all ranks
                 self.save(log)
                 log.line(f"the validation failed; update {update:,} is saved before it")
             raise
         seconds = time.perf_counter() - started
-        better = self.progress.validated(self.best_metric, higher_is_better(self.best_metric), found.values)
-        report_validation(log, update, found, seconds, better)
+        better = self.progress.validated(self.best_metric, higher_is_better(self.best_metric), validation.values)
+        report_validation(log, update, validation, seconds, better)
         self.interval.started += seconds  # validation is not training speed
         return None
 
@@ -481,7 +489,7 @@ class Trainer:
         if self.ema:
             self.ema.swap()
         try:
-            with self.shards.whole() if self.shards else contextlib.nullcontext(self.model) as model:
+            with self.shards.gathered_model() if self.shards else contextlib.nullcontext(self.model) as model:
                 return self.validator(model, self.device, self._autocast(), lambda: self.interrupt.signal)
         finally:
             if self.ema:

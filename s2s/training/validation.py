@@ -1,4 +1,4 @@
-"""Validation: the criterion's value on held-out pairs, and metrics of decoded text with generate's own settings."""
+"""Validation: the criterion on held-out pairs, and metrics of decoded text, with the decode options of s2s-generate."""
 
 import contextlib
 import dataclasses
@@ -18,15 +18,16 @@ from s2s.training.distributed import Ranks
 
 @dataclasses.dataclass
 class Validation:
-    """What a validation found.
+    """The results of a validation.
 
     Attributes:
-        values: Metric -> value; a target token, loss and, in nats, nll; perplexity (base e), accuracy (%), what else
-            the criterion has, and the decoded metrics asked for. Where there are any, cut_sources (decode.max_source)
-            and failed_sentences (decode.on_error=mark) of those that are decoded.
-        signatures: Decoded metric -> how it was computed.
+        values: Metric -> value: loss and nll (in nats) per target token, perplexity (e^nll), accuracy (%), further
+            metrics of the criterion, and metrics of decoded text. If they are not 0, also the numbers of decoded
+            sentences that were cut (cut_sources, see decode.max_source) or failed (failed_sentences, see
+            decode.on_error=mark).
+        signatures: Metric of decoded text -> its signature, which says how it was computed.
         samples: (source, reference, hypothesis) of a few sentences.
-        maps: What the model looked at while it wrote them, where that was asked for.
+        maps: Attention maps of the samples, if requested.
     """
 
     values: dict[str, float]
@@ -36,10 +37,10 @@ class Validation:
 
 
 class Stopped(Exception):
-    """A signal has ended a validation.
+    """A signal has interrupted a validation.
 
     Attributes:
-        signal: Its number.
+        signal: Number of the signal.
     """
 
     def __init__(self, signal: int):
@@ -52,13 +53,13 @@ class Validator:
 
     Args:
         task: The task.
-        split: The split of the store; it keeps its raw text.
+        split: The split of the store, which has its raw text.
         criterion: The training criterion.
-        metrics: `loss` and names that s2s.scoring knows.
-        decode: Decode config for the decoded metrics.
-        data: The budget of a batch, and what a sentence costs.
-        samples: How many sentences to show.
-        maps: Whether to find what the model looks at in them.
+        metrics: `loss` and names of metrics of s2s.scoring.
+        decode: Decode options for metrics of decoded text.
+        data: Budget of a batch, and cost of a sentence.
+        samples: Number of sentences to show.
+        maps: Whether to make attention maps of them.
         ranks: The processes that share the work.
     """
 
@@ -68,7 +69,7 @@ class Validator:
         self.dataset = task.dataset(split)
         self.metrics = [name for name in metrics if name != "loss"]
         self.shown, self.maps = samples, maps
-        # What its options name is read once, and now: a file that is not as it should be ends no run later on.
+        # The files that decode options name are read once, before training starts, so that errors are raised early.
         device = torch.device("cuda", ranks.local) if ranks.device_type == "cuda" else torch.device("cpu")
         self.loaded = load(task, decode, device) if task.writes else {}
         lengths = self.dataset.lengths(0, len(self.dataset))
@@ -77,32 +78,32 @@ class Validator:
 
     @torch.inference_mode()
     def __call__(self, model, device: torch.device, autocast, signal: Callable[[], int | None]) -> Validation:
-        """Validate; the model comes back in training mode.
+        """Validate a model; it is in training mode afterwards.
 
         Args:
             model: The model.
-            device: Of the model.
+            device: Its device.
             autocast: A context manager for the forward pass.
-            signal: Gives the number of a signal once one has come, to any of the ranks.
+            signal: Returns the number of a signal that this rank has received, or None.
 
         Raises:
-            Stopped: by a signal, on all ranks.
+            Stopped: a rank has received a signal; it is raised on all ranks.
         """
         model.eval()
         try:
             values = self._loss(model, device, autocast, signal)
-            # Without a decoded metric only the shown sentences are decoded, spread over the split.
+            # Without metrics of decoded text only the samples are decoded, which are spread over the split.
             everything = range(len(self.dataset))
             shown = list(everything[:: max(1, len(everything) // self.shown)])[: self.shown] if self.shown else []
-            wanted = list(everything) if self.metrics else shown
-            written, counts = self._decode(model, wanted, signal)
+            decoded = list(everything) if self.metrics else shown
+            written, counts = self._decode(model, decoded, signal)
             maps = []
             if shown and self.maps:
                 pairs = zip(self._sources(shown), (written[i][0] for i in shown), strict=True)
                 maps = attention_maps(self.task, model, self.decode, list(pairs))
         finally:
             model.train()
-        text = {i: said for i, (_, said) in written.items()}
+        text = {i: hypothesis for i, (_, hypothesis) in written.items()}
         hypotheses = [text[i] for i in everything] if self.metrics else []
         scores = self.ranks.first(lambda: {m: scoring.score(m, hypotheses, [self.references]) for m in self.metrics})
         values |= {name: score.value for name, score in scores.items()} | counts
@@ -112,16 +113,15 @@ class Validator:
         return Validation(values, signatures, samples, maps)
 
     def _sources(self, examples) -> list:
-        """Of these examples, with their tags."""
+        """The sources of examples, with their tags."""
         split, task = self.dataset.split, self.task
         return task.tagged(task.inputs(split, examples), of_split(split, examples) if task.tags else {})
 
     def _decode(
         self, model, examples, signal: Callable[[], int | None]
     ) -> tuple[dict[int, tuple[list[int], str]], dict[str, int]]:
-        """Ids and text of the best hypotheses of these examples, by example; and what is counted of them, if there is
-        any."""
-        (first, last), found = self.ranks.part(len(examples)), {}
+        """Decode examples; returns example -> (ids, text) of its best hypothesis, and counts that are not 0."""
+        (first, last), results = self.ranks.share(len(examples)), {}
 
         def tick() -> None:
             if number := signal():
@@ -132,23 +132,23 @@ class Validator:
                 generator = generator_of(self.task, [model], self.decode, loaded=self.loaded, tick=tick)
                 size = self.decode.buffer or self.task.buffer
                 for start in range(first, last, size):
-                    mine = examples[start : min(start + size, last)]
-                    sources = self._sources(mine)
+                    window = examples[start : min(start + size, last)]
+                    sources = self._sources(window)
                     n_best = generator.generate(sources, first=start)
-                    for i, source, (best, *_) in zip(mine, sources, n_best, strict=True):
+                    for i, source, (best, *_) in zip(window, sources, n_best, strict=True):
                         if self.decode.on_error == "stop":
                             best.check(f"validation: sentence {i + 1}")
                         text = self.task.text(best.ids, plain(source))
-                        found[i] = (best.ids, text), best.source_truncated, best.error is not None
+                        results[i] = (best.ids, text), best.source_truncated, best.error is not None
         self._stop(signal)
-        everything = {i: one for own in self.ranks.gather(found) for i, one in own.items()}
+        everything = {i: result for own in self.ranks.gather(results) for i, result in own.items()}
         counts = {"cut_sources": sum(cut for _, cut, _ in everything.values()),
                   "failed_sentences": sum(failed for *_, failed in everything.values())}  # fmt: skip
         written = {i: written for i, (written, *_) in everything.items()}
         return written, {name: count for name, count in counts.items() if count}
 
     def _stop(self, signal: Callable[[], int | None]) -> None:
-        """Raise Stopped if a signal has come to any rank."""
+        """Raise Stopped if any rank has received a signal."""
         (number,) = self.ranks.largest([signal() or 0])
         if number:
             raise Stopped(number)
@@ -156,8 +156,8 @@ class Validator:
     def _loss(self, model, device: torch.device, autocast, signal: Callable[[], int | None]) -> dict[str, float]:
         names, counts = self.criterion.names(model), dict.fromkeys(self.criterion.count_names, 0)
         sums = torch.zeros(len(names), dtype=torch.float64, device=device)
-        mine = self.batches[self.ranks.rank :: self.ranks.size]  # they are sorted by length
-        for batch in prefetch(self.dataset.collate, mine, workers=1):
+        batches = self.batches[self.ranks.rank :: self.ranks.size]  # they are sorted by length
+        for batch in prefetch(self.dataset.collate, batches, workers=1):
             if signal():
                 break
             with autocast:
@@ -166,17 +166,17 @@ class Validator:
             counts = {name: counts[name] + count for name, count in self.criterion.counts(batch).items()}
         self._stop(signal)
         sums = torch.cat([sums, torch.tensor(list(counts.values()), dtype=sums.dtype, device=device)])
-        found = dict(zip([*names, *counts], self.ranks.total(sums).tolist(), strict=True))
-        return {"loss": self.criterion.valid_loss(found), **metrics_of(found, self.criterion.divisors(model))}
+        totals = dict(zip([*names, *counts], self.ranks.total(sums).tolist(), strict=True))
+        return {"loss": self.criterion.valid_loss(totals), **metrics_of(totals, self.criterion.divisors(model))}
 
 
 def metrics_of(sums: dict[str, float], divisors: dict[str, str | None]) -> dict[str, float]:
-    """A criterion's metrics, each for one of what it counts; `perplexity`, to base e, beside `nll`.
+    """The metrics of a criterion, divided by their divisors; with `nll` also `perplexity` = e^nll.
 
     Args:
-        sums: Of metrics and counts, by name.
-        divisors: As of `Criterion.divisors`. A metric without one is a number as it is, and left out where it is 0; one
-            of which nothing is counted is left out, too.
+        sums: Name -> sum of each metric and count.
+        divisors: As `Criterion.divisors`. A metric without a divisor is left out if it is 0, and one whose divisor is 0
+            is left out, too.
     """
     values: dict[str, float] = {}
     for name, divisor in divisors.items():
@@ -195,5 +195,5 @@ def metrics_of(sums: dict[str, float], divisors: dict[str, str | None]) -> dict[
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether more of a metric is better."""
+    """Whether higher values of a metric are better."""
     return metric != "loss" and scoring.higher_is_better(metric)

@@ -1,9 +1,9 @@
-"""How the processes of a run watch each other, apart from the exchange of gradients, which waits for hours.
+"""Heartbeats between the processes of a run, independent of the exchange of gradients, which has a timeout of hours.
 
-Each has a thread that counts its beats in a store that rank 0 holds. Rank 0 looks at the beats of all, and all the
-others at those of rank 0: one that is stopped, or whose machine is gone, is named within the time-out, and ends all.
-One that is only slow, in a long validation or a save, goes on beating, as long as native code lets other threads run;
-safetensors does from 0.8 on.
+Each process has a thread that writes its heartbeats to a store on rank 0. Rank 0 reads the heartbeats of all others,
+and they read those of rank 0. If a process is stopped, or its machine fails, it is named within the timeout, and all
+processes end. A process that is only slow, in a long validation or save, keeps beating, as long as native code lets
+other threads run; safetensors does so from version 0.8.
 """
 
 import contextlib
@@ -21,30 +21,30 @@ from typing import Any
 
 import torch.distributed as dist
 
-POLL, GRACE = 0.5, 3.0  # seconds between beats, and that a process has to end by itself
-LATE = 8.0  # seconds that a beat may take on a busy machine: what is not heard of till then is gone
-NEWS = "news"  # the key of what ended the run: its exit code, and which process is to be woken
+POLL, GRACE = 0.5, 3.0  # seconds between heartbeats; seconds in which a process must end by itself
+LATE = 8.0  # seconds that a heartbeat may take on a busy machine; a process that is not heard until then is dead
+NEWS = "news"  # key of what ended the run: its exit code, and the process to wake
 
 
 class Watch:
-    """Threads that end this process when another one has failed or shows no sign of life, and this one, deep in an
-    exchange, does not notice. When the launcher is gone, the run is asked to save and stop.
+    """Threads that end this process when another one has failed or sends no heartbeat. This process could not notice it
+    itself while it waits in an exchange. If the launcher has died, the run is asked to save and stop.
 
     Args:
-        store: Of the rendezvous; it says where the store of beats is.
-        rank, size: As of Ranks.
-        timeout: Seconds without a beat.
+        store: The store of the rendezvous, which has the address of the store of heartbeats.
+        rank, size: As in Ranks.
+        timeout: Seconds without a heartbeat after which a process counts as dead.
 
     Attributes:
-        update: Of the run, for others to know how far this process has come.
-        note: Hears of a process that shows no sign of life.
+        update: The update that this process has reached; others read it.
+        note: Called with a message about a process without heartbeat.
     """
 
     def __init__(self, store: dist.Store, rank: int, size: int, timeout: float):
         self.rank, self.size, self.timeout, self.update = rank, size, timeout, 0
         self.note: Callable[[str], None] = lambda text: None
         self._beats = 0
-        self._seen: list[dict[str, Any]] = [{} for _ in range(size)]  # the last beat of each
+        self._seen: list[dict[str, Any]] = [{} for _ in range(size)]  # the last heartbeat of each rank
         self._silent = [0.0] * size  # seconds since then
         self._answers, self._stop, self._news, self._gone = 0, threading.Event(), None, {rank}
         within = datetime.timedelta(seconds=timeout)
@@ -66,19 +66,19 @@ class Watch:
         self._stop.set()
 
     def fail(self, code: int) -> int | None:
-        """Tell the others that this process ends with an exit code. Returns the code of the one that was first, if
-        another one was; what happens here came of that."""
+        """Tell the other processes that this one ends with an exit code. Returns the exit code of the process that
+        failed first, if it was another one, whose failure has caused that of this process; otherwise None."""
         first = None
-        with contextlib.suppress(RuntimeError):  # rank 0 is gone
+        with contextlib.suppress(RuntimeError):  # rank 0 is dead
             first = self._news["code"] if self._news else self._tell({"code": code})
             self._stay()
-        ending = threading.Timer(LATE, os._exit, [code if first is None else first])  # if not by itself
+        ending = threading.Timer(LATE, os._exit, [code if first is None else first])  # if it does not end by itself
         ending.daemon = True
         ending.start()
         return first
 
     def quiet(self) -> list[int]:
-        """The ranks that beat no more; none where it is known what ends the run."""
+        """The ranks that send no heartbeats any more; empty if it is known what ended the run."""
         ranks = [rank for rank in range(self.size) if rank != self.rank]
         try:
             before, until = None, time.monotonic() + LATE
@@ -95,7 +95,7 @@ class Watch:
         return ranks
 
     def name(self, rank: int) -> str:
-        """A process in words: which one, where, and how far it had come."""
+        """A text about a process: its rank, its place, and the update that it had reached."""
         seen = self._seen[rank]
         where = f" (pid {seen['pid']} on {seen['host']}, last seen in update {seen['update']:,})" if seen else ""
         return f"process {rank} of {self.size}{where}"
@@ -103,7 +103,7 @@ class Watch:
     # --- the threads -------------------------------------------------------------------------------------------------
 
     def _talk(self) -> None:
-        """Beat, and look at the others."""
+        """Send heartbeats, and read those of others."""
         others = range(1, self.size) if self.rank == 0 else [0]
         while not self._stop.wait(POLL):
             if os.getppid() != self._parent:
@@ -115,16 +115,16 @@ class Watch:
                     self._hear(json.loads(self._store.get(NEWS)))
                 before = list(self._seen)
                 self._look(others)
-            except RuntimeError:  # the connection is lost, and so is rank 0 unless this is the end
+            except RuntimeError:  # the connection is lost: rank 0 is dead, or the run has ended
                 return
             self._answers += 1
-            for rank in others:  # a look that comes late, because this process was stopped itself, counts as any
+            for rank in others:  # a late look, after this process was stopped itself, counts like any other
                 self._silent[rank] = 0.0 if self._seen[rank] != before[rank] else self._silent[rank] + POLL
                 if self._silent[rank] >= self.timeout:
                     self._give_up(rank)
 
     def _guard(self) -> None:
-        """See whether the store answers: an answer may take for ever where rank 0 is stopped."""
+        """Check that the store answers; if rank 0 is stopped, a request never returns."""
         answers, silent = 0, 0.0
         while not self._stop.wait(POLL):
             silent = 0.0 if self._answers != answers else silent + POLL
@@ -134,7 +134,7 @@ class Watch:
                 telling = threading.Thread(target=self._give_up, args=[0], daemon=True)
                 telling.start()
                 telling.join(GRACE)
-                if telling.is_alive():  # it does not wake
+                if telling.is_alive():  # rank 0 does not wake
                     self._say(0)
                 os._exit(1)
 
@@ -144,17 +144,17 @@ class Watch:
         self._store.set(f"beat/{self.rank}", json.dumps(beat))
 
     def _look(self, ranks) -> list[dict[str, Any]]:
-        """Read the beats of some ranks. Returns all that are known."""
+        """Read the heartbeats of some ranks; returns the last known heartbeats of all."""
         keys = [f"beat/{rank}" for rank in ranks]
-        there = keys if self._store.check(keys) else [key for key in keys if self._store.check([key])]
-        for key, beat in zip(there, self._store.multi_get(there) if there else [], strict=True):
+        present = keys if self._store.check(keys) else [key for key in keys if self._store.check([key])]
+        for key, beat in zip(present, self._store.multi_get(present) if present else [], strict=True):
             self._seen[int(key.partition("/")[2])] = json.loads(beat)
         return list(self._seen)
 
     def _give_up(self, rank: int) -> None:
-        """End all, because a process shows no sign of life."""
+        """End all processes, because one sends no heartbeat."""
         first = None
-        with contextlib.suppress(RuntimeError):  # rank 0 is gone
+        with contextlib.suppress(RuntimeError):  # rank 0 is dead
             first = self._tell({"code": 1, "wake": self._seen[rank]})
         if first is None:
             self._say(rank)
@@ -162,7 +162,8 @@ class Watch:
             os._exit(1)
 
     def _tell(self, news: dict[str, Any]) -> int | None:
-        """Publish what ends the run. Returns the exit code of what another one has published before."""
+        """Publish what ends the run. Returns the exit code that another process has published before; otherwise
+        None."""
         self._news = news
         self._store.set(f"heard/{self.rank}", "")
         if self._store.add("failures", 1) > 1:
@@ -173,16 +174,16 @@ class Watch:
         return None
 
     def _stay(self) -> None:
-        """Rank 0, which holds the store, waits for all that may be alive to hear what ends the run."""
+        """On rank 0, which has the store, wait until all live processes have read what ends the run."""
         until = time.monotonic() + LATE
         alive = [f"heard/{rank}" for rank in range(self.size) if rank not in self._gone]
         while self.rank == 0 and alive and not self._store.check(alive) and time.monotonic() < until:
             time.sleep(POLL / 10)
 
     def _hear(self, news: dict[str, Any]) -> None:
-        """End with the exit code of another one, soon if not by itself."""
+        """End with the exit code of the process that failed first, after GRACE seconds."""
         self._news = news
-        with contextlib.suppress(RuntimeError):  # rank 0 is gone
+        with contextlib.suppress(RuntimeError):  # rank 0 is dead
             self._store.set(f"heard/{self.rank}", "")
         _wake(news.get("wake"))
         time.sleep(GRACE)
@@ -190,25 +191,25 @@ class Watch:
         os._exit(news["code"])
 
     def _say(self, rank: int) -> None:
-        text = (f"failed: {self.name(rank)} has shown no sign of life for {self.timeout:g} s; it was stopped, or its "
-                "machine is gone. To go on from the last checkpoint, repeat the command")  # fmt: skip
+        text = (f"failed: {self.name(rank)} has sent no heartbeat for {self.timeout:g} s; it was stopped, or its "
+                "machine has failed. To resume from the last checkpoint, repeat the command")  # fmt: skip
         self.note(text)
         with contextlib.suppress(OSError):
             print(f"s2s-train: {text}", file=sys.stderr, flush=True)
 
 
 def _wake(beat: dict[str, Any] | None) -> None:
-    """Let a stopped process of this machine go on, so that it learns that it is to end: nobody else could end it."""
+    """Continue a stopped process on this machine, so that it can end itself; nothing else would end it."""
     if beat and beat["host"] == socket.gethostname():
         with contextlib.suppress(OSError):
             os.kill(beat["pid"], signal.SIGCONT)
 
 
 def _address() -> str:
-    """Where other machines find this one: the address it has towards the rendezvous."""
+    """The address of this machine for other machines: the one that it uses towards the rendezvous."""
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     family, kind, _, _, place = socket.getaddrinfo(*place, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind) as one:  # to connect it sends nothing
-        one.connect(place)
-        own = one.getsockname()[0]
+    with socket.socket(family, kind) as probe:  # to connect a datagram socket sends nothing
+        probe.connect(place)
+        own = probe.getsockname()[0]
     return os.environ["MASTER_ADDR"] if ipaddress.ip_address(own).is_loopback else own

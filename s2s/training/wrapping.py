@@ -1,4 +1,4 @@
-"""The layers of a model, as what computes twice to save memory, what is compiled, and what is sharded."""
+"""Wraps the layers of a model: for activation checkpointing, for compilation and for sharding."""
 
 import os
 import shutil
@@ -12,52 +12,52 @@ from s2s.errors import UserError
 
 
 def layers(model: nn.Module, key: str) -> list[nn.Module]:
-    """The layers of all stacks of a model, which it calls as modules.
+    """The layers of all stacks of a model.
 
     Args:
         model: An EncoderDecoder.
-        key: The option that they are needed for.
+        key: The option that needs them, for the message.
 
     Raises:
-        UserError: it has none, or does not call them as modules, so that there is nothing to take hold of.
+        UserError: the model has no layers, or does not call them as modules, so that they cannot be wrapped.
     """
-    found = [layer for stack in model.stacks() for layer in stack]
-    if not found or any(type(layer).forward is nn.Module.forward for layer in found):
+    modules = [layer for stack in model.stacks() for layer in stack]
+    if not modules or any(type(layer).forward is nn.Module.forward for layer in modules):
         raise UserError(f"{key}: a {type(model).__name__} has no layers that are called as modules")
-    return found
+    return modules
 
 
 def check(options, model: nn.Module, device: torch.device) -> None:
-    """Whether the layers of a model can be what the options of training, `train`, say.
+    """Check that the layers of a model can be wrapped as the options `train` say.
 
     Raises:
-        UserError: there are none; or, to compile on a CPU, there is no C++ compiler.
+        UserError: there are no layers; or there is no C++ compiler, which compilation on a CPU requires.
     """
     for key in ("checkpoint_activations", "compile"):
         if getattr(options, key):
             layers(model, f"train.{key}")
     compiler = os.environ.get("CXX", "g++").split()[0]
     if options.compile and device.type == "cpu" and not shutil.which(compiler):
-        raise UserError(f"train.compile=true: needs a C++ compiler on a CPU, and there is no {compiler}; set $CXX")
+        raise UserError(f"train.compile=true: requires a C++ compiler on a CPU, and there is no {compiler}; set $CXX")
 
 
 def checkpoint_activations(model: nn.Module) -> None:
-    """Have each layer of a model keep its input alone for the backward pass, in which it is computed a second time with
-    the same random numbers (Chen et al. 2016)."""
+    """Activation checkpointing (Chen et al. 2016): each layer keeps only its input for the backward pass, in which it
+    is computed again with the same random numbers."""
     for layer in layers(model, "train.checkpoint_activations"):
         _wrap(layer, lambda forward: lambda *args: checkpoint(forward, *args, use_reentrant=False))
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Have the layers of a model compiled for training, once for all layers of a kind and for any size of a batch.
-    Dropout then has other random numbers."""
+    """Compile the layers of a model for training, once for all layers of a kind and for any batch size. Dropout then
+    draws other random numbers."""
     for layer in layers(model, "train.compile"):
         _wrap(layer, lambda forward: torch.compile(forward, dynamic=True))
 
 
 def _wrap(layer: nn.Module, wrapper) -> None:
-    """Have `layer.forward`, while it trains, be what `wrapper` makes of it. Names of parameters stay as they are, and a
-    copy of the layer has it too."""
+    """Replace `layer.forward` in training by `wrapper(forward)`. Names of parameters do not change, and copies of the
+    layer are wrapped, too."""
     inner = layer.forward.__func__
     wrapped = wrapper(inner)
 

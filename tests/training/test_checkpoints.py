@@ -413,6 +413,6 @@ def test_two_trainings_of_one_run_and_the_second_changes_nothing(store, run, s2s
         for option in ("overwrite=true", "train.log_updates=3"):
             capsys.readouterr()
             assert s2s("train", *words(store, run, *MORE, option)) == 2
-            assert f"run={run}: another s2s-train is at work in this folder" in one_error_line(capsys)
+            assert f"run={run}: another s2s-train is running in this folder" in one_error_line(capsys)
     assert (run / "config.yaml").read_text() == before
     assert len(runs.steps(run)) == 3

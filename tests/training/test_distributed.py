@@ -102,10 +102,10 @@ def test_resumed_on_another_number_of_processes_the_data_go_on_exactly(store, tm
     )
     said = capsys.readouterr().err
     assert "distributed.processes changes from 2 to 1" in said
-    assert "the bits will be others" in said
+    assert "will not be bit-identical" in said
     assert "see train.accumulate" not in said
     said = finished(together(2, store, pieces, "data.group=2", NO_NOISE))
-    assert "the bits will be others" in said
+    assert "will not be bit-identical" in said
     assert_one_run(whole, pieces)
     assert s2s("train", *words(store, whole, "data.group=2", "train.accumulate=4")) == 2  # as many processes as before
 
@@ -116,7 +116,7 @@ def test_resumed_on_the_same_number_of_processes_it_has_the_same_bits(store, tmp
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     finished(together(3, store, whole))
     finished(together(3, store, pieces, "train.max_updates=11"))
-    assert "the bits will be others" not in finished(together(3, store, pieces))
+    assert "will not be bit-identical" not in finished(together(3, store, pieces))
     same_bits(whole, pieces)
 
 
@@ -247,8 +247,8 @@ def test_a_process_that_is_stopped_is_named_and_ends_all(store, tmp_path, reques
     assert process.returncode == 1, errors
     assert time.monotonic() - began < 60  # starting included
     (said,) = (text for text in errors.splitlines() if text.startswith("s2s-train: "))
-    found = re.match(r"s2s-train: failed: process (\d) of 2 \(pid \d+ on (.*), last seen in update \d+\) has shown no "
-                     r"sign of life for 4 s; it was stopped, .* To go on .* repeat the command", said)  # fmt: skip
+    found = re.match(r"s2s-train: failed: process (\d) of 2 \(pid \d+ on (.*), last seen in update \d+\) has sent no "
+                     r"heartbeat for 4 s; it was stopped, .* To resume .* repeat the command", said)  # fmt: skip
     assert found, errors
     assert found.groups() == (str(rank), socket.gethostname())
     if by == "launch":
@@ -289,5 +289,5 @@ def test_a_process_that_hangs_is_for_the_time_out_of_exchanges(store, tmp_path, 
     process = together(2, store, tmp_path / "run", "distributed.timeout=2", trouble=trouble, before=before)
     errors = finished(process, 1)
     assert (
-        "failed: an exchange with the other processes has failed, though they live; perhaps one hangs: proc" in errors
+        "failed: an exchange with the other processes has failed, though they are alive; one may hang: proc" in errors
     )

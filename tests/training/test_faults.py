@@ -203,7 +203,7 @@ def test_a_full_disk_costs_the_saves_that_it_prevents(store, whole, tmp_path, s2
         assert f"warning: the checkpoint of update {failed} could not be saved: [Errno 28] " in said
     assert "the newest one is step_00000008; training goes on, and the next save tries again" in said
     if when == "before":
-        assert "MB are needed, 0.0 MB are free" in said
+        assert "MB, and 0.0 MB are free" in said
     assert [event["update"] for event in events(run, "save_failed")] == [9, 12, 15, 16]
     assert [event["update"] for event in events(run, "checkpoint")] == [3, 6, 8, 18, 20]
     nothing_half_written(run)
@@ -222,7 +222,7 @@ def test_a_last_save_that_fails_is_a_failure_and_repeating_goes_on(store, whole,
         assert s2s("train", *words(store, run)) == 1
     line = one_error_line(capsys)
     assert "the checkpoint of update 20 could not be saved: [Errno 5] Input/output error" in line
-    assert "the newest one is step_00000018; make room, and repeat the command to go on from there" in line
+    assert "the newest one is step_00000018; free some space, and repeat the command to resume from it" in line
     assert s2s("train", *words(store, run)) == 0
     same_bits(whole, run)
 
@@ -400,7 +400,7 @@ def test_a_divergence_can_be_rolled_back_and_the_rest_of_the_epoch_comes_in_anot
     assert s2s("train", *words(store, run, *options)) == 0
     said = capsys.readouterr().err
     assert "the loss of 3 intervals in a row exceeds 1.5 times" in said
-    assert "back to step_00000009, and on in another order (1 of 5 rollbacks)" in said
+    assert "going back to step_00000009, and continuing with the data in another order (1 of 5 rollbacks)" in said
     assert events(run, "rollback")[0]["update"] == 13
     assert events(run, "rollback")[0]["to"] == 9
     assert json.loads((run / "last/state.json").read_text())["progress"]["rollbacks"] == 1
@@ -433,7 +433,7 @@ def test_what_diverges_again_and_again_is_given_up(store, tmp_path, s2s, capsys,
 
     calls[:] = [1] * 10
     assert s2s("train", *words(store, tmp_path / "other", "train.on_divergence=rollback")) == 1
-    assert "there is no checkpoint from before to roll back to" in one_error_line(capsys)
+    assert "there is no earlier checkpoint for a rollback" in one_error_line(capsys)
 
 
 @pytest.mark.parametrize("stop", [11, 15])
@@ -547,4 +547,4 @@ def test_a_sentence_that_does_not_fit_alone_is_a_failure_that_names_its_shape(st
     assert s2s("train", *words(store, tmp_path / "run")) == 1
     line = one_error_line(capsys)
     assert "a batch of 1 sentences x " in line
-    assert "does not fit into memory; a new run needs a lower data.max_length, or a smaller model" in line
+    assert "does not fit into memory; start a new run with a lower data.max_length, or a smaller model" in line

@@ -201,7 +201,7 @@ def test_a_run_is_not_deleted_that_it_is_to_start_from(store, parent, tmp_path, 
     run = tmp_path / "run"
     shutil.copytree(parent, run, symlinks=True)
     assert s2s("train", *words(store, run, *STILL, f"train.init.checkpoint={run}", "overwrite=true")) == 2
-    assert "is needed, and lies in" in one_error_line(capsys)
+    assert ", which is needed; choose another run folder" in one_error_line(capsys)
     assert (run / "last/model.safetensors").exists()
 
 
@@ -250,7 +250,7 @@ def test_a_distilled_run_resumes_bit_identical_and_only_with_the_same_teacher(st
     assert s2s("train", *other) == 0
     capsys.readouterr()
     assert s2s("train", *words(store, pieces, *options, "train.max_updates=20")) == 2
-    assert "the weights of its teachers are others than when it started" in one_error_line(capsys)
+    assert "the weights of its teachers have changed since it started" in one_error_line(capsys)
 
 
 def test_teachers_that_do_not_fit_are_refused(store, parent, tmp_path, s2s, capsys):

@@ -84,5 +84,5 @@ def test_a_compiled_run_is_the_same_run(store, tmp_path, s2s, capsys):
 def test_compiling_without_a_compiler_is_told(store, tmp_path, s2s, monkeypatch, capsys):
     monkeypatch.setenv("CXX", "there-is-no-such-compiler")
     assert s2s("train", *words(store, tmp_path / "run", "train.compile=true")) == 2
-    assert "train.compile=true: needs a C++ compiler" in capsys.readouterr().err
+    assert "train.compile=true: requires a C++ compiler" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -104,5 +104,5 @@ def test_a_profiled_run_says_where_time_went_and_has_the_same_bits(store, tmp_pa
 
 def test_a_run_too_short_to_be_profiled_says_so(store, tmp_path, s2s, capsys):
     assert s2s("train", *words(store, tmp_path / "run", "train.max_updates=12", "train.profile=true")) == 0
-    assert "note: train.profile needs 20 updates; this was the end after 12" in capsys.readouterr().err
+    assert "note: train.profile requires 20 updates, and the run ended after 12" in capsys.readouterr().err
     assert not (tmp_path / "run/profile.json").exists()

@@ -69,7 +69,7 @@ def test_a_signal_saves_and_says_how_to_go_on(store, tmp_path, s2s, signalled, n
     assert s2s("train", *words(store, whole, "train.log_updates=1")) == 0
     ended, errors = signalled(number, 10, *words(store, stopped, "train.log_updates=1"))
     assert ended == code, errors
-    assert "a checkpoint is saved. To go on, repeat: " in errors
+    assert "a checkpoint is saved. To resume, repeat: " in errors
     assert "Traceback" not in errors
     assert s2s("train", *words(store, stopped, "train.log_updates=1")) == 0
     same_bits(whole, stopped)

@@ -45,7 +45,7 @@ def test_shards_make_the_same_run_and_go_on_in_one_process_and_back(store, tmp_p
 
 def test_what_cannot_be_sharded_is_told(store, tmp_path, s2s, capsys):
     assert s2s("train", *words(store, tmp_path / "run", FSDP)) == 2
-    assert "distributed.strategy=fsdp: one process has nothing to share" in capsys.readouterr().err
+    assert "distributed.strategy=fsdp: requires several processes" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -19,7 +19,7 @@ def test_the_signal_of_slurm_saves_and_ends_well(store, whole, tmp_path, s2s, si
     code, said = signalled(signal.SIGUSR1, 5, *words(store, run))
     assert code == 0, said
     assert "stopped by SIGUSR1 at update " in said
-    assert "To go on, repeat: " in said
+    assert "To resume, repeat: " in said
     assert s2s("train", *words(store, run)) == 0
     same_bits(whole, run)
 
@@ -150,7 +150,7 @@ def test_the_command_to_go_on_does_not_delete_the_run(store, tmp_path, s2s, caps
     monkeypatch.setattr(Trainer, "_update", update)
     assert s2s("train", *words(store, run, "overwrite=true")) == 0
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "To go on, repeat: s2s-train " in said
+    assert "To resume, repeat: s2s-train " in said
     assert said.endswith(" overwrite=false")
     assert "overwrite=true" not in said
 

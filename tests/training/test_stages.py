@@ -226,7 +226,7 @@ def test_layer_decay():
 
 @pytest.mark.parametrize(("option", "message"), [
     ("train.freeze=['*']", "train.freeze: nothing is left to train"),
-    ("train.stages=[{freeze:[encoder]},{}]", "train.stages[0]: how many updates does it last?"),
+    ("train.stages=[{freeze:[encoder]},{}]", "train.stages[0]: requires updates=NUMBER"),
     ("train.stages=[{updates:5},{updates:5}]", "train.stages[1].updates: the last stage ends with train.max_updates"),
     ("optim.groups=[{parameters:[encoder]},{parameters:['*attention']}]", "is in two of them, 0 and 1"),
 ])  # fmt: skip

@@ -141,7 +141,7 @@ def test_a_warm_up_beyond_the_last_update_is_told(store, tmp_path, s2s, capsys):
         options = [f"train.max_updates={updates}", "optim.warmup_updates=3", "optim.lr=0.01"]
         assert s2s("train", *words(store, tmp_path / str(updates), *options)) == 0
         assert capsys.readouterr().err.count(
-            "warning: optim.warmup_updates=3 are more than train.max_updates=2: the learning rate never reaches "
+            "warning: optim.warmup_updates=3 exceeds train.max_updates=2: the learning rate never reaches "
             "optim.lr=0.01"
         ) == told  # fmt: skip
 
@@ -342,7 +342,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(trained, change, message):
 
 def test_missing_words_and_splits_are_named(store, tmp_path, s2s, capsys):
     assert s2s("train", *SMALL) == 2
-    assert "store=FOLDER and run=FOLDER are needed" in one_error_line(capsys)
+    assert "store=FOLDER and run=FOLDER are required" in one_error_line(capsys)
     assert s2s("train", *words(tmp_path / "nothing", tmp_path / "run")) == 2
     assert "no such store" in one_error_line(capsys)
     assert not (tmp_path / "run").exists()
