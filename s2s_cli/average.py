@@ -27,7 +27,7 @@ def _average(config: AverageCommand) -> None:
 
     if not config.checkpoint or not config.output:
         raise UserError(
-            "checkpoint=RUN with last=N or best=N (or a list of checkpoints), and output=FOLDER, are needed"
+            "checkpoint=RUN with last=N or best=N (or a list of checkpoints), and output=FOLDER, are required"
         )
     output = Path(config.output)
     if (config.last or config.best) and (len(config.checkpoint) != 1 or (config.last and config.best)):

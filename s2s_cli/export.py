@@ -17,7 +17,9 @@ Example: s2s-export checkpoint=RUN format=ctranslate2 output=FOLDER"""
 class ExportCommand:
     """Schema of s2s-export."""
 
-    checkpoint: str | None = option(None, "a run (its best checkpoint, else its last), or a checkpoint's folder")
+    checkpoint: str | None = option(
+        None, "a run (its best checkpoint, or else its last one), or the folder of a checkpoint"
+    )
     format: str = option("ctranslate2", "toolkit that will read the model", ("ctranslate2",))
     output: str | None = option(None, "folder to write; it appears when it is complete")
     overwrite: bool = option(False, "replace an existing exported model")
@@ -25,7 +27,7 @@ class ExportCommand:
 
 def _export(config: ExportCommand) -> None:
     if not config.checkpoint or not config.output:
-        raise UserError("checkpoint=RUN and output=FOLDER are needed")
+        raise UserError("checkpoint=RUN and output=FOLDER are required")
     output = Path(config.output)
     with claim(output, "output"):
         size = _write(config, output)
@@ -34,7 +36,7 @@ def _export(config: ExportCommand) -> None:
 
 
 def _write(config: ExportCommand, output: Path) -> int:
-    """Write the model; returns its bytes."""
+    """Write the model. Returns its size in bytes."""
     if output.exists() or output.is_symlink():
         exported = all((output / name).is_file() for name in ("model.bin", "config.json", "source.tokenizer.json"))
         if not exported or output.is_symlink():

@@ -31,7 +31,7 @@ class GenerateCommand:
     """Schema of s2s-generate."""
 
     checkpoint: list[str] = option(
-        [], "a run (its best checkpoint, else its last), a checkpoint's folder, or a list of them for an ensemble"
+        [], "a run (its best checkpoint, or else its last one), a checkpoint's folder, or a list of them: an ensemble"
     )
     draft: str | None = option(None, "checkpoint of a smaller model that proposes tokens, for decode.speculative=draft")
     input: str | None = option(
@@ -68,14 +68,14 @@ class GenerateCommand:
         None, "file with one line per input line: NAME=VALUE tags, separated by spaces; they override tags="
     )
     skip_broken: bool = option(
-        False, "input that cannot be read (a recording, a line that is too long or not UTF-8) is named and counted; "
-        "its output is empty, in JSON an error; false: it ends the command",
+        False, "report and count input that cannot be read (a recording, a line that is too long or not UTF-8), and "
+        "leave its output empty (in JSON: an error); false: such input ends the command",
     )  # fmt: skip
     max_line_bytes: int = option(MAX_LINE_BYTES, "longest line of a file; a longer one cannot be read", at_least=1)
     batch_wait: float = option(
         0.01, "seconds to wait for more lines from a pipe before decoding the lines read so far", at_least=0
     )
-    device: str = option("auto", "auto: a GPU where there is one", ("auto", "cpu", "cuda"))
+    device: str = option("auto", "auto: a GPU if there is one", ("auto", "cpu", "cuda"))
     seed: int = option(1, "seed of sampling", at_least=0, at_most=LARGEST_SEED)
     decode: Any = group("decode", "default", "the search and its options")
 
@@ -117,7 +117,7 @@ def _check(config: GenerateCommand) -> None:
         if config.constraints:
             raise UserError("constraints= requires mode=translate; with mode=score the whole target is given")
         if not config.target and not config.store:
-            raise UserError("mode=score requires target=FILE, or store=, whose targets are scored then")
+            raise UserError("mode=score requires target=FILE, or store=, whose targets are then scored")
     elif config.target:
         raise UserError("target= requires mode=score; with mode=translate, prefix= gives the beginnings of hypotheses")
     elif config.decode.n_best > 1 and config.decode.mbr == "none" and config.format == "text":
@@ -152,7 +152,7 @@ def _check_files(config: GenerateCommand) -> None:
 
 
 def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
-    """Windows of sentences, and the number of sentences if it is known."""
+    """Windows of sentences, and the number of all sentences (None if it is unknown)."""
     from s2s.decoding.inputs import Companion, Reading, from_input, from_split
     from s2s.tasks import tags
 
@@ -205,7 +205,7 @@ class _Progress:
         self.bar.update(sentences)
 
     def heard(self, windows: Iterator, frame_seconds: float | None) -> Iterator:
-        """Pass windows on, and add up the seconds of their recordings."""
+        """Yield the windows unchanged, and add up the seconds of their recordings."""
         for window in windows:
             self.unit = window.unit
             if frame_seconds is not None:
@@ -230,7 +230,7 @@ class _Progress:
         self.unmet += bool(best.unmet)
 
     def report(self) -> None:
-        """The final line."""
+        """Print the final line."""
         seconds = time.perf_counter() - self.start
         rate = self.sentences / seconds
         line = f"{self.sentences:,} sentences, {self.tokens:,} tokens, {seconds:.1f} s, {rate:,.1f} sentences/s"

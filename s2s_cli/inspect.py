@@ -17,7 +17,7 @@ class InspectCommand:
 
     path: list[str] = option([], "folders or files to explain; arguments without = are paths")
     verify: bool = option(True, "read every file and compare it with its hash; false: sizes only")
-    format: str = option("text", "lines for people, or a JSON object for each path", ("text", "json"))
+    format: str = option("text", "text: lines to read; json: one JSON object for each path", ("text", "json"))
 
 
 def _inspect(config: InspectCommand) -> None:

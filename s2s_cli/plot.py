@@ -1,4 +1,4 @@
-"""s2s-plot: draw the curves of runs on the terminal and to a picture."""
+"""s2s-plot: draw the curves of runs on the terminal and into a picture."""
 
 import dataclasses
 import shutil

@@ -1,4 +1,4 @@
-"""s2s-preprocess: make a store of raw parallel text, or of recordings and their transcripts."""
+"""s2s-preprocess: make a store from raw parallel text, or from recordings and their transcripts."""
 
 import signal
 import sys
@@ -22,10 +22,10 @@ def main() -> None:
 
 
 def schema(task: str) -> type:
-    """The keys of a task."""
+    """The class with the options of a task. Raises UserError if the task makes no stores."""
     if task in registry.names("task") and task not in registry.names("preprocess"):
-        has = ", ".join(registry.names("preprocess"))
-        raise UserError(f"task={task} reads the stores of other tasks and makes none itself; choose {has}")
+        tasks = ", ".join(registry.names("preprocess"))
+        raise UserError(f"task={task} reads the stores of other tasks and makes none itself; choose {tasks}")
     return registry.find("preprocess", task).Config
 
 

@@ -18,8 +18,8 @@ from s2s.scoring.metric import normalise, without_punctuation
 ABOUT = """Score hypotheses against references, line by line. The signature of a score says how it was computed.
 Example: s2s-score hypothesis=hyp.en reference=[ref.a.en,ref.b.en] metrics=[bleu,chrf,ter]
 Speech:  s2s-score hypothesis=hyp.txt store=data-bin/an4 split=test metrics=[wer,cer] groups=speaker worst=5"""
-FEWEST = 100  # resamples for an interval
-FACTS = ("speaker", "language")  # of an utterance in a store
+FEWEST = 100  # lowest number of resamples for an interval
+FACTS = ("speaker", "language")  # facts about an utterance that a store holds
 CONFUSED = 10  # substitutions shown with the worst lines
 
 
@@ -27,7 +27,9 @@ CONFUSED = 10  # substitutions shown with the worst lines
 class ScoreConfig:
     """The keys of `s2s-score`."""
 
-    hypothesis: str | None = option(None, "file of hypotheses, one per line; - is standard input, for any input file")
+    hypothesis: str | None = option(
+        None, "file of hypotheses, one per line; - means standard input, here and for every input file"
+    )
     reference: list[str] = option([], "file of references, or a list of files with the same number of lines")
     metrics: list[str] = option(["bleu", "chrf"], "metrics to compute, in this order", choices=registry.Names("metric"))
     store: str | None = option(None, "store with a split whose target text is the reference")
@@ -49,7 +51,8 @@ class ScoreConfig:
 
 
 def score(config: ScoreConfig) -> None:
-    """Read, score, print. Raises UserError for files that are missing, unreadable or not parallel."""
+    """Read the files, score them, print the results. Raises UserError if a file is missing, unreadable or not
+    parallel to the others."""
     _check(config)
     with streams.opened(config.output) as output:
         results = _score(config)
@@ -61,7 +64,7 @@ def score(config: ScoreConfig) -> None:
 
 
 def _score(config: ScoreConfig) -> "Results":
-    """Read and score. Raises UserError."""
+    """Read the files and score them. Raises UserError."""
     read = partial(read_lines, max_line_bytes=config.max_line_bytes)
     hypotheses = read(config.hypothesis)
     split = _split(config)
@@ -140,7 +143,7 @@ def _split(config: ScoreConfig):
 
 
 def _groups(config: ScoreConfig, split) -> list[str] | None:
-    """The group of each line, or None. Raises UserError where the store does not know them."""
+    """The group of each line, or None. Raises UserError if the store does not know the groups."""
     if config.groups is None:
         return None
     if config.groups not in FACTS:
@@ -167,7 +170,7 @@ def _wrong(config: ScoreConfig, hypotheses, references, split):
 
 
 def as_text(results: Results, config: ScoreConfig) -> str:
-    """Results for people: one line per metric, the table of groups, the worst lines."""
+    """Results as text: one line per metric, the table of groups, the worst lines."""
     parts = ["".join(f"{score}\n" for score in results.scores.values())]
     if results.groups:
         name = config.groups if config.groups in FACTS else "group"
@@ -181,7 +184,7 @@ def as_text(results: Results, config: ScoreConfig) -> str:
 
 def as_json(results: Results, worst: int) -> str:
     """Results as one JSON object: metric -> name, value, signature, counts, higher_is_better; and groups and worst
-    lines, if these are wanted. Values are not rounded."""
+    lines, if they were asked for. Values are not rounded."""
 
     def of(score: scoring.Score) -> dict:
         keys = ("name", "value", "signature", "counts", "higher_is_better")

@@ -13,7 +13,8 @@ ABOUT = """Translate over HTTP. Waiting requests are decoded together.
 Example: s2s-serve checkpoint=RUN port=8000
          curl localhost:8000/translate --json '{"lines": ["ein Haus"], "beam_size": 3}'"""
 
-# Keys of decode whose cost is small for any value. A request cannot choose how the server computes, or its files.
+# Keys of `decode` that a request may set by default: their cost is small for any value. How the server computes, and
+# its files, are not for a request to choose.
 OPTIONS = ["search", "beam_size", "n_best", "length_penalty", "length_normalization", "word_reward", "temperature",
            "top_k", "top_p", "epsilon", "no_repeat_ngram", "allow_unknown"]  # fmt: skip
 COSTLY = ["stopping", "min_length_a", "min_length_b", "max_length_a", "max_length_b"]
@@ -24,7 +25,7 @@ class ServeCommand:
     """Schema of s2s-serve."""
 
     checkpoint: list[str] = option(
-        [], "a run (its best checkpoint, else its last), a checkpoint's folder, or a list of them for an ensemble"
+        [], "a run (its best checkpoint, or else its last one), a checkpoint's folder, or a list of them: an ensemble"
     )
     host: str = option(
         "127.0.0.1", "address to listen on; 0.0.0.0: all networks, open to everyone who can reach the machine"
@@ -36,12 +37,12 @@ class ServeCommand:
         "'*': any; a request to another name is refused (400)",
     )
     caller_header: str | None = option(
-        None, "header with which a proxy tells clients apart, which take turns; null: they are told apart by address"
+        None, "header by which a proxy identifies the client; clients take turns; null: the address identifies it"
     )
-    device: str = option("auto", "auto: a GPU where there is one", ("auto", "cpu", "cuda"))
+    device: str = option("auto", "auto: a GPU if there is one", ("auto", "cpu", "cuda"))
     batch_lines: int = option(256, "most lines decoded together", at_least=1)
     batch_seconds: float = option(
-        0.5, "estimated seconds of decoding, by the speed so far, up to which lines are decoded together",
+        0.5, "longest time to decode one batch, in seconds, as estimated from the speed so far",
         at_least=0.001,
     )  # fmt: skip
     batch_wait: float = option(0.005, "seconds to wait for more requests before decoding", at_least=0)
@@ -52,25 +53,29 @@ class ServeCommand:
     )
     max_request_cost: int = option(
         1_000_000,
-        "highest cost of a request (413); the cost of a line is its tokens and beam_size (or n_best samples) x the "
-        "greatest length of a hypothesis, times 1 + (both lengths) / 1000",
+        "highest cost of a request; a costlier one is refused (413); a line costs (its tokens + beam_size, or n_best "
+        "samples, x the maximum length of a hypothesis) x (1 + both lengths / 1000)",
         at_least=1,
     )
     max_waiting_lines: int = option(
-        10_000, "while this many lines wait, a client that has its share of them is refused (429)", at_least=1
+        10_000,
+        "most waiting lines; when they are reached, a client with its share of them is refused (429)",
+        at_least=1,
     )
     max_beam_size: int = option(
         20, "largest beam_size and n_best of a request; a larger one is refused (400)", at_least=1
     )
-    max_connections: int = option(256, "most open connections; beyond this the one idle longest is closed", at_least=1)
+    max_connections: int = option(
+        256, "most open connections; one more closes the one that has been idle longest", at_least=1
+    )
     header_seconds: float = option(10.0, "time for a client to send the header of a request", at_least=0.1)
     body_seconds: float = option(
         30.0, "time for a client to send the body of a request, and to read the answer", at_least=0.1
     )
     idle_seconds: float = option(5.0, "time that an idle connection is kept open for another request", at_least=0.1)
-    request_seconds: float = option(300.0, "time to answer a request, which is given up after that (503)", at_least=0.1)
+    request_seconds: float = option(300.0, "time to answer a request; after that it is given up (503)", at_least=0.1)
     grace_seconds: float = option(
-        10.0, "time from SIGTERM to the end of the process; lines not decoded in most of this time are refused (503)",
+        10.0, "time from SIGTERM to the end of the process; lines not decoded within 80% of it are refused (503)",
         at_least=1,
     )  # fmt: skip
     options: list[str] = option(OPTIONS, "keys of decode that a request may set", tuple(OPTIONS + COSTLY))

@@ -29,7 +29,7 @@ class ShortlistCommand:
 
 def _learn(config: ShortlistCommand) -> None:
     if not config.store or not config.output:
-        raise UserError("store=STORE and output=FILE are needed")
+        raise UserError("store=STORE and output=FILE are required")
     from tqdm import tqdm
 
     from s2s.data.store import Stores

@@ -23,9 +23,9 @@ class TrainCommand:
     workers: int = option(
         1, "threads that prepare batches ahead of time; the batches do not depend on their number", at_least=0
     )
-    device: str = option("auto", "auto: a GPU where there is one", ("auto", "cpu", "cuda"))
+    device: str = option("auto", "auto: a GPU if there is one", ("auto", "cpu", "cuda"))
     plugins: list[str] = option([], "folders with components of your own, each with an entry_points.txt")
-    overwrite: bool = option(False, "delete the run that the folder holds and start anew")
+    overwrite: bool = option(False, "delete the run in the folder and start anew")
     task: Any = group("task", "translation", "what an example is")
     model: Any = group("model", "transformer_base", "architecture and size")
     criterion: Any = group("criterion", "cross_entropy", "the loss")

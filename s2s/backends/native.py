@@ -1,8 +1,8 @@
-"""`decode.backend=native`: a step of the decoder is one call of a compiled kernel, the choice another, on a CPU.
+"""`decode.backend=native`: on a CPU, one call of a compiled kernel computes a decoder step, another one the choice.
 
-The same verbs and the same results, to rounding, as the classes in PyTorch operators. Linear maps are of the kernels'
-own layout in fp32 or int8 (as `Int8Linear`: a scale for each output and for each row), in the encoder too. A row's
-numbers do not depend in any bit on the other rows.
+The classes have the same methods as those in PyTorch operators, and the same results up to rounding. Linear maps, also
+those of the encoder, have the kernels' own layout in fp32 or int8 (as `Int8Linear`: a scale for each output and for
+each row). A row's numbers are independent of the other rows, bit by bit.
 
 Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, N layers, G key/value heads, L places, d head width.
 """
@@ -34,9 +34,9 @@ def native(model: EncoderDecoder, dtype: str) -> EncoderDecoder:
         raise Unavailable(reason)
     parameter = next(model.parameters())
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
-        raise Unavailable(f"they are for a CPU and fp32, not for {parameter.device.type} and {parameter.dtype}")
+        raise Unavailable(f"the kernels are for a CPU and fp32, not for {parameter.device.type} and {parameter.dtype}")
     if dtype not in ("fp32", "int8"):
-        raise Unavailable(f"they compute in fp32 and int8, not in {dtype}")
+        raise Unavailable(f"the kernels compute in fp32 and int8, not in {dtype}")
     library()
     light = prepacked(model, dtype, partial(NativeLinear, int8=dtype == "int8"))
     if light.has_decoder:
@@ -45,7 +45,7 @@ def native(model: EncoderDecoder, dtype: str) -> EncoderDecoder:
 
 
 def mixing(model: EncoderDecoder, shares: list[float]) -> EncoderDecoder:
-    """As EncoderDecoder.mixing, of a model that is prepared for decoding."""
+    """As EncoderDecoder.mixing, for a model that is prepared for decoding."""
     light = model.mixing(shares)
     if isinstance(model.step, Step):
         light.step = Step(light)
@@ -53,12 +53,12 @@ def mixing(model: EncoderDecoder, shares: list[float]) -> EncoderDecoder:
 
 
 class NativeLinear(nn.Module):
-    """x @ weight.T + bias, perhaps with ReLU after it.
+    """x @ weight.T + bias, optionally followed by ReLU.
 
     Args:
-        linear: Has the weights.
-        relu: With ReLU.
-        int8: Weights and inputs rounded to 8 bits, with a scale for each output and for each row.
+        linear: The map whose weights are used.
+        relu: Apply ReLU.
+        int8: Round weights and inputs to 8 bits, with a scale for each output and for each row.
 
     Attributes:
         map: The kernels' `Map`.
@@ -67,7 +67,7 @@ class NativeLinear(nn.Module):
     def __init__(self, linear: nn.Linear, relu: bool = False, *, int8: bool):
         super().__init__()
         weight, self.relu = linear.weight.detach(), relu
-        self.again = partial(NativeLinear, relu=relu, int8=int8)  # the same of other weights
+        self.again = partial(NativeLinear, relu=relu, int8=int8)  # makes the same kind of map from other weights
         self.outputs, inputs = weight.shape
         panels, parts = -(-self.outputs // PANEL), {"bias": linear.bias, "O": self.outputs, "I": inputs}
         if int8:
@@ -106,7 +106,7 @@ class Step:
         self.width, self.head, self.size = stack.width, stack.width // stack.heads, model.target_vocabulary_size
         self.positions, self.turned = decoder.embedding.positions, torch.empty(0, self.head)
         heads = {n: decoder.head_norms[str(n)] for n in decoder.shares}
-        with torch.no_grad():  # they may be parameters
+        with torch.no_grad():  # the shares may be parameters
             shares = [float(decoder.shares.get(n, 0.0)) for n in range(1, stack.layers + 1)]
         sizes = {"D": stack.width, "H": stack.heads, "G": stack.kv_heads or stack.heads, "d": self.head}
         self.decoder = Structure(
@@ -130,11 +130,11 @@ class Step:
         output: Callable[[Tensor], Tensor] | None = None,
         scores: Tensor | None = None,
     ) -> Tensor:
-        """As there. With scores [B, K], nothing is computed for rows whose score is minus infinity."""
+        """As EncoderDecoder.step. With scores [B, K], nothing is computed for rows whose score is minus infinity."""
         state.begin(scores)
         logits = top = None
         if output is None:
-            if state.logits is None or len(state.logits) != len(tokens):  # every step's: fresh memory is slow to touch
+            if state.logits is None or len(state.logits) != len(tokens):  # kept for all steps: new memory is slow
                 state.logits = torch.zeros(len(tokens), self.size, dtype=torch.float32)
             logits = state.logits
         else:
@@ -144,11 +144,11 @@ class Step:
         else:
             place = state.place(decoder=self.decoder, added=self.positions.table_of(state.length))
         call("decoder_step", place, tokens, scores, logits, top)
-        state.steps += 1  # as the kernel has done with the positions
+        state.steps += 1  # the kernel has advanced the positions
         return logits if output is None else output(top.view(-1, state.rows, self.width)).flatten(0, 1)
 
     def _turned(self, length: int) -> Tensor:
-        """Cosines and sines of at least so many positions, [T, d]."""
+        """Cosines and sines of the first T >= length positions, fp32 [T, d]."""
         table = self.turned
         if len(table) < length:
             positions = torch.arange(1 << (length - 1).bit_length())
@@ -163,7 +163,7 @@ def _norm(norm: nn.Module | None) -> Structure | None:
 
 def _layer(layer: Layer, head: nn.Module | None, sizes: dict[str, int]) -> Structure:
     """The kernels' `Layer`."""
-    block = layer.feedforward  # with ReLU, two prepacked maps
+    block = layer.feedforward  # with ReLU it is a sequence of two prepacked maps
     inner, outer = block if isinstance(block, nn.Sequential) else (block.inner, block.outer)
     cross = {}
     if layer.attends:
@@ -187,12 +187,12 @@ def _layer(layer: Layer, head: nn.Module | None, sizes: dict[str, int]) -> Struc
 
 
 class NativeState(TransformerState):
-    """State of a Transformer decoder in which no key or value ever moves: a table says whose they are.
+    """State of a Transformer decoder in which keys and values never move: a table says which row holds them.
 
     Attributes:
-        cache: [N, 2, B, G, L, K, d], own keys and values, where each row has put them.
-        history: [B, K, L] int32, the row of the same sentence that has each position of a row's hypothesis.
-        lengths: [B] int64, real source positions.
+        cache: fp32 [N, 2, B, G, L, K, d], keys and values of self-attention, where each row has written them.
+        history: int32 [B, K, L], for each position of a row's hypothesis the row of the same sentence that holds it.
+        lengths: int64 [B], source positions without padding.
     """
 
     def __init__(self, key_values: Tensor, mask: Tensor, rows: int, most: int | None = None):
@@ -206,7 +206,8 @@ class NativeState(TransformerState):
         self.lengths = self.mask.flatten(1).sum(1)
 
     def begin(self, scores: Tensor | None = None) -> None:
-        """Make room for one more position of every row; sentences of which no row is live need none; scores: [B, K]."""
+        """Make room for one more position of every row. scores: [B, K]; a sentence whose scores are all minus infinity
+        needs no room."""
         self._bound()
         self.length = int(self.steps.max()) + 1
         size = self.history.size(2)
@@ -225,10 +226,11 @@ class NativeState(TransformerState):
             self.cache, self.history = cache, history
 
     def place(self, **parts: Structure | Tensor) -> Structure:
-        """The kernels' `State`, made anew where it is not of these parts and of the arrays that are here now.
+        """The kernels' `State`. It is made anew when a part or an array has changed since the last call.
 
         Args:
-            parts: The kernels' `Decoder`, and the table of positions: what `reorder` needs not be told again.
+            parts: The kernels' `Decoder` and the table of positions. They are remembered for later calls, so `reorder`
+                does not pass them again.
         """
         parts |= {name: getattr(self, name) for name in ("cache", "history", "key_values", "lengths", "positions")}
         if any(self._parts.get(name) is not part for name, part in parts.items()):
@@ -238,7 +240,7 @@ class NativeState(TransformerState):
         return self._place
 
     def reorder(self, parents: Tensor) -> None:
-        """Row r goes on from row parents[r]."""
+        """Row r continues the hypothesis of row parents[r]. parents: int64 [R]."""
         call("reorder", self.place(), parents)
 
     def admit(self, slots: Tensor, other: "NativeState", which: Tensor) -> None:
@@ -248,7 +250,7 @@ class NativeState(TransformerState):
         self._count()
 
     def _forget(self, slots: Tensor) -> None:
-        """The kernel reads nothing that is not of a sentence."""
+        """Nothing to do: the kernel reads only positions of a sentence."""
 
     def release(self, keep: Tensor, slots: int) -> None:
         """As TransformerState.release."""

@@ -1,11 +1,12 @@
-"""A model's linear maps, laid out once for the kernels that compute them fastest at inference: `decode.dtype`.
+"""`decode.dtype`: the linear maps of a model, laid out once for the fastest kernels at inference.
 
-On a CPU weights are laid out for oneDNN (fp32, bf16), or quantised to int8 for fbgemm and oneDNN, all of it PyTorch's
-own; everything else (embeddings, norms, attention, softmax) stays in fp32. On a GPU the whole model is in the type.
+On a CPU weights are laid out for oneDNN (fp32, bf16), or quantised to int8 for fbgemm and oneDNN. All these kernels
+come with PyTorch. Everything else (embeddings, norms, attention, softmax) stays in fp32. On a GPU the entire model is
+converted to the type.
 
-int8: weights have a scale for each output, inputs a scale for each row, found as they come, and the sums are exact
-integers. PyTorch's `linear_dynamic` has one scale for all rows instead, with which a sentence's hypotheses would depend
-on the others of its batch. `tests/benchmarks/quantization.py` measures what each type gains and loses.
+int8: weights have a scale for each output; inputs have a scale for each row, computed from the row. The sums are exact
+integers. PyTorch's `linear_dynamic` has one scale for all rows instead, so a sentence's hypotheses would depend on the
+other sentences of its batch. `tests/benchmarks/quantization.py` measures what each type gains and loses.
 
 Shapes: R rows (all dimensions but the last), K inputs, N outputs.
 """
@@ -26,35 +27,36 @@ from s2s.nn.feedforward import FeedForward
 
 # Which kernel is faster was measured by shape and rows (AVX512-VNNI, one and two threads); these rules are as good as a
 # table, and unlike one measured at load they give the same rounding in every run.
-PLAIN_BELOW = 2**19  # multiplications of a product that is done before oneDNN has found its kernel
-PREPACKED_ROWS = 320  # rows that oneDNN lays out weights for; as good for fewer
-FBGEMM_ROWS = 64  # int8: fbgemm up to so many rows, oneDNN above
+PLAIN_BELOW = 2**19  # multiplications of a product; below it the plain product is faster than oneDNN's dispatch
+PREPACKED_ROWS = 320  # rows that oneDNN optimises the layout for; it is as good for fewer
+FBGEMM_ROWS = 64  # int8: fbgemm up to this many rows, oneDNN above
 
-_engine = threading.Lock()  # held while the process's quantisation engine is another than it was
+_engine = threading.Lock()  # held while the process's quantisation engine is changed
 
 
 def prepacked(model: nn.Module, dtype: str, linear: Callable[..., nn.Module] | None = None) -> nn.Module:
     """A light copy of a model for inference, which any number of threads may use at once.
 
-    Weights that are not prepacked are shared with the model, which is untouched and can be trained on; prepack it anew
-    then. A prepacked weight takes 4 bytes in fp32, 2 in bf16, and 2 in int8 (once for each kernel).
+    The model itself is unchanged. Weights that are not prepacked are shared with it, so after more training it must be
+    prepacked anew. A prepacked weight takes 4 bytes in fp32, 2 in bf16, and 2 in int8 (one for each kernel).
 
     Args:
         model: In evaluation mode.
         dtype: `decode.dtype`: fp32, bf16, fp16 or int8.
-        linear: On a CPU, what makes prepacked linear maps of `nn.Linear`, with or without `relu=True`; None: PyTorch's.
+        linear: On a CPU, makes a prepacked map from an `nn.Linear`, with or without `relu=True`. None: the classes of
+            `LINEAR`.
 
     Returns:
-        The copy, or the model itself where there is nothing to change: in fp32 on a GPU, and for a model in fp64.
+        The copy, or the model itself if nothing changes: in fp32 on a GPU, and for a model in fp64.
 
     Raises:
-        UserError: the model's device does not compute in this type, or not in hardware.
+        UserError: the model's device does not support this type in hardware.
     """
     parameters = list(model.parameters())
     check(dtype, parameters[0].device.type)
     if dtype == "fp32" and parameters[0].dtype == torch.float64:
         return model
-    # What deepcopy finds in its memo it takes for the copy.
+    # deepcopy takes objects in its memo as already copied.
     memo: dict = {id(tensor): tensor for tensor in chain(parameters, model.buffers())}
     if parameters[0].device.type != "cpu":
         if dtype == "fp32":
@@ -76,7 +78,7 @@ def prepacked(model: nn.Module, dtype: str, linear: Callable[..., nn.Module] | N
 
 
 def check(dtype: str, device: str) -> None:
-    """Whether a type of device computes well in this type. Raises UserError."""
+    """Raise UserError if a device ("cpu", "cuda") does not compute well in a type."""
     if device != "cpu":
         if dtype == "int8":
             raise UserError("decode.dtype=int8 is for a CPU; on a GPU, decode.dtype=bf16 or fp16 is fast")
@@ -100,11 +102,11 @@ def _has_onednn() -> bool:
 
 
 class PrepackedLinear(nn.Module):
-    """x @ weight.T + bias in fp32, perhaps with ReLU after it, the weights laid out for oneDNN.
+    """x @ weight.T + bias in fp32, optionally followed by ReLU, with weights laid out for oneDNN.
 
     Args:
-        linear: Has the weights.
-        relu: With ReLU.
+        linear: The map whose weights are used.
+        relu: Apply ReLU.
     """
 
     def __init__(self, linear: nn.Linear, relu: bool = False):
@@ -112,11 +114,11 @@ class PrepackedLinear(nn.Module):
         weight, self.bias = linear.weight.detach(), _detached(linear.bias)
         self.prepacked = torch.ops.mkldnn._reorder_linear_weight(weight, PREPACKED_ROWS)
         self.relu = relu
-        self.few = PLAIN_BELOW // linear.out_features  # numbers of x, R * K
+        self.few = PLAIN_BELOW // linear.out_features  # numbers R * K in x up to which the plain product is used
         self.plain = weight if linear.in_features <= self.few else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., K] -> [..., N]"""
+        """fp32 [..., K] -> fp32 [..., N]"""
         if x.numel() <= self.few:
             y = nn.functional.linear(x, self.plain, self.bias)
             return y.relu_() if self.relu else y
@@ -124,7 +126,7 @@ class PrepackedLinear(nn.Module):
 
 
 class BFloat16Linear(nn.Module):
-    """As PrepackedLinear, in bf16: inputs and outputs are rounded to it, sums are in fp32. fp32 in, fp32 out."""
+    """As PrepackedLinear, in bf16: inputs and outputs are fp32 rounded to bf16, sums are in fp32."""
 
     def __init__(self, linear: nn.Linear, relu: bool = False):
         super().__init__()
@@ -133,21 +135,22 @@ class BFloat16Linear(nn.Module):
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., K] -> [..., N]"""
+        """fp32 [..., K] -> fp32 [..., N]"""
         return _pointwise(x.bfloat16(), self.prepacked, self.bias, self.relu).float()
 
 
 class Int8Linear(nn.Module):
-    """As PrepackedLinear, weights and inputs rounded to 8 bits, with a scale for each output and for each row.
+    """As PrepackedLinear, with weights and inputs rounded to 8 bits, with a scale for each output and for each row.
 
-    Without VNNI, sums of two products are made in 16 bits, for which inputs have 7 bits and fbgemm is used alone.
+    On a CPU without VNNI sums of two products are made in 16 bits. So inputs are rounded to 7 bits there, and only
+    fbgemm is used.
     """
 
     def __init__(self, linear: nn.Linear, relu: bool = False):
         super().__init__()
         self.bias, self.relu = _detached(linear.bias), relu
         self.vnni = _cpu("vnni")
-        self.step, self.zero = (1 / 127, 128) if self.vnni else (1 / 63, 64)  # of inputs in -1 ... 1
+        self.step, self.zero = (1 / 127, 128) if self.vnni else (1 / 63, 64)  # for inputs in -1 ... 1
         weight = linear.weight.detach()
         self.scales = weight.abs().amax(1).clamp(min=1e-30) / 127
         weight = (weight / self.scales[:, None]).round().to(torch.int8)
@@ -156,14 +159,14 @@ class Int8Linear(nn.Module):
         self.onednn = torch.ops.onednn.qlinear_prepack(weight, None) if self.vnni else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., K] -> [..., N]"""
-        scale = x.abs().amax(-1, keepdim=True)  # 0 makes NaN of zeros, an integer of NaN, and zeros of it at the end
+        """fp32 [..., K] -> fp32 [..., N]"""
+        scale = x.abs().amax(-1, keepdim=True)  # a row of zeros: 0 / 0 is NaN, rounded to some integer, times 0 is 0
         y = self._product(x / scale)
         y = y.mul_(scale) if self.bias is None else torch.addcmul(self.bias, y, scale)
         return y.relu_() if self.relu else y
 
     def _product(self, x: Tensor) -> Tensor:
-        """Of numbers in -1 ... 1; both kernels round them alike."""
+        """The product with the weights, for inputs in -1 ... 1. Both kernels round them alike."""
         if not self.vnni or x.numel() <= FBGEMM_ROWS * x.size(-1):
             return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
                 x, self.step, self.zero, self.fbgemm
@@ -175,26 +178,26 @@ class Int8Linear(nn.Module):
         )
 
 
-LINEAR = {"fp32": PrepackedLinear, "bf16": BFloat16Linear, "int8": Int8Linear}  # on a CPU
+LINEAR = {"fp32": PrepackedLinear, "bf16": BFloat16Linear, "int8": Int8Linear}  # by `decode.dtype` on a CPU
 
 
-def rows_of(linear: nn.Module, whole: nn.Linear, outputs: Tensor) -> nn.Module:
-    """The map to some of the outputs only, prepacked as `linear` is.
+def rows_of(linear: nn.Module, original: nn.Linear, outputs: Tensor) -> nn.Module:
+    """A map to a subset of the outputs, prepacked as `linear` is.
 
     Args:
-        linear: What `prepacked` has made of `whole`, or that itself.
-        whole: With its weights.
-        outputs: Int64 [N'].
+        linear: The map in the prepared model: what `prepacked` made of `whole`, or `whole` itself.
+        whole: The map in the model, with its weights.
+        outputs: int64 [N'], indices of the outputs to keep.
     """
     kind = type(linear)
-    weights = linear if kind is nn.Linear else whole
-    part = nn.Linear(whole.in_features, len(outputs), whole.bias is not None, device="meta")
-    part.weight = nn.Parameter(weights.weight.detach()[outputs], requires_grad=False)
-    if whole.bias is not None:
-        part.bias = nn.Parameter(weights.bias.detach()[outputs], requires_grad=False)
+    weights = linear if kind is nn.Linear else original
+    subset = nn.Linear(original.in_features, len(outputs), original.bias is not None, device="meta")
+    subset.weight = nn.Parameter(weights.weight.detach()[outputs], requires_grad=False)
+    if original.bias is not None:
+        subset.bias = nn.Parameter(weights.bias.detach()[outputs], requires_grad=False)
     if kind is nn.Linear:
-        return part
-    return linear.again(part) if hasattr(linear, "again") else kind(part, linear.relu)
+        return subset
+    return linear.again(subset) if hasattr(linear, "again") else kind(subset, linear.relu)
 
 
 def _detached(bias: Tensor | None) -> Tensor | None:
@@ -206,7 +209,7 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Te
 
 
 def _fbgemm(weight: Tensor, scales: Tensor):
-    """int8 weights [N, K] laid out for fbgemm."""
+    """Weights, int8 [N, K], laid out for fbgemm. scales: fp32 [N]."""
     zeros = torch.zeros(len(weight), dtype=torch.int64)
     with _engine, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # quantised tensors are deprecated since PyTorch 2.13

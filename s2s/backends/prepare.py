@@ -1,4 +1,4 @@
-"""What computes a decoder step: `decode.backend` and `decode.dtype` of a model."""
+"""Prepares a model for decoding: `decode.backend` and `decode.dtype` choose the kernels of a decoder step."""
 
 import functools
 import sys
@@ -16,12 +16,12 @@ def prepare(model: EncoderDecoder, dtype: str, backend: str) -> EncoderDecoder:
     """A light copy of a model for decoding, which any number of threads may use at once.
 
     Args:
-        model: In evaluation mode; it is untouched and can be trained on.
+        model: In evaluation mode. It stays unchanged and can be trained further.
         dtype: `decode.dtype`.
         backend: `decode.backend`.
 
     Raises:
-        UserError: the device does not compute in this type, or there is no such backend for this model here.
+        UserError: the device does not support this type, or the backend does not support this model on this machine.
     """
     device = next(model.parameters()).device.type
     check(dtype, device)
@@ -41,18 +41,18 @@ def is_native(model: EncoderDecoder) -> bool:
 
 
 def has_kernels(model: EncoderDecoder, backend: str) -> bool:
-    """Whether what is decoded beside a prepared model's decoder, or without one, may use the compiled kernels."""
+    """Whether the compiled kernels may compute what a prepared model decodes outside its decoder, such as CTC."""
     parameter = next(model.parameters())
     if backend == "eager" or parameter.device.type != "cpu" or parameter.dtype == torch.float64:
         return False
     try:
         library()
-    except Unavailable:  # `prepare` has said so
+    except Unavailable:  # `prepare` has reported it
         return False
     return True
 
 
 @functools.lru_cache(maxsize=8)
 def _report(reason: str) -> None:
-    """Once for each reason."""
+    """Warn that kernels are unavailable, once for each reason."""
     print(f"decode.backend=auto: decoding is slower, without compiled kernels: {reason}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""A Transformer as a model folder of CTranslate2, written with that library's own specification classes.
+"""Writes a Transformer as a model folder of CTranslate2, with that library's own specification classes.
 
-The folder has the weights (model.bin, config.json) and the vocabularies, and beside them our tokenizers (source.*,
-target.*), which `s2s.text.tokenizer.load_tokenizer` reads. CTranslate2 takes and gives symbols, without EOS:
+The folder has the weights (model.bin, config.json) and the vocabularies, and also our tokenizers (source.*, target.*),
+which `s2s.text.tokenizer.load_tokenizer` reads. CTranslate2 reads and returns symbols, without EOS:
 
     translator.translate_batch([[vocabulary.symbols[i] for i in tokenizer.encode(line)]], beam_size=5)
 """
@@ -19,21 +19,21 @@ from s2s.nn.embedding import Embedding
 from s2s.nn.layers import Layer
 from s2s.text.vocabulary import SPECIALS
 
-POSITIONS = 4096  # of the sinusoidal table, which CTranslate2 cannot make longer
+POSITIONS = 4096  # length of the sinusoidal table, which CTranslate2 cannot extend
 ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "swiglu": "SWISH"}
 
 
 def write(model: nn.Module, task, folder: Path) -> None:
-    """Write a model's folder; it appears, or replaces the one that is there, when it is complete.
+    """Write a model's folder. It appears, or replaces an existing one, when it is complete.
 
     Args:
-        model: Of `task`.
+        model: A model of `task`.
         task: Owns the tokenizers, which are saved too.
-        folder: Where to.
+        folder: Where to write.
 
     Raises:
-        UserError: CTranslate2 is not installed, or cannot compute what the model does; all reasons are named.
-        OSError: the disk is full, say; nothing is left behind then.
+        UserError: CTranslate2 is not installed, or it cannot compute what the model does; all reasons are named.
+        OSError: for instance, the disk is full; nothing is left behind.
     """
     spec = specification(model, task)
     with whole_folder(folder) as partial, naming(partial / "model.bin"):
@@ -42,11 +42,11 @@ def write(model: nn.Module, task, folder: Path) -> None:
 
 
 def specification(model: nn.Module, task):
-    """The model as a `ctranslate2.specs.TransformerSpec`, validated. Raises UserError as `write`."""
+    """The model as a validated `ctranslate2.specs.TransformerSpec`. Raises UserError as `write` does."""
     try:
         from ctranslate2 import specs
     except ImportError as error:
-        raise UserError("format=ctranslate2 needs the package ctranslate2: pip install 's2s[export]'") from error
+        raise UserError("format=ctranslate2 requires the package ctranslate2: pip install 's2s[export]'") from error
     _check(model, task)
     config = model.config
     options = {
@@ -55,7 +55,7 @@ def specification(model: nn.Module, task):
         "ffn_glu": config.activation == "swiglu",
     }
     if config.positions == "rotary":
-        options |= {"rotary_dim": 0, "rotary_interleave": False}  # all of a head, in halves
+        options |= {"rotary_dim": 0, "rotary_interleave": False}  # 0: all dimensions of a head, in halves
     encoder = specs.TransformerEncoderSpec(**_size(config.encoder), **options)
     decoder = specs.TransformerDecoderSpec(**_size(config.decoder), **options)
     _embedding(encoder, encoder.embeddings[0], model.frontend.embedding)
@@ -82,7 +82,7 @@ def specification(model: nn.Module, task):
 
 
 def _check(model: nn.Module, task) -> None:
-    """Raises UserError naming all that CTranslate2 does not have."""
+    """Raise UserError if CTranslate2 lacks parts of the model; the message names all of them."""
     missing = []
     if reason := departure(model):
         missing.append(f"model of type {type(model).__name__} ({reason})")
@@ -100,7 +100,7 @@ def _size(stack: StackConfig) -> dict:
 
 
 def _embedding(side, to, embedding: Embedding) -> None:
-    """`side`: the encoder's or decoder's specification; `to`: that of its token embeddings."""
+    """Fill in embeddings. `side`: specification of the encoder or decoder; `to`: that of its token embeddings."""
     to.weight, side.scale_embeddings = _array(embedding.tokens.weight), True
     positions = embedding.positions
     if positions.kind in ("sinusoidal", "none"):
@@ -110,7 +110,7 @@ def _embedding(side, to, embedding: Embedding) -> None:
 
 
 def _layer(to, layer: Layer) -> None:
-    """What an encoder and a decoder layer have in common."""
+    """Fill in the parts that encoder and decoder layers have in common."""
     _linears(to.self_attention.linear, layer.attention.qkv, layer.attention.output)
     _norm(to.self_attention.layer_norm, layer.attention_norm)
     block = layer.feedforward
@@ -125,10 +125,10 @@ def _layer(to, layer: Layer) -> None:
 
 
 def _linears(to: list, *layers: nn.Linear) -> None:
-    for one, layer in zip(to, layers, strict=True):
-        one.weight = _array(layer.weight)
+    for target, layer in zip(to, layers, strict=True):
+        target.weight = _array(layer.weight)
         if layer.bias is not None:
-            one.bias = _array(layer.bias)
+            target.bias = _array(layer.bias)
 
 
 def _norm(to, norm: nn.LayerNorm) -> None:

@@ -1,7 +1,8 @@
-"""The one door for addresses: what the functions and structures of kernels.cpp take, as it is declared there.
+"""Checks the arguments of the kernels against their declarations in kernels.cpp, and passes their addresses.
 
-Every array is held to the type, shape, layout and device of its declaration in every call; what a structure holds, such
-as weights, when that is made. Sizes are read from the arrays, so that they cannot contradict them.
+Every call checks the type, shape, layout and device of each array. What a structure holds, such as weights, is checked
+once, when the structure is made. Sizes are read from the arrays, so they cannot contradict them. No other module passes
+addresses.
 """
 
 import ctypes
@@ -17,14 +18,22 @@ from torch import Tensor
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 TYPES = {"float": torch.float32, "int8_t": torch.int8, "int32_t": torch.int32, "int64_t": torch.int64}
-# Type, pointer, names (of an array at the end of a structure with []), and the comment.
+# Groups: type, pointer, names, [] (an array at the end of a structure), comment.
 DECLARATION = re.compile(r"(?:const )?(\w+)(\*?) (\w+(?:, \w+)*)(\[])?(?:[;,]|\) {|$)[ \t]*(?://([^\n]*))?")
 
-Sizes = dict[str, int]  # by name, or by the expression of other sizes that they are
+Sizes = dict[str, int]  # sizes by name
 
 
 class Array(NamedTuple):
-    """The address of an array."""
+    """An argument that is the address of an array.
+
+    Attributes:
+        name: Name of the argument.
+        dtype: Type of the elements.
+        dims: Shape: names of sizes, or expressions of them.
+        optional: Whether it may be null.
+        text: Its declaration, for messages.
+    """
 
     name: str
     dtype: torch.dtype
@@ -33,7 +42,8 @@ class Array(NamedTuple):
     text: str
 
     def word(self, value: Tensor | None, sizes: Sizes) -> int:
-        """What is passed for a value; sizes that are not known yet become the value's. Raises ValueError."""
+        """The word to pass for a value. Sizes that are not known yet are taken from it. Raises ValueError if the value
+        is not as declared."""
         if value is None and self.optional:
             return 0
         fits = isinstance(value, Tensor) and value.dtype is self.dtype and value.is_cpu and value.is_contiguous()
@@ -43,7 +53,7 @@ class Array(NamedTuple):
 
 
 class Pointer(NamedTuple):
-    """The address of a structure, whose sizes are those of the same names here."""
+    """An argument that is the address of a structure. Sizes of the same name must agree with the other arguments."""
 
     name: str
     kind: str
@@ -61,7 +71,7 @@ class Pointer(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A number: a size, or an option."""
+    """An argument that is a number: a size or an option."""
 
     name: str
     kind: str
@@ -72,7 +82,7 @@ class Number(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A structure within another one, or (`several`) as many as its shape says."""
+    """A structure within another one, or several of them (`several`): as many as `dims` says."""
 
     name: str
     kind: str
@@ -82,8 +92,8 @@ class Part(NamedTuple):
     several: bool
 
     def words(self, value: "Structure | Sequence[Structure] | None", sizes: Sizes) -> list[int]:
-        """As Array.word. A shape of one structure is that of its own numbers; without one, its sizes are those of the
-        same names here."""
+        """The words of the structures, as Array.word. With `dims`, a single structure's own numbers must be these;
+        otherwise its sizes must agree with those of the same name here."""
         if value is None and self.optional:
             return [0] * len(declared(self.kind))
         parts = list(value) if self.several else [value]
@@ -99,23 +109,23 @@ class Part(NamedTuple):
 
 
 class Structure:
-    """A structure of kernels.cpp, which keeps what it points to. It never changes, so a copy of it is itself.
+    """A structure of kernels.cpp. It keeps alive what it points to. It never changes, so copying returns itself.
 
     Args:
-        kind: Its name.
-        values: Its parts by name, without those that are null; and sizes that its parts do not tell.
+        kind: Name of the structure in kernels.cpp.
+        values: Parts by name, without those that are null; also sizes that cannot be read from the parts.
 
     Attributes:
-        contents: Its words.
-        address: Where they are.
-        sizes: By name.
+        contents: The words of the structure.
+        address: Address of the words.
+        sizes: Sizes by name.
 
     Raises:
-        ValueError: a part that is not as declared, or that is not there.
+        ValueError: a part is not as declared, or is missing.
     """
 
     def __init__(self, kind: str, **values):
-        # Detached: what a parameter points to may change.
+        # Detached, since a parameter may later point to other memory.
         self.values = {k: v.detach() if isinstance(v, Tensor) else v for k, v in values.items()}
         self.kind, self.sizes = kind, {k: int(v) for k, v in values.items() if isinstance(v, int)}
         fields = declared(kind)
@@ -139,7 +149,7 @@ class Structure:
 
     @property
     def numbers(self) -> list[int]:
-        """Those that it holds itself, in order."""
+        """The numbers that the structure itself holds, in order."""
         return [self.sizes[field.name] for field in declared(self.kind) if isinstance(field, Number)]
 
 
@@ -147,28 +157,28 @@ class Kernel:
     """A function of the library.
 
     Args:
-        library: Has it.
-        name: Its name.
+        library: The compiled library.
+        name: Name of the function.
     """
 
     def __init__(self, library: ctypes.CDLL, name: str):
         fields = declared(name)
-        told = {name for f in fields if isinstance(f, Array) for name in re.findall(r"\b[A-Za-z]\w*", f.text)}
+        size_names = {name for f in fields if isinstance(f, Array) for name in re.findall(r"\b[A-Za-z]\w*", f.text)}
         self.name = name
         self.constants: Sizes = {d: int(d) for f in fields if isinstance(f, Array) for d in f.dims if d.isdigit()}
-        self.arguments = [f for f in fields if not isinstance(f, Number) or f.name not in told]
-        self.sizes = [f.name for f in fields if isinstance(f, Number) and f.name in told]
+        self.arguments = [f for f in fields if not isinstance(f, Number) or f.name not in size_names]
+        self.sizes = [f.name for f in fields if isinstance(f, Number) and f.name in size_names]
         self.function = getattr(library, name)
         self.function.restype = ctypes.c_int64
         floats = [isinstance(f, Number) and f.kind == "double" for f in (*self.arguments, *self.sizes)]
         self.function.argtypes = [ctypes.c_double if is_float else ctypes.c_int64 for is_float in floats]
 
     def __call__(self, *values: Tensor | Structure | float | None) -> int:
-        """Call it with all that it takes but the sizes, which come last in its declaration.
+        """Call the function with all its arguments but the sizes, which come last in its declaration.
 
         Raises:
-            ValueError: an argument that is not as declared.
-            IndexError: an array holds a number that leads out of another one.
+            ValueError: an argument is not as declared.
+            IndexError: an array holds an index that is out of range.
         """
         sizes = self.constants.copy()
         words = [argument.word(value, sizes) for argument, value in zip(self.arguments, values, strict=True)]
@@ -180,7 +190,7 @@ class Kernel:
 
 @functools.cache
 def declared(name: str) -> list[Array | Part | Pointer | Number]:
-    """What a function takes, or what a structure holds."""
+    """The arguments of a function or the fields of a structure, as declared in kernels.cpp."""
     source = SOURCE.read_text(encoding="utf-8")
     pattern = rf"^int64_t {name}\((.*?\) {{[^\n]*)|^struct {name} {{\n(.*?)^}};"
     body = re.search(pattern, source, re.MULTILINE | re.DOTALL)
@@ -203,7 +213,7 @@ def declared(name: str) -> list[Array | Part | Pointer | Number]:
 
 
 def _fit(dims: Collection[str], shape: Collection[int], sizes: Sizes) -> bool:
-    """Whether a shape is as declared; sizes that are not known yet become its own."""
+    """Whether a shape is as declared. Sizes that are not known yet are taken from it."""
     if len(dims) != len(shape):
         return False
     for dim, size in zip(dims, shape):  # noqa: B905 - `strict` would take longer than the rest of it
@@ -219,7 +229,7 @@ def _fit(dims: Collection[str], shape: Collection[int], sizes: Sizes) -> bool:
 
 @functools.cache
 def _code(dim: str) -> CodeType:
-    """An expression of kernels.cpp, whose division is that of whole numbers."""
+    """Compile an expression of kernels.cpp, in which / divides whole numbers."""
     return compile(dim.replace("/", "//"), SOURCE.name, "eval")
 
 

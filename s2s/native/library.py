@@ -1,8 +1,8 @@
-"""Compiles kernels.cpp for this machine when it is first needed, keeps the result for later runs, and calls it.
+"""Compiles kernels.cpp for this machine when it is first needed, keeps the library for later runs, and calls it.
 
-The result is in the user's cache folder ($S2S_CACHE, else $XDG_CACHE_HOME/s2s, else ~/.cache/s2s) under a name that
-says which source, compiler and processor it is of. It is written beside its place and renamed, so that several
-processes may come at once.
+The library is in the user's cache folder ($S2S_CACHE, or else $XDG_CACHE_HOME/s2s, or else ~/.cache/s2s). Its name has
+a hash of the source, the compiler and the processor. It is compiled into a temporary folder beside its place and then
+renamed, so several processes may compile it at the same time.
 """
 
 import ctypes
@@ -21,17 +21,17 @@ from torch import Tensor
 from s2s.native.arguments import SOURCE, Kernel, Structure
 
 COMPILERS = ("c++", "g++", "clang++")
-# Neither -ffast-math nor -ffinite-math-only: minus infinity and NaN mean something here.
+# Neither -ffast-math nor -ffinite-math-only: the kernels rely on minus infinity and NaN.
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 
 
 class Unavailable(Exception):
-    """There are no kernels on this machine; the message says why."""
+    """The kernels cannot be used, for the reason in the message."""
 
 
 @functools.lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
-    """The compiled kernels. Raises Unavailable."""
+    """The compiled kernels as a loaded library. Raises Unavailable."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
     if compiler is None:
         raise Unavailable(f"no C++ compiler was found ({', '.join(COMPILERS)}, or the one that $CXX names)")
@@ -50,7 +50,7 @@ def library() -> ctypes.CDLL:
 
 
 def _processor() -> str:
-    """What the kernels are compiled for: a home folder may be seen by several machines."""
+    """The processor's type and features. They are part of the key since several machines may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -59,7 +59,7 @@ def _processor() -> str:
 
 
 def _folder() -> Path:
-    """The cache folder, which is made. Raises Unavailable."""
+    """The cache folder, created if needed. Raises Unavailable."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("S2S_CACHE") or Path(base) / "s2s")
     try:
@@ -67,12 +67,12 @@ def _folder() -> Path:
     except OSError as error:
         raise Unavailable(f"the cache folder {folder} cannot be made: {error}") from error
     if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        raise Unavailable(f"the cache folder {folder} is another user's, whose code is not run; $S2S_CACHE names one")
+        raise Unavailable(f"the cache folder {folder} belongs to another user, whose code is not run; set $S2S_CACHE")
     return folder
 
 
 def _compile(compiler: str, path: Path) -> None:
-    """Raises Unavailable."""
+    """Compile the library to `path`. Raises Unavailable."""
     print(f"compiling the decoder's kernels, once for this machine ({path})", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / path.name
@@ -85,7 +85,7 @@ def _compile(compiler: str, path: Path) -> None:
 
 @functools.cache
 def kernel(name: str) -> Kernel:
-    """A function of the library. Raises Unavailable."""
+    """The kernel of this name. Raises Unavailable."""
     return Kernel(library(), name)
 
 

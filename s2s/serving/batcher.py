@@ -1,9 +1,10 @@
-"""The lines of many callers, decoded together in one thread, so that no caller waits long for another's.
+"""Decodes the lines of many callers together in one thread, so that no caller waits long for another.
 
-A batch is led by the request whose turn it is, and takes a line of each caller in turn, of those that ask for the same
-options, until it takes about `seconds` by what was measured before. A batch that takes longer, such as that of one long
-line, gives way between two steps to batches of lines that take much less, for half of the time at most. So a short
-request beside a huge one waits for about two batches. A request whose caller is gone is not decoded any further.
+The request whose turn it is starts a batch. Then one line of each caller in turn joins it, if the caller asks for the
+same options, until decoding should take about `seconds`, as estimated from the speed so far. A batch that takes longer,
+such as a single long line, pauses between two steps for batches of much cheaper lines; they get at most half of the
+time. So a short request beside a huge one waits for about two batches. Decoding of a request ends when its caller has
+left.
 """
 
 import sys
@@ -24,38 +25,39 @@ from s2s.serving.cost import cost
 from s2s.serving.metrics import Metrics
 from s2s.tasks.tags import Tags
 
-SHARE = 1 / 4  # a batch gives way to lines that cost at most so much of what it costs
-SOON = 1 / 5  # of the seconds of a batch, that one which should take longer works before it gives way, and in between
-FADING = 0.9  # of what earlier batches say of the speed, from one batch to the next
+SHARE = 1 / 4  # a batch pauses for lines that each cost at most this share of its own cost
+SOON = 1 / 5  # share of `seconds` that a batch which takes longer works before its first pause, and between pauses
+FADING = 0.9  # decay of the weight of earlier batches in the measured speed, for each later batch
 
 
 class Full(Exception):
-    """More lines wait than may."""
+    """The queue is full: too many lines are waiting."""
 
 
 class Closed(Exception):
-    """Nothing more is decoded."""
+    """The batcher was closed and accepts no more lines."""
 
 
 class _Left(Exception):
-    """Nobody waits for any line of a batch."""
+    """All callers of a batch have left."""
 
 
 @dataclass(eq=False)
 class Job:
-    """What one request wants.
+    """One request to decode lines.
 
     Attributes:
         sources: Source ids of each line.
-        costs: Of each line.
+        costs: Cost of each line, as by `cost`.
         config: Decode options.
-        seed: Of samples.
-        caller: Who asks; callers take turns.
-        future: The n-best list of each line; to cancel it takes the request back.
-        tags: Of all lines.
-        taken: Lines that have been given to a batch; the first ones.
-        found: What has been found for each line.
-        left: Lines that are not decoded yet.
+        seed: Seed of sampling.
+        caller: Name of the caller; callers take turns.
+        future: Will hold the n-best list of each line; cancelling it withdraws the request.
+        tags: Tags of all lines, name -> value.
+        taken: Number of lines that have been given to a batch; lines are taken in order.
+        start: Time of the request, in seconds of time.perf_counter.
+        results: The n-best list of each line; empty until the line is decoded.
+        left: Number of lines that are not decoded yet.
     """
 
     sources: list[array]
@@ -71,43 +73,43 @@ class Job:
     @classmethod
     def of(cls, translator: Translator, sources: list[list[int]], config: DecodeConfig, seed: int = 1,
            caller: str = "", tags: Tags = NO_TAGS) -> "Job":  # fmt: skip
-        """What is wanted of a translator."""
+        """A request to a translator, with the cost of its lines."""
         costs = [cost(config, len(ids), translator.max_length) for ids in sources]
         return cls([array("i", ids) for ids in sources], costs, config, seed, caller, dict(tags))
 
     def __post_init__(self):
         self.left = len(self.sources)
-        self.found: list[list[Translation]] = [[] for _ in self.sources]
+        self.results: list[list[Translation]] = [[] for _ in self.sources]
 
     @property
     def waiting(self) -> int:
-        """Lines that no batch has taken."""
+        """Number of lines that no batch has taken."""
         return len(self.sources) - self.taken
 
     def finish(self, error: Exception | None = None) -> None:
-        """Tell the caller, if there still is one."""
+        """Give the caller the results or the error, if it still waits."""
         if self.future.done() or not self.future.set_running_or_notify_cancel():
             return
         if error:
             self.future.set_exception(error)
         else:
-            self.future.set_result(self.found)
+            self.future.set_result(self.results)
 
 
-Batch = list[tuple[Job, int]]  # jobs and numbers of their lines
+Batch = list[tuple[Job, int]]  # lines: the job and the index of the line in it
 
 
 class Batcher:
-    """Decodes what callers submit.
+    """Decodes what callers submit, in a thread of its own.
 
     Args:
-        translator: Decodes.
-        speed: Cost that is decoded in a second, at first; then what was measured.
-        seconds: That a batch may take by it.
-        batch_lines: Lines that are decoded together at most.
+        translator: Decodes the batches.
+        speed: First estimate of the cost that is decoded in a second; each batch updates it.
+        seconds: Longest time of a batch by this estimate.
+        batch_lines: Most lines of a batch.
         wait: Seconds to wait for more lines before a batch, when nothing is being decoded.
-        waiting_lines: Lines that may wait; beyond, a caller's share of it.
-        metrics: Count.
+        waiting_lines: Most waiting lines. When they are exceeded, a caller may still have its equal share of them.
+        metrics: Counters to update.
     """
 
     def __init__(self, translator: Translator, speed: float, seconds: float, batch_lines: int, wait: float,
@@ -125,11 +127,11 @@ class Batcher:
         self._thread.start()
 
     def submit(self, job: Job) -> "Future[list[list[Translation]]]":
-        """Have lines decoded: the n-best list of each; to cancel it ends their decoding.
+        """Queue lines to be decoded. Returns the future of their n-best lists; cancelling it ends their decoding.
 
         Raises:
-            Full: too many lines wait.
-            Closed: after `close`.
+            Full: too many lines are waiting.
+            Closed: `close` or `cancel` was called before.
         """
         with self._changed:
             if self._closing:
@@ -149,7 +151,7 @@ class Batcher:
         return job.future
 
     def close(self, timeout: float | None = None) -> bool:
-        """Finish what was submitted, and end; whether that was done within `timeout` seconds."""
+        """Decode what was submitted, then end the thread. Returns whether it ended within `timeout` seconds."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -157,7 +159,7 @@ class Batcher:
         return not self.alive
 
     def cancel(self) -> None:
-        """Take all requests back."""
+        """Withdraw all requests, and accept no more."""
         with self._changed:
             self._closing = True
             jobs = list(self._open)
@@ -170,7 +172,7 @@ class Batcher:
 
     @property
     def budget(self) -> float:
-        """Cost of a batch that takes `seconds`."""
+        """Cost of a batch that takes `seconds`, at the measured speed."""
         spent, seconds = self._measured
         return self.seconds * spent / seconds
 
@@ -179,7 +181,7 @@ class Batcher:
         self.metrics.waiting.set(self.waiting)
 
     def _forget(self, job: Job) -> None:
-        """A request is answered, or was taken back."""
+        """Remove a request that is answered or was withdrawn."""
         with self._changed:
             self._open.discard(job)
             queue = self._queues.get(job.caller, ())
@@ -201,7 +203,7 @@ class Batcher:
                 self._decode(batch)
 
     def _take(self, most: float = float("inf")) -> Batch:
-        """The lines of the next batch, none of which costs more than `most`; none, if there is no such line."""
+        """The lines of the next batch, each of which costs at most `most`. Empty if there is no such line."""
         with self._changed:
             jobs = (job for queue in self._queues.values() for job in queue)
             lead = next((job for job in jobs if job.costs[job.taken] <= most), None)
@@ -234,18 +236,18 @@ class Batcher:
         return batch
 
     def _turns(self, lead: Job) -> deque[deque[Job]]:
-        """The jobs of each caller that may be in a batch with the first one, which is the first."""
-        if lead.config.searcher().seeded:  # samples depend on a request's seed and on a line's place in it
+        """For each caller, its jobs that may share a batch with `lead`. The first one is `lead` itself."""
+        if lead.config.searcher().seeded:  # samples depend on the request's seed and the index of the line
             return deque([deque([lead])])
-        found = {caller: [job for job in queue if job is not lead and job.config == lead.config]
+        by_caller = {caller: [job for job in queue if job is not lead and job.config == lead.config]
                  for caller, queue in self._queues.items()}  # fmt: skip
-        own = found.pop(lead.caller)
-        return deque([deque([lead, *own]), *(deque(jobs) for jobs in found.values() if jobs)])
+        own = by_caller.pop(lead.caller)
+        return deque([deque([lead, *own]), *(deque(jobs) for jobs in by_caller.values() if jobs)])
 
     def _decode(self, batch: Batch) -> None:
         jobs = {job for job, _ in batch}
         config = batch[0][0].config
-        if not config.searcher().seeded:  # what is short is answered first
+        if not config.searcher().seeded:  # so that short lines are answered first
             batch.sort(key=lambda line: line[0].costs[line[1]])
         price = sum(job.costs[i] for job, i in batch)
         soon = SOON * self.seconds
@@ -268,10 +270,11 @@ class Batcher:
         self.metrics.decoding_seconds.inc(pause.working)
 
     def _failed(self, batch: Batch, jobs: set[Job], error: Exception) -> None:
-        """Find out whose lines it was: those of each request are decoded alone, and one that fails alone is told."""
+        """Find the request that caused the error: decode the lines of each one alone. A request that fails alone gets
+        the error."""
         if len(jobs) > 1:
             for job in jobs:
-                if lines := [(one, i) for one, i in batch if one is job and not one.found[i]]:
+                if lines := [(owner, i) for owner, i in batch if owner is job and not owner.results[i]]:
                     self._decode(lines)
             return
         if not isinstance(error, UserError):
@@ -282,10 +285,10 @@ class Batcher:
         window = Window([job.sources[i].tolist() for job, i in batch], None, tags=[job.tags for job, _ in batch])
         lead, first = batch[0]
         config = replace(config, on_error="mark")
-        found = self.translator.decode([window], config, lead.seed, first=first, tick=tick)
+        results = self.translator.decode([window], config, lead.seed, first=first, tick=tick)
         self.metrics.batches.inc()
-        for (job, i), n_best in zip(batch, found, strict=True):
-            job.found[i] = n_best
+        for (job, i), n_best in zip(batch, results, strict=True):
+            job.results[i] = n_best
             job.left -= 1
             self.metrics.lines.inc()
             self.metrics.failed_lines.inc(n_best[0].error is not None)
@@ -296,8 +299,8 @@ class Batcher:
 
 
 class _Pause:
-    """When a batch gives way to others: after `first` seconds of work, then after `seconds`, and after as many as they
-    took."""
+    """Decides when a batch pauses for others: first after `first` seconds of work, later after `seconds`, or after as
+    many seconds as the last pause took if that is longer."""
 
     def __init__(self, first: float, seconds: float):
         self.seconds, self.since, self.before = seconds, time.perf_counter(), 0.0
@@ -309,11 +312,11 @@ class _Pause:
 
     @property
     def working(self) -> float:
-        """Seconds, without those of others."""
+        """Seconds of work, without the pauses."""
         return self.before + time.perf_counter() - self.since
 
     def spend(self, others: Callable[[], None]) -> None:
-        """Give way."""
+        """Pause for `others`."""
         start = time.perf_counter()
         self.before += start - self.since
         others()

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""The metrics of a server, for Prometheus."""
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -41,9 +41,9 @@ class Metrics:
         self.decoding_seconds = Counter("decoding_seconds", "seconds spent decoding", **own)
 
     def value(self, name: str) -> float:
-        """The value of what has no labels, by its name in the text."""
+        """The value of a metric without labels, by its name in `text` without `s2s_`."""
         return self.registry.get_sample_value(f"s2s_{name}") or 0.0
 
     def text(self) -> bytes:
-        """In the text format of Prometheus."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self.registry)

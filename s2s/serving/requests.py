@@ -1,4 +1,4 @@
-"""What a request may hold: the pydantic model of it, made of the schema of `decode`."""
+"""The content of requests and answers as pydantic models. That of a request is made from the schema of `decode`."""
 
 import dataclasses
 import typing
@@ -9,23 +9,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from s2s import registry
 from s2s.decoding.config import DecodeConfig
 
-GREATEST = 2**31 - 1  # of whole numbers without a bound of their own
-OWN = ("lines", "hypotheses", "seed", "tags")  # keys that are not of `decode`
+GREATEST = 2**31 - 1  # upper bound of whole numbers that have no bound of their own
+OWN = ("lines", "hypotheses", "seed", "tags")  # keys of a request that are not keys of `decode`
 
 
 class Request(BaseModel):
-    """Lines to translate, and how."""
+    """Lines to translate, and the options."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, title="Request")
 
-    lines: list[str] = Field(description="what to translate")
-    hypotheses: bool = Field(False, description="whether a line is answered with a list of objects, not with a text")
-    seed: int = Field(1, ge=0, lt=2**63, description="of samples")
-    tags: dict[str, str] = Field({}, description="values of the tags that the model reads, of all lines")
+    lines: list[str] = Field(description="the lines to translate")
+    hypotheses: bool = Field(
+        False, description="true: the answer has a list of hypotheses for each line; false: a text"
+    )
+    seed: int = Field(1, ge=0, lt=2**63, description="seed of sampling")
+    tags: dict[str, str] = Field({}, description="values of the tags that the model reads, for all lines")
 
 
 class Hypothesis(BaseModel):
-    """A translation of a line with its scores; of log-probabilities in nats."""
+    """A translation of a line with its scores. Log-probabilities are in nats."""
 
     text: str
     score: float | None
@@ -38,7 +40,7 @@ class Hypothesis(BaseModel):
 class LineError(BaseModel):
     """Why a line has no translation."""
 
-    line: int = Field(description="its number, from 1")
+    line: int = Field(description="number of the line, from 1")
     error: str
 
 
@@ -46,22 +48,22 @@ class Answer(BaseModel):
     """The translations, in the order of the lines; null for a line that failed."""
 
     translations: list[str | None] | list[list[Hypothesis] | None]
-    errors: list[LineError] = Field([], description="of lines that failed, if there are any")
+    errors: list[LineError] = Field([], description="errors of the lines that failed")
 
 
 class Refusal(BaseModel):
-    """Why there is no answer."""
+    """Why the request was refused."""
 
     error: str
 
 
 def request_model(options: list[str], decode: DecodeConfig, beam_size: int) -> type[Request]:
-    """The model of a request.
+    """The pydantic model of a request.
 
     Args:
-        options: Keys of `decode` that it may set.
-        decode: Their values where it does not.
-        beam_size: The greatest beam_size and n_best.
+        options: Keys of `decode` that a request may set.
+        decode: Their default values.
+        beam_size: Largest beam_size and n_best.
     """
     hints = typing.get_type_hints(DecodeConfig)
     fields = {field.name: field for field in dataclasses.fields(DecodeConfig)}
@@ -74,28 +76,28 @@ def request_model(options: list[str], decode: DecodeConfig, beam_size: int) -> t
 
 
 def _option(field: dataclasses.Field, hint: type, default: Any, most: int | None) -> tuple[Any, Any]:
-    said = field.metadata
-    if "group" in said:  # chosen by name; its options are the server's
-        return Literal[tuple(registry.names(said["group"]))], Field(default.type, description=said["help"])
-    if said["choices"]:
-        return Literal[said["choices"]], Field(default, description=said["help"])
-    bounds = {"ge": said["at_least"], "lt": said["below"], "le": said["at_most"] if most is None else most}
+    metadata = field.metadata
+    if "group" in metadata:  # chosen by name; its options are the server's
+        return Literal[tuple(registry.names(metadata["group"]))], Field(default.type, description=metadata["help"])
+    if metadata["choices"]:
+        return Literal[metadata["choices"]], Field(default, description=metadata["help"])
+    bounds = {"ge": metadata["at_least"], "lt": metadata["below"], "le": metadata["at_most"] if most is None else most}
     if hint is int and bounds["le"] is None and bounds["lt"] is None:
         bounds["le"] = GREATEST
     bounds = {name: bound for name, bound in bounds.items() if bound is not None}
-    return Annotated[hint, Field(description=said["help"], **bounds)], default
+    return Annotated[hint, Field(description=metadata["help"], **bounds)], default
 
 
 def complaint(error: ValidationError, options: list[str]) -> str:
-    """What is wrong with a request, in a line."""
+    """What is wrong with a request: one line, for the client."""
     first = error.errors(include_url=False, include_input=False)[0]
     place, message = first["loc"], first["msg"].replace("Input should be", "must be")
     if first["type"] == "json_invalid":
         return f"the request is not JSON: {first['ctx']['error']}"
     if not place:
-        return 'a JSON object is needed, such as {"lines": ["..."]}'
+        return 'the request must be a JSON object such as {"lines": ["..."]}'
     if first["type"] == "extra_forbidden":
-        return f"'{place[0]}' cannot be set here; there is {', '.join([*OWN, *options])}"
+        return f"'{place[0]}' cannot be set; a request may set {', '.join([*OWN, *options])}"
     if place[0] == "lines":
-        return f"line {place[1] + 1}: {message}" if len(place) > 1 else "lines: a list of texts is needed"
+        return f"line {place[1] + 1}: {message}" if len(place) > 1 else "lines: must be a list of texts"
     return f"{place[0]}: {message}"

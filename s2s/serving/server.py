@@ -1,4 +1,4 @@
-"""A uvicorn server that no client can hold up: bounds on the time and the number of connections, and an end in time.
+"""A uvicorn server that no client can block: it bounds the time and the number of connections, and ends in time.
 
 uvicorn itself waits for ever for the rest of a header or of a body, and for a client that does not read its answer.
 """
@@ -20,8 +20,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from s2s.serving.http import CLOSING, Service
 
-# Shares of the seconds from a signal to the end of the process. Until then what was asked is decoded; answers are sent;
-# uvicorn waits for what sends them; and then the process ends, whatever is being done.
+# Shares of the seconds of grace after a signal. Until DECODED requests are decoded, until SENT answers are sent, until
+# HANDLED uvicorn waits for its handlers. At ENDED the process ends, whatever is still going on.
 DECODED, SENT, HANDLED, ENDED = 0.8, 0.85, 0.9, 0.95
 
 
@@ -30,14 +30,14 @@ LINGERING = 1.0  # seconds that a client has to read why it was refused
 
 @dataclass
 class Patience:
-    """With clients, in seconds, and how many of them.
+    """Time limits in seconds, and the limit of connections.
 
     Attributes:
-        header: From the first byte of a request, or the opening of a connection, to the end of its header.
-        body: To the end of its body; and for a client to read its answer.
+        header: From the opening of a connection, or the first byte of a later request, to the end of the header.
+        body: From there to the end of the body. Also for the client to read its answer.
         idle: From an answer to the next request.
         grace: From a signal to the end of the process.
-        connections: That are open at a time.
+        connections: Most connections that are open at a time.
     """
 
     header: float
@@ -51,7 +51,7 @@ class Connection(H11Protocol):
     """A connection that is closed when its client takes too long.
 
     Args:
-        patience: With the client.
+        patience: Time limits.
     """
 
     def __init__(self, *args, patience: Patience, **options):
@@ -59,13 +59,13 @@ class Connection(H11Protocol):
         self.patience = patience
         self.opened = self.loop.time()
         self._refused = False
-        self._stage = None  # what is awaited of the client: IDLE, a header; SEND_BODY, a body; None: nothing
-        self._overdue: asyncio.TimerHandle | None = None  # when that has not come
-        self._unread: asyncio.TimerHandle | None = None  # when an answer has not been read
+        self._stage = None  # what the client must send next: IDLE: a header; SEND_BODY: a body; None: nothing
+        self._overdue: asyncio.TimerHandle | None = None  # fires when that did not come in time
+        self._unread: asyncio.TimerHandle | None = None  # fires when the client did not read its answer in time
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        transport.set_write_buffer_limits(0)  # to be told when there is something that the client has not read
+        transport.set_write_buffer_limits(0)  # pause_writing is called as soon as the client leaves something unread
         self._watch()
         if len(self.connections) > self.patience.connections:
             self._make_room()
@@ -83,7 +83,7 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.conn.their_state is h11.SEND_BODY:  # of a request that waited for this answer
+        if self.conn.their_state is h11.SEND_BODY:  # the next request, which waited for this answer
             self._watch()
 
     def pause_writing(self) -> None:
@@ -95,14 +95,14 @@ class Connection(H11Protocol):
         self._unread.cancel()
 
     def shutdown(self) -> None:
-        """As uvicorn's, which waits for bodies."""
+        """Refuse a request whose body is incomplete, for which uvicorn would wait; otherwise as uvicorn does."""
         if self.conn.their_state is h11.SEND_BODY:
             self._refuse(503, CLOSING)
         else:
             super().shutdown()
 
     def _watch(self) -> None:
-        """See to it that the client does not take too long for what it is to send."""
+        """Start the timer for what the client must send next, if that has changed."""
         seconds = {h11.IDLE: self.patience.header, h11.SEND_BODY: self.patience.body}
         stage = self.conn.their_state if self.conn.their_state in seconds else None
         if stage is self._stage:
@@ -114,12 +114,13 @@ class Connection(H11Protocol):
 
     def _expire(self) -> None:
         if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
-            self.transport.close()  # nothing was asked
+            self.transport.close()  # no request has begun
         else:
             self._refuse(408, "the request did not come in time")
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer, if that has not begun, and close; a little later, as a client that still sends would not hear it."""
+        """Answer with an error, unless an answer has begun, and close. The connection is closed a little later, since a
+        client that is still sending would not get the answer otherwise."""
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
@@ -139,11 +140,11 @@ class Connection(H11Protocol):
 
     @property
     def _idle(self) -> bool:
-        """Whether nothing is asked, and every answer has been read."""
+        """Whether there is no request, and the client has read all answers."""
         return self.conn.their_state is h11.IDLE and not self.flow.write_paused
 
     def _make_room(self) -> None:
-        """Close the connection that has waited longest without asking anything, or this one where there is none."""
+        """Close the oldest idle connection, or refuse this one if none is idle."""
         idle = [each for each in self.connections if each._idle and each is not self]
         if idle:
             oldest = min(idle, key=lambda each: each.opened)
@@ -157,8 +158,8 @@ class Server(uvicorn.Server):
     """Serves until a signal, and then ends in time.
 
     Args:
-        service: Answers.
-        patience: With clients.
+        service: Answers the requests.
+        patience: Time limits, and the limit of connections.
     """
 
     def __init__(self, service: Service, patience: Patience):
@@ -173,19 +174,19 @@ class Server(uvicorn.Server):
         )  # fmt: skip
 
     def serve_at(self, listener: socket.socket) -> None:
-        """Serve at a listening socket. After a SIGTERM the process ends with exit code 0 when all is answered, or the
-        grace is over. Raises KeyboardInterrupt after a SIGINT."""
-        # uvicorn raises the signal again for whoever listened before.
+        """Serve at a listening socket. After a SIGTERM the process ends with exit code 0 when all requests are answered
+        or the time of grace is over. Raises KeyboardInterrupt after a SIGINT."""
+        # uvicorn raises the signal again for the handler that was there before.
         signal.signal(signal.SIGTERM, lambda number, frame: None)
         try:
             self.run(sockets=[listener])
         finally:
             self.service.batcher.close(self.patience.grace * (ENDED - HANDLED) / 2)
             self._report()
-        os._exit(0)  # a step of a model may go on; and to give back much memory takes its time
+        os._exit(0)  # does not wait for a step of the model, nor for much memory to be freed
 
     def _report(self) -> None:
-        """Print what was done."""
+        """Print the totals: lines, tokens, batches, seconds of decoding."""
         names = "lines", "target_tokens", "batches"
         lines, tokens, batches = (int(self.service.metrics.value(f"{name}_total")) for name in names)
         seconds = self.service.metrics.value("decoding_seconds_total")
@@ -193,7 +194,7 @@ class Server(uvicorn.Server):
         print(text, file=sys.stderr, flush=True)
 
     def handle_exit(self, sig: int, frame) -> None:
-        """At a signal, which is the first one: end, if need be with all that is being done."""
+        """Begin the shutdown at the first signal, and start the timer that ends the process in any case."""
         if not self.should_exit:
             timer = threading.Timer(self.patience.grace * ENDED, os._exit, [1])
             timer.daemon = True
@@ -201,7 +202,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what has been asked, as far as there is time, and refuse the rest."""
+        """Answer the open requests as far as the time of grace allows, and refuse the others."""
         self.service.closing = True
         loop = asyncio.get_running_loop()
         loop.call_later(self.patience.grace * DECODED, self.service.batcher.cancel)

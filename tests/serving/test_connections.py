@@ -159,5 +159,5 @@ def test_a_terminated_server_ends_in_time_whatever_is_asked_of_it(spawn, run):
         assert process.wait(30) == 0
         assert time.monotonic() - start < 20  # of which two are the grace; a busy machine is slow to be told
         status, _, answer = endless.result()
-    assert (status, answer) == (503, {"error": "the server is about to end"})
-    assert json.loads(rest(silent).partition(b"\r\n\r\n")[2]) == {"error": "the server is about to end"}
+    assert (status, answer) == (503, {"error": "the server is shutting down"})
+    assert json.loads(rest(silent).partition(b"\r\n\r\n")[2]) == {"error": "the server is shutting down"}
