@@ -94,7 +94,7 @@ def test_what_goes_wrong(s2s, capsys, runs, store, tmp_path):
     assert s2s("train", f"store={folder}", f"run={tmp_path}/lm", *LM, "train.max_updates=1") == 0
     capsys.readouterr()
     assert "differs from the checkpoint's" in failed(*decode, f"decode.language_model={tmp_path}/lm")
-    assert "train.samples=0 train.valid_metrics=[loss]" in failed(
+    assert "train.samples=0 and train.valid_metrics=[loss]" in failed(
         "train", f"store={store}", f"run={tmp_path}/a", *LM, "train.valid_metrics=[bleu]"
     )
     assert "model.frontend=tokens reads text, and the task has no source; try model=transformer_lm_small" in failed(

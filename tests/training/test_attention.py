@@ -33,7 +33,7 @@ def test_validations_draw_their_samples(store, tmp_path, s2s, capsys):
     assert s2s("train", *words(store, plain, "train.samples=2", "train.max_updates=30")) == 0
     assert not (plain / "attention").exists()
     assert s2s("train", *words(store, plain, "train.attention_maps=true")) == 2  # SMALL has train.samples=0
-    assert "train.samples=0 has none" in capsys.readouterr().err
+    assert "requires samples, and train.samples=0" in capsys.readouterr().err
 
 
 def test_maps_are_the_cross_attention_of_the_layer_and_head_asked_for(store, tmp_path, s2s):

@@ -373,7 +373,7 @@ def test_resuming_by_the_same_command_takes_the_stored_budget(store, calibrated,
     assert s2s("train", *words(store, whole, f"data.batch_tokens={found}")) == 0
     same_bits(calibrated, whole)
     assert s2s("train", *words(store, whole, "train.calibrate=true")) == 2
-    assert "train.calibrate is False there and True here" in one_error_line(capsys)
+    assert "train.calibrate was False and is now True" in one_error_line(capsys)
 
 
 def test_a_run_that_was_stopped_while_it_calibrated_starts_again(store, tmp_path, s2s, monkeypatch, capsys):

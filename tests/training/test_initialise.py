@@ -194,7 +194,7 @@ def test_a_run_that_goes_on_needs_its_parent_no_more(store, parent, tmp_path, s2
     same_bits(whole, pieces)
     capsys.readouterr()
     assert s2s("train", *words(store, pieces, "train.max_updates=20")) == 2
-    assert f"train.init.checkpoint is {moved} there and None here" in one_error_line(capsys)
+    assert f"train.init.checkpoint was {moved} and is now None" in one_error_line(capsys)
 
 
 def test_a_run_is_not_deleted_that_it_is_to_start_from(store, parent, tmp_path, s2s, capsys):

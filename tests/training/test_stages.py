@@ -241,4 +241,4 @@ def test_what_is_frozen_may_not_change_when_a_run_goes_on(store, tmp_path, s2s, 
     assert s2s("train", *words(store, run, "train.max_updates=2", "train.freeze=[encoder]")) == 0
     capsys.readouterr()
     assert s2s("train", *words(store, run, "train.max_updates=4")) == 2
-    assert "train.freeze is ['encoder'] there and [] here" in one_error_line(capsys)
+    assert "train.freeze was ['encoder'] and is now []" in one_error_line(capsys)

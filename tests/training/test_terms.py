@@ -138,7 +138,7 @@ def test_batches_of_a_term_that_couples_examples_stay_whole(store, tmp_path, s2s
     assert s2s("train", *words(store, tmp_path / "whole", *COUPLED)) == 0
     assert len(sizes) < len(pieces)
     assert sum(sizes) == sum(pieces)
-    assert "note: the term contrast compares the examples of a batch; each batch is computed whole" in (
+    assert "note: the term contrast compares the examples of a batch, so batches that do not fit" in (
         capsys.readouterr().err
     )
     most[0] = 4

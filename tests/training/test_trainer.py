@@ -206,9 +206,9 @@ def test_non_finite_updates_are_skipped_and_counted_and_ten_in_a_row_stop(store,
 def test_the_folder_of_another_run_is_never_taken(store, trained, tmp_path, s2s, capsys):
     capsys.readouterr()
     assert s2s("train", *words(store, trained, "model.encoder.layers=2")) == 2
-    assert "model.encoder.layers is 1 there and 2 here" in one_error_line(capsys)
+    assert "model.encoder.layers was 1 and is now 2" in one_error_line(capsys)
     assert s2s("train", *words(store, trained, "seed=2")) == 2
-    assert "seed is 1 there and 2 here" in one_error_line(capsys)
+    assert "seed was 1 and is now 2" in one_error_line(capsys)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious/thesis.txt").write_text("ten years of work")
     (tmp_path / "precious/config.yaml").write_text("of: another program")
@@ -233,7 +233,7 @@ def test_two_processes_never_train_in_one_folder(store, trained, s2s, capsys):
         fcntl.flock(file, fcntl.LOCK_EX)
         capsys.readouterr()
         assert s2s("train", *words(store, trained)) == 2
-        assert "another s2s-train is at work" in one_error_line(capsys)
+        assert "another s2s-train is running" in one_error_line(capsys)
 
 
 def test_keeps_the_newest_and_the_best(trained):
