@@ -332,15 +332,10 @@ def test_mistakes_in_the_words(s2s, capsys, run, monkeypatch, port):
     assert "checkpoint= is missing" in fails()
     assert "choose one of" in fails(checkpoint, "options=[forbidden]")
     assert "n_best" in fails(checkpoint, "decode.n_best=2")
-<<<<<<< HEAD
     guessing = fails(checkpoint, "decode.speculative=draft", "decode.beam_size=1")
     assert "decode.speculative=draft requires draft=CHECKPOINT, an argument of s2s-generate and s2s.load" in guessing
     assert "decode.buffer=9: does nothing in a server" in fails(checkpoint, "decode.buffer=9")
     assert "the decoder has only 1 layer" in fails(
-=======
-    assert "a server has no draft" in fails(checkpoint, "decode.speculative=draft", "decode.beam_size=1")
-    assert "the decoder has only 1" in fails(
->>>>>>> c377dcc (Serving: lines fit)
         checkpoint, "port=0", "decode.coverage_penalty=0.1", "decode.alignment_layer=2"
     )
     assert "decode.beam_size=5 exceeds max_beam_size=3" in fails(checkpoint, "max_beam_size=3")
