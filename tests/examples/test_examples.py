@@ -114,6 +114,7 @@ def test_a_language_without_published_figures_has_a_row_without_them():
     ("example", "environment", "message"),
     [
         ("g2p_sigmorphon", {"LANGUAGES": "dut xyz"}, "no language xyz: no {data}/xyz_train.tsv"),
+        ("inflection", {"LANGUAGES": "xyz"}, "no language xyz: no {data}/xyz_large.train"),
         ("speech_an4", {"MODELS": "ctc none"}, "no model none; there are ctc ctc-lm attention joint"),
         ("speech_an4", {"MODELS": "joint attention ctc"}, 'model attention begins with ctc: MODELS="ctc attention"'),
     ],
@@ -127,6 +128,17 @@ def test_a_choice_that_is_not_there_is_told_before_any_work(tmp_path, example, e
     assert done.returncode == 2
     assert done.stderr.startswith(message.format(data=data))
     assert not out.exists()
+
+
+def test_forms_are_letters_and_features_are_symbols():
+    prepared = load(EXAMPLES / "inflection" / "prepare.py").prepared
+    assert prepared("Vē a\tVēns\tV;PL", "") == "[V] [PL] V ē _ a\tV ē n s"
+    with pytest.raises(ValueError, match="got:3: lemma, form and features are needed"):
+        prepared("a\tb", "got:3")
+    scores = {"exact_match": {"value": 50.0}, "per": {"value": 25.0}}
+    table = load(EXAMPLES / "inflection" / "table.py").table({"tur": scores, "ang": scores})
+    assert [line.split() for line in table.splitlines()[1:]] == [["tur", "50.0", "39.7", "25.00"],
+                                                                 ["ang", "50.0", "-", "25.00"]]  # fmt: skip
 
 
 def test_an4_is_divided_by_speaker():
@@ -155,6 +167,13 @@ def g2p_sigmorphon(data):
     for language in ("dut", "hun", "geo"):
         for split in ("train", "dev", "test"):
             (data / f"{language}_{split}.tsv").write_text(g2p_rows(WORDS if split == "train" else WORDS[:8]))
+
+
+def inflection(data):
+    rows = "".join(f"{word}\t{word}{'en' if number % 2 else ' a'}\tN;{'PL' if number % 2 else 'SG'}\n"
+                   for number, word in enumerate(WORDS))  # fmt: skip
+    for name in ("got_large.train", "got.dev", "got.gold"):
+        (data / name).write_text(rows if "train" in name else "".join(rows.splitlines(True)[:8]))
 
 
 def multi30k(data):
@@ -203,6 +222,7 @@ def packed_multi30k(data):
         ("g2p_cmudict", g2p_cmudict, ("long.yaml",), "", "phoneme error rate"),
         ("g2p_sigmorphon", g2p_sigmorphon, (), "dut hun", "mean"),
         ("g2p_sigmorphon", g2p_sigmorphon, (), "geo", "geo"),
+        ("inflection", inflection, (), "got", "got"),
         ("multi30k", multi30k, (), "", "BLEU|"),
         ("multi30k", packed_multi30k, (), "", "BLEU|"),
     ],
