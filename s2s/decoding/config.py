@@ -210,6 +210,12 @@ class DecodeConfig:
         "auto: native on a CPU with a C++ compiler",
         ("auto", "eager", "native"),
     )
+    split_keys: int | None = option(
+        None,
+        "with backend=eager: a step attends to so many positions at a time, and merges their results exactly",
+        at_least=1,
+        at_most=10**6,
+    )
     dtype: str = option(
         "fp32",
         "type of the weights: fp32; on a CPU int8 (fastest) or bf16 (with AVX512-BF16 or AMX); on a GPU bf16 or fp16",

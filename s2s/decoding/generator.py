@@ -28,6 +28,7 @@ from s2s.decoding.scorers.summed import Summed
 from s2s.decoding.search.constrained import lacking
 from s2s.decoding.sentence import Sentence
 from s2s.decoding.setting import Setting, Sides
+from s2s.decoding.splitting import splitting
 from s2s.decoding.times import Chunks
 from s2s.errors import UserError
 from s2s.models.encoder_decoder import EncoderDecoder
@@ -72,6 +73,8 @@ class Generator:
             raise UserError("decode.shortlist: requires an output layer that is a matrix; this model's is not")
         raw_outputs = [model.output for model in models] if loaded.get("shortlist") else None
         models = [exiting(pack(model, config.dtype, config.backend), config) for model in models]
+        if config.split_keys is not None:
+            models = [splitting(model, config.split_keys) for model in models]
         if config.encoder_layer is not None:
             models = [lens(model, config.encoder_layer) for model in models]
         if config.pack_source:

@@ -28,7 +28,10 @@ class TransformerState:
         cache: [N, 2, R, G, L, d], own keys and values; L doubles when needed, from 32.
         steps: [B] positions done of each sentence, on the host.
         positions: [B, 1] the same on the device.
+        attention: How queries attend to keys and values, as `attend`.
     """
+
+    attention = staticmethod(attend)
 
     def __init__(self, key_values: Tensor, mask: Tensor, rows: int, most: int | None = None):
         self.key_values, self.mask, self.rows, self.most = key_values, mask, rows, most
@@ -86,14 +89,14 @@ class TransformerState:
         else:
             keys.scatter_(2, self.place, k.to(keys.dtype))
             values.scatter_(2, self.place, v.to(values.dtype))
-        y = attend(q, keys[:, :, : self.length], values[:, :, : self.length], self.seen)
+        y = self.attention(q, keys[:, :, : self.length], values[:, :, : self.length], self.seen)
         return merged(y).view(-1, self.rows, y.size(1) * y.size(3))
 
     def cross(self, n: int, query: Tensor, heads: int) -> Tensor:
         """Layer n's attention to the source: query [B, K, H * d]. Returns [B, K, H * d]."""
         q = heads_of(query, heads)
         mask = self.mask.expand(-1, -1, q.size(2), -1)
-        return merged(attend(q, self.key_values[n, 0], self.key_values[n, 1], mask))
+        return merged(self.attention(q, self.key_values[n, 0], self.key_values[n, 1], mask))
 
     def advance(self) -> None:
         """A position is done."""

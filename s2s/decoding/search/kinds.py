@@ -120,7 +120,7 @@ class SpeculativeSearch(Searcher):
     """Greedy search with several tokens per step; see s2s/decoding/search/speculative.py."""
 
     Config = SpeculativeConfig
-    options = RATED | LENGTHS | {"beam_size", "speculative", "speculative_tokens"}
+    options = (RATED - {"split_keys"}) | LENGTHS | {"beam_size", "speculative", "speculative_tokens"}
     takes = frozenset(["prefix", "alignment"])
 
     @classmethod
