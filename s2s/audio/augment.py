@@ -1,4 +1,4 @@
-"""Other versions of a recording for training, each drawn from a seed: of the samples, and of the features."""
+"""Augmentation of recordings for training, of their samples and of their features. A seed determines the result."""
 
 import dataclasses
 from functools import lru_cache
@@ -16,7 +16,7 @@ class WaveformConfig:
     """Options of augmenting samples. They require waveforms in the store (features.keep=waveform)."""
 
     speed: list[float] = option(
-        [1.0], "speed factors, one of which is drawn for each utterance", at_least=0.1, at_most=10
+        [1.0], "speed factors; one of them is drawn for each utterance", at_least=0.1, at_most=10
     )
     gain: float = option(0.0, "most decibels by which an utterance is made louder or softer", at_least=0, at_most=200)
     noise: float = option(0.0, "probability of adding noise to an utterance", at_least=0, at_most=1)
@@ -46,19 +46,19 @@ class SpecAugmentConfig:
 
 
 def perturb(samples: np.ndarray, sample_rate: int, config: WaveformConfig, seed: int) -> np.ndarray:
-    """Change the speed (and pitch, as of a tape) and the volume of an utterance, and add noise.
+    """Change the speed (with the pitch, as when a tape runs faster) and the volume of an utterance, and add noise.
 
     Args:
         samples: float32 [n].
-        sample_rate: Theirs, Hz.
+        sample_rate: Sample rate in Hz.
         config: The options.
-        seed: The same gives the same.
+        seed: Determines the result.
 
     Returns:
         float32 [about n / factor].
 
     Raises:
-        UserError: noise_snr is not two numbers; a folder without recordings; a recording that cannot be read.
+        UserError: noise_snr is not two numbers; the folder has no recordings; a recording cannot be read.
     """
     random = np.random.default_rng(seed)
     factor = config.speed[random.integers(len(config.speed))]
@@ -67,27 +67,27 @@ def perturb(samples: np.ndarray, sample_rate: int, config: WaveformConfig, seed:
         samples = change_rate(samples, sample_rate * factor, sample_rate)
     if noisy:
         if len(config.noise_snr) != 2:
-            raise UserError(f"noise_snr={config.noise_snr}: two numbers are needed, the lowest and the highest")
+            raise UserError(f"noise_snr={config.noise_snr}: must be two numbers, the lowest and the highest")
         samples = samples + _noise(samples, sample_rate, config, random)
     return samples * np.float32(10 ** (gain / 20)) if gain else samples
 
 
 def _noise(samples: np.ndarray, sample_rate: int, config: WaveformConfig, random: np.random.Generator) -> np.ndarray:
-    """Noise at a drawn ratio to the samples, float32 [n]; none for silence, to which there is no ratio."""
+    """Noise at a random ratio to the samples, float32 [n]. Silence gets no noise, since the ratio is undefined."""
     ratio = random.uniform(*config.noise_snr)
     if config.noise_folder is None:
         noise = random.standard_normal(len(samples), np.float32)
     else:
         files = _files(config.noise_folder)
         noise = _recording(files[random.integers(len(files))], sample_rate)
-        noise = np.resize(np.roll(noise, -random.integers(len(noise))), len(samples))  # from anywhere, round and round
+        noise = np.resize(np.roll(noise, -random.integers(len(noise))), len(samples))  # repeated
     power, signal = (float(np.mean(x.astype(np.float64) ** 2)) for x in (noise, samples))
     return noise * np.float32((signal / power * 10 ** (-ratio / 10)) ** 0.5 if power else 0.0)
 
 
 @lru_cache(maxsize=8)
 def _files(folder: str) -> list[Path]:
-    """The files of a folder and of those in it, in the order of their names."""
+    """The files of a folder and its subfolders, sorted by path."""
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith("."))
     if not files:
         raise UserError(f"noise_folder={folder}: no recordings in it")
@@ -100,15 +100,15 @@ def _recording(path: Path, sample_rate: int) -> np.ndarray:
 
 
 def spec_augment(features: np.ndarray, config: SpecAugmentConfig, seed: int) -> np.ndarray:
-    """Features with stretches of time and bands of frequency masked: they become the utterance's mean.
+    """Mask spans of time and bands of frequency: replace them by the utterance's mean.
 
     Args:
         features: float32 [S, F], normalised or not.
         config: The options.
-        seed: The same gives the same.
+        seed: Determines the result.
 
     Returns:
-        float32 [S, F], not the same array.
+        float32 [S, F], a new array.
     """
     random = np.random.default_rng(seed)
     frames, bins = features.shape

@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 
-UNIT = 1 << 10  # features are counted in its parts, so that sums are exact
-SMALLEST = 1e-5  # deviation: a feature that never changes becomes 0, not infinite
+UNIT = 1 << 10  # features are rounded to multiples of 1 / UNIT, so that sums are exact
+SMALLEST = 1e-5  # smallest deviation: a constant feature becomes 0, not infinite
 
 
 @dataclasses.dataclass
 class Statistics:
-    """Frames, and sums of their features and of the squares, as integers of any size: adding them up is exact, so that
-    it does not matter who counted which frames.
+    """The number of frames, and the sums of their features and of the squares. They are integers of any size, so
+    adding statistics is exact, and the result does not depend on how frames are divided among processes.
     """
 
     frames: int = 0
@@ -20,15 +20,15 @@ class Statistics:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Statistics":
-        """Those of features [S, F] below 2^15 in absolute value, fewer than 2^30 frames."""
-        whole = np.rint(features.astype(np.float64) * UNIT).astype(np.int64)
-        return cls(len(features), whole.sum(0).astype(object), (whole * whole).sum(0).astype(object))
+        """The statistics of features [S, F], which must be below 2^15 in absolute value; S must be below 2^30."""
+        units = np.rint(features.astype(np.float64) * UNIT).astype(np.int64)
+        return cls(len(features), units.sum(0).astype(object), (units * units).sum(0).astype(object))
 
     def __add__(self, other: "Statistics") -> "Statistics":
         return Statistics(self.frames + other.frames, self.sums + other.sums, self.squares + other.squares)
 
     def facts(self) -> dict[str, list[float]]:
-        """`mean` and `deviation` of each feature, as they stand in a store's manifest. There must be frames."""
+        """`mean` and `deviation` of each feature, as in a store's manifest. There must be at least one frame."""
         mean = self.sums / self.frames / UNIT
         variance = (self.frames * self.squares - self.sums * self.sums) / (self.frames * UNIT) ** 2
         return {"mean": [round(float(x), 6) for x in mean],
@@ -36,10 +36,10 @@ class Statistics:
 
 
 def normalise(features: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Features [S, F] less their mean [F], over their deviation [F], float32."""
+    """(features - mean) / deviation, float32 [S, F]. features: [S, F]; mean, deviation: [F]."""
     return ((features - mean) / np.maximum(deviation, SMALLEST)).astype(np.float32)
 
 
 def normalise_utterance(features: np.ndarray) -> np.ndarray:
-    """The features [S, F] of an utterance with mean 0 and variance 1 over its frames, float32."""
+    """Normalise the features [S, F] of an utterance to mean 0 and variance 1 over its frames, float32 [S, F]."""
     return normalise(features, features.mean(0), features.std(0)) if len(features) else features

@@ -1,5 +1,5 @@
-"""Whether a file of sound is whole, as far as its container says: libsndfile reads what is left of a truncated one
-without a word, and passes over damaged pages of Ogg.
+"""Checks by its container whether a sound file is complete. libsndfile itself reads truncated files and skips damaged
+Ogg pages without an error.
 """
 
 import re
@@ -7,8 +7,8 @@ import zlib
 from functools import lru_cache
 from pathlib import Path
 
-UNKNOWN_SIZE = 0x7FFF0000  # what stands in the header of a WAV that was written into a pipe, at least
-# Of libsndfile's description of WAV, AIFF, AU, SVX, RF64 and W64: what is there is less than the header says.
+UNKNOWN_SIZE = 0x7FFF0000  # sizes from here on in a WAV header mean that it was written into a pipe
+# In libsndfile's description of WAV, AIFF, AU, SVX, RF64 and W64: the size in the header, and the actual size.
 SHORT = re.compile(r"^\s*(?:data|Data Size|SSND|BODY|Riff size|riff) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 SAMPLES = re.compile(rb"^sample_count -i (\d+)", re.MULTILINE)  # in the header of NIST's SPHERE
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -16,10 +16,10 @@ END_OF_STREAM = 4  # a flag of a page
 
 
 def lost(path: Path, file) -> str | None:
-    """What an open `soundfile.SoundFile` lacks of what its header says, or None."""
-    found = SHORT.search(file.extra_info)
-    if found and int(found[2]) < int(found[1]) < UNKNOWN_SIZE:
-        return f"truncated: {found[2]} bytes of samples, its header says {found[1]}"
+    """Describe what an open `soundfile.SoundFile` lacks compared with its header. None: nothing."""
+    match = SHORT.search(file.extra_info)
+    if match and int(match[2]) < int(match[1]) < UNKNOWN_SIZE:
+        return f"truncated: {match[2]} bytes of samples, its header says {match[1]}"
     if "Seems to be a truncated file" in file.extra_info:  # of VOC
         return "truncated: fewer samples than its header says"
     if file.format == "NIST":
@@ -31,8 +31,8 @@ def lost(path: Path, file) -> str | None:
 
 
 def ogg_damage(path: Path) -> str | None:
-    """What is wrong with a file of Ogg (Vorbis, Opus, FLAC): a page is cut off, missing or damaged (RFC 3533), or its
-    streams have no end. None: nothing, or it is no Ogg."""
+    """Describe what is wrong with an Ogg file (Vorbis, Opus, FLAC): a page is cut off, missing or damaged (RFC 3533),
+    or a stream has no end. None: nothing is wrong, or the file is not Ogg."""
     with path.open("rb") as file:
         if file.read(4) != b"OggS":
             return None
@@ -42,14 +42,14 @@ def ogg_damage(path: Path) -> str | None:
 
 @lru_cache(maxsize=16)  # a recording may have many segments
 def _ogg_damage(path: Path, size: int, time: int) -> str | None:
-    pages: dict[bytes, int] = {}  # of each stream the number of its next page
+    pages: dict[bytes, int] = {}  # stream -> number of its next page
     open_streams: set[bytes] = set()
     with path.open("rb") as file:
         while head := file.read(27):
             start = file.tell() - len(head)
             if head[:4] != b"OggS":
                 if not open_streams:
-                    return None  # what follows the end of all streams is no sound
+                    return None  # data after the end of all streams are not sound
                 return f"damaged: no page of Ogg at byte {start}"
             lengths = file.read(head[-1]) if len(head) == 27 else b""
             body = file.read(sum(lengths))
@@ -66,6 +66,6 @@ def _ogg_damage(path: Path, size: int, time: int) -> str | None:
 
 
 def _checksum(page: bytes) -> int:
-    """CRC-32 as in Ogg: zlib's without its inversions, the bits of all bytes and of the result the other way round."""
+    """CRC-32 as in Ogg: zlib's without its inversions, and with the bits of all bytes and of the result reversed."""
     value = zlib.crc32(page.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int.from_bytes(value.to_bytes(4, "little").translate(REVERSED), "big")

@@ -1,9 +1,9 @@
 """Log-mel filterbank features as Kaldi computes them (`compute-fbank-feats --dither=0`), frame by frame in numpy.
 
-Kaldi's samples are 16-bit numbers, so those of -1..1 are multiplied by 2^15 first. A frame is freed from its mean,
-pre-emphasised, multiplied by the window and filled with zeros to a power of two. Triangles over its power spectrum,
-equally spaced on the mel scale 1127 ln(1 + f / 700), give the bins; their logarithm is floored at that of float32's
-epsilon.
+Kaldi's samples are 16-bit numbers, so samples in -1..1 are first multiplied by 2^15. The mean of each frame is
+subtracted; the frame is pre-emphasised, multiplied by the window, and padded with zeros to a power of two. Triangular
+filters over its power spectrum, equally spaced on the mel scale 1127 ln(1 + f / 700), give the bins. The features are
+their logarithms, at least the logarithm of float32's epsilon.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from s2s.audio.waveform import FULL_SCALE
 from s2s.config.schema import option
 from s2s.errors import UserError
 
-BLOCK = 4096  # frames that are computed at a time, for memory
-ROWS = 8  # of a matrix product: so small a one is made by one thread, and several processes do not wait for each other
+BLOCK = 4096  # frames that are computed at a time, to save memory
+ROWS = 8  # rows of a matrix product: such a small one runs in one thread, so several processes do not compete
 FLOOR = np.finfo(np.float32).eps
 CMVN = ("global", "utterance", "none")
 
@@ -105,19 +105,19 @@ class Fbank:
         return windows[self.config.window].astype(np.float32)
 
     def frames(self, samples: int | np.ndarray) -> int | np.ndarray:
-        """Frames that so many samples give."""
+        """Number of frames of a recording with this many samples; elementwise for an array."""
         if not self.config.snip_edges:
             return (samples + self.shift // 2) // self.shift
         return np.maximum(0, 1 + (samples - self.length) // self.shift)
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """Features.
+        """Compute the features of a recording.
 
         Args:
-            samples: Of -1..1 at `config.sample_rate`, float32 [n].
+            samples: float32 [n] in -1..1, at `config.sample_rate`.
 
         Returns:
-            Natural logarithms of the energies of the bins, float32 [frames, F]; no frames of too few samples.
+            Natural logarithms of the energies of the bins, float32 [frames, F]; too few samples give 0 frames.
         """
         frames = int(self.frames(len(samples)))
         if not frames:
@@ -130,13 +130,13 @@ class Fbank:
         return np.concatenate(blocks)
 
     def _mirrored(self, samples: np.ndarray, frames: int) -> np.ndarray:
-        """The samples from the beginning of the first frame to the end of the last, mirrored where there are none."""
+        """The samples from the beginning of the first frame to the end of the last, mirrored beyond the edges."""
         first = self.shift // 2 - self.length // 2
         place = np.arange(first, first + (frames - 1) * self.shift + self.length) % (2 * len(samples))
         return samples[np.minimum(place, 2 * len(samples) - 1 - place)]
 
     def _block(self, stretches: np.ndarray) -> np.ndarray:
-        """Features of some frames [S, length]."""
+        """Features of a block of frames: float32 [S, length] -> float32 [S, F]."""
         size = 2 * (len(self.filters) - 1)
         frames = stretches - stretches.mean(1, keepdims=True)
         emphasised = np.empty_like(frames)

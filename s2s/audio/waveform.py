@@ -1,6 +1,6 @@
-"""Recordings as samples: any file that libsndfile reads, or a stretch of one, as one channel at one sample rate.
+"""Reads recordings: any file that libsndfile reads, or a segment of it, as one channel at a given sample rate.
 
-Samples are float32 of -1..1, which 16-bit files give exactly (divided by FULL_SCALE).
+Samples are float32 in -1..1. Those of 16-bit files are exact (divided by FULL_SCALE).
 """
 
 from pathlib import Path
@@ -11,15 +11,15 @@ import numpy as np
 from s2s.audio.containers import lost, ogg_damage
 from s2s.errors import UserError
 
-FULL_SCALE = 1 << 15  # what a sample of 1 is in 16 bits, and so in Kaldi's features
-CLIPPED_RUN = 3  # so many samples at full scale, one after the other, are a clipped peak
-SILENT = 0.1  # of the channels' energy in amplitude: with less, their mean is what they do not have in common
-ROUNDING = 0.05  # seconds that a segment may end after its recording: manifests round
+FULL_SCALE = 1 << 15  # 16-bit value of a sample of 1; also the scale of Kaldi's features
+CLIPPED_RUN = 3  # this many consecutive samples at full scale are a clipped peak
+SILENT = 0.1  # amplitude of the mean of the channels relative to theirs, below which the channels cancel each other
+ROUNDING = 0.05  # seconds by which a segment may exceed its recording, since manifests are rounded
 UNKNOWN_FRAMES = 1 << 62
 
 
 class AudioError(UserError):
-    """A recording that cannot be used; `kind` is one of a few words that say why, the message names the file."""
+    """A recording cannot be used. The message names the file; `kind` is the reason in a word or two, see `record`."""
 
     def __init__(self, message: str, kind: str = ""):
         super().__init__(message)
@@ -27,8 +27,14 @@ class AudioError(UserError):
 
 
 class Recording(NamedTuple):
-    """Samples float32 [n] at `rate`, of one channel or the mean of all; whether any of these is clipped; and whether
-    nothing is left to hear: all samples are the same, or the channels cancel each other in their mean."""
+    """A recording with one channel.
+
+    Attributes:
+        samples: float32 [n], of one channel, or the mean of all.
+        rate: Sample rate in Hz.
+        clipped: Whether one of these channels is clipped.
+        silent: Whether all samples are equal, or the channels cancel each other in their mean.
+    """
 
     samples: np.ndarray
     rate: int
@@ -38,20 +44,20 @@ class Recording(NamedTuple):
 
 def read(path: str | Path, start: float = 0.0, duration: float | None = None, sample_rate: int = 16000,
          channel: int | None = None) -> np.ndarray:  # fmt: skip
-    """A recording, or a stretch of one, as one channel at a sample rate.
+    """Read a recording, or a segment of it, as one channel at a sample rate.
 
     Args:
         path: The file.
-        start: Seconds from its beginning.
-        duration: Seconds; None: to its end.
-        sample_rate: Of the result, Hz.
-        channel: From 1; None: the mean of all.
+        start: Start of the segment in seconds.
+        duration: Length of the segment in seconds; None: to the end of the recording.
+        sample_rate: Sample rate of the result in Hz.
+        channel: Number of the channel, from 1; None: the mean of all.
 
     Returns:
-        Samples of -1..1, float32 [n].
+        Samples in -1..1, float32 [n].
 
     Raises:
-        AudioError: what `record` raises.
+        AudioError, UserError: as `record`.
     """
     return resample(record(path, start, duration, channel), sample_rate)
 
@@ -59,7 +65,7 @@ def read(path: str | Path, start: float = 0.0, duration: float | None = None, sa
 def record(
     path: str | Path, start: float = 0.0, duration: float | None = None, channel: int | None = None
 ) -> Recording:
-    """A recording, or a stretch of one, at its own sample rate. Arguments as of `read`.
+    """Read a recording, or a segment of it, at its own sample rate. Arguments as in `read`.
 
     Raises:
         AudioError: "missing", "unreadable", "not audio", "truncated" (or damaged), "zero length", "beyond the end" (of
@@ -79,12 +85,12 @@ def record(
             return _stretch(path, file, start, duration, channel)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{path}: not audio that libsndfile reads ({error.error_string})", "not audio") from error
-    except OSError as error:  # it may not be read, or has no name that a file can have
+    except OSError as error:  # no permission to read it, or an invalid name
         raise AudioError(f"{path}: {error.strerror}", "unreadable") from error
 
 
 def _stretch(path: Path, file, start: float, duration: float | None, channel: int | None) -> Recording:
-    """What `record` returns, of an open file."""
+    """As `record`, for an open file."""
     rate, frames = file.samplerate, file.frames
     if frames >= UNKNOWN_FRAMES:
         raise AudioError(f"{path}: its header does not say how long it is; encode it again", "not audio")
@@ -107,37 +113,37 @@ def _stretch(path: Path, file, start: float, duration: float | None, channel: in
         if first:
             file.seek(first)
         samples = file.read(count, dtype="float32", always_2d=True)  # [n, channels]
-        found = len(samples)
+        count_read = len(samples)
     except _soundfile().LibsndfileError as error:
         raise AudioError(f"{path}: truncated or damaged ({error.error_string})", "truncated") from error
-    if found < count:
-        raise AudioError(f"{path}: truncated: {first + found} samples, its header says {frames}", "truncated")
+    if count_read < count:
+        raise AudioError(f"{path}: truncated: {first + count_read} samples, its header says {frames}", "truncated")
     if channel:
         samples = samples[:, channel - 1 : channel]
     full = np.abs(samples) >= 1 - 1.5 / FULL_SCALE
     clipped = np.logical_and.reduce([full[i : max(0, count + 1 + i - CLIPPED_RUN)] for i in range(CLIPPED_RUN)]).any()
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
-    if not np.isfinite(mono.sum(dtype=np.float64)):  # one that is not makes the sum so
+    if not np.isfinite(mono.sum(dtype=np.float64)):  # the sum of all is finite only if each one is
         raise AudioError(f"{path}: NaN or infinite samples", "not numbers")
     return Recording(np.ascontiguousarray(mono), rate, bool(clipped), _silent(samples, mono))
 
 
 def _silent(samples: np.ndarray, mono: np.ndarray) -> bool:
-    """As in Recording, of samples [n, channels] and their mean."""
+    """As `Recording.silent`, for samples [n, channels] and their mean [n]."""
     if np.ptp(mono) == 0:
         return True
     return samples.shape[1] > 1 and bool(np.square(mono).mean() < SILENT**2 * np.square(samples).mean())
 
 
 def resample(recording: Recording, sample_rate: int) -> np.ndarray:
-    """The samples of a recording at another rate, by soxr (high quality), float32 [n]."""
+    """Resample a recording to a rate in Hz by soxr (high quality). Returns float32 [n]."""
     if recording.rate == sample_rate:
         return recording.samples
     return change_rate(recording.samples, recording.rate, sample_rate)
 
 
 def change_rate(samples: np.ndarray, rate: float, new: float) -> np.ndarray:
-    """Samples of one rate at another one, float32 to float32."""
+    """Resample samples from `rate` to `new`, both in Hz. float32 [n] -> float32 [about n * new / rate]."""
     _soundfile()
     import soxr
 
@@ -145,12 +151,12 @@ def change_rate(samples: np.ndarray, rate: float, new: float) -> np.ndarray:
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
-    """Samples of -1..1 in 16 bits; what is louder is clipped."""
+    """Convert samples in -1..1 to int16, of the same shape; louder ones are clipped."""
     return np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
 def from_int16(samples: np.ndarray) -> np.ndarray:
-    """The samples of `to_int16`, float32."""
+    """Convert int16 samples to float32 in -1..1; the inverse of `to_int16`."""
     return samples.astype(np.float32) / FULL_SCALE
 
 
@@ -159,5 +165,5 @@ def _soundfile():
         import soundfile
         import soxr  # noqa: F401 (comes with the same extra)
     except (ImportError, OSError) as error:
-        raise UserError(f"recordings are read by soundfile and soxr: pip install 's2s[speech]' ({error})") from error
+        raise UserError(f"recordings require soundfile and soxr: pip install 's2s[speech]' ({error})") from error
     return soundfile

@@ -11,25 +11,25 @@ from s2s import registry
 from s2s.scoring.metric import Lines, Metric, References, Score, without_punctuation
 
 TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "spm", "flores101", "flores200", "none")
-"""BLEU's tokenizers, by sacrebleu's names; listed here so that no one has to import sacrebleu to know them."""
+"""BLEU's tokenizers, by sacrebleu's names. They are listed here so that sacrebleu need not be imported to know them."""
 
 
 def metric(name: str, lowercase: bool = False, tokenizer: str = "13a") -> Metric:
-    """A metric by its name.
+    """Make a metric by its name.
 
     Args:
         name: A metric of `registry`.
-        lowercase: Compare lower-cased text. TER ignores case with or without it, as TERCOM does.
-        tokenizer: BLEU's tokenizer, one of `TOKENIZERS`; the other metrics have no choice of tokenizer.
+        lowercase: Compare lower-cased text. TER always ignores case, as TERCOM does.
+        tokenizer: BLEU's tokenizer, one of `TOKENIZERS`; the other metrics ignore it.
 
     Raises:
-        UserError: no such metric, or a tokenizer that cannot be used; the message says why.
+        UserError: there is no such metric, or the tokenizer cannot be used.
     """
     return registry.find("metric", name)(lowercase, tokenizer)
 
 
 def higher_is_better(name: str) -> bool:
-    """Whether more of a metric is better. Raises UserError: no such metric."""
+    """Whether higher values of a metric are better. Raises UserError if there is no such metric."""
     return metric(name).higher_is_better
 
 
@@ -46,23 +46,23 @@ def score(
 
     Args:
         name: A metric of `registry`.
-        hypotheses: One string a line.
+        hypotheses: One string for each line.
         references: One list of lines for each reference translation, each as long as `hypotheses`.
         lowercase: See `metric`.
         tokenizer: See `metric`.
-        remove_punctuation: See `metric.without_punctuation`; the signature says it.
-        resamples: For the interval, see `Metric.score`.
+        remove_punctuation: See `metric.without_punctuation`; the signature mentions it.
+        resamples: Number of bootstrap resamples for the interval, see `Metric.score`.
 
     Raises:
-        ValueError: no line at all, no reference, or lists of different lengths.
+        ValueError: there are no lines or no references, or lists differ in length.
         UserError: see `metric`.
     """
     if not hypotheses or not references or any(len(lines) != len(hypotheses) for lines in references):
         lengths = ", ".join(str(len(lines)) for lines in references)
         raise ValueError(f"{len(hypotheses)} hypotheses against references of {lengths or 'no'} lines")
-    one = metric(name, lowercase, tokenizer)
+    scorer = metric(name, lowercase, tokenizer)
     if not remove_punctuation:
-        return one.score(hypotheses, references, resamples)
+        return scorer.score(hypotheses, references, resamples)
     hypotheses, *references = ([without_punctuation(line) for line in lines] for lines in (hypotheses, *references))
-    found = one.score(hypotheses, references, resamples)
-    return dataclasses.replace(found, signature=f"{found.signature}|punctuation:removed")
+    result = scorer.score(hypotheses, references, resamples)
+    return dataclasses.replace(result, signature=f"{result.signature}|punctuation:removed")

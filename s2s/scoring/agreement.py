@@ -1,16 +1,16 @@
-"""Shares of what is right: whole lines, and tokens in their places."""
+"""Accuracy of lines, and of tokens at their positions."""
 
 from s2s.scoring.metric import Lines, References, Score, interval, normalise, signature
 
 
 class ExactMatch:
-    """Lines that equal one of their references, character for character but for white space around the line."""
+    """Share of lines that equal one of their references exactly, except for white space around the line."""
 
     name = "EM"
     higher_is_better = True
 
     def __init__(self, lowercase: bool, tokenizer: str) -> None:
-        """`tokenizer` is BLEU's and means nothing here."""
+        """`tokenizer` is BLEU's and is ignored."""
         self.lowercase = lowercase
 
     def score(self, hypotheses: Lines, references: References, resamples: int = 0) -> Score:
@@ -27,18 +27,18 @@ class ExactMatch:
 
 
 class TokenAccuracy:
-    """Tokens (split at white space) that stand in the reference at the same position.
+    """Share of tokens (split at white space) that the reference has at the same position.
 
-    Places are those of the longer of hypothesis and reference, so that a missing token and a superfluous one are wrong:
-    `100 * sum(right) / sum(max(length of hypothesis, length of reference))`. Of several references, each line takes
-    the first of those that it agrees with best.
+    A missing token and a superfluous one are both wrong: the value is
+    `100 * sum(right) / sum(max(length of hypothesis, length of reference))`. With several references, each line is
+    compared with the one that agrees best, and with the first of these if they tie.
     """
 
     name = "TokenAccuracy"
     higher_is_better = True
 
     def __init__(self, lowercase: bool, tokenizer: str) -> None:
-        """`tokenizer` is BLEU's and means nothing here."""
+        """`tokenizer` is BLEU's and is ignored."""
         self.lowercase = lowercase
 
     def score(self, hypotheses: Lines, references: References, resamples: int = 0) -> Score:
@@ -58,6 +58,6 @@ class TokenAccuracy:
 
     @staticmethod
     def _places(tokens: list[str], reference: list[str]) -> tuple[int, int]:
-        """(right, all) places of one line."""
+        """Number of right tokens, and of all positions, of one line."""
         right = sum(token == wanted for token, wanted in zip(tokens, reference, strict=False))
         return right, max(len(tokens), len(reference))

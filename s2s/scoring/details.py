@@ -1,4 +1,4 @@
-"""What is behind a score: each line's edits, the worst lines, and scores by speaker or whatever else groups lines."""
+"""Details of a score: the edits of each line, the worst lines, and scores by group (such as speaker)."""
 
 import dataclasses
 from collections import Counter
@@ -17,10 +17,10 @@ class Aligned:
     """A hypothesis beside its reference.
 
     Attributes:
-        line: Its number, from 1.
-        name: What the line is called, or "".
-        columns: (reference's unit, hypothesis's unit, S, D, I or nothing where they agree), one after the other.
-        edits: How many of each.
+        line: Number of the line, from 1.
+        name: Name of the line, or "".
+        columns: For each aligned pair: unit of the reference, unit of the hypothesis, and S, D, I, or "" if they agree.
+        edits: Numbers of edits.
     """
 
     line: int
@@ -29,7 +29,7 @@ class Aligned:
     edits: Edits
 
     def __str__(self) -> str:
-        """Three rows with a column for each unit, under what the line is."""
+        """A title, and three rows below it (reference, hypothesis, edits) with a column for each unit."""
         widths = [max(map(_width, column)) for column in self.columns]
         rows = (
             " ".join(_padded(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -40,51 +40,51 @@ class Aligned:
 
 
 def align(reference: Sequence[str], hypothesis: Sequence[str], line: int, name: str = "") -> Aligned:
-    """Units of a line beside each other, by the edits that its error rate counts."""
+    """Align the units of a line by the edits that the error rate counts."""
     columns = []
     for code in operations(reference, hypothesis).as_opcodes():
-        wanted, found = reference[code.src_start : code.src_end], hypothesis[code.dest_start : code.dest_end]
-        for i in range(max(len(wanted), len(found))):
-            ref, hyp = (side[i] if i < len(side) else "" for side in (wanted, found))
+        expected, actual = reference[code.src_start : code.src_end], hypothesis[code.dest_start : code.dest_end]
+        for i in range(max(len(expected), len(actual))):
+            ref, hyp = (side[i] if i < len(side) else "" for side in (expected, actual))
             gap = GAP * max(_width(ref), _width(hyp))
             columns.append((ref or gap, hyp or gap, MARKS[code.tag]))
     return Aligned(line, name, columns, edits(reference, hypothesis))
 
 
 def aligned(hypotheses: Lines, references: Lines, units: Callable[[str], Sequence[str]], names: Lines | None = None):
-    """The lines with an error, aligned, in their order.
+    """Yield the lines with an error, aligned, in their order.
 
     Args:
-        hypotheses, references: As they are scored.
-        units: What edits are counted of: those of a line.
-        names: Of the lines.
+        hypotheses, references: The scored lines.
+        units: Splits a line into the units whose edits are counted.
+        names: Names of the lines.
     """
     for place, (hypothesis, reference) in enumerate(zip(hypotheses, references, strict=True)):
-        wanted, found = list(units(reference)), list(units(hypothesis))
-        if wanted != found:
-            yield align(wanted, found, place + 1, names[place] if names else "")
+        expected, actual = list(units(reference)), list(units(hypothesis))
+        if expected != actual:
+            yield align(expected, actual, place + 1, names[place] if names else "")
 
 
 def worst(lines: Sequence[Aligned], count: int) -> list[Aligned]:
-    """Those with the most edits, and of these those with the most for their length; the first if that is the same."""
-    return sorted(lines, key=lambda one: (-one.edits.total, one.edits.reference_length))[:count]
+    """The lines with the most edits. Among equals, shorter references come first, then earlier lines."""
+    return sorted(lines, key=lambda line: (-line.edits.total, line.edits.reference_length))[:count]
 
 
 def confused(lines: Sequence[Aligned], count: int) -> list[tuple[str, str, int]]:
-    """The most frequent substitutions: reference's unit, hypothesis's unit, how often."""
-    pairs = Counter((ref, hyp) for one in lines for ref, hyp, mark in one.columns if mark == "S")
+    """The most frequent substitutions: unit of the reference, unit of the hypothesis, count."""
+    pairs = Counter((ref, hyp) for line in lines for ref, hyp, mark in line.columns if mark == "S")
     return [(*pair, times) for pair, times in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:count]]
 
 
 def by_group(
     groups: Lines, hypotheses: Lines, references: Sequence[Lines], score: Callable[[Lines, Sequence[Lines]], Score]
 ) -> dict[str, Score]:
-    """The score of the lines of each group, groups in alphabetical order.
+    """Score the lines of each group. Returns group -> score, in alphabetical order of the groups.
 
     Args:
-        groups: What each line belongs to.
+        groups: Group of each line.
         hypotheses, references: All lines.
-        score: Of some lines and their references.
+        score: Scores lines against their references.
     """
     members: dict[str, list[int]] = {}
     for place, name in enumerate(groups):
@@ -96,16 +96,18 @@ def by_group(
 
 
 def group_table(name: str, scores: dict[str, dict[str, Score]], sizes: dict[str, int]) -> str:
-    """Groups as rows, metrics as columns, for people.
+    """A table as text, with groups as rows and metrics as columns.
 
     Args:
-        name: What groups are.
+        name: Title of the column of groups.
         scores: Metric -> group -> score.
-        sizes: Lines of each group.
+        sizes: Number of lines of each group.
     """
-    detailed = {metric: {group: _counted(one) for group, one in some.items()} for metric, some in scores.items()}
-    lines = [[name, "lines", *(next(iter(some.values())).name for some in scores.values())]]
-    lines += [[group, str(size), *(some[group] for some in detailed.values())] for group, size in sizes.items()]
+    cells = {
+        metric: {group: _counted(score) for group, score in by_group.items()} for metric, by_group in scores.items()
+    }
+    lines = [[name, "lines", *(next(iter(by_group.values())).name for by_group in scores.values())]]
+    lines += [[group, str(size), *(column[group] for column in cells.values())] for group, size in sizes.items()]
     widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(_padded(cell, w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -121,7 +123,7 @@ def _counted(score: Score) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal that a text takes."""
+    """Width of a text in columns of a terminal."""
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 

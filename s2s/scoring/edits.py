@@ -1,8 +1,8 @@
 """Error rates by edit distance: words, characters, phonemes, and whole lines.
 
-An error rate is `100 * (substitutions + deletions + insertions) / reference length`, summed over the corpus before
-dividing. The edits of a line are those of one alignment with the fewest edits (Levenshtein 1966). The total is
-the same for every such alignment; how it divides into substitutions, deletions and insertions may not be.
+An error rate is `100 * (substitutions + deletions + insertions) / reference length`; both are summed over the corpus
+before dividing. The edits of a line are those of an alignment with the fewest edits (Levenshtein 1966). The total is
+the same for all such alignments, but the numbers of substitutions, deletions and insertions may differ.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from rapidfuzz.distance import Editops, Levenshtein
 from s2s.config import signals
 from s2s.scoring.metric import Lines, References, Score, interval, normalise, signature
 
-LONG = 10**8  # pairs of units of two lines; an alignment of fewer takes a fraction of a second
+LONG = 10**8  # length of reference x length of hypothesis; below this an alignment takes a fraction of a second
 
 
 @dataclasses.dataclass
@@ -35,7 +35,7 @@ class Edits:
         return self.substitutions + self.deletions + self.insertions
 
     def add(self, line: "Edits") -> None:
-        """Count another line in."""
+        """Add the edits of another line."""
         for field in dataclasses.fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(line, field.name))
 
@@ -45,14 +45,14 @@ class Edits:
 
 
 def operations(reference: Sequence, hypothesis: Sequence) -> Editops:
-    """One alignment with the fewest edits. Of very long lines it takes minutes, and Ctrl-C ends the process."""
+    """An alignment with the fewest edits. It takes minutes for very long lines; Ctrl-C then ends the process."""
     long = len(reference) * len(hypothesis) > LONG
     with signals.at_once() if long else contextlib.nullcontext():
         return Levenshtein.editops(reference, hypothesis)
 
 
 def edits(reference: Sequence, hypothesis: Sequence) -> Edits:
-    """The fewest edits that turn one line's reference units into its hypothesis units."""
+    """The smallest set of edits that turns the units of a reference line into those of its hypothesis."""
     if reference == hypothesis:
         return Edits(reference_length=len(reference), lines=1)
     kinds = Counter(operation.tag for operation in operations(reference, hypothesis))
@@ -60,30 +60,31 @@ def edits(reference: Sequence, hypothesis: Sequence) -> Edits:
 
 
 class ErrorRate:
-    """An error rate over the units that `units` makes of a line. The base of the four below."""
+    """Error rate over the units into which `units` splits a line. Base class of the four metrics below."""
 
     name: str
     higher_is_better = False
     tokenizer = "space"
 
     def __init__(self, lowercase: bool, tokenizer: str) -> None:
-        """`tokenizer` is BLEU's and means nothing here."""
+        """`tokenizer` is BLEU's and is ignored."""
         self.lowercase = lowercase
 
     def units(self, line: str) -> Sequence:
-        """A line's units: its words, split at white space."""
+        """Split a line into units: its words, at white space."""
         return line.split()
 
     def value(self, corpus: Edits) -> float:
-        """The rate in percent. An empty reference gives 0 to an empty hypothesis and 100 to any other, like TER's."""
+        """The rate in percent. With empty references it is 0 if there are no edits and otherwise 100, as for TER."""
         return 100 * corpus.total / corpus.reference_length if corpus.reference_length else 100.0 * (corpus.total > 0)
 
     def parts(self, line: Edits) -> tuple[int, int]:
-        """What is wrong in a line, and of how much, for the interval."""
+        """Numerator and denominator of a line's rate, for the interval."""
         return line.total, line.reference_length
 
     def score(self, hypotheses: Lines, references: References, resamples: int = 0) -> Score:
-        """See `Metric.score`. Of several references, each line takes the first of those with the fewest edits."""
+        """See `Metric.score`. With several references, each line is compared with the one that has the fewest edits,
+        and with the first of these if they tie."""
         corpus, parts = Edits(), []
         for hypothesis, *choices in zip(hypotheses, *references, strict=True):
             units = self.units(normalise(hypothesis, self.lowercase))
@@ -97,19 +98,19 @@ class ErrorRate:
 
 
 class WordErrorRate(ErrorRate):
-    """WER: edits between words, split at white space; case and punctuation count."""
+    """WER: word error rate. Words are split at white space; case and punctuation count."""
 
     name = "WER"
 
 
 class PhonemeErrorRate(ErrorRate):
-    """PER: edits between phonemes, or any other tokens with white space between them."""
+    """PER: phoneme error rate, also for any other tokens with white space between them."""
 
     name = "PER"
 
 
 class CharacterErrorRate(ErrorRate):
-    """CER: edits between characters (Unicode code points). The spaces between words are characters too."""
+    """CER: character error rate. Characters are Unicode code points, spaces between words included."""
 
     name = "CER"
     tokenizer = "char"
@@ -120,12 +121,13 @@ class CharacterErrorRate(ErrorRate):
 
 
 class SentenceErrorRate(ErrorRate):
-    """SER: lines with at least one wrong word. Where a line is one word's phonemes, others call it word error rate."""
+    """SER: sentence error rate, the share of lines with at least one wrong word. If a line holds the phonemes of one
+    word, this is also called word error rate."""
 
     name = "SER"
 
     def parts(self, line: Edits) -> tuple[int, int]:
-        """Whether the line is wrong, and 1."""
+        """1 if the line is wrong and otherwise 0; and 1."""
         return line.lines_wrong, 1
 
     def value(self, corpus: Edits) -> float:

@@ -1,4 +1,4 @@
-"""Whole files of lines, split as corpora are: at `\\n` only. Line N of one file stays beside line N of another."""
+"""Reads files of lines, split at `\\n` only, as corpora are. So line N of one file belongs to line N of another."""
 
 import sys
 from contextlib import closing
@@ -11,10 +11,10 @@ from s2s.errors import UserError
 def read_lines(path: str | Path, max_line_bytes: int = MAX_LINE_BYTES) -> list[str]:
     """The lines of a UTF-8 file, without their line ends (`\\n` or `\\r\\n`); `-` reads standard input.
 
-    Files ending in .gz, .xz and .zst are decompressed, so that a corpus file can be a reference as it is.
+    Files whose names end in .gz, .xz and .zst are decompressed, so a compressed corpus file can be a reference.
 
     Raises:
-        UserError: no such file, no line in it, or a line that is not UTF-8 or too long (its number is named).
+        UserError: the file is missing or empty, or a line (whose number is named) is too long or not UTF-8.
     """
     source = STANDARD_INPUT if path == "-" else path
     if path != "-" and not Path(path).exists():

@@ -1,4 +1,4 @@
-"""What a metric is, and what it returns."""
+"""The interface of metrics, the score that they return, and functions that they share."""
 
 import dataclasses
 import unicodedata
@@ -14,7 +14,7 @@ References = Sequence[Lines]
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A corpus-level score, and how it was made.
+    """A corpus-level score, and how it was computed.
 
     `str(score)` is the line that is printed, in sacrebleu's layout: `BLEU|signature = value (detail)`.
     """
@@ -22,16 +22,16 @@ class Score:
     name: str
     """The metric's printed name: `BLEU`, `chrF2`, `WER` ..."""
     value: float
-    """In percent: 0 to 100, and above 100 where insertions can exceed the reference."""
+    """In percent: 0 to 100; error rates can exceed 100 because of insertions."""
     signature: str
-    """Everything that changes the value, as `key:value` joined by `|`."""
+    """All settings that change the value, as `key:value` joined by `|`."""
     counts: dict[str, int | float | list[int]]
-    """What was counted to get the value; empty where a metric has no counts to tell."""
+    """Counts from which the value is computed; empty if a metric reports none."""
     higher_is_better: bool
     detail: str = ""
-    """The counts in words, for people."""
+    """The counts as text."""
     interval: tuple[float, float] | None = None
-    """Ends of the 95% interval of the value, by bootstrap, where that was asked for."""
+    """Ends of the 95% confidence interval of the value, by bootstrap, if it was asked for."""
 
     def __str__(self) -> str:
         interval = "" if self.interval is None else "[{:.2f}, {:.2f}] ".format(*self.interval)
@@ -39,33 +39,36 @@ class Score:
 
 
 class Metric(Protocol):
-    """Scores a corpus. Made once for each set of options; `score` can be called many times."""
+    """Scores a corpus. An instance has fixed options; `score` can be called many times."""
 
     name: str
     higher_is_better: bool
 
     def score(self, hypotheses: Lines, references: References, resamples: int = 0) -> Score:
-        """Score `hypotheses` against `references`, one list of lines for each reference, with an interval from so many
-        bootstrap resamples of the lines (0: none)."""
+        """Score `hypotheses` against `references`: one list of lines for each reference translation. With
+        `resamples` > 0 the score has a confidence interval from this many bootstrap resamples of the lines."""
         ...
 
 
-SEED = 12345  # of resamples; sacrebleu's
-AT_A_TIME = 1 << 22  # drawn numbers
+SEED = 12345  # seed of the resamples, the same as sacrebleu's
+AT_A_TIME = 1 << 22  # random numbers that are drawn at a time
 
 
 def interval(parts: Sequence[float], wholes: Sequence[float], resamples: int) -> tuple[float, float] | None:
-    """The 95% interval of `100 * sum(parts) / sum(wholes)` over lines, by the percentiles of bootstrap resamples of the
-    lines (Bisani and Ney 2004).
+    """The 95% confidence interval of `100 * sum(parts) / sum(wholes)`, from the percentiles of bootstrap resamples of
+    the lines (Bisani and Ney 2004).
 
     Args:
-        parts: Of each line.
-        wholes: Of each line.
-        resamples: How many; 0: no interval.
+        parts: Numerator of each line.
+        wholes: Denominator of each line.
+        resamples: Number of resamples; 0: no interval.
+
+    Returns:
+        The ends of the interval in percent, or None.
     """
     if not resamples:
         return None
-    import numpy as np  # only who asks for it waits for the import
+    import numpy as np  # imported here, since few calls need it
 
     part, whole = np.asarray(parts, float), np.asarray(wholes, float)
     rng, count, values = np.random.default_rng(SEED), len(part), []
@@ -78,7 +81,7 @@ def interval(parts: Sequence[float], wholes: Sequence[float], resamples: int) ->
 
 
 def signature(references: References, lowercase: bool, resamples: int, **choices: str) -> str:
-    """The signature of a metric of our own, in sacrebleu's style: `nrefs:1|case:mixed|...|version:s2s-0.1.0`."""
+    """The signature of one of s2s's own metrics, in sacrebleu's style: `nrefs:1|case:mixed|...|version:s2s-0.1.0`."""
     drawn = {"bs": resamples, "seed": SEED} if resamples else {}
     case = "lc" if lowercase else "mixed"
     pairs = {"nrefs": len(references), **drawn, "case": case, **choices, "version": f"s2s-{__version__}"}
@@ -86,8 +89,8 @@ def signature(references: References, lowercase: bool, resamples: int, **choices
 
 
 def without_punctuation(line: str) -> str:
-    """A line without punctuation (Unicode categories P), but for apostrophes and hyphens inside a word; white space is
-    one space each."""
+    """Remove punctuation (Unicode categories P) from a line, except apostrophes and hyphens inside a word. White space
+    between words becomes one space."""
     kept = []
     for place, character in enumerate(line):
         around = line[max(0, place - 1) : place] + line[place + 1 : place + 2]
@@ -97,5 +100,5 @@ def without_punctuation(line: str) -> str:
 
 
 def normalise(line: str, lowercase: bool) -> str:
-    """A line without the white space around it, lower-cased if asked."""
+    """Remove white space around a line, and lower-case it if asked."""
     return (line.lower() if lowercase else line).strip()

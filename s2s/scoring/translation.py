@@ -1,4 +1,4 @@
-"""BLEU, chrF, chrF++ and TER: sacrebleu's own, with sacrebleu's own signatures (Post 2018, arXiv:1804.08771)."""
+"""BLEU, chrF, chrF++ and TER by sacrebleu, with its signatures (Post 2018, arXiv:1804.08771)."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ from s2s.scoring.metric import Lines, References, Score
 
 @dataclasses.dataclass(frozen=True)
 class SacreBleu:
-    """One of sacrebleu's metrics as ours."""
+    """Adapts one of sacrebleu's metrics to `Metric`."""
 
     name: str
     metric: Any
@@ -39,7 +39,7 @@ class SacreBleu:
 
 
 def bleu(lowercase: bool, tokenizer: str) -> SacreBleu:
-    """BLEU (Papineni et al. 2002). Raises UserError: the tokenizer needs something that is not there."""
+    """BLEU (Papineni et al. 2002). Raises UserError if the tokenizer requires a package or a file that is missing."""
     try:
         return SacreBleu("bleu", BLEU(lowercase=lowercase, tokenize=tokenizer))
     except Exception as error:  # a missing package (MeCab), or a model (flores) that could not be downloaded

@@ -1,4 +1,4 @@
-"""Bytes of UTF-8: 256 symbols for any text of any language, nothing to learn and nothing unknown."""
+"""Tokenizer into bytes of UTF-8: 256 symbols for any language; nothing is learned, and nothing is unknown."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ class ByteConfig(TokenizerConfig):
 
 
 class ByteTokenizer(Tokenizer):
-    """A line is its UTF-8 bytes (ByT5, arXiv:2105.13626)."""
+    """Splits a line into its UTF-8 bytes (ByT5, arXiv:2105.13626)."""
 
     Config = ByteConfig
 
@@ -43,7 +43,7 @@ class ByteTokenizer(Tokenizer):
 
 
 def readable(data: bytes) -> str:
-    """The text of bytes. Those that are not UTF-8 (a model can emit anything) are left out, so that as many characters
-    as possible remain: what the dynamic programming of byte-level subwords finds (arXiv:1909.03341), and going from
-    left to right too, as no two characters of UTF-8 overlap."""
+    """Decode bytes to text. Bytes that are not valid UTF-8, which a model may emit, are left out. This keeps as many
+    characters as possible: the same as the dynamic programming for byte-level subwords (arXiv:1909.03341), since valid
+    UTF-8 characters never overlap."""
     return data.decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""Characters (Unicode code points); the space is one like any other."""
+"""Tokenizer into characters (Unicode code points). A space is a character like any other."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ class CharacterConfig(CountedConfig):
 
 
 class CharacterTokenizer(Tokenizer):
-    """A line is its code points, after normalisation."""
+    """Splits a line, after normalisation, into its code points."""
 
     Config = CharacterConfig
 

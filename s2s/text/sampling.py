@@ -1,11 +1,11 @@
-"""Random segmentations of text into the pieces of a SentencePiece model, each line's from a seed of its own.
+"""Random segmentations of text into the pieces of a SentencePiece model, with a seed for each line.
 
-SentencePiece samples too, but its generator belongs to a thread: to seed it anew for each line takes a call a line, and
-each call gives Python's lock away, which a thread beside a training loop is long to get back. Here a whole batch is
-drawn by a few hundred NumPy operations, from the same distributions (the tests hold them to SentencePiece's).
+SentencePiece can sample too, but its random generator belongs to a thread. Seeding it for each line takes one call per
+line, and each call releases Python's lock, for which a thread beside a training loop then waits long. Here a few
+hundred NumPy operations draw a batch, from the same distributions (tests compare them with SentencePiece's).
 
-A line falls into words, which no piece crosses, so that they can be drawn apart. The draws are a counter's, not a
-generator's: those of a word are a hash of the line's seed and the word's place in the line.
+A line is split into words, which no piece crosses, so each word is drawn separately. Random numbers are counter-based:
+those of a word are hashes of the line's seed and the position of the word in the line.
 """
 
 import math
@@ -25,18 +25,18 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # types
 CODE_POINTS = 0x110000
 NONE = -1
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-UNKNOWN_PENALTY = 10.0  # of an unknown character, below the lowest score of a piece: SentencePiece's
-TABLE_SIZE = 1 << 22  # transitions of cached words; over it the cache begins anew
-CELLS = 1 << 15  # of a grid of symbols: its arrays fit into a processor's cache
+UNKNOWN_PENALTY = 10.0  # score of an unknown character below the lowest score of a piece, as in SentencePiece
+TABLE_SIZE = 1 << 22  # transitions of cached words; above this the cache is cleared
+CELLS = 1 << 15  # cells of a grid of symbols; its arrays fit into a processor's cache
 
 
 class Model:
-    """What a serialised SentencePiece model says about its pieces.
+    """The pieces of a serialised SentencePiece model.
 
     Attributes:
         algorithm: "unigram", "bpe", "word" or "char".
-        pieces, scores, types: Of each id.
-        unknown: The id of what has no piece.
+        pieces, scores, types: Text, score and type of the piece of each id.
+        unknown: Id of the unknown piece.
     """
 
     def __init__(self, serialised: bytes):
@@ -56,7 +56,7 @@ class Model:
         self.unknown = self.types.index(UNKNOWN)
 
     def of_types(self, *types: int) -> dict[str, int]:
-        """Ids of the pieces of these types by their text."""
+        """Text -> id of the pieces of these types."""
         return {piece: i for i, (piece, type) in enumerate(zip(self.pieces, self.types, strict=True)) if type in types}
 
 
@@ -86,10 +86,14 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def sampler(serialised: bytes, strength: float) -> "Sampler":
-    """The sampler of a SentencePiece model.
+    """Make the sampler of a SentencePiece model.
+
+    Args:
+        serialised: The model.
+        strength: See `UnigramSampler` and `MergeSampler`.
 
     Raises:
-        UserError: a model that cannot be sampled from.
+        UserError: the model does not support sampling.
     """
     model = Model(serialised)
     if model.algorithm == "unigram":
@@ -102,11 +106,11 @@ def sampler(serialised: bytes, strength: float) -> "Sampler":
 
 
 class Sampler(ABC):
-    """Draws segmentations; may be called from several threads.
+    """Draws segmentations. Several threads may call it at once.
 
     Args:
-        model: Its pieces.
-        strength: What the algorithm makes of it.
+        model: The pieces.
+        strength: Exponent or probability, see the subclasses.
     """
 
     def __init__(self, model: Model, strength: float):
@@ -115,19 +119,19 @@ class Sampler(ABC):
         byte = model.of_types(BYTE)
         self._bytes = np.array([byte[f"<0x{i:02X}>"] for i in range(256)], np.int64) if byte else None
         known = model.of_types(NORMAL, USER_DEFINED)
-        # Where pieces cross the borders of words, the whole line is one word: as right, only slower.
+        # If pieces cross word boundaries, the line is treated as one word, which is slower.
         crossing = any(SPACE in piece[1:] for piece in known)
         self._words = re.compile(r".+" if crossing else f"{SPACE}?[^{SPACE}]+|{SPACE}", re.DOTALL).findall
 
     def sample(self, lines: list[str], seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Draw one segmentation of each line; it depends on the line and its seed only.
+        """Draw a segmentation of each line. It depends only on the line and its seed.
 
         Args:
-            lines: Normalised by the model's own rules, spaces as `SPACE`.
+            lines: Lines, normalised by the model's own rules, with spaces as `SPACE`.
             seeds: Unsigned integers [lines].
 
         Returns:
-            Ids of the model's, int64 [sum of lengths], and the lengths, int64 [lines].
+            Ids of the model, int64 [sum of lengths], and the number of ids of each line, int64 [lines].
         """
         words = list(map(self._words, lines))
         per_line = np.fromiter(map(len, words), np.int64, len(words))
@@ -136,7 +140,7 @@ class Sampler(ABC):
         sizes = np.fromiter(map(len, words), np.int64, len(words))
         starts = np.concatenate(([0], np.cumsum(sizes)))
         starts = starts[:-1] - np.repeat(starts[np.cumsum(per_line) - per_line], per_line)  # in the line
-        # A word makes fewer than four draws a character, so that no two of a line share one.
+        # A word draws fewer than four numbers per character, so no two words of a line share a number.
         keys = _mixed(np.asarray(seeds, np.uint64))[line] + 4 * starts.astype(np.uint64) * GOLDEN
         word, symbols = self._draw(words, keys)
         order = np.argsort(word, kind="stable")
@@ -144,14 +148,14 @@ class Sampler(ABC):
 
     @abstractmethod
     def _draw(self, words: list[str], keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Symbols of the words, those of each word in their order: [tokens] number of the word, [tokens] symbol.
+        """Draw symbols of the words: number of the word [tokens], and symbol [tokens], in order within each word.
 
-        A symbol is a piece's id, or, from `self._size` on, the code point of a character that has no piece, or, from
-        `self._size + CODE_POINTS` on, the id of a piece that does not merge.
+        A symbol is the id of a piece; or `self._size` plus the code point of a character without a piece; or
+        `self._size + CODE_POINTS` plus the id of a piece that is never merged.
         """
 
     def _spelled(self, symbols: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids for symbols: unknown characters as bytes, or a run of them as one unknown piece."""
+        """Convert symbols to ids: an unknown character becomes byte pieces, or a run of them one unknown piece."""
         frozen = symbols >= self._size + CODE_POINTS
         symbols[frozen] -= self._size + CODE_POINTS
         unknown = symbols >= self._size
@@ -172,10 +176,10 @@ class Sampler(ABC):
 
 
 class UnigramSampler(Sampler):
-    """Subword regularisation (Kudo 2018): P(segmentation) ~ P(its pieces)^strength over all segmentations.
+    """Subword regularisation (Kudo 2018): P(segmentation) is proportional to P(its pieces)^strength.
 
-    A word's lattice is kept as a table of transitions with cumulative probabilities, after backward filtering: state
-    i of a word is "the first i characters are cut", and a draw takes the state to the next.
+    The lattice of a word is stored as a table of transitions with cumulative probabilities, after backward filtering.
+    In state i the first i characters are segmented; a draw chooses the transition to the next state.
     """
 
     def __init__(self, model: Model, strength: float):
@@ -209,7 +213,7 @@ class UnigramSampler(Sampler):
         return tuple(np.concatenate(column) for column in zip(*drawn, strict=True)) if drawn else (word, word)
 
     def _tables(self, words: list[str]) -> tuple[np.ndarray, ...]:
-        """First states of words, and the tables; what is returned is not changed by later calls."""
+        """First states of the words, and the tables. Later calls do not change the arrays that are returned."""
         with self._lock:
             if len(self._symbols) > TABLE_SIZE:
                 self._clear()
@@ -227,15 +231,15 @@ class UnigramSampler(Sampler):
     def _add(self, word: str, thresholds: list[int], symbols: list[int], following: list[int]) -> None:
         """Append the transitions of a word's states."""
         size, weight_of, first = len(word), self._weights.get, self._count
-        logs = [0.0] * (size + 1)  # of the sum over all ways to cut what follows
+        logs = [0.0] * (size + 1)  # log of the sum over all segmentations of the characters from here on
         arcs: list[tuple[list[int], list[int], list[float]]] = []
         for i in range(size - 1, -1, -1):
             ends, ids, weights = [], [], []
             for end in range(i + 1, min(i + self._longest, size) + 1):
-                if found := weight_of(word[i:end]):
+                if piece := weight_of(word[i:end]):
                     ends.append(end)
-                    ids.append(found[0])
-                    weights.append(found[1] + logs[end])
+                    ids.append(piece[0])
+                    weights.append(piece[1] + logs[end])
             if not ends or ends[0] > i + 1:
                 ends.append(i + 1)
                 ids.append(self._size + ord(word[i]))
@@ -256,16 +260,16 @@ class UnigramSampler(Sampler):
 
 
 class MergeSampler(Sampler):
-    """BPE-dropout (Provilkov et al. 2020) as SentencePiece has it: a merge whose turn it is is dropped with probability
-    `strength`, and comes back only when one of its sides has grown.
+    """BPE-dropout (Provilkov et al. 2020) as in SentencePiece: the best merge is dropped with probability `strength`,
+    and is considered again only after one of its two symbols has been merged with another one.
 
-    Words are rows of a grid; each round takes the best merge of every row.
+    Words are rows of a grid. Each round tries the best merge of every row.
     """
 
     def __init__(self, model: Model, strength: float):
         super().__init__(model, strength)
         known = model.of_types(NORMAL, USER_DEFINED)
-        # A piece that the user defined is not merged: it gets a symbol that no pair has.
+        # User-defined pieces are never merged: they get symbols that occur in no pair.
         frozen = {piece: self._size + CODE_POINTS + i for piece, i in model.of_types(USER_DEFINED).items()}
         longest_first = "|".join(map(re.escape, sorted(frozen, key=len, reverse=True)))
         self._parts = re.compile(f"{longest_first}|.", re.DOTALL).findall if frozen else list
@@ -277,7 +281,7 @@ class MergeSampler(Sampler):
                 if all(len(side) == 1 or side in known for side in sides):
                     pairs[symbols[sides[0]] << 32 | symbols[sides[1]]] = i
         self._symbols = _Symbols(self._size, {piece: i for piece, i in known.items() if len(piece) == 1} | frozen)
-        pairs[1 << 62] = 0  # no symbols are those of this one: there is always a pair to look at
+        pairs[1 << 62] = 0  # matches no symbols; it keeps the table from being empty
         self._pairs = np.array(sorted(pairs), np.int64)
         self._merged = np.array([pairs[pair] for pair in self._pairs.tolist()], np.int64)
         self._scores = np.array(model.scores, np.float32)[self._merged]
@@ -289,7 +293,7 @@ class MergeSampler(Sampler):
         symbols = np.fromiter(map(self._symbols.__getitem__, chain.from_iterable(parts)), np.int64, sizes.sum())
         starts = np.cumsum(sizes) - sizes
         order, begin, drawn = np.argsort(sizes, kind="stable"), 0, []
-        while begin < len(order):  # as many words of much the same size as a grid holds
+        while begin < len(order):  # a grid holds as many words of similar length as fit
             cells = np.arange(1, len(order) - begin + 1) * (sizes[order[begin:]] + 2)
             end = begin + max(1, int(np.searchsorted(cells, CELLS, side="right")))
             word = order[begin:end]
@@ -304,8 +308,8 @@ class MergeSampler(Sampler):
         return tuple(map(np.concatenate, zip(*drawn, strict=True))) if drawn else (order, symbols)
 
     def _merge(self, grid: np.ndarray, keys: np.ndarray) -> None:
-        """Merge the symbols of each row in place: a pair's place is its left symbol's, which the merged one takes; its
-        right one becomes `NONE`, as is the first and the last of every row.
+        """Merge the symbols of each row in place. The merged symbol replaces the left one of the pair; the right one
+        becomes `NONE`. The first and the last cell of every row are `NONE`.
         """
         width, flat = grid.shape[1], grid.reshape(-1)
         before, after = np.arange(-1, flat.size - 1), np.arange(1, flat.size + 1)  # places of the neighbours
@@ -321,7 +325,7 @@ class MergeSampler(Sampler):
             keys = keys + GOLDEN
             place = row * width + best
             random = _mixed(keys[row]) >> np.uint64(32)
-            flat_scores[place] = -np.inf  # it has had its turn
+            flat_scores[place] = -np.inf  # it was tried
             place = place[random >= self._threshold]
             gone = after[place]
             flat[place], flat[gone], flat_scores[gone] = merged[place], NONE, -np.inf
@@ -331,14 +335,14 @@ class MergeSampler(Sampler):
             merged[left], flat_scores[left] = self._look_up(flat[left], flat[after[left]])
 
     def _look_up(self, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What pairs of symbols merge into, and the scores of that; -inf for pairs that do not merge."""
+        """The symbols into which pairs are merged, and the scores of these merges; -inf if a pair does not merge."""
         pair = left << 32 | right
-        found = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
-        return self._merged[found], np.where(self._pairs[found] == pair, self._scores[found], -np.inf)
+        index = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
+        return self._merged[index], np.where(self._pairs[index] == pair, self._scores[index], -np.inf)
 
 
 class _Symbols(dict):
-    """Symbols of pieces; a character that has no piece gets a symbol beyond the pieces, by its code point."""
+    """Piece -> symbol. A character without a piece gets the number of pieces plus its code point."""
 
     def __init__(self, size: int, known: dict[str, int]):
         super().__init__(known)
@@ -349,7 +353,7 @@ class _Symbols(dict):
 
 
 class _Column:
-    """An array that grows at its end; a view taken before is not changed."""
+    """An array that grows at its end. Views that were taken before stay unchanged."""
 
     def __init__(self, dtype: type):
         self._array, self._used = np.empty(1024, dtype), 0
@@ -369,7 +373,7 @@ class _Column:
 
 
 def _mixed(numbers: np.ndarray) -> np.ndarray:
-    """SplitMix64's output for its states (Steele, Lea and Flood 2014), uint64 of the same shape."""
+    """The output of SplitMix64 for these states (Steele, Lea and Flood 2014), uint64 of the same shape."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return numbers ^ (numbers >> np.uint64(31))

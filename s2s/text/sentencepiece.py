@@ -33,7 +33,7 @@ class SentencePieceConfig(TokenizerConfig):
     """Options of the SentencePiece tokenizer."""
 
     type: str = option("sentencepiece", "component")
-    algorithm: str = option("unigram", "algorithm of learning", choices=("unigram", "bpe"))
+    algorithm: str = option("unigram", "learning algorithm", choices=("unigram", "bpe"))
     vocab_size: int = option(
         8000, "pieces in the vocabulary, including the 4 special symbols", at_least=5, at_most=1 << 24
     )
@@ -41,7 +41,7 @@ class SentencePieceConfig(TokenizerConfig):
         1.0, "share of the text's characters that have a piece", at_least=0.98, at_most=1
     )
     byte_fallback: bool = option(False, "spell characters without a piece in 256 byte pieces, so that none is unknown")
-    sample_lines: int = option(1_000_000, "most lines to learn from; a random sample of a longer text", at_least=1)
+    sample_lines: int = option(1_000_000, "most lines to learn from; a longer text is sampled at random", at_least=1)
     sample_characters: int = option(
         30_000_000,
         "most characters to learn from, as with sample_lines; each takes about 25 bytes of memory",
@@ -57,14 +57,14 @@ class SentencePieceConfig(TokenizerConfig):
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """Pieces of a SentencePiece model; runs of spaces and spaces at the ends are not kept.
+    """Splits lines into the pieces of a SentencePiece model. Runs of spaces, and spaces at the ends, are lost.
 
     Args:
         config: Its config.
-        model: A serialised SentencePiece model with any layout of its ids; ours put the special symbols first.
+        model: A serialised SentencePiece model with any order of ids. Our ids have the special symbols first.
 
     Raises:
-        ValueError: not a serialised model.
+        ValueError: `model` is not a serialised model.
     """
 
     Config = SentencePieceConfig
@@ -95,7 +95,7 @@ class SentencePieceTokenizer(Tokenizer):
         return cls(config, _train(config, "\n".join(lines).encode()))
 
     def encode_text(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        # In UTF-8, which SentencePiece would make of each line by itself.
+        # Encode the text at once to UTF-8, which SentencePiece would otherwise do line by line.
         if self.pre is not None:
             return super().encode_text(text)
         text = self._normalised(text)
@@ -136,7 +136,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def _read(cls, config: SentencePieceConfig, path: str | Path) -> "SentencePieceTokenizer":
-        """The tokenizer of a model file."""
+        """The tokenizer of a model file. Raises UserError."""
         if not is_there(path):
             raise UserError(f"{path}: no such SentencePiece model file")
         try:
@@ -146,12 +146,12 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def sample(chunks: Iterable[list[str]], most_lines: int, most_characters: int, seed: int) -> list[str]:
-    """A uniform random sample of lines, or all of them if they are within both limits; in their order.
+    """A uniform random sample of lines, in their order; all lines if they are within both limits.
 
-    Every line draws a number, and those of the lowest numbers are kept, as many as the limits allow.
+    Each line gets a random number; the lines with the lowest numbers are kept, as many as the limits allow.
     """
     rng = np.random.default_rng(seed)
-    kept: list[tuple[float, int, str]] = []  # a heap, the highest number first: (-number, place in the text, line)
+    kept: list[tuple[float, int, str]] = []  # a heap of (-number, position in the text, line), highest number first
     seen, characters, limit = 0, 0, 1.0
     for lines in chunks:
         numbers = rng.random(len(lines))
@@ -167,13 +167,14 @@ def sample(chunks: Iterable[list[str]], most_lines: int, most_characters: int, s
 
 
 def _train(config: SentencePieceConfig, text: bytes) -> bytes:
-    """A serialised model learned from lines of UTF-8.
+    """Learn a model from lines of UTF-8. Returns it serialised.
 
-    SentencePiece cannot be interrupted, but a process can be killed: the learning is done in one of its own. That one
-    would copy a list of lines by counting references to them; it does not copy one block of bytes.
+    SentencePiece cannot be interrupted, but a process can be killed, so learning runs in a child process. The text is
+    one block of bytes, since reference counting would make a forked child copy the memory of a list of lines.
 
     Raises:
-        LearningError: the vocabulary's size does not suit the text; the message says which would.
+        LearningError: the vocabulary's size does not suit the text; the message names a size that does.
+        Failure: the child process was killed.
     """
     context = get_context("fork" if sys.platform == "linux" else "spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -196,7 +197,7 @@ def _train(config: SentencePieceConfig, text: bytes) -> bytes:
 
 
 def _train_and_send(sender: Connection, config: SentencePieceConfig, text: bytes) -> None:
-    """Send the serialised model and an empty message, or SentencePiece's complaint."""
+    """Send the serialised model and an empty message, or SentencePiece's error message."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     model, complaint = io.BytesIO(), ""
@@ -209,14 +210,14 @@ def _train_and_send(sender: Connection, config: SentencePieceConfig, text: bytes
             character_coverage=config.character_coverage,
             byte_fallback=config.byte_fallback,
             required_chars="" if config.pre is None else registry.find("pretokenizer", config.pre.type).alphabet,
-            normalization_rule_name="identity",  # every tokenizer's lines are normalised in the same place
+            normalization_rule_name="identity",  # `Tokenizer` normalises lines for all tokenizers
             max_sentence_length=1 << 20,
             pad_id=PAD,
             unk_id=UNK,
             bos_id=BOS,
             eos_id=EOS,
             **dict(zip(("pad_piece", "unk_piece", "bos_piece", "eos_piece"), SPECIALS, strict=True)),
-            num_threads=16,  # SentencePiece's own default; sums depend on it, so that it may not follow the machine
+            num_threads=16,  # SentencePiece's default; results depend on it, so it must not depend on the machine
             minloglevel=4,
         )
     except RuntimeError as error:
@@ -225,7 +226,7 @@ def _train_and_send(sender: Connection, config: SentencePieceConfig, text: bytes
 
 
 def _explain(error: str, config: SentencePieceConfig) -> str:
-    """SentencePiece's complaint in terms of our keys."""
+    """Explain an error message of SentencePiece in terms of our options."""
     if match := re.search(r"value <= (\d+)", error):
         most = f"the most that can be learned from this text is vocab_size={match[1]}"
         return f"vocab_size={config.vocab_size} is too large: {most}"
@@ -238,7 +239,7 @@ def _explain(error: str, config: SentencePieceConfig) -> str:
 
 
 def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
-    """What encodes by a serialised model. Raises ValueError if it is none."""
+    """The SentencePiece processor of a serialised model. Raises ValueError if it is not a model."""
     processor = sentencepiece.SentencePieceProcessor()
     try:
         if not model:
@@ -250,7 +251,7 @@ def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
 
 
 def _layout(processor: sentencepiece.SentencePieceProcessor) -> tuple[list[str], np.ndarray]:
-    """Our symbols for a model's pieces, and the table from its ids to ours, int32 [pieces]."""
+    """Our symbols for the pieces of a model, and a table from its ids to ours, int32 [pieces]."""
     pieces = processor.id_to_piece(list(range(processor.get_piece_size())))
     pieces = [piece.replace("\n", "\u2424") for piece in pieces]
     special = {name: index for index, name in enumerate(SPECIALS)}

@@ -1,4 +1,4 @@
-"""What every tokenizer does: lines to ids and back, learned once, saved in readable files, never pickled."""
+"""Base class of tokenizers: lines to ids and back, learned once, saved in readable files without pickle."""
 
 import dataclasses
 import json
@@ -21,12 +21,12 @@ from s2s.files import write
 from s2s.text.pretokenizers.pretokenizer import PreTokenizer
 from s2s.text.vocabulary import EOS, UNK, Vocabulary
 
-LATER = ("reserved", "pre")  # options that tokenizers of older stores do not have
+LATER = ("reserved", "pre")  # options that the tokenizers of older stores lack
 NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # zero width space, word joiner, zero width no-break space
 
 
 class LearningError(UserError):
-    """A text from which no tokenizer can be learned with the chosen settings."""
+    """No tokenizer can be learned from the text with the chosen settings."""
 
 
 @dataclasses.dataclass
@@ -36,22 +36,24 @@ class TokenizerConfig:
     type: str = option("", "component")
     normalization: str = option("nfc", "Unicode normalisation of every line", choices=("none", "nfc", "nfkc"))
     lowercase: bool = option(False, "lower-case every line")
-    pre: Any = group("pretokenizer", None, "what a line is rewritten as before it is tokenized, and back again")
+    pre: Any = group(
+        "pretokenizer", None, "pre-tokenizer: rewrites lines before they are tokenized, and back after decoding"
+    )
     joint: bool = option(True, "one tokenizer and one vocabulary for both sides; false: one for each side")
     reserved: list[str] = option(
-        [], "symbols beside those of texts, for the model alone, such as <mask>; the task adds its own"
+        [], "additional symbols that never occur in text, such as <mask>; the task adds its own"
     )
 
 
 class Tokenizer(ABC):
-    """Lines of text to ids of a vocabulary and back.
+    """Converts lines of text to ids of a vocabulary and back.
 
-    A component gives `Config`, `_learn`, `_encode`, `_decode`, and `save`/`_load` where it has files of its own. These
-    see lines as the tokenizer does: normalised, lower-cased, and rewritten by the pre-tokenizer.
+    A subclass defines `Config`, `_learn`, `_encode`, `_decode`, and `save`/`_load` if it has files of its own. These
+    methods receive lines that are normalised, lower-cased and rewritten by the pre-tokenizer, as configured.
 
     Args:
         config: Its `Config`.
-        vocabulary: Its symbols. `self.vocabulary` has the reserved ones too, after them.
+        vocabulary: Its symbols. In `self.vocabulary` the reserved symbols follow them.
     """
 
     Config: ClassVar[type] = TokenizerConfig
@@ -66,16 +68,16 @@ class Tokenizer(ABC):
 
     @classmethod
     def learn(cls, config: TokenizerConfig, chunks: Iterable[list[str]] = (), seed: int = 1) -> "Tokenizer":
-        """Learn from text; the same text, config and seed give the same tokenizer.
+        """Learn a tokenizer from text. The same text, config and seed give the same tokenizer.
 
         Args:
             config: Its `Config`.
-            chunks: Raw lines, some at a time, read at most once and only as far as needed.
-            seed: Of the sample, where a tokenizer learns from a sample.
+            chunks: Lists of raw lines, read at most once and only as far as needed.
+            seed: Seed of the random sample, if the tokenizer learns from one.
 
         Raises:
-            LearningError: nothing can be learned from this text with these settings.
-            UserError: a file that the config names is missing or wrong, or the pre-tokenizer does not go with it.
+            LearningError: no tokenizer can be learned from this text with these settings.
+            UserError: a file that the config names is missing or invalid, or the pre-tokenizer does not go with it.
         """
         seen = view(config)
         return cls._learn(config, map(seen, chunks), seed)
@@ -83,47 +85,49 @@ class Tokenizer(ABC):
     @classmethod
     @abstractmethod
     def _learn(cls, config: Any, chunks: Iterable[list[str]], seed: int) -> "Tokenizer":
-        """As `learn`, of lines as the tokenizer sees them."""
+        """As `learn`, for lines that are normalised and rewritten."""
 
     @abstractmethod
     def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Integer ids of all lines as the tokenizer sees them, one after the other, and how many each line has."""
+        """Integer ids [sum of lengths] of all lines, and the number of ids of each line [lines]. The lines are
+        normalised and rewritten."""
 
     @abstractmethod
     def _decode(self, ids: list[int]) -> str:
-        """The text of ids, none of them PAD, BOS, EOS or reserved."""
+        """The text of ids, none of which is PAD, BOS, EOS or reserved."""
 
     def word_marks(self) -> tuple[np.ndarray | None, int | None]:
-        """How words show in ids: which symbols begin one, booleans [vocabulary], or else the symbol between two."""
+        """How ids mark words: either bool [vocabulary], whether a symbol begins a word, and None; or None and the id of
+        the symbol between two words (None: there is none)."""
         return np.array([symbol.startswith("\u2581") for symbol in self.vocabulary.symbols]), None
 
     def word_starts(self) -> tuple[int, ...]:
-        """Ids of the symbols that begin a word; a symbol between two words begins the second."""
+        """Ids of the symbols that begin a word. A symbol between two words counts as the beginning of the second."""
         begins, separator = self.word_marks()
         if begins is not None:
             return tuple(np.flatnonzero(begins).tolist())
         return () if separator in (None, UNK) else (separator,)
 
     def normalise(self, lines: list[str]) -> list[str]:
-        """Lines normalised and lower-cased as configured."""
+        """Normalise and lower-case lines as configured."""
         return normalise(lines, self.config.normalization, self.config.lowercase)
 
     def rewrite(self, lines: list[str]) -> list[str]:
-        """Normalised lines after the pre-tokenizer, where there is one."""
+        """Apply the pre-tokenizer, if there is one, to normalised lines."""
         return lines if self.pre is None else [self.pre.apply(line) for line in lines]
 
     def encode_flat(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of many lines, one after the other, without BOS and EOS; a line that is blank has none.
+        """Ids of many lines, concatenated, without BOS and EOS. A blank line has none.
 
         Returns:
             ids: Integers [sum of lengths].
-            lengths: Integers [number of lines], tokens of each line.
+            lengths: Integers [number of lines], number of tokens of each line.
         """
         lines = self.normalise(lines)
         return without_blank("".join(lines), lines, *self._encode(self.rewrite(lines)))
 
     def encode_text(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """As `encode_flat` of the lines of a text, with line feeds between them: the fastest way for many lines."""
+        """As `encode_flat`, for a text whose lines are separated by line feeds. This is fastest for many lines."""
         lines = self._normalised(text).split("\n")
         return without_blank(text, lines, *self._encode(self.rewrite(lines)))
 
@@ -132,13 +136,13 @@ class Tokenizer(ABC):
 
     @property
     def sampling(self) -> float:
-        """How strongly `sample` departs from `encode_flat`, in the algorithm's own measure; 0: not at all."""
+        """How much `sample` differs from `encode_flat`, in units of the algorithm; 0: not at all."""
         return 0.0
 
     def sample(self, lines: list[str], seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `encode_flat`, with a random segmentation of each line where the tokenizer has `sampling`.
+        """As `encode_flat`, with a random segmentation of each line if `sampling` is not 0.
 
-        A line's ids depend on the line and its seed only: they are the same in any thread, batch and order.
+        The ids of a line depend only on the line and its seed, not on thread, batch or order.
 
         Args:
             lines: Raw lines.
@@ -147,7 +151,7 @@ class Tokenizer(ABC):
         return self.encode_flat(lines)
 
     def encode_lines(self, lines: list[str]) -> list[np.ndarray]:
-        """Ids of each line, without BOS and EOS, as integer arrays. One call for many lines is the fast way."""
+        """Ids of each line, without BOS and EOS, as integer arrays. One call for many lines is faster than many."""
         if not lines:
             return []
         ids, lengths = self.encode_flat(lines)
@@ -158,7 +162,7 @@ class Tokenizer(ABC):
         return self.encode_flat([line])[0].tolist()
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; PAD, BOS, EOS and reserved symbols are passed over, ids outside the vocabulary count as
+        """The text of ids. PAD, BOS, EOS and reserved symbols are skipped; ids outside the vocabulary count as
         unknown."""
         size = len(self.vocabulary)
         shown = size - len(self.vocabulary.reserved)
@@ -167,7 +171,7 @@ class Tokenizer(ABC):
         return text if self.pre is None else self.pre.undo(text)
 
     def save(self, folder: Path, name: str) -> None:
-        """Write all that `load_tokenizer` needs to `folder`, into files called `name.*`."""
+        """Write the tokenizer into files `name.*` in `folder`, which `load_tokenizer` reads."""
         folder = Path(folder)
         facts = self.facts()
         text = json.dumps(facts, indent=2, ensure_ascii=False)
@@ -177,14 +181,14 @@ class Tokenizer(ABC):
             self.pre.save(folder, name)
 
     def facts(self) -> dict[str, Any]:
-        """The config as it is written to files. Options that came later are left out where they do nothing, so that
-        the digests of older stores stay as they are."""
+        """The config as it is saved. Newer options are left out if they have no effect, so that the digests of older
+        stores do not change."""
         facts = dataclasses.asdict(self.config)
         return {key: value for key, value in facts.items() if value or key not in LATER}
 
     @classmethod
     def load(cls, folder: Path, name: str) -> "Tokenizer":
-        """Read what `save` wrote. Raises UserError naming the file that is missing or wrong."""
+        """Read what `save` wrote. Raises UserError, which names the file that is missing or invalid."""
         path = Path(folder) / f"{name}.tokenizer.json"
         config = schema.load(cls.Config, _read_config(path), str(path))
         tokenizer = cls._load(config, Path(folder), name)
@@ -202,10 +206,10 @@ class Tokenizer(ABC):
 
 
 def load_tokenizer(folder: Path, name: str) -> Tokenizer:
-    """The tokenizer of whatever type that was saved under a name ("source", "target") in a folder.
+    """Read the tokenizer, of any type, that was saved under a name ("source", "target") in a folder.
 
     Raises:
-        UserError: naming the file that is missing or wrong.
+        UserError: a file is missing or invalid; the message names it.
     """
     path = Path(folder) / f"{name}.tokenizer.json"
     kind = _read_config(path)["type"]
@@ -216,7 +220,7 @@ def load_tokenizer(folder: Path, name: str) -> Tokenizer:
 
 
 def view(config: TokenizerConfig) -> Callable[[list[str]], list[str]]:
-    """What turns lines into what a tokenizer of a config sees."""
+    """A function that normalises and rewrites lines as a tokenizer with this config does."""
     pre = _pre(config)
 
     def seen(lines: list[str]) -> list[str]:
@@ -227,7 +231,7 @@ def view(config: TokenizerConfig) -> Callable[[list[str]], list[str]]:
 
 
 def _pre(config: TokenizerConfig) -> PreTokenizer | None:
-    """The pre-tokenizer of a config. Raises UserError: it does not go with the normal form."""
+    """The pre-tokenizer of a config. Raises UserError if it does not go with `normalization`."""
     if config.pre is None:
         return None
     kind = registry.find("pretokenizer", config.pre.type)
@@ -238,19 +242,19 @@ def _pre(config: TokenizerConfig) -> PreTokenizer | None:
 
 
 def check_output(config: TokenizerConfig, where: str) -> None:
-    """Raise UserError for the tokenizer of a target whose pre-tokenizer has no inverse; `where`: its key."""
+    """Raise UserError if the pre-tokenizer of a target has no inverse. `where`: key of the tokenizer."""
     if config.pre is not None and not registry.find("pretokenizer", config.pre.type).reverses(config.pre):
         raise UserError(f"{where}.pre={config.pre.type} cannot be undone with these options, so a target cannot have "
                         "it; source_tokenizer.pre is for the source alone")  # fmt: skip
 
 
 def is_blank(line: str) -> bool:
-    """Whether nothing is to be seen of a line: white space (`str.isspace`) and characters of no width only."""
+    """Whether a line has no visible character: only white space (`str.isspace`) and characters of no width."""
     return not line.translate(NO_WIDTH).strip()
 
 
 def without_blank(text: str, lines: list[str], ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and lengths, as `encode_flat` has them, without those of blank lines; `text` holds all lines."""
+    """Remove the ids of blank lines from ids and lengths as in `encode_flat`. `text`: all lines together."""
     blank = is_blank if any(map(text.__contains__, map(chr, NO_WIDTH))) else str.isspace
     drop = np.fromiter(map(blank, lines), bool, len(lines))
     if not drop.any():
@@ -259,10 +263,15 @@ def without_blank(text: str, lines: list[str], ids: np.ndarray, lengths: np.ndar
 
 
 def check_given(config: TokenizerConfig, file: str, learning: Iterable[str]) -> None:
-    """Whether options of learning are left alone where a file is given instead; `file` and `learning` are options.
+    """Check that options of learning have their defaults if a file is given instead.
+
+    Args:
+        config: The config.
+        file: Name of the option with the file.
+        learning: Names of the options of learning.
 
     Raises:
-        LearningError: naming one that does nothing.
+        LearningError: an option of learning is set, which would have no effect.
     """
     for field in dataclasses.fields(config):
         if field.name in learning and (value := getattr(config, field.name)) != field.default:
@@ -270,23 +279,23 @@ def check_given(config: TokenizerConfig, file: str, learning: Iterable[str]) -> 
 
 
 def normalise(lines: list[str], form: str, lowercase: bool) -> list[str]:
-    """Lines in a Unicode normal form ("none", "nfc", "nfkc"), lower-cased or not.
+    """Convert lines to a Unicode normal form ("none", "nfc", "nfkc"), and lower-case them if asked.
 
-    All lines are treated as one text: no character composes or changes case across a line feed, and text that is
-    normal already, which is nearly all text, costs one check.
+    All lines are treated as one text, since no character composes or changes case across a line feed. So text that is
+    already normal, as nearly all text is, costs a single check.
     """
     text = "\n".join(lines)
     result = _normalised(text, form, lowercase)
     if result == text:
         return lines
     split = result.split("\n")
-    if len(split) != len(lines):  # lines with line feeds inside: not from a corpus, but right all the same
+    if len(split) != len(lines):  # some lines contain line feeds; those of a corpus do not
         return ["\n".join(normalise(line.split("\n"), form, lowercase)) for line in lines]
     return split
 
 
 def _normalised(text: str, form: str, lowercase: bool) -> str:
-    """`normalise` of the lines of a text, with line feeds between them: there are as many afterwards."""
+    """As `normalise`, for a text whose lines are separated by line feeds; their number does not change."""
     if form != "none":
         text = _in_form(text, form)
     if lowercase:

@@ -1,4 +1,4 @@
-"""Symbols and their numbers. The first four are the same everywhere."""
+"""Vocabularies: symbols and their ids. The first four symbols are the same in all vocabularies."""
 
 import hashlib
 import json
@@ -23,17 +23,17 @@ YAML = re.compile(r".*:[ \t]+\d+[ \t]*")
 
 
 class Vocabulary:
-    """An ordered list of distinct symbols: a symbol's id is its place.
+    """An ordered list of distinct symbols. The id of a symbol is its index.
 
     Args:
-        symbols: All symbols; the first four are `<pad> <unk> <s> </s>`, none holds a line feed.
-        reserved: How many of the last ones are reserved: for the model alone, and never found in a text.
+        symbols: All symbols. The first four are `<pad> <unk> <s> </s>`; none contains a line feed.
+        reserved: Number of reserved symbols at the end, which never occur in text.
 
     Attributes:
         reserved: Ids of the reserved symbols by name.
 
     Raises:
-        ValueError: other first symbols, a symbol twice, or a symbol that a line cannot hold.
+        ValueError: the first symbols are others, a symbol appears twice, or a symbol contains a line feed.
     """
 
     def __init__(self, symbols: list[str], reserved: int = 0):
@@ -52,15 +52,15 @@ class Vocabulary:
         return len(self.symbols)
 
     def index(self, symbol: str) -> int:
-        """The id of a symbol of texts, `UNK` for one that is not here."""
+        """The id of a symbol of texts; `UNK` if the vocabulary does not have it."""
         return self._index.get(symbol, UNK)
 
     def with_reserved(self, names: Sequence[str]) -> "Vocabulary":
-        """This vocabulary with reserved symbols. A symbol of texts that is spelt like one of them has a backslash
-        before it from now on.
+        """This vocabulary with reserved symbols at the end. A symbol of texts that is spelt like one of them gets a
+        backslash before it.
 
         Raises:
-            UserError: a name that is not `<...>`, that has a meaning already, or that is there twice.
+            UserError: a name is not of the form `<...>`, is one of `SPECIALS`, or appears twice.
         """
         if not names:
             return self
@@ -79,18 +79,18 @@ class Vocabulary:
         return Vocabulary([*symbols, *names], len(names))
 
     def without(self, names: Sequence[str]) -> "Vocabulary":
-        """This vocabulary, which was saved with reserved symbols, without them. Raises ValueError: it has others."""
+        """This vocabulary without its reserved symbols. Raises ValueError if its last symbols are not `names`."""
         if names and self.symbols[-len(names) :] != list(names):
             raise ValueError(f"its last symbols must be {' '.join(names)}")
         return Vocabulary(self.symbols[: len(self.symbols) - len(names)])
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the symbols in their order: two vocabularies are the same if and only if this is."""
+        """SHA-256 of the symbols in their order. Vocabularies are equal if and only if their digests are."""
         return hashlib.sha256("\n".join(self.symbols).encode("utf-8", "surrogatepass")).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write one symbol a line."""
+        """Write one symbol per line."""
         write(path, "".join(f"{symbol}\n" for symbol in self.symbols))
 
     @classmethod
@@ -98,7 +98,7 @@ class Vocabulary:
         """Read what `save` wrote.
 
         Raises:
-            UserError: not a vocabulary; the message names the file.
+            UserError: the file is not a vocabulary; the message names it.
         """
         try:
             return cls(Path(path).read_bytes().decode().split("\n")[:-1])
@@ -107,14 +107,15 @@ class Vocabulary:
 
 
 def read_symbols(path: str) -> list[tuple[int, str]]:
-    """A list of symbols that somebody wrote, one a line, perhaps each with a number after it, as in fairseq's dict.txt,
-    SentencePiece's .vocab and Kaldi's words.txt; the numbers are not read.
+    """Read a list of symbols from another toolkit: one per line, optionally each with a number after it, as in
+    fairseq's dict.txt, SentencePiece's .vocab and Kaldi's words.txt. The numbers are ignored.
 
     Returns:
-        Line number and symbol; the special symbols, which every vocabulary has, are left out.
+        Line number and symbol. The special symbols, which every vocabulary has, are left out.
 
     Raises:
-        UserError: no such file, not UTF-8, JSON or YAML, an empty line; the message names file and line.
+        UserError: the file is missing, is not UTF-8, is JSON or YAML, or has an empty line; the message names file and
+            line.
     """
     if not is_there(path):
         raise UserError(f"{path}: no such vocabulary file")
@@ -138,7 +139,7 @@ def read_symbols(path: str) -> list[tuple[int, str]]:
 
 
 def _is_json(text: str) -> bool:
-    """Whether a text is an object or a list of JSON with text in it."""
+    """Whether a text is a JSON object or list that contains text."""
     if text.strip()[:1] not in ("{", "[") or '"' not in text:
         return False
     try:

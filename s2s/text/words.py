@@ -1,4 +1,4 @@
-"""Words between whitespace: for text that is tokenized already, and for phonemes."""
+"""Tokenizer into words at whitespace, for text that is already tokenized, and for phonemes."""
 
 import dataclasses
 from collections import Counter
