@@ -12,7 +12,7 @@ from s2s.nn.state import TransformerState
 def splitting(model: EncoderDecoder, size: int) -> EncoderDecoder:
     """A model whose steps attend to so many positions at a time; weights are shared. Raises UserError: it has compiled
     steps, or a state of its own."""
-    if not model.has_decoder or model.decoder.State is not TransformerState:
+    if not model.has_decoder or getattr(model.decoder, "State", None) is not TransformerState:
         raise UserError(f"decode.split_keys={size}: is for a Transformer's decoder with decode.backend=eager")
     decoder = copy.copy(model.decoder)
     attention = staticmethod(functools.partial(split_attend, size=size))

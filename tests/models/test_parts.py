@@ -26,7 +26,8 @@ OUTSIDE = {
     "frontend": {"halving": HalvingFrontend}, "layer": {"average": AverageLayer}, "bridge": {"mixture": MixtureBridge}
 }  # fmt: skip
 
-UNSEGMENTED = {("layer", "conformer"), ("layer", "e_branchformer"), ("frontend", "halving")}  # not for packed rows
+UNSEGMENTED = {("layer", "conformer"), ("layer", "e_branchformer"), ("frontend", "halving"), ("encoder", "deletion"),
+               ("encoder", "dynamic_depth")}  # not for packed rows  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

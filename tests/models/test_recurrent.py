@@ -7,6 +7,7 @@ from torch import nn
 from s2s.backends.prepare import prepare
 from s2s.config import compose
 from s2s.data.batch import Packing, Source
+from s2s.decoding.splitting import splitting
 from s2s.errors import UserError
 from s2s.models.transformer import Transformer
 from s2s.nn.recurrent import Bidirectional, Recurrence
@@ -164,3 +165,8 @@ def test_alone_packed_and_by_steps_it_is_the_same(cell, decoder):
 def test_what_does_not_go_together_is_refused(words, message):
     with pytest.raises(UserError, match=message):
         model_of(**words)
+
+
+def test_split_keys_are_for_another_decoder():
+    with pytest.raises(UserError, match=r"decode\.split_keys=4: is for a Transformer's decoder"):
+        splitting(model_of(), 4)
