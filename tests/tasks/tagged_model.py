@@ -16,6 +16,7 @@ class TaggedConfig(TransformerConfig):
 
 class TaggedEncoder(nn.Module):
     tags = ("target_language",)
+    segmented = True  # so is the inner one
 
     def __init__(self, encoder: nn.Module, values: int, width: int):
         super().__init__()
