@@ -24,19 +24,23 @@ class LanguageModelConfig:
     """Options of a language model, pre-norm."""
 
     type: str = option("transformer_lm", "component")
-    decoder: Any = group("decoder", "transformer", "what reads what was written; one that needs no memory")
-    embedding: Any = group("embedding", "table", "what embeds the tokens that the decoder reads")
-    output: Any = group("output", "linear", "what makes logits of the decoder's states")
-    positions: str = option("sinusoidal", "position information", ("sinusoidal", "rotary"))
-    activation: str = option("relu", "of the feed-forward blocks", ACTIVATIONS)
-    dropout: float = option(0.1, "of every block's output", at_least=0, below=1)
-    embedding_dropout: float | None = option(None, "of the embedded input; null: as dropout", at_least=0, below=1)
-    attention_dropout: float = option(0.0, "of attention weights", at_least=0, below=1)
-    activation_dropout: float = option(0.0, "inside the feed-forward blocks", at_least=0, below=1)
-    log_length_scale: bool = option(
-        False, "logits of attention times the logarithm of the number of keys, for sequences longer than in training"
+    decoder: Any = group(
+        "decoder", "transformer", "predicts the next token from the text so far; one that needs no memory"
     )
-    tie_embeddings: bool = option(True, "one matrix for input and output")
+    embedding: Any = group("embedding", "table", "embeds the tokens that the decoder reads")
+    output: Any = group("output", "linear", "turns the states of the decoder into logits")
+    positions: str = option("sinusoidal", "position information", ("sinusoidal", "rotary"))
+    activation: str = option("relu", "activation function of the feed-forward blocks", ACTIVATIONS)
+    dropout: float = option(0.1, "dropout of the output of every block", at_least=0, below=1)
+    embedding_dropout: float | None = option(
+        None, "dropout of the embedded input; null: the same as dropout", at_least=0, below=1
+    )
+    attention_dropout: float = option(0.0, "dropout of attention weights", at_least=0, below=1)
+    activation_dropout: float = option(0.0, "dropout inside the feed-forward blocks", at_least=0, below=1)
+    log_length_scale: bool = option(
+        False, "multiply attention logits by the logarithm of the number of keys, for sequences longer than in training"
+    )
+    tie_embeddings: bool = option(True, "share one matrix between input and output")
 
 
 class LanguageModel(EncoderDecoder):

@@ -37,9 +37,9 @@ MOVED = {  # options of s2s 0.1, and what they are now (s2s/checkpoint/former.py
 class SpeechDecoderConfig(DecoderConfig):
     """Size of the decoder."""
 
-    layers: int = option(6, "number of layers; 0: none, CTC alone", at_least=0, at_most=1000)
+    layers: int = option(6, "number of layers; 0: no decoder, only CTC", at_least=0, at_most=1000)
     width: int = option(256, "model width D", at_least=1, at_most=65_536)
-    heads: int = option(4, "attention heads; divides the width", at_least=1, at_most=1024)
+    heads: int = option(4, "number of attention heads, which divides the width", at_least=1, at_most=1024)
     ffn_width: int = option(1024, "inner width of the feed-forward blocks", at_least=1, at_most=1_048_576)
 
 
@@ -49,23 +49,25 @@ class SpeechConfig:
 
     MOVED: ClassVar[dict[str, str]] = MOVED
     type: str = option("speech", "component")
-    frontend: Any = group("frontend", "subsampling", "what makes states of frames")
+    frontend: Any = group("frontend", "subsampling", "turns frames into vectors (one state for each position)")
     encoder: SpeechEncoderConfig = option(SpeechEncoderConfig, "encoder")
     decoder: SpeechDecoderConfig = option(SpeechDecoderConfig, "decoder")
-    ctc: bool = option(True, "CTC on the encoder: alone, or beside the decoder")
+    ctc: bool = option(True, "add a CTC output to the encoder, with or without a decoder")
     positions: str = option("sinusoidal", "position information of the decoder", ("sinusoidal", "rotary"))
-    activation: str = option("relu", "of the decoder's feed-forward blocks", ACTIVATIONS)
-    dropout: float = option(0.1, "of every block's output", at_least=0, below=1)
-    embedding_dropout: float | None = option(None, "of the embedded input; null: as dropout", at_least=0, below=1)
-    attention_dropout: float = option(0.0, "of attention weights", at_least=0, below=1)
-    activation_dropout: float = option(0.0, "inside the feed-forward blocks", at_least=0, below=1)
-    log_length_scale: bool = option(
-        False, "logits of attention times the logarithm of the number of keys, for sequences longer than in training"
+    activation: str = option("relu", "activation function of the decoder's feed-forward blocks", ACTIVATIONS)
+    dropout: float = option(0.1, "dropout of the output of every block", at_least=0, below=1)
+    embedding_dropout: float | None = option(
+        None, "dropout of the embedded input; null: the same as dropout", at_least=0, below=1
     )
-    tie_embeddings: bool = option(True, "one matrix for decoder input and output")
+    attention_dropout: float = option(0.0, "dropout of attention weights", at_least=0, below=1)
+    activation_dropout: float = option(0.0, "dropout inside the feed-forward blocks", at_least=0, below=1)
+    log_length_scale: bool = option(
+        False, "multiply attention logits by the logarithm of the number of keys, for sequences longer than in training"
+    )
+    tie_embeddings: bool = option(True, "share one matrix between the input and output of the decoder")
     auxiliary_heads: list[int] = option(
         [],
-        "decoder layers, from 1, whose states predict the target too (DeCRED); criterion=auxiliary",
+        "numbers (from 1) of decoder layers that also predict the target (DeCRED); see criterion=auxiliary",
         at_least=1,
         at_most=1000,
     )

@@ -12,7 +12,7 @@ class StackConfig:
 
     layers: int = option(6, "number of layers", at_least=1, at_most=1000)
     width: int = option(512, "model width D", at_least=1, at_most=65_536)
-    heads: int = option(8, "attention heads; divides the width", at_least=1, at_most=1024)
+    heads: int = option(8, "number of attention heads, which divides the width", at_least=1, at_most=1024)
     kv_heads: int | None = option(
         None, "key/value heads, shared by groups of query heads; null: as many as heads", at_least=1, at_most=1024
     )

@@ -21,43 +21,45 @@ class TransformerConfig:
     """Options of the Transformer."""
 
     type: str = option("transformer", "component")
-    frontend: Any = group("frontend", "tokens", "what makes states of a source")
-    encoder: Any = group("encoder", "transformer", "what makes a memory of states")
-    bridge: Any = group("bridge", "top", "what each decoder layer sees of the encoder")
-    decoder: Any = group("decoder", "transformer", "what reads the memory and what was written")
-    embedding: Any = group("embedding", "table", "what embeds the tokens that the decoder reads")
-    output: Any = group("output", "linear", "what makes logits of the decoder's states")
+    frontend: Any = group("frontend", "tokens", "turns a source into vectors (one state for each position)")
+    encoder: Any = group("encoder", "transformer", "turns the states into the memory that the decoder attends to")
+    bridge: Any = group("bridge", "top", "which outputs of the encoder each decoder layer attends to")
+    decoder: Any = group("decoder", "transformer", "predicts the next token from the memory and the target so far")
+    embedding: Any = group("embedding", "table", "embeds the tokens that the decoder reads")
+    output: Any = group("output", "linear", "turns the states of the decoder into logits")
     norm: str = option("pre", "normalise before each block (stable) or after it (the original)", ("pre", "post"))
     positions: str = option(
         "sinusoidal", "position information; none: for layers that see the order by themselves",
         ("sinusoidal", "learned", "rotary", "none"),
     )  # fmt: skip
     max_positions: int = option(
-        1024, "longest sequence in tokens, for learned positions only", at_least=1, at_most=1_048_576
+        1024, "longest sequence in tokens, only for learned positions", at_least=1, at_most=1_048_576
     )
-    activation: str = option("relu", "of the feed-forward blocks", ACTIVATIONS)
-    dropout: float = option(0.1, "of every block's output", at_least=0, below=1)
-    embedding_dropout: float | None = option(None, "of the embedded input; null: as dropout", at_least=0, below=1)
-    attention_dropout: float = option(0.0, "of attention weights", at_least=0, below=1)
-    activation_dropout: float = option(0.0, "inside the feed-forward blocks", at_least=0, below=1)
+    activation: str = option("relu", "activation function of the feed-forward blocks", ACTIVATIONS)
+    dropout: float = option(0.1, "dropout of the output of every block", at_least=0, below=1)
+    embedding_dropout: float | None = option(
+        None, "dropout of the embedded input; null: the same as dropout", at_least=0, below=1
+    )
+    attention_dropout: float = option(0.0, "dropout of attention weights", at_least=0, below=1)
+    activation_dropout: float = option(0.0, "dropout inside the feed-forward blocks", at_least=0, below=1)
     log_length_scale: bool = option(
-        False, "logits of attention times the logarithm of the number of keys, for sequences longer than in training"
+        False, "multiply attention logits by the logarithm of the number of keys, for sequences longer than in training"
     )
     tie_embeddings: str = option(
         "auto",
-        "one matrix for: decoder input and output; the two inputs; all three; auto: all if the vocabulary is shared, "
-        "else decoder",
+        "share one matrix; decoder: its input and output; inputs: encoder and decoder input; all: all three; auto: all "
+        "if the vocabulary is shared, otherwise decoder",
         ("auto", "none", "decoder", "inputs", "all"),
     )
     auxiliary_heads: list[int] = option(
         [],
-        "decoder layers, from 1, whose states predict the target too (DeCRED); criterion=auxiliary",
+        "numbers (from 1) of decoder layers that also predict the target (DeCRED); see criterion=auxiliary",
         at_least=1,
         at_most=1000,
     )
     share_sources: str = option(
         "none",
-        "of several sources: what is one module for all of them; all: the front-end too, with one vocabulary",
+        "modules that several sources share; all: the encoder and the front-end, with one vocabulary",
         ("none", "encoder", "all"),
     )
 

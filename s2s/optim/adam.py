@@ -25,7 +25,8 @@ class AdamConfig:
     eps: float = option(1e-9, "added to the root of the mean square", at_least=0)
     weight_decay: float = option(0.0, "weight decay of matrices (not of biases and norms)", at_least=0)
     groups: list[GroupConfig] = option(
-        [], "parameters with their own rate, such as [{parameters:[encoder],factor:0.1,warmup_updates:4000}]"
+        [],
+        "parameters with a learning rate of their own, such as [{parameters:[encoder],factor:0.1,warmup_updates:4000}]",
     )
     layer_decay: float = option(
         1.0, "learning rate of a layer relative to the layer above it; embeddings have the lowest", at_most=1,

@@ -13,7 +13,7 @@ class TableConfig:
 
     type: str = option("table", "component")
     dropout: float | None = option(
-        None, "of the decoder's embedded input; null: as model.embedding_dropout", at_least=0, below=1
+        None, "dropout of the decoder's embedded input; null: the same as model.embedding_dropout", at_least=0, below=1
     )
 
 

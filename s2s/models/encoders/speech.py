@@ -30,28 +30,30 @@ class SpeechEncoderConfig(StackConfig):
 
     layers: int = option(12, "number of layers", at_least=1, at_most=1000)
     width: int = option(256, "model width D", at_least=1, at_most=65_536)
-    heads: int = option(4, "attention heads; divides the width", at_least=1, at_most=1024)
+    heads: int = option(4, "number of attention heads, which divides the width", at_least=1, at_most=1024)
     ffn_width: int = option(
         1024, "inner width of the feed-forward blocks, and of the gating convolution", at_least=1, at_most=1_048_576
     )
-    layer: Any = group("layer", "conformer", "kind of its layers")
-    activation: str = option("silu", "of the feed-forward blocks", ("silu", *ACTIVATIONS))
+    layer: Any = group("layer", "conformer", "type of the layers")
+    activation: str = option("silu", "activation function of the feed-forward blocks", ("silu", *ACTIVATIONS))
     positions: str = option("rotary", "position information; rotary is relative", ("rotary", "sinusoidal"))
     chunk: int | None = option(
-        None, "for streaming: a position sees no further than so many, its chunk, and convolutions do not look ahead; "
-        "1: a window; null: everything", at_least=1, at_most=1_000_000,
+        None, "for streaming: size of a chunk; a position sees nothing after its chunk, and convolutions do not look "
+        "ahead; 1: a sliding window; null: it sees all positions", at_least=1, at_most=1_000_000,
     )  # fmt: skip
     left_context: int | None = option(
-        None, "with chunk: positions seen before the chunk; null: all", at_least=0, at_most=1_000_000
+        None, "with chunk: number of positions that are seen before it; null: all", at_least=0, at_most=1_000_000
     )
-    right_context: int = option(0, "with chunk: positions seen after it, in every layer", at_least=0, at_most=1_000_000)
+    right_context: int = option(
+        0, "with chunk: number of positions that are seen after it, in each layer", at_least=0, at_most=1_000_000
+    )
     ctc_layers: list[int] = option(
         [],
-        "layers, from 1, after which there is CTC too, of the term intermediate_ctc; places of early exits",
+        "numbers (from 1) of layers with a CTC output for the term intermediate_ctc; also the early exits",
         at_least=1,
         at_most=1000,
     )
-    self_conditioned: bool = option(False, "the layers after them see what CTC says there (2104.02724)")
+    self_conditioned: bool = option(False, "layers after ctc_layers also read their CTC output (arXiv:2104.02724)")
 
 
 class SpeechEncoder(nn.Module):

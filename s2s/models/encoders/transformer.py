@@ -30,7 +30,7 @@ class EncoderConfig(StackConfig):
         f"compute on real tokens only; null: on a CPU, where over {UNPAD_FROM:.0%} of a batch is padding (no GPU was "
         "measured)",
     )
-    layer: Any = group("layer", "transformer", "kind of its layers")
+    layer: Any = group("layer", "transformer", "type of the layers")
     type: str = option("transformer", "component")
 
 
