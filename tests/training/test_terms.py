@@ -92,7 +92,7 @@ def test_a_resumed_run_has_the_state_of_its_terms(store, tmp_path, s2s, capsys):
                f"output={tmp_path}/out") == 0  # fmt: skip
     capsys.readouterr()
     assert s2s("train", *words(store, pieces, "train.max_updates=12")) == 2
-    assert "criterion.terms is ['cross_entropy', 'spread', 'ends'] there" in one_error_line(capsys)
+    assert "criterion.terms was ['cross_entropy', 'spread', 'ends'] and is now" in one_error_line(capsys)
 
 
 def test_an_update_without_gradient_is_not_learned_from(store, tmp_path, s2s, monkeypatch):

@@ -323,7 +323,10 @@ def test_average_is_the_mean_of_the_weights(trained, tmp_path, s2s, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "model.safetensors: its content is not"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"x"),
+            "model.safetensors: its content differs from what was saved",
+        ),
         (lambda folder: (folder / "source.vocabulary.txt").unlink(), "source.vocabulary.txt: missing"),
         (
             lambda folder: (folder / "manifest.json").write_text("{"),
