@@ -342,7 +342,7 @@ class _Counted:
 def given(*tokenizers) -> Iterator[str | None]:
     """The files that the configs of tokenizers name."""
     for tokenizer in tokenizers:
-        yield from (getattr(tokenizer, key, None) for key in ("model", "vocabulary"))
+        yield from (getattr(tokenizer, key, None) for key in ("model", "vocabulary", "extend"))
 
 
 def check_streams(paths: Iterable[str | None]) -> None:

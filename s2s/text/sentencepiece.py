@@ -23,8 +23,9 @@ from s2s.config.schema import option
 from s2s.config.streams import content, is_there
 from s2s.errors import Failure, UserError
 from s2s.files import write
-from s2s.text.sampling import Sampler, sampler
-from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig, check_given, without_blank
+from s2s.text.extension import extended
+from s2s.text.sampling import SPACE, Sampler, sampler
+from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig, check_given, is_blank, view, without_blank
 from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
 
 
@@ -48,6 +49,7 @@ class SentencePieceConfig(TokenizerConfig):
         at_least=1,
     )
     model: str | None = option(None, "SentencePiece model file to use instead of learning one")
+    extend: str | None = option(None, "text whose characters get pieces of their own where the model lacks them")
     sampling: float = option(
         0.0,
         "random segmentation in training; unigram: exponent of probabilities, bpe: dropout of merges",
@@ -84,7 +86,7 @@ class SentencePieceTokenizer(Tokenizer):
         if config.model is not None:
             check_given(config, "model", ("algorithm", "vocab_size", "character_coverage", "byte_fallback",
                                           "sample_lines", "sample_characters"))  # fmt: skip
-            tokenizer = cls._read(config, config.model)
+            tokenizer = cls._extended(cls._read(config, config.model))
             if config.sampling:
                 try:
                     sampler(tokenizer.model, config.sampling)
@@ -92,7 +94,23 @@ class SentencePieceTokenizer(Tokenizer):
                     raise UserError(f"{config.model}: {error}") from error
             return tokenizer
         lines = sample(chunks, config.sample_lines, config.sample_characters, seed)
-        return cls(config, _train(config, "\n".join(lines).encode()))
+        return cls._extended(cls(config, _train(config, "\n".join(lines).encode())))
+
+    @classmethod
+    def _extended(cls, tokenizer: "SentencePieceTokenizer") -> "SentencePieceTokenizer":
+        """With pieces for the characters of `extend` that it lacks."""
+        path = tokenizer.config.extend
+        if path is None:
+            return tokenizer
+        if not is_there(path):
+            raise UserError(f"extend={path}: no such file")
+        try:
+            lines = view(tokenizer.config)(content(path).decode("utf-8-sig").splitlines())
+        except UnicodeDecodeError as error:
+            raise UserError(f"extend={path}: invalid UTF-8 at byte {error.start} of the file; convert it") from error
+        characters = (c for c in dict.fromkeys("".join(lines)) if not is_blank(c) and c != SPACE)
+        lacking = [c for c in characters if tokenizer.vocabulary.index(c) == UNK]
+        return cls(tokenizer.config, extended(tokenizer.model, lacking))
 
     def encode_text(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         # Encode the text at once to UTF-8, which SentencePiece would otherwise do line by line.

@@ -21,7 +21,7 @@ from s2s.files import write
 from s2s.text.pretokenizers.pretokenizer import PreTokenizer
 from s2s.text.vocabulary import EOS, UNK, Vocabulary
 
-LATER = ("reserved", "pre")  # options that the tokenizers of older stores lack
+LATER = ("reserved", "pre", "extend")  # options that the tokenizers of older stores lack
 NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # zero width space, word joiner, zero width no-break space
 
 
