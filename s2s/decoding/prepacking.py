@@ -30,10 +30,12 @@ def prepacking(model: EncoderDecoder) -> EncoderDecoder:
     """A model that encodes packed rows; weights are shared, and the model stays as it is.
 
     Raises:
-        UserError: the model has no encoder.
+        UserError: the model has no encoder, or an output that reads the source.
     """
     if model.encoder is None:
         raise UserError("decode.pack_source=true: the model has no encoder")
+    if hasattr(model.output, "keep"):
+        raise UserError(f"decode.pack_source=true: the output, a {type(model.output).__name__}, reads the source")
     other = copy.copy(model)
     other.encode = lambda sources, tags=NO_TAGS: unpacked_memory(model, Inputs(sources, tags))
     return other

@@ -151,8 +151,11 @@ class EncoderDecoder(nn.Module):
         states = frontend(source)
         states.tags = source.tags
         memory = encoder(states)
-        if hasattr(self.output, "keep"):
-            memory.auxiliary |= {"embedded": states.values, "tokens": source.values}
+        if hasattr(self.output, "keep"):  # of the positions of the memory, or not at all
+            if _same(memory.lengths, states.lengths):
+                memory.auxiliary["embedded"] = states.values
+            if _same(memory.lengths, source.lengths):
+                memory.auxiliary["tokens"] = source.values
         return memory
 
     def _check_segmented(self, **parts: nn.Module) -> None:
@@ -163,7 +166,10 @@ class EncoderDecoder(nn.Module):
                 layer = getattr(options, "layer", None)
                 kind = f"model.{name}={options.type}" if hasattr(options, "type") else f"model={self.config.type}"
                 said = kind + (f" model.{name}.layer={layer.type}" if layer else "")
-                raise UserError(f"{said}: examples of a packed row would see each other; data.batching=token_budget")
+                raise UserError(
+                    f"{said}: examples of a packed row would see each other; data.batching=token_budget, "
+                    "decode.pack_source=false"
+                )
 
     def _readers(self, number: int) -> tuple[Any, Any]:
         """Front-end and encoder of a source."""
@@ -283,6 +289,10 @@ class EncoderDecoder(nn.Module):
             matrices = sum(p.numel() for p in self.output.parameters() if p.dim() == 2)
             total += self.decoder.flops(memory, target) + 2 * int(target.sum()) * matrices
         return total
+
+
+def _same(lengths: Tensor, others: Tensor) -> bool:
+    return lengths is others or torch.equal(lengths, others)
 
 
 def _joined(parts: list[Memory], places: Tensor) -> Memory:

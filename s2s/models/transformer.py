@@ -84,6 +84,7 @@ class Transformer(EncoderDecoder):
         count = max(len(spec.sources), 1)
         check_sources(spec, (kinds["frontend"].reads,) * count, f"model.frontend={config.frontend.type}")
         _check_several(config, spec, getattr(kinds["bridge"], "several_sources", False))
+        _check_deleting(config, kinds)
         self.config, self.target_vocabulary_size = config, spec.target_size
         self.max_length = config.max_positions if config.positions == "learned" else None
         shared, width = shared_options(config, spec), config.decoder.width
@@ -115,6 +116,19 @@ class Transformer(EncoderDecoder):
         self.draw(frontend, embedding, encoder, bridge, *others, output, *frontends, *encoders)
         if tie in ("decoder", "all"):
             self.tie(target)
+
+
+def _check_deleting(config: TransformerConfig, kinds: dict[str, Any]) -> None:
+    """An encoder that deletes positions needs a bridge, a decoder and an output that know of it. Raises UserError."""
+    if not getattr(kinds["encoder"], "deletes", False):
+        return
+    knows = {"bridge": not getattr(kinds["bridge"], "several_sources", False),
+             "decoder": getattr(kinds["decoder"], "sees_shares", False),
+             "output": not hasattr(kinds["output"], "keep")}  # fmt: skip
+    for part, goes in knows.items():
+        if not goes:
+            raise UserError(f"model.encoder={config.encoder.type} deletes positions of the source, which "
+                            f"model.{part}={getattr(config, part).type} needs")  # fmt: skip
 
 
 def _check_several(config: TransformerConfig, spec: Spec, joins: bool) -> None:

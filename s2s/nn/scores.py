@@ -32,5 +32,8 @@ class Scores(nn.Module):
         return self.sum(torch.tanh(self.query(query)[:, :, None] + keys[:, None])).squeeze(3)
 
     def weights(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        """Their softmax, [B, T, S]; mask: bool [B, 1 or T, S], true where a query may look."""
-        return self(query, keys).masked_fill(~mask, float("-inf")).softmax(dim=2)
+        """Their softmax, [B, T, S]; mask: bool [B, 1 or T, S], true where a query may look; or float, to be added."""
+        scores = self(query, keys)
+        if mask.is_floating_point():
+            return (scores + mask).softmax(dim=2)
+        return scores.masked_fill(~mask, float("-inf")).softmax(dim=2)

@@ -191,3 +191,51 @@ def test_the_term_needs_the_gate():
     torch.manual_seed(0)
     with pytest.raises(UserError, match=r"criterion\.terms: deletion needs model\.encoder=deletion"):
         criterion.check(Transformer(Transformer.Config(), text_spec(V)))
+
+
+RECURRENT = ["decoder=lstm", "decoder.layers=2", f"decoder.width={D}"]
+
+
+def recurrent(feeding: str) -> Transformer:
+    torch.manual_seed(0)
+    words = [*SIZE[:4], "dropout=0", "encoder=deletion", "encoder.gate_layer=2", *RECURRENT,
+             f"decoder.input_feeding={feeding}"]  # fmt: skip
+    built = compose.build(Transformer.Config, compose.by_key([compose.Override(*word.split("=")) for word in words]))
+    built.fill()
+    return Transformer(built.config, text_spec(V))
+
+
+@pytest.mark.parametrize("feeding", ["true", "false"])
+def test_a_recurrent_decoder_sees_less_of_what_the_gates_close(feeding):
+    model, (source,) = recurrent(feeding), sources_of()
+    with torch.no_grad():
+        model.encoder.gate_weight.normal_()
+        model.encoder.gate_bias.fill_(3.0)
+        memory = model.encode((source,))
+        logits = model.decode(memory, WRITTEN).logits()
+        # A gate g is as if a position were there exp(g) times: attention by hand.
+        seen = []
+        weights = model.decoder.scores.weights
+
+        def by_hand(query, keys, mask):
+            seen.append(mask)
+            rated = model.decoder.scores(query, keys).exp() * mask.exp()
+            return rated / rated.sum(2, keepdim=True)
+
+        model.decoder.scores.weights = by_hand
+        torch.testing.assert_close(model.decode(memory, WRITTEN).logits(), logits, rtol=1e-4, atol=1e-5)
+        model.decoder.scores.weights = weights
+        assert seen[0][0, 0].min() < -0.01
+        for row, length in enumerate(LENGTHS):
+            alone = (Source(source.values[row : row + 1, :length], torch.tensor([length])),)
+            torch.testing.assert_close(model.decode(model.encode(alone), WRITTEN[:1]).logits()[0], logits[row],
+                                       rtol=1e-4, atol=1e-5)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [
+    ["decoder=prefix", "decoder.target_positions=separate"], ["decoder=prefix"], ["output=copy"],
+    ["output=surface_fusion"],
+])  # fmt: skip
+def test_parts_that_need_the_positions_of_the_source_are_refused(words):
+    with pytest.raises(UserError, match=f"model.encoder=deletion deletes .* model.{words[0]} needs"):
+        model_of(*words)

@@ -154,3 +154,25 @@ def test_a_pointer_and_packed_rows_are_refused(store, tmp_path, s2s, capsys):
                "data.row_tokens=40")  # fmt: skip
     assert code == 2
     assert "several sources of a row would share positions" in capsys.readouterr().err
+
+
+def test_tokens_of_positions_that_an_encoder_put_together_are_not_copied():
+    """Rows of other lengths, in a batch that is as long as it was."""
+    model = model_of(Spec((TokenSource(V),), V, True), "output=copy")
+    encode = model.encoder.forward
+
+    def shorter(states):
+        memory = encode(states)
+        memory.lengths = torch.tensor([5, 2])
+        return memory
+
+    model.encoder.forward = shorter
+    with torch.no_grad(), pytest.raises(UserError, match="keep its length"):
+        model.decode(model.encode((SOURCE,)), POINTED)
+
+
+def test_sources_of_an_output_that_reads_them_are_not_packed():
+    from s2s.decoding.prepacking import prepacking
+
+    with pytest.raises(UserError, match=r"decode.pack_source=true: the output, a Copy, reads the source"):
+        prepacking(model_of(Spec((TokenSource(V),), V, True), "output=copy"))

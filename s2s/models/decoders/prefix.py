@@ -113,6 +113,7 @@ class PrefixDecoder(TransformerDecoder):
     Config = PrefixConfig
     State = PrefixState
     segmented = False
+    sees_shares = False
     step_block = None  # type: ignore[assignment]  # its state takes one position of each row
 
     def __init__(self, config: PrefixConfig, shared: Shared, embedding: Embedding, memory_width: int,

@@ -76,7 +76,7 @@ class RecurrentDecoder(nn.Module):
     """
 
     Config = LstmDecoderConfig
-    segmented = True
+    segmented = sees_shares = True
     attends, heads = True, ()
     attention_shape = (1, 1)
 

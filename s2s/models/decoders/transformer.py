@@ -42,6 +42,7 @@ class TransformerDecoder(nn.Module):
     Config = DecoderConfig
     State = TransformerState
     segmented = True
+    sees_shares = True  # its attention adds a float mask of the memory to its logits
     goes_alone = True
     shares: Mapping[int, float | Tensor] = MappingProxyType({})
 

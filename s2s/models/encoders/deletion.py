@@ -13,7 +13,8 @@ Use: `tokenizer=bytes model.encoder=deletion model.encoder.gate_layer=3 criterio
 criterion.deletion.target=0.5`
 
 Left out: softmax1, with which a query may attend to nothing; relative positions: where a state was is known from the
-positions that are added to embeddings, so that rotary ones are refused. A validation deletes as decoding does.
+positions that are added to embeddings, so that rotary ones are refused. Decoders and outputs that need the positions
+of a source are refused, as are several sources. A validation deletes as decoding does.
 Uncertain: first weights of the gate; here it is open at first.
 """
 
@@ -58,6 +59,7 @@ class DeletionEncoder(nn.Module):
 
     Config = DeletionEncoderConfig
     exits = ()
+    deletes = True  # the mask of its memory is float in training, and positions are not those of the source
 
     def __init__(self, config: DeletionEncoderConfig, shared: Shared):
         super().__init__()
