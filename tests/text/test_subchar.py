@@ -71,6 +71,13 @@ def test_a_wrong_line_of_a_table_is_named(tmp_path, line):
         SubChar(SubCharConfig(table=str(tmp_path / "codes")))
 
 
+def test_a_symbol_of_codes_has_no_code_itself(tmp_path):
+    """Before it is an escape, after which one character is read back."""
+    (tmp_path / "codes").write_text("国\tguo2\n\ue001\tab\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"codes:2: U\+E001 is a symbol of codes"):
+        SubChar(SubCharConfig(table=str(tmp_path / "codes")))
+
+
 def test_a_code_beside_a_table_does_nothing():
     with pytest.raises(UserError, match=r"pre.code=wubi: does nothing beside pre.table=x"):
         SubChar(SubCharConfig(code="wubi", table="x"))

@@ -120,6 +120,8 @@ def _read(path: Path) -> dict[str, str]:
             break
         if len(character) != 1 or character.isspace() or not code or not set(code) <= set(LETTERS):
             raise UserError(f"{path}:{number}: a character, a tab and a code of a-z and 0-9 is needed, not {line!r}")
+        if PRIVATE.match(character):
+            raise UserError(f"{path}:{number}: U+{ord(character):04X} is a symbol of codes, and can have none")
         if character in codes:
             raise UserError(f"{path}:{number}: {character} is there twice")
         codes[character] = code
