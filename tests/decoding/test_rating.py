@@ -29,7 +29,7 @@ def generate(config, sources, *models):
 def test_beam_search_agrees_with_the_slow_reference(config, rate, seed, kind):
     config = replace(config, temperature=rate[0], eos_scale=rate[1], ctc_weight=0.0 if kind != "joint" else 0.4)
     models = [joint(seed, V)] if kind == "joint" else [plain(seed, V), plain(seed + 1, V)][: 1 + seed % 2]
-    config = replace(config, ensemble="linear" if kind == "joint" else kind)
+    config = replace(config, ensemble=kind if len(models) > 1 else "linear")
     slow = replace(config, stopping="exhaustive" if config.stopping == "best_possible" else config.stopping)
     sources = [source for source in ragged(3, seed=seed) if source]
     search = joint_beam_search if kind == "joint" else beam_search

@@ -249,6 +249,7 @@ def test_a_learned_shortlist_has_the_likely_and_the_frequent(store, learned):
 class Task:
     def __init__(self, store):
         self.source_tokenizer, self.target_tokenizer = store.tokenizers().values()
+        self.vocabularies = {side: tokenizer.vocabulary for side, tokenizer in store.tokenizers().items()}
 
 
 def test_a_shortlist_comes_and_goes_through_pipes(store, learned, pipe, tmp_path, s2s, capfdbinary):
