@@ -88,7 +88,8 @@ def initialise(model: nn.Module, task, config) -> list[str]:
                     )
         theirs, ours = ({name: p for name, p in m.named_parameters(remove_duplicate=False) if _owner(name) in parts}
                         for m in (other, model))  # fmt: skip
-        _check(path, parts, theirs, ours, settings["model"], schema.values(config.model))
+        sides = {name: _side(model, name) for name in ours}
+        _check(path, parts, theirs, ours, settings["model"], schema.values(config.model), sides)
         report.append(f"init: {', '.join(part or 'the rest' for part in parts)} from {runs.resolve(path)}")
         remapped: dict[str, str] = {}
         for name, p in ours.items():
@@ -99,10 +100,11 @@ def initialise(model: nn.Module, task, config) -> list[str]:
                     "choose another model.tie_embeddings"
                 )
             with torch.no_grad():
-                if name not in ROWS:
+                side_of = sides[name]
+                if side_of is None:
                     p.copy_(value)
                     continue
-                old, new = (t.vocabularies[ROWS[name]] for t in (before, task))
+                old, new = (t.vocabularies[side_of] for t in (before, task))
                 rows = _rows(old, new)
                 known = rows >= 0
                 # The model may be on a GPU; rows are assembled on the checkpoint's device.
@@ -111,7 +113,7 @@ def initialise(model: nn.Module, task, config) -> list[str]:
                 matrix[known], matrix[~known] = value[rows[known]], fresh
                 p.copy_(matrix)
                 if old.digest != new.digest:
-                    side = "" if task.shared_vocabulary else f"{ROWS[name]} "
+                    side = "" if task.shared_vocabulary else f"{side_of} "
                     remapped[side] = (
                         f"init: {int(known.sum()):,} of {len(new):,} {side}symbols have their rows from {len(old):,}; "
                         f"{int((~known).sum()):,} are new ({config.train.init.new_rows})"
@@ -136,12 +138,25 @@ def _rows(old: Vocabulary, new: Vocabulary) -> Tensor:
     return torch.tensor(rows)
 
 
-def _check(path: str, parts: list, theirs: dict, ours: dict, their_config: dict, our_config: dict) -> None:
-    """Check that the weights of some parts of a checkpoint fit a model. Raises UserError that lists what does not."""
+def _side(model: nn.Module, name: str) -> str | None:
+    """The side whose symbols a parameter has a row for each of; None: it has no such rows."""
+    part, _, rest = name.partition(".")
+    if part == "more_frontends":  # of the second source, the third ...
+        number, _, rest = rest.partition(".")
+        return f"source{int(number) + 2}" if f"frontend.{rest}" in ROWS else None
+    if part == "decoder" and name in ROWS and hasattr(model.output, "shown"):
+        return "source"  # the decoder reads tokens of the source
+    return ROWS.get(name)
+
+
+def _check(path: str, parts: list, theirs: dict, ours: dict, their_config: dict, our_config: dict,
+           sides: dict) -> None:  # fmt: skip
+    """Check that the weights of some parts of a checkpoint fit a model; sides: as of `_side`. Raises UserError that
+    lists what does not."""
     wrong = [f"{name} is not in it" for name in ours.keys() - theirs.keys()]
     wrong += [f"{name} is not in this model" for name in theirs.keys() - ours.keys()]
     for name in ours.keys() & theirs.keys():
-        skip = name in ROWS  # the rows may belong to other symbols
+        skip = sides[name] is not None  # the rows may belong to other symbols
         if theirs[name].shape[skip:] != ours[name].shape[skip:]:
             wrong.append(f"{name} is {list(theirs[name].shape)} in it, not {list(ours[name].shape)}")
     them, us = _settings(their_config), _settings(our_config)
