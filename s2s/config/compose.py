@@ -21,6 +21,11 @@ from s2s.errors import UserError
 
 PRESETS = "s2s.config.conf"
 LISTED = 3  # most keys in a hint
+ELSEWHERE = {  # first word of a key -> the command that has it, for a hint where another command gets it
+    **dict.fromkeys(("tokenizer", "source_tokenizer", "target_tokenizer", "filter", "features"), "s2s-preprocess"),
+    **dict.fromkeys(("model", "criterion", "optim", "data", "train"), "s2s-train"),
+    "decode": "s2s-generate",
+}
 
 
 class Override(NamedTuple):
@@ -211,6 +216,9 @@ def _set(config: Any, word: Override, known: dict[str, schemas.Leaf], choices: I
     if key not in known:
         if below := next((name for name in known if name.startswith(f"{key}.")), None):
             raise UserError(f"{word.where}{key} is a section: set one of its keys, such as {below}")
+        first = key.partition(".")[0]
+        if first in ELSEWHERE and first not in {name.partition(".")[0] for name in known}:
+            raise UserError(f"{word.where}unknown key '{key}'; it belongs to {ELSEWHERE[first]}")
         raise UserError(f"{word.where}unknown key '{key}'; {nearest_key(key, [*known, *choices])}")
     annotation = known[key].annotation
     node = of_word(word.value, annotation, key) if isinstance(word.value, str) else word.value

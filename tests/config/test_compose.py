@@ -76,6 +76,8 @@ def test_the_last_of_equal_keys_counts():
         ("decode=null", "decode=null: a preset is needed, such as default"),
         ("criterion=distilation", "did you mean 'distillation'"),
         ("modl=transformer_tiny", "did you mean 'model'"),
+        ("tokenizer=bytes", "unknown key 'tokenizer'; it belongs to s2s-preprocess$"),
+        ("tokenizer.vocab_size=80", "unknown key 'tokenizer.vocab_size'; it belongs to s2s-preprocess$"),
         ("model=transformer_tinny", "did you mean 'transformer_tiny'"),
         ("train.max_updates=many", "train.max_updates: 'many' is not a whole number"),
         ("optim.lr=fast", "optim.lr: 'fast' is not a number"),
