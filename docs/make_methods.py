@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import importlib
 import json
+import re
 import statistics
 from pathlib import Path
 
@@ -30,8 +31,20 @@ Published methods, from their docstrings. Each is one file. `examples/methods/ru
 baseline and method learn from the same data for the same number of updates, with two seeds. A method that does not
 help here is reported so. Models and data are small: a figure says little about larger ones.
 
+`Use:` names the options that a method adds to those of your own commands. Options of tokenizers (`tokenizer=`,
+`source_tokenizer=`, `target_tokenizer=` and their keys) are those of `s2s-preprocess`, `decode.*` those of
+`s2s-generate`, `task=` of both `s2s-preprocess` and `s2s-train`, and all others of `s2s-train`:
+
+    s2s-preprocess source=de target=en train=corpus/train valid=corpus/val store=data-bin/bytes tokenizer=bytes
+    s2s-train store=data-bin/bytes run=runs/gbst model=transformer_small model.frontend=gbst model.frontend.stride=2
+
+Without `model=PRESET` the model is `transformer_base`, and options count from its sizes: `model.encoder.gate_layer=3`
+needs an encoder of more than three layers. The table of each method lists its options with their defaults;
+`s2s-train model.frontend=gbst --help` shows them together with all others.
+
 This page is written by `python docs/make_methods.py`.
 """
+OPTION = re.compile(r"(?:s2s-[a-z]+|[a-z][a-z_.]*=\S*[^\s,;])(?:\s+[a-z][a-z_.]*=\S*[^\s,;])*")
 
 
 @dataclasses.dataclass
@@ -78,6 +91,11 @@ def methods() -> list[Method]:
     if strange := {method.room for method in all_methods} - set(ROOMS):
         raise ValueError(f"docs/make_methods.py: no heading for {', '.join(sorted(strange))}")
     return sorted(all_methods, key=lambda method: (list(ROOMS).index(method.room), method.name))
+
+
+def code(text: str) -> str:
+    """Options and commands of a text as code, and the words between them as they are."""
+    return OPTION.sub(lambda match: f"`{match.group()}`", text.replace("`", ""))
 
 
 def options(method: Method) -> list[str]:
@@ -141,7 +159,7 @@ def page() -> str:
             lines += [f"## {ROOMS[room]}", ""]
         lines += [f"### {method.title}", "", f"`{method.path.relative_to(ROOT).as_posix()}`. {method.paper}", ""]
         lines += [line for paragraph in method.mechanism for line in (paragraph, "")]
-        lines += [f"Use: `{method.use}`", "", *options(method), f"Left out: {method.left_out}", ""]
+        lines += [f"Use: {code(method.use)}", "", *options(method), f"Left out: {method.left_out}", ""]
         for name in list(reports):
             if owner(name, [other.name for other in everything]) == method.name:
                 lines += comparison(reports.pop(name))

@@ -86,8 +86,20 @@ def command(name: str, words: list[str]) -> tuple[float, str]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, process.stdout
 
 
+def same_as_before(comparison: Comparison, side: str, folder: Path) -> None:
+    """Raises ValueError: runs of this side are there, of a comparison that has been edited since."""
+    now = [comparison.data, comparison.metric, comparison.updates, comparison.options(side)]
+    file = folder / f"{side}.json"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(now), encoding="utf-8")
+    elif json.loads(file.read_text(encoding="utf-8")) != now:
+        raise ValueError(f"{folder}: its runs are those of another version of the comparison; delete the folder")
+
+
 def run(comparison: Comparison, side: str, seed: int, folder: Path, published: Path | None) -> dict:
     """Preprocess, train, decode and score one side with one seed."""
+    same_as_before(comparison, side, folder)
     corpus, own = folder / "data" / comparison.data, folder / f"{side}-{seed}"
     finished = own / "figures.json"
     if finished.is_file():

@@ -78,13 +78,53 @@ def test_a_comparison_has_options_that_exist(load, name):
 
     comparison = load(FOLDER / "run.py").Comparison.read(name)
     datasets = load(FOLDER / "datasets.py")
+    recipe = registry.find("preprocess", "translation")
     assert comparison.data in datasets.NAMES
     assert comparison.metric in registry.names("metric")
     for side in ("baseline", "method"):
         options = comparison.options(side)
+        compose(recipe.Config, [tuple(word.split("=", 1)) for word in options["preprocess"]])
         compose(TrainCommand, [tuple(word.split("=", 1)) for word in options["train"]])
         compose(GenerateCommand, [tuple(word.split("=", 1)) for word in options["generate"]])
+        if comparison.data in datasets.GENERATED:  # texts of few symbols, too small for SentencePiece's 8,000 pieces
+            assert any(word.startswith(("tokenizer=", "source_tokenizer=")) for word in options["preprocess"])
     assert comparison.baseline != comparison.method
+
+
+def test_options_of_the_page_exist(load):
+    from s2s.config.compose import compose
+    from s2s_cli.generate import GenerateCommand
+    from s2s_cli.train import TrainCommand
+
+    make_methods = load(ROOT / "docs" / "make_methods.py")
+    comparison = load(FOLDER / "run.py").Comparison
+    schemas = {"train": TrainCommand, "generate": GenerateCommand}
+    schemas["preprocess"] = registry.find("preprocess", "translation").Config
+    for method in make_methods.methods():
+        for code in make_methods.code(method.use).split("`")[1::2]:
+            if "s2s-generate" in code or "s2s-score" in code:
+                continue
+            words = [word for word in code.split() if "=" in word and not word.startswith("task=")]
+            for name, options in comparison("", "", "", 1, "", " ".join(words)).options("method").items():
+                compose(schemas[name], [tuple(word.split("=", 1)) for word in options])
+
+
+def test_the_page_writes_options_as_code_and_words_as_words(load):
+    code = load(ROOT / "docs" / "make_methods.py").code
+    assert code("model=lstm, or ``a.b=[1,2] c=x``; d=1 where it helps") == (
+        "`model=lstm`, or `a.b=[1,2] c=x`; `d=1` where it helps"
+    )
+
+
+def test_runs_of_an_edited_comparison_are_not_taken_for_its_own(load, tmp_path):
+    import dataclasses
+
+    run = load(FOLDER / "run.py")
+    comparison = run.Comparison.read("log_length")
+    run.same_as_before(comparison, "method", tmp_path)
+    run.same_as_before(dataclasses.replace(comparison, title="of another name"), "method", tmp_path)
+    with pytest.raises(ValueError, match="delete the folder"):
+        run.same_as_before(dataclasses.replace(comparison, updates=9), "method", tmp_path)
 
 
 def test_convex_hulls_and_sorting_are_what_they_say(load):

@@ -117,7 +117,7 @@ def test_what_only_steps_as_the_transformer_is_not_exported():
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (("bridge=groups", "bridge.groups=5"), r"model\.bridge\.groups=5: there are 4 layers"),
+    (("bridge=groups", "bridge.groups=5"), r"model\.bridge\.groups=5: there are 4 layers, so at most 4 groups"),
     (("decoder=groups", "decoder.groups=4"), r"model\.decoder\.groups=4: there are 3 layers"),
     (("decoder=groups", "auxiliary_heads=[1]"), r"model\.auxiliary_heads=\[1\]: model\.decoder=groups"),
 ])  # fmt: skip

@@ -61,7 +61,7 @@ def test_only_the_chosen_layers_see_the_source(words, attend):
 
 
 def test_layers_that_are_not_there_or_see_nothing_are_errors():
-    with pytest.raises(UserError, match=r"model\.decoder\.cross_layers=\[5\]: there are 4 layers"):
+    with pytest.raises(UserError, match=r"model\.decoder\.cross_layers=\[5\]: there are 4 layers; name some of 1 to 4"):
         model_of("decoder.cross_layers=[5]")
     model = model_of()
     with pytest.raises(UserError, match=r"decode\.alignment_layer=2: does not attend to the source"):

@@ -35,7 +35,7 @@ class GroupsConfig:
 def last_layers(layers: int, groups: int, key: str) -> list[int]:
     """The last layer, from 1, of each group. Raises UserError: more groups than layers; key: of their number."""
     if groups > layers:
-        raise UserError(f"{key}={groups}: there are {layers} layers")
+        raise UserError(f"{key}={groups}: there are {layers} layers, so at most {layers} groups")
     return [-(-layers * number // groups) for number in range(1, groups + 1)]
 
 

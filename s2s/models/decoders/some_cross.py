@@ -40,7 +40,8 @@ class SomeCrossConfig(DecoderConfig):
 def chosen(config: SomeCrossConfig) -> list[int]:
     """Layers that attend, from 1, ascending. Raises UserError: one that is not there."""
     if config.cross_layers and max(config.cross_layers) > config.layers:
-        raise UserError(f"model.decoder.cross_layers={config.cross_layers}: there are {config.layers} layers")
+        raise UserError(f"model.decoder.cross_layers={config.cross_layers}: there are {config.layers} layers; "
+                        f"name some of 1 to {config.layers}")  # fmt: skip
     return sorted(set(config.cross_layers)) or list(range(config.layers // 2 + 1, config.layers + 1))
 
 
