@@ -191,3 +191,18 @@ def test_a_layer_has_the_tags_that_it_asks_for(shift):
 def test_a_layer_of_a_tag_that_the_examples_lack_is_refused(shift):
     with pytest.raises(UserError, match="reads the tag target_language of the examples; they have corpus"):
         model_of(Spec((TokenSource(V),), V, tags={"corpus": ["a"]}), encoder=shift)
+
+
+def test_gates_of_one_encoder_are_not_taken_for_those_of_all():
+    from s2s.criterions.terms.cross_entropy import CrossEntropyConfig
+    from s2s.criterions.terms.depth import DepthConfig
+    from s2s.models.encoders.dynamic_depth import DynamicDepthConfig
+    from tests.specs import criterion_of
+
+    encoder = DynamicDepthConfig(layers=2, width=16, heads=2, ffn_width=24)
+    decoder = DecoderConfig(layers=2, width=16, heads=2, ffn_width=24)
+    config = TransformerConfig(encoder=encoder, decoder=decoder, bridge=FlatConfig())
+    model = Transformer(config, Spec((TokenSource(V), TokenSource(V)), V, shared=True, alike=True))
+    assert model.encode(*Inputs((padded(FIRST), padded(SECOND)))).auxiliary == {}
+    with pytest.raises(UserError, match="depth counts the gates of one encoder, and the task has several sources"):
+        criterion_of(CrossEntropyConfig(), DepthConfig()).check(model)

@@ -39,6 +39,9 @@ class Depth(Term):
         """It needs gates."""
         if model.encoder is None or not hasattr(model.encoder, "gates"):
             raise UserError(f"criterion.terms: {self.name} needs model.encoder=dynamic_depth")
+        if getattr(model.bridge, "several_sources", False):
+            raise UserError(f"criterion.terms: {self.name} counts the gates of one encoder, and the task has several "
+                            "sources")  # fmt: skip
 
     def count(self, batch: Batch) -> int:
         """Examples."""

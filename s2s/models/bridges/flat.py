@@ -48,8 +48,15 @@ class FlatBridge(TopBridge):
             lengths,
             length_mask(lengths, places.size(1)),
             _segments(memories, places),
-            {name: value for memory in memories for name, value in memory.auxiliary.items()},
+            _alone(memories),
         )
+
+
+def _alone(memories: list[Memory]) -> dict[str, Tensor]:
+    """Auxiliary outputs that one encoder alone has. What several have means none of them, and no part may take it for
+    all."""
+    names = [name for memory in memories for name in memory.auxiliary]
+    return {name: value for memory in memories for name, value in memory.auxiliary.items() if names.count(name) == 1}
 
 
 def _segments(memories: list[Memory], places: Tensor) -> Tensor | None:
