@@ -36,7 +36,7 @@ class Attention:
         self.layers = []  # from 0
         for model in models:
             layers, heads = model.attention_shape
-            layer = config.alignment_layer or max(1, layers - 1)
+            layer = config.alignment_layer or _default(model, layers)
             for key, value, count in (("layer", layer, layers), ("head", self.head or 1, heads)):
                 if value > count:
                     raise UserError(f"decode.alignment_{key}={value}: the decoder has only {count} {key}s")
@@ -64,6 +64,14 @@ class Attention:
             total = total + (weights.mean(dim=1) if self.head is None else weights[:, self.head - 1])
         mean = (total / len(self.models)).cpu().numpy()
         return [rows[:, :length] for rows, length in zip(mean, lengths.tolist(), strict=True)]
+
+
+def _default(model: EncoderDecoder, layers: int) -> int:
+    """The layer before the last one, from 1, or the nearest that attends to the source."""
+    wanted = max(1, layers - 1)
+    attending = [number for number, layer in enumerate(getattr(model.decoder, "layers", ()), 1)
+                 if getattr(layer, "attends", True)]  # fmt: skip
+    return min(attending, key=lambda number: abs(number - wanted), default=wanted)
 
 
 def position_symbols(task, model: EncoderDecoder, source: Any, size: int) -> list[str]:

@@ -234,7 +234,8 @@ class DecodeConfig:
     )
     alignment_layer: int | None = option(
         None,
-        "decoder layer, from 1, whose attention gives alignments and coverage; null: the last but one",
+        "decoder layer, from 1, whose attention gives alignments and coverage; null: the last but one, or the nearest "
+        "that attends",
         at_least=1,
         at_most=1000,
     )

@@ -76,7 +76,15 @@ REFUSED |= {
     ("encoder", "dynamic_depth", "packed"): "examples of a packed row would see each other",
     ("encoder", "dynamic_depth", "unpad"): "unknown key 'model.encoder.unpad'",
     ("encoder", "dynamic_depth", "post"): "model.encoder=dynamic_depth has pre only",
-    ("decoder", "groups", "auxiliary"): "model.decoder=groups fuses layers",
+    ("decoder", "groups", "auxiliary"): "model.decoder=groups fuses its layers",
+    ("layer", "conformer", "packed"): "examples of a packed row would see each other",
+    ("layer", "e_branchformer", "packed"): "examples of a packed row would see each other",
+    ("layer", "conformer", "post"): "model.encoder.layer=conformer has pre only",
+    ("layer", "e_branchformer", "post"): "model.encoder.layer=e_branchformer has pre only",
+}
+REFUSED |= {
+    ("layer", layer, "unpad"): f"model.encoder.layer={layer} sees its neighbours"
+    for layer in ("conformer", "e_branchformer", "fconv", "light_convolution", "dynamic_convolution")
 }
 PARTS = [
     (kind, name) for kind in KINDS for name in registry.COMPONENTS[kind] if (kind, name) not in ELSEWHERE

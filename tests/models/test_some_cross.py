@@ -6,6 +6,8 @@ import torch
 from s2s.backends.prepare import is_native, prepare
 from s2s.config import compose
 from s2s.data.batch import Inputs, Source
+from s2s.decoding.alignment import Attention
+from s2s.decoding.config import DecodeConfig
 from s2s.errors import UserError
 from s2s.models.claims import departure, step_departure
 from s2s.models.transformer import Transformer
@@ -74,3 +76,9 @@ def test_fewer_operations_are_counted():
     memory, target = 13, 8
     cross = 2 * (2 * memory * 2 * D * D + 2 * target * 2 * D * D) + 4 * 2 * D * (9 * 5 + 4 * 3)
     assert plain.decoder.flops(*lengths) - some.decoder.flops(*lengths) == cross
+
+
+def test_an_alignment_is_that_of_the_nearest_layer_that_attends():
+    for layers, expected in (([4], 4), ([1, 2], 2), ([1, 4], 4), ([3], 3), ([1, 2, 3, 4], 3)):
+        model = model_of(f"decoder.cross_layers={layers}".replace(" ", ""))
+        assert Attention([model], DecodeConfig()).layers == [expected - 1], layers

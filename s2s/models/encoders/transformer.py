@@ -58,6 +58,9 @@ class TransformerEncoder(nn.Module):
         self.config, self.width = config, config.width
         self.layers = layers_of(config, shared)
         self.unpads = all(getattr(layer, "unpads", False) for layer in self.layers)
+        if config.unpad and not self.unpads:
+            raise UserError(f"model.encoder.unpad=true: model.encoder.layer={config.layer.type} sees its "
+                            "neighbours, and needs rows with their padding; leave unpad out")  # fmt: skip
         self.segmented = all(getattr(layer, "segmented", False) for layer in self.layers)
         self.needed: tuple[int, ...] = ()
         self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
