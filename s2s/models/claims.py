@@ -1,9 +1,10 @@
-"""What a fast path may stand in for: it is claimed, never assumed.
+"""Which classes a fast path may replace: a class has to declare it.
 
-A kernel, an export or a prepacked weight takes the place of code that it was written beside. A subclass may compute
-something else, and so it has the plain path unless it says `stands_for = ITS_PARENT` in its own body: what it adds
-changes nothing that the parent computes. One that says `steps_for = ITS_PARENT` has only the compiled step: that step
-reads from it all that it computes, and what reads weights elsewhere, an export, does not.
+A kernel, an export or a prepacked weight replaces the code of one known class. A subclass may compute something else,
+so it takes the plain path by default. Two declarations in the body of a subclass change that:
+
+- `stands_for = ITS_PARENT`: the subclass computes the same as its parent, and every fast path may replace it.
+- `steps_for = ITS_PARENT`: only the compiled step may replace it. Exports, which read weights by themselves, refuse it.
 """
 
 import inspect
@@ -28,7 +29,7 @@ WHOLE = ("encode", "decode", "cross_attention", *STEP)
 
 
 def step_departure(model: nn.Module) -> str | None:
-    """What in a decoder's step is not what the compiled step computes, in words; None: nothing."""
+    """Why the compiled step cannot replace a model's step, in words; None: it can."""
     if not isinstance(model, EncoderDecoder):
         return f"there are none for a {type(model).__name__}"
     if model.decoder is None:
@@ -38,7 +39,7 @@ def step_departure(model: nn.Module) -> str | None:
 
 
 def departure(model: nn.Module) -> str | None:
-    """What in a model is not what the Transformer computes, in words; None: nothing."""
+    """Where a model computes something other than the Transformer, in words; None: nowhere."""
     if not isinstance(model, EncoderDecoder):
         return f"the model is a {type(model).__name__}"
     parts = {"frontend": TokenFrontend, "encoder": TransformerEncoder, "bridge": TopBridge,
@@ -47,8 +48,8 @@ def departure(model: nn.Module) -> str | None:
 
 
 def lacks_blocks(model: nn.Module) -> str | None:
-    """Why a model cannot advance by several positions at once, in words; None: it can. What overrides `step` has to
-    override `step_block` too."""
+    """Why a model cannot advance by several positions at once, in words; None: it can. A class that overrides `step`
+    has to override `step_block` too."""
     for part in filter(None, (model, getattr(model, "decoder", None))):
         if getattr(part, "step_block", None) is None:
             return f"a {type(part).__name__} has no step_block"
@@ -59,8 +60,8 @@ def lacks_blocks(model: nn.Module) -> str | None:
 
 
 def ours(module: nn.Module) -> bool:
-    """Whether a module does no more with its linear maps than to call them, so that prepacked ones can take their
-    place: one of this toolkit, or one that says so (`packs = True` in its class)."""
+    """Whether prepacked linear maps can replace those of a module, because it does nothing with them but call them.
+    This holds for modules of this toolkit, and for classes with `packs = True` in their body."""
     kind = type(module)
     return kind.__module__.split(".")[0] == "s2s" or kind.__dict__.get("packs", False)
 

@@ -1,4 +1,4 @@
-"""What the parts of a model hand to each other.
+"""The data that the parts of a model exchange.
 
 A model has five parts (s2s/models/encoder_decoder.py): front-end, encoder, bridge, decoder, output.
 
@@ -17,7 +17,7 @@ from s2s.nn.attention import segment_mask
 
 
 class TagSizes(dict[str, int]):
-    """How many values each tag of the examples has, by its name. Raises UserError for one that they do not have."""
+    """Number of values of each tag of the examples, by the tag's name. A missing tag raises UserError."""
 
     def __missing__(self, name: str) -> int:
         has = f"they have {', '.join(self)}" if self else "they have none"
@@ -32,11 +32,13 @@ class Shared:
         norm: `pre` or `post`: normalise before each block or after it.
         positions: `sinusoidal`, `learned`, `rotary` or `none`.
         max_positions: Longest sequence, for learned positions only.
-        activation: Of the feed-forward blocks.
-        dropout, embedding_dropout, attention_dropout, activation_dropout: Probabilities of dropping a component of a
-            block's output, of an embedded token, an attention weight, an inner state of a feed-forward block.
-        tags: How many values each tag of the examples has, by its name.
-        log_length_scale: Attention is scaled by the logarithm of the number of keys.
+        activation: Activation function of the feed-forward blocks.
+        dropout: Dropout probability of the output of every block.
+        embedding_dropout: Dropout probability of the embedded input.
+        attention_dropout: Dropout probability of attention weights.
+        activation_dropout: Dropout probability inside the feed-forward blocks.
+        tags: Number of values of each tag of the examples, by the tag's name.
+        log_length_scale: Whether attention logits are multiplied by the logarithm of the number of keys.
     """
 
     norm: str = "pre"
@@ -51,7 +53,7 @@ class Shared:
     log_length_scale: bool = False
 
     def layer(self, stack) -> dict:
-        """Arguments of a `Layer` of a stack of this size (`layers, width, heads, kv_heads, ffn_width`)."""
+        """Arguments of a `Layer`; stack: a config with `width, heads, kv_heads, ffn_width`."""
         return {
             "width": stack.width,
             "heads": stack.heads,
@@ -69,13 +71,13 @@ class Shared:
 
 @dataclasses.dataclass
 class States:
-    """What a front-end makes of a source.
+    """Output of a front-end.
 
     Attributes:
         values: [B, S, D], right-padded.
-        lengths: [B] int64, real positions of each row; a front-end may have changed them.
-        packing: Of rows that hold several examples.
-        tags: Numbers of the tags' values by name, as `Batch.tags`; the model sets them.
+        lengths: [B] int64, real positions of each row; a front-end may change them.
+        packing: Which example each position belongs to, where rows hold several examples.
+        tags: Value numbers of each tag, as in `Batch.tags`; the model sets them.
     """
 
     values: Tensor
@@ -84,21 +86,22 @@ class States:
     tags: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def tags_of_positions(self) -> dict[str, Tensor]:
-        """Numbers of the tags' values: int64 [B, 1], or [B, S] of packed rows."""
+        """Value numbers of each tag, by its name: int64 [B, 1], or [B, S] where rows are packed."""
         return {name: tag_of_positions(tag, self.packing) for name, tag in self.tags.items()}
 
 
 @dataclasses.dataclass
 class Memory:
-    """What the encoder hands to the decoder.
+    """Output of the encoder, which the decoder reads.
 
     Attributes:
-        states: Layer states that were asked for, each [B, S, D]; the last one is the top.
+        states: States of the layers that the bridge or a loss needs, each [B, S, D]; the top layer is the last.
         lengths: [B] int64, real positions of each row; a front-end may have changed them.
-        mask: Bool [B, 1, 1, S], true at real positions; in training perhaps float, to be added to logits of attention.
+        mask: Bool [B, 1, 1, S], true at real positions. In training it may be float and is then added to the attention
+            logits.
         segments: [B, S] int64, which example of its row each position belongs to, where rows are packed; else None.
         auxiliary: Further outputs by name (CTC logits, gate rates).
-        tags: As of States.
+        tags: As in States.
     """
 
     states: list[Tensor]
@@ -113,7 +116,8 @@ class Memory:
         return self.states[-1]
 
     def visible(self, packing: Packing | None = None) -> Tensor:
-        """What a decoder may see: bool [B, 1, 1, S]; of packed target rows [B, 1, T, S], each example its own source.
+        """Mask of the positions that a decoder may see: [B, 1, 1, S]. Where rows are packed it is [B, 1, T, S], and
+        each target example sees its own source only.
 
         Raises:
             ValueError: packed rows on one side only.
@@ -127,14 +131,14 @@ class Memory:
 
 @dataclasses.dataclass
 class DecoderOutput:
-    """Teacher-forced output: the last states and what makes logits of them, so that a loss need never hold [B, T, V].
+    """Output under teacher forcing: the last states and the output layer, so that a loss need never hold [B, T, V].
 
     Attributes:
         states: [B, T, D].
-        output: Called with states and `context`, of all positions or of some of them, [n, ...], it returns their
-            logits or log-probabilities, perhaps -inf where nothing is possible; V may be any number.
-        heads: States of other layers, by their number, for which `output` is meant too, each [B, T, D].
-        context: What else `output` needs of each position, [B, T, ...] (attention to a source that it copies from).
+        output: Output layer. It is called with states and `context` of all or some positions, [n, ...], and returns
+            logits or log-probabilities; -inf marks an impossible symbol. V may be any number.
+        heads: States of other layers, by layer number, that the same output layer reads, each [B, T, D].
+        context: Further inputs of `output` for each position, [B, T, ...], such as attention to the copied source.
     """
 
     states: Tensor
@@ -144,7 +148,7 @@ class DecoderOutput:
 
     @property
     def _linear(self) -> nn.Linear | None:
-        """The output where it is a linear map and nothing else."""
+        """The output layer if it is a plain linear map; else None."""
         output = self.output
         plain = nn.Linear in (type(output), type(output).__dict__.get("stands_for"))
         hooked = output._forward_hooks or output._forward_pre_hooks
@@ -152,16 +156,16 @@ class DecoderOutput:
 
     @property
     def weight(self) -> Tensor | None:
-        """[V, D], where the output is a linear map; None: it is not, or is prepacked for decoding."""
+        """[V, D] if the output layer is a linear map that is not prepacked for decoding; else None."""
         return None if self._linear is None else self._linear.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """[V], where the output is a linear map with a bias."""
+        """[V] if the output layer is a linear map with a bias; else None."""
         return None if self._linear is None else self._linear.bias
 
     def head(self, number: int) -> "DecoderOutput":
-        """The output of one of `heads`."""
+        """The output for the states of one layer of `heads`."""
         return DecoderOutput(self.heads[number], self.output, {}, self.context)
 
     def logits(self) -> Tensor:
@@ -172,24 +176,24 @@ class DecoderOutput:
 class DecoderState(Protocol):
     """State of B sentences x K rows, opaque to the search; row b*K + k is row k of sentence b.
 
-    A sentence can take the place of another: each has its own position.
+    Each sentence has its own position, so that a new sentence can replace one that is finished.
     """
 
     def empty(self, slots: int) -> "DecoderState":
-        """A state of the same kind with places for so many sentences, all of them free."""
+        """A state of the same kind with `slots` places for sentences, all free."""
 
     def reorder(self, parents: Tensor) -> None:
-        """Row r goes on from row parents[r] of the same sentence; parents: [R] int64."""
+        """Row r continues row parents[r] of the same sentence; parents: [R] int64."""
 
     def admit(self, slots: Tensor, other: "DecoderState", which: Tensor) -> None:
-        """Sentences `which` of a state that is fresh from `start` take these places; both [n] int64."""
+        """Put sentences `which` of a state that `start` has just returned into the places `slots`; both [n] int64."""
 
     def free(self, slots: Tensor) -> None:
-        """These places are free: they need no more memory, however long they stay so."""
+        """Mark places as free. A free place needs no more memory, however long it stays free."""
 
     def release(self, keep: Tensor, slots: int) -> None:
-        """Keep these sentences with all their rows as the first of `slots` ones, the other places are free; keep: [B']
-        int64, ascending. What is held is no longer than these sentences need."""
+        """Keep sentences `keep` with all their rows as the first of `slots` places, and free the other places. Tensors
+        shrink to the length that these sentences need. keep: [B'] int64, ascending."""
 
     @property
     def nbytes(self) -> int:

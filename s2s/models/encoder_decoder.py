@@ -2,9 +2,9 @@
 
     source -> front-end -> States -> encoder -> Memory -> bridge -> what each decoder layer sees -> decoder -> output
 
-Each part is a module that knows nothing of the others. Of several sources each has a front-end and an encoder, its own
-or those of the first, and the bridge joins their memories. A model without an encoder is a language model; one without
-a decoder writes by CTC on its encoder.
+Each part is a module that knows nothing of the others. Where there are several sources, each has a front-end and an
+encoder, its own or those of the first source, and the bridge joins their memories. A model without an encoder is a
+language model. A model without a decoder writes its output by CTC on the encoder.
 
 Shapes: B sentences, S source positions, T target positions, K rows a sentence, R = B*K, D width, V vocabulary.
 """
@@ -28,13 +28,13 @@ NO_TAGS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class EncoderDecoder(nn.Module):
-    """What every model is to the rest of the toolkit. A model calls `assemble` in its constructor.
+    """The base class of every model, and its interface to the toolkit. A model calls `assemble` in its constructor.
 
     Attributes:
-        config: Its options.
+        config: The options of the model.
         target_vocabulary_size: V.
-        max_length: Tokens of a source or target at most, EOS among them; None: any number.
-        together: States that a CPU encodes at once when it decodes; None: a whole batch.
+        max_length: Longest source or target in tokens, with EOS; None: no limit.
+        together: Number of states that a CPU encodes at once in decoding; None: a whole batch.
     """
 
     frontend: Any  # a part is a module of any kind, or None
@@ -51,12 +51,12 @@ class EncoderDecoder(nn.Module):
     def assemble(self, frontend: nn.Module | None, encoder: nn.Module | None, bridge: nn.Module,
                  decoder: nn.Module | None, output: nn.Module | None, more_frontends: Sequence[nn.Module] = (),
                  more_encoders: Sequence[nn.Module] = ()) -> None:  # fmt: skip
-        """The parts of a model; those that it does not have are None.
+        """Set the parts of the model. A part that the model does not have is None.
 
         Args:
-            frontend, encoder: Of the first source, or of all.
-            bridge, decoder, output: The others.
-            more_frontends, more_encoders: Of each source after the first; none: it has that of the first.
+            frontend, encoder: Those of the first source, or of all sources.
+            bridge, decoder, output: The other parts.
+            more_frontends, more_encoders: One for each source after the first; empty: all sources share the first.
         """
         self.frontend, self.encoder, self.bridge = frontend, encoder, bridge
         self.decoder, self.output = decoder, output
@@ -64,12 +64,12 @@ class EncoderDecoder(nn.Module):
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Names of the tags that the model reads: those that its modules name in an attribute `tags`."""
-        parts = (module for module in self.modules() if module is not self)
-        return tuple(dict.fromkeys(name for part in parts for name in getattr(part, "tags", ())))
+        """Names of the tags that the model reads. Its modules name them in an attribute `tags`."""
+        modules = (module for module in self.modules() if module is not self)
+        return tuple(dict.fromkeys(name for module in modules for name in getattr(module, "tags", ())))
 
     def tie(self, tokens: nn.Embedding) -> None:
-        """Let the output have the matrix of the embedded tokens. Raises UserError: it has no matrix of that size."""
+        """Share the embedding matrix with the output. Raises UserError: the output has no matrix of that size."""
         weight = getattr(self.output, "weight", None)
         if not isinstance(weight, nn.Parameter) or weight.shape != tokens.weight.shape:
             raise UserError("model.tie_embeddings: the output has no matrix like that of the embedded tokens; "
@@ -78,14 +78,14 @@ class EncoderDecoder(nn.Module):
 
     @staticmethod
     def draw(*modules: nn.Module | None) -> None:
-        """First weights of modules, drawn in this order."""
+        """Draw the initial weights of modules, in this order."""
         for module in modules:
             if module is not None:
                 module.apply(initialise)
 
     @property
     def has_decoder(self) -> bool:
-        """Without one there is no `output`, and nothing from `decode` on."""
+        """Whether there is a decoder. Without one there is no `output`, and no teacher forcing or step."""
         return self.decoder is not None
 
     @property
@@ -95,31 +95,31 @@ class EncoderDecoder(nn.Module):
 
     @property
     def exits(self) -> list[int]:
-        """Encoder layers, from 1, before the last that have CTC too; with them there is `exiting`."""
+        """Encoder layers below the top that have CTC too, from 1. Where there are any, `exiting` can be called."""
         return [] if self.encoder is None else list(self.encoder.exits)
 
     @property
     def auxiliary_heads(self) -> list[int]:
-        """Decoder layers, from 1, whose states predict the target too."""
+        """Decoder layers below the top whose states predict the target too, from 1."""
         return self.decoder.heads if self.has_decoder else []
 
     @property
     def attention_shape(self) -> tuple[int, int]:
-        """Layers and heads of `cross_attention`, whose layers count from 0."""
+        """Numbers of layers and heads of `cross_attention`."""
         return self.decoder.attention_shape
 
     def stacks(self) -> list[nn.ModuleList]:
-        """The layers of encoder and decoder, which are called as modules."""
+        """The layers of each encoder and of the decoder. An update calls each layer as a module."""
         parts = (self.encoder, *self.more_encoders, self.decoder)
         return [part.layers for part in parts if part is not None]
 
     def memory_length(self, length: int) -> int:
-        """Positions in the Memory of a source of so many tokens or frames, at most; of several sources, of each."""
+        """Most positions in the Memory of a source of `length` tokens or frames; the same holds for each source."""
         return length if self.frontend is None else self.frontend.most(length)
 
     def encode(self, sources: tuple[Source, ...], tags: Mapping[str, Tensor] = NO_TAGS) -> Memory:
-        """The memory of sentences; padded positions hold no meaning. tags: as `Batch.tags`."""
-        if self.encoder is None:  # nothing of a source, whatever it is, but that it is there
+        """The memory of sentences. States at padding have no meaning. tags: as in `Batch.tags`."""
+        if self.encoder is None:  # a language model reads only the number of sentences and their lengths
             source = sources[0]
             segments = source.packing and source.packing.segments
             mask = length_mask(source.lengths, source.values.size(1))
@@ -130,17 +130,17 @@ class EncoderDecoder(nn.Module):
         return memory
 
     def _encode(self, source: Source, number: int) -> Memory:
-        """The memory of the source of this number, with its tags."""
+        """The memory of the source with index `number`."""
         if self.training or self.together is None or source.packing or source.values.device.type != "cpu":
             return self._encode_at_once(source, number)
-        # A few rows of about one length at a time: computing on padding takes as long as on what is real.
+        # A few rows of similar length at a time: computing on padding takes as long as on real positions.
         order = source.lengths.argsort(descending=True)
         sizes, parts, first = source.lengths[order].tolist(), [], 0
         while first < len(sizes):
             rows = order[first : first + max(1, self.together // self.memory_length(sizes[first]))]
             tags = {name: tag[rows] for name, tag in source.tags.items()}
-            part = Source(source.values[rows, : sizes[first]], source.lengths[rows], tags=tags)
-            parts.append(self._encode_at_once(part, number))
+            shorter = Source(source.values[rows, : sizes[first]], source.lengths[rows], tags=tags)
+            parts.append(self._encode_at_once(shorter, number))
             first += len(rows)
         return parts[0] if len(parts) == 1 and sizes == source.lengths.tolist() else _joined(parts, order.argsort())
 
@@ -151,7 +151,7 @@ class EncoderDecoder(nn.Module):
         states = frontend(source)
         states.tags = source.tags
         memory = encoder(states)
-        if hasattr(self.output, "keep"):  # of the positions of the memory, or not at all
+        if hasattr(self.output, "keep"):  # only where they have the positions of the memory
             if _same(memory.lengths, states.lengths):
                 memory.auxiliary["embedded"] = states.values
             if _same(memory.lengths, source.lengths):
@@ -159,7 +159,7 @@ class EncoderDecoder(nn.Module):
         return memory
 
     def _check_segmented(self, **parts: nn.Module) -> None:
-        """Raises UserError: one of these parts does not say that it keeps the examples of a packed row apart."""
+        """Raises UserError if a part does not declare (`segmented`) that it separates the examples of a packed row."""
         for name, part in parts.items():
             if not getattr(part, "segmented", False):
                 options = getattr(self.config, name)
@@ -172,19 +172,24 @@ class EncoderDecoder(nn.Module):
                 )
 
     def _readers(self, number: int) -> tuple[Any, Any]:
-        """Front-end and encoder of a source."""
+        """Front-end and encoder of the source with index `number`."""
         frontend = self.more_frontends[number - 1] if number and self.more_frontends else self.frontend
         return frontend, self.more_encoders[number - 1] if number and self.more_encoders else self.encoder
 
     def ctc_log_probabilities(self, memory: Memory, which: int = -1) -> Tensor:
-        """CTC on the states of an encoder's layer, `memory.states[which]`: log-probabilities [B, S', V], float32 at
-        least, of which PAD is the blank."""
+        """CTC log-probabilities [B, S', V] of the encoder states `memory.states[which]`, in float32 or wider. PAD is
+        the blank."""
         logits = self.encoder.ctc(memory.states[which])
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
 
     def decode(self, memory: Memory, decoder_input: Tensor, packing: Packing | None = None) -> DecoderOutput:
-        """Teacher forcing. decoder_input: [B, T] int64, BOS first, right-padded; packed rows with their packing.
-        Without an encoder the memory is not read."""
+        """The output under teacher forcing. A language model does not read the memory.
+
+        Args:
+            memory: Of the same rows.
+            decoder_input: [B, T] int64, BOS first, right-padded.
+            packing: Which example each position belongs to, where rows are packed.
+        """
         if packing is not None:
             self._check_segmented(decoder=self.decoder)
         mask = memory.visible(packing) if self.decoder.attends else None
@@ -193,90 +198,98 @@ class EncoderDecoder(nn.Module):
         return DecoderOutput(states, self.output, heads, self._context(states, kept, mask))
 
     def _kept(self, memory: Memory) -> tuple[Tensor, ...]:
-        """What an output that reads the source keeps of it, [B, S, ...] each."""
+        """Tensors that an output layer which reads the source keeps of it, [B, S, ...] each."""
         return self.output.keep(memory) if hasattr(self.output, "keep") else ()
 
     def _shown(self, ids: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
-        """What the decoder reads of target ids, [B, T]: an output whose symbols are no fixed ones has a say in it."""
+        """The tokens that the decoder reads for target ids, [B, T]. An output layer without a fixed vocabulary maps ids
+        to tokens."""
         return self.output.shown(ids, *kept) if hasattr(self.output, "shown") else ids
 
     def _context(self, states: Tensor, kept: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Tensor, ...]:
-        """What the output needs beside states [B, T, D]."""
+        """The inputs of the output layer beside states [B, T, D]."""
         return self.output.context(states, *kept, mask) if kept else ()
 
     def _seen(self, memory: Memory) -> list[Tensor]:
-        """What each decoder layer that attends sees."""
+        """The memory states of each decoder layer that has cross-attention."""
         return self.bridge.seen(memory, self.decoder.attending(self.decoder.config)) if self.decoder.attends else []
 
     def cross_attention(self, memory: Memory, decoder_input: Tensor, layer: int) -> Tensor:
-        """Weights of the attention to the memory under teacher forcing, fp32 [B, H, T, S], of a decoder layer, counted
-        from 0."""
+        """Cross-attention weights of a decoder layer under teacher forcing, fp32 [B, H, T, S]; layer: from 0."""
         shown = self._shown(decoder_input, self._kept(memory))
         return self.decoder.cross_attention(self._seen(memory), memory.visible(), shown, layer)
 
     def start(self, memory: Memory, rows: int) -> DecoderState:
-        """State for decoding `rows` rows of each sentence."""
+        """The state before the first step, with `rows` rows for each sentence."""
         return self._with_source(self.decoder.start(self._seen(memory), memory.visible(), rows), memory)
 
     def _with_source(self, state: DecoderState, memory: Memory) -> DecoderState:
-        """The state of a decoder, with what the output keeps of the sources."""
+        """The state of a decoder together with the tensors that the output layer keeps of the sources."""
         kept = self._kept(memory)
         return cast(DecoderState, SourceState(state, kept, memory.visible())) if kept else state
 
     def _logits(self, states: Tensor, state: SourceState) -> Tensor:
-        """Logits of states [B, T, D] of the sentences of a state."""
+        """Logits of decoder states [B, T, D]; state: of the same sentences."""
         return self.output(states, *self._context(states, state.values, state.mask))
 
     def step(self, tokens: Tensor, state: DecoderState, output: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Advance every row by one token. tokens: [R] int64; output: [B, K, D] -> [B, K, V'], in place of the model's
-        own. Returns logits [R, V] or [R, V']."""
+        """Advance every row by one token.
+
+        Args:
+            tokens: [R] int64.
+            state: Of these rows; it is changed in place.
+            output: A map [B, K, D] -> [B, K, V'] that replaces the output layer; None: the output layer.
+
+        Returns:
+            Logits [R, V] or [R, V'].
+        """
         if isinstance(state, SourceState):
             shown = self._shown(tokens.view(len(state.mask), -1), state.values).flatten()
             return self._logits(self.decoder.step(shown, state.inner), state).flatten(0, 1)
         return (output or self.output)(self.decoder.step(tokens, state)).flatten(0, 1)
 
     def start_blocks(self, memory: Memory) -> DecoderState:
-        """State for decoding one hypothesis of each sentence, several positions at once."""
+        """The state before the first step, for one hypothesis a sentence that advances by several positions at once."""
         return self._with_source(self.decoder.start_blocks(self._seen(memory), memory.visible()), memory)
 
     def step_block(self, tokens: Tensor, state: DecoderState) -> Tensor:
-        """Advance every sentence by T tokens, each seen by those after it. tokens: [B, T] int64. Returns logits
+        """Advance every sentence by T tokens; each token sees those before it. tokens: [B, T] int64. Returns logits
         [B, T, V]."""
         if isinstance(state, SourceState):
             return self._logits(self.decoder.step_block(self._shown(tokens, state.values), state.inner), state)
         return self.output(self.decoder.step_block(tokens, state))
 
     def light(self, **parts: nn.Module | None) -> "EncoderDecoder":
-        """A copy with some parts replaced; weights are shared, and this model stays as it is."""
+        """A copy of the model with some parts replaced. The weights are shared, and this model does not change."""
         other = copy.copy(self)
         other._modules = {**self._modules, **parts}
         return other
 
     def mixing(self, shares: list[float]) -> "EncoderDecoder":
-        """This model, whose logits are a weighted sum of those of `auxiliary_heads` and the top's (S064); weights are
-        shared. With one output matrix for all of them it is a sum of states. shares: of each head."""
+        """A copy that mixes the logits of `auxiliary_heads` with those of the top layer; the weights are shared. All
+        heads have one output matrix, so the copy mixes states. shares: the weight of each head."""
         decoder = copy.copy(self.decoder)
         decoder.shares = dict(zip(self.auxiliary_heads, shares, strict=True))
         return self.light(decoder=decoder)
 
     def exiting(self, layer: int | None, confidence: float | None) -> "EncoderDecoder":
-        """This model with early exits, as CTC alone (S035); weights are shared.
+        """A copy with early exits and CTC as its only output; the weights are shared.
 
         Args:
-            layer: One of `exits`, the last that is computed; None: all are.
-            confidence: An utterance goes no further than the first of `exits` where CTC's best label has this
-                probability (its geometric mean over the positions); None: all go on.
+            layer: The last encoder layer that is computed, one of `exits`; None: the top layer.
+            confidence: An utterance stops at the first layer of `exits` where the geometric mean, over positions, of
+                the best label's CTC probability reaches this value; None: no utterance stops early.
         """
         return self.light(encoder=self.encoder.exiting(layer, confidence), decoder=None, output=None)
 
     def flops(self, source: Tensor, target: Tensor, *more: Tensor) -> int:
-        """Floating-point operations of all matrix products and convolutions of a forward pass over examples of these
-        lengths, [B] int64 each; attention counts whole, causal or not.
+        """Floating-point operations of all matrix products and convolutions of a forward pass. Causal attention counts
+        as much as full attention.
 
         Args:
-            source: Of the first source.
-            target: Of the target.
-            more: Of the other sources, whose memories are counted as if they were one after the other.
+            source: Lengths of the first source, [B] int64.
+            target: Lengths of the target, [B] int64.
+            more: Lengths of each further source, [B] int64. The decoder's attention counts the sum of all memories.
         """
         total, memory = 0, source
         if self.encoder is not None:
@@ -296,7 +309,7 @@ def _same(lengths: Tensor, others: Tensor) -> bool:
 
 
 def _joined(parts: list[Memory], places: Tensor) -> Memory:
-    """Rows that were encoded apart as one batch, in which row i is the one of number places[i] among theirs."""
+    """One batch of rows that were encoded in parts: row i of the batch is row places[i] of the concatenated parts."""
     size = max(part.top.size(1) for part in parts)
     lengths = torch.cat([part.lengths for part in parts])[places]
     columns = zip(*(part.states for part in parts), strict=True)

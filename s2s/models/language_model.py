@@ -1,7 +1,7 @@
-"""A language model: the Transformer's decoder without a memory, to be trained on targets and to rate hypotheses.
+"""Language model: a Transformer decoder without a memory. It is trained on targets and scores hypotheses.
 
-For the rest of the toolkit it is an encoder-decoder that looks at nothing of its source but how many sentences there
-are: so it has the criterions, the trainer, the states and the kernels of one.
+The rest of the toolkit treats it as an encoder-decoder that reads only the number of source sentences. So it uses the
+same criterions, trainer, states and kernels.
 
 Shapes: V vocabulary.
 """
@@ -47,8 +47,8 @@ class LanguageModel(EncoderDecoder):
     """The language model.
 
     Args:
-        config: Its options.
-        spec: No sources.
+        config: The options of the model.
+        spec: The task, without sources.
 
     Raises:
         UserError: widths and heads that do not fit together, a task with a source, a decoder that needs a memory.

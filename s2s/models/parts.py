@@ -1,4 +1,4 @@
-"""Which parameters of a model are meant: its parts, and patterns of names."""
+"""Selection of parameters of a model: by its parts, and by patterns of names."""
 
 import re
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from s2s.errors import UserError
 
 MORE = re.compile(r"^more_(frontend|encoder)s\.\d+\.")  # of the sources after the first
 PARTS = ("embeddings", "encoder", "bridge", "decoder")
-# Beginnings of the names of what has a row for each symbol, and of what goes with it.
+# Prefixes of the names of parameters with a row for each symbol, and of those beside them.
 EMBEDDINGS = (
     "frontend.embedding.",
     "frontend.tokens.",
@@ -24,8 +24,8 @@ EMBEDDINGS = (
 
 
 def part_of(name: str) -> str:
-    """The part that a parameter belongs to, by its name; a front-end's belong to the encoder, and those of all sources
-    have their parts together."""
+    """The part that a parameter belongs to, by its name. A front-end belongs to the encoder, and the encoders of all
+    sources are one part."""
     name = MORE.sub(r"\1.", name)
     if name.startswith(EMBEDDINGS):
         return "embeddings"
@@ -34,15 +34,15 @@ def part_of(name: str) -> str:
 
 
 def counts(model: nn.Module) -> dict[str, int]:
-    """How many numbers each part has, shared ones counted once."""
-    found: dict[str, int] = {}
+    """Number of parameters of each part; a shared matrix counts once."""
+    sizes: dict[str, int] = {}
     for name, p in model.named_parameters():
-        found[part_of(name)] = found.get(part_of(name), 0) + p.numel()
-    return found
+        sizes[part_of(name)] = sizes.get(part_of(name), 0) + p.numel()
+    return sizes
 
 
 def all_names(model: nn.Module) -> dict[str, list[str]]:
-    """Every parameter's name as in `named_parameters`, and all of its names: a matrix that is shared has several."""
+    """All names of each parameter, by its name in `named_parameters`. A shared matrix has several names."""
     names: dict[int, list[str]] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(p), []).append(name)
@@ -50,31 +50,31 @@ def all_names(model: nn.Module) -> dict[str, list[str]]:
 
 
 def select(model: nn.Module, patterns: Iterable[str], key: str) -> set[str]:
-    """Names of the parameters that are meant.
+    """Names of the parameters that match any of several patterns.
 
     Args:
         model: The model.
-        patterns: Each a part (`encoder`), or a pattern with * of a name or of its beginning up to a dot
-            (`encoder.layers.0`, `*norm`, `decoder.layers.*.cross`). A shared matrix is meant by any of its names.
-        key: The option that they come from.
+        patterns: Each is a part (`encoder`), or a pattern with * that matches a name or a prefix of it up to a dot
+            (`encoder.layers.0`, `*norm`, `decoder.layers.*.cross`). A shared matrix matches by any of its names.
+        key: The option that holds the patterns, for errors.
 
     Raises:
-        UserError: a pattern that matches nothing; the message names the nearest that would.
+        UserError: a pattern that matches nothing; the message suggests the closest name.
     """
     names, selected = all_names(model), set()
     for pattern in patterns:
-        found = {first for first, several in names.items() if any(_meant(name, pattern) for name in several)}
-        if not found:
+        matching = {first for first, several in names.items() if any(_meant(name, pattern) for name in several)}
+        if not matching:
             parameters = [name.split(".") for several in names.values() for name in several]
             known = {".".join(words[:length]) for words in parameters for length in range(1, len(words) + 1)}
             (close,) = get_close_matches(pattern, sorted({*known, *PARTS}), n=1, cutoff=0.0)
             raise UserError(f"{key}: '{pattern}' matches no parameter of the model; did you mean '{close}'?")
-        selected |= found
+        selected |= matching
     return selected
 
 
 def _meant(name: str, pattern: str) -> bool:
-    """Whether a pattern means a parameter of this name."""
+    """Whether a pattern matches a parameter of this name."""
     if pattern in PARTS:
         return part_of(name) == pattern
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")

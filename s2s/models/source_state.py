@@ -1,4 +1,4 @@
-"""State of a decoder whose output reads the source: what the output keeps of each sentence goes where that goes.
+"""State of a decoder whose output layer reads the source: tensors of each source move together with its sentence.
 
 Shapes: B sentences, S memory positions.
 """
@@ -10,11 +10,11 @@ from s2s.nn.slots import kept
 
 
 class SourceState:
-    """A DecoderState with tensors of each sentence's source beside it.
+    """A DecoderState, and tensors of the source of each sentence.
 
     Args:
-        inner: Of the decoder alone.
-        values: [B, S, ...] each.
+        inner: The state of the decoder.
+        values: Tensors of the sources, [B, S, ...] each.
         mask: Bool [B, 1, 1, S], true at real positions.
     """
 
@@ -22,37 +22,37 @@ class SourceState:
         self.inner, self.values, self.mask = inner, values, mask
 
     def empty(self, slots: int) -> "SourceState":
-        """A state like this one with places for so many sentences, all of them free."""
+        """A state of the same kind with `slots` places for sentences, all free."""
         state = SourceState(self.inner.empty(slots), self.values, self.mask)
         state._keep(self.mask.new_zeros(0, dtype=int), slots)
         return state
 
     def reorder(self, parents: Tensor) -> None:
-        """Row r goes on from row parents[r] of the same sentence."""
+        """Row r continues row parents[r] of the same sentence."""
         self.inner.reorder(parents)
 
     def admit(self, slots: Tensor, other: "SourceState", which: Tensor) -> None:
-        """Sentences `which` of another state, fresh from `start`, take these places."""
+        """Put sentences `which` of a state that `start` has just returned into the places `slots`."""
         self.inner.admit(slots, other.inner, which)
         more = other.mask.size(3) - self.mask.size(3)
         if more > 0:
             self._resize(more)
-        tensors = zip((*self.values, self.mask[:, 0, 0]), (*other.values, other.mask[:, 0, 0]), strict=True)
-        for mine, theirs in tensors:
-            mine[slots] = 0
-            mine[slots, : theirs.size(1)] = theirs[which]
+        pairs = zip((*self.values, self.mask[:, 0, 0]), (*other.values, other.mask[:, 0, 0]), strict=True)
+        for own, new in pairs:
+            own[slots] = 0
+            own[slots, : new.size(1)] = new[which]
 
     def _resize(self, more: int) -> None:
-        """Have so many more positions."""
+        """Add `more` positions."""
         self.values = tuple(_longer(x, more) for x in self.values)
         self.mask = nn.functional.pad(self.mask, (0, more))
 
     def free(self, slots: Tensor) -> None:
-        """These places are free."""
+        """Mark places as free."""
         self.inner.free(slots)
 
     def release(self, keep: Tensor, slots: int) -> None:
-        """Keep these sentences as the first of `slots` ones; the other places are free."""
+        """Keep sentences `keep` as the first of `slots` places, and free the other places."""
         self.inner.release(keep, slots)
         self._keep(keep, slots)
 
@@ -60,10 +60,10 @@ class SourceState:
         size = max(1, int(self.mask[keep].flatten(1).sum(1).amax())) if len(keep) else 1
         self.values = tuple(kept(x[:, :size], keep, slots) for x in self.values)
         self.mask = kept(self.mask[:, :, :, :size], keep, slots)
-        self.mask[len(keep) :, :, :, 0] = True  # a free place sees something, whatever it is
+        self.mask[len(keep) :, :, :, 0] = True  # a free place needs one visible position: a softmax over none is NaN
 
     def rewind(self, counts: Tensor) -> None:
-        """Each sentence takes back so many of its last positions."""
+        """Drop the last counts[b] positions of each sentence b."""
         self.inner.rewind(counts)
 
     @property

@@ -1,5 +1,5 @@
-"""Speech to text: an encoder of features (Transformer, Conformer, E-Branchformer) with CTC, the Transformer's decoder,
-or both: their options, and the parts together.
+"""Speech to text: an encoder of features (Transformer, Conformer, E-Branchformer) with a CTC output, a Transformer
+decoder, or both.
 
 Shapes: V vocabulary.
 """
@@ -22,10 +22,10 @@ from s2s.nn.embedding import Embedding
 from s2s.nn.feedforward import ACTIVATIONS
 from s2s.registry import find
 
-# Positions that a CPU encodes at once in decoding: not faster for being more (tests/benchmarks/joint.py).
+# Positions that a CPU encodes at once in decoding; more are not faster (tests/benchmarks/joint.py).
 TOGETHER = 512
 
-MOVED = {  # options of s2s 0.1, and what they are now (s2s/checkpoint/former.py)
+MOVED = {  # options of s2s 0.1 and their names now (s2s/checkpoint/former.py)
     "encoder": "encoder.layer",  # its `type`
     "encoder.kernel": "encoder.layer.kernel",
     "encoder.subsampling": "frontend.factor",
@@ -45,7 +45,7 @@ class SpeechDecoderConfig(DecoderConfig):
 
 @dataclasses.dataclass
 class SpeechConfig:
-    """Options of a model of speech. Decoder and output are those of the Transformer, pre-norm."""
+    """Options of a speech model. The decoder and the output are those of the Transformer, pre-norm."""
 
     MOVED: ClassVar[dict[str, str]] = MOVED
     type: str = option("speech", "component")
@@ -74,11 +74,11 @@ class SpeechConfig:
 
 
 class SpeechModel(EncoderDecoder):
-    """A model of recordings.
+    """The speech model.
 
     Args:
-        config: Its options.
-        spec: One source of features.
+        config: The options of the model.
+        spec: The task, with one source of features.
 
     Raises:
         UserError: sizes that do not fit together, a model without any output, or sources of another kind.

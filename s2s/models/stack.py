@@ -8,7 +8,7 @@ from s2s.errors import UserError
 
 @dataclasses.dataclass
 class StackConfig:
-    """Size of one side."""
+    """Size of the encoder or of the decoder."""
 
     layers: int = option(6, "number of layers", at_least=1, at_most=1000)
     width: int = option(512, "model width D", at_least=1, at_most=65_536)
@@ -27,7 +27,13 @@ class DecoderConfig(StackConfig):
 
 
 def check_heads(key: str, stack: StackConfig, positions: str) -> None:
-    """The arithmetic of heads. Raises UserError."""
+    """Raise UserError where the heads do not divide the width, or a width is odd.
+
+    Args:
+        key: The option that holds the stack, for errors.
+        stack: The size.
+        positions: `rotary` requires an even head width too.
+    """
     if stack.width % stack.heads:
         raise UserError(f"{key}.width={stack.width} is not a multiple of {key}.heads={stack.heads}")
     if stack.kv_heads is not None and (stack.kv_heads < 1 or stack.heads % stack.kv_heads):

@@ -1,4 +1,4 @@
-"""The Transformer encoder-decoder (Vaswani et al. 2017), pre-norm by default: its options, and its parts together.
+"""The Transformer encoder-decoder (Vaswani et al. 2017), pre-norm by default: its options, and how it is assembled.
 
 Shapes: D model width, V vocabulary.
 """
@@ -68,8 +68,8 @@ class Transformer(EncoderDecoder):
     """The Transformer.
 
     Args:
-        config: Its options.
-        spec: Sources of the kind that its front-end reads: one, or several, whose memories its bridge joins.
+        config: The options of the model.
+        spec: The task. Its sources are of the kind that the front-end reads; the bridge joins several sources.
 
     Raises:
         UserError: widths, heads or ties that do not fit together, or sources of another kind.
@@ -91,7 +91,7 @@ class Transformer(EncoderDecoder):
         frontend = kinds["frontend"](config.frontend, spec.sources[0], config.encoder.width, shared)
         matrix = frontend.tokens is not None and frontend.tokens.embedding_dim == config.encoder.width
         tie = _tie(config, spec.shared, matrix, getattr(kinds["embedding"], "ties", False))
-        # An output whose symbols are no fixed ones shows the decoder source tokens.
+        # The decoder reads source tokens where the output layer has no fixed vocabulary.
         size = spec.sources[0].size if hasattr(kinds["output"], "shown") else spec.target_size
         target = (frontend.tokens if tie in ("inputs", "all")
                   else kinds["embedding"](config.embedding, size, width))  # fmt: skip
@@ -109,8 +109,8 @@ class Transformer(EncoderDecoder):
                      for source in spec.sources[1:] if config.share_sources != "all"]  # fmt: skip
         encoders = [kinds["encoder"](config.encoder, shared)
                     for _ in spec.sources[1:] if config.share_sources == "none"]  # fmt: skip
-        for one in (encoder, *encoders):
-            one.needed = bridge.needs
+        for stack in (encoder, *encoders):
+            stack.needed = bridge.needs
         self.assemble(frontend, encoder, bridge, decoder, output, frontends, encoders)
         others = (part for part in decoder.children() if part is not embedding)
         self.draw(frontend, embedding, encoder, bridge, *others, output, *frontends, *encoders)
@@ -119,7 +119,7 @@ class Transformer(EncoderDecoder):
 
 
 def _check_deleting(config: TransformerConfig, kinds: dict[str, Any]) -> None:
-    """An encoder that deletes positions needs a bridge, a decoder and an output that know of it. Raises UserError."""
+    """Raise UserError where the encoder deletes positions and the bridge, the decoder or the output needs them all."""
     if not getattr(kinds["encoder"], "deletes", False):
         return
     knows = {"bridge": not getattr(kinds["bridge"], "several_sources", False),
@@ -132,7 +132,13 @@ def _check_deleting(config: TransformerConfig, kinds: dict[str, Any]) -> None:
 
 
 def _check_several(config: TransformerConfig, spec: Spec, joins: bool) -> None:
-    """What concerns several sources, which the bridge joins or not. Raises UserError."""
+    """Raise UserError where the bridge or `share_sources` does not fit the number of sources.
+
+    Args:
+        config: The options of the model.
+        spec: The task.
+        joins: Whether the bridge joins several sources.
+    """
     bridge, several = f"model.bridge={config.bridge.type}", len(spec.sources) > 1
     if several and not joins:
         raise UserError(f"{bridge} sees one source, and the task has {len(spec.sources)}; try model.bridge=flat")
@@ -146,8 +152,8 @@ def _check_several(config: TransformerConfig, spec: Spec, joins: bool) -> None:
 
 
 def shared_options(config, spec: Spec) -> Shared:
-    """What the parts of a model share, of its options and of the task; options that it does not have are Shared's
-    own."""
+    """The options of a model and of its task that all parts share. An option that the model lacks has the default of
+    Shared."""
     options = {field.name: getattr(config, field.name) for field in dataclasses.fields(Shared)
                if hasattr(config, field.name)}  # fmt: skip
     if options["embedding_dropout"] is None:
@@ -156,8 +162,17 @@ def shared_options(config, spec: Spec) -> Shared:
 
 
 def _tie(config: TransformerConfig, shared_vocabulary: bool, matrix: bool, target_matrix: bool) -> str:
-    """The kind of tying, `auto` resolved; matrix: the front-end has one as wide as the encoder; target_matrix: what the
-    decoder reads has one. Raises UserError where matrices cannot be one."""
+    """The kind of tying, with `auto` resolved.
+
+    Args:
+        config: The options of the model.
+        shared_vocabulary: Whether source and target have one vocabulary.
+        matrix: Whether the front-end has an embedding matrix as wide as the encoder.
+        target_matrix: Whether the embedding of the decoder is a matrix.
+
+    Raises:
+        UserError: matrices that cannot be shared.
+    """
     tie = config.tie_embeddings
     reason = None
     if not target_matrix:
