@@ -62,23 +62,30 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def split(self, qkv: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [B, H, T, d], keys and values [B, G, T, d] of what the fused product gives, [B, T, (H + 2G) * d];
-        positions: [B, T], for rotary ones; None: 0 ..."""
+        """Split the result of the fused product, [B, T, (H + 2G) * d].
+
+        Args:
+            qkv: That result.
+            positions: [B, T], for rotary positions; None: 0, 1 ...
+
+        Returns:
+            Queries [B, H, T, d], keys and values [B, G, T, d].
+        """
         q, k, v = qkv.split(self.sizes, dim=-1)
         q, k, v = heads_of(q, self.heads), heads_of(k, self.kv_heads), heads_of(v, self.kv_heads)
         return (rotate(q, positions), rotate(k, positions), v) if self.rotary else (q, k, v)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, real: RealTokens | None = None) -> Tensor:
-        """Whole sequences.
+        """Attention over whole sequences.
 
         Args:
-            x: [B, T, D], or with `real` [P, D].
-            mask: Bool [B, 1, 1 or T, T], true where a key may be seen, in place of causal attention. None with causal
-                attention over right-padded rows, where no real position sees a padded one.
-            real: Where the tokens of x lie in their rows, if x is without padding.
+            x: [B, T, D]; with `real`, [P, D].
+            mask: Bool [B, 1, 1 or T, T], true where a query may see a key; it replaces the causal mask. Causal
+                attention over right-padded rows needs none, because no real position sees padding.
+            real: The places of the tokens in their rows, if x has no padding.
 
         Returns:
-            As x.
+            The shape of x.
         """
         qkv = self.qkv(x)
         q, k, v = self.split(qkv if real is None else real.pad(qkv))
@@ -89,13 +96,21 @@ class SelfAttention(nn.Module):
         return self.output(attended if real is None else real.unpad(attended))
 
     def step(self, x: Tensor, state, n: int) -> Tensor:
-        """One position of every row: x [B, K, D], with the keys and values that `state` holds of layer n, to which this
-        position's are added. Returns [B, K, D]."""
+        """Attention of one position of every row.
+
+        Args:
+            x: [B, K, D].
+            state: Holds the keys and values of the earlier positions; those of this position are added.
+            n: Number of the layer in the state.
+
+        Returns:
+            [B, K, D]
+        """
         return self.output(state.attend(n, self.qkv(x), self))
 
 
 class CrossAttention(nn.Module):
-    """Attention of the decoder over the encoder's states, whose keys and values are computed once a sentence.
+    """Cross-attention of the decoder to the encoder states. Keys and values are computed once for each sentence.
 
     Args:
         width: D of the decoder.
@@ -125,19 +140,27 @@ class CrossAttention(nn.Module):
         return self.output(merged(attended))
 
     def weights(self, x: Tensor, key_value: Tensor, mask: Tensor) -> Tensor:
-        """What `forward` attends to, of the same arguments: fp32 [B, H, T, S]."""
+        """The attention weights of `forward` for the same arguments: fp32 [B, H, T, S]."""
         keys = key_value[0]  # [B, G, S, d]
         q = self._query(x, mask).unflatten(-1, (self.kv_heads, -1, keys.size(-1)))  # [B, T, G, H/G, d]
         scores = torch.einsum("btghd,bgsd->bghts", q, keys).flatten(1, 2).float() / keys.size(-1) ** 0.5
         return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
 
     def step(self, x: Tensor, state, n: int) -> Tensor:
-        """One position of every row: x [B, K, D], with the keys and values of the source that `state` holds of layer n,
-        once for all K rows of a sentence. Returns [B, K, D]."""
+        """Attention of one position of every row to the source.
+
+        Args:
+            x: [B, K, D].
+            state: Holds the keys and values of the source, once for all K rows of a sentence.
+            n: Number of the layer in the state.
+
+        Returns:
+            [B, K, D]
+        """
         return self.output(state.cross(n, self._query(x, state.mask), self.heads))
 
     def _query(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Queries [B, T, D], which see what is true in a mask [B, 1, 1 or T, S]."""
+        """Queries [B, T, D]; mask: [B, 1, 1 or T, S], the keys that each query sees."""
         q = self.query(x)
         return log_length(q[:, None], mask)[:, 0] if self.log_length else q
 
@@ -148,13 +171,13 @@ def length_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 def context_mask(keys: Tensor, chunk: int, left: int | None, right: int) -> Tensor:
-    """Limited context: a position sees its own chunk and some positions before and after that.
+    """Mask of limited context: a position sees its own chunk, and a number of positions before and after the chunk.
 
     Args:
         keys: Bool [B, 1, 1, S], true at real positions.
-        chunk: Positions of a chunk, from the first position on; 1: a window around each position.
-        left: Positions before its chunk that a position sees; None: all.
-        right: Positions after it.
+        chunk: Size of a chunk; the first chunk begins at position 0. 1: a window around each position.
+        left: Number of visible positions before the chunk; None: all.
+        right: Number of visible positions after the chunk.
 
     Returns:
         Bool [B, 1, S, S], true where a query (a row) may see a key. A query at padding sees all real keys.

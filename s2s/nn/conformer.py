@@ -1,4 +1,4 @@
-"""Encoder layers with convolutions. No result depends on how much padding there is.
+"""Encoder layers with convolutions. The amount of padding does not change any result.
 
 Shapes: B rows, S positions, D width.
 """
@@ -30,21 +30,21 @@ class EBranchformerConfig(ConformerConfig):
 
 
 class ConformerLayer(nn.Module):
-    """Attention and a convolution, one after the other, between two halves of feed-forward (Gulati et al. 2020).
+    """Conformer layer (Gulati et al. 2020): self-attention and a convolution between two half-step feed-forward blocks.
 
     Args:
         width: D.
-        heads: Attention heads; divides D.
-        kv_heads: Heads of keys and values; divides `heads`.
+        heads: Number of attention heads; divides D.
+        kv_heads: Number of key/value heads; divides `heads`.
         ffn_width: Inner width of the feed-forward blocks.
         kernel: Positions that the convolution spans; odd.
-        activation: Of the feed-forward blocks, as there.
-        rotary: Queries and keys turn with their positions.
-        causal: The convolution does not look ahead.
-        dropout: Probability of dropping a component of a block's output.
-        attention_dropout: Of dropping an attention weight.
-        activation_dropout: Of dropping an inner state of a feed-forward block.
-        log_length: Attention is scaled by the logarithm of the number of keys.
+        activation: Activation function of the feed-forward blocks.
+        rotary: Whether queries and keys have rotary positions.
+        causal: Whether the convolution sees no later position.
+        dropout: Dropout probability of the output of every block.
+        attention_dropout: Dropout probability of attention weights.
+        activation_dropout: Dropout probability inside the feed-forward blocks.
+        log_length: Whether attention logits are multiplied by the logarithm of the number of keys.
     """
 
     Config = ConformerConfig
@@ -80,11 +80,12 @@ class ConformerLayer(nn.Module):
 
 
 class EBranchformerLayer(nn.Module):
-    """Attention and a gating convolution side by side, merged, between two halves of feed-forward (Kim et al. 2022).
+    """E-Branchformer layer: self-attention and a gating convolution in parallel branches, merged, between two half-step
+    feed-forward blocks (Kim et al. 2022).
 
     Args:
         width, heads, kv_heads, kernel, activation, rotary, causal, dropout, attention_dropout, activation_dropout,
-            log_length: As of a ConformerLayer.
+            log_length: As in ConformerLayer.
         ffn_width: Inner width of the feed-forward blocks, and of the gating convolution; even.
     """
 
@@ -123,11 +124,12 @@ class EBranchformerLayer(nn.Module):
 
 
 class HalfFeedForward(nn.Module):
-    """x + 1/2 of a feed-forward block.
+    """Half-step feed-forward block: x + 1/2 f(x).
 
     Args:
-        width, inner, activation, activation_dropout: Of the block, as there.
-        dropout: Probability of dropping a component of its output.
+        width, inner, activation: As in FeedForward.
+        dropout: Dropout probability of the output of the block.
+        activation_dropout: Dropout probability inside the block.
     """
 
     def __init__(self, width: int, inner: int, activation: str, dropout: float, activation_dropout: float):

@@ -1,4 +1,4 @@
-"""Convolutions over the positions of right-padded rows. No result depends on how much padding there is.
+"""Convolutions over the positions of right-padded rows. The amount of padding does not change any result.
 
 Shapes: B rows, S positions, F features, C channels, D model width.
 """
@@ -12,13 +12,15 @@ from s2s.nn.dropout import dropout
 
 
 class Subsampling(nn.Module):
-    """Features to states at 1/2, 1/4 or 1/8 of their rate: convolutions 3 x 3 of stride 2 over positions and features,
-    each with ReLU, and a linear map (as in the Conformer, Gulati et al. 2020).
+    """Convolutions that turn features into states at 1/2, 1/4 or 1/8 of the rate.
+
+    Each convolution is 3 x 3 with stride 2 over positions and features, with ReLU. A linear map follows (as in the
+    Conformer, Gulati et al. 2020).
 
     Args:
         features: F.
         width: D.
-        factor: How many positions become one: 2, 4 or 8.
+        factor: Number of input positions for each output position: 2, 4 or 8.
         channels: C.
     """
 
@@ -33,13 +35,14 @@ class Subsampling(nn.Module):
         self.output = nn.Linear(features * channels, width)
 
     def lengths(self, lengths: Tensor | int) -> Tensor | int:
-        """What remains of these lengths; a position that has any real one under it is real, so none becomes 0."""
+        """Output lengths for input lengths. An output position is real if it covers any real input position, so that no
+        length becomes 0."""
         for _ in self.convolutions:
             lengths = halved(lengths)
         return lengths
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """x: [B, S, F]; lengths: [B]. Returns [B, S', D] and what the lengths have become."""
+        """x: [B, S, F]; lengths: [B]. Returns [B, S', D] and the output lengths [B]."""
         x = x[:, None]
         for convolution in self.convolutions:
             real = length_mask(lengths, x.size(2)).transpose(2, 3)  # [B, 1, S, 1]
@@ -50,7 +53,7 @@ class Subsampling(nn.Module):
 
 
 def halved(length: Tensor | int) -> Tensor | int:
-    """What a convolution of width 3, stride 2 and padding 1 leaves of a length: half of it, rounded up."""
+    """Output length of a convolution of width 3, stride 2 and padding 1: half of the length, rounded up."""
     return (length + 1) // 2
 
 
@@ -58,10 +61,10 @@ class Convolution(nn.Module):
     """A convolution over positions, with or without a stride.
 
     Args:
-        inputs, outputs: Widths.
-        kernel: Positions that it spans.
-        stride: Positions from one result to the next, at most `kernel`. Result i is of a span in whose middle the i-th
-            block of so many positions is (one more after it than before it, if it cannot be).
+        inputs, outputs: Widths of the input and of the output.
+        kernel: Positions that a window spans.
+        stride: Positions between the starts of two windows, at most `kernel`. Window i is centred on the i-th block of
+            `stride` positions; if it cannot be, it has one more position after the block than before it.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
@@ -80,12 +83,12 @@ class Convolution(nn.Module):
 
 
 class DepthwiseConvolution(nn.Module):
-    """A convolution of each channel by itself over the positions, as long as its input.
+    """Depth-wise convolution over positions; the output is as long as the input.
 
     Args:
         width: D.
-        kernel: Positions that it spans; odd.
-        causal: A position sees the `kernel` ones up to itself; else it is in their middle.
+        kernel: Positions that a window spans; odd.
+        causal: Whether a window ends at its position; otherwise it is centred on it.
     """
 
     def __init__(self, width: int, kernel: int, causal: bool):
@@ -97,7 +100,7 @@ class DepthwiseConvolution(nn.Module):
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
         """x: [B, S, D]; real: bool [B, S, 1]. Returns [B, S, D]."""
         around = self.weight.size(2) - 1 if self.causal else self.weight.size(2) // 2
-        # In two dimensions, where [B, S, D] is the layout `channels last`: several times as fast on a CPU.
+        # A 2-D convolution, for which [B, S, D] is the layout `channels last`, is several times as fast on a CPU.
         x = x.masked_fill(~real, 0).transpose(1, 2)[:, :, :, None]
         y = functional.conv2d(x, self.weight[:, :, :, None], self.bias, padding=(around, 0), groups=len(self.weight))
         return y[:, :, : x.size(2), 0].transpose(1, 2)
@@ -106,8 +109,8 @@ class DepthwiseConvolution(nn.Module):
 class ConvolutionModule(nn.Module):
     """The convolution module of the Conformer (Gulati et al. 2020), with a layer norm in place of its batch norm.
 
-    A batch norm's result depends on the rest of the batch, padding among it, and on how a batch is divided among
-    micro-batches and processes; a layer norm's is a matter of each position.
+    The result of a batch norm depends on the other rows of the batch, on their padding, and on how a batch is divided
+    into micro-batches and processes. A layer norm depends on one position only.
 
     Args:
         width: D.
@@ -157,11 +160,11 @@ class ConvolutionalGating(nn.Module):
 
 
 class Merge(nn.Module):
-    """How the E-Branchformer (Kim et al. 2022) makes one of two branches: side by side, with a convolution added, and a
-    linear map.
+    """The merge of the E-Branchformer (Kim et al. 2022): both branches are concatenated, their depth-wise convolution
+    is added, and a linear map follows.
 
     Args:
-        width: D of each.
+        width: D of each branch.
         kernel, causal: As in DepthwiseConvolution.
     """
 
@@ -171,6 +174,6 @@ class Merge(nn.Module):
         self.output = nn.Linear(2 * width, width)
 
     def forward(self, one: Tensor, other: Tensor, real: Tensor) -> Tensor:
-        """Two of [B, S, D]; real: bool [B, S, 1]. Returns [B, S, D]."""
+        """one, other: [B, S, D] each; real: bool [B, S, 1]. Returns [B, S, D]."""
         x = torch.cat([one, other], dim=-1)
         return self.output(x + self.depthwise(x, real))

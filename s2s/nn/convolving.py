@@ -1,4 +1,4 @@
-"""What layers have in common that look at the positions around their own by a convolution in place of attention.
+"""The common parts of layers with a convolution over neighbouring positions in place of self-attention.
 
 Shapes: B rows, T positions, k positions of a window, K rows a sentence, R = B*K, D width.
 """
@@ -12,14 +12,15 @@ from s2s.nn.state import TransformerState
 
 
 class Window(nn.Module):
-    """A mixer of the positions in a window: what a ConvolvingLayer has in the place of self-attention.
+    """Base class of convolutions that mix the positions of a window. A ConvolvingLayer has one in place of
+    self-attention.
 
     Args:
-        kernel: k; odd, if the window is around a position.
-        causal: A window ends with its position; else it is around it.
+        kernel: k; odd, if the window is centred on its position.
+        causal: Whether a window ends at its position; otherwise it is centred on it.
 
     Raises:
-        UserError: an even kernel around a position.
+        UserError: an even kernel of a centred window.
     """
 
     def __init__(self, kernel: int, causal: bool):
@@ -30,33 +31,34 @@ class Window(nn.Module):
         self.before = kernel - 1 if causal else kernel // 2  # positions of a window before its own
 
     def values(self, x: Tensor) -> Tensor:
-        """What windows are made of, [..., D] -> [..., D]."""
+        """The values that the windows mix, [..., D] -> [..., D]."""
         raise NotImplementedError
 
     def mix(self, window: Tensor) -> Tensor:
-        """One position from the window that ends with it: [R, k, D] -> [R, D]."""
+        """The output at the last position of a window: [R, k, D] -> [R, D]."""
         raise NotImplementedError
 
     def step(self, x: Tensor, state: "WindowState", n: int) -> Tensor:
-        """One position of every row: x [B, K, D], with what `state` holds of layer n. Returns [B, K, D]."""
+        """One position of every row: x [B, K, D]; state: the earlier values; n: number of the layer. Returns
+        [B, K, D]."""
         return self.mix(state.window(n, self.values(x).flatten(0, 1))).view(x.shape)
 
     def places(self, length: int, device: torch.device) -> Tensor:
-        """The positions of each window, [T, k] int64; some are before the first or after the last."""
+        """The positions of each window, [T, k] int64. They may lie outside 0 to T - 1."""
         offsets = torch.arange(self.kernel, device=device) - self.before
         return torch.arange(length, device=device)[:, None] + offsets
 
 
 class ConvolvingLayer(Layer):
-    """The Transformer's layer with a window in place of self-attention.
+    """The Transformer layer with a Window in place of self-attention.
 
     Args:
-        window: Makes it, called with `causal`.
-        rotary: Refused: there are no queries and keys to turn.
-        options: Others of Layer.
+        window: A function that returns the Window, called with `causal`.
+        rotary: Must be false: there are no queries and keys to rotate.
+        options: Other arguments of Layer.
 
     Raises:
-        UserError: options for self-attention.
+        UserError: options that only self-attention has.
     """
 
     convolves = True
@@ -72,13 +74,13 @@ class ConvolvingLayer(Layer):
         self.attention = window(causal=causal)
 
     def outputs(self) -> list[nn.Linear]:
-        """The linear maps whose results are added to the states."""
+        """The linear maps at the end of each residual block."""
         return [self.attention.output, *([self.cross.output] if self.attends else []), self.feedforward.outer]
 
 
 class WindowState(TransformerState):
-    """A TransformerState that holds, in place of keys and values of all positions, the last k - 1 of each layer: its
-    cache is [N, 1, R, 1, k - 1, D], of one size.
+    """A TransformerState that holds the last k - 1 values of each layer in place of all keys and values. Its cache is
+    [N, 1, R, 1, k - 1, D] and does not grow.
 
     Attributes:
         size: k - 1 and D.
@@ -93,7 +95,7 @@ class WindowState(TransformerState):
         return state
 
     def begin(self) -> None:
-        """Have windows, of zeros at first."""
+        """Prepare a step. The windows of the first step hold zeros."""
         self._bound()
         self.length = int(self.steps.max()) + 1
         if not self.cache.numel():
@@ -101,7 +103,7 @@ class WindowState(TransformerState):
             self.cache = self.key_values.new_zeros(layers, 1, sentences * self.rows, 1, *self.size)
 
     def window(self, n: int, values: Tensor) -> Tensor:
-        """The window of layer n that ends with these values, [R, D], which are taken in. Returns [R, k, D]."""
+        """Append values [R, D] to the window of layer n, and return the window [R, k, D]."""
         window = torch.cat([self.cache[n, 0, :, 0], values[:, None].to(self.cache.dtype)], dim=1)
         self.cache[n, 0, :, 0] = window[:, 1:]
         return window

@@ -1,4 +1,5 @@
-"""Dropout that draws 16 random bits an element where PyTorch's draws a double: on a CPU the drawing is most of it."""
+"""Dropout that draws 16 random bits for each element, where PyTorch draws a double. Drawing takes most of the time on a
+CPU."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     Args:
         x: Any shape, any floating type.
         probability: 0 <= p < 1.
-        training: Without it, or with p = 0, x comes back as it is.
+        training: If false, or if p = 0, x is returned unchanged.
     """
     if not training or probability == 0.0:
         return x

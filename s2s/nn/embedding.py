@@ -12,11 +12,11 @@ class Embedding(nn.Module):
     """Token embedding, scaled by sqrt(D), with positions and dropout.
 
     Args:
-        tokens: The embedding matrix [V, D], perhaps shared; or a module that makes [..., D] of ids, which are as they
-            should be and not scaled, with an attribute `embedding_dim`, D.
+        tokens: The embedding matrix [V, D], which other parts may share; or a module that maps ids [...] to [..., D]
+            and has an attribute `embedding_dim`, D. The output of such a module is not scaled.
         positions: `sinusoidal`, `learned`, `rotary` or `none`.
         max_positions: The longest sequence, for learned positions only.
-        dropout: Probability of dropping a component of an embedded token.
+        dropout: Dropout probability of the embedded input.
     """
 
     def __init__(self, tokens: nn.Module, positions: str, max_positions: int, dropout: float):
@@ -27,6 +27,15 @@ class Embedding(nn.Module):
         self.positions = PositionEmbedding(positions, width, max_positions)
 
     def forward(self, ids: Tensor, positions: Tensor | None = None, length: int | None = None) -> Tensor:
-        """ids: [B, T] int64 at positions 0 ..., or at `positions` [B, T], all less than `length`. Returns [B, T, D]."""
+        """Embed tokens.
+
+        Args:
+            ids: [B, T] int64.
+            positions: [B, T] int64; None: 0, 1 ... in every row.
+            length: Greater than every position; None: T.
+
+        Returns:
+            [B, T, D]
+        """
         x = self.positions(self.tokens(ids) * self.scale, positions, length)
         return dropout(x, self.dropout, self.training)

@@ -25,13 +25,13 @@ class Factors:
 
 
 class FactorizedEmbedding(nn.Module):
-    """Ids to [..., D] by a narrow table and group-linear layers that grow wider.
+    """A narrow embedding table, followed by group-linear layers of growing width.
 
     Args:
-        factors: Its options.
+        factors: The options.
         size: V.
         width: D.
-        key: Of the options, for errors.
+        key: The option that holds these options, for errors.
 
     Attributes:
         embedding_dim: D.

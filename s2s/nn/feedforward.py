@@ -16,7 +16,7 @@ class FeedForward(nn.Module):
         width: D.
         inner: Width between the two maps.
         activation: One of ACTIVATIONS, or `silu`.
-        dropout: Probability of dropping an inner state.
+        dropout: Dropout probability of inner states.
     """
 
     def __init__(self, width: int, inner: int, activation: str, dropout: float):

@@ -34,11 +34,11 @@ class GatedConvolutionConfig:
 
 
 class GatedConvolution(Window):
-    """The convolution.
+    """The gated convolution.
 
     Args:
         width: D.
-        kernel, causal: As of Window.
+        kernel, causal: As in Window.
     """
 
     def __init__(self, width: int, kernel: int, causal: bool):
@@ -50,8 +50,8 @@ class GatedConvolution(Window):
         return x
 
     def forward(self, x: Tensor, mask: Tensor | None = None, real: RealTokens | None = None) -> Tensor:
-        """x: [B, T, D]; mask: bool [B, 1, 1 or T, T], true at what a position may see; None: everything that is not
-        after it. Returns [B, T, D]."""
+        """x: [B, T, D]; mask: bool [B, 1, 1 or T, T], true at the positions that a position may see; None: causal.
+        Returns [B, T, D]."""
         T = x.size(1)
         if mask is not None and mask.size(2) == 1:
             x = x * mask[:, 0, 0, :, None]
@@ -71,14 +71,14 @@ class GatedConvolution(Window):
 
 
 class GatedConvolutionLayer(ConvolvingLayer):
-    """Such a convolution, and in a decoder attention to a memory, each with a residual connection and a norm.
+    """A gated convolution and, in a decoder, cross-attention, each with a residual connection and a norm.
 
     Args:
         width: D.
-        heads, kv_heads: Of the attention to a memory; the paper has one.
-        ffn_width: Not used, as the activation: there is no feed-forward block.
+        heads, kv_heads: Numbers of heads of the cross-attention; the paper has one.
+        ffn_width: Not used, because there is no feed-forward block.
         kernel: k.
-        options: Others of ConvolvingLayer.
+        options: Other arguments of ConvolvingLayer.
     """
 
     Config = GatedConvolutionConfig
@@ -88,12 +88,12 @@ class GatedConvolutionLayer(ConvolvingLayer):
         self.feedforward, self.feedforward_norm = Nothing(), nn.Identity()
 
     def outputs(self) -> list[nn.Linear]:
-        """The linear maps whose results are added to the states."""
+        """The linear maps at the end of each residual block."""
         return [self.attention.output, *([self.cross.output] if self.attends else [])]
 
 
 class Nothing(nn.Module):
-    """A block that adds nothing."""
+    """A block whose output is zero."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero."""

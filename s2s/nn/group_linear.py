@@ -1,4 +1,4 @@
-"""Linear maps of groups of components.
+"""Group-linear maps.
 
 Shapes: G groups.
 """
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 
 class GroupLinear(nn.Module):
-    """Each of G equal parts of a vector through a linear map of its own.
+    """A linear map with a block-diagonal matrix: each of G equal parts of a vector has a linear map of its own.
 
     Args:
-        inputs, outputs: Widths; multiples of G.
+        inputs, outputs: Widths of the input and of the output; multiples of G.
         groups: G.
     """
 
     def __init__(self, inputs: int, outputs: int, groups: int):
         super().__init__()
-        bound = (6 * groups / (inputs + outputs)) ** 0.5  # as Xavier's, of each map
+        bound = (6 * groups / (inputs + outputs)) ** 0.5  # Xavier initialisation of each map
         self.weight = nn.Parameter(torch.empty(groups, inputs // groups, outputs // groups).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(outputs))
 

@@ -1,4 +1,4 @@
-"""Highway layers (Srivastava et al. 2015): a gate chooses for each component between what comes and what is made of it.
+"""Highway layers (Srivastava et al. 2015): a gate mixes the input of a layer with its output, component by component.
 
 Shapes: D width.
 """
@@ -11,7 +11,7 @@ class Highway(nn.Module):
 
     Args:
         width: D.
-        carry: Negative of the gate's bias at first: the greater, the more of x comes through.
+        carry: Subtracted from the logit of the gate; a greater value carries more of x to the output.
     """
 
     def __init__(self, width: int, carry: float = 2.0):

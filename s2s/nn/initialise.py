@@ -1,4 +1,4 @@
-"""The first weights of blocks. A block that has `first_weights` draws its own, after those of what is in it."""
+"""Initial weights of blocks. A block with a method `first_weights` draws its own, after those of its submodules."""
 
 from torch import nn
 
@@ -6,7 +6,8 @@ from s2s.nn.attention import CrossAttention, SelfAttention
 
 
 def initialise(module: nn.Module) -> None:
-    """Xavier-uniform projections with zero biases (fused ones as their parts), embeddings of deviation 1/sqrt(D)."""
+    """Draw the initial weights of one module: Xavier-uniform for linear maps, with zero biases, and normal with
+    standard deviation 1/sqrt(D) for embeddings. A fused projection is drawn as its separate parts would be."""
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
     elif isinstance(module, nn.Linear):
@@ -14,10 +15,10 @@ def initialise(module: nn.Module) -> None:
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, SelfAttention):
-        for part in module.qkv.weight.split(module.sizes):
-            nn.init.xavier_uniform_(part, gain=2**-0.5)
+        for projection in module.qkv.weight.split(module.sizes):
+            nn.init.xavier_uniform_(projection, gain=2**-0.5)
     elif isinstance(module, CrossAttention):
-        for part in module.key_value.weight.chunk(2):
-            nn.init.xavier_uniform_(part, gain=2**-0.5)
+        for projection in module.key_value.weight.chunk(2):
+            nn.init.xavier_uniform_(projection, gain=2**-0.5)
     elif hasattr(module, "first_weights"):
         module.first_weights()

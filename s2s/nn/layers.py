@@ -1,4 +1,4 @@
-"""The Transformer's layer, for encoders and decoders.
+"""The Transformer layer, for encoders and decoders.
 
 Shapes: B sentences, S source positions, T target positions, P real tokens of all rows, K rows a sentence, D width, H
 heads, d head width.
@@ -23,30 +23,30 @@ class LayerConfig:
 
 
 class Layer(nn.Module):
-    """Blocks with a residual connection and a norm each: self-attention, with `memory_width` attention to a memory, and
-    a feed-forward block (Vaswani et al. 2017; with grouped heads, Ainslie et al. 2023).
+    """Self-attention, cross-attention (only with `memory_width`) and a feed-forward block, each with a residual
+    connection and a norm (Vaswani et al. 2017; with grouped heads, Ainslie et al. 2023).
 
     Args:
         width: D.
         heads: H; divides D.
-        kv_heads: Heads of keys and values; divides H.
+        kv_heads: Number of key/value heads; divides H.
         ffn_width: Inner width of the feed-forward block.
-        activation: Of the feed-forward block, as there.
-        pre_norm: Normalise before each block, else after it.
-        rotary: Queries and keys of self-attention turn with their positions.
-        causal: A position sees those up to its own, unless a mask says otherwise.
-        memory_width: D of the memory that it attends to; None: to none.
-        dropout: Probability of dropping a component of a block's output.
-        attention_dropout: Of dropping an attention weight.
-        activation_dropout: Of dropping an inner state of the feed-forward block.
-        log_length: Attention is scaled by the logarithm of the number of keys.
+        activation: Activation function of the feed-forward block.
+        pre_norm: Whether the norm is before each block; otherwise it is after it.
+        rotary: Whether queries and keys of self-attention have rotary positions.
+        causal: Whether self-attention is causal where no mask is given.
+        memory_width: D of the memory; None: no cross-attention.
+        dropout: Dropout probability of the output of every block.
+        attention_dropout: Dropout probability of attention weights.
+        activation_dropout: Dropout probability inside the feed-forward block.
+        log_length: Whether attention logits are multiplied by the logarithm of the number of keys.
     """
 
     Config = LayerConfig
     norms = ("pre", "post")
-    convolves = False  # has an argument `causal` in an encoder, too
-    unpads = True  # an encoder may hand it real tokens only
-    segmented = True  # it keeps the examples of a packed row apart, as its mask says
+    convolves = False  # true: an encoder passes the argument `causal` too
+    unpads = True  # an encoder may pass real tokens only
+    segmented = True  # the mask separates the examples of a packed row
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, activation: str, pre_norm: bool,
                  rotary: bool, causal: bool = False, memory_width: int | None = None, dropout: float = 0.0,
@@ -70,36 +70,54 @@ class Layer(nn.Module):
         return x if self.pre_norm else norm(x)
 
     def forward(self, *args) -> Tensor:
-        """`decode` where it attends to a memory, else `encode`: what an update calls, so what is sharded, compiled or
-        computed twice (s2s/training/wrapping.py)."""
+        """`decode` if the layer has cross-attention, otherwise `encode`. An update calls this method, and sharding,
+        compilation and activation checkpointing wrap it (s2s/training/wrapping.py)."""
         return self.decode(*args) if self.attends else self.encode(*args)
 
     def encode(self, x: Tensor, mask: Tensor | None, real: RealTokens | None = None) -> Tensor:
-        """x: [B, S, D], or with `real` [P, D]; mask: bool [B, 1, 1 or S, S], true at the keys of each query; None:
-        causal."""
+        """The layer without cross-attention.
+
+        Args:
+            x: [B, S, D]; with `real`, [P, D].
+            mask: Bool [B, 1, 1 or S, S], true at the keys that each query sees; None: causal.
+            real: The places of the tokens in their rows, if x has no padding.
+
+        Returns:
+            The shape of x.
+        """
         x = self._block(x, self.attention_norm, self.attention, mask, real)
         return self._block(x, self.feedforward_norm, self.feedforward)
 
     def decode(self, x: Tensor, mask: Tensor | None, memory: Tensor, memory_mask: Tensor) -> Tensor:
-        """x: [B, T, D], all target positions at once; mask: bool [B, 1, T, T], None: causal; memory: [B, S, D];
-        memory_mask: bool [B, 1, 1 or T, S]."""
+        """The layer with cross-attention, for all target positions at once.
+
+        Args:
+            x: [B, T, D].
+            mask: Bool [B, 1, T, T], of self-attention; None: causal.
+            memory: [B, S, D].
+            memory_mask: Bool [B, 1, 1 or T, S], of cross-attention.
+
+        Returns:
+            [B, T, D]
+        """
         x = self._block(x, self.attention_norm, self.attention, mask)
         x = self._block(x, self.cross_norm, self.cross, self.cross.project(memory), memory_mask)
         return self._block(x, self.feedforward_norm, self.feedforward)
 
     def cross_attention(self, x: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
-        """As `decode` as far as the attention to the memory, of which these are the weights: fp32 [B, H, T, S]."""
+        """The cross-attention weights of `decode` with a causal mask: fp32 [B, H, T, S]."""
         x = self._block(x, self.attention_norm, self.attention, None)
         x = self.cross_norm(x) if self.pre_norm else x
         return self.cross.weights(x, self.cross.project(memory), memory_mask)
 
     def step(self, x: Tensor, state, n: int) -> Tensor:
-        """x: [B, K, D], the states of one position of every row; this is layer n of a state's."""
+        """One position of every row: x [B, K, D]; state: of the decoder; n: number of this layer in it. Returns
+        [B, K, D]."""
         x = self._block(x, self.attention_norm, self.attention.step, state, n)
         if self.attends:
             x = self._block(x, self.cross_norm, self.cross.step, state, n)
         return self._block(x, self.feedforward_norm, self.feedforward)
 
     def outputs(self) -> list[nn.Linear]:
-        """The linear maps whose results are added to the states."""
+        """The linear maps at the end of each residual block."""
         return [self.attention.output, *([self.cross.output] if self.attends else []), self.feedforward.outer]

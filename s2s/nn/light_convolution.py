@@ -45,14 +45,14 @@ class DynamicConvolutionConfig(LightConvolutionConfig):
 
 
 class LightConvolution(Window):
-    """The convolution.
+    """The light or dynamic convolution.
 
     Args:
         width: D.
         heads: H; divides D.
-        kernel, causal: As of Window.
-        dynamic: Whether each position has kernels of its own.
-        dropout: Probability of dropping a weight of a kernel.
+        kernel, causal: As in Window.
+        dynamic: Whether each position computes its own kernels.
+        dropout: Dropout probability of kernel weights.
     """
 
     def __init__(self, width: int, heads: int, kernel: int, causal: bool, dynamic: bool, dropout: float):
@@ -69,13 +69,13 @@ class LightConvolution(Window):
         return functional.glu(self.inner(x), dim=-1)
 
     def _weights(self, values: Tensor) -> Tensor:
-        """The kernel of each position, [..., H, k], or [H, k] of all."""
+        """The kernels of each position, [..., H, k]; in a light convolution those of all positions, [H, k]."""
         kernels = self.weight if self.kernels is None else self.kernels(values).unflatten(-1, (self.heads, -1))
         return drop(kernels.softmax(-1), self.dropout, self.training)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, real: RealTokens | None = None) -> Tensor:
-        """x: [B, T, D]; mask: bool [B, 1, 1 or T, T], true at what a position may see; None: everything that is not
-        after it. Returns [B, T, D]."""
+        """x: [B, T, D]; mask: bool [B, 1, 1 or T, T], true at the positions that a position may see; None: causal.
+        Returns [B, T, D]."""
         values, T = self.values(x), x.size(1)
         weights = self._weights(values)
         weights = weights.transpose(1, 2) if weights.dim() == 4 else weights[:, None].expand(-1, T, -1)
@@ -95,14 +95,15 @@ class LightConvolution(Window):
 
 
 class LightConvolutionLayer(ConvolvingLayer):
-    """The Transformer's layer with such a convolution.
+    """The Transformer layer with a light convolution in place of self-attention.
 
     Args:
         width, heads: D and H.
-        kv_heads: Of the attention to a memory.
+        kv_heads: Number of key/value heads of the cross-attention.
+        ffn_width: Inner width of the feed-forward block.
         kernel: k.
-        attention_dropout: Probability of dropping a weight of a kernel, or of the attention to a memory.
-        options: Others of ConvolvingLayer.
+        attention_dropout: Dropout probability of kernel weights and of cross-attention weights.
+        options: Other arguments of ConvolvingLayer.
     """
 
     Config = LightConvolutionConfig
@@ -116,7 +117,7 @@ class LightConvolutionLayer(ConvolvingLayer):
 
 
 class DynamicConvolutionLayer(LightConvolutionLayer):
-    """With kernels that each position computes."""
+    """The Transformer layer with a dynamic convolution in place of self-attention."""
 
     Config = DynamicConvolutionConfig
     dynamic = True

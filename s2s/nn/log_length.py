@@ -19,12 +19,12 @@ from torch import Tensor
 
 
 def log_length(queries: Tensor, seen: Tensor) -> Tensor:
-    """Queries times the logarithm of the number of keys that each sees.
+    """Multiply each query by the logarithm of the number of keys that it sees.
 
     Args:
         queries: [B, H, T, d].
-        seen: Bool, true at the keys of each query, or a number that is added to its logits, float; [B, 1, 1 or T, S].
-            Or int64, the number itself, [B or 1, 1, 1 or T, 1].
+        seen: One of three: a bool mask [B, 1, 1 or T, S], true at the keys of each query; a float mask of that shape,
+            which is added to the logits; or the number of keys, int64 [B or 1, 1, 1 or T, 1].
     """
     if seen.dtype == torch.bool:
         seen = seen.sum(-1, keepdim=True)

@@ -9,14 +9,14 @@ from torch.nn import functional
 
 
 class OneHot(nn.Module):
-    """Component i of the vector of symbol i is a number that is learned, sqrt(D) at first; the others are 0.
+    """One-hot vectors, scaled by a learned number that is sqrt(D) initially.
 
     Args:
         width: D.
 
     Attributes:
-        embedding_dim: D, as of an embedding matrix.
-        by_id: Weights mean symbols by their numbers, and not by rows that could be moved.
+        embedding_dim: D, as in an embedding matrix.
+        by_id: The weights depend on the numbers of the symbols, so that their rows cannot be permuted.
     """
 
     by_id = True

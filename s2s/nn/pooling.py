@@ -1,4 +1,4 @@
-"""Blocks of positions of right-padded rows as one position each. No result depends on how much padding there is.
+"""Pooling of blocks of positions of right-padded rows. The amount of padding does not change any result.
 
 Shapes: B rows, S positions, D width, S' = ceil(S / size).
 """
@@ -8,17 +8,17 @@ from torch.nn import functional
 
 
 def blocks(x: Tensor, size: int, value: float = 0.0) -> Tensor:
-    """[B, S, D] -> [B, S', size, D], with `value` where a row has no further position."""
+    """Divide positions into blocks: [B, S, D] -> [B, S', size, D], with `value` after the last position."""
     return functional.pad(x, (0, 0, 0, -x.size(1) % size), value=value).unflatten(1, (-1, size))
 
 
 def mean_of_blocks(x: Tensor, real: Tensor, size: int) -> Tensor:
-    """The mean of the real positions of each block, 0 of a block that has none.
+    """The mean over the real positions of each block; 0 where a block has none.
 
     Args:
         x: [B, S, D].
         real: Bool [B, S, 1].
-        size: Positions of a block.
+        size: Number of positions of a block.
 
     Returns:
         [B, S', D]
@@ -30,6 +30,6 @@ def mean_of_blocks(x: Tensor, real: Tensor, size: int) -> Tensor:
 
 
 def maximum_of_blocks(x: Tensor, real: Tensor, size: int) -> Tensor:
-    """As `mean_of_blocks`, the greatest value of each component."""
+    """The maximum over the real positions of each block, for each component; arguments as in `mean_of_blocks`."""
     filled = blocks(x.masked_fill(~real, float("-inf")), size, float("-inf")).amax(2)
     return filled.masked_fill(filled == float("-inf"), 0)

@@ -1,4 +1,4 @@
-"""Where a token stands: sinusoidal and learned embeddings, added to the input, and rotary turning of queries, keys."""
+"""Positions: sinusoidal and learned embeddings, added to the input, and rotary embeddings of queries and keys."""
 
 import math
 
@@ -33,7 +33,7 @@ class PositionEmbedding(nn.Module):
         max_positions: The longest sequence, for learned embeddings only.
 
     Attributes:
-        most: The same; None for others.
+        most: `max_positions` of learned embeddings; None for the other kinds.
     """
 
     def __init__(self, kind: str, width: int, max_positions: int):
@@ -45,7 +45,7 @@ class PositionEmbedding(nn.Module):
             self.register_buffer("table", self._computed(512), persistent=False)
 
     def _computed(self, length: int, device: torch.device | None = None) -> Tensor:
-        """The embeddings of so many positions that are not learned: [T, D] fp32, zeros where there are none."""
+        """The fixed embeddings of `length` positions, [T, D] fp32: sinusoids, or zeros with `none`."""
         if self.kind == "none":
             return torch.zeros(length, self.width, device=device)
         return sinusoidal(torch.arange(length, device=device), self.width)
@@ -55,8 +55,8 @@ class PositionEmbedding(nn.Module):
 
         Args:
             x: [B, T, D] token embeddings.
-            positions: [B, T] int64, in place of 0, 1 ... of every row.
-            length: All positions are less than this; T if it is not given.
+            positions: [B, T] int64; None: 0, 1 ... in every row.
+            length: Greater than every position; None: T.
 
         Returns:
             [B, T, D]
@@ -68,13 +68,13 @@ class PositionEmbedding(nn.Module):
             return x
         end = x.size(1) if length is None else length
         if self.kind == "learned" and end > len(self.weight) and positions is not None:
-            end = int(positions.max()) + 1  # a long row perhaps of short examples
+            end = int(positions.max()) + 1  # a packed row may be longer than each of its examples
         table = self.table_of(end)
         added = table[:end] if positions is None else nn.functional.embedding(positions, table)
         return x + added.to(x.dtype)
 
     def table_of(self, length: int) -> Tensor:
-        """The embeddings of at least so many positions, [T, D]. Raises UserError: over the learned ones."""
+        """The embeddings of at least `length` positions, [T, D]. Raises UserError: more than the learned positions."""
         if self.kind == "learned":
             if length > len(self.weight):
                 raise UserError(f"a sequence of {length} tokens is over model.max_positions={len(self.weight)}")
@@ -87,7 +87,7 @@ class PositionEmbedding(nn.Module):
 
 
 def turns(positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary positions, each [..., d/2] fp32; positions: [...], width: d."""
+    """Cosines and sines of the angles of rotary positions, each [..., d/2] fp32; positions: [...]; width: d."""
     half = width // 2
     frequencies = torch.exp(torch.arange(half, device=positions.device) * (-math.log(10000.0) / half))
     angles = positions[..., None] * frequencies
@@ -95,9 +95,9 @@ def turns(positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, positions: Tensor | None = None) -> Tensor:
-    """Rotary position embedding (Su et al. 2021), half-split form: feature j turns together with feature j + d/2.
+    """Rotary position embedding (Su et al. 2021), half-split form: components j and j + d/2 rotate together.
 
-    Attention sees only how far a query and a key are apart, so rows of several examples need no other positions.
+    Attention depends only on the distance between query and key, so packed rows need no positions of their own.
 
     Args:
         x: [B, H, T, d] queries or keys.
@@ -105,6 +105,6 @@ def rotate(x: Tensor, positions: Tensor | None = None) -> Tensor:
     """
     if positions is None:
         positions = torch.arange(x.size(2), device=x.device)[None]
-    cos, sin = (part.to(x.dtype) for part in turns(positions[:, None], x.size(-1)))
+    cos, sin = (angle.to(x.dtype) for angle in turns(positions[:, None], x.size(-1)))
     left, right = x.chunk(2, dim=-1)
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)

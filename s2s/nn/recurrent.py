@@ -1,5 +1,5 @@
-"""Recurrent layers as PyTorch computes them: LSTM (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al.
-2000) and GRU (Cho et al. 2014).
+"""Recurrent layers with the formulas of PyTorch: LSTM (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et
+al. 2000) and GRU (Cho et al. 2014).
 
 Shapes: B rows, T positions, I inputs, D width, E examples of packed rows, L positions of the longest of them.
 """
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 GATES = {"lstm": 4, "gru": 3}
-PARTS = {"lstm": 2, "gru": 1}  # tensors of a state: what it shows, and of an LSTM its cell
+PARTS = {"lstm": 2, "gru": 1}  # tensors of a state: the hidden state, and the cell of an LSTM
 
 
 class Recurrence(nn.Module):
-    """One layer in one direction.
+    """One recurrent layer in one direction.
 
-    Its two linear maps are modules, so that they can be prepacked and quantised for decoding. Whole sequences are one
-    call of PyTorch's kernel while the maps are plain; else there is a step for each position.
+    Its two linear maps are modules, so that decoding can prepack and quantise them. With plain maps, PyTorch's kernel
+    computes a whole sequence in one call; otherwise each position is one step.
 
     Args:
         kind: `lstm` or `gru`.
@@ -29,28 +29,35 @@ class Recurrence(nn.Module):
         self.input, self.hidden = nn.Linear(inputs, GATES[kind] * width), nn.Linear(width, GATES[kind] * width)
 
     def first_weights(self) -> None:
-        """Each gate's maps are drawn by themselves; a forget gate is open at first (Jozefowicz et al. 2015)."""
-        for part in self.input.weight.chunk(GATES[self.kind]):
-            nn.init.xavier_uniform_(part)
-        for part in self.hidden.weight.chunk(GATES[self.kind]):
-            nn.init.orthogonal_(part)
+        """Draw the maps of each gate separately. Forget gates are open initially (Jozefowicz et al. 2015)."""
+        for gate in self.input.weight.chunk(GATES[self.kind]):
+            nn.init.xavier_uniform_(gate)
+        for gate in self.hidden.weight.chunk(GATES[self.kind]):
+            nn.init.orthogonal_(gate)
         if self.kind == "lstm":
             nn.init.ones_(self.input.bias[self.width : 2 * self.width])
 
     def forward(self, x: Tensor, state: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
-        """x: [B, T, I]; state: after the positions before these, PARTS of [B, D]; None: there are none. Returns
-        [B, T, D] and the state after them."""
+        """Run the layer over positions.
+
+        Args:
+            x: [B, T, I].
+            state: State before the first position, PARTS[kind] tensors [B, D]; None: zeros.
+
+        Returns:
+            Hidden states [B, T, D], and the state after the last position.
+        """
         if state is None:
             state = [x.new_zeros(x.size(0), self.width) for _ in range(PARTS[self.kind])]
         if x.size(1) > 1 and type(self.input) is nn.Linear:
             weights = [self.input.weight, self.hidden.weight, self.input.bias, self.hidden.bias]
-            given = [part[None].to(x.dtype) for part in state]
+            start = [tensor[None].to(x.dtype) for tensor in state]
             options = (weights, True, 1, 0.0, self.training, False, True)  # biases, 1 layer, 1 direction, rows first
             if self.kind == "lstm":
-                y, *state = torch.lstm(x, given, *options)
+                y, *state = torch.lstm(x, start, *options)
             else:
-                y, *state = torch.gru(x, given[0], *options)
-            return y, [part[0] for part in state]
+                y, *state = torch.gru(x, start[0], *options)
+            return y, [tensor[0] for tensor in state]
         states = []
         for gates in self.input(x).unbind(1):
             state = self._step(gates, state)
@@ -58,7 +65,7 @@ class Recurrence(nn.Module):
         return torch.stack(states, 1), state
 
     def _step(self, gates: Tensor, state: list[Tensor]) -> list[Tensor]:
-        """One position; gates: what `input` makes of it, [B, GATES * D]."""
+        """The state after one position; gates: the output of `input` for it, [B, GATES[kind] * D]."""
         before = self.hidden(state[0])
         if self.kind == "lstm":
             entry, forget, new, shown = (gates + before).chunk(4, 1)
@@ -70,10 +77,10 @@ class Recurrence(nn.Module):
 
 
 class Bidirectional(nn.Module):
-    """Two recurrences of half the width each, one of them from the last real position to the first.
+    """Two recurrences of half the width each; one runs from the last real position back to the first.
 
     Args:
-        kind, inputs, width: As of Recurrence; the width is even.
+        kind, inputs, width: As in Recurrence; the width is even.
     """
 
     def __init__(self, kind: str, inputs: int, width: int):
@@ -89,20 +96,20 @@ class Bidirectional(nn.Module):
 
 
 class Examples:
-    """Packed rows as a row for each example, and back.
+    """Converts packed rows to one row for each example, and back.
 
     Args:
-        segments: [B, T] int64, number of the example within its row; padding repeats the row's last one.
+        segments: [B, T] int64, number of the example within its row; padding has the number of the last example.
         positions: [B, T] int64, position within the example; 0 at padding.
 
     Attributes:
-        lengths: [E] int64.
+        lengths: [E] int64, length of each example.
     """
 
     def __init__(self, segments: Tensor, positions: Tensor):
         begins = torch.ones_like(segments, dtype=torch.bool)
         begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
-        real = (begins | (positions > 0)).flatten()  # padding is of the last segment, at position 0
+        real = (begins | (positions > 0)).flatten()  # padding has position 0 and begins no segment
         number, self.longest = begins.flatten().cumsum(0) - 1, int(positions.max()) + 1
         self.shape, self.real = segments.shape, real.nonzero()[:, 0]
         self.lengths = number[self.real].bincount()

@@ -1,4 +1,5 @@
-"""How well a query fits each position of a source: additive (Bahdanau et al. 2015) and dot (Luong et al. 2015) scores.
+"""Attention scores of queries for the positions of a source: additive (Bahdanau et al. 2015) and dot product (Luong et
+al. 2015).
 
 Shapes: B sentences, S source positions, T queries, D width of a query, M width of the memory, A inner width.
 """
@@ -10,7 +11,7 @@ SCORES = ("dot", "additive")
 
 
 class Scores(nn.Module):
-    """dot: q . W m, Luong's `general`. additive: v . tanh(W q + U m + b).
+    """Attention scores. `dot` is q . W m, Luong's `general`; `additive` is v . tanh(W q + U m + b).
 
     Args:
         kind: One of SCORES.
@@ -26,13 +27,14 @@ class Scores(nn.Module):
         self.sum = nn.Linear(width, 1, bias=False) if additive else nn.Identity()
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """query: [B, T, D]; keys: what `key` makes of the memory, [B, S, A]. Returns [B, T, S]."""
+        """query: [B, T, D]; keys: the output of `key` for the memory, [B, S, A]. Returns scores [B, T, S]."""
         if self.kind == "dot":
             return query @ keys.transpose(1, 2)
         return self.sum(torch.tanh(self.query(query)[:, :, None] + keys[:, None])).squeeze(3)
 
     def weights(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        """Their softmax, [B, T, S]; mask: bool [B, 1 or T, S], true where a query may look; or float, to be added."""
+        """The softmax of the scores, [B, T, S]; mask: [B, 1 or T, S], bool and true at the positions that a query may
+        see, or float and added to the scores."""
         scores = self(query, keys)
         if mask.is_floating_point():
             return (scores + mask).softmax(dim=2)

@@ -1,10 +1,10 @@
-"""Tensors with a place for each sentence, where sentences come and go."""
+"""Tensors with one place for each sentence in decoding; new sentences replace those that are finished."""
 
 from torch import Tensor
 
 
 def kept(tensor: Tensor, keep: Tensor, slots: int, dim: int = 0) -> Tensor:
-    """A tensor with `slots` places in a dimension, of which the first are those of `keep`; the others hold zeros."""
+    """A tensor with `slots` places in dimension `dim`: first the places `keep` of `tensor`, then zeros."""
     if slots == len(keep):
         return tensor.index_select(dim, keep)
     shape = list(tensor.shape)

@@ -19,32 +19,32 @@ from torch import Tensor
 
 
 def split_attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, size: int) -> Tensor:
-    """As s2s.nn.attention.attend, without dropout, over `size` keys at a time."""
+    """The result of s2s.nn.attention.attend without dropout, computed over `size` keys at a time."""
     groups = q.size(1) // k.size(1)
     total = None
     for first in range(0, k.size(2), size):
-        part = slice(first, first + size)
-        keys, values = (x[:, :, part].repeat_interleave(groups, 1) for x in (k, v))
-        total = merged_parts(total, _part(q, keys, values, None if mask is None else mask[..., part]))
+        span = slice(first, first + size)
+        keys, values = (x[:, :, span].repeat_interleave(groups, 1) for x in (k, v))
+        total = merged_parts(total, _part(q, keys, values, None if mask is None else mask[..., span]))
     _, weight, summed = total
     return summed / weight
 
 
 def _part(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """m [B, H, T, 1], l [B, H, T, 1] and o [B, H, T, d] of some keys; where none is seen, l and o are 0."""
+    """m [B, H, T, 1], l [B, H, T, 1] and o [B, H, T, d] of a part of the keys; l and o are 0 if a query sees none."""
     logits = q @ k.transpose(2, 3) / q.size(3) ** 0.5
     if mask is not None:
         logits = logits.masked_fill(~mask, float("-inf"))
-    top = logits.amax(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)  # finite, if nothing is seen, too
+    top = logits.amax(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)  # finite even if a query sees no key
     weights = (logits - top).exp()
     return top, weights.sum(-1, keepdim=True), weights @ v
 
 
 def merged_parts(one: tuple[Tensor, Tensor, Tensor] | None,
                  other: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The results of two parts as that of both; None: nothing."""
+    """The merged result of two parts; one: None for no part."""
     if one is None:
         return other
     top = torch.maximum(one[0], other[0])
-    mine, theirs = (one[0] - top).exp(), (other[0] - top).exp()
-    return top, one[1] * mine + other[1] * theirs, one[2] * mine + other[2] * theirs
+    scale, other_scale = (one[0] - top).exp(), (other[0] - top).exp()
+    return top, one[1] * scale + other[1] * other_scale, one[2] * scale + other[2] * other_scale

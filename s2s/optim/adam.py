@@ -1,4 +1,4 @@
-"""Adam and AdamW, in PyTorch's fused form, with the options of the learning-rate schedule beside their own."""
+"""Adam and AdamW in PyTorch's fused form. Their options include those of the learning-rate schedule."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ class AdamWConfig(AdamConfig):
 
 
 class Adam:
-    """Adam (Kingma and Ba 2015); a weight decay is added to the gradient."""
+    """Adam (Kingma and Ba 2015). Weight decay is added to the gradient."""
 
     Config = AdamConfig
     optimizer = torch.optim.Adam
@@ -52,7 +52,7 @@ class Adam:
         self.config = config
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer over a model's trainable parameters, in groups. Raises UserError as `parameter_groups`."""
+        """The optimizer over the trainable parameters of a model. Raises UserError as `parameter_groups` does."""
         c = self.config
         groups = parameter_groups(model, c)
         return self.optimizer(groups, lr=c.lr, betas=(c.beta1, c.beta2), eps=c.eps, fused=True)

@@ -27,11 +27,11 @@ def parameter_groups(model: nn.Module, config) -> list[dict]:
         config: Options of the optimizer: weight_decay (of matrices only), groups, layer_decay.
 
     Returns:
-        Groups with `params`, `weight_decay`, and two keys of ours that say how the learning rate goes: `factor`, and
+        Groups with `params`, `weight_decay`, and two keys that the trainer reads: `factor` of the learning rate, and
         `warmup_updates`, None where it is that of `config`.
 
     Raises:
-        UserError: a pattern that matches nothing, a parameter in two groups, no layers to decay over.
+        UserError: a pattern that matches nothing, a parameter in two groups, or `layer_decay` without numbered layers.
     """
     chosen: dict[str, int] = {}
     for number, group in enumerate(config.groups):
@@ -53,18 +53,19 @@ def parameter_groups(model: nn.Module, config) -> list[dict]:
 
 
 def _below_the_top(model: nn.Module) -> dict[str, int]:
-    """How many layers of its stack lie above a parameter, by name: none of the top layer, all of the embeddings.
+    """Number of layers above each parameter in its stack, by parameter name: 0 in the top layer, and the number of all
+    layers for embeddings.
 
     Raises:
-        UserError: the model has no layers that are numbered.
+        UserError: the model has no numbered layers.
     """
     names = [name for name, _ in model.named_parameters()]
-    places = {name: found for name in names if (found := re.match(r"(\w+)\.layers\.(\d+)\.", name))}
+    matches = {name: match for name in names if (match := re.match(r"(\w+)\.layers\.(\d+)\.", name))}
     layers: dict[str, int] = {}
-    for found in places.values():
-        layers[found[1]] = max(layers.get(found[1], 0), int(found[2]) + 1)
+    for stack, number in (match.groups() for match in matches.values()):
+        layers[stack] = max(layers.get(stack, 0), int(number) + 1)
     if not layers:
         raise UserError("optim.layer_decay: the model has no layers that are numbered")
-    below = {name: layers[found[1]] - 1 - int(found[2]) for name, found in places.items()}
+    below = {name: layers[match[1]] - 1 - int(match[2]) for name, match in matches.items()}
     under = {"frontend.": "encoder", "decoder.embedding.": "decoder"}
     return below | {name: layers[stack] for start, stack in under.items() for name in names if name.startswith(start)}

@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the update, so that a resumed run has nothing to restore.
 
-A schedule says the rate after the warm-up: update u, highest rate lr, W updates of warm-up, N updates in all, and the
-rate `minimum` where a schedule ends that has an end.
+A schedule gives the learning rate after the warm-up. Its arguments are the update u, the highest rate lr, W updates of
+warm-up, N updates in all, and `minimum`, the rate at the end of the cosine and linear schedules.
 """
 
 import math
@@ -26,12 +26,12 @@ def linear(update: int, lr: float, warmup: int, total: int, minimum: float) -> f
 
 
 def constant(update: int, lr: float, warmup: int, total: int, minimum: float) -> float:
-    """lr."""
+    """lr at every update."""
     return lr
 
 
 def learning_rate(schedule: str, update: int, lr: float, warmup: int, total: int, minimum: float = 0.0) -> float:
-    """The learning rate of an update: a linear warm-up from 0 to `lr` over `warmup` updates, then the schedule.
+    """The learning rate at an update: a linear warm-up from 0 to `lr` over `warmup` updates, then the schedule.
 
     Args:
         schedule: The name of a schedule.
@@ -39,7 +39,7 @@ def learning_rate(schedule: str, update: int, lr: float, warmup: int, total: int
         lr: The highest learning rate.
         warmup: W.
         total: N.
-        minimum: Where cosine and linear end.
+        minimum: The rate at the end of the cosine and linear schedules.
     """
     if update <= warmup:
         return lr * update / warmup
