@@ -2,7 +2,7 @@
 # English grapheme-to-phoneme conversion on CMUdict, from raw text to error rates.
 # Usage: run.sh DATA_FOLDER OUTPUT_FOLDER [CONFIG.yaml] [KEY=VALUE ...]
 #   DATA_FOLDER    where prepare.py has written its files; it is run if they are not there
-#   OUTPUT_FOLDER  gets the store, the run, the hypotheses and the scores; a repeated command goes on where it stopped
+#   OUTPUT_FOLDER  gets the store, the run, the hypotheses and the scores; a repeated command continues where it stopped
 #   CONFIG.yaml    config.yaml (the default, minutes) or long.yaml (hours) of this folder, or a file of your own
 #   KEY=VALUE      more options of s2s-train, such as train.max_updates=500
 set -euo pipefail

@@ -2,7 +2,7 @@
 # Grapheme-to-phoneme conversion of the SIGMORPHON 2021 shared task, five languages with the same settings.
 # Usage: run.sh DATA_FOLDER OUTPUT_FOLDER [KEY=VALUE ...]
 #   DATA_FOLDER    holds LANGUAGE_train.tsv LANGUAGE_dev.tsv LANGUAGE_test.tsv: word TAB phonemes
-#   OUTPUT_FOLDER  gets a folder for each language; a repeated command goes on where it stopped
+#   OUTPUT_FOLDER  gets a folder for each language; a repeated command continues where it stopped
 #   KEY=VALUE      more options of s2s-train, such as train.max_updates=1000
 # The variable LANGUAGES chooses some of them: LANGUAGES="dut hun" run.sh ...
 set -euo pipefail

@@ -2,7 +2,7 @@
 # Forms of words from lemma and features, SIGMORPHON 2022, four languages with the same settings.
 # Usage: run.sh DATA_FOLDER OUTPUT_FOLDER [KEY=VALUE ...]
 #   DATA_FOLDER    holds LANGUAGE_large.train LANGUAGE.dev LANGUAGE.gold: lemma TAB form TAB features
-#   OUTPUT_FOLDER  gets a folder for each language; a repeated command goes on where it stopped
+#   OUTPUT_FOLDER  gets a folder for each language; a repeated command continues where it stopped
 #   KEY=VALUE      more options of s2s-train, such as train.max_updates=1000
 # The variable LANGUAGES chooses some of them: LANGUAGES="got tur" run.sh ...
 set -euo pipefail

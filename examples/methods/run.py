@@ -1,7 +1,7 @@
 """Run methods against their own baselines: python run.py NAME ... [--data FOLDER] [--output FOLDER] [--seeds 1 2]
 
 A comparison is comparisons/NAME.yaml. Baseline and method learn from the same data for the same number of updates, once
-for each seed, and are scored on the test split. A repeated command goes on where it stopped. The figures go to
+for each seed, and are scored on the test split. A repeated command continues where it stopped. The figures go to
 results/NAME.json, from which docs/methods.md takes its table (python docs/make_methods.py).
 """
 

@@ -2,7 +2,7 @@
 # German to English on Multi30k, from raw text to BLEU, chrF and TER on test 2016.
 # Usage: run.sh DATA_FOLDER OUTPUT_FOLDER [KEY=VALUE ...]
 #   DATA_FOLDER    holds train.{de,en} val.{de,en} test_2016_flickr.{de,en}, plain or with the ending .gz
-#   OUTPUT_FOLDER  gets the store, the run, the hypotheses and the scores; a repeated command goes on where it stopped
+#   OUTPUT_FOLDER  gets the store, the run, the hypotheses and the scores; a repeated command continues where it stopped
 #   KEY=VALUE      more options of s2s-train, such as train.max_updates=1000
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

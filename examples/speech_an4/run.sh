@@ -2,7 +2,7 @@
 # Speech recognition on AN4: CTC, attention and both, of characters and of bytes, from recordings to word error rates.
 # Usage: run.sh DATA_FOLDER OUTPUT_FOLDER [KEY=VALUE ...]
 #   DATA_FOLDER    holds manifest_train.tsv with the columns id, audio, tgt_text, speaker; prepare.py divides it by speaker
-#   OUTPUT_FOLDER  gets the stores and a folder for each model; a repeated command goes on where it stopped
+#   OUTPUT_FOLDER  gets the stores and a folder for each model; a repeated command continues where it stopped
 #   KEY=VALUE      more options of s2s-train for the recognisers, such as train.max_updates=100
 # The variable MODELS chooses some of them, in this order: MODELS="ctc joint" run.sh ...
 set -euo pipefail

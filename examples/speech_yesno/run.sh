@@ -2,7 +2,7 @@
 # Speech to text on yesno, from recordings to word error rate on Kaldi's test part.
 # Usage: run.sh DATA_FOLDER OUTPUT_FOLDER [KEY=VALUE ...]
 #   DATA_FOLDER    holds the 60 recordings, .flac or .wav, whose names are what is said
-#   OUTPUT_FOLDER  gets manifests, store, run, hypotheses and scores; a repeated command goes on where it stopped
+#   OUTPUT_FOLDER  gets manifests, store, run, hypotheses and scores; a repeated command continues where it stopped
 #   KEY=VALUE      more options of s2s-train, such as seed=2
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
