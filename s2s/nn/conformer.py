@@ -75,7 +75,7 @@ class ConformerLayer(nn.Module):
         return self.norm(self.after(x))
 
     def outputs(self) -> list[nn.Linear]:
-        """The linear maps whose results are added to the states."""
+        """The linear maps at the end of each residual block."""
         return [self.before.block.outer, self.attention.output, self.convolution.outer, self.after.block.outer]
 
 

@@ -46,7 +46,7 @@ class GatedConvolution(Window):
         self.output = nn.Linear(kernel * width, 2 * width)
 
     def values(self, x: Tensor) -> Tensor:
-        """As of Window."""
+        """As in Window."""
         return x
 
     def forward(self, x: Tensor, mask: Tensor | None = None, real: RealTokens | None = None) -> Tensor:
@@ -63,7 +63,7 @@ class GatedConvolution(Window):
         return self._gated(windows.flatten(2))
 
     def mix(self, window: Tensor) -> Tensor:
-        """As of Window."""
+        """As in Window."""
         return self._gated(window.flatten(1))
 
     def _gated(self, windows: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class LightConvolution(Window):
             nn.init.xavier_uniform_(self.weight)
 
     def values(self, x: Tensor) -> Tensor:
-        """As of Window."""
+        """As in Window."""
         return functional.glu(self.inner(x), dim=-1)
 
     def _weights(self, values: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class LightConvolution(Window):
         return self.output(mixed.transpose(1, 2).flatten(2))
 
     def mix(self, window: Tensor) -> Tensor:
-        """As of Window."""
+        """As in Window."""
         weights = self._weights(window[:, -1]).expand(len(window), -1, -1)  # [R, H, k]
         mixed = weights[:, :, None] @ window.unflatten(2, (self.heads, -1)).transpose(1, 2)
         return self.output(mixed.flatten(1))

@@ -62,11 +62,11 @@ class Contrastive(Term):
         return batch.counts.sentences
 
     def metrics(self, model: EncoderDecoder) -> dict[str, str | None]:
-        """As of Term, of validations too."""
+        """As in Term, of validations too."""
         return {self.name: COUNT}
 
     def __call__(self, run: Run) -> Value:
-        """As of Term. Raises UserError: packed rows."""
+        """As in Term. Raises UserError: packed rows."""
         batch, memory = run.batch, run.memory
         if batch.target_packing is not None:
             raise UserError(f"criterion.terms: {self.name} compares rows, and a packed row holds several examples; "

@@ -51,7 +51,7 @@ class Deletion(Term):
 
     @property
     def weight(self) -> float:
-        """As of Term."""
+        """As in Term."""
         if self.config.target is None:
             return self.config.weight
         controlled = self.config.proportional * self.average + self.config.integral * self.sum
@@ -67,11 +67,11 @@ class Deletion(Term):
         return batch.counts.source
 
     def metrics(self, model: EncoderDecoder) -> dict[str, str | None]:
-        """As of Term."""
+        """As in Term."""
         return {self.name: COUNT, "deleted": COUNT}
 
     def __call__(self, run: Run) -> Value:
-        """As of Term."""
+        """As in Term."""
         gates, real = (run.memory.auxiliary[name] for name in ("gates", "gated"))
         strength = run.model.encoder.config.strength
         scale = self.count(run.batch) / real.sum()  # 1, unless a front-end makes fewer states of the tokens

@@ -48,9 +48,9 @@ class Depth(Term):
         return batch.counts.sentences
 
     def metrics(self, model: EncoderDecoder) -> dict[str, str | None]:
-        """As of Term."""
+        """As in Term."""
         return {self.name: COUNT}
 
     def __call__(self, run: Run) -> Value:
-        """As of Term."""
+        """As in Term."""
         return Value(run.memory.auxiliary["computed"].mean((1, 2)).sum())

@@ -3,10 +3,10 @@
 Paper: Libovický et al., "Input Combination Strategies for Multi-Source Transformer Decoder", WMT 2018,
 https://arxiv.org/abs/1811.04716.
 
-Each source has an encoder (`model.share_sources` lets them be one). The memory of a sentence is that of its first
-source, then of its second, and so on, without the padding between them: [B, S1, D] and [B, S2, D] become [B, S, D],
-where S is the most real positions of a row. Each decoder layer attends to all of them as to a single source, so the
-decoder is unchanged and keeps its kernels. Packed rows hold the examples of all sources in the same order.
+Each source has an encoder; `model.share_sources` makes them share one. The memories of all sources of a sentence are
+concatenated without the padding between them: [B, S1, D] and [B, S2, D] become [B, S, D], where S is the largest number
+of real positions in a row. Each decoder layer attends to the result as to a single source, so the decoder is unchanged
+and keeps its kernels. Packed rows hold the examples of all sources in the same order.
 
 Use: task=multi_source model.bridge=flat
 
@@ -32,13 +32,13 @@ class FlatConfig:
 
 
 class FlatBridge(TopBridge):
-    """The tops of several encoders as one memory. Arguments as of TopBridge."""
+    """Concatenates the top states of several encoders. The arguments are those of TopBridge."""
 
     Config = FlatConfig
     several_sources = True
 
     def join(self, memories: list[Memory]) -> Memory:
-        """The memory of a sentence, of those of its sources."""
+        """Join the memories of all sources into one memory."""
         real = torch.cat([memory.mask[:, 0, 0] for memory in memories], 1)
         lengths = real.sum(1)
         places = real.int().argsort(dim=1, descending=True, stable=True)[:, : int(lengths.max())]
@@ -53,13 +53,13 @@ class FlatBridge(TopBridge):
 
 
 def _alone(memories: list[Memory]) -> dict[str, Tensor]:
-    """Auxiliary outputs that one encoder alone has. What several have means none of them, and no part may take it for
-    all."""
+    """Auxiliary outputs that only one encoder has. An output of several encoders is left out, because no part may take
+    it for the output of all."""
     names = [name for memory in memories for name in memory.auxiliary]
     return {name: value for memory in memories for name, value in memory.auxiliary.items() if names.count(name) == 1}
 
 
 def _segments(memories: list[Memory], places: Tensor) -> Tensor | None:
-    """Which example of its row each position belongs to, of packed rows."""
+    """Which example of its row each position belongs to, where rows are packed; else None."""
     segments = [memory.segments for memory in memories if memory.segments is not None]
     return torch.cat(segments, 1).gather(1, places) if segments else None

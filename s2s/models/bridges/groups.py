@@ -3,10 +3,10 @@
 Paper: Yang et al., "GTrans: Grouping and Fusing Transformer Layers for Neural Machine Translation", IEEE/ACM TASLP
 2022, https://arxiv.org/abs/2207.14467.
 
-N layers make G groups of one size, as nearly as N and G allow. The state of a group is that of its last layer, through
-a layer norm of the group's own; all decoder layers attend to the sum over groups of a learned weight times this state,
-[B, S, D]. The weights are a softmax, equal at first. The decoder's side, by which groups of decoder layers predict the
-target, is `model.decoder=groups`; the paper has both.
+N encoder layers are divided into G groups of equal size, as nearly as possible. The state of a group is the state of
+its last layer, normalised by a layer norm of the group. All decoder layers attend to the weighted sum of the group
+states, [B, S, D]. The weights are a softmax of learned numbers, equal initially. The decoder's side, where groups of
+decoder layers predict the target, is `model.decoder=groups`; the paper has both.
 
 Use: `model.bridge=groups model.bridge.groups=3 model.decoder=groups model.decoder.groups=3`
 
@@ -33,23 +33,24 @@ class GroupsConfig:
 
 
 def last_layers(layers: int, groups: int, key: str) -> list[int]:
-    """The last layer, from 1, of each group. Raises UserError: more groups than layers; key: of their number."""
+    """The last layer of each group, from 1; key: the option of the number of groups, for errors. Raises UserError: more
+    groups than layers."""
     if groups > layers:
         raise UserError(f"{key}={groups}: there are {layers} layers, so at most {layers} groups")
     return [-(-layers * number // groups) for number in range(1, groups + 1)]
 
 
 class GroupsBridge(nn.Module):
-    """A weighted sum of the groups' last layers, for all decoder layers.
+    """A weighted sum of the states of the groups, for all decoder layers.
 
     Args:
-        config: Its options.
+        config: The options.
         width: D.
         encoder_layers: N.
-        decoder_layers: How many there are.
+        decoder_layers: Number of decoder layers with cross-attention.
 
     Attributes:
-        needs, width: As of TopBridge.
+        needs, width: As in TopBridge.
     """
 
     Config = GroupsConfig
@@ -62,11 +63,11 @@ class GroupsBridge(nn.Module):
         self.weights = nn.Parameter(torch.zeros(config.groups))
 
     def join(self, memories: list[Memory]) -> Memory:
-        """As of TopBridge."""
+        """As in TopBridge."""
         (memory,) = memories
         return memory
 
     def seen(self, memory: Memory, layers: int) -> list[Tensor]:
-        """What each of so many decoder layers attends to, [B, S, D]."""
+        """The memory states of each decoder layer, [B, S, D]; layers: their number."""
         normed = torch.stack([norm(x) for norm, x in zip(self.norms, memory.states, strict=True)], -1)
         return [normed @ self.weights.softmax(0)] * layers

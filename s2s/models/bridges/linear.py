@@ -3,11 +3,12 @@
 Paper: Song, "Rethinking the adaptive relationship between Encoder Layers and Decoder Layers", 2024,
 https://arxiv.org/abs/2405.08570.
 
-The states of the N encoder layers lie beside each other, [B, S, N * D], and a matrix without a bias for each decoder
-layer, [N * D, D], makes of them what this layer attends to, [B, S, D]. With `weights=layer` there is one number for
-each encoder layer in place of a block [D, D]. At first the matrix is the identity on one encoder layer: `start=top`
-takes the last one, so that the model is the one without the bridge; `start=same_depth` the one at the decoder layer's
-own depth. States below the top are normalised, without weights, because a pre-norm encoder leaves them as they are.
+The states of the N encoder layers are concatenated, [B, S, N * D]. Each decoder layer has a matrix [N * D, D] without
+bias, which maps them to the memory of this layer, [B, S, D]. With `weights=layer`, one number for each encoder layer
+replaces a block [D, D] of the matrix. Initially the matrix is the identity on one encoder layer. With `start=top` this
+is the last layer, so that the model equals one without the bridge; with `start=same_depth` it is the encoder layer at
+the depth of the decoder layer. States below the top are normalised without weights, because a pre-norm encoder does not
+normalise them.
 
 Use: `model.bridge=linear model.bridge.start=top`
 
@@ -42,13 +43,13 @@ class LinearBridge(nn.Module):
     """A linear map of all encoder layers for each decoder layer.
 
     Args:
-        config: Its options.
+        config: The options.
         width: D.
         encoder_layers: N.
-        decoder_layers: How many there are.
+        decoder_layers: Number of decoder layers with cross-attention.
 
     Attributes:
-        needs, width: As of TopBridge.
+        needs, width: As in TopBridge.
         weights: [decoder layers, N * D, D], or [decoder layers, N].
     """
 
@@ -67,12 +68,12 @@ class LinearBridge(nn.Module):
         self.weights = nn.Parameter(weights)
 
     def join(self, memories: list[Memory]) -> Memory:
-        """As of TopBridge."""
+        """As in TopBridge."""
         (memory,) = memories
         return memory
 
     def seen(self, memory: Memory, layers: int) -> list[Tensor]:
-        """What each decoder layer attends to, [B, S, D]."""
+        """The memory states of each decoder layer, [B, S, D]."""
         states = [*(layer_norm(x, x.shape[-1:]) for x in memory.states[:-1]), memory.top]
         if self.weights.dim() == 3:
             beside = torch.cat(states, -1)

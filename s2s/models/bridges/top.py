@@ -1,4 +1,4 @@
-"""The top of one encoder, for every decoder layer."""
+"""The default bridge: every decoder layer attends to the top states of the encoder."""
 
 import dataclasses
 
@@ -16,16 +16,17 @@ class TopConfig:
 
 
 class TopBridge(nn.Module):
-    """What the decoder of Vaswani et al. (2017) sees.
+    """The bridge of Vaswani et al. (2017).
 
     Args:
-        config: Nothing to choose.
+        config: The options; there are none to choose.
         width: D of the encoder's states.
-        encoder_layers, decoder_layers: How many there are.
+        encoder_layers: Number of encoder layers.
+        decoder_layers: Number of decoder layers with cross-attention.
 
     Attributes:
-        needs: Encoder layers, from 1 and before the last, whose states it mixes; the top is always there.
-        width: D of what the decoder sees.
+        needs: Encoder layers below the top, from 1, whose states the bridge needs.
+        width: D of the memory that the decoder sees.
     """
 
     Config = TopConfig
@@ -36,10 +37,10 @@ class TopBridge(nn.Module):
         self.width = width
 
     def join(self, memories: list[Memory]) -> Memory:
-        """The memory of a sentence, of those of its sources; kept while the sentence is decoded."""
+        """Join the memories of all sources into one memory, which is kept while a sentence is decoded."""
         (memory,) = memories
         return memory
 
     def seen(self, memory: Memory, layers: int) -> list[Tensor]:
-        """What each of so many decoder layers attends to, [B, S, D]."""
+        """The memory states of each decoder layer, [B, S, D]; layers: their number."""
         return [memory.top] * layers

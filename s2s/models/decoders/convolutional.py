@@ -1,16 +1,16 @@
-"""A decoder of convolutions: light, dynamic or gated ones in place of self-attention.
+"""Convolutional decoder: light, dynamic or gated convolutions in place of self-attention.
 
 Paper: Wu et al., "Pay Less Attention with Lightweight and Dynamic Convolutions", ICLR 2019,
 https://arxiv.org/abs/1901.10430; Gehring et al., "Convolutional Sequence to Sequence Learning", ICML 2017,
 https://arxiv.org/abs/1705.03122.
 
-The layers are those of an encoder (`model.encoder.layer`) whose windows of k positions end with their own, and which
-attend to the memory. Between steps there is a state of one size for each row and layer, [k - 1, D], in place of keys
-and values that grow with the hypothesis.
+The layers are the convolutional ones of `model.encoder.layer`, but a window of k positions ends at its own position,
+and cross-attention is added. The state between steps has a fixed size for each row and layer, [k - 1, D], in place of
+keys and values that grow with the hypothesis.
 
 Use: model.decoder=convolutional model.decoder.layer=dynamic_convolution model.decoder.layer.kernel=7
 
-Left out: see the layers. The compiled step is the Transformer's, so that decoding is by PyTorch's operators.
+Left out: see the layers. Decoding uses PyTorch operators, because the compiled step is that of the Transformer.
 """
 
 import dataclasses
@@ -35,18 +35,18 @@ class ConvolutionalConfig(DecoderConfig):
 
 
 class ConvolutionalDecoder(TransformerDecoder):
-    """Layers with windows that end with their own position.
+    """A decoder of convolutional layers, whose windows end at their own position.
 
     Args:
-        config, shared, embedding, memory_width, heads: As of TransformerDecoder.
+        config, shared, embedding, memory_width, heads: As in TransformerDecoder.
 
     Raises:
-        UserError: layers that are no such convolutions.
+        UserError: layers that are not such convolutions.
     """
 
     Config = ConvolutionalConfig
     State = WindowState
-    step_block = None  # type: ignore[assignment]  # a state that takes positions back would have to remember more of them
+    step_block = None  # type: ignore[assignment]  # to drop positions, a state would have to hold more of them
 
     def _layers(self, config: ConvolutionalConfig, options: dict[str, Any]) -> nn.ModuleList:
         kind = registry.find("layer", config.layer.type)
@@ -58,12 +58,12 @@ class ConvolutionalDecoder(TransformerDecoder):
         return nn.ModuleList(kind(**options, **own) for _ in range(config.layers))
 
     def start(self, seen: list[Tensor], seen_mask: Tensor, rows: int) -> WindowState:
-        """As of TransformerDecoder."""
+        """As in TransformerDecoder."""
         state = super().start(seen, seen_mask, rows)
         state.size = self.config.layer.kernel - 1, self.width
         return state
 
     @property
     def attention_shape(self) -> tuple[int, int]:
-        """As of TransformerDecoder."""
+        """As in TransformerDecoder."""
         return self.config.layers, self.layers[0].cross.heads

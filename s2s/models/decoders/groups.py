@@ -1,11 +1,12 @@
-"""GTrans, the decoder's side: groups of decoder layers are fused, and their sum predicts the target.
+"""GTrans, the decoder's side: groups of decoder layers are fused, and their weighted sum predicts the target.
 
 Paper: Yang et al., "GTrans: Grouping and Fusing Transformer Layers for Neural Machine Translation", IEEE/ACM TASLP
 2022, https://arxiv.org/abs/2207.14467.
 
-N layers make G groups of one size, as nearly as N and G allow. The states of each group's last layer, [B, T, D], have a
-layer norm of their own, and the output reads the sum over groups of a learned weight times these states. The weights
-are a softmax, equal at first. The compiled step knows such sums, so that decoding is as fast as without them.
+N decoder layers are divided into G groups of equal size, as nearly as possible. The state of a group is the state of
+its last layer, [B, T, D], normalised by a layer norm of the group. The output layer reads the weighted sum of the group
+states. The weights are a softmax of learned numbers, equal initially. The compiled step supports such sums, so that
+decoding is as fast as without them.
 
 Use: `model.decoder=groups model.decoder.groups=3`
 
@@ -35,10 +36,10 @@ class GroupsDecoderConfig(DecoderConfig):
 
 
 class GroupsDecoder(TransformerDecoder):
-    """A decoder whose output reads a weighted sum of its groups' last layers.
+    """A decoder whose output reads a weighted sum of the states of its groups.
 
     Args:
-        config, shared, embedding, memory_width, heads: As of TransformerDecoder.
+        config, shared, embedding, memory_width, heads: As in TransformerDecoder.
 
     Raises:
         UserError: auxiliary heads, or more groups than layers.
@@ -61,9 +62,9 @@ class GroupsDecoder(TransformerDecoder):
 
     @property
     def shares(self) -> dict[int, Tensor]:
-        """Weights of the groups' last layers, scalars by layer; the top has the rest."""
+        """Weight of each group below the top, by the number of its last layer; the top group has the rest of 1."""
         return dict(zip(map(int, self.head_norms), self.weights.softmax(0), strict=False))
 
     def decode(self, *args) -> tuple[Tensor, dict[int, Tensor]]:
-        """As of TransformerDecoder."""
+        """As in TransformerDecoder."""
         return super().decode(*args)[0], {}

@@ -4,21 +4,21 @@ Paper: Fu et al., "Decoder-Only or Encoder-Decoder? Interpreting Language Model 
 https://arxiv.org/abs/2304.04052; Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
 Transformer", JMLR 2020, https://arxiv.org/abs/1910.10683, for the prefix mask.
 
-The states of source and target stand in one row, [B, S + T, D], and each layer has one self-attention over them. With
-`mask=prefix` a source position sees the whole source, with `mask=causal` only what is not after it; a target position
-sees the whole source and the target up to itself. With `partial_attention` each layer has a second attention after the
-first, whose keys and values are those of the S source positions alone, so that the source does not fade as the output
-grows (PALM). Target positions go on where the source ends, or count from 0 (`target_positions=separate`), and
-`segments` adds a learned vector to all states of the source and another to all of the target. In decoding, keys and
-values of the source are computed once for each sentence. The weights of `alignment=true` are those of the first
-attention to source positions; what they sum up to is how much of a layer's attention the source has.
+The states of source and target are concatenated, [B, S + T, D], and each layer has one self-attention over them. With
+`mask=prefix` a source position sees the whole source; with `mask=causal` it sees only the source up to itself. A target
+position sees the whole source and the target up to itself. With `partial_attention` each layer has a second attention
+after the first, whose keys and values come from the S source positions only, so that attention to the source does not
+fade as the output grows (PALM). Target positions continue those of the source, or count from 0
+(`target_positions=separate`). `segments` adds one learned vector to all source states and another to all target states.
+In decoding, keys and values of the source are computed once for each sentence. `alignment=true` writes the weights of
+the first attention to source positions; their sum is the share of attention that the source receives.
 
 Use: model=decoder_only_tiny; model=palm_tiny, or model.encoder=none model.decoder=prefix
 model.decoder.partial_attention=true
 
-Left out: RED, the encoder-decoder by which the paper explains decoder-only models; the loss of the source, so that
-`mask=causal` is trained on targets alone. Uncertain: whether source positions have the partial attention too (here they
-do), and what its keys are computed from (here the states that have been through the first attention).
+Left out: RED, the encoder-decoder with which the paper explains decoder-only models; the loss on the source, so that
+`mask=causal` is trained on targets only. Uncertain: whether source positions have the partial attention too (here they
+do), and from which states its keys are computed (here the states after the first attention).
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ class PrefixConfig(DecoderConfig):
 
 
 class PrefixLayer(Layer):
-    """The Transformer's layer over source and target; with a `memory_width` it has the partial attention."""
+    """The Transformer layer over source and target. With `memory_width` it has the partial attention."""
 
     def decode(self, x: Tensor, mask: Tensor, size: int, seen_mask: Tensor) -> Tensor:
         """x: [B, S + T, D]; mask: bool [B, 1, S + T, S + T]; size: S; seen_mask: bool [B, 1, 1, S]."""
@@ -65,8 +65,17 @@ class PrefixLayer(Layer):
         return self.cross(x, self.cross.project(x[:, :size]), seen_mask)
 
     def source(self, x: Tensor, mask: Tensor, seen_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The source alone. x: [B, S, D]; mask: bool [B, 1, 1 or S, S]. Returns [B, S, D], and keys and values [2 or 4,
-        B, G, S, d]: of the first attention, and of the partial one."""
+        """The layer over the source positions only.
+
+        Args:
+            x: [B, S, D].
+            mask: Bool [B, 1, 1 or S, S], of the first attention.
+            seen_mask: Bool [B, 1, 1, S], of the partial attention.
+
+        Returns:
+            States [B, S, D], and keys and values [2 or 4, B, G, S, d]: those of the first attention, then those of the
+            partial one.
+        """
         kept = list(self.attention.split(self.attention.qkv(self.attention_norm(x) if self.pre_norm else x))[1:])
         x = self._block(x, self.attention_norm, self.attention, mask)
         if self.attends:
@@ -76,8 +85,8 @@ class PrefixLayer(Layer):
 
 
 class PrefixState(TransformerState):
-    """A TransformerState whose keys and values of the source, [N, 2 or 4, B, G, S, d], are seen by self-attention too;
-    the last two of four are for the partial attention."""
+    """A TransformerState whose self-attention also sees the keys and values of the source, [N, 2 or 4, B, G, S, d]. The
+    last two of four belong to the partial attention."""
 
     def attend(self, n: int, qkv: Tensor, attention) -> Tensor:
         """As TransformerState.attend."""
@@ -94,20 +103,20 @@ class PrefixState(TransformerState):
         return merged(attend(q, keys, values, seen)).view(-1, self.rows, qkv.size(2) - sum(attention.sizes[1:]))
 
     def cross(self, n: int, query: Tensor, heads: int) -> Tensor:
-        """As TransformerState.cross, of the partial attention."""
+        """As TransformerState.cross, for the partial attention."""
         q = query.unflatten(-1, (heads, -1)).transpose(1, 2)
         mask = self.mask.expand(-1, -1, q.size(2), -1)
         return merged(attend(q, self.key_values[n, 2], self.key_values[n, 3], mask))
 
 
 class PrefixDecoder(TransformerDecoder):
-    """Layers over source and target.
+    """A decoder whose layers run over source and target.
 
     Args:
-        config, shared, embedding, memory_width, heads: As of TransformerDecoder.
+        config, shared, embedding, memory_width, heads: As in TransformerDecoder.
 
     Raises:
-        UserError: options that do not go together.
+        UserError: options that exclude each other.
     """
 
     Config = PrefixConfig
@@ -136,26 +145,35 @@ class PrefixDecoder(TransformerDecoder):
 
     @staticmethod
     def attending(config: PrefixConfig) -> int:
-        """All layers see one memory."""
+        """1, because all layers see the same memory."""
         return 1
 
     def _source(self, memory: Tensor, seen_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """States of the source below the first layer, and what they see of each other, bool [B, 1, 1 or S, S]."""
+        """Input states of the source, and their mask of self-attention, bool [B, 1, 1 or S, S]."""
         seen = seen_mask
         if self.config.mask == "causal":
             seen = seen & torch.ones(memory.size(1), memory.size(1), dtype=torch.bool, device=memory.device).tril()
         return memory if self.segments is None else memory + self.segments[0], seen
 
     def _target(self, ids: Tensor, positions: Tensor | None, lengths: Tensor, most: int) -> Tensor:
-        """Embedded target tokens [B, T, D]; positions: from 0, [B, T], None: 0 ...; lengths: of the sources, [B, 1];
-        all positions are less than `most`."""
+        """Embed target tokens.
+
+        Args:
+            ids: [B, T] int64.
+            positions: [B, T], within the target from 0; None: 0, 1 ...
+            lengths: [B, 1], lengths of the sources.
+            most: Greater than every position.
+
+        Returns:
+            [B, T, D]
+        """
         if self.continued:
             positions = lengths + (torch.arange(ids.size(1), device=ids.device) if positions is None else positions)
         x = self.embedding(ids, positions=positions, length=most)
         return x if self.segments is None else x + self.segments[1]
 
     def _joined(self, memory: Tensor, seen_mask: Tensor, decoder_input: Tensor) -> tuple[Tensor, Tensor]:
-        """States of source and target below the first layer, and what they see, bool [B, 1, S + T, S + T]."""
+        """Input states of source and target, and their mask of self-attention, bool [B, 1, S + T, S + T]."""
         (x, seen), S, T = self._source(memory, seen_mask), memory.size(1), decoder_input.size(1)
         y = self._target(decoder_input, None, seen_mask[:, 0, 0].sum(1, keepdim=True), S + T if self.continued else T)
         mask = seen.new_zeros(len(x), 1, S + T, S + T)
@@ -168,7 +186,7 @@ class PrefixDecoder(TransformerDecoder):
 
     def decode(self, seen: list[Tensor], seen_mask: Tensor, decoder_input: Tensor,
                packing: Packing | None = None) -> tuple[Tensor, dict[int, Tensor]]:  # fmt: skip
-        """As of TransformerDecoder; rows are not packed."""
+        """As in TransformerDecoder; rows are not packed."""
         (memory,), states = seen, {}
         x, mask = self._joined(memory, seen_mask, decoder_input)
         for number, layer in enumerate(self.layers, 1):
@@ -178,7 +196,8 @@ class PrefixDecoder(TransformerDecoder):
         return self._mixed(self.norm(x[:, memory.size(1) :]), states), states
 
     def cross_attention(self, seen: list[Tensor], seen_mask: Tensor, decoder_input: Tensor, layer: int) -> Tensor:
-        """Weights of self-attention from target to source positions, fp32 [B, H, T, S]; the target has the rest."""
+        """Self-attention weights of target positions to source positions, fp32 [B, H, T, S]. Their sum may be below 1,
+        because target positions have the rest."""
         (memory,) = seen
         x, mask = self._joined(memory, seen_mask, decoder_input)
         for below in self.layers[:layer]:
@@ -190,7 +209,7 @@ class PrefixDecoder(TransformerDecoder):
         return scores.masked_fill(~mask, float("-inf")).softmax(3)[:, :, S:, :S]
 
     def start(self, seen: list[Tensor], seen_mask: Tensor, rows: int) -> PrefixState:
-        """As of TransformerDecoder."""
+        """As in TransformerDecoder."""
         x, mask = self._source(seen[0], seen_mask)
         kept = []
         for layer in self.layers:
@@ -199,13 +218,13 @@ class PrefixDecoder(TransformerDecoder):
         return PrefixState(torch.stack(kept), seen_mask, rows, self.most)
 
     def step(self, tokens: Tensor, state: PrefixState) -> Tensor:
-        """As of TransformerDecoder."""
+        """As in TransformerDecoder."""
         state.begin()
         positions, lengths = state.positions.expand(-1, state.rows), state.mask[:, 0, 0].sum(1, keepdim=True)
         most = state.length + (state.mask.size(3) if self.continued else 0)
         return self._advance(self._target(tokens.view(-1, state.rows), positions, lengths, most), state)
 
     def flops(self, memory: Tensor, target: Tensor) -> int:
-        """As of TransformerDecoder."""
+        """As in TransformerDecoder."""
         linear, tokens = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2), memory + target
         return 2 * int(tokens.sum()) * linear + 4 * len(self.layers) * self.width * int((tokens * tokens).sum())

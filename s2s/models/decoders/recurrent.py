@@ -4,19 +4,21 @@ Paper: Luong et al., "Effective Approaches to Attention-based Neural Machine Tra
 https://arxiv.org/abs/1508.04025; Bahdanau et al., ICLR 2015, https://arxiv.org/abs/1409.0473, for additive scores;
 Wu et al., "Google's Neural Machine Translation System", 2016, https://arxiv.org/abs/1609.08144, for the bottom layer.
 
-Layers are recurrences over embedded target tokens, [B, T, D]. The states of one of them ask the memory [B, S, M]:
-weights are the softmax of the scores over the S positions, the context is the weighted mean of the memory. With
-`attention_layer=top` the output is for tanh(W [context; state]); with `bottom` the context is an input of all layers
-above the bottom one, and the output is for the top state. `input_feeding` makes that vector, or the context, of the
-step before an input of the bottom layer: then training has a step for each position, else it has one call for each
-layer. What is carried from step to step is of one size, however long a hypothesis is.
+The layers are recurrences over embedded target tokens, [B, T, D]. The states of one layer attend to the memory [B, S,
+M]: the weights are the softmax of scores over the S positions, and the context is the weighted mean of the memory. With
+`attention_layer=top` the output layer reads tanh(W [context; state]). With `bottom` the context is an input of all
+layers above the bottom one, and the output layer reads the top state. `input_feeding` adds the tanh vector (with
+`bottom`, the context) of the previous step to the input of the bottom layer; training then takes one step for each
+position, and otherwise one call for each layer. The state between steps has a fixed size, whatever the length of a
+hypothesis.
 
 Use: model=lstm; model=gnmt; model.decoder=gru model.decoder.attention=additive model.decoder.input_feeding=false
 
-Left out: Luong's local attention; the first state from the encoder's last one: it is zero, and the memory is looked at
-before the first output. Bahdanau's state asks before it takes in the last token, and the one here after that, as
-Luong's does. GNMT's bottom state asks one step late in the paper, and here (as in NVIDIA's code) at once, which is what
-makes training parallel; with input_feeding=true the bottom layer has the context of the step before, too.
+Left out: Luong's local attention. The first state is zero and not the last state of the encoder; the decoder attends to
+the memory before the first output. Bahdanau's state attends before it reads the last token; here it attends after that,
+as in Luong et al. In the GNMT paper the context of the bottom layer is one step late; here (as in NVIDIA's code) it is
+of the same step, so that training is parallel. With input_feeding=true the bottom layer also reads the context of the
+previous step.
 """
 
 import dataclasses
@@ -65,14 +67,14 @@ class RecurrentDecoder(nn.Module):
     """Recurrent layers, one of which attends to a memory.
 
     Args:
-        config: Its options.
-        shared: Options of the model.
-        embedding: Of target tokens.
+        config: The options.
+        shared: Options that all parts of the model share.
+        embedding: The target embedding.
         memory_width: M.
-        heads: Layers whose states predict the target too: there are none.
+        heads: Must be empty: there are no auxiliary heads.
 
     Raises:
-        UserError: options that do not go together.
+        UserError: options that exclude each other.
     """
 
     Config = LstmDecoderConfig
@@ -91,7 +93,7 @@ class RecurrentDecoder(nn.Module):
             raise UserError("model.decoder.attention_layer=bottom needs a layer above: model.decoder.layers is 1")
         self.config, self.width, D = config, config.width, config.width
         self.dropout, self.embedding, self.most = shared.dropout, embedding, embedding.positions.most
-        self.fed = (memory_width if self.bottom else D) if config.input_feeding else 0  # numbers of what is fed
+        self.fed = (memory_width if self.bottom else D) if config.input_feeding else 0  # width of the fed input
         above = D + (memory_width if self.bottom else 0)
         self.layers = nn.ModuleList(
             Recurrence(config.type, above if n else D + self.fed, D) for n in range(config.layers)
@@ -101,25 +103,25 @@ class RecurrentDecoder(nn.Module):
 
     @staticmethod
     def attending(config: LstmDecoderConfig) -> int:
-        """How many of its layers attend to the memory."""
+        """Number of layers that attend to the memory."""
         return 1
 
     def _zeros(self, rows: int, like: Tensor) -> list[Tensor]:
-        """What is carried to the first step: the states of the layers, one after the other, and what is fed."""
+        """The state before the first step: the states of all layers, and then the fed input."""
         sizes = [self.width] * PARTS[self.config.type] * len(self.layers) + [self.fed]
         return [like.new_zeros(rows, size) for size in sizes]
 
     def _advance(self, x: Tensor, carried: list[Tensor], attend, run=None) -> tuple[Tensor, list[Tensor]]:
-        """Some positions through the layers.
+        """Run the layers over positions.
 
         Args:
             x: Embedded tokens, [B, T, D]; T is 1 with input feeding.
-            carried: As of `_zeros`, from the position before.
-            attend: States [B, T, D] -> context [B, T, M].
-            run: How a layer is run over x; None: from its state.
+            carried: State after the previous position, with the tensors of `_zeros`.
+            attend: Function from states [B, T, D] to contexts [B, T, M].
+            run: Function that runs a layer over its input from a zero state; None: the layer runs from `carried`.
 
         Returns:
-            What the output is for, [B, T, D], and what is carried on.
+            States for the output layer [B, T, D], and the state after the last position.
         """
         *states, fed = carried
         parts, new, context = PARTS[self.config.type], [], x.new_zeros(x.size(0), 1, 0)
@@ -141,14 +143,14 @@ class RecurrentDecoder(nn.Module):
         """Teacher forcing.
 
         Args:
-            seen: What the layer that attends sees, [B, S, M], alone in a list.
-            seen_mask: Bool [B, 1, 1 or T, S], true where a target position may look.
+            seen: The memory states [B, S, M], in a list of one.
+            seen_mask: Bool [B, 1, 1 or T, S], true at the positions that a target position may see.
             decoder_input: [B, T] int64, BOS first, right-padded.
-            packing: Of rows that hold several examples.
-            kept: Is given the weights of the attention, each [B, T or 1, S].
+            packing: Which example each position belongs to, where rows are packed.
+            kept: A list to which the attention weights are appended, [B, T or 1, S] each.
 
         Returns:
-            What the output is for, [B, T, D], and no heads.
+            States for the output layer [B, T, D], and an empty dict of heads.
         """
         x, (memory,), mask = self.embedding(decoder_input, packing and packing.positions), seen, seen_mask.squeeze(1)
         keys, carried = self.scores.key(memory), self._zeros(len(x), memory)
@@ -169,27 +171,28 @@ class RecurrentDecoder(nn.Module):
         tops = []
         for t in range(x.size(1)):
             if packing is not None:
-                goes_on = packing.positions[:, t : t + 1] > 0  # else an example begins
-                carried = [part * goes_on for part in carried]
+                goes_on = packing.positions[:, t : t + 1] > 0  # false where an example begins
+                carried = [state * goes_on for state in carried]
             here = mask if mask.size(1) == 1 else mask[:, t : t + 1]
             top, carried = self._advance(x[:, t : t + 1], carried, lambda query, here=here: attend(query, here))
             tops.append(top)
         return torch.cat(tops, dim=1), {}
 
     def cross_attention(self, seen: list[Tensor], seen_mask: Tensor, decoder_input: Tensor, layer: int) -> Tensor:
-        """Weights of the attention to the memory under teacher forcing, fp32 [B, 1, T, S]; there is one layer of it."""
+        """Attention weights under teacher forcing, fp32 [B, 1, T, S]. Only one layer attends, so `layer` is not
+        used."""
         weights: list[Tensor] = []
         self.decode(seen, seen_mask, decoder_input, kept=weights)
         return torch.cat(weights, dim=1)[:, None].float()
 
     def start(self, seen: list[Tensor], seen_mask: Tensor, rows: int) -> CarriedState:
-        """State for decoding `rows` rows of each sentence; arguments as of `decode`."""
+        """The state before the first step, with `rows` rows for each sentence; other arguments as in `decode`."""
         (memory,) = seen
         held = [self.scores.key(memory), memory]
         return CarriedState(held, seen_mask[:, 0, 0], self._zeros(len(memory) * rows, memory), rows, self.most)
 
     def step(self, tokens: Tensor, state: CarriedState) -> Tensor:
-        """Advance every row by one token. tokens: [R] int64. Returns what the output is for, [B, K, D]."""
+        """Advance every row by one token. tokens: [R] int64. Returns states for the output layer, [B, K, D]."""
         state.begin()
         K, (keys, memory) = state.rows, state.held
         x = self.embedding(tokens.view(-1, K), positions=state.positions.expand(-1, K), length=state.length)
@@ -203,7 +206,7 @@ class RecurrentDecoder(nn.Module):
         return x.view(-1, K, x.size(2))
 
     def flops(self, memory: Tensor, target: Tensor) -> int:
-        """Operations of matrix products over memories and targets of these lengths, both [B] int64."""
+        """Floating-point operations of the matrix products; memory, target: lengths, [B] int64 each."""
         S, T = int(memory.sum()), int(target.sum())
         key = self.scores.key.weight.numel()
         linear = sum(p.numel() for p in self.parameters() if p.dim() == 2)
@@ -212,7 +215,7 @@ class RecurrentDecoder(nn.Module):
 
 
 class GruDecoder(RecurrentDecoder):
-    """GRU layers."""
+    """The decoder with GRU layers."""
 
     Config = GruDecoderConfig
     segmented = True

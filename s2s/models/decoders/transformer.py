@@ -1,4 +1,4 @@
-"""The Transformer's decoder, with or without attention to a memory.
+"""The Transformer decoder, with or without cross-attention to a memory.
 
 Shapes: B sentences, S memory positions, T target positions, K rows a sentence, R = B*K, D width, N layers, G key/value
 heads, d head width.
@@ -22,27 +22,27 @@ from s2s.nn.state import BlockState, TransformerState
 
 
 class TransformerDecoder(nn.Module):
-    """Layers that see what was written before, and a memory.
+    """The Transformer decoder.
 
     Args:
-        config: Its size.
-        shared: Options of the model.
-        embedding: Of target tokens.
-        memory_width: D of what the layers attend to; None: they attend to nothing.
-        heads: Layers, from 1, whose states predict the target too (`auxiliary_heads`), each with a norm of its own.
+        config: The size of the decoder.
+        shared: Options that all parts of the model share.
+        embedding: The target embedding.
+        memory_width: D of the memory; None: no cross-attention.
+        heads: Layers below the top, from 1, whose states predict the target too (`auxiliary_heads`). Each has a norm.
 
     Attributes:
-        shares: Of the heads in the logits, by layer; the top has the rest.
-        goes_alone: It can do without a memory, in a language model.
+        shares: Weight of each head in the logits, by layer; the top has the rest of 1.
+        goes_alone: Whether the decoder works without a memory, as in a language model.
 
     Raises:
-        UserError: heads that do not fit the width, or layers that are not there.
+        UserError: attention heads that do not divide the width, or auxiliary heads of layers that do not exist.
     """
 
     Config = DecoderConfig
     State = TransformerState
     segmented = True
-    sees_shares = True  # its attention adds a float mask of the memory to its logits
+    sees_shares = True  # attention adds a float mask of the memory to its logits
     goes_alone = True
     shares: Mapping[int, float | Tensor] = MappingProxyType({})
 
@@ -67,17 +67,17 @@ class TransformerDecoder(nn.Module):
 
     @staticmethod
     def attending(config: DecoderConfig) -> int:
-        """How many of its layers attend to the memory: what a bridge is for."""
+        """Number of layers that attend to the memory; the bridge makes one memory for each."""
         return config.layers
 
     @property
     def attention_shape(self) -> tuple[int, int]:
-        """Layers and heads of `cross_attention`."""
+        """Numbers of layers and heads of `cross_attention`."""
         return self.config.layers, self.config.heads
 
     @property
     def heads(self) -> list[int]:
-        """Layers, from 1, whose states predict the target too."""
+        """Layers below the top, from 1, whose states predict the target too."""
         return [int(number) for number in self.head_norms]
 
     def decode(self, seen: list[Tensor], seen_mask: Tensor | None, decoder_input: Tensor,
@@ -85,13 +85,13 @@ class TransformerDecoder(nn.Module):
         """Teacher forcing.
 
         Args:
-            seen: What each layer attends to, [B, S, D]; none, of a decoder that attends to nothing.
-            seen_mask: Bool [B, 1, 1 or T, S], true where a target position may look.
+            seen: The memory states of each layer, [B, S, D] each; empty without cross-attention.
+            seen_mask: Bool [B, 1, 1 or T, S], true at the positions that a target position may see.
             decoder_input: [B, T] int64, BOS first, right-padded.
-            packing: Of rows that hold several examples.
+            packing: Which example each position belongs to, where rows are packed.
 
         Returns:
-            What the output is for: states [B, T, D], and those of each head, by its layer.
+            States for the output layer [B, T, D], and the states of each head, by layer.
         """
         segments, positions = packing or (None, None)
         mask = None if segments is None else segment_mask(segments, segments).tril()
@@ -103,42 +103,42 @@ class TransformerDecoder(nn.Module):
         return self._mixed(self.norm(x), states), states
 
     def _mixed(self, top: Tensor, heads: dict[int, Tensor]) -> Tensor:
-        """What the output is for: normed states of the top, and of the heads by layer."""
+        """States for the output layer; top, heads: normalised states of the top and of each head, by layer."""
         shares = self.shares
         if not shares:
             return top
         return (1 - sum(shares.values())) * top + sum(share * heads[n] for n, share in shares.items())
 
     def cross_attention(self, seen: list[Tensor], seen_mask: Tensor, decoder_input: Tensor, layer: int) -> Tensor:
-        """Weights of the attention to the memory under teacher forcing, fp32 [B, H, T, S], of a layer, from 0."""
+        """Cross-attention weights of a layer under teacher forcing, fp32 [B, H, T, S]; layer: from 0."""
         x = self.embedding(decoder_input)
         for below, memory in zip(self.layers[:layer], seen, strict=False):
             x = below(x, None, memory, seen_mask) if below.attends else below(x, None)
         return self.layers[layer].cross_attention(x, seen[layer], seen_mask)
 
     def start(self, seen: list[Tensor], seen_mask: Tensor, rows: int) -> TransformerState:
-        """State for decoding `rows` rows of each sentence; arguments as of `decode`."""
+        """The state before the first step, with `rows` rows for each sentence; other arguments as in `decode`."""
         return self.State(*self._start(seen, seen_mask), rows, self.most)
 
     def _start(self, seen: list[Tensor], seen_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of what the layers attend to, [N, 2, B, G, S, d], and where there are any."""
+        """Keys and values of cross-attention, [N, 2, B, G, S, d], and their mask."""
         if self.attends:
             projected = [layer.cross.project(memory) for layer, memory in zip(self.layers, seen, strict=True)]
             return torch.stack(projected), seen_mask
-        # One position of each sentence, at which nobody looks.
+        # One position for each sentence, which no layer reads.
         stack, weight, B = self.config, next(self.layers.parameters()), len(seen_mask)
         shape = len(self.layers), 2, B, stack.kv_heads or stack.heads, 1, stack.width // stack.heads
         return weight.new_zeros(shape), torch.ones(B, 1, 1, 1, dtype=torch.bool, device=weight.device)
 
     def step(self, tokens: Tensor, state: TransformerState) -> Tensor:
-        """Advance every row by one token. tokens: [R] int64. Returns what the output is for, [B, K, D]."""
+        """Advance every row by one token. tokens: [R] int64. Returns states for the output layer, [B, K, D]."""
         state.begin()
         positions = state.positions.expand(-1, state.rows)
         x = self.embedding(tokens.view(-1, state.rows), positions=positions, length=state.length)
         return self._advance(x, state)
 
     def _advance(self, x: Tensor, state: TransformerState) -> Tensor:
-        """Embedded tokens through the layers, to what the output is for."""
+        """Run embedded tokens through the layers. Returns states for the output layer."""
         heads, shares = {}, self.shares
         for n, layer in enumerate(self.layers):
             x = layer.step(x, state, n)
@@ -148,19 +148,19 @@ class TransformerDecoder(nn.Module):
         return self._mixed(self.norm(x), heads)
 
     def start_blocks(self, seen: list[Tensor], seen_mask: Tensor) -> BlockState:
-        """State for decoding one hypothesis of each sentence, several positions at once."""
+        """The state before the first step, for one hypothesis a sentence that advances by several positions at once."""
         return BlockState(*self._start(seen, seen_mask), 1, self.most)
 
     def step_block(self, tokens: Tensor, state: BlockState) -> Tensor:
-        """Advance every sentence by T tokens, each seen by those after it. tokens: [B, T] int64. Returns what the
-        output is for, [B, T, D]."""
+        """Advance every sentence by T tokens; each token sees those before it. tokens: [B, T] int64. Returns states for
+        the output layer, [B, T, D]."""
         state.begin(tokens.size(1))
         x = self.embedding(tokens, positions=state.places, length=state.length)
         return self._advance(x, state)
 
     def flops(self, memory: Tensor, target: Tensor) -> int:
-        """Operations of matrix products over memories and targets of these lengths, both [B] int64; attention counts
-        whole, causal or not."""
+        """Floating-point operations of the matrix products; memory, target: lengths, [B] int64 each. Causal attention
+        counts as much as full attention."""
         S, T = int(memory.sum()), int(target.sum())
         linear = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
         attending = [layer for layer in self.layers if layer.attends]

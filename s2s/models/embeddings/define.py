@@ -9,13 +9,13 @@ from s2s.nn.factorized import FactorizedEmbedding, Factors
 
 @dataclasses.dataclass
 class DefineEmbeddingConfig(Factors, TableConfig):
-    """Options of the embedding of what the decoder reads."""
+    """Options of the target embedding."""
 
     type: str = option("define", "component")
 
 
 def define(config: DefineEmbeddingConfig, size: int, width: int) -> FactorizedEmbedding:
-    """The embedding [V, n] and what makes [..., D] of it. Raises UserError: widths that groups do not divide."""
+    """A factorized embedding: ids [...] to [..., D]. Raises UserError: widths that the groups do not divide."""
     return FactorizedEmbedding(config, size, width, "model.embedding")
 
 

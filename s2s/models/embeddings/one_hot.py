@@ -10,19 +10,26 @@ from s2s.nn.one_hot import OneHot
 
 @dataclasses.dataclass
 class OneHotConfig(TableConfig):
-    """Options of the embedding of what the decoder reads. Its dropout leaves out whole tokens."""
+    """Options of the target embedding. Its dropout drops whole tokens."""
 
     type: str = option("one_hot", "component")
 
 
 def one_hot(config: OneHotConfig, size: int, width: int) -> OneHot:
-    """One-hot vectors, scaled by a number that is learned. Raises UserError: more symbols than D."""
+    """One-hot vectors, scaled by a learned number. Raises UserError: more symbols than D."""
     check_width("model.embedding", "model.decoder.width", size, width)
     return OneHot(width)
 
 
 def check_width(part: str, key: str, size: int, width: int) -> None:
-    """Raise UserError where a component cannot stand for each symbol."""
+    """Raise UserError where the vocabulary is larger than the width.
+
+    Args:
+        part: The option of the part, for errors.
+        key: The option of the width, for errors.
+        size: V.
+        width: D.
+    """
     if size > width:
         raise UserError(f"{part}=one_hot: {size} symbols do not fit into {key}={width}; it must be at least {size}, or "
                         "the vocabulary smaller (tokenizer=bytes)")  # fmt: skip

@@ -1,4 +1,4 @@
-"""A row of a matrix for each token that the decoder reads."""
+"""The default target embedding: a matrix with one row for each token."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from s2s.config.schema import option
 
 @dataclasses.dataclass
 class TableConfig:
-    """Options of the embedding of what the decoder reads."""
+    """Options of the target embedding."""
 
     type: str = option("table", "component")
     dropout: float | None = option(
@@ -18,10 +18,10 @@ class TableConfig:
 
 
 def table(config: TableConfig, size: int, width: int) -> nn.Embedding:
-    """The matrix [V, D], which front-end and output may share; what embeds scales it by sqrt(D).
+    """The matrix [V, D], which the front-end and the output may share. Embedding scales its rows by sqrt(D).
 
     Args:
-        config: Its options.
+        config: The options.
         size: V.
         width: D.
     """

@@ -1,21 +1,21 @@
-"""MrT5: a gate after a few encoder layers deletes positions, which the layers above and the decoder no longer see.
+"""MrT5: a gate after a few encoder layers deletes positions for the layers above and for the decoder.
 
 Paper: Kallini et al., "MrT5: Dynamic Token Merging for Efficient Byte-level Language Models", ICLR 2025,
 https://arxiv.org/abs/2410.20771.
 
-After layer `gate_layer`, states x [B, S, D] make gates g = -k * sigmoid(-(w . LN(x) + b)), [B, S], between -k and 0. In
-training g is added to the logits of all later attention to a position, in the encoder and of the decoder (soft
-deletion). Otherwise positions with g < -k / 2 are deleted and the others are put together, so that all that follows
-computes on [B, S', D] (hard deletion). With gates near their ends both give the same. A row keeps at least one
-position. The term `deletion` steers how many are deleted.
+After layer `gate_layer`, each state x [B, S, D] has a gate g = -k * sigmoid(-(w . LN(x) + b)), [B, S], between -k and
+0. In training, g is added to the logits of all later attention to its position, in the encoder and in the decoder (soft
+deletion). Otherwise positions with g < -k / 2 are removed, so that all later layers compute on [B, S', D] (hard
+deletion). Both give the same result if every gate is near -k or 0. A row keeps at least one position. The term
+`deletion` controls the share of deleted positions.
 
 Use: `tokenizer=bytes model.encoder=deletion model.encoder.gate_layer=3 criterion=deletion
 criterion.deletion.target=0.5`
 
-Left out: softmax1, with which a query may attend to nothing; relative positions: where a state was is known from the
-positions that are added to embeddings, so that rotary ones are refused. Decoders and outputs that need the positions
-of a source are refused, as are several sources. A validation deletes as decoding does.
-Uncertain: first weights of the gate; here it is open at first.
+Left out: softmax1, with which a query may attend to nothing; relative positions: a state keeps only the position that
+was added to its embedding, so that rotary positions are refused. Decoders and outputs that need all source positions
+are refused, as are several sources. Validation deletes as decoding does. Uncertain: the initial weights of the gate;
+here it is open initially.
 """
 
 import copy
@@ -31,7 +31,7 @@ from s2s.models.stack import StackConfig, check_heads
 from s2s.nn.attention import length_mask
 from s2s.nn.layers import Layer
 
-OPEN = 4.0  # b at first: a gate is at -0.018 k
+OPEN = 4.0  # initial b: a gate is at -0.018 k
 
 
 @dataclasses.dataclass
@@ -44,22 +44,22 @@ class DeletionEncoderConfig(StackConfig):
 
 
 class DeletionEncoder(nn.Module):
-    """Transformer layers with a deletion gate between two of them.
+    """A Transformer encoder with a deletion gate between two of its layers.
 
     Args:
-        config: Its options.
-        shared: Options of the model.
+        config: The options.
+        shared: Options that all parts of the model share.
 
     Attributes:
-        needed: As of TransformerEncoder.
+        needed: As in TransformerEncoder.
 
     Raises:
-        UserError: heads that do not fit the width, a gate that is not below the last layer, or rotary positions.
+        UserError: heads that do not divide the width, a gate that is not below the last layer, or rotary positions.
     """
 
     Config = DeletionEncoderConfig
     exits = ()
-    deletes = True  # the mask of its memory is float in training, and positions are not those of the source
+    deletes = True  # the memory has a float mask in training, and not all positions of the source
 
     def __init__(self, config: DeletionEncoderConfig, shared: Shared):
         super().__init__()
@@ -78,8 +78,8 @@ class DeletionEncoder(nn.Module):
         self.needed: tuple[int, ...] = ()
 
     def forward(self, source: States) -> Memory:
-        """As of TransformerEncoder; S' positions in place of S if it is not in training. `auxiliary` has the gates
-        before deletion, [B, S], and which positions are real, `gated`, bool [B, S]."""
+        """As in TransformerEncoder, but outside of training the memory has S' positions. `auxiliary` holds the `gates`
+        before deletion, [B, S], and `gated`, bool [B, S], true at real positions."""
         x, lengths, auxiliary = source.values, source.lengths, {}
         mask = length_mask(lengths, x.size(1))
         states: list[Tensor] = []
@@ -99,12 +99,13 @@ class DeletionEncoder(nn.Module):
         return Memory([*states, self.norm(x)], lengths, mask, auxiliary=auxiliary)
 
     def _gates(self, x: Tensor) -> Tensor:
-        """[B, S, D] -> [B, S], float32 at least, between -k and 0."""
+        """The gates: [B, S, D] -> [B, S], in float32 or wider, between -k and 0."""
         logits = (self.gate_norm(x).to(self.gate_weight.dtype) * self.gate_weight).sum(-1) + self.gate_bias
         return -self.config.strength * (-logits).sigmoid()
 
     def _kept(self, gates: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Which positions are not deleted, int64 [B, S'], padded with any; and how many of each row."""
+        """The positions that are kept, int64 [B, S'], with arbitrary positions as padding, and their number in each
+        row, [B]."""
         keep = gates >= -self.config.strength / 2
         best = gates.masked_fill(~real, float("-inf")).argmax(1, keepdim=True)
         keep = (keep & real).scatter(1, best, True)
@@ -112,18 +113,18 @@ class DeletionEncoder(nn.Module):
         return (~keep).to(torch.uint8).sort(dim=1, stable=True).indices[:, : int(lengths.max())], lengths
 
     def first(self, layers: int) -> "DeletionEncoder":
-        """As of TransformerEncoder."""
+        """As in TransformerEncoder."""
         light = copy.copy(self)
         light._modules = {**self._modules, "layers": self.layers[:layers]}
         return light
 
     def flops(self, lengths: Tensor) -> int:
-        """As of TransformerEncoder, as if nothing were deleted."""
+        """As in TransformerEncoder, without deletion."""
         linear = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
         seen = len(self.layers) * self.width * int((lengths * lengths).sum())
         return 2 * int(lengths.sum()) * linear + 4 * seen
 
 
 def taken(x: Tensor, places: Tensor) -> Tensor:
-    """Some positions of each row: x [B, S, D], places int64 [B, S']. Returns [B, S', D]."""
+    """Gather positions of each row: x [B, S, D], places int64 [B, S']. Returns [B, S', D]."""
     return x.gather(1, places[:, :, None].expand(-1, -1, x.size(2)))

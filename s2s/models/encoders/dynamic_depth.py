@@ -1,19 +1,19 @@
-"""I3D: gates decide from the input which blocks of the encoder are computed for a source.
+"""I3D: input-dependent gates decide which blocks of the encoder are computed.
 
 Paper: Peng, Lee and Watanabe, "I3D: Transformer Architectures with Input-Dependent Dynamic Depth for Speech
 Recognition", ICASSP 2023, https://arxiv.org/abs/2303.07624.
 
-Attention and the feed-forward block of each of N layers have a gate: x + g * f(x), x [B, S, D], g [B]. Two linear maps
-with ReLU between them predict gates from the mean of x over real positions, [B, D]: with `gates=local` those of a layer
-from its own input, with `gates=global` all 2 N of them from the input of the encoder. In training g is drawn by the
-Gumbel softmax of two logits, of computing and of skipping; otherwise g is 1 where the probability of computing is at
-least `threshold`, else 0, and a block is computed only for the rows that it is for. The term `depth` counts what is
-computed.
+The attention block and the feed-forward block of each of N layers have a gate: x + g * f(x), x [B, S, D], g [B]. Two
+linear maps with ReLU between them predict the gates from the mean of x over real positions, [B, D]. With `gates=local`
+each layer predicts its gates from its own input; with `gates=global` all 2 N gates are predicted from the input of the
+encoder. In training, g is a Gumbel-softmax sample of two logits, for computing and for skipping. Otherwise g is 1 if
+the probability of computing is at least `threshold`, and 0 if not; a block is computed only for rows whose gate is 1.
+The term `depth` penalises the share of computed blocks.
 
 Use: `model.encoder=dynamic_depth model.encoder.gates=local criterion=depth criterion.depth.weight=0.1`
 
-Left out: gates of whole layers in place of blocks; CTC, as the encoder of `model=speech` is another one: recordings are
-read with `model.frontend=subsampling`. Uncertain: first weights; here gates are open at first.
+Left out: gates of whole layers in place of blocks; CTC, because `model=speech` has another encoder: recordings are read
+with `model.frontend=subsampling`. Uncertain: the initial weights; here gates are open initially.
 """
 
 import copy
@@ -30,7 +30,7 @@ from s2s.nn.attention import length_mask
 from s2s.nn.dropout import dropout
 from s2s.nn.layers import Layer
 
-OPEN = 2.0  # logit of computing over skipping at first
+OPEN = 2.0  # initial logit of computing; that of skipping is 0
 
 
 @dataclasses.dataclass
@@ -44,12 +44,12 @@ class DynamicDepthConfig(StackConfig):
 
 
 class Gates(nn.Module):
-    """Predicts gates.
+    """Predicts gates from states.
 
     Args:
         width: D.
         inner: Inner width.
-        count: Gates, n.
+        count: Number of gates, n.
     """
 
     def __init__(self, width: int, inner: int, count: int):
@@ -58,7 +58,7 @@ class Gates(nn.Module):
         self.bias = nn.Parameter(torch.tensor([OPEN, 0.0]))
 
     def forward(self, x: Tensor, real: Tensor, threshold: float) -> Tensor:
-        """x: [B, S, D]; real: bool [B, S, 1]. Returns [B, n]: drawn in training, else 0 or 1."""
+        """x: [B, S, D]; real: bool [B, S, 1]. Returns gates [B, n]: samples in training, otherwise 0 or 1."""
         mean = (x * real).sum(1) / real.sum(1)
         logits = self.outer(self.inner(mean).relu()).unflatten(1, (-1, 2)) + self.bias  # of computing, of skipping
         if self.training:
@@ -67,7 +67,7 @@ class Gates(nn.Module):
 
 
 class GatedLayer(Layer):
-    """A pre-norm layer whose blocks count as their gates say."""
+    """A pre-norm layer whose blocks are scaled by gates."""
 
     def forward(self, x: Tensor, mask: Tensor, gates: Tensor) -> Tensor:
         """x: [B, S, D]; mask: bool [B, 1, 1, S], true at the keys; gates: [B, 2], of attention and feed-forward."""
@@ -82,17 +82,17 @@ class GatedLayer(Layer):
 
 
 class DynamicDepthEncoder(nn.Module):
-    """Transformer layers with gates.
+    """A Transformer encoder whose blocks have gates.
 
     Args:
-        config: Its options.
-        shared: Options of the model.
+        config: The options.
+        shared: Options that all parts of the model share.
 
     Attributes:
-        needed: As of TransformerEncoder.
+        needed: As in TransformerEncoder.
 
     Raises:
-        UserError: heads that do not fit the width, or a norm after the blocks.
+        UserError: heads that do not divide the width, or a norm after the blocks.
     """
 
     Config = DynamicDepthConfig
@@ -110,7 +110,7 @@ class DynamicDepthEncoder(nn.Module):
         self.norm, self.needed = nn.LayerNorm(config.width), ()
 
     def forward(self, source: States) -> Memory:
-        """As of TransformerEncoder. `auxiliary` has the gates, `computed`, [B, N, 2]."""
+        """As in TransformerEncoder. `auxiliary` holds the gates as `computed`, [B, N, 2]."""
         x, keys, threshold = source.values, length_mask(source.lengths, source.values.size(1)), self.config.threshold
         real = keys[:, 0, 0, :, None]
         every = self.gates[0](x, real, threshold).unflatten(1, (-1, 2)) if self.config.gates == "global" else None
@@ -123,13 +123,13 @@ class DynamicDepthEncoder(nn.Module):
         return Memory([*states, self.norm(x)], source.lengths, keys, auxiliary={"computed": torch.stack(computed, 1)})
 
     def first(self, layers: int) -> "DynamicDepthEncoder":
-        """As of TransformerEncoder."""
+        """As in TransformerEncoder."""
         light = copy.copy(self)
         light._modules = {**self._modules, "layers": self.layers[:layers]}
         return light
 
     def flops(self, lengths: Tensor) -> int:
-        """As of TransformerEncoder, as if all blocks were computed."""
+        """As in TransformerEncoder, with all blocks computed."""
         linear = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
         seen = len(self.layers) * self.width * int((lengths * lengths).sum())
         return 2 * int(lengths.sum()) * linear + 4 * seen

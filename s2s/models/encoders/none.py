@@ -1,4 +1,4 @@
-"""No encoder: the memory is what the front-end makes of a source, for a decoder that reads the source by itself."""
+"""No encoder: the memory is the output of the front-end, for a decoder that encodes the source by itself."""
 
 import dataclasses
 
@@ -13,18 +13,18 @@ from s2s.nn.attention import length_mask
 class NoEncoderConfig:
     """Options of no encoder."""
 
-    layers = 1  # no option: a bridge sees one state of each position
+    layers = 1  # not an option: a bridge reads the number of layers, and sees one state at each position
 
     type: str = option("none", "component")
     width: int = option(512, "model width D", at_least=1, at_most=65_536)
 
 
 class NoEncoder(nn.Module):
-    """Embedded tokens as the memory.
+    """Passes embedded tokens on as the memory.
 
     Args:
-        config: The width.
-        shared: Options of the model.
+        config: The options.
+        shared: Options that all parts of the model share.
     """
 
     Config = NoEncoderConfig
@@ -37,10 +37,10 @@ class NoEncoder(nn.Module):
         self.needed: tuple[int, ...] = ()
 
     def forward(self, source: States) -> Memory:
-        """As of TransformerEncoder."""
+        """As in TransformerEncoder."""
         keys = length_mask(source.lengths, source.values.size(1))
         return Memory([source.values], source.lengths, keys, source.packing and source.packing.segments)
 
     def flops(self, lengths: Tensor) -> int:
-        """None."""
+        """0, because there is nothing to compute."""
         return 0

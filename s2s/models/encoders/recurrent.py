@@ -1,20 +1,20 @@
-"""Recurrent encoders: LSTM or GRU layers, in one direction or both, with residual connections.
+"""Recurrent encoders: LSTM or GRU layers, unidirectional or bidirectional, with residual connections.
 
 Paper: Sutskever et al., "Sequence to Sequence Learning with Neural Networks", NIPS 2014,
 https://arxiv.org/abs/1409.3215; Bahdanau et al., "Neural Machine Translation by Jointly Learning to Align and
 Translate", ICLR 2015, https://arxiv.org/abs/1409.0473, for both directions; Wu et al., "Google's Neural Machine
 Translation System", 2016, https://arxiv.org/abs/1609.08144, for residual layers.
 
-Each layer is a recurrence over the states below, [B, S, D] -> [B, S, D]. A layer of both directions has D/2 in each.
-The direction from right to left begins at each row's last real position, so that padding never matters; packed rows
-are taken apart, so that no example sees its neighbours. From layer `residual` on, a layer's input is added to its
-output.
+Each layer is a recurrence over the states below, [B, S, D] -> [B, S, D]. A bidirectional layer has width D/2 in each
+direction. The direction from right to left begins at the last real position of each row, so that padding has no effect.
+Packed rows are split into examples, so that no example sees its neighbours. From layer `residual` on, the input of a
+layer is added to its output.
 
 Use: model=lstm, or model.encoder=lstm model.encoder.bidirectional=first model.encoder.residual=3 model.positions=none
 
-Left out: peepholes and projections, which later work found not to matter; the final states, which the decoder does not
-begin with: it looks at the memory. GNMT's bottom layer has D in each direction, here D/2, so that all layers are of
-one width.
+Left out: peepholes and projections, which later work found not to matter; initialising the decoder with the final
+states: the decoder attends to the memory. GNMT's bottom layer has width D in each direction; here it has D/2, so that
+all layers have one width.
 """
 
 import copy
@@ -53,14 +53,14 @@ class GruEncoderConfig(LstmEncoderConfig):
 
 
 class RecurrentLayer(nn.Module):
-    """One layer.
+    """One recurrent layer.
 
     Args:
         kind: `lstm` or `gru`.
         width: D.
-        both: Whether it reads in both directions.
-        residual: Whether its input is added.
-        dropout: Probability of dropping a component of its output.
+        both: Whether the layer is bidirectional.
+        residual: Whether the input is added to the output.
+        dropout: Dropout probability of the output.
     """
 
     def __init__(self, kind: str, width: int, both: bool, residual: bool, dropout: float):
@@ -76,17 +76,17 @@ class RecurrentLayer(nn.Module):
 
 
 class RecurrentEncoder(nn.Module):
-    """Recurrent layers.
+    """The recurrent encoder.
 
     Args:
-        config: Its options.
-        shared: Options of the model.
+        config: The options.
+        shared: Options that all parts of the model share.
 
     Attributes:
-        needed: Layers, from 1 and before the last, whose states the Memory holds beside the top.
+        needed: Layers below the top, from 1, whose states the Memory holds beside the top.
 
     Raises:
-        UserError: widths that do not fit, or a norm that is not there.
+        UserError: an odd width of bidirectional layers, or options that recurrent layers do not have.
     """
 
     Config = LstmEncoderConfig
@@ -107,8 +107,8 @@ class RecurrentEncoder(nn.Module):
         self.needed: tuple[int, ...] = ()
 
     def forward(self, source: States) -> Memory:
-        """Returns the states after the layers that are needed and of the top, each [B, S, D]; padded positions hold no
-        meaning."""
+        """The Memory of a source: the states of the layers in `needed` and of the top, each [B, S, D]. States at
+        padding have no meaning."""
         x, lengths, packing = source.values, source.lengths, source.packing
         examples = None if packing is None else Examples(*packing)
         if examples is not None:
@@ -122,30 +122,30 @@ class RecurrentEncoder(nn.Module):
         return Memory(states, source.lengths, keys, packing and packing.segments)
 
     def first(self, layers: int) -> "RecurrentEncoder":
-        """An encoder of the first layers only; weights are shared."""
+        """An encoder with the first layers only; the weights are shared."""
         light = copy.copy(self)
         light._modules = {**self._modules, "layers": self.layers[:layers]}
         return light
 
     def flops(self, lengths: Tensor) -> int:
-        """Operations of matrix products over sources of these lengths, [B] int64."""
+        """Floating-point operations of the matrix products; lengths: of the sources, [B] int64."""
         return 2 * int(lengths.sum()) * sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
 
 
 class GruEncoder(RecurrentEncoder):
-    """GRU layers."""
+    """The encoder with GRU layers."""
 
     Config = GruEncoderConfig
     segmented = True
 
 
 def residual(config, number: int) -> bool:
-    """Whether a layer, from 0, of a recurrent stack adds its input."""
+    """Whether a layer of a recurrent stack adds its input to its output; number: of the layer, from 0."""
     return 1 < config.residual <= number + 1
 
 
 def check(key: str, config, shared: Shared) -> None:
-    """Raise UserError for options of a recurrent stack that do not go together."""
+    """Raise UserError for options that a recurrent stack does not have, or that exclude each other."""
     if config.residual == 1 or config.residual > config.layers:
         raise UserError(f"{key}.residual={config.residual}: a layer from 2 to {key}.layers={config.layers}, or 0")
     if shared.log_length_scale:

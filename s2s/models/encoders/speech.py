@@ -1,4 +1,4 @@
-"""Encoders of recordings: Transformer, Conformer or E-Branchformer layers, perhaps with CTC on them.
+"""Speech encoder: Transformer, Conformer or E-Branchformer layers, with or without a CTC output.
 
 Shapes: B utterances, S positions, D width, V vocabulary.
 """
@@ -20,7 +20,7 @@ from s2s.nn.attention import context_mask, length_mask
 from s2s.nn.feedforward import ACTIVATIONS
 from s2s.text.vocabulary import PAD
 
-# Probability of the blank at first, where nothing tells labels apart.
+# Initial probability of the blank.
 FIRST_BLANK = 0.8
 
 
@@ -57,21 +57,21 @@ class SpeechEncoderConfig(StackConfig):
 
 
 class SpeechEncoder(nn.Module):
-    """Layers over frames.
+    """The speech encoder.
 
-    The blank of CTC is PAD, which no target holds, so that its vocabulary is the target's. CTC after other layers than
-    the last (`ctc_layers`) has the same norm and output matrix.
+    The blank of CTC is PAD, which no target contains, so that CTC has the target vocabulary. CTC after lower layers
+    (`ctc_layers`) shares the norm and the output matrix of the last layer.
 
     Args:
-        config: Its options.
-        shared: Options of the model; positions and activation are the encoder's own.
-        ctc_size: V of CTC; None: there is none.
+        config: The options.
+        shared: Options that all parts of the model share; the encoder has its own positions and activation.
+        ctc_size: V of CTC; None: no CTC.
 
     Attributes:
-        confidence: Of CTC's best label, at which an utterance leaves at one of `exits`; None: all go on.
+        confidence: Confidence of CTC at which an utterance stops at one of `exits`; None: no utterance stops early.
 
     Raises:
-        UserError: sizes that do not fit together.
+        UserError: options that exclude each other, or sizes that do not fit together.
     """
 
     def __init__(self, config: SpeechEncoderConfig, shared: Shared, ctc_size: int | None):
@@ -86,15 +86,16 @@ class SpeechEncoder(nn.Module):
         self.conditioning = nn.Embedding(ctc_size, config.width) if config.self_conditioned else None
 
     def begin(self) -> None:
-        """What the first weights are beside the blocks' own, once these are drawn."""
+        """Change initial weights, after the blocks have drawn theirs."""
         for linear in (linear for layer in self.layers for linear in getattr(layer, "outputs", list)()):
-            nn.init.zeros_(linear.weight)  # a layer adds nothing at first (Zhang et al. 2019): what enters gets to CTC
-        if self.ctc is not None:  # mostly blanks at first; else a label may become what is said of all speech, for good
+            nn.init.zeros_(linear.weight)  # a layer adds nothing initially (Zhang et al. 2019): CTC sees the input
+        if self.ctc is not None:  # mostly blanks initially: training must not get stuck with one label
             odds = FIRST_BLANK / (1 - FIRST_BLANK) * (self.ctc.out_features - 1)
             nn.init.constant_(self.ctc.bias[PAD], math.log(odds))
 
     def forward(self, source: States) -> Memory:
-        """Returns the states, each [B, S, D], after `ctc_layers` and of the top; padded positions hold no meaning."""
+        """The Memory of a source: the states after `ctc_layers` and of the top, each [B, S, D]. States at padding have
+        no meaning."""
         options, x = self.config, source.values
         keys = length_mask(source.lengths, x.size(1))
         real = keys[:, 0, 0, :, None]
@@ -113,7 +114,7 @@ class SpeechEncoder(nn.Module):
                 if self.confidence is not None:
                     sure = self._confidence(states[-1], real) >= self.confidence
                     early.append((states.pop()[sure], rows[sure]))
-                    x, mask, real, rows = (part[~sure] for part in (x, mask, real, rows))
+                    x, mask, real, rows = (tensor[~sure] for tensor in (x, mask, real, rows))
                     tags = {name: tag[~sure] for name, tag in tags.items()}
                     if not len(rows):
                         break
@@ -124,7 +125,8 @@ class SpeechEncoder(nn.Module):
         return Memory([*states, top], source.lengths, keys)
 
     def _confidence(self, states: Tensor, real: Tensor) -> Tensor:
-        """The probability of CTC's best label on states [B, S, D], [B]: its geometric mean over the real positions."""
+        """Confidence of CTC, [B]: the geometric mean of the best label's probability over real positions; states:
+        [B, S, D]."""
         best = self.ctc(states).float().log_softmax(dim=-1).amax(dim=-1)
         real = real[:, :, 0]
         return (best.masked_fill(~real, 0).sum(1) / real.sum(1)).exp()
@@ -136,15 +138,15 @@ class SpeechEncoder(nn.Module):
         return light
 
     def first(self, layers: int) -> "SpeechEncoder":
-        """An encoder of the first layers only, and the last norm; weights are shared."""
+        """An encoder with the first layers and the last norm only; the weights are shared."""
         light = copy.copy(self)
         light._modules = {**self._modules, "layers": self.layers[:layers]}
         light.exits = [number for number in self.exits if number < layers]
         return light
 
     def flops(self, lengths: Tensor) -> int:
-        """Operations of matrix products and convolutions over States of these lengths, [B] int64; attention counts
-        whole."""
+        """Floating-point operations of matrix products and convolutions; lengths: of the States, [B] int64. Limited
+        context counts as much as full attention."""
         linear = sum(p.numel() for p in self.layers.parameters() if p.dim() > 1)
         if self.ctc is not None:
             linear += self.ctc.weight.numel() * (1 + len(self.exits))
@@ -152,7 +154,7 @@ class SpeechEncoder(nn.Module):
 
 
 def _check(config: SpeechEncoderConfig, ctc_size: int | None) -> None:
-    """What concerns several options. Raises UserError."""
+    """Raise UserError where options exclude each other."""
     check_heads("model.encoder", config, config.positions)
     kernel = getattr(config.layer, "kernel", 1)
     if kernel % 2 == 0 or config.ffn_width % 2:

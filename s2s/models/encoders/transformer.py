@@ -1,4 +1,4 @@
-"""The Transformer's encoder.
+"""The Transformer encoder.
 
 Shapes: B sentences, S source positions, P real tokens of all rows, D width.
 """
@@ -35,18 +35,18 @@ class EncoderConfig(StackConfig):
 
 
 class TransformerEncoder(nn.Module):
-    """Layers that see the whole source.
+    """The Transformer encoder.
 
     Args:
-        config: Its options.
-        shared: Options of the model.
+        config: The options.
+        shared: Options that all parts of the model share.
 
     Attributes:
-        needed: Layers, from 1 and before the last, whose states the Memory holds beside the top.
-        segmented: It keeps the examples of a packed row apart.
+        needed: Layers below the top, from 1, whose states the Memory holds beside the top.
+        segmented: Whether the layers separate the examples of a packed row.
 
     Raises:
-        UserError: heads that do not fit the width.
+        UserError: heads that do not divide the width.
     """
 
     Config = EncoderConfig
@@ -66,8 +66,8 @@ class TransformerEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
 
     def forward(self, source: States) -> Memory:
-        """Returns the states after the layers that are needed and of the top, each [B, S, D]; padded positions hold no
-        meaning."""
+        """The Memory of a source: the states of the layers in `needed` and of the top, each [B, S, D]. States at
+        padding have no meaning."""
         x, segments = source.values, source.packing and source.packing.segments
         keys = length_mask(source.lengths, x.size(1))
         mask = keys if segments is None else keys & segment_mask(segments, segments)
@@ -83,17 +83,17 @@ class TransformerEncoder(nn.Module):
         return Memory([x if real is None else real.pad(x) for x in states], source.lengths, keys, segments)
 
     def first(self, layers: int) -> "TransformerEncoder":
-        """An encoder of the first layers only, and the last norm; weights are shared."""
+        """An encoder with the first layers and the last norm only; the weights are shared."""
         light = copy.copy(self)
         light._modules = {**self._modules, "layers": self.layers[:layers]}
         return light
 
     def _tags(self, source: States, real: RealTokens | None) -> dict[str, Tensor]:
-        """The numbers of tags' values for the layers that ask for them."""
+        """The value numbers of each tag, if any layer reads tags."""
         if not any(getattr(layer, "tags", ()) for layer in self.layers):
             return {}
-        found, shape = source.tags_of_positions(), source.values.shape[:2]
-        return found if real is None else {name: real.unpad(tag.expand(shape)) for name, tag in found.items()}
+        values, shape = source.tags_of_positions(), source.values.shape[:2]
+        return values if real is None else {name: real.unpad(tag.expand(shape)) for name, tag in values.items()}
 
     def _unpads(self, source: States) -> bool:
         """Whether to compute on real tokens only."""
@@ -105,15 +105,15 @@ class TransformerEncoder(nn.Module):
         return source.values.device.type == "cpu" and int(source.lengths.sum()) < (1 - UNPAD_FROM) * positions
 
     def flops(self, lengths: Tensor) -> int:
-        """Operations of matrix products over sources of these lengths, [B] int64; attention counts whole."""
+        """Floating-point operations of the matrix products; lengths: of the sources, [B] int64."""
         linear = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
         seen = len(self.layers) * self.width * int((lengths * lengths).sum())
         return 2 * int(lengths.sum()) * linear + 4 * seen
 
 
 def tags_of(layer: nn.Module, tags: dict[str, Tensor]) -> tuple[dict[str, Tensor], ...]:
-    """What a layer is given beside the others' arguments: of a kind with an attribute `tags`, the numbers of the values
-    of those that it names, int64 [B, 1], of packed rows [B, S], with real tokens alone [P]."""
+    """The further arguments of a layer. A layer with an attribute `tags` receives the value numbers of the tags that it
+    names: int64 [B, 1]; [B, S] where rows are packed; [P] of real tokens only."""
     return ({name: tags[name] for name in layer.tags},) if hasattr(layer, "tags") else ()
 
 
@@ -121,12 +121,12 @@ def layers_of(config, shared: Shared, causal: bool = False) -> nn.ModuleList:
     """The layers of an encoder.
 
     Args:
-        config: The stack's size, and `layer`, their kind.
-        shared: Options of the model.
-        causal: Convolutions do not look ahead.
+        config: The size of the stack, and `layer`, the options of each layer.
+        shared: Options that all parts of the model share.
+        causal: Whether convolutions see no later position.
 
     Raises:
-        UserError: a norm or a scale of attention that the kind does not have.
+        UserError: a norm or a scale of attention that this type of layer does not have.
     """
     kind = registry.find("layer", config.layer.type)
     if shared.norm not in kind.norms:

@@ -38,10 +38,10 @@ class ByteConvFrontend(TextFrontend):
     """[B, S] ids to [B, ceil(S / stride), D].
 
     Args:
-        config: Its options.
-        source: The vocabulary's size.
+        config: The options.
+        source: Gives the vocabulary size.
         width: D.
-        shared: Options of the model.
+        shared: Options that all parts of the model share.
 
     Raises:
         UserError: a stride that leaves out bytes.
@@ -60,5 +60,5 @@ class ByteConvFrontend(TextFrontend):
         self.norm = nn.LayerNorm(width)
 
     def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As of TextFrontend."""
+        """As in TextFrontend."""
         return self.norm(self.convolution(self.embed(ids), real_of(ids, lengths))), self.shortened(lengths)

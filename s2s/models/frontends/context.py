@@ -38,10 +38,10 @@ class ContextFrontend(TextFrontend):
     """[B, S] ids to [B, S, D].
 
     Args:
-        config: Its options.
-        source: The vocabulary's size.
+        config: The options.
+        source: Gives the vocabulary size.
         width: D; even.
-        shared: Options of the model.
+        shared: Options that all parts of the model share.
 
     Raises:
         UserError: an even kernel, or an odd width.
@@ -60,7 +60,7 @@ class ContextFrontend(TextFrontend):
             self.recurrence = nn.GRU(width, width // 2, batch_first=True, bidirectional=True)
 
     def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As of TextFrontend."""
+        """As in TextFrontend."""
         x = self.embed(ids)
         if self.convolution is not None:
             return x + self.convolution(x, real_of(ids, lengths)), lengths

@@ -46,10 +46,10 @@ class ConvPoolFrontend(TextFrontend):
     """[B, S] ids to [B, ceil(S / stride), D].
 
     Args:
-        config: Its options.
-        source: The vocabulary's size.
+        config: The options.
+        source: Gives the vocabulary size.
         width: D.
-        shared: Options of the model.
+        shared: Options that all parts of the model share.
 
     Raises:
         UserError: not as many filters as kernels.
@@ -73,7 +73,7 @@ class ConvPoolFrontend(TextFrontend):
         self.norm = nn.LayerNorm(width)
 
     def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As of TextFrontend."""
+        """As in TextFrontend."""
         x, real = self.embed(ids), real_of(ids, lengths)
         x = self.projection(torch.cat([convolution(x, real).relu() for convolution in self.convolutions], dim=2))
         return self.norm(self.highway(maximum_of_blocks(x, real, self.stride))), self.shortened(lengths)

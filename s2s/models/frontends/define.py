@@ -37,10 +37,10 @@ class DefineFrontend(TextFrontend):
     """[B, S] ids to [B, S, D].
 
     Args:
-        config: Its options.
-        source: The vocabulary's size.
+        config: The options.
+        source: Gives the vocabulary size.
         width: D.
-        shared: Options of the model.
+        shared: Options that all parts of the model share.
 
     Raises:
         UserError: widths that groups do not divide.
@@ -53,5 +53,5 @@ class DefineFrontend(TextFrontend):
         self.embedding = FactorizedEmbedding(config, source.size, width, "model.frontend")
 
     def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As of TextFrontend."""
+        """As in TextFrontend."""
         return self.embedding(ids), lengths

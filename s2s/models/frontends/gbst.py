@@ -43,10 +43,10 @@ class GBSTFrontend(TextFrontend):
     """[B, S] ids to [B, ceil(S / stride), D].
 
     Args:
-        config: Its options.
-        source: The vocabulary's size.
+        config: The options.
+        source: Gives the vocabulary size.
         width: D.
-        shared: Options of the model.
+        shared: Options that all parts of the model share.
 
     Raises:
         UserError: an even kernel.
@@ -61,7 +61,7 @@ class GBSTFrontend(TextFrontend):
         self.mixing, self.score = nn.Linear(width, width), nn.Linear(width, 1)
 
     def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As of TextFrontend."""
+        """As in TextFrontend."""
         real, S = real_of(ids, lengths), ids.size(1)
         x = self.mixing(self.convolution(self.embed(ids), real))
         means = [mean_of_blocks(x, real, size) for size in range(1, self.block + 1)]

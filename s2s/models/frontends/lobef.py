@@ -64,13 +64,13 @@ class LobefFrontend(TextFrontend):
     """[B, S] ids to [B, S, D], with layers of its own.
 
     Args:
-        config: Its options.
-        source: The vocabulary's size.
+        config: The options.
+        source: Gives the vocabulary size.
         width: D.
-        shared: Options of the model.
+        shared: Options that all parts of the model share.
 
     Raises:
-        UserError: heads that do not fit the width.
+        UserError: heads that do not divide the width.
     """
 
     def __init__(self, config: LobefConfig, source: TokenSource, width: int, shared: Shared):
@@ -81,7 +81,7 @@ class LobefFrontend(TextFrontend):
         self.layers = nn.ModuleList(Layer(**shared.layer(stack)) for _ in range(stack.layers))
 
     def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As of TextFrontend."""
+        """As in TextFrontend."""
         x, real = dropout(self.positions(self.embed(ids)), self.dropout, self.training), real_of(ids, lengths)
         mask = self.mask(ids, real)
         for layer in self.layers:
@@ -101,7 +101,7 @@ class LobefFrontend(TextFrontend):
         return x
 
     def flops(self, lengths: Tensor) -> int:
-        """As of TextFrontend; attention counts whole."""
+        """As in TextFrontend; attention counts whole."""
         return super().flops(lengths) + 4 * len(self.layers) * self.width * int((lengths * lengths).sum())
 
 
@@ -117,12 +117,12 @@ class NgramFrontend(LobefFrontend):
         self.weights = nn.Parameter(torch.full((count,), 1 / count))
 
     def fuse(self, x: Tensor, real: Tensor) -> Tensor:
-        """As of LobefFrontend."""
+        """As in LobefFrontend."""
         spread = [x, *(one(x, real).repeat_interleave(one.stride, dim=1)[:, : x.size(1)] for one in self.ngrams)]
         return sum(weight * y for weight, y in zip(self.weights, spread, strict=True))
 
     def flops(self, lengths: Tensor) -> int:
-        """As of TextFrontend."""
+        """As in TextFrontend."""
         left_out = sum((length - -(-length // one.stride)) * one.weight.numel()
                        for one in self.ngrams for length in lengths.tolist())  # fmt: skip
         return super().flops(lengths) - 2 * left_out
@@ -143,6 +143,6 @@ class WordFrontend(LobefFrontend):
         self.register_buffer("starts", starts, persistent=False)
 
     def mask(self, ids: Tensor, real: Tensor) -> Tensor:
-        """As of LobefFrontend. Padding belongs to the last word, so that it sees something."""
+        """As in LobefFrontend. Padding belongs to the last word, so that it sees something."""
         words = (self.starts[ids] & real[:, :, 0]).cumsum(1)
         return super().mask(ids, real) & segment_mask(words, words)

@@ -52,13 +52,13 @@ class MantaFrontend(TextFrontend):
     """[B, S] ids to at most [B, ceil(blocks x S), D].
 
     Args:
-        config: Its options.
-        source: The vocabulary's size.
+        config: The options.
+        source: Gives the vocabulary size.
         width: D.
-        shared: Options of the model.
+        shared: Options that all parts of the model share.
 
     Raises:
-        UserError: an even kernel, or heads that do not fit the width.
+        UserError: an even kernel, or heads that do not divide the width.
     """
 
     Config = MantaConfig
@@ -77,11 +77,11 @@ class MantaFrontend(TextFrontend):
         self.projection = nn.Linear(width, width)
 
     def most(self, length: int) -> int:
-        """As of TextFrontend."""
+        """As in TextFrontend."""
         return math.ceil(self.blocks * length)
 
     def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As of TextFrontend."""
+        """As in TextFrontend."""
         x, real = self.embed(ids), real_of(ids, lengths)
         mean, deviation = self.numbers(x, real)
         last = (lengths - 1)[:, None]

@@ -35,8 +35,8 @@ class OneHotFrontend(TextFrontend):
     """[B, S] ids to [B, S, D].
 
     Args:
-        config: Nothing to choose.
-        source: The vocabulary's size.
+        config: The options; there are none to choose.
+        source: Gives the vocabulary size.
         width: D.
         shared: Options of the model; there is no dropout.
 
@@ -52,5 +52,5 @@ class OneHotFrontend(TextFrontend):
         self.vectors, self.dropout = OneHot(width), 0.0
 
     def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As of TextFrontend."""
+        """As in TextFrontend."""
         return self.vectors(ids), lengths

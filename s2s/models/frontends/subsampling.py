@@ -26,10 +26,10 @@ class SubsamplingFrontend(nn.Module):
     """Convolutions over frames and features, scaled as embeddings are, with positions and dropout.
 
     Args:
-        config: Its options.
+        config: The options.
         source: The features of a frame.
         width: D.
-        shared: Options of the model.
+        shared: Options that all parts of the model share.
     """
 
     Config = SubsamplingConfig

@@ -22,7 +22,7 @@ class TextFrontend(nn.Module):
 
     Args:
         width: D.
-        shared: Options of the model.
+        shared: Options that all parts of the model share.
         tokens: The embedding matrix, which a target may share; None: there is none.
 
     Attributes:

@@ -22,10 +22,10 @@ class TokenFrontend(nn.Module):
     """Embedded tokens; no length changes.
 
     Args:
-        config: Nothing to choose.
-        source: The vocabulary's size.
+        config: The options; there are none to choose.
+        source: Gives the vocabulary size.
         width: D.
-        shared: Options of the model.
+        shared: Options that all parts of the model share.
 
     Attributes:
         tokens: The embedding matrix, which a target may share.

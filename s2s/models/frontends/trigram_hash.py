@@ -44,10 +44,10 @@ class TrigramHashFrontend(TextFrontend):
     """[B, S] ids to [B, S', D], a state for each word.
 
     Args:
-        config: Its options.
+        config: The options.
         source: The vocabulary's size, and what begins words.
         width: D.
-        shared: Options of the model.
+        shared: Options that all parts of the model share.
 
     Raises:
         UserError: no symbol begins a word, or more than one does.
@@ -67,11 +67,11 @@ class TrigramHashFrontend(TextFrontend):
         self.rows = nn.Embedding(config.rows, width)
 
     def most(self, length: int) -> int:
-        """As of TextFrontend: each symbol may be a space."""
+        """As in TextFrontend: each symbol may be a space."""
         return length
 
     def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As of TextFrontend."""
+        """As in TextFrontend."""
         real = real_of(ids, lengths)[:, :, 0]
         begins = ((ids == self.space) | (ids == EOS)) & real
         begins[:, 0] = True

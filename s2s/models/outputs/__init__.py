@@ -1,1 +1,1 @@
-"""From decoder states to log-probabilities."""
+"""Output layers, which map decoder states to logits or log-probabilities."""

@@ -1,16 +1,17 @@
-"""Adaptive softmax: rare symbols are rated through narrower matrices, by clusters.
+"""Adaptive softmax: clusters of rare symbols have narrower output matrices.
 
 Paper: Grave, Joulin, Cissé, Grangier and Jégou, "Efficient softmax approximation for GPUs", ICML 2017,
 https://arxiv.org/abs/1609.04309.
 
-Symbols are numbered from frequent to rare. A head rates the first c_1 of them and each cluster that follows, [.., c_1 +
-clusters]; cluster i rates its own symbols from a state that a linear map has made 4^i times narrower. log p of a symbol
-of a cluster is that of the cluster and that of the symbol in it: log-probabilities [.., V].
+Symbols are numbered from frequent to rare. The head scores the first c_1 symbols and each of the following clusters,
+[.., c_1 + clusters]. Cluster i scores its own symbols from a state that a linear map has made 4^i times narrower. The
+log-probability of a symbol in a cluster is the sum of that of the cluster and that of the symbol within it:
+log-probabilities [.., V].
 
 Use: tokenizer=words model.output=adaptive model.output.cutoffs=[1000,4000] model.tie_embeddings=none
 
-Left out: what the paper gains in speed, since losses here read the log-probabilities of all symbols; what is gained is
-size. Uncertain: nothing that is known; the module is PyTorch's.
+Left out: the paper's gain in speed, because losses here read the log-probabilities of all symbols; the gain here is in
+size. Uncertain: nothing; the module is PyTorch's.
 """
 
 import dataclasses
@@ -33,10 +34,10 @@ class AdaptiveConfig:
 
 
 class AdaptiveOutput(nn.Module):
-    """[..., D] to log-probabilities [..., V].
+    """Adaptive softmax output: states [..., D] to log-probabilities [..., V].
 
     Args:
-        config: Its options.
+        config: The options.
         width: D.
         size: V.
 
@@ -45,7 +46,7 @@ class AdaptiveOutput(nn.Module):
     """
 
     Config = AdaptiveConfig
-    by_id = True  # clusters are of neighbours in the vocabulary
+    by_id = True  # a cluster is a range of ids
 
     def __init__(self, config: AdaptiveConfig, width: int, size: int):
         super().__init__()

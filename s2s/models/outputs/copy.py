@@ -4,16 +4,16 @@ Paper: See et al., "Get To The Point: Summarization with Pointer-Generator Netwo
 https://arxiv.org/abs/1704.04368; Gu et al., "Incorporating Copying Mechanism in Sequence-to-Sequence Learning", ACL
 2016, https://arxiv.org/abs/1603.06393.
 
-Attention of its own compares a state [B, T, D] with the memory [B, S, D]; its weights a, [B, T, S], are what is copied
-from each position, and their mean of the memory is r, [B, T, D]. p = sigmoid(w . [state; r]) is the share of the
-vocabulary's softmax, and 1 - p that of the copied tokens: P(y) = p * softmax(y) + (1 - p) * (sum of a over the
-positions of token y). The output is log P, [B, T, V]. With a vocabulary for each side, a source token is copied as the
-target's symbol of the same spelling; one that the target lacks is copied as <unk>.
+A separate attention compares a state [B, T, D] with the memory [B, S, D]. Its weights a, [B, T, S], are the copy
+distribution over source positions, and the weighted mean of the memory is r, [B, T, D]. The gate p = sigmoid(w .
+[state; r]) mixes both distributions: P(y) = p * softmax(y) + (1 - p) * (sum of a over the positions of token y). The
+output is log P, [B, T, V]. If each side has its own vocabulary, a source token is copied as the target symbol of the
+same spelling, or as <unk> if there is none.
 
 Use: model.output=copy, best with one vocabulary for both sides
 
-Left out: the loss of coverage; p does not read the decoder's input by itself; unknown words of one sentence do not have
-symbols of their own: one <unk> stands for all of them.
+Left out: the coverage loss; p does not read the input of the decoder; the unknown words of a sentence have no symbols
+of their own: one <unk> stands for all of them.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from s2s.models.contract import Memory
 from s2s.models.outputs.pointer import source_tokens
 from s2s.nn.scores import SCORES, Scores
 
-LEAST = 1e-30  # a probability that is no lower has a logarithm
+LEAST = 1e-30  # lower bound of a probability, so that its logarithm is finite
 
 
 @dataclasses.dataclass
@@ -40,10 +40,10 @@ class CopyConfig:
 
 
 class Copy(nn.Module):
-    """Log-probabilities of a mixture.
+    """Log-probabilities of the mixture.
 
     Args:
-        config: Its options.
+        config: The options.
         width: D.
         size: V.
     """
@@ -59,30 +59,30 @@ class Copy(nn.Module):
         self.register_buffer("same", None, persistent=False)  # target ids of source tokens; None: they are the same
 
     def see(self, spec: Spec) -> None:
-        """Learn what a source token is called in the target. Raises UserError."""
+        """Read the target id of each source token from the task. Raises UserError: the sources have no tokens."""
         if not spec.shared:
             if spec.same is None:
                 raise UserError("model.output=copy: the sources have no tokens to copy")
             self.same = torch.tensor(spec.same)
 
     def keep(self, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
-        """What is needed of a source: keys and values [B, S, D], and target ids [B, S]. Raises UserError."""
+        """The tensors of a source: keys and values [B, S, D], and target ids [B, S]. Raises UserError."""
         tokens = source_tokens(memory, self.width, "model.output=copy")
         return self.scores.key(memory.top), memory.top, tokens if self.same is None else self.same[tokens]
 
     def context(self, states: Tensor, keys: Tensor, values: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """What is copied from each position [B, T, S], the target ids there [B, T, S], and r [B, T, D].
+        """The copy weights [B, T, S], the target ids [B, T, S], and r [B, T, D].
 
         Args:
             states: [B, T, D].
-            keys, values, ids: As of `keep`.
+            keys, values, ids: From `keep`.
             mask: Bool [B, 1, 1 or T, S].
         """
         weights = self.scores.weights(states, keys, mask[:, 0])
         return weights, ids[:, None].expand(weights.shape), weights.to(values.dtype) @ values
 
     def forward(self, states: Tensor, weights: Tensor, ids: Tensor, read: Tensor) -> Tensor:
-        """States [..., D] and what `context` has made of them, to log-probabilities [..., V]."""
+        """Log-probabilities [..., V] of states [..., D]; the other arguments are from `context`."""
         logits = nn.functional.linear(states.to(self.weight.dtype), self.weight).float()
         share = self.gate(torch.cat([states, read], -1)).float().sigmoid()
         copied = torch.zeros_like(logits).scatter_add(-1, ids, weights.float())

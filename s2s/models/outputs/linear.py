@@ -1,4 +1,4 @@
-"""Logits by one matrix, which may be that of the embedded tokens (Press and Wolf 2017)."""
+"""The default output: one matrix, which may be shared with the embedding (Press and Wolf 2017)."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ def linear(config: LinearConfig, width: int, size: int) -> nn.Linear:
     """A linear map of states [..., D] to logits [..., V].
 
     Args:
-        config: Nothing to choose.
+        config: The options; there are none to choose.
         width: D.
         size: V.
     """

@@ -20,10 +20,10 @@ class OneHotOutputConfig:
 
 
 class OneHotOutput(nn.Module):
-    """Component i of a state, times a number that is learned, is the logit of symbol i.
+    """The logit of symbol i is component i of the state, times a learned number.
 
     Args:
-        config: Nothing to choose.
+        config: The options; there are none to choose.
         width: D.
         size: V.
 
@@ -32,7 +32,7 @@ class OneHotOutput(nn.Module):
     """
 
     Config = OneHotOutputConfig
-    by_id = True  # as of OneHot
+    by_id = True  # as in OneHot
 
     def __init__(self, config: OneHotOutputConfig, width: int, size: int):
         super().__init__()

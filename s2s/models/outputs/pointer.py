@@ -2,17 +2,17 @@
 
 Paper: Vinyals et al., "Pointer Networks", NIPS 2015, https://arxiv.org/abs/1506.03134.
 
-A state [B, T, D] is compared with the memory [B, S, D], by default by additive scores, v . tanh(W q + U m + b). The
+A state [B, T, D] is compared with the memory [B, S, D], by default with additive scores, v . tanh(W q + U m + b). The
 scores are the logits of the S positions; those of padding are minus infinity. The score of the source's EOS is the
-logit of EOS, and symbols 4, 5 ... of the target are positions 1, 2 ..., so that the output has 4 + S symbols, as many
-as the longest source of a batch needs. What the decoder reads next is the token that was pointed at, by the embedding
-of source tokens: nothing depends on how long the sources of the training data were.
+logit of EOS. Target symbols 4, 5 ... are positions 1, 2 ..., so that the output has 4 + S symbols, where S is the
+longest source of a batch. The next input of the decoder is the source token at the predicted position, embedded by the
+embedding of source tokens. So nothing depends on the lengths of the training sources.
 
 Use: model=pointer_tiny, or model.output=pointer model.tie_embeddings=none, of a store with target_tokenizer=positions;
 decode.no_repeat_ngram=1 where no position may be chosen twice
 
-Left out: a decoder that sees nothing of the source but what it has pointed at: the decoders here attend to the memory,
-too. The first state of the decoder is not the encoder's last. Positions are those of tokens, and numbers are tokens.
+Left out: a decoder without attention; the decoders here attend to the memory too. The first state of the decoder is not
+the last state of the encoder. Positions count tokens, and numbers are tokens.
 """
 
 import dataclasses
@@ -40,12 +40,12 @@ class PointerConfig:
 
 
 class Pointer(nn.Module):
-    """Logits of positions.
+    """Logits of source positions.
 
     Args:
-        config: Its options.
+        config: The options.
         width: D.
-        size: V, which no output here has.
+        size: V; not used, because the number of logits depends on the source.
     """
 
     Config = PointerConfig
@@ -55,20 +55,20 @@ class Pointer(nn.Module):
         self.width, self.scores = width, Scores(config.attention, width, width)
 
     def see(self, spec: Spec) -> None:
-        """Raise UserError where targets are no positions."""
+        """Raise UserError where the targets are not positions."""
         if not spec.positions:
             raise UserError("model.output=pointer: targets must be positions of the source; make the store with "
                             "target_tokenizer=positions")  # fmt: skip
 
     def keep(self, memory: Memory) -> tuple[Tensor, Tensor]:
-        """What is needed of a source: keys [B, S, D] and tokens [B, S]. Raises UserError."""
+        """The tensors of a source: keys [B, S, D] and tokens [B, S]. Raises UserError."""
         if memory.segments is not None:
             raise UserError("model.output=pointer: several sources of a row would share positions; "
                             "data.batching=token_budget")  # fmt: skip
         return self.scores.key(memory.top), source_tokens(memory, self.width, "model.output=pointer")
 
     def shown(self, ids: Tensor, keys: Tensor, tokens: Tensor) -> Tensor:
-        """The source tokens that were pointed at, special symbols as they are. ids: [B, T]; returns [B, T]."""
+        """The source tokens at predicted positions; special symbols do not change. ids: [B, T]; returns [B, T]."""
         places = (ids - FIRST).clamp(0, tokens.size(1) - 1)
         return torch.where(ids < FIRST, ids, tokens.gather(1, places))
 
@@ -81,13 +81,21 @@ class Pointer(nn.Module):
         return (torch.cat([*special, scores.scatter(2, end, NEVER)], dim=2),)
 
     def forward(self, states: Tensor, scores: Tensor) -> Tensor:
-        """States [..., D] and what `context` has made of them, which is what there is to say."""
+        """The logits, which `context` has computed already."""
         return scores
 
 
 def source_tokens(memory: Memory, width: int, said: str) -> Tensor:
-    """The source tokens of each position of a memory, [B, S]. Raises UserError: positions are no tokens, or the memory
-    has not this width; said: the option that needs them."""
+    """The source token at each position of a memory, [B, S].
+
+    Args:
+        memory: The memory.
+        width: Width that the memory must have.
+        said: The option that needs the tokens, for errors.
+
+    Raises:
+        UserError: the positions of the memory are not tokens, or its width differs.
+    """
     tokens = memory.auxiliary.get("tokens")
     if tokens is None or tokens.shape != memory.top.shape[:2] or memory.top.size(2) != width:
         raise UserError(f"{said}: needs one source of tokens, a front-end and an encoder that keep its length, and "

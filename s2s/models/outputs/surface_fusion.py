@@ -1,20 +1,20 @@
-"""SurfaceFusion: the output layer reads the source embeddings, too.
+"""SurfaceFusion: the output layer also reads the source embeddings.
 
 Paper: Liu et al., "Understanding and Improving Encoder Layer Fusion in Sequence-to-Sequence Learning", ICLR 2021,
 https://openreview.net/forum?id=n1HD8M6WGn.
 
-Attention with queries of the decoder's states [B, T, D] and keys of the encoder's top states [B, S, D] makes r [B, T,
-D], a weighted sum of the embedded source that the encoder begins with. Both sides of this attention are detached, so
-that it learns where to look and changes neither encoder nor decoder. The output matrix [V, D] makes target logits of
-the states and source logits of r. `fusion=hard` is g * log softmax(target logits) + (1 - g) * log softmax(source
-logits), with a constant g, or with `gate=learned` the sigmoid of a linear map of states and r; `fusion=soft` is target
-logits + log softmax(source logits / temperature).
+An attention has the decoder states [B, T, D] as queries, the top encoder states [B, S, D] as keys, and the embedded
+source as values. Its result is r [B, T, D]. Queries and keys are detached, so that the attention trains its own weights
+and changes neither encoder nor decoder. The output matrix [V, D] maps the states to target logits and r to source
+logits. `fusion=hard` is g * log softmax(target logits) + (1 - g) * log softmax(source logits); g is a constant, or with
+`gate=learned` the sigmoid of a linear map of the states and r. `fusion=soft` is target logits + log softmax(source
+logits / temperature).
 
 Use: `model.output=surface_fusion model.output.fusion=hard model.output.share=0.8`
 
 Left out: fusion of all encoder layers, which is `model.bridge=linear` and `model.bridge=groups`. Encoder and decoder
-have one width. Losses and searches normalise what the output gives; the paper leaves the hard kind as it is. Uncertain:
-of which decoder layer the query is; here it is the last.
+must have the same width. Losses and searches normalise the output; the paper does not normalise hard fusion. Uncertain:
+which decoder layer gives the query; here it is the last.
 """
 
 import dataclasses
@@ -39,10 +39,10 @@ class SurfaceFusionConfig:
 
 
 class SurfaceFusion(nn.Module):
-    """Logits by the decoder's states and by the source embeddings that they look at.
+    """Logits from the decoder states and from the attended source embeddings.
 
     Args:
-        config: Its options.
+        config: The options.
         width: D.
         size: V.
     """
@@ -59,7 +59,7 @@ class SurfaceFusion(nn.Module):
         self.gate = nn.Linear(2 * width, 1) if learned else None
 
     def keep(self, memory: Memory) -> tuple[Tensor, Tensor]:
-        """What is needed of a source, keys and values, [B, S, D] each. Raises UserError."""
+        """The tensors of a source: keys and values, [B, S, D] each. Raises UserError."""
         embedded = memory.auxiliary.get("embedded")
         if embedded is None or embedded.shape != memory.top.shape or embedded.size(2) != self.width:
             raise UserError("model.output=surface_fusion: needs one source, an encoder that keeps its length, and "
@@ -67,13 +67,13 @@ class SurfaceFusion(nn.Module):
         return self.key(memory.top.detach()), embedded
 
     def context(self, states: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor]:
-        """What is read of the source: states [B, T, D], mask: bool [B, 1, 1 or T, S]. Returns [B, T, D]."""
+        """The attended source r [B, T, D]; states: [B, T, D]; mask: bool [B, 1, 1 or T, S]."""
         scores = self.query(states.detach()) @ keys.transpose(1, 2) / self.width**0.5
         weights = scores.float().masked_fill(~mask[:, 0], float("-inf")).softmax(-1)
         return (weights.to(values.dtype) @ values,)
 
     def forward(self, states: Tensor, read: Tensor) -> Tensor:
-        """States and what was read of the source, [..., D] each, to logits [..., V]."""
+        """Logits [..., V] of states [..., D]; read: r, [..., D]."""
         target, source = (nn.functional.linear(x.to(self.weight.dtype), self.weight) for x in (states, read))
         if self.config.fusion == "soft":
             return target + (source / self.config.temperature).log_softmax(-1)
