@@ -3,14 +3,14 @@
 Paper: Horton et al., "Bytes Are All You Need: Transformers Operating Directly On File Bytes", TMLR 2024,
 https://arxiv.org/abs/2306.00238.
 
-Embedded bytes [B, S, D] go through one convolution over `kernel` bytes, of which each step goes on by `stride`:
-[B, ceil(S / stride), D], then a layer norm. State i sees the bytes around the i-th `stride` ones. Padding is not seen.
+Embedded bytes [B, S, D] go through one convolution over `kernel` bytes with stride `stride`, [B, ceil(S / stride), D],
+and a layer norm. The window of state i is centred on the i-th block of `stride` bytes. Padding is not seen.
 
 Use: tokenizer=bytes model.frontend=byte_conv model.frontend.kernel=4 model.frontend.stride=2
 
-Left out: attention in shifted windows and pairwise merging of states, which are a matter of the encoder; reading files
-of images and sound; classification. Here the bytes are those of text. Uncertain: whether the paper has a norm after the
-convolution; here there is one.
+Left out: attention in shifted windows and pairwise merging of states, which belong to the encoder; files of images and
+sound; classification. Here the bytes are those of text. Uncertain: whether the paper has a norm after the convolution;
+here there is one.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class ByteConvConfig:
 
 
 class ByteConvFrontend(TextFrontend):
-    """[B, S] ids to [B, ceil(S / stride), D].
+    """A strided convolution over embedded bytes: ids [B, S] to states [B, ceil(S / stride), D].
 
     Args:
         config: The options.
@@ -44,7 +44,7 @@ class ByteConvFrontend(TextFrontend):
         shared: Options that all parts of the model share.
 
     Raises:
-        UserError: a stride that leaves out bytes.
+        UserError: a kernel smaller than the stride, which would skip bytes.
     """
 
     Config = ByteConvConfig

@@ -3,14 +3,14 @@
 Paper: Wang, Cho and Gu, "Neural Machine Translation with Byte-Level Subwords", AAAI 2020,
 https://arxiv.org/abs/1909.03341.
 
-A byte-level subword may be part of a character, or of several, so that its embedding alone says little. Embedded tokens
-[B, S, D] go through a depth-wise convolution (each component by itself over `kernel` tokens, added to what it was), or
-through a bidirectional GRU of D / 2 states a direction; nothing changes length. Padding is not seen by either.
+A byte-level subword may be a part of a character, or of several, so that its embedding alone means little. Embedded
+tokens [B, S, D] go through a depth-wise convolution over `kernel` tokens with a residual connection, or through a
+bidirectional GRU of width D / 2 in each direction. The length does not change. Neither sees padding.
 
 Use: tokenizer=bytes model.frontend=context model.frontend.kind=gru
 
 Left out: nothing of the model. Uncertain: whether the paper's convolution has a residual connection, as it has here.
-Positions are added after the context; public code adds them before a GRU, which knows order by itself.
+Positions are added after the context; public code adds them before a GRU, which models order by itself.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class ContextConfig:
 
 
 class ContextFrontend(TextFrontend):
-    """[B, S] ids to [B, S, D].
+    """A convolution or a GRU over embedded tokens: ids [B, S] to states [B, S, D].
 
     Args:
         config: The options.

@@ -1,18 +1,17 @@
-"""Convolutions, pooling and highway layers: characters become fewer states before the encoder.
+"""Convolutions, pooling and highway layers that shorten a sequence of characters before the encoder.
 
 Paper: Banar, Daelemans and Kestemont, "Character-level Transformer-based Neural Machine Translation", NLPIR 2020,
 https://arxiv.org/abs/2005.11239, with the front-end of Lee, Cho and Hofmann, "Fully Character-Level Neural Machine
 Translation without Explicit Segmentation", TACL 2017, https://arxiv.org/abs/1610.03017.
 
-Embedded characters [B, S, E] go through convolutions of several widths side by side, each with filters of its own and
-ReLU, [B, S, sum of filters]; a linear map makes D of them. The greatest value of each component over `stride` positions
-stays, [B, ceil(S / stride), D]; highway layers and a layer norm follow. Padding counts nowhere. The decoder writes
-single characters.
+Embedded characters [B, S, E] go through parallel convolutions of several widths with ReLU, [B, S, sum of filters], and
+a linear map to D. Max pooling over blocks of `stride` positions follows, [B, ceil(S / stride), D], then highway layers
+and a layer norm. Padding has no effect. The decoder writes single characters.
 
 Use: tokenizer=characters model.frontend=conv_pool model.frontend.stride=5
 
-Left out: nothing of the front-end. Uncertain: that the sizes are those of Banar et al.; the defaults are those of
-public code after Lee et al.
+Left out: nothing of the front-end. Uncertain: whether the sizes are those of Banar et al.; the defaults follow public
+code for Lee et al.
 """
 
 import dataclasses
@@ -43,7 +42,7 @@ class ConvPoolConfig:
 
 
 class ConvPoolFrontend(TextFrontend):
-    """[B, S] ids to [B, ceil(S / stride), D].
+    """Convolutions and max pooling over embedded characters: ids [B, S] to states [B, ceil(S / stride), D].
 
     Args:
         config: The options.
@@ -52,7 +51,7 @@ class ConvPoolFrontend(TextFrontend):
         shared: Options that all parts of the model share.
 
     Raises:
-        UserError: not as many filters as kernels.
+        UserError: different numbers of kernels and filters.
     """
 
     Config = ConvPoolConfig

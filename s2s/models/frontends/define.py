@@ -1,18 +1,18 @@
-"""DeFINE: narrow embeddings that group-linear layers make wide.
+"""DeFINE: narrow embeddings, widened by group-linear layers.
 
 Paper: Mehta, Koncel-Kedziorski, Rastegari and Hajishirzi, "DeFINE: Deep Factorized Input Token Embeddings for Neural
 Sequence Modeling", ICLR 2020, https://arxiv.org/abs/1911.12385.
 
-A token is embedded in n components, n much less than D. Group-linear layers, each with half as many groups as the one
-before, make it wider from layer to layer: group g of a layer reads part g of the last layer's result and part g of the
-embedding itself, and has a linear map of its own, with GELU. A linear map makes D of the last one: [B, S] ids to
-[B, S, D]. What the decoder reads may be embedded so too, with a table of its own. The paper has an adaptive softmax at
-the output (`model.output=adaptive`).
+The embedding of a token has width n, much less than D. Group-linear layers widen it from layer to layer, and each layer
+has half as many groups as the one before. Group g of a layer reads part g of the output of the previous layer and part
+g of the embedding; it has its own linear map, with GELU. A last linear map gives width D: ids [B, S] to [B, S, D]. The
+target embedding may be of this kind too, with a table of its own. The paper has an adaptive softmax at the output
+(`model.output=adaptive`).
 
 Use: model.frontend=define model.embedding=define model.output=adaptive
 
-Left out: one table for both sides and the output; the finished vectors of a vocabulary, [V, D], are not kept when a
-model decodes. Uncertain: the activation (GELU here; without any, all layers would be one linear map).
+Left out: one table for both sides and the output; a cache of the final vectors, [V, D], in decoding. Uncertain: the
+activation (GELU here; without one, all layers would be a single linear map).
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class DefineConfig(Factors):
 
 
 class DefineFrontend(TextFrontend):
-    """[B, S] ids to [B, S, D].
+    """Deep factorized embeddings: ids [B, S] to states [B, S, D].
 
     Args:
         config: The options.
@@ -43,7 +43,7 @@ class DefineFrontend(TextFrontend):
         shared: Options that all parts of the model share.
 
     Raises:
-        UserError: widths that groups do not divide.
+        UserError: widths that the groups do not divide.
     """
 
     Config = DefineConfig

@@ -3,16 +3,17 @@
 Paper: Tay et al., "Charformer: Fast Character Transformers via Gradient-based Subword Tokenization", ICLR 2022,
 https://arxiv.org/abs/2106.12672.
 
-Embedded tokens [B, S, D] go through a convolution, by which blocks know the order of their tokens. For each block size
-b = 1 ... M the means of non-overlapping blocks, [B, ceil(S / b), D], get a score by one linear map. Each position has
-the M blocks that it is in; their weights are a softmax of their scores, [B, S, M], and its state is their weighted sum.
-With `consensus`, the weights P of all positions are softmax(P P^T) P instead, so that positions agree. Last, the mean
-of each `stride` states is one: [B, ceil(S / stride), D]. Padding counts in no mean. The decoder writes single tokens.
+Embedded tokens [B, S, D] go through a convolution, which encodes the order of tokens within a block. For each block
+size b = 1 ... M, one linear map scores the means of non-overlapping blocks, [B, ceil(S / b), D]. Each position lies in
+M blocks. The softmax of their scores gives weights [B, S, M], and the state of the position is the weighted sum of the
+block means. With `consensus`, softmax(P P^T) P replaces the weights P of all positions, so that positions agree.
+Finally, mean pooling over `stride` states gives [B, ceil(S / stride), D]. Means do not include padding. The decoder
+writes single tokens.
 
 Use: tokenizer=bytes model.frontend=gbst model.frontend.block=4 model.frontend.stride=2
 
-Left out: blocks that begin elsewhere than at multiples of their size. Uncertain: the convolution is depth-wise with a
-linear map after it, as in public code; the paper says no more than that there is one.
+Left out: blocks with other offsets than multiples of their size. Uncertain: the kind of convolution, which the paper
+does not specify; here it is depth-wise with a linear map after it, as in public code.
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ class GBSTConfig:
 
 
 class GBSTFrontend(TextFrontend):
-    """[B, S] ids to [B, ceil(S / stride), D].
+    """Gradient-based subword tokenization: ids [B, S] to states [B, ceil(S / stride), D].
 
     Args:
         config: The options.

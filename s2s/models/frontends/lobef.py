@@ -1,18 +1,18 @@
-"""LOBEF: local fusion of bytes, by n-gram convolutions or by attention inside of words.
+"""LOBEF: local byte fusion, by n-gram convolutions or by attention within words.
 
 Paper: Sreedhar, Wan, Cheng and Hu, "Local Byte Fusion for Neural Machine Translation", ACL 2023,
 https://arxiv.org/abs/2205.11490.
 
-Some layers over embedded bytes [B, S, D] come before the encoder, whose own layers follow. With n-grams (`lobef_ncf`)
-they see the whole text; after them, for n = 2, 3, 4 a convolution of width and stride n makes [B, ceil(S / n), D] of
-them, of which each state is repeated n times. These and the layers' own states are added up with learned weights. With
-words (`lobef_wsf`) each byte sees the bytes of its own word alone, and nothing is convolved. The length stays S. A
-space belongs to the word after it, and EOS is a word; the tokenizer says which symbols begin a word.
+Transformer layers over embedded bytes [B, S, D] come before the layers of the encoder. With n-grams (`lobef_ncf`) these
+layers see the whole text. For n = 2, 3, 4, a convolution of width and stride n then gives [B, ceil(S / n), D], and each
+of its states is repeated n times; the result is the sum of these and of the states of the layers, with learned weights.
+With words (`lobef_wsf`) each byte sees only the bytes of its own word, and there is no convolution. The length stays S.
+A space belongs to the word after it, and EOS is a word; the tokenizer declares which symbols begin a word.
 
 Use: tokenizer=bytes model=transformer_tiny model.frontend=lobef_wsf model.frontend.layers=1 model.encoder.layers=1
 
 Left out: nothing of the encoder. Uncertain: whether the paper's mixture of n-grams has a bias (here it has none, and
-all weights are 1/4 at first), and to which word it counts a space.
+all weights are 1/4 initially), and to which word a space belongs.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class WordConfig(LobefConfig):
 
 
 class LobefFrontend(TextFrontend):
-    """[B, S] ids to [B, S, D], with layers of its own.
+    """A front-end with Transformer layers: ids [B, S] to states [B, S, D].
 
     Args:
         config: The options.
@@ -89,24 +89,24 @@ class LobefFrontend(TextFrontend):
         return self.fuse(x, real), lengths
 
     def place(self, x: Tensor) -> Tensor:
-        """The layers know positions and had dropout already."""
+        """The states without change: positions and dropout came before the layers."""
         return x
 
     def mask(self, ids: Tensor, real: Tensor) -> Tensor:
-        """What each position sees, bool [B, 1, 1 or S, S]; real: bool [B, S, 1]."""
+        """The attention mask of the layers, bool [B, 1, 1 or S, S]; real: bool [B, S, 1]."""
         return real.transpose(1, 2)[:, None]
 
     def fuse(self, x: Tensor, real: Tensor) -> Tensor:
-        """States of the layers to those of the front-end, both [B, S, D]."""
+        """Map the states of the layers to those of the front-end, both [B, S, D]."""
         return x
 
     def flops(self, lengths: Tensor) -> int:
-        """As in TextFrontend; attention counts whole."""
+        """As in TextFrontend. Attention within words counts as much as full attention."""
         return super().flops(lengths) + 4 * len(self.layers) * self.width * int((lengths * lengths).sum())
 
 
 class NgramFrontend(LobefFrontend):
-    """Layers that see everything, and n-grams of their states."""
+    """Layers that see the whole text, and n-gram convolutions over their states."""
 
     Config = NgramConfig
 
@@ -118,18 +118,18 @@ class NgramFrontend(LobefFrontend):
 
     def fuse(self, x: Tensor, real: Tensor) -> Tensor:
         """As in LobefFrontend."""
-        spread = [x, *(one(x, real).repeat_interleave(one.stride, dim=1)[:, : x.size(1)] for one in self.ngrams)]
+        spread = [x, *(ngram(x, real).repeat_interleave(ngram.stride, dim=1)[:, : x.size(1)] for ngram in self.ngrams)]
         return sum(weight * y for weight, y in zip(self.weights, spread, strict=True))
 
     def flops(self, lengths: Tensor) -> int:
         """As in TextFrontend."""
-        left_out = sum((length - -(-length // one.stride)) * one.weight.numel()
-                       for one in self.ngrams for length in lengths.tolist())  # fmt: skip
-        return super().flops(lengths) - 2 * left_out
+        skipped = sum((length - -(-length // ngram.stride)) * ngram.weight.numel()
+                       for ngram in self.ngrams for length in lengths.tolist())  # fmt: skip
+        return super().flops(lengths) - 2 * skipped
 
 
 class WordFrontend(LobefFrontend):
-    """Layers that see one word. Raises UserError: no symbol begins a word."""
+    """Layers in which each position sees its own word. Raises UserError: no symbol begins a word."""
 
     Config = WordConfig
 
@@ -143,6 +143,6 @@ class WordFrontend(LobefFrontend):
         self.register_buffer("starts", starts, persistent=False)
 
     def mask(self, ids: Tensor, real: Tensor) -> Tensor:
-        """As in LobefFrontend. Padding belongs to the last word, so that it sees something."""
+        """As in LobefFrontend. Padding belongs to the last word, so that no softmax is empty."""
         words = (self.starts[ids] & real[:, :, 0]).cumsum(1)
         return super().mask(ids, real) & segment_mask(words, words)

@@ -1,21 +1,21 @@
-"""MANTa: blocks of bytes whose frontiers are predicted, softly.
+"""MANTa: bytes are pooled into blocks by predicted soft frontiers.
 
 Paper: Godey, Castagné, de la Clergerie and Sagot, "MANTa: Efficient Gradient-Based Tokenization for Robust End-to-End
 Language Modeling", Findings of EMNLP 2022, https://arxiv.org/abs/2212.07284.
 
-A layer that sees `window` bytes on either side gives each embedded byte the probability f_i that a block begins with
-it, [B, S]; f of the first byte is 0. The number of the block of byte i is a random variable; its mean m_i is the sum of
-f up to f_i, and its variance v_i that of f (1 - f). Byte i is in block b with a probability p_ib that is proportional
-to exp(-(m_i - b)^2 / (2 sqrt(v_i))), over b = 0, 1, ...: [B, S', S]. A depth-wise convolution over bytes that are
-weighted with p_ib, and the greatest value over all bytes, make a state of each block, [B, S', D]; a linear map follows.
-A text has as many blocks as its last byte may be in (3 deviations above the mean), at most ceil(`blocks` x S): S'
-depends on the text.
+A Transformer layer that sees `window` bytes on either side predicts, for each embedded byte, the probability f_i that a
+block begins there, [B, S]; f is 0 at the first byte. The block number of byte i is a random variable. Its mean m_i is
+the sum of f up to f_i, and its variance v_i is the sum of f (1 - f). The probability p_ib that byte i is in block b is
+proportional to exp(-(m_i - b)^2 / (2 sqrt(v_i))), over b = 0, 1, ...: [B, S', S]. The state of block b is the maximum
+over all bytes of a depth-wise convolution over the bytes, weighted with p_ib, [B, S', D]. A linear map follows. The
+number of blocks S' depends on the text: the mean block number of the last byte plus 3 deviations, but at most
+ceil(`blocks` x S).
 
 Use: tokenizer=bytes model.frontend=manta model.frontend.blocks=0.5
 
-Left out: several convolutions of different widths and highway layers behind them, which are options of public code. The
-probability above has the deviation where a normal distribution has the variance, as public code has it. Uncertain: how
-the paper bounds blocks; here the text's own number of bytes, and not a fixed length, bounds them.
+Left out: several convolutions of different widths with highway layers after them, which are options of public code. As
+in public code, the probability above has the deviation where a normal distribution has the variance. Uncertain: how the
+paper limits the number of blocks; here the limit depends on the number of bytes of the text.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ class MantaConfig:
 
 
 class MantaFrontend(TextFrontend):
-    """[B, S] ids to at most [B, ceil(blocks x S), D].
+    """Pooling of bytes into predicted blocks: ids [B, S] to states of at most [B, ceil(blocks x S), D].
 
     Args:
         config: The options.
@@ -68,7 +68,7 @@ class MantaFrontend(TextFrontend):
         super().__init__(width, shared, nn.Embedding(source.size, width))
         self.blocks, self.window = config.blocks, config.window
         stack = StackConfig(config.layers, width, config.heads or max(1, width // 64), None, 4 * width)
-        check_heads("model.frontend", stack, "rotary")  # what is local has no other positions
+        check_heads("model.frontend", stack, "rotary")  # a window needs relative positions
         options = {**shared.layer(stack), "rotary": True}
         self.layers = nn.ModuleList(Layer(**options) for _ in range(stack.layers))
         self.frontier = nn.Linear(width, 1)
@@ -95,7 +95,7 @@ class MantaFrontend(TextFrontend):
         return self.projection(self.pool(x, share, real)), counts
 
     def numbers(self, x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the number of each byte's block, both [B, S], of embedded bytes [B, S, D]."""
+        """Mean and standard deviation of the block number of each byte, both [B, S]; x: embedded bytes [B, S, D]."""
         mask = context_mask(real.transpose(1, 2)[:, None], 1, self.window, self.window)
         for layer in self.layers:
             x = layer(x, mask)
@@ -105,8 +105,13 @@ class MantaFrontend(TextFrontend):
         return begins.cumsum(1), ((begins * (1 - begins)).cumsum(1) + LEAST).sqrt()
 
     def pool(self, x: Tensor, share: Tensor, real: Tensor) -> Tensor:
-        """Blocks [B, S', D] of embedded bytes [B, S, D] with shares [B, S', S]: the greatest value of a convolution
-        over what each byte has in a block."""
+        """The states of blocks, [B, S', D]: the maximum over bytes of a convolution over weighted bytes.
+
+        Args:
+            x: Embedded bytes, [B, S, D].
+            share: Probability of each block for each byte, [B, S', S].
+            real: Bool [B, S, 1].
+        """
         around, S = len(self.weight) // 2, x.size(1)
         x = functional.pad(x.masked_fill(~real, 0), (0, 0, around, around))
         share = functional.pad(share, (around, around))

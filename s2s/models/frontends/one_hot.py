@@ -1,15 +1,15 @@
-"""Embeddingless: one-hot vectors in place of embeddings, on both sides and at the output.
+"""Embeddingless model: one-hot vectors in place of embeddings, on both sides and at the output.
 
 Paper: Shaham and Levy, "Neural Machine Translation without Embeddings", NAACL 2021, https://arxiv.org/abs/2008.09396.
 
-The vector of symbol i, [D], is 0 but for component i, which is one number for all symbols; it is learned, from sqrt(D)
-on. Positions are added. The logit of symbol i is component i of the decoder's state, times another such number. There
-is no matrix of embeddings, so D must be at least the vocabulary, as with bytes. What the encoder reads has no dropout;
-dropout of what the decoder reads leaves out whole tokens, and `model.embedding.dropout` chooses it, with a table too.
+The vector of symbol i, [D], is a one-hot vector times a learned number, which all symbols share and which is sqrt(D)
+initially. Positions are added. The logit of symbol i is component i of the decoder state times another such number.
+There is no embedding matrix, so D must be at least the vocabulary size, as with bytes. The input of the encoder has no
+dropout. Dropout of the decoder input, `model.embedding.dropout`, drops whole tokens; this option exists for tables too.
 
 Use: tokenizer=bytes model=embeddingless_tiny model.embedding.dropout=0.1
 
-Left out: no dropout in the decoder's last layer, which here has that of all layers. Uncertain: nothing that is known.
+Left out: a last decoder layer without dropout; here it has the dropout of all layers. Uncertain: nothing that is known.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class OneHotFrontendConfig:
 
 
 class OneHotFrontend(TextFrontend):
-    """[B, S] ids to [B, S, D].
+    """One-hot vectors: ids [B, S] to states [B, S, D].
 
     Args:
         config: The options; there are none to choose.

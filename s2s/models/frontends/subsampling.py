@@ -1,4 +1,4 @@
-"""Frames of features as states, fewer of them: convolutions of stride 2."""
+"""Front-end for features: convolutions of stride 2 turn frames into fewer states."""
 
 import dataclasses
 
@@ -23,11 +23,11 @@ class SubsamplingConfig:
 
 
 class SubsamplingFrontend(nn.Module):
-    """Convolutions over frames and features, scaled as embeddings are, with positions and dropout.
+    """Convolutions over frames and features. The output is scaled like embeddings; positions and dropout follow.
 
     Args:
         config: The options.
-        source: The features of a frame.
+        source: Gives the number of features of a frame.
         width: D.
         shared: Options that all parts of the model share.
     """
@@ -39,12 +39,12 @@ class SubsamplingFrontend(nn.Module):
     def __init__(self, config: SubsamplingConfig, source: FeatureSource, width: int, shared: Shared):
         super().__init__()
         self.features, self.dropout = source.width, shared.embedding_dropout
-        self.scale = width**0.5  # else the layers drown the states at first
+        self.scale = width**0.5  # otherwise the output of the layers is initially much larger than the states
         self.subsampling = Subsampling(source.width, width, config.factor, config.channels)
         self.positions = PositionEmbedding(shared.positions, width, shared.max_positions)
 
     def most(self, length: int) -> int:
-        """States of a source of so many frames."""
+        """Number of states of a source with `length` frames."""
         return self.subsampling.lengths(length)
 
     def forward(self, source: Source) -> States:
@@ -53,7 +53,8 @@ class SubsamplingFrontend(nn.Module):
         return States(dropout(self.positions(x * self.scale), self.dropout, self.training), lengths)
 
     def flops(self, lengths: Tensor) -> int:
-        """Operations of matrix products and convolutions over sources of these lengths in frames, [B] int64."""
+        """Floating-point operations of matrix products and convolutions; lengths: of the sources in frames, [B]
+        int64."""
         total, frames, bands = 0, lengths, self.features
         for convolution in self.subsampling.convolutions:
             frames, bands = halved(frames), halved(bands)

@@ -1,4 +1,4 @@
-"""What front-ends have in common that compute on whole texts and not on each token by itself.
+"""The base class of front-ends that compute on whole texts and not on each token separately.
 
 Shapes: B rows, S tokens of a row, N examples, D width; S' states.
 """
@@ -15,19 +15,19 @@ from s2s.nn.positions import PositionEmbedding
 
 
 class TextFrontend(nn.Module):
-    """A front-end of tokens. Its own part is `states`; positions and dropout come after it.
+    """Base class of text front-ends. A subclass defines `states`; positions and dropout follow.
 
-    Rows that hold several examples are taken apart before `states`, so that no example sees another, and their states
-    are packed again.
+    Packed rows are split into examples before `states`, so that no example sees another, and their states are packed
+    again.
 
     Args:
         width: D.
         shared: Options that all parts of the model share.
-        tokens: The embedding matrix, which a target may share; None: there is none.
+        tokens: The embedding matrix, which the target side may share; None: no matrix.
 
     Attributes:
-        stride: Tokens that become one state; None: it depends on the text, and `most` says how many states there are.
-        on_states: Names of modules that compute on states, and not on tokens.
+        stride: Number of tokens for each state; None: it depends on the text, and the subclass defines `most`.
+        on_states: Prefixes of the names of modules that compute on states and not on tokens, for `flops`.
     """
 
     reads = TokenSource
@@ -41,27 +41,27 @@ class TextFrontend(nn.Module):
         self.positions = PositionEmbedding(shared.positions, width, shared.max_positions)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Embedded tokens [B, S, width of the matrix], of variance 1 at first."""
+        """Embedded tokens [B, S, width of the matrix], with variance 1 initially."""
         return self.tokens(ids) * self.tokens.embedding_dim**0.5
 
     def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """States of texts.
+        """The states of texts. Padding must not change any result.
 
         Args:
             ids: [B, S] int64, right-padded.
             lengths: [B] int64.
 
         Returns:
-            [B, S', D], right-padded, and how many there are of each, [B] int64. No result depends on padding.
+            States [B, S', D], right-padded, and their number in each row, [B] int64.
         """
         raise NotImplementedError
 
     def shortened(self, lengths):
-        """How many states are made of so many tokens, a whole number or a tensor."""
+        """Number of states for `lengths` tokens; an int or a tensor."""
         return -(-lengths // self.stride)
 
     def most(self, length: int) -> int:
-        """States of a source of so many tokens, at most."""
+        """Largest number of states of a source with `length` tokens."""
         return self.shortened(length)
 
     def forward(self, source: Source) -> States:
@@ -76,11 +76,11 @@ class TextFrontend(nn.Module):
         return self.place(x), lengths
 
     def place(self, x: Tensor) -> Tensor:
-        """States [B, S', D] with their positions, after dropout."""
+        """Add positions to states [B, S', D], and apply dropout."""
         return dropout(self.positions(x), self.dropout, self.training)
 
     def flops(self, lengths: Tensor) -> int:
-        """Operations of matrix products and convolutions over sources of these lengths, [B] int64."""
+        """Floating-point operations of matrix products and convolutions; lengths: of the sources, [B] int64."""
         tokens, states = int(lengths.sum()), sum(map(self.most, lengths.tolist()))
         return 2 * sum(p.numel() * (states if name.startswith(self.on_states) else tokens)
                        for name, p in self.named_parameters() if p.dim() > 1 and not _is_table(name))  # fmt: skip
@@ -92,20 +92,20 @@ def real_of(ids: Tensor, lengths: Tensor) -> Tensor:
 
 
 def odd(kernel: int) -> int:
-    """The same. Raises UserError: it is even."""
+    """Returns the kernel. Raises UserError if it is even."""
     if kernel % 2 == 0:
         raise UserError(f"model.frontend.kernel={kernel} must be odd, so that a token is in the middle")
     return kernel
 
 
 def _is_table(name: str) -> bool:
-    return any(part in ("tokens", "rows", "positions") for part in name.split("."))
+    return any(word in ("tokens", "rows", "positions") for word in name.split("."))
 
 
 def unpacked(source: Source) -> tuple[Tensor, Tensor]:
-    """The examples of packed rows, a row each: ids [N, S] and lengths [N]."""
+    """One row for each example of packed rows: ids [N, S] and lengths [N]."""
     segments, positions = source.packing
-    counts = segments[:, -1] + 1  # padding repeats the last one
+    counts = segments[:, -1] + 1  # padding has the number of the last example
     real = torch.arange(segments.size(1), device=segments.device) < source.lengths[:, None]
     example, place = ((counts.cumsum(0) - counts)[:, None] + segments)[real], positions[real]
     lengths = torch.bincount(example, minlength=int(counts.sum()))
@@ -115,12 +115,12 @@ def unpacked(source: Source) -> tuple[Tensor, Tensor]:
 
 
 def packed(x: Tensor, lengths: Tensor, counts: Tensor) -> States:
-    """States of examples as packed rows.
+    """Pack the states of examples into rows.
 
     Args:
         x: [N, S', D], right-padded.
         lengths: [N] int64.
-        counts: [B] int64, examples of each row.
+        counts: [B] int64, number of examples of each row.
     """
     row = torch.repeat_interleave(torch.arange(len(counts), device=x.device), counts)
     totals = torch.zeros_like(counts).index_add_(0, row, lengths)

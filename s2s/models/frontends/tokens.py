@@ -1,4 +1,4 @@
-"""Token ids as states: an embedding of each."""
+"""The default front-end: one embedding for each token."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ class TokensConfig:
 
 
 class TokenFrontend(nn.Module):
-    """Embedded tokens; no length changes.
+    """Embeds each token; the length does not change.
 
     Args:
         config: The options; there are none to choose.
@@ -28,7 +28,7 @@ class TokenFrontend(nn.Module):
         shared: Options that all parts of the model share.
 
     Attributes:
-        tokens: The embedding matrix, which a target may share.
+        tokens: The embedding matrix, which the target side may share.
     """
 
     Config = TokensConfig
@@ -45,7 +45,7 @@ class TokenFrontend(nn.Module):
         return self.embedding.tokens
 
     def most(self, length: int) -> int:
-        """States of a source of so many tokens, at most."""
+        """Largest number of states of a source with `length` tokens."""
         return length
 
     def forward(self, source: Source) -> States:
@@ -54,5 +54,5 @@ class TokenFrontend(nn.Module):
         return States(self.embedding(source.values, positions=positions), source.lengths, source.packing)
 
     def flops(self, lengths) -> int:
-        """Operations of matrix products over sources of these lengths."""
+        """0, because there are no matrix products."""
         return 0

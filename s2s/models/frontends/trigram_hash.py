@@ -1,18 +1,19 @@
-"""T-FREE: a word is the sum of a few rows of a table, which hashes of its trigrams choose.
+"""T-FREE: a word is the sum of rows of a table, selected by hashes of its trigrams.
 
 Paper: Deiseroth, Brack, Schramowski, Kersting and Weinbach, "T-FREE: Subword Tokenizer-Free Generative LLMs via Sparse
 Representations for Memory-Efficient Embeddings", EMNLP 2024, https://arxiv.org/abs/2406.19223.
 
-Words [S'] are what symbols that begin words (the space of bytes or characters) make of a source [S]; EOS is a word. A
-word of n symbols has n trigrams, with a boundary before and after it. Each trigram is hashed `hashes` times to one of
-`rows` rows of a table [rows, D], and the word is the sum of all of these: [B, S', D]. Words that are spelled alike are
-near each other, and the table is as small as one likes. A word that has no symbol, between two spaces, is 0.
+A source [S] is split into words [S'] at the symbol that begins words (the space of bytes or characters); EOS is a word.
+A word of n symbols has n trigrams, with a boundary symbol before and after it. Each of `hashes` hash functions maps a
+trigram to one of `rows` rows of a table [rows, D], and the word is the sum of all these rows: [B, S', D]. Words of
+similar spelling have similar vectors, and the size of the table is free. A word without symbols, between two spaces, is
+0.
 
 Use: tokenizer=bytes model.frontend=trigram_hash model.frontend.rows=2000
 
-Left out: the output, which rates the rows of a word (several labels at once) and is decoded through a dictionary of
-words: here the decoder writes symbols. Digits and punctuation are not words of their own, since symbols do not say what
-they are. Lower-cased hashes of a word are not added. Uncertain: nothing else of the embedding.
+Left out: the multi-label output over the rows of a word, which is decoded with a dictionary of words; here the decoder
+writes symbols. Digits and punctuation are not separate words, because symbols are plain numbers here. Hashes of the
+lower-cased word are not added. Uncertain: nothing else of the embedding.
 """
 
 import dataclasses
@@ -27,8 +28,8 @@ from s2s.models.contract import Shared
 from s2s.models.frontends.text import TextFrontend, real_of
 from s2s.text.vocabulary import EOS, PAD
 
-MULTIPLIERS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)  # odd; of the symbols of a trigram
-STEP = 0x27D4EB2F  # from one hash to the next
+MULTIPLIERS = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)  # odd factors, one for each symbol of a trigram
+STEP = 0x27D4EB2F  # difference between two hash functions
 
 
 @dataclasses.dataclass
@@ -41,11 +42,11 @@ class TrigramHashConfig:
 
 
 class TrigramHashFrontend(TextFrontend):
-    """[B, S] ids to [B, S', D], a state for each word.
+    """Hashed embeddings of words: ids [B, S] to states [B, S', D], one for each word.
 
     Args:
         config: The options.
-        source: The vocabulary's size, and what begins words.
+        source: Gives the vocabulary size, and the symbols that begin words.
         width: D.
         shared: Options that all parts of the model share.
 
@@ -54,7 +55,7 @@ class TrigramHashFrontend(TextFrontend):
     """
 
     Config = TrigramHashConfig
-    by_id = True  # hashes are of numbers of symbols
+    by_id = True  # hashes depend on the numbers of symbols
     stride = None
 
     def __init__(self, config: TrigramHashConfig, source: TokenSource, width: int, shared: Shared):
@@ -78,12 +79,12 @@ class TrigramHashFrontend(TextFrontend):
         word = begins.cumsum(1) - 1  # [B, S]
         counts = word.gather(1, (lengths - 1)[:, None])[:, 0] + 1
         x = self._sums(self._trigrams(ids, begins, real))
-        held = (ids != self.space) & real  # a space is no symbol of its word
+        held = (ids != self.space) & real  # a space does not count as a symbol of its word
         numbers = torch.arange(int(counts.max()), device=ids.device)[:, None]
         return ((word[:, None] == numbers) & held[:, None]).to(x.dtype) @ x, counts
 
     def _trigrams(self, ids: Tensor, begins: Tensor, real: Tensor) -> Tensor:
-        """A number for each symbol with its neighbours in its word, [B, S] int64."""
+        """The number of the trigram around each symbol within its word, [B, S] int64."""
         edge = torch.full_like(ids[:, :1], PAD)
         before = torch.cat([edge, ids[:, :-1]], dim=1).masked_fill(begins, PAD)
         before = before.masked_fill(before == self.space, PAD)
