@@ -1,17 +1,17 @@
-"""DecoderLens: the decoder reads a lower layer of the encoder, and its output shows what that layer knows.
+"""DecoderLens: the decoder reads a lower encoder layer, so that its output shows what this layer represents.
 
 Paper: Langedijk et al., "DecoderLens: Layerwise Interpretation of Encoder-Decoder Transformers", Findings of NAACL
 2024, https://arxiv.org/abs/2310.03686.
 
-A trained model is decoded as it is, but what the decoder attends to are the states after the first n encoder layers,
-through the encoder's last norm, [B, S, D]; the layers above n are not computed. CTC of a model of speech reads the same
-states.
+A trained model is decoded without change, except that the decoder attends to the states after the first n encoder
+layers, normalised by the last norm of the encoder, [B, S, D]. The layers above n are not computed. The CTC output of a
+speech model reads the same states.
 
 Use: `s2s-generate checkpoint=RUN input=test.de output=2.en decode.encoder_layer=2`, for each layer, and `s2s-score
 hypothesis=2.en reference=test.en`
 
-Left out: nothing. A bridge that mixes encoder layers is refused: its decoder never read one layer alone. Uncertain:
-whether the paper applies the last norm; without it, the states of a pre-norm encoder are not what the decoder knows.
+Left out: nothing. A bridge that mixes encoder layers is refused, because its decoder was not trained on a single layer.
+Uncertain: whether the paper applies the last norm; the decoder of a pre-norm encoder was trained on normalised states.
 """
 
 from torch import nn
@@ -21,10 +21,11 @@ from s2s.models.encoder_decoder import EncoderDecoder
 
 
 def lens(model: EncoderDecoder, layer: int) -> EncoderDecoder:
-    """A model whose decoder reads an encoder layer, from 1; weights are shared, and the model stays as it is.
+    """A copy of a model whose decoder reads encoder layer `layer`, from 1. The weights are shared, and the model does
+    not change.
 
     Raises:
-        UserError: there is no such layer, or the decoder does not read the last one alone.
+        UserError: there is no such layer, or the decoder reads several encoder layers.
     """
     said = f"decode.encoder_layer={layer}"
     if not model.has_decoder or model.encoder is None or not hasattr(model.encoder, "first"):

@@ -1,17 +1,17 @@
-"""Prepacking: sources of a batch share rows while they are encoded, so that little is computed on padding.
+"""Prepacking: the sources of a batch share rows in the encoder, so that it computes little on padding.
 
 Paper: Zhao et al., "Prepacking: A Simple Method for Fast Prefilling and Increased Throughput in Large Language Models",
 2024, https://arxiv.org/abs/2404.09529.
 
-The N sources of a batch are put into rows as long as the longest of them, first-fit by falling length. In a row
-[B, S] each source has positions of its own and sees only itself. What the encoder makes of the rows is cut into the
-memory of each source, [N, S, D], before the search begins, which knows nothing of rows.
+The N sources of a batch are packed into rows of the length of the longest source, by first fit in order of decreasing
+length. In a row of [B, S], each source has its own positions and sees only itself. The encoder states of the rows are
+split into the memory of each source, [N, S, D], before the search begins. The search does not see packed rows.
 
 Use: decode.pack_source=true
 
-Left out: the causal cache of a decoder-only model, since here only the source is encoded at once. On a CPU the encoder
-already takes a few rows of about one length at a time, without their padding, so that packing is for GPUs, where it was
-not measured.
+Left out: the causal cache of a decoder-only model, because only sources are encoded at once here. On a CPU the encoder
+already computes a few rows of similar length at a time, without their padding. So packing is for GPUs, where it was not
+measured.
 """
 
 import copy
@@ -27,7 +27,7 @@ from s2s.nn.attention import length_mask
 
 
 def prepacking(model: EncoderDecoder) -> EncoderDecoder:
-    """A model that encodes packed rows; weights are shared, and the model stays as it is.
+    """A copy of a model that encodes packed rows. The weights are shared, and the model does not change.
 
     Raises:
         UserError: the model has no encoder, or an output that reads the source.
@@ -42,7 +42,7 @@ def prepacking(model: EncoderDecoder) -> EncoderDecoder:
 
 
 def unpacked_memory(model: EncoderDecoder, inputs: Inputs) -> Memory:
-    """The memory of each source, of which several were encoded in one row. Raises UserError: frames as a source."""
+    """The memory of each source, encoded in packed rows. Raises UserError: the source is not tokens."""
     if any(source.values.is_floating_point() for source in inputs.sources):
         raise UserError("decode.pack_source=true requires a source of tokens")
     (source,) = inputs.sources
@@ -55,7 +55,7 @@ def unpacked_memory(model: EncoderDecoder, inputs: Inputs) -> Memory:
 
 
 def first_fit(lengths: list[int]) -> list[list[int]]:
-    """Numbers of the examples of each row: the longest first, each in the first row that has room for it."""
+    """The examples of each row. Examples are taken from long to short, and each goes to the first row with room."""
     width = max(lengths)
     rows: list[list[int]] = []
     room: list[int] = []
@@ -71,7 +71,7 @@ def first_fit(lengths: list[int]) -> list[list[int]]:
 
 
 def packed_source(source: Source, rows: list[list[int]]) -> Source:
-    """Sources as packed rows; rows: the numbers of the examples of each."""
+    """Pack sources into rows; rows: the examples of each row."""
     lengths, device = source.lengths.tolist(), source.values.device
     totals = [sum(lengths[example] for example in row) for row in rows]
     shape = (len(rows), max(totals))
@@ -89,7 +89,7 @@ def packed_source(source: Source, rows: list[list[int]]) -> Source:
 
 
 def cut(memory: Memory, order: Tensor, tags) -> Memory:
-    """The memory of packed rows as one of unpacked ones; order: [N] int64, where each example lies in it."""
+    """Split the memory of packed rows into one row for each example; order: [N] int64, place of each example."""
     segments = memory.segments
     counts = segments[:, -1] + 1  # padding repeats the last one
     real = torch.arange(segments.size(1), device=segments.device) < memory.lengths[:, None]

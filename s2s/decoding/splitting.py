@@ -1,4 +1,4 @@
-"""`decode.split_keys`: steps whose attention is split."""
+"""`decode.split_keys`: decoding steps with split attention."""
 
 import copy
 import functools
@@ -10,8 +10,8 @@ from s2s.nn.state import TransformerState
 
 
 def splitting(model: EncoderDecoder, size: int) -> EncoderDecoder:
-    """A model whose steps attend to so many positions at a time; weights are shared. Raises UserError: it has compiled
-    steps, or a state of its own."""
+    """A copy of a model whose steps attend to `size` positions at a time. The weights are shared. Raises UserError: the
+    model has compiled steps, or a decoder state of another kind."""
     if not model.has_decoder or getattr(model.decoder, "State", None) is not TransformerState:
         raise UserError(f"decode.split_keys={size}: is for a Transformer's decoder with decode.backend=eager")
     decoder = copy.copy(model.decoder)

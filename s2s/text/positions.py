@@ -3,8 +3,8 @@
 Paper: Vinyals et al., "Pointer Networks", NIPS 2015, https://arxiv.org/abs/1506.03134.
 
 A target is a line of numbers, which count the tokens of the source from 1. Number n is symbol n of the vocabulary after
-the special ones, whatever the training text is, so that an output that points (`model.output=pointer`) knows where a
-symbol points; `size` is the greatest number. Before training, each target is checked against the length of its source.
+the special symbols. The vocabulary does not depend on the training text, so that `model.output=pointer` can map symbols
+to positions; `size` is the largest number. Before training, each target is checked against the length of its source.
 
 Use: s2s-preprocess source_tokenizer=words target_tokenizer=positions
 
@@ -33,7 +33,7 @@ class PositionConfig(TokenizerConfig):
 
 
 class PositionTokenizer(WordTokenizer):
-    """Numbers between whitespace; text comes back with one space between them."""
+    """Splits numbers at whitespace. Decoding puts one space between them."""
 
     Config = PositionConfig
 
@@ -43,12 +43,12 @@ class PositionTokenizer(WordTokenizer):
 
 
 def outside(ids: np.ndarray, lengths: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Whether each target, of ids one after the other, holds what is no position of its source: bool [n].
+    """Whether each target contains an id that is not a position of its source: bool [n].
 
     Args:
-        ids: Of all targets.
-        lengths: [n], how many each has.
-        sources: [n], tokens of each source.
+        ids: The ids of all targets, concatenated.
+        lengths: [n], number of ids of each target.
+        sources: [n], number of tokens of each source.
     """
     wrong = (ids < FIRST) | (ids - FIRST >= np.repeat(sources, lengths))
     return np.bincount(np.repeat(np.arange(len(lengths)), lengths), wrong, len(lengths)) > 0

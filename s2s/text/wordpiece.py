@@ -1,19 +1,20 @@
-"""WordPiece: pieces whose merges raise the likelihood of the text most, found in a word from either end.
+"""WordPiece: merges maximise the likelihood of the text, and words are segmented greedily from either end.
 
 Paper: Schuster and Nakajima, "Japanese and Korean Voice Search", ICASSP 2012; Wu et al., "Google's Neural Machine
 Translation System", 2016, https://arxiv.org/abs/1609.08144; both ends: Lee et al., "KR-BERT: A Small-Scale
 Korean-Specific Language Model", 2020, https://arxiv.org/abs/2008.03979.
 
-Learning begins with characters, of which U+2581 begins a word. Each step merges the two neighbours whose merge raises
-the log-likelihood of a unigram model the most: with f(n) = n log n, counts n_a, n_b, n_ab and N units in all, that is,
-for a piece that is not there yet, f(n_ab) + f(n_a - n_ab) + f(n_b - n_ab) - f(n_a) - f(n_b) + f(N) - f(N - n_ab). A
-word is cut greedily into longest pieces, from the front (GNMT, BERT) or from the back; `bidirectional` takes of both
-cuts that of the more frequent pieces: whose ranks in the vocabulary, sorted, come first, as in the code of KR-BERT.
+Learning begins with characters; U+2581 marks the beginning of a word. Each step makes the merge of two neighbours that
+increases the log-likelihood of a unigram model the most. With f(n) = n log n, counts n_a, n_b, n_ab and N units in all,
+a new piece gains f(n_ab) + f(n_a - n_ab) + f(n_b - n_ab) - f(n_a) - f(n_b) + f(N) - f(N - n_ab). A word is segmented
+greedily into the longest pieces, from the front (GNMT, BERT) or from the back. `bidirectional` chooses the segmentation
+with the more frequent pieces of the two: it compares the sorted vocabulary ranks of their pieces, as the code of
+KR-BERT does.
 
 Use: tokenizer=wordpiece tokenizer.vocab_size=8000 tokenizer.direction=bidirectional tokenizer.pre=nfkd_jamo
 
-Left out: BERT's cut at punctuation and its `##`, which cannot be undone: words are what white space separates. A word
-with an unknown character is not unknown as a whole. How the vocabularies of GNMT and KR-BERT were learned is not
+Left out: BERT's splitting at punctuation and its `##`, which cannot be undone: words are separated by white space. A
+word with an unknown character is not unknown as a whole. How the vocabularies of GNMT and KR-BERT were learned is not
 published; the rule of 2012, that a unit "increases the likelihood the most", is from memory and taken literally.
 """
 
@@ -30,7 +31,7 @@ from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig
 from s2s.text.vocabulary import SPECIALS, UNK, Vocabulary
 
 BEGIN = "\u2581"  # begins a word
-MOST_WORDS = 1 << 18  # different words that are learned from, the most frequent ones
+MOST_WORDS = 1 << 18  # learning uses this many of the most frequent words
 NONE = -1
 CACHED = 1 << 18  # words
 
@@ -51,7 +52,7 @@ class WordPieceConfig(TokenizerConfig):
 
 
 class WordPieceTokenizer(Tokenizer):
-    """Pieces of the words between white space; text comes back with one space between them."""
+    """Segments the words between white space into pieces. Decoding puts one space between words."""
 
     Config = WordPieceConfig
 
@@ -88,7 +89,7 @@ class WordPieceTokenizer(Tokenizer):
         return " ".join(text.replace(BEGIN, " ").split())
 
     def _cut(self, word: str) -> list[int]:
-        """Ids of a word."""
+        """The ids of a word, cached."""
         ids = self._cache.get(word)
         if ids is None:
             if len(self._cache) >= CACHED:
@@ -128,18 +129,18 @@ class WordPieceTokenizer(Tokenizer):
 
 
 def _without_runs(ids: list[int]) -> list[int]:
-    """Ids in which a run of unknown characters is one."""
+    """Ids in which each run of unknown characters is merged into one <unk>."""
     return [i for place, i in enumerate(ids) if i != UNK or place == 0 or ids[place - 1] != UNK]
 
 
 class Merges:
-    """Words in pieces, and what each merge of two neighbours would gain.
+    """The words of a text as pieces, and the gain of each merge of two neighbours.
 
     Args:
-        words: How often each is there.
+        words: Count of each word.
 
     Attributes:
-        pieces: Characters in the order of code points, then what was merged.
+        pieces: Characters in the order of code points, then merged pieces.
     """
 
     def __init__(self, words: dict[str, int]):
@@ -163,11 +164,11 @@ class Merges:
 
     @property
     def counts(self) -> list[int]:
-        """Of each piece."""
+        """Count of each piece."""
         return self._counts[: len(self.pieces)].tolist()
 
     def _count(self, number: int, sign: int, changes: Counter[tuple[int, int]]) -> None:
-        """Add the pairs of a word to changes, or take them away. Of `aaa` there is one `aa`."""
+        """Add the pairs of a word to `changes` (sign 1), or subtract them (-1). `aaa` contains one pair `aa`."""
         word, times, before = self._words[number], sign * self._times[number], None
         for pair in pairwise(word):
             if pair[0] == pair[1] and pair == before:
@@ -178,7 +179,7 @@ class Merges:
             self._where[pair].add(number)
 
     def _change(self, changes: Counter[tuple[int, int]]) -> None:
-        """Make changes in how often pairs are there."""
+        """Add changes to the counts of pairs."""
         for pair in [pair for pair in changes if pair not in self._place]:
             column = self._place[pair] = len(self._place)
             if column == self._pairs.shape[1]:
@@ -189,21 +190,21 @@ class Merges:
         self._pairs[2, [self._place[pair] for pair in changes]] += np.array(list(changes.values()))
 
     def gains(self, columns: np.ndarray) -> np.ndarray:
-        """What merges of pairs add to the log-likelihood, float64 [columns]."""
+        """Gain in log-likelihood of merging each pair, float64 [columns]."""
         left, right, both, made = self._pairs[:, columns]
         there = np.where(made == NONE, 0, self._counts[made])
         same, a, b, total = left == right, self._counts[left], self._counts[right], self._total
-        one = _f(a - both) + _f(b - both) - _f(a) - _f(b)
-        less = np.where(same, _f(np.maximum(a - 2 * both, 0)) - _f(a), one)
+        distinct = _f(a - both) + _f(b - both) - _f(a) - _f(b)
+        less = np.where(same, _f(np.maximum(a - 2 * both, 0)) - _f(a), distinct)
         return _f(there + both) - _f(there) + less + _f(total) - _f(total - both)
 
     def step(self) -> bool:
-        """Make the best merge; whether there is one that gains something."""
+        """Make the best merge. Returns whether there is a merge with a gain."""
         both = self._pairs[2, : len(self._place)]
         if not both.size or both.max() < 2:
             return False
-        # The gain of a pair is at most n (log N + 1), and twice that if it makes a piece that is there: most pairs need
-        # not be looked at, once a good one is known.
+        # The gain of a pair is at most n (log N + 1), and twice that if the merged piece exists already. So most pairs
+        # are skipped once a good pair is known.
         good = self.gains(self._good).max() if len(self._good) else self.gains(np.array([both.argmax()]))[0]
         bound = (1 + math.log(self._total)) * np.where(self._pairs[3, : len(both)] == NONE, 1, 2)
         columns = np.flatnonzero(both * bound >= max(1.0, good))

@@ -15,7 +15,7 @@ from s2s.text.vocabulary import NEEDED, SPECIALS, UNK, Vocabulary, read_symbols
 
 @dataclasses.dataclass
 class CountedConfig(TokenizerConfig):
-    """Options of the tokenizers whose vocabulary is counted."""
+    """Options of tokenizers that count the symbols of their vocabulary."""
 
     joint: bool = option(False, "one vocabulary for both sides; false: one for each side")
     vocab_size: int | None = option(
@@ -33,7 +33,7 @@ class WordConfig(CountedConfig):
 
 
 class WordTokenizer(Tokenizer):
-    """A line is its words; text comes back with one space between them."""
+    """Splits lines into words at whitespace. Decoding puts one space between words."""
 
     Config = WordConfig
 
@@ -65,8 +65,8 @@ class WordTokenizer(Tokenizer):
 
 
 def counted_vocabulary(counts: dict[str, int], config: CountedConfig) -> Vocabulary:
-    """The vocabulary of counted symbols, most frequent first, ties in the order of code points. Raises LearningError:
-    there are none."""
+    """The vocabulary of counted symbols, most frequent first, with ties in the order of code points. Raises
+    LearningError: there are no symbols."""
     beside = {*SPECIALS, *config.reserved}
     kept = [symbol for symbol, count in counts.items() if count >= config.min_count and symbol not in beside]
     if not kept:
@@ -78,24 +78,24 @@ def counted_vocabulary(counts: dict[str, int], config: CountedConfig) -> Vocabul
 
 
 def given_vocabulary(config: CountedConfig, symbols_of: Callable[[str], list[str]]) -> Vocabulary:
-    """The vocabulary of the file that `config.vocabulary` names, its symbols normalised as lines are: each of them can
-    be made of a line.
+    """The vocabulary of the file `config.vocabulary`. Its symbols are normalised like lines, so that each of them can
+    occur in a line.
 
     Args:
-        config: Of a tokenizer.
-        symbols_of: The symbols of a normalised line.
+        config: The options of the tokenizer.
+        symbols_of: Splits a normalised line into symbols.
 
     Raises:
-        LearningError: options that do nothing beside the file.
-        UserError: naming the file and the line of what is no symbol of this tokenizer or is there twice.
+        LearningError: options that have no effect beside the file.
+        UserError: a line that is not one symbol of this tokenizer, or a duplicate; names the file and the line.
     """
     check_given(config, "vocabulary", ("vocab_size", "min_count"))
     path, seen, see = config.vocabulary, {}, view(config)
     for number, written in read_symbols(path):
         symbols = symbols_of(*see([written]))
         if len(symbols) != 1:
-            found = f"{len(symbols)} symbols, {symbols}" if symbols else "no symbol"
-            raise UserError(f"{path}:{number}: tokenizer={config.type} makes {found} of {written!r}; {NEEDED}")
+            content = f"{len(symbols)} symbols, {symbols}" if symbols else "no symbol"
+            raise UserError(f"{path}:{number}: tokenizer={config.type} makes {content} of {written!r}; {NEEDED}")
         (symbol,) = symbols
         if symbol in seen:
             other, spelled = seen[symbol]

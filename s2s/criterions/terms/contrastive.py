@@ -3,16 +3,16 @@
 Paper: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models", TMLR 2022,
 https://arxiv.org/abs/2205.01917.
 
-The vector of a source is the mean of its encoder states, that of a target the state of its last position, which has
-read all of it, after the decoder layer in `model.auxiliary_heads`; all [B, D], of length 1. Logits are their products
-over `temperature`, [B, B]. The term is the mean of the cross-entropies of finding the target of each source and the
-source of each target in the batch. The layer must be below those that attend to the source, or the target's vector
-would know it.
+The vector of a source is the mean of its encoder states. The vector of a target is the state of its last position,
+which has read the whole target, after the decoder layer in `model.auxiliary_heads`. All vectors are [B, D], with length
+1. The logits are their dot products divided by `temperature`, [B, B]. The term is the mean of two cross-entropies: of
+the target of each source within the batch, and of the source of each target. The layer must be below the layers with
+cross-attention, so that the vector of a target does not depend on the source.
 
 Use: `model.decoder=some_cross model.decoder.cross_layers=[3,4] model.auxiliary_heads=[2] criterion=contrastive`
 
-Left out: attentional pooling, linear maps of both vectors, a temperature that is learned, and negatives of other
-processes. Encoder and decoder have one width.
+Left out: attentional pooling, linear maps of both vectors, a learned temperature, and negatives of other processes.
+Encoder and decoder must have the same width.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class ContrastiveConfig(TermConfig):
 
 
 class Contrastive(Term):
-    """Sources and targets of a batch find each other."""
+    """The contrastive loss between the sources and the targets of a batch."""
 
     Config = ContrastiveConfig
     trains = ("auxiliary_heads",)
@@ -47,7 +47,7 @@ class Contrastive(Term):
     couples_examples = True
 
     def check(self, model: EncoderDecoder) -> None:
-        """It needs one head below the attention to the source, and one width."""
+        """Check for one head below cross-attention, and equal widths of encoder and decoder. Raises UserError."""
         heads = model.auxiliary_heads
         attends = [number for number, layer in enumerate(getattr(model.decoder, "layers", []), 1)
                    if getattr(layer, "attends", True)]  # fmt: skip
@@ -58,11 +58,11 @@ class Contrastive(Term):
             raise UserError(f"criterion.terms: {self.name} needs an encoder and a decoder of one width")
 
     def count(self, batch: Batch) -> int:
-        """Examples."""
+        """Number of examples."""
         return batch.counts.sentences
 
     def metrics(self, model: EncoderDecoder) -> dict[str, str | None]:
-        """As in Term, of validations too."""
+        """As in Term, in validation too."""
         return {self.name: COUNT}
 
     def __call__(self, run: Run) -> Value:

@@ -1,12 +1,13 @@
-"""The term of MrT5's deletion gate, whose weight is steered so that a wanted share of positions is deleted.
+"""The term of MrT5's deletion gate. A controller changes its weight to reach a target share of deleted positions.
 
 Paper: Kallini et al., "MrT5: Dynamic Token Merging for Efficient Byte-level Language Models", ICLR 2025,
 https://arxiv.org/abs/2410.20771.
 
-The term is the mean over source positions of g + k, with the gates g of `model.encoder=deletion`: 0 where all are
-deleted, k where none is. After each update its weight becomes max(0, proportional * p + integral * i), where p is a
-moving average of target - share, with the factor `memory`, i the sum of these differences, and share that of the
-positions with g < -k / 2. The controller is saved with a checkpoint. `deleted` reports the share, in validations too.
+The term is the mean over source positions of g + k, with the gates g of `model.encoder=deletion`. It is 0 if all
+positions are deleted, and k if none is. After each update its weight becomes max(0, proportional * p + integral * i).
+Here share is the share of positions with g < -k / 2, p is a moving average of target - share with the factor `memory`,
+and i is the sum of these differences. The controller is saved in checkpoints. The metric `deleted` reports the share,
+in validation too.
 
 Use: `model.encoder=deletion criterion=deletion criterion.deletion.target=0.5`
 
@@ -40,7 +41,7 @@ class DeletionConfig(TermConfig):
 
 
 class Deletion(Term):
-    """The mean distance of gates from deletion."""
+    """The mean distance of the gates from deletion."""
 
     Config = DeletionConfig
     only_in_training = True
@@ -58,12 +59,12 @@ class Deletion(Term):
         return self.config.weight * max(0.0, controlled)
 
     def check(self, model: EncoderDecoder) -> None:
-        """It needs a gate."""
+        """Check that the encoder has a deletion gate. Raises UserError."""
         if model.encoder is None or not hasattr(model.encoder, "gate_weight"):
             raise UserError(f"criterion.terms: {self.name} needs model.encoder=deletion")
 
     def count(self, batch: Batch) -> int:
-        """Source tokens."""
+        """Number of source tokens."""
         return batch.counts.source
 
     def metrics(self, model: EncoderDecoder) -> dict[str, str | None]:
@@ -79,16 +80,16 @@ class Deletion(Term):
         return Value(((gates + strength) * real).sum() * scale, {"deleted": deleted})
 
     def updated(self, update: int, values: dict[str, float]) -> None:
-        """Move the weight."""
+        """Update the controller."""
         if self.config.target is not None:
             difference = self.config.target - values["deleted"]
             self.average = self.config.memory * self.average + (1 - self.config.memory) * difference
             self.sum += difference
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The controller."""
+        """The state of the controller."""
         return {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in ("average", "sum")}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """As it was."""
+        """Restore the controller."""
         self.average, self.sum = float(state["average"]), float(state["sum"])

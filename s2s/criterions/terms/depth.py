@@ -1,10 +1,10 @@
-"""The term of I3D's gates: the share of blocks that is computed.
+"""The term of I3D's gates: the share of computed blocks.
 
 Paper: Peng, Lee and Watanabe, "I3D: Transformer Architectures with Input-Dependent Dynamic Depth for Speech
 Recognition", ICASSP 2023, https://arxiv.org/abs/2303.07624.
 
-The mean over examples of the mean over the 2 N gates of `model.encoder=dynamic_depth`, as they are drawn in training.
-Validations report the share of blocks that decoding computes.
+The term is the mean, over examples and over the 2 N gates of `model.encoder=dynamic_depth`, of the gates as sampled in
+training. Validation reports the share of blocks that decoding computes.
 
 Use: `model.encoder=dynamic_depth criterion=depth criterion.depth.weight=0.1`
 
@@ -30,13 +30,13 @@ class DepthConfig(TermConfig):
 
 
 class Depth(Term):
-    """The share of blocks that is computed."""
+    """The share of computed blocks."""
 
     Config = DepthConfig
     only_in_training = True
 
     def check(self, model: EncoderDecoder) -> None:
-        """It needs gates."""
+        """Check that the model has one encoder, with gates. Raises UserError."""
         if model.encoder is None or not hasattr(model.encoder, "gates"):
             raise UserError(f"criterion.terms: {self.name} needs model.encoder=dynamic_depth")
         if getattr(model.bridge, "several_sources", False):
@@ -44,7 +44,7 @@ class Depth(Term):
                             "sources")  # fmt: skip
 
     def count(self, batch: Batch) -> int:
-        """Examples."""
+        """Number of examples."""
         return batch.counts.sentences
 
     def metrics(self, model: EncoderDecoder) -> dict[str, str | None]:

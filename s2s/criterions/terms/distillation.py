@@ -80,8 +80,8 @@ class Teaching:
         q = torch.zeros_like(logits[:, :1])  # [n, 1, V], the same for all passes
         with torch.no_grad():
             for rows in self.taught:
-                theirs = rows.logits(first, first + len(logits))
-                q += theirs.to(logits.dtype).div(t).softmax(1)[:, None]
+                teacher_logits = rows.logits(first, first + len(logits))
+                q += teacher_logits.to(logits.dtype).div(t).softmax(1)[:, None]
         q /= len(self.taught)
         log = (logits / t).log_softmax(2).clamp_min_(LEAST)
         value = -(q * log).sum() / logits.size(1)

@@ -3,10 +3,11 @@
 Paper: Wang, Cho and Gu, "Neural Machine Translation with Byte-Level Subwords", AAAI 2020,
 https://arxiv.org/abs/1909.03341.
 
-A printable ASCII character stays as it is; any other byte b is the letter U+0100 + b, all of one script, so that pieces
-may join them. The vocabulary has all of them and is of 2,048 to 4,096 pieces, which may end within a character. A model
-can write bytes that are no UTF-8: of these as many characters as possible are kept, which is what the paper's dynamic
-programme finds, f(k) = max over t <= 4 of f(k - t) + [the last t of k bytes are a character].
+A printable ASCII character does not change. Any other byte b becomes the letter U+0100 + b; these letters have one
+script, so that pieces can span them. The vocabulary contains all of them, and has 2,048 to 4,096 pieces, which may end
+within a character. A model may write bytes that are not valid UTF-8. Decoding then keeps as many characters as
+possible, which is the result of the paper's dynamic programme f(k) = max over t <= 4 of f(k - t) + [the last t of k
+bytes are a character].
 
 Use: tokenizer=bbpe
 
@@ -33,7 +34,7 @@ class BytesConfig:
 
 
 class Bytes(PreTokenizer):
-    """UTF-8, a character a byte."""
+    """Rewrites a line as its UTF-8 bytes, one character for each byte."""
 
     Config = BytesConfig
     alphabet = "".join(CHARACTERS).replace(" ", "")
@@ -43,5 +44,5 @@ class Bytes(PreTokenizer):
         return line.encode("utf-8", "surrogatepass").decode("latin-1").translate(WRITTEN)
 
     def undo(self, text: str) -> str:
-        """As PreTokenizer; what no byte is written as stays."""
+        """As PreTokenizer; a character that stands for no byte does not change."""
         return readable(b"".join(BYTES.get(ord(c)) or c.encode("utf-8", "surrogatepass") for c in text))

@@ -1,15 +1,15 @@
-"""Jamo: Hangul syllables as the letters that they are made of.
+"""Jamo: Hangul syllables are decomposed into letters.
 
 Paper: Lee et al., "KR-BERT: A Small-Scale Korean-Specific Language Model", 2020, https://arxiv.org/abs/2008.03979.
 
-Each syllable, one of 11,172 code points, becomes two or three conjoining letters (NFKD), of which there are 67; all
-other characters stay. NFC composes the syllables again. A line of S syllables has 2 S to 3 S letters, which the
-tokenizer joins to pieces that may end within a syllable, as Korean endings do.
+Each syllable, one of 11,172 code points, becomes two or three of 67 conjoining letters (NFKD). Other characters do not
+change. NFC composes the syllables again. A line of S syllables has 2 S to 3 S letters. The tokenizer joins them to
+pieces, which may end within a syllable, as Korean endings do.
 
 Use: tokenizer.pre=nfkd_jamo tokenizer.normalization=nfc
 
-Left out: compatibility letters (U+3131 ...), full-width letters and other characters that NFKD changes for good: they
-stay as they are, because the rewriting has to be undone.
+Left out: compatibility letters (U+3131 ...), full-width letters and other characters that NFKD changes irreversibly.
+They do not change, because the rewriting must be reversible.
 """
 
 import dataclasses
@@ -31,7 +31,8 @@ class JamoConfig:
 
 
 class Jamo(PreTokenizer):
-    """Syllables to letters. In NFC no letters follow each other that could be a syllable, so that nothing is lost."""
+    """Rewrites syllables as letters. This is reversible, because a line in NFC has no sequence of letters that composes
+    to a syllable."""
 
     Config = JamoConfig
     forms = ("nfc", "nfkc")

@@ -1,7 +1,7 @@
-"""What a pre-tokenizer does: it rewrites a line before a tokenizer sees it, and takes the rewriting back.
+"""The interface of pre-tokenizers, which rewrite a line before the tokenizer reads it, and undo the rewriting.
 
-It is part of the tokenizer (`tokenizer.pre=NAME`): learning, encoding, sampling, given vocabularies, prefixes and
-constraints see rewritten lines, and decoding undoes the rewriting.
+A pre-tokenizer is part of the tokenizer (`tokenizer.pre=NAME`): learning, encoding, sampling, given vocabularies,
+prefixes and constraints read rewritten lines, and decoding undoes the rewriting.
 """
 
 from abc import ABC, abstractmethod
@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 
 class PreTokenizer(ABC):
-    """Rewrites lines. What `apply` makes of a line in one of the normal forms in `forms`, `undo` makes the line of.
+    """Rewrites lines. For a line in one of the normal forms `forms`, `undo` is the inverse of `apply`.
 
     Args:
-        config: Its `Config`.
+        config: The options, an instance of `Config`.
     """
 
     Config: ClassVar[Any]
@@ -30,16 +30,16 @@ class PreTokenizer(ABC):
 
     @abstractmethod
     def apply(self, line: str) -> str:
-        """A line as the tokenizer sees it: not blank if the line is not, and without line feeds."""
+        """The line that the tokenizer reads. It has no line feeds, and is blank only if `line` is blank."""
 
     @abstractmethod
     def undo(self, text: str) -> str:
-        """The line of a text that `apply` has made, and something readable of any other text."""
+        """The inverse of `apply`. Any other text becomes a readable line."""
 
     def save(self, folder: Path, name: str) -> None:  # noqa: B027
-        """Write what `load` reads into files called `name.*`; the config is written elsewhere."""
+        """Write the files `name.*` for `load`. The caller writes the config."""
 
     @classmethod
     def load(cls, config: Any, folder: Path, name: str) -> "PreTokenizer":
-        """Read what `save` wrote. Raises UserError naming the file that is missing or wrong."""
+        """Read the files of `save`. Raises UserError, with the name of a missing or wrong file."""
         return cls(config)

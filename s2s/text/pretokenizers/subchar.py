@@ -1,13 +1,13 @@
-"""SubChar: Chinese characters as short codes of how they sound or how they are written.
+"""SubChar: Chinese characters are rewritten as short codes of their sound or their shape.
 
 Paper: Si et al., "Sub-Character Tokenization for Chinese Pretrained Language Models", TACL 2023,
 https://arxiv.org/abs/2106.00400.
 
-Each character in a table becomes its code, a number if other characters have the same code, and a separator: 4 to 8
-symbols, which SentencePiece joins to pieces within and across characters. Symbols of codes are private code points
-(U+E000 ...), so that no letter of the text is taken for one; a private one of the text has U+E03F before it. With
-numbers the rewriting is exact. Without them characters that sound alike are the same, which makes a model robust to
-such typing errors, but cannot be undone: that is for sources alone.
+Each character of a table becomes its code, a number if several characters share the code, and a separator: 4 to 8
+symbols, which SentencePiece joins to pieces within and across characters. The symbols of codes are private code points
+(U+E000 ...), so that they cannot be confused with letters of the text; U+E03F escapes private code points of the text.
+With numbers, the rewriting is reversible. Without numbers, characters of the same sound become the same, which makes a
+model robust to such typing errors; this is irreversible and therefore for sources only.
 
 Use: tokenizer=sentencepiece tokenizer.pre=subchar tokenizer.pre.code=pinyin
 
@@ -50,11 +50,11 @@ class SubCharConfig:
 
 
 class SubChar(PreTokenizer):
-    """Characters to codes by a table, which is saved with the tokenizer.
+    """Rewrites characters as codes with a table, which is saved with the tokenizer.
 
     Args:
-        config: Its `Config`.
-        codes: Code of each character; None: those that the config says.
+        config: The options, an instance of `Config`.
+        codes: Code of each character; None: the codes that the options select.
     """
 
     Config = SubCharConfig
@@ -108,7 +108,7 @@ class SubChar(PreTokenizer):
 
 
 def _read(path: Path) -> dict[str, str]:
-    """Codes of a file. Raises UserError naming it, and its line."""
+    """The codes of a file. Raises UserError, with the name of the file and the line."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -129,7 +129,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _pinyin() -> dict[str, str]:
-    """Letters and tone of the first reading: `zhong1`; u with a diaeresis is v."""
+    """Letters and tone of the first reading of each character, as `zhong1`; u with a diaeresis is written v."""
     try:
         from pypinyin.pinyin_dict import pinyin_dict  # an extra
     except ImportError as error:
@@ -146,7 +146,7 @@ def _spelled(reading: str) -> str:
 
 
 def _wubi() -> dict[str, str]:
-    """Keys of the 86 version, the longest of a character."""
+    """The longest key sequence of each character in the 86 version."""
     try:
         from pywubi.loader import get_wubi_dict  # an extra
     except ImportError as error:
