@@ -54,9 +54,9 @@ def measure(preset: str, recordings: list[np.ndarray], device: str, speeds: Call
     model = SpeechModel(config, Spec((FeatureSource(BANDS),), VOCABULARY)).eval().to(device)
     rows, pairs = [], []
     for case, options in WAYS.items():
-        lengths = {"max_length_a": TOKENS, "max_length_b": 0}
-        if options["ctc_weight"] < 1:  # CTC alone has no least length
-            lengths["min_length_a"] = TOKENS
+        lengths = {}
+        if options["ctc_weight"] < 1:  # CTC alone decides by itself
+            lengths = {"max_length_a": TOKENS, "max_length_b": 0, "min_length_a": TOKENS}
         generator = Generator([model], DecodeConfig(**options, **lengths, batch_tokens=10**6), Sides(collate))
 
         def work(size: int, generator: Generator = generator) -> Callable[[int], int]:
