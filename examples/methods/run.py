@@ -132,6 +132,7 @@ def run(comparison: Comparison, side: str, seed: int, folder: Path, published: P
 
 
 def main() -> None:
+    """Run the comparisons that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", metavar="NAME", help="comparisons")
     parser.add_argument("--data", type=Path, help="folder of the published data sets")

@@ -15,7 +15,7 @@ class Packing(NamedTuple):
     Attributes:
         segments: [B, T] int64, number of the example within its row, from 0. Padding has the number of the row's last
             example, so that every query has a key.
-        positions: [B, T] int64, position within the example, from 0.
+        positions: [B, T] int64, position within the example, from 0; 0 at padding.
     """
 
     segments: Tensor

@@ -15,15 +15,19 @@ measured.
 """
 
 import copy
+from collections.abc import Mapping
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from s2s.data.batch import Inputs, Packing, Source
+from s2s.data.batch import Inputs, Source
 from s2s.errors import UserError
 from s2s.models.contract import Memory
 from s2s.models.encoder_decoder import NO_TAGS, EncoderDecoder
 from s2s.nn.attention import length_mask
+from s2s.nn.packed_rows import Examples
+from s2s.tasks.text import packing_of, padded
 
 
 def prepacking(model: EncoderDecoder) -> EncoderDecoder:
@@ -72,36 +76,21 @@ def first_fit(lengths: list[int]) -> list[list[int]]:
 
 def packed_source(source: Source, rows: list[list[int]]) -> Source:
     """Pack sources into rows; rows: the examples of each row."""
-    lengths, device = source.lengths.tolist(), source.values.device
-    totals = [sum(lengths[example] for example in row) for row in rows]
-    shape = (len(rows), max(totals))
-    values = source.values.new_zeros(shape)
-    segments, positions = (torch.zeros(shape, dtype=torch.int64) for _ in range(2))
-    for number, row in enumerate(rows):
-        first = 0
-        for segment, example in enumerate(row):
-            place = slice(first, first + lengths[example])
-            values[number, place] = source.values[example, : lengths[example]]
-            segments[number, place], positions[number, place] = segment, torch.arange(lengths[example])
-            first += lengths[example]
-        segments[number, first:] = len(row) - 1
-    return Source(values, torch.tensor(totals, device=device), Packing(segments.to(device), positions.to(device)))
+    order = torch.tensor([example for row in rows for example in row], device=source.values.device)
+    counts, lengths = np.array([len(row) for row in rows]), source.lengths[order]
+    totals = np.add.reduceat(lengths.cpu().numpy(), counts.cumsum() - counts)
+    real = length_mask(lengths, source.values.size(1))[:, 0, 0]
+    values = padded(source.values[order][real].cpu().numpy(), totals)
+    packing = packing_of(lengths.cpu().numpy(), counts)
+    return Source(values, torch.from_numpy(totals), packing).to(source.values.device)
 
 
-def cut(memory: Memory, order: Tensor, tags) -> Memory:
+def cut(memory: Memory, order: Tensor, tags: Mapping[str, Tensor]) -> Memory:
     """Split the memory of packed rows into one row for each example; order: [N] int64, place of each example."""
-    segments = memory.segments
-    counts = segments[:, -1] + 1  # padding repeats the last one
-    real = torch.arange(segments.size(1), device=segments.device) < memory.lengths[:, None]
-    example = ((counts.cumsum(0) - counts)[:, None] + segments)[real]
-    lengths = torch.bincount(example, minlength=len(order))
-    place = torch.arange(len(example), device=example.device) - (lengths.cumsum(0) - lengths)[example]
-    size = int(lengths.max())
-
-    def unpack(x: Tensor) -> Tensor:
-        rows = x.new_zeros(len(order), size, x.size(2))
-        rows[example, place] = x[real]
-        return rows[order]
-
-    lengths = lengths[order]
-    return Memory([unpack(x) for x in memory.states], lengths, length_mask(lengths, size), tags=tags)
+    segments, places = memory.segments, torch.arange(memory.segments.size(1), device=order.device)
+    begins = nn.functional.pad(segments.diff(dim=1) > 0, (1, 0))
+    positions = places - (places * begins).cummax(dim=1).values
+    examples = Examples(segments, positions * memory.mask[:, 0, 0])
+    lengths = examples.lengths[order]
+    states = [examples.rows(x)[order] for x in memory.states]
+    return Memory(states, lengths, length_mask(lengths, states[0].size(1)), tags=tags)

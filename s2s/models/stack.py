@@ -1,6 +1,10 @@
-"""The size of a stack of layers."""
+"""Stacks of layers: their size, and what encoders made of them share."""
 
+import copy
 import dataclasses
+from typing import TypeVar
+
+from torch import Tensor, nn
 
 from s2s.config.schema import option
 from s2s.errors import UserError
@@ -40,3 +44,26 @@ def check_heads(key: str, stack: StackConfig, positions: str) -> None:
         raise UserError(f"{key}.kv_heads={stack.kv_heads} does not divide {key}.heads={stack.heads}")
     if stack.width % 2 or (positions == "rotary" and stack.width // stack.heads % 2):
         raise UserError(f"{key}.width={stack.width}: widths must be even (and with rotary positions, a head's too)")
+
+
+Encoder = TypeVar("Encoder", bound="LayeredEncoder")
+
+
+class LayeredEncoder(nn.Module):
+    """What encoders of layers `self.layers` of one width `self.width` share."""
+
+    layers: nn.ModuleList
+    width: int
+
+    def first(self: Encoder, layers: int) -> Encoder:
+        """An encoder with the first layers and the last norm only; the weights are shared."""
+        light = copy.copy(self)
+        light._modules = {**self._modules, "layers": self.layers[:layers]}
+        return light
+
+    def flops(self, lengths: Tensor) -> int:
+        """Floating-point operations of the matrix products if every position passes every layer; lengths: of the
+        sources, [B] int64."""
+        linear = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
+        pairs = len(self.layers) * self.width * int((lengths * lengths).sum())
+        return 2 * int(lengths.sum()) * linear + 4 * pairs

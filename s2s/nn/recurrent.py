@@ -1,7 +1,7 @@
 """Recurrent layers with the formulas of PyTorch: LSTM (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et
 al. 2000) and GRU (Cho et al. 2014).
 
-Shapes: B rows, T positions, I inputs, D width, E examples of packed rows, L positions of the longest of them.
+Shapes: B rows, T positions, I inputs, D width.
 """
 
 import torch
@@ -93,34 +93,3 @@ class Bidirectional(nn.Module):
         mirrored = torch.where(place < lengths[:, None], lengths[:, None] - 1 - place, place)[:, :, None]
         back, _ = self.back(x.gather(1, mirrored.expand_as(x)))
         return torch.cat([self.ahead(x)[0], back.gather(1, mirrored.expand_as(back))], dim=2)
-
-
-class Examples:
-    """Converts packed rows to one row for each example, and back.
-
-    Args:
-        segments: [B, T] int64, number of the example within its row; padding has the number of the last example.
-        positions: [B, T] int64, position within the example; 0 at padding.
-
-    Attributes:
-        lengths: [E] int64, length of each example.
-    """
-
-    def __init__(self, segments: Tensor, positions: Tensor):
-        begins = torch.ones_like(segments, dtype=torch.bool)
-        begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
-        real = (begins | (positions > 0)).flatten()  # padding has position 0 and begins no segment
-        number, self.longest = begins.flatten().cumsum(0) - 1, int(positions.max()) + 1
-        self.shape, self.real = segments.shape, real.nonzero()[:, 0]
-        self.lengths = number[self.real].bincount()
-        self.places = number[self.real] * self.longest + positions.flatten()[self.real]
-
-    def rows(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [E, L, D], zero at padding"""
-        rows = x.new_zeros(len(self.lengths) * self.longest, x.size(2))
-        return rows.index_copy(0, self.places, x.flatten(0, 1)[self.real]).unflatten(0, (-1, self.longest))
-
-    def back(self, x: Tensor) -> Tensor:
-        """[E, L, D] -> [B, T, D], zero at padding"""
-        rows = x.new_zeros(self.shape.numel(), x.size(2))
-        return rows.index_copy(0, self.real, x.flatten(0, 1)[self.places]).unflatten(0, self.shape)

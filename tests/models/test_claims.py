@@ -134,7 +134,7 @@ def by_decode(model, hypothesis, source) -> float:
     memory = model.encode(*task_of().collate_sources([source]))
     written = torch.tensor([[BOS, *hypothesis.ids]])
     log = model.decode(memory, written).logits().log_softmax(-1)[0]
-    return float(log.gather(1, torch.tensor([[*hypothesis.ids, EOS]]).T).sum())
+    return float(log.detach().gather(1, torch.tensor([[*hypothesis.ids, EOS]]).T).sum())
 
 
 @pytest.mark.parametrize("reason", DEPARTING)

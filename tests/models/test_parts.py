@@ -13,6 +13,7 @@ from s2s.decoding.prepacking import cut, first_fit, packed_source
 from s2s.errors import UserError
 from s2s.models.speech import SpeechModel
 from s2s.models.transformer import Transformer
+from s2s.nn.packed_rows import Examples
 from s2s.text.vocabulary import BOS
 from tests.plugin.example_plugin.bridge import MixtureBridge
 from tests.plugin.example_plugin.frontend import HalvingFrontend
@@ -170,3 +171,35 @@ def test_examples_of_a_packed_row_do_not_see_each_other(kind, name):
         together = cut(memory, torch.tensor(order).argsort(), {})
     for row, states in enumerate(apart.lengths.tolist()):
         torch.testing.assert_close(together.top[row, :states], apart.top[row, :states], rtol=1e-4, atol=1e-4)
+
+
+WRITING = {**{f"decoder={name}": words for name, words in DECODERS.items()},
+           **{f"decoder={name}": [*DECODERS["transformer"], f"decoder={name}"]
+              for name in ("groups", "some_cross", "convolutional", "prefix")},
+           **{f"output={name}": [*DECODERS["transformer"], f"output={name}", "tie_embeddings=none"]
+              for name in ("copy", "surface_fusion", "adaptive")}}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_targets_of_a_packed_row_do_not_see_each_other(name):
+    model = model_of(size=[*ENCODERS["transformer"], *WRITING[name]])
+    (source,) = sources_of(model, [7, 12, 5, 9, 3])
+    target = Source(torch.randint(4, V, (5, 8), generator=torch.Generator().manual_seed(2)),
+                    torch.tensor([4, 8, 1, 5, 3]))  # fmt: skip
+    rows = [[1, 4], [3, 2, 0]]
+    packed = packed_source(target, rows)
+    with torch.no_grad():
+        memory = model.encode((packed_source(source, rows),))
+        if "decoder=prefix" in WRITING[name]:
+            with pytest.raises(UserError, match="decoder=prefix: examples of a packed row would see each other"):
+                model.decode(memory, packed.values, packed.packing)
+            return
+        together = Examples(*packed.packing).rows(model.decode(memory, packed.values, packed.packing).logits())
+        apart = model.decode(model.encode((source,)), target.values).logits()
+    for place, example in enumerate(itertools.chain(*rows)):
+        length = target.lengths[example]
+        torch.testing.assert_close(together[place, :length], apart[example, :length], rtol=1e-4, atol=1e-4)
+
+
+def test_every_decoder_is_tried_with_packed_rows():
+    assert set(registry.COMPONENTS["decoder"]) <= {name.partition("=")[2] for name in WRITING}

@@ -34,7 +34,8 @@ from s2s.models.encoders.recurrent import check, residual
 from s2s.nn.carried import CarriedState
 from s2s.nn.dropout import dropout
 from s2s.nn.embedding import Embedding
-from s2s.nn.recurrent import PARTS, Examples, Recurrence
+from s2s.nn.packed_rows import Examples
+from s2s.nn.recurrent import PARTS, Recurrence
 from s2s.nn.scores import SCORES, Scores
 
 

@@ -18,7 +18,6 @@ are refused, as are several sources. Validation deletes as decoding does. Uncert
 here it is open initially.
 """
 
-import copy
 import dataclasses
 
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from s2s.config.schema import option
 from s2s.errors import UserError
 from s2s.models.contract import Memory, Shared, States
-from s2s.models.stack import StackConfig, check_heads
+from s2s.models.stack import LayeredEncoder, StackConfig, check_heads
 from s2s.nn.attention import length_mask
 from s2s.nn.layers import Layer
 
@@ -43,7 +42,7 @@ class DeletionEncoderConfig(StackConfig):
     type: str = option("deletion", "component")
 
 
-class DeletionEncoder(nn.Module):
+class DeletionEncoder(LayeredEncoder):
     """A Transformer encoder with a deletion gate between two of its layers.
 
     Args:
@@ -111,18 +110,6 @@ class DeletionEncoder(nn.Module):
         keep = (keep & real).scatter(1, best, True)
         lengths = keep.sum(1)
         return (~keep).to(torch.uint8).sort(dim=1, stable=True).indices[:, : int(lengths.max())], lengths
-
-    def first(self, layers: int) -> "DeletionEncoder":
-        """As in TransformerEncoder."""
-        light = copy.copy(self)
-        light._modules = {**self._modules, "layers": self.layers[:layers]}
-        return light
-
-    def flops(self, lengths: Tensor) -> int:
-        """As in TransformerEncoder, without deletion."""
-        linear = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
-        seen = len(self.layers) * self.width * int((lengths * lengths).sum())
-        return 2 * int(lengths.sum()) * linear + 4 * seen
 
 
 def taken(x: Tensor, places: Tensor) -> Tensor:

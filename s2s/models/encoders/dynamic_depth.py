@@ -16,7 +16,6 @@ Left out: gates of whole layers in place of blocks; CTC, because `model=speech` 
 with `model.frontend=subsampling`. Uncertain: the initial weights; here gates are open initially.
 """
 
-import copy
 import dataclasses
 
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from s2s.config.schema import option
 from s2s.errors import UserError
 from s2s.models.contract import Memory, Shared, States
-from s2s.models.stack import StackConfig, check_heads
+from s2s.models.stack import LayeredEncoder, StackConfig, check_heads
 from s2s.nn.attention import length_mask
 from s2s.nn.dropout import dropout
 from s2s.nn.layers import Layer
@@ -81,7 +80,7 @@ class GatedLayer(Layer):
         return x.index_add(0, rows, block(x[rows], mask[rows]).to(x.dtype)) if len(rows) else x
 
 
-class DynamicDepthEncoder(nn.Module):
+class DynamicDepthEncoder(LayeredEncoder):
     """A Transformer encoder whose blocks have gates.
 
     Args:
@@ -121,15 +120,3 @@ class DynamicDepthEncoder(nn.Module):
             if number + 1 in self.needed:
                 states.append(x)
         return Memory([*states, self.norm(x)], source.lengths, keys, auxiliary={"computed": torch.stack(computed, 1)})
-
-    def first(self, layers: int) -> "DynamicDepthEncoder":
-        """As in TransformerEncoder."""
-        light = copy.copy(self)
-        light._modules = {**self._modules, "layers": self.layers[:layers]}
-        return light
-
-    def flops(self, lengths: Tensor) -> int:
-        """As in TransformerEncoder, with all blocks computed."""
-        linear = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
-        seen = len(self.layers) * self.width * int((lengths * lengths).sum())
-        return 2 * int(lengths.sum()) * linear + 4 * seen

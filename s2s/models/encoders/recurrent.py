@@ -17,7 +17,6 @@ states: the decoder attends to the memory. GNMT's bottom layer has width D in ea
 all layers have one width.
 """
 
-import copy
 import dataclasses
 
 from torch import Tensor, nn
@@ -25,9 +24,11 @@ from torch import Tensor, nn
 from s2s.config.schema import option
 from s2s.errors import UserError
 from s2s.models.contract import Memory, Shared, States
+from s2s.models.stack import LayeredEncoder
 from s2s.nn.attention import length_mask
 from s2s.nn.dropout import dropout
-from s2s.nn.recurrent import Bidirectional, Examples, Recurrence
+from s2s.nn.packed_rows import Examples
+from s2s.nn.recurrent import Bidirectional, Recurrence
 
 
 @dataclasses.dataclass
@@ -75,7 +76,7 @@ class RecurrentLayer(nn.Module):
         return x + y if self.residual else y
 
 
-class RecurrentEncoder(nn.Module):
+class RecurrentEncoder(LayeredEncoder):
     """The recurrent encoder.
 
     Args:
@@ -120,12 +121,6 @@ class RecurrentEncoder(nn.Module):
                 states.append(x if examples is None else examples.back(x))
         keys = length_mask(source.lengths, source.values.size(1))
         return Memory(states, source.lengths, keys, packing and packing.segments)
-
-    def first(self, layers: int) -> "RecurrentEncoder":
-        """An encoder with the first layers only; the weights are shared."""
-        light = copy.copy(self)
-        light._modules = {**self._modules, "layers": self.layers[:layers]}
-        return light
 
     def flops(self, lengths: Tensor) -> int:
         """Floating-point operations of the matrix products; lengths: of the sources, [B] int64."""

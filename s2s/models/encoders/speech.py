@@ -3,7 +3,6 @@
 Shapes: B utterances, S positions, D width, V vocabulary.
 """
 
-import copy
 import dataclasses
 import math
 from typing import Any
@@ -15,7 +14,7 @@ from s2s.config.schema import group, option
 from s2s.errors import UserError
 from s2s.models.contract import Memory, Shared, States
 from s2s.models.encoders.transformer import layers_of, tags_of
-from s2s.models.stack import StackConfig, check_heads
+from s2s.models.stack import LayeredEncoder, StackConfig, check_heads
 from s2s.nn.attention import context_mask, length_mask
 from s2s.nn.feedforward import ACTIVATIONS
 from s2s.text.vocabulary import PAD
@@ -56,7 +55,7 @@ class SpeechEncoderConfig(StackConfig):
     self_conditioned: bool = option(False, "layers after ctc_layers also read their CTC output (arXiv:2104.02724)")
 
 
-class SpeechEncoder(nn.Module):
+class SpeechEncoder(LayeredEncoder):
     """The speech encoder.
 
     The blank of CTC is PAD, which no target contains, so that CTC has the target vocabulary. CTC after lower layers
@@ -139,8 +138,7 @@ class SpeechEncoder(nn.Module):
 
     def first(self, layers: int) -> "SpeechEncoder":
         """An encoder with the first layers and the last norm only; the weights are shared."""
-        light = copy.copy(self)
-        light._modules = {**self._modules, "layers": self.layers[:layers]}
+        light = super().first(layers)
         light.exits = [number for number in self.exits if number < layers]
         return light
 

@@ -3,7 +3,6 @@
 Shapes: B sentences, S source positions, P real tokens of all rows, D width.
 """
 
-import copy
 import dataclasses
 import inspect
 from typing import Any
@@ -14,7 +13,7 @@ from s2s import registry
 from s2s.config.schema import group, option
 from s2s.errors import UserError
 from s2s.models.contract import Memory, Shared, States
-from s2s.models.stack import StackConfig, check_heads
+from s2s.models.stack import LayeredEncoder, StackConfig, check_heads
 from s2s.nn.attention import length_mask, segment_mask
 from s2s.nn.unpad import RealTokens
 
@@ -34,7 +33,7 @@ class EncoderConfig(StackConfig):
     type: str = option("transformer", "component")
 
 
-class TransformerEncoder(nn.Module):
+class TransformerEncoder(LayeredEncoder):
     """The Transformer encoder.
 
     Args:
@@ -82,12 +81,6 @@ class TransformerEncoder(nn.Module):
         states = [*states, self.norm(x)]
         return Memory([x if real is None else real.pad(x) for x in states], source.lengths, keys, segments)
 
-    def first(self, layers: int) -> "TransformerEncoder":
-        """An encoder with the first layers and the last norm only; the weights are shared."""
-        light = copy.copy(self)
-        light._modules = {**self._modules, "layers": self.layers[:layers]}
-        return light
-
     def _tags(self, source: States, real: RealTokens | None) -> dict[str, Tensor]:
         """The value numbers of each tag, if any layer reads tags."""
         if not any(getattr(layer, "tags", ()) for layer in self.layers):
@@ -103,12 +96,6 @@ class TransformerEncoder(nn.Module):
             return self.config.unpad
         positions = source.values.size(0) * source.values.size(1)
         return source.values.device.type == "cpu" and int(source.lengths.sum()) < (1 - UNPAD_FROM) * positions
-
-    def flops(self, lengths: Tensor) -> int:
-        """Floating-point operations of the matrix products; lengths: of the sources, [B] int64."""
-        linear = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
-        seen = len(self.layers) * self.width * int((lengths * lengths).sum())
-        return 2 * int(lengths.sum()) * linear + 4 * seen
 
 
 def tags_of(layer: nn.Module, tags: dict[str, Tensor]) -> tuple[dict[str, Tensor], ...]:

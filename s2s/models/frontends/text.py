@@ -11,6 +11,7 @@ from s2s.data.spec import TokenSource
 from s2s.errors import UserError
 from s2s.models.contract import Shared, States
 from s2s.nn.dropout import dropout
+from s2s.nn.packed_rows import Examples
 from s2s.nn.positions import PositionEmbedding
 
 
@@ -68,8 +69,9 @@ class TextFrontend(nn.Module):
         """source: ids [B, S]. Returns States [B, S', D]."""
         if source.packing is None:
             return States(*self._placed(source.values, source.lengths))
-        ids, lengths = unpacked(source)
-        return packed(*self._placed(ids, lengths), source.packing.segments[:, -1] + 1)
+        examples = Examples(*source.packing)
+        ids = examples.rows(source.values[:, :, None]).squeeze(2)
+        return packed(*self._placed(ids, examples.lengths), source.packing.segments[:, -1] + 1)
 
     def _placed(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         x, lengths = self.states(ids, lengths)
@@ -100,18 +102,6 @@ def odd(kernel: int) -> int:
 
 def _is_table(name: str) -> bool:
     return any(word in ("tokens", "rows", "positions") for word in name.split("."))
-
-
-def unpacked(source: Source) -> tuple[Tensor, Tensor]:
-    """One row for each example of packed rows: ids [N, S] and lengths [N]."""
-    segments, positions = source.packing
-    counts = segments[:, -1] + 1  # padding has the number of the last example
-    real = torch.arange(segments.size(1), device=segments.device) < source.lengths[:, None]
-    example, place = ((counts.cumsum(0) - counts)[:, None] + segments)[real], positions[real]
-    lengths = torch.bincount(example, minlength=int(counts.sum()))
-    ids = source.values.new_zeros(len(lengths), int(lengths.max()))
-    ids[example, place] = source.values[real]
-    return ids, lengths
 
 
 def packed(x: Tensor, lengths: Tensor, counts: Tensor) -> States:
