@@ -9,6 +9,7 @@ Shapes: B slots, K rows a slot, R = B*K rows, V vocabulary, N layers, G key/valu
 
 from collections.abc import Callable
 from functools import partial
+from operator import is_not
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from s2s.nn.slots import kept
 from s2s.nn.state import TransformerState
 
 NEVER = float("-inf")
+ARRAYS = ("cache", "history", "key_values", "lengths", "positions")  # of the kernels' `State`
 PANEL = 32  # outputs of a linear map whose weights lie together
 
 
@@ -199,7 +201,8 @@ class NativeState(TransformerState):
         super().__init__(key_values.contiguous(), mask, rows, most)
         self.history = torch.zeros(mask.size(0), rows, 0, dtype=torch.int32)
         self.logits: Tensor | None = None
-        self._parts: dict[str, Structure | Tensor] = {}
+        self._parts: tuple[Structure | Tensor, ...] = ()
+        self._read: dict[str, Structure | Tensor] = {}
         self._count()
 
     def _count(self) -> None:
@@ -229,14 +232,14 @@ class NativeState(TransformerState):
         """The kernels' `State`. It is made anew when a part or an array has changed since the last call.
 
         Args:
-            parts: The kernels' `Decoder` and the table of positions. They are remembered for later calls, so `reorder`
-                does not pass them again.
+            parts: The kernels' `Decoder` and the table of positions; none: as in the last call.
         """
-        parts |= {name: getattr(self, name) for name in ("cache", "history", "key_values", "lengths", "positions")}
-        if any(self._parts.get(name) is not part for name, part in parts.items()):
+        self._read = parts = parts or self._read
+        arrays = self.cache, self.history, self.key_values, self.lengths, self.positions, *parts.values()
+        if len(arrays) != len(self._parts) or any(map(is_not, arrays, self._parts)):
             B, K, _ = self.history.shape
-            self._parts = self._parts | parts
-            self._place = Structure("State", R=B * K, **self._parts)
+            self._parts = arrays
+            self._place = Structure("State", R=B * K, **dict(zip(ARRAYS, arrays, strict=False)), **parts)
         return self._place
 
     def reorder(self, parents: Tensor) -> None:

@@ -257,6 +257,7 @@ class _Run:
         config, device = engine.config, engine.device
         B = self.slots = min(int(room(config, *waiting.needs)), len(waiting.sentences))
         self.numbers = np.full(B, -1)  # of the sentence in each slot; -1: free
+        self.busy = 0  # the number of slots with a sentence
         self.starts = np.zeros(B, np.int64)  # clock of its first step
         self.needs = np.zeros((2, B), np.int64)  # memory needs of its sentence, as in _Waiting; 0: free
         self.clock = self.oldest = 0  # steps done; the clock at the first step of the oldest sentence in a slot
@@ -275,22 +276,19 @@ class _Run:
         self.scores = self.finished = self.trellis = None  # made at the first step, in the dtype of the logits
         self.ended = False  # whether a hypothesis may have ended since the last `collect`
 
-    @property
-    def busy(self) -> bool:
-        return bool((self.numbers >= 0).any())
-
     def wants(self, waiting: _Waiting) -> bool:
         """Whether it is time to move waiting sentences into slots."""
         if not self.changed:
             return False
         self.changed = False
-        busy, (most, wanted) = int((self.numbers >= 0).sum()), self._room(waiting)
-        return busy < most and (self.slots - busy >= max(1, REFILL_SHARE * self.slots) or wanted >= GROW * self.slots)
+        most, wanted = self._room(waiting)
+        refill = self.slots - self.busy >= max(1, REFILL_SHARE * self.slots)
+        return self.busy < most and (refill or wanted >= GROW * self.slots)
 
     def _room(self, waiting: _Waiting) -> tuple[int, int]:
         """The number of slots that memory allows with the next sentences, and the number of these that are needed."""
         most = int(room(self.config, *np.maximum(self.needs.max(axis=1), waiting.needs)))
-        return most, min(most, int((self.numbers >= 0).sum()) + len(waiting.sentences) - waiting.taken)
+        return most, min(most, self.busy + len(waiting.sentences) - waiting.taken)
 
     def refill(self, waiting: _Waiting) -> None:
         """Move waiting sentences into free slots, as memory allows. Add slots if memory now allows many more."""
@@ -299,7 +297,7 @@ class _Run:
             if self.scores is None and most < self.slots:
                 break  # there is nothing to resize before the first step
             if most < self.slots or wanted >= GROW * self.slots:
-                self._resize(max(wanted, int((self.numbers >= 0).sum())))
+                self._resize(max(wanted, self.busy))
             free = np.flatnonzero(self.numbers < 0)
             if not free.size:
                 break
@@ -319,6 +317,7 @@ class _Run:
                 self.finished.admit(slots)
             self.numbers[free_slots] = [sentence.number for sentence in sentences]
             self.starts[free_slots], self.needs[:, free_slots] = self.clock, each
+            self.busy += len(sentences)
         self._look()
         if self.candidates:
             self.candidates.narrow(self.scorer, self.limits)
@@ -390,6 +389,7 @@ class _Run:
                 n_best.append(Hypothesis(path, score, total, each, truncated))
             results.append((number, n_best or [Hypothesis.not_finite()]))
         self.numbers[slots], self.needs[:, slots] = -1, 0
+        self.busy -= len(slots)
         self._look()
         self.scores[where] = NEVER
         self.scorer.free(where)
@@ -400,9 +400,9 @@ class _Run:
 
     def shrink(self) -> None:
         """Remove free slots when no sentence waits for one."""
-        busy, share = int((self.numbers >= 0).sum()), IDLE_SHARE if self.skips else REFILL_SHARE
-        if busy and self.slots - busy >= share * self.slots:
-            self._resize(busy)
+        share = IDLE_SHARE if self.skips else REFILL_SHARE
+        if self.busy and self.slots - self.busy >= share * self.slots:
+            self._resize(self.busy)
             if self.candidates:
                 self.candidates.narrow(self.scorer, self.limits)
 

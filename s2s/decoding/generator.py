@@ -187,7 +187,8 @@ class Generator:
             given["prefix"] = "prefix="
             if self.sides.closing is not None:
                 given["rules"] = "prefix= of whole words (data.target_transform)"
-        self._check(given)
+        if given:
+            self._check(given)
         if self.chunks:
             yield from self._generate_long(sources, progress, first)
         else:

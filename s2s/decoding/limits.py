@@ -26,6 +26,8 @@ class Limits:
         length: The length of a source, as in Setting.
 
     Attributes:
+        table: [4, B] int64 on the host, so that a limit that applies to no slot costs nothing: steps done, minimum and
+            maximum length, length of the prefix. `values` is the same on the device; on a CPU it is `table` itself.
         done: [B, 1] int64, steps done.
         longest: [B] int64, maximum length. EOS is forced there, and its log-probability counts.
         steps: The number of steps after which every hypothesis of every sentence has ended.
@@ -39,17 +41,17 @@ class Limits:
         self.config, self.most, self.length = config, most, length
         self.steps = max(self.bounds(sentence)[1] for sentence in sentences) + 1
         width = max(len(sentence.prefix) for sentence in sentences)
-        self.done = torch.zeros(slots, 1, dtype=torch.int64, device=device)
-        self.shortest = torch.zeros_like(self.done[:, 0])
-        self.longest = torch.full_like(self.shortest, self.steps)
         self.prefix_ids = torch.zeros(slots, width, dtype=torch.int64, device=device)
         self.places: Tensor | None = None
-        self.prefix_lengths = torch.zeros_like(self.shortest)
-        # Copies on the host, so that a limit that applies to no slot costs nothing.
-        self.table = torch.zeros(4, slots, dtype=torch.int64)  # done, shortest, longest, prefix length
-        self.table[2] = self.steps
-        self.host = self.table.numpy()
         self.stuck: Tensor | None = None
+        table = torch.zeros(4, slots, dtype=torch.int64)
+        table[2] = self.steps
+        self._hold(table)
+
+    def _hold(self, table: Tensor) -> None:
+        self.table, self.host, self.values = table, table.numpy(), table.to(self.prefix_ids.device)
+        done, self.shortest, self.longest, self.prefix_lengths = self.values
+        self.done = done[:, None]
 
     def bounds(self, sentence) -> tuple[int, int]:
         """Minimum and maximum length of a sentence's hypotheses, as the function `bounds`."""
@@ -64,9 +66,7 @@ class Limits:
         bounds = np.array([self.bounds(sentence) for sentence in sentences]).T
         lengths = [len(sentence.prefix) for sentence in sentences]
         self.host[:, host_slots] = np.stack([np.zeros_like(bounds[0]), *bounds, lengths])
-        values = torch.from_numpy(self.host[:, host_slots]).to(slots.device)
-        self.done[slots] = 0
-        self.shortest[slots], self.longest[slots], self.prefix_lengths[slots] = values[1], values[2], values[3]
+        self.values[:, slots] = torch.from_numpy(self.host[:, host_slots]).to(slots.device)
         if width := self.prefix_ids.size(1):
             rows = [sentence.prefix + [0] * (width - len(sentence.prefix)) for sentence in sentences]
             self.prefix_ids[slots] = torch.tensor(rows, device=slots.device)
@@ -83,18 +83,16 @@ class Limits:
 
     def release(self, keep: Tensor, host_keep: np.ndarray, slots: int) -> None:
         """Change the number of slots to `slots`; the slots `keep` (on the host: `host_keep`) become the first ones."""
-        names = ("done", "shortest", "longest", "prefix_ids", "prefix_lengths")
-        for name in names:
-            setattr(self, name, kept(getattr(self, name), keep, slots))
-        self.longest[len(host_keep) :] = self.steps
-        self.table = kept(self.table, torch.from_numpy(host_keep), slots, 1)
-        self.table[2, len(host_keep) :] = self.steps
-        self.host = self.table.numpy()
+        self.prefix_ids = kept(self.prefix_ids, keep, slots)
+        table = kept(self.table, torch.from_numpy(host_keep), slots, 1)
+        table[2, len(host_keep) :] = self.steps
+        self._hold(table)
 
     def advance(self) -> None:
         """Count a step."""
-        self.done += 1
         self.host[0] += 1
+        if self.values is not self.table:
+            self.done += 1
 
     def early(self) -> Tensor | None:
         """Bool [B, 1] or [B, K], true where EOS is not allowed at this step; None: it is allowed everywhere."""

@@ -24,9 +24,9 @@ class Trellis:
     def __init__(self, slots: int, rows: int, like: Tensor):
         shape = (32, slots, rows)
         self.tokens = torch.zeros(shape, dtype=torch.int64, device=like.device)
-        self.parents = torch.zeros_like(self.tokens)
-        self.values = like.new_zeros(shape)
         self.own = torch.arange(rows, device=like.device)
+        self.parents = self.own.expand(shape).clone()
+        self.values = like.new_zeros(shape)
 
     def add(self, clock: int, oldest: int, choice: Choice) -> None:
         """Store the choice of step `clock`; keep the steps from `oldest` on."""
@@ -34,7 +34,10 @@ class Trellis:
             self._fit(clock, 2 * len(self.tokens))
         place = clock % len(self.tokens)
         self.tokens[place] = choice.tokens
-        self.parents[place] = self.own if choice.parents is None else choice.parents
+        if choice.parents is not None:
+            self.parents[place] = choice.parents
+        elif len(self.own) > 1:
+            self.parents[place] = self.own
         self.values[place] = choice.log_probabilities
 
     def _fit(self, clock: int, size: int) -> None:

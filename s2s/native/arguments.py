@@ -1,8 +1,8 @@
 """Checks the arguments of the kernels against their declarations in kernels.cpp, and passes their addresses.
 
-Every call checks the type, shape, layout and device of each array. What a structure holds, such as weights, is checked
-once, when the structure is made. Sizes are read from the arrays, so they cannot contradict them. No other module passes
-addresses.
+Every call checks the type, shape, layout and device of each array. Shapes equal to those of the last call are not
+checked again. What a structure holds, such as weights, is checked once, when the structure is made. Sizes are read from
+the arrays, so they cannot contradict them. No other module passes addresses.
 """
 
 import ctypes
@@ -119,6 +119,7 @@ class Structure:
         contents: The words of the structure.
         address: Address of the words.
         sizes: Sizes by name.
+        shape: What a kernel compares with the last call: the kind and the sizes.
 
     Raises:
         ValueError: a part is not as declared, or is missing.
@@ -140,6 +141,7 @@ class Structure:
                 self.contents.append(field.word(value, self.sizes))
         self._memory = (ctypes.c_int64 * len(self.contents))(*self.contents)
         self.address = ctypes.addressof(self._memory)
+        self.shape = kind, self.sizes
 
     def __deepcopy__(self, memo: dict) -> "Structure":
         return self
@@ -167,10 +169,12 @@ class Kernel:
         self.name = name
         self.constants: Sizes = {d: int(d) for f in fields if isinstance(f, Array) for d in f.dims if d.isdigit()}
         self.arguments = [f for f in fields if not isinstance(f, Number) or f.name not in size_names]
+        self.types = [getattr(field, "dtype", None) for field in self.arguments]
         self.sizes = [f.name for f in fields if isinstance(f, Number) and f.name in size_names]
         self.function = getattr(library, name)
         self.function.restype = ctypes.c_int64
         floats = [isinstance(f, Number) and f.kind == "double" for f in (*self.arguments, *self.sizes)]
+        self.checked: tuple[list, list[int]] = [], []  # shapes of the last call, and its sizes
         self.function.argtypes = [ctypes.c_double if is_float else ctypes.c_int64 for is_float in floats]
 
     def __call__(self, *values: Tensor | Structure | float | None) -> int:
@@ -180,12 +184,32 @@ class Kernel:
             ValueError: an argument is not as declared.
             IndexError: an array holds an index that is out of range.
         """
-        sizes = self.constants.copy()
-        words = [argument.word(value, sizes) for argument, value in zip(self.arguments, values, strict=True)]
-        result = self.function(*words, *[sizes[name] for name in self.sizes])
+        shapes = [getattr(value, "shape", None) for value in values]
+        known, sizes = self.checked
+        if shapes != known:
+            sizes = self.check(values)
+            self.checked = shapes, sizes
+        words: list[float] = []
+        for dtype, value in zip(self.types, values):  # noqa: B905 - as many as in the last call
+            if dtype is None:
+                words.append(value.address if isinstance(value, Structure) else value)
+            elif value is None:
+                words.append(0)
+            elif isinstance(value, Tensor) and value.dtype is dtype and value.is_cpu and value.is_contiguous():
+                words.append(value.data_ptr())
+            else:
+                self.check(values)  # raises
+        result = self.function(*words, *sizes)
         if result < 0:
             raise IndexError(f"{self.name}: a position, a row or a token is out of range")
         return result
+
+    def check(self, values: tuple[Tensor | Structure | float | None, ...]) -> list[int]:
+        """Check all arguments; returns the sizes, in the order of the declaration. Raises ValueError as a call does."""
+        sizes = self.constants.copy()
+        for argument, value in zip(self.arguments, values, strict=True):
+            argument.word(value, sizes)
+        return [sizes[name] for name in self.sizes]
 
 
 @functools.cache

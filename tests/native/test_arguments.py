@@ -86,8 +86,9 @@ def wrong(array):
     }
 
 
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("name", KERNELS)
-def test_an_array_that_is_otherwise_than_declared_is_refused(name):
+def test_an_array_that_is_otherwise_than_declared_is_refused(name, again):
     fields = kernel(name).arguments
     for place, field in enumerate(fields):
         values = arguments(name)
@@ -106,10 +107,21 @@ def test_an_array_that_is_otherwise_than_declared_is_refused(name):
             values[place] = value
             # Of two sizes that contradict each other, the second is named.
             named = r"\w+" if what in ("too short", "too long") else field.name
+            kernel(name).checked = [], []
+            if again:  # the shapes of a right call are remembered
+                call(name, *arguments(name))
             with pytest.raises(ValueError, match=rf"{named} must be .*; it is"):
                 call(name, *values)
     with pytest.raises(ValueError, match="argument"):
         call(name, *arguments(name)[:-1])
+
+
+def test_each_call_has_the_sizes_of_its_own_arrays():
+    for rows in (R, 2 * R, R):
+        y = torch.full((2 * R, V), 7.0)
+        call("linear_map", linear(V, D), torch.ones(rows, D), y[:rows], False)
+        assert not y[:rows].any()
+        assert (y[rows:] == 7).all()
 
 
 @pytest.mark.parametrize("field", [f.name for f in declared("State") if isinstance(f, Array) and f.name != "turned"])
