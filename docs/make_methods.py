@@ -29,7 +29,8 @@ HEAD = """# Methods
 
 Published methods, from their docstrings. Each is one file. `examples/methods/run.py` has run every comparison below:
 baseline and method learn from the same data for the same number of updates, with two seeds. A method that does not
-help here is reported so. Models and data are small: a figure says little about larger ones.
+help here is reported so. Models and data are small: a figure says little about larger ones. Perplexity is that of the
+validation split by token; it is left out where the two sides divide text differently.
 
 `Use:` names the options that a method adds to those of your own commands. Options of tokenizers (`tokenizer=`,
 `source_tokenizer=`, `target_tokenizer=` and their keys) are those of `s2s-preprocess`, `decode.*` those of
@@ -126,16 +127,21 @@ def comparison(report: dict) -> list[str]:
     """Lines of a comparison: what was done, and a row for each side."""
     lines = [
         f"{report['title']}: {report['data']}, {report['updates']:,} updates. Expected: {report['expects']}", "",
-        f"| | {report['metric']} by seed | mean | parameters | training, CPU s | decoding, CPU s |",
-        "|---|---|---|---|---|---|",
+        f"| | {report['metric']} by seed | mean | perplexity | parameters | training, CPU s | decoding, CPU s |",
+        "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
+    # Perplexities by token say nothing of two tokenizers, and older results have none.
+    comparable = all("perplexity" in run for run in report["runs"]) and not re.search(
+        r"(?:^|[ _])tokenizer", f"{report['baseline']} {report['method']}"
+    )
     for side in ("baseline", "method"):
         runs = [run for run in report["runs"] if run["side"] == side]
         scores = [run["score"] for run in runs]
+        perplexity = f"{statistics.mean(run['perplexity'] for run in runs):.2f}" if comparable else "-"
         train, generate = (statistics.mean(run[f"{key}_cpu_seconds"] for run in runs) for key in ("train", "generate"))
         lines.append(
             f"| {side}: `{report[side] or 'as above'}` | {', '.join(f'{score:.2f}' for score in scores)} | "
-            f"{statistics.mean(scores):.2f} | {runs[0]['parameters']:,} | {train:.0f} | {generate:.0f} |"
+            f"{statistics.mean(scores):.2f} | {perplexity} | {runs[0]['parameters']:,} | {train:.0f} | {generate:.0f} |"
         )
     common = f"Both: `{report['common']}`. " if report["common"] else ""
     return [*lines, "", f"{common}Signature: `{report['runs'][0]['signature']}`. {report['machine']}.", ""]

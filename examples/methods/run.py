@@ -7,6 +7,7 @@ results/NAME.json, from which docs/methods.md takes its table (python docs/make_
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -86,30 +87,24 @@ def command(name: str, words: list[str]) -> tuple[float, str]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, process.stdout
 
 
-def same_as_before(comparison: Comparison, side: str, folder: Path) -> None:
-    """Raises ValueError: runs of this side are there, of a comparison that has been edited since."""
-    now = [comparison.data, comparison.metric, comparison.updates, comparison.options(side)]
-    file = folder / f"{side}.json"
-    if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(now), encoding="utf-8")
-    elif json.loads(file.read_text(encoding="utf-8")) != now:
-        raise ValueError(f"{folder}: its runs are those of another version of the comparison; delete the folder")
+def digest(*what) -> str:
+    """A name for a run or a store: the same for the same options only."""
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 
 def run(comparison: Comparison, side: str, seed: int, folder: Path, published: Path | None) -> dict:
-    """Preprocess, train, decode and score one side with one seed."""
-    same_as_before(comparison, side, folder)
-    corpus, own = folder / "data" / comparison.data, folder / f"{side}-{seed}"
+    """Preprocess, train, decode and score one side with one seed. Comparisons with the same baseline share its runs."""
+    options, updates = comparison.options(side), comparison.updates
+    corpus = folder / "data" / comparison.data
+    store = folder / f"store-{digest(comparison.data, options['preprocess'])}"
+    own = folder / f"run-{digest(comparison.data, comparison.metric, updates, options, seed)}"
     finished = own / "figures.json"
     if finished.is_file():
-        return json.loads(finished.read_text(encoding="utf-8"))
+        return json.loads(finished.read_text(encoding="utf-8")) | {"side": side}
     make(comparison.data, published, corpus)
-    options, store = comparison.options(side), folder / f"{side}.store"
     if not (store / "manifest.json").is_file():
         files = [f"{split}={corpus / split}.tsv" for split in ("train", "valid", "test")]
         command("preprocess", ["source=source", "target=target", *files, f"store={store}", *options["preprocess"]])
-    updates = comparison.updates
     words = [f"store={store}", f"run={own / 'run'}", f"seed={seed}", f"train.max_updates={updates}",
              f"train.valid_updates={updates}", f"optim.warmup_updates={updates // 10}"]  # fmt: skip
     began = time.perf_counter()
@@ -124,7 +119,10 @@ def run(comparison: Comparison, side: str, seed: int, folder: Path, published: P
                                   f"metrics=[{comparison.metric}]", "format=json"])  # fmt: skip
     score = json.loads(scored)[comparison.metric]
     model, _, _ = load_model(str(own / "run"), "cpu")
+    lines = (own / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    validations = [record for record in map(json.loads, lines) if record["kind"] == "valid"]
     figures = {"side": side, "seed": seed, "score": score["value"], "signature": score["signature"],
+               "perplexity": round(validations[-1]["perplexity"], 3),
                "parameters": sum(p.numel() for p in model.parameters()), "train_cpu_seconds": round(training, 1),
                "train_wall_seconds": round(wall, 1), "generate_cpu_seconds": round(decoding, 1)}  # fmt: skip
     finished.write_text(json.dumps(figures), encoding="utf-8")
@@ -144,9 +142,7 @@ def main() -> None:
         comparisons = {name: Comparison.read(name) for name in options.names}
         for name, comparison in comparisons.items():
             rows = [
-                run(comparison, side, seed, options.output / name, options.data)
-                for seed in options.seeds
-                for side in SIDES
+                run(comparison, side, seed, options.output, options.data) for seed in options.seeds for side in SIDES
             ]
             write(name, comparison, rows, options.results)
     except (ValueError, RuntimeError) as error:
@@ -161,7 +157,7 @@ def write(name: str, comparison: Comparison, rows: list[dict], results: Path) ->
 
     for row in rows:
         figures = f"{comparison.metric} {row['score']:.2f}, {row['parameters']:,} parameters"
-        seconds = f"{row['train_cpu_seconds']:.0f} s of training"
+        seconds = f"perplexity {row['perplexity']:.2f}, {row['train_cpu_seconds']:.0f} s of training"
         print(f"{name}: {row['side']}, seed {row['seed']}: {figures}, {seconds}", flush=True)
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     report = dataclasses.asdict(comparison) | {
