@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,7 +97,14 @@ def _generate(config: GenerateCommand) -> None:
     ):
         windows = progress.heard(windows, translator.task.frame_seconds)
         results = translator.decode(
-            windows, config.decode, config.seed, score, config.alignment, config.timestamps, progress.advance
+            windows,
+            config.decode,
+            config.seed,
+            score,
+            config.alignment,
+            config.timestamps,
+            progress.advance,
+            tally=progress.tally,
         )
         for index, n_best in enumerate(results):
             progress.count(n_best[0])
@@ -191,7 +199,7 @@ class _Progress:
         self.bar = tqdm(total=total, unit=" sentences", dynamic_ncols=True, disable=not sys.stderr.isatty())
         self.sentences = self.tokens = self.truncated = self.unmet = self.guessed = self.passes = 0
         self.cut, self.failed, self.unit = _Places(), _Places(), "line"
-        self.audio = 0.0
+        self.audio, self.tally = 0.0, Counter()
         self.start = time.perf_counter()
 
     def __enter__(self) -> "_Progress":
@@ -240,6 +248,9 @@ class _Progress:
             line += f"; {self.truncated:,} ended by the maximum length (decode.max_length_a, decode.max_length_b)"
         if self.passes:
             line += f"; {self.guessed / self.passes:.2f} proposed tokens accepted per step"
+        for side in ("encoder", "decoder"):
+            if layers := self.tally[side]:
+                line += f"; {self.tally[side + ' run'] / layers:.0%} of the {side}'s layers were run"
         if self.unmet:
             line += f"; {self.unmet:,} lack some of their constraints, which did not fit into the maximum length"
         if self.cut.count:

@@ -9,6 +9,13 @@ from s2s.config.schema import components, group, option
 from s2s.decoding.component import check, chosen
 from s2s.errors import UserError
 
+# Options of exits, another option that does not go with each, and why.
+EXITS_APART = (
+    ("encoder_exit_similarity", "pack_source", "the sources of a row would leave together"),
+    ("encoder_exit_similarity", "exit_confidence", "each decides where a recording leaves the encoder"),
+    ("decoder_exit_similarity", "auxiliary_weights", "each decides which layers predict a token"),
+)
+
 
 @dataclass
 class DecodeConfig:
@@ -135,6 +142,20 @@ class DecodeConfig:
         "decode by CTC, and stop each recording at the first of model.encoder.ctc_layers whose most probable labels "
         "have this probability (geometric mean over positions)",
         at_least=0,
+        at_most=1,
+    )
+    encoder_exit_similarity: float | None = option(
+        None,
+        "end the encoder for a source at the layer whose states are more similar than this to those before it (mean "
+        "cosine over positions)",
+        at_least=-1,
+        at_most=1,
+    )
+    decoder_exit_similarity: float | None = option(
+        None,
+        "with backend=eager: end the decoder for a token at the layer whose state is more similar than this to that "
+        "before it (cosine)",
+        at_least=-1,
         at_most=1,
     )
     chunk_seconds: float | None = option(
@@ -303,6 +324,9 @@ class DecodeConfig:
             raise UserError(f"decode.{self._exits[0]}: requires CTC alone, decode.ctc_weight=1; a decoder reads the "
                             "last encoder layer only")  # fmt: skip
         check(self, self.searcher(), given or {})
+        for key, other, why in EXITS_APART:
+            if getattr(self, key) is not None and getattr(self, other) not in (None, False, []):
+                raise UserError(f"decode.{key}={getattr(self, key):g}: does not go with decode.{other}: {why}")
         if sum(self.auxiliary_weights) > 1:
             raise UserError(f"decode.auxiliary_weights={self.auxiliary_weights}: their sum must be at most 1; the top "
                             "layer gets the rest")  # fmt: skip

@@ -1,6 +1,7 @@
 """The Generator: takes sentences of any lengths in any order, and returns hypotheses in the order of the input."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -28,6 +29,7 @@ from s2s.decoding.scorers.summed import Summed
 from s2s.decoding.search.constrained import lacking
 from s2s.decoding.sentence import Sentence
 from s2s.decoding.setting import Setting, Sides
+from s2s.decoding.similarity import leaving
 from s2s.decoding.splitting import splitting
 from s2s.decoding.times import Chunks
 from s2s.errors import UserError
@@ -53,6 +55,7 @@ class Generator:
         timestamps: Whether hypotheses get the times of their tokens.
         pack: Prepares models for decoding, as `prepare`; pass a caching function if many Generators share models.
         tick: Called between two steps of `generate`; an exception that it raises ends decoding.
+        tally: Gets counts of layers (s2s/decoding/similarity.py); None: nobody reads them.
 
     Raises:
         UserError: options contradict each other, decode.dtype is not available on the device, or the models have
@@ -62,7 +65,7 @@ class Generator:
     def __init__(self, models: list[EncoderDecoder], config: DecodeConfig, sides: Sides, seed: int = 1, *,
                  loaded: Mapping[str, Any] | None = None, alignment: bool = False, timestamps: bool = False,
                  pack: Callable[[nn.Module, str, str], nn.Module] = prepare,
-                 tick: Callable[[], None] | None = None):  # fmt: skip
+                 tick: Callable[[], None] | None = None, tally: Counter | None = None):  # fmt: skip
         loaded = dict(loaded or {})
         self.config, self.sides, self.alignment, self.timestamps = config, sides, alignment, timestamps
         self.given = {"alignment": "alignment=true"} if alignment else {}
@@ -79,6 +82,8 @@ class Generator:
             models = [lens(model, config.encoder_layer) for model in models]
         if config.pack_source:
             models = [prepacking(model) for model in models]
+        tally = Counter() if tally is None else tally
+        models = [leaving(model, config, tally) for model in models]
         self.ctc_weight = ctc_weight(config, models)
         self.searcher = config.searcher(self.ctc_weight)
         if len(models) > 1:

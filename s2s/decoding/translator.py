@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count, islice, zip_longest
@@ -166,6 +167,7 @@ class Translator:
         progress: Callable[[int], None] | None = None,
         first: int = 0,
         tick: Callable[[], None] | None = None,
+        tally: Counter | None = None,
     ) -> Iterator[list[Translation]]:
         """Decode windows of sentences, or score given targets.
 
@@ -179,6 +181,7 @@ class Translator:
             progress: Called with the number of sentences decoded since the last call.
             first: Number of the first sentence; samples depend on it.
             tick: Called between two steps of a search; an exception that it raises ends decoding.
+            tally: As in Generator.
 
         Yields:
             Up to n_best translations of each sentence, in order. With decode.on_error=mark, a sentence that fails has
@@ -192,7 +195,7 @@ class Translator:
             raise UserError("timestamps=true requires models that write words in their order, without "
                             "data.target_transform")  # fmt: skip
         config.check_alignment(alignment, "alignment=true")
-        options = {"alignment": alignment, "timestamps": timestamps, "pack": self._pack, "tick": tick}
+        options = {"alignment": alignment, "timestamps": timestamps, "pack": self._pack, "tick": tick, "tally": tally}
         loaded = dict(load_components(self.task, config, next(self.models[0].parameters()).device, self._once))
         if config.speculative == "draft":
             loaded["draft"] = self.draft

@@ -88,6 +88,14 @@ class TransformerState:
         Returns:
             [B, K, H * d]
         """
+        q = self.write(n, qkv, attention)
+        keys, values = self.cache[n, 0], self.cache[n, 1]
+        y = self.attention(q, keys[:, :, : self.length], values[:, :, : self.length], self.seen)
+        return merged(y).view(-1, self.rows, y.size(1) * y.size(3))
+
+    def write(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
+        """Add keys and values of this position of every row to the cache; arguments as in `attend`. Returns queries
+        [R, H, 1, d]."""
         positions = self.positions.repeat_interleave(self.rows, 0) if attention.rotary else None
         q, k, v = attention.split(qkv.flatten(0, 1)[:, None], positions)
         if attention.log_length:
@@ -98,8 +106,7 @@ class TransformerState:
         else:
             keys.scatter_(2, self.place, k.to(keys.dtype))
             values.scatter_(2, self.place, v.to(values.dtype))
-        y = self.attention(q, keys[:, :, : self.length], values[:, :, : self.length], self.seen)
-        return merged(y).view(-1, self.rows, y.size(1) * y.size(3))
+        return q
 
     def cross(self, n: int, query: Tensor, heads: int) -> Tensor:
         """Cross-attention of layer n: query [B, K, H * d]. Returns [B, K, H * d]."""
@@ -186,6 +193,12 @@ class BlockState(TransformerState):
 
     def attend(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
         """TransformerState.attend at T positions: qkv [B, T, (H + 2G) * d]. Returns [B, T, H * d]."""
+        q = self.write(n, qkv, attention)
+        keys, values = self.cache[n, 0], self.cache[n, 1]
+        return merged(attend(q, keys[:, :, : self.length], values[:, :, : self.length], self.seen))
+
+    def write(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
+        """As TransformerState.write, at T positions. Returns the queries, [B, H, T, d]."""
         q, k, v = attention.split(qkv, self.places)
         if attention.log_length:
             q = log_length(q, 1 + self.places[:, None, :, None])
@@ -193,7 +206,7 @@ class BlockState(TransformerState):
         place = self.places[:, None, :, None].expand(k.shape)
         keys.scatter_(2, place, k.to(keys.dtype))
         values.scatter_(2, place, v.to(values.dtype))
-        return merged(attend(q, keys[:, :, : self.length], values[:, :, : self.length], self.seen))
+        return q
 
     def advance(self) -> None:
         """End a step of T positions."""

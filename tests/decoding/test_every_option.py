@@ -75,6 +75,8 @@ CHANGES = {  # option -> another value, and what else it needs
     "encoder_layer": (1, {}),
     "exit_layer": (1, {}),
     "exit_confidence": (0.5, {}),
+    "encoder_exit_similarity": (0.4, {}),
+    "decoder_exit_similarity": (0.6, {"backend": "eager"}),
     "chunk_seconds": (2.0, {}),
     "language_model": ("run", {}),
     "ensemble": ("log_linear", {}),

@@ -182,6 +182,12 @@ def test_the_end_by_the_maximum_length_is_reported(generate, runs):
     assert "; 2 ended by the maximum length" in generate(*words, stdin=b"a b c d\ne f g h\n")[2]
 
 
+def test_the_share_of_layers_that_were_run_is_reported(generate, runs):
+    words = ["decode.encoder_exit_similarity=1", "decode.decoder_exit_similarity=1", "decode.backend=eager"]
+    error = generate(f"checkpoint={runs[0]}", *words, stdin=b"a b c\n")[2]
+    assert "; 100% of the encoder's layers were run; 100% of the decoder's layers were run" in error
+
+
 def test_a_line_break_in_a_hypothesis_does_not_break_the_lines():
     from s2s.decoding.hypothesis import Translation
     from s2s.decoding.outputs import formatter
