@@ -148,6 +148,8 @@ class EncoderDecoder(nn.Module):
         frontend, encoder = self._readers(number)
         if source.packing is not None:
             self._check_segmented(frontend=frontend, encoder=encoder)
+        if source.values.is_floating_point():  # a model in half precision reads features in half precision
+            source = source._replace(values=source.values.to(next(frontend.parameters()).dtype))
         states = frontend(source)
         states.tags = source.tags
         memory = encoder(states)

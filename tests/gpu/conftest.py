@@ -1,0 +1,90 @@
+"""Fixtures of the tests on the stand-in for a GPU: a process for it, and small runs of all kinds."""
+
+import concurrent.futures
+import multiprocessing
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.golden import cases
+from tests.golden.cases import COMMON, SMALL, Golden
+from tests.gpu import work
+
+BASE = ["model=transformer_base", *(f"model.{side}.{key}" for side in ("encoder", "decoder")
+                                    for key in ("width=16", "heads=2", "ffn_width=16")), *COMMON]  # fmt: skip
+TRAININGS = {
+    **cases.TRAININGS,
+    "base": ("text", BASE),
+    "base bf16": ("text", [*BASE, "train.precision=bf16"]),
+    "deletion": ("text", [*SMALL, "model.encoder=deletion", "model.encoder.gate_layer=1", "criterion=deletion",
+                          "criterion.deletion.target=0.5"]),
+    "depth": ("text", [*SMALL, "model.encoder=dynamic_depth", "criterion=depth"]),
+    "contrastive": ("text", [*SMALL, "model.decoder=some_cross", "model.decoder.cross_layers=[2]",
+                             "model.auxiliary_heads=[1]", "criterion=contrastive"]),
+    "frozen": ("text", [*SMALL, "train.freeze=[embeddings]", "optim=adamw", "train.clip_norm=0"]),
+}  # fmt: skip
+for name in ("r_drop", "distillation"):  # R-Drop requires dropout
+    TRAININGS[name] = "text", [*TRAININGS[name][1], "model.dropout=0.1"]
+
+# Further options of the trainings: as short as they can be, and without random numbers, which differ between devices.
+KEPT = ("train.precision=bf16", "model.dropout=0.1")  # what a training needs all the same
+FEW = ["train.max_updates=3", "train.valid_updates=3", "train.log_updates=3", "model.dropout=0"]
+
+
+@pytest.fixture(scope="session")
+def child():
+    """child(function, ...) calls a function of tests.gpu.inside in the process of the stand-in."""
+    if not shutil.which("c++"):
+        pytest.skip("the stand-in for a GPU needs a C++ compiler")
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        yield lambda name, *arguments, **options: pool.submit(work.call, name, *arguments, **options).result()
+
+
+class Runs(Golden):
+    """The trainings of tests/golden/cases.py, with a few updates each.
+
+    Args:
+        folder: For stores and runs.
+        child: The fixture.
+    """
+
+    def __init__(self, folder: Path, child):
+        super().__init__(folder)
+        self.child = child
+
+    def run(self, name: str) -> Path:
+        run = self.folder / name
+        if not run.exists():
+            self.train(name, run, "cpu")
+        return run
+
+    def train(self, name: str, run: Path, device: str, *options: str):
+        """Train a run on a device; returns what `inside.command` does."""
+        store, words = TRAININGS[name]
+        words = [f"store={self.store(store)}", f"run={run}", *self._placed(words), *FEW, "train.precision=fp32",
+                 *(word for word in words if word in KEPT), *options]  # fmt: skip
+        ended = self.child("command", "train", device, *merged(words))
+        assert ended.code == 0, ended.error[-3000:]
+        return ended
+
+    def generate(self, words: list[str], output: Path, device: str, *options: str):
+        """Decode on a device; returns what `inside.command` does."""
+        for run in TRAININGS:
+            if f"checkpoint={{folder}}/{run}" in words:
+                self.run(run)
+        words = merged([*self._placed(words), f"output={output}", *options])
+        ended = self.child("command", "generate", device, *words)
+        assert ended.code == 0, ended.error[-3000:]
+        return ended
+
+
+def merged(words: list[str]) -> list[str]:
+    """Words of which the last for each key counts, without a device."""
+    return [word for key, word in {word.partition("=")[0]: word for word in words}.items() if key != "device"]
+
+
+@pytest.fixture(scope="session")
+def gpu_runs(tmp_path_factory, child) -> Runs:
+    return Runs(tmp_path_factory.mktemp("gpu"), child)

@@ -1,0 +1,150 @@
+"""What the tests do on the stand-in for a GPU, in a process of its own: the stand-in must be loaded before torch."""
+
+# isort: off
+from tests.gpu import stand_in
+# isort: on
+
+import collections
+import contextlib
+import copy
+import importlib
+import sys
+from unittest import mock
+
+import torch
+
+from s2s.decoding import engine
+from s2s.nn.attention import attend
+from s2s.training.trainer import Trainer
+from tests.gpu.counts import Counts, Ended
+from tests.gpu.stand_in import gpu
+
+
+def command(name: str, device: str, *words: str) -> Ended:
+    """Run a command, on the stand-in if the device is `cuda`."""
+    each: list[Counts] = []
+    polls: list[Counts] = []
+    with contextlib.ExitStack() as stack:
+        error = stack.enter_context(contextlib.redirect_stderr(_Kept()))
+        stack.enter_context(mock.patch.object(sys, "argv", [f"s2s-{name}", *words, f"device={device}"]))
+        counts = None
+        if device == "cuda":
+            counts = stack.enter_context(gpu())
+            _watch(stack, Trainer, "_update", each)
+            _watch(stack, engine._Run, "step", each)
+            _watch(stack, engine._Run, "collect", polls)
+        try:
+            importlib.import_module(f"s2s_cli.{name}").main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+    return Ended(code, error.text, each, polls, counts and counts.copy())
+
+
+def _watch(stack: contextlib.ExitStack, owner: type, name: str, each: list[Counts]) -> None:
+    """Add to `each` what each call of a method does."""
+    plain = getattr(owner, name)
+
+    def watched(self, *arguments, **options):
+        before = stand_in.now().copy()
+        result = plain(self, *arguments, **options)
+        each.append(stand_in.now().since(before))
+        return result
+
+    stack.enter_context(mock.patch.object(owner, name, watched))
+
+
+class _Kept:
+    """Standard error, which is kept."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return False
+
+
+def examples() -> dict:
+    """What the stand-in refuses and counts in small examples; see test_stand_in.py."""
+    seen = {}
+
+    def refused(name: str, function) -> None:
+        try:
+            function()
+        except (stand_in.DeviceMismatch, TypeError) as error:
+            seen[name] = str(error)
+
+    def kinds(counter) -> dict[str, int]:
+        """Counts without places."""
+        sums = collections.Counter()
+        for key, count in counter.items():
+            sums[key.rpartition(" ")[0]] += count
+        return dict(sums)
+
+    def gradient(device: str) -> list:
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(3, 2).to(device)
+        torch.nn.functional.dropout(layer(torch.ones(2, 3).to(device)), 0.5, training=False).square().sum().backward()
+        return layer.weight.grad.tolist()
+
+    def attended(device: str) -> list:
+        q, k, v = torch.arange(24.0).view(3, 1, 2, 2, 2).to(device)
+        return attend(q, k, v, torch.tensor([[True, False], [True, True]]).to(device)).tolist()
+
+    seen["gradient on the CPU"], seen["attention on the CPU"] = gradient("cpu"), attended("cpu")
+    with gpu() as counts:
+        x = torch.ones(3, device="cuda")
+        x.mul(2).add_(1).view(3, 1)
+        seen["operators"] = dict(counts.operators)
+    with gpu() as counts:
+        x = torch.ones(3, device="cuda")
+        mask = x > 0
+        x.sum().item(), x.tolist(), x.cpu(), x.nonzero(), x[mask], x.long().repeat_interleave(x.long())
+        seen["waits"] = {key.replace("_local_scalar_dense", "item"): n for key, n in kinds(counts.waits).items()}
+    with gpu() as counts:
+        y = torch.tensor([1, 2], device="cuda")
+        y.copy_(torch.ones(2))
+        torch.ones(2).to("cuda", non_blocking=True)
+        y[torch.tensor([0])]
+        seen["copies"] = kinds(counts.copies)
+    with gpu():
+        refused("two devices", lambda: x + torch.ones(3))
+        refused("value of an assignment", lambda: x.index_put_((y - 1,), torch.ones(2)))
+        refused("numpy", x.numpy)
+        seen["gradient"], seen["attention"] = gradient("cuda"), attended("cuda")
+    seen["after"] = [torch.cuda.is_available(), torch.ones(1).device.type]
+    return seen
+
+
+def part(words: tuple[str, ...], size: list[str] | None) -> dict[str, float]:
+    """The largest difference between the CPU and the stand-in in what a model of tests/models/test_parts.py computes:
+    logits by teacher forcing and by steps, and gradients."""
+    from tests.models.test_parts import BOS, Inputs, model_of, sources_of
+
+    model = model_of(*words, **({} if size is None else {"size": size}))
+    sources = sources_of(model, [9, 4, 7])
+
+    def computed(device: str) -> dict[str, torch.Tensor]:
+        shown, own = torch.tensor([[BOS, 5, 6, 7]] * 3).to(device), copy.deepcopy(model).to(device)
+        inputs = Inputs(tuple(source.to(device) for source in sources))
+        memory = own.encode(*inputs)
+        logits = own.decode(memory, shown).logits()
+        logits.square().mean().backward()
+        results = {"logits": logits, **{f"gradient of {name}": p.grad for name, p in own.named_parameters()}}
+        with torch.no_grad():
+            state = own.start(own.encode(*inputs), 1)
+            results |= {f"step {t}": own.step(shown[:, t].contiguous(), state) for t in range(3)}
+        return {name: value.detach().cpu() for name, value in results.items() if value is not None}
+
+    expected = computed("cpu")
+    with gpu():
+        found = computed("cuda")
+    assert found.keys() == expected.keys()
+    return {name: float((found[name] - value).abs().max()) for name, value in expected.items()}

@@ -1,0 +1,48 @@
+"""Training on the stand-in for a GPU: no device mismatch, the losses of the CPU, and a host that does not wait.
+
+Operators are counted and held as ratchets: who lowers a number lowers it here; who raises it says why.
+"""
+
+import json
+
+import pytest
+
+from s2s import registry
+from tests.gpu.conftest import TRAININGS
+from tests.training.test_resume import same_bits
+
+# Training -> the most operators of an update.
+OPERATORS = {"text": 276, "packed": 466, "unpad": 335, "bf16": 408, "joint": 518, "ctc": 413, "lm": 146, "heads": 329,
+             "distillation": 790, "r_drop": 667, "stages": 260, "ema": 717, "bytes": 302, "deletion": 311,
+             "depth": 361, "contrastive": 320, "frozen": 268, "base": 624, "base bf16": 996}  # fmt: skip
+# Trainings in which devices differ by more than the order of sums: in half precision, and with random numbers.
+ROUGH = ("bf16", "base bf16", "r_drop", "distillation", "deletion")
+# Where the host may wait in an update, and how often; elsewhere it does not.
+WAITS = {"unpad": 1, "joint": 4, "ctc": 4}
+
+
+def losses(run) -> list[float]:
+    """The training and validation losses of a run."""
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [event["loss"] for event in events if event["kind"] in ("train", "valid")]
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_has_the_losses_of_the_cpu_and_does_not_wait(gpu_runs, tmp_path, name):
+    ended = gpu_runs.train(name, tmp_path / "run", "cuda")
+    assert losses(tmp_path / "run") == pytest.approx(losses(gpu_runs.run(name)), rel=1e-2 if name in ROUGH else 1e-5)
+    for update in ended.each[1:]:  # the first one also makes the state of the optimizer
+        assert sum(update.waits.values()) <= WAITS.get(name, 0), update.waits
+        assert update.started <= OPERATORS[name], update.operators
+        assert not any(kind.startswith("blocking") for kind in update.copies), update.copies
+
+
+def test_every_loss_term_is_tried():
+    words = " ".join(word for _, words in TRAININGS.values() for word in words)
+    assert not [name for name in registry.COMPONENTS["term"] if name not in words]
+
+
+def test_a_resumed_training_ends_with_the_same_bits(gpu_runs, tmp_path):
+    for run, updates in (("whole", 3), ("pieces", 1), ("pieces", 3)):
+        gpu_runs.train("text", tmp_path / run, "cuda", f"train.max_updates={updates}", "train.valid_updates=1")
+    same_bits(tmp_path / "whole", tmp_path / "pieces")
