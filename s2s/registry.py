@@ -86,6 +86,7 @@ COMPONENTS = {
         "fconv": "s2s.nn.gated_convolution:GatedConvolutionLayer",
         "light_convolution": "s2s.nn.light_convolution:LightConvolutionLayer",
         "dynamic_convolution": "s2s.nn.light_convolution:DynamicConvolutionLayer",
+        "nested": "s2s.nn.nested:NestedLayer",
     },
     "bridge": {
         "top": "s2s.models.bridges.top:TopBridge",
@@ -101,6 +102,7 @@ COMPONENTS = {
         "gru": "s2s.models.decoders.recurrent:GruDecoder",
         "convolutional": "s2s.models.decoders.convolutional:ConvolutionalDecoder",
         "prefix": "s2s.models.decoders.prefix:PrefixDecoder",
+        "nested": "s2s.models.decoders.nested:NestedDecoder",
     },
     "embedding": {
         "table": "s2s.models.embeddings.table:table",

@@ -39,6 +39,9 @@ def native(model: EncoderDecoder, dtype: str) -> EncoderDecoder:
         raise Unavailable(f"the kernels are for a CPU and fp32, not for {parameter.device.type} and {parameter.dtype}")
     if dtype not in ("fp32", "int8"):
         raise Unavailable(f"the kernels compute in fp32 and int8, not in {dtype}")
+    blocks = [layer.feedforward for layer in model.decoder.layers] if model.has_decoder else []
+    if len({block.outer.weight.shape for block in blocks}) > 1:
+        raise Unavailable("they are for decoder layers of one width, and the feed-forward blocks of this model differ")
     library()
     light = prepacked(model, dtype, partial(NativeLinear, int8=dtype == "int8"))
     if light.has_decoder:

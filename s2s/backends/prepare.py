@@ -9,22 +9,27 @@ from s2s.backends.native import NativeState, native
 from s2s.backends.prepacked import check, prepacked
 from s2s.errors import UserError
 from s2s.models.encoder_decoder import EncoderDecoder
+from s2s.models.subnets import subnet
 from s2s.native.library import Unavailable, library
 
 
-def prepare(model: EncoderDecoder, dtype: str, backend: str) -> EncoderDecoder:
+def prepare(model: EncoderDecoder, dtype: str, backend: str, part: str | None = None) -> EncoderDecoder:
     """A light copy of a model for decoding, which any number of threads may use at once.
 
     Args:
         model: In evaluation mode. It stays unchanged and can be trained further.
         dtype: `decode.dtype`.
         backend: `decode.backend`.
+        part: `decode.subnet`.
 
     Raises:
-        UserError: the device does not support this type, or the backend does not support this model on this machine.
+        UserError: the device does not support this type, or the backend does not support this model on this machine,
+            or the model has no such part.
     """
     device = next(model.parameters()).device.type
     check(dtype, device)
+    if part is not None:
+        model = subnet(model, part)
     if backend == "native" or (backend == "auto" and device == "cpu"):
         try:
             return native(model, dtype)

@@ -15,8 +15,8 @@ from s2s.errors import UserError
 # Options of `decode` that every searcher reads, or that are read outside of the search.
 COMMON = frozenset(
     ["search", "scorers", "rules", "ctc_weight", "n_best", "mbr", "batch_tokens", "slots", "buffer", "max_source",
-     "pack_source", "encoder_exit_similarity", "long_source", "on_error", "backend", "dtype", "chunk_seconds",
-     "chunk_overlap", "alignment_layer", "alignment_head"]
+     "pack_source", "subnet", "encoder_exit_similarity", "long_source", "on_error", "backend", "dtype",
+     "chunk_seconds", "chunk_overlap", "alignment_layer", "alignment_head"]
 )  # fmt: skip
 
 

@@ -128,6 +128,11 @@ class DecodeConfig:
         at_least=1,
         at_most=1000,
     )
+    subnet: str | None = option(
+        None,
+        "part of a model of nested layers: the width of its feed-forward blocks, such as 0.25 of it, or a width for "
+        "each layer, 0.5,1,...",
+    )
     pack_source: bool = option(
         False, "encode several sources in one row, so that little is computed on padding; for a GPU"
     )
@@ -266,11 +271,15 @@ class DecodeConfig:
 
     speculative: str = option(
         "none",
-        "greedy search, several tokens per step, proposed by copying from the source or by the model draft=CHECKPOINT",
-        ("none", "input", "draft"),
+        "greedy search, several tokens per step, proposed by copying from the source, by the model draft=CHECKPOINT or "
+        "by a part of the model (self)",
+        ("none", "input", "draft", "self"),
     )
     speculative_tokens: int = option(
         4, "tokens proposed per step", at_least=1, at_most=100, needs=("speculative", "draft")
+    )
+    draft_subnet: str | None = option(
+        None, "the part that proposes, as subnet; null: the smallest", needs="speculative=self"
     )
 
     def __post_init__(self):

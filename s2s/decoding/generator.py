@@ -34,6 +34,7 @@ from s2s.decoding.splitting import splitting
 from s2s.decoding.times import Chunks
 from s2s.errors import UserError
 from s2s.models.encoder_decoder import EncoderDecoder
+from s2s.models.subnets import smallest
 from s2s.tasks.tags import plain
 
 Ids = list[int]
@@ -64,7 +65,7 @@ class Generator:
 
     def __init__(self, models: list[EncoderDecoder], config: DecodeConfig, sides: Sides, seed: int = 1, *,
                  loaded: Mapping[str, Any] | None = None, alignment: bool = False, timestamps: bool = False,
-                 pack: Callable[[nn.Module, str, str], nn.Module] = prepare,
+                 pack: Callable[[nn.Module, str, str, str | None], nn.Module] = prepare,
                  tick: Callable[[], None] | None = None, tally: Counter | None = None):  # fmt: skip
         loaded = dict(loaded or {})
         self.config, self.sides, self.alignment, self.timestamps = config, sides, alignment, timestamps
@@ -75,7 +76,10 @@ class Generator:
         if loaded.get("shortlist") and any(type(model.output) is not nn.Linear for model in models):
             raise UserError("decode.shortlist: requires an output layer that is a matrix; this model's is not")
         raw_outputs = [model.output for model in models] if loaded.get("shortlist") else None
-        models = [exiting(pack(model, config.dtype, config.backend), config) for model in models]
+        if config.speculative == "self":
+            part = config.draft_subnet or smallest(models[0])
+            loaded["slice"] = pack(models[0], config.dtype, config.backend, part)
+        models = [exiting(pack(model, config.dtype, config.backend, config.subnet), config) for model in models]
         if config.split_keys is not None:
             models = [splitting(model, config.split_keys) for model in models]
         if config.encoder_layer is not None:
@@ -97,8 +101,8 @@ class Generator:
         self._check({})
         if config.auxiliary_weights:
             models = [mixed(model, config.auxiliary_weights) for model in models]
-        self.setting = Setting(models, sides, lambda model: pack(model, config.dtype, config.backend), loaded, seed,
-                               tick, raw_outputs)  # fmt: skip
+        self.setting = Setting(models, sides, lambda model: pack(model, config.dtype, config.backend, None), loaded,
+                               seed, tick, raw_outputs)  # fmt: skip
         self.model = models[0]
         self.chunks = None if config.chunk_seconds is None else Chunks(config, self._by_ctc("decode.chunk_seconds"))
         if timestamps:

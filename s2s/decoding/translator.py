@@ -87,7 +87,7 @@ class Translator:
         self._lock = threading.Lock()
         self._made: dict[tuple, Any] = {}
         for model in models:
-            self._pack(model, dtype, backend)  # now, not in the first call
+            self._pack(model, dtype, backend, None)  # now, not in the first call
 
     def translate(
         self,
@@ -265,9 +265,9 @@ class Translator:
                               stacklevel=2)  # fmt: skip
             yield n_best if hypotheses else n_best[0].text
 
-    def _pack(self, model: nn.Module, dtype: str, backend: str) -> nn.Module:
-        """Prepare a model for decoding, once for each dtype and backend."""
-        return self._once((id(model), dtype, backend), lambda: prepare(model, dtype, backend))
+    def _pack(self, model: nn.Module, *how) -> nn.Module:
+        """Prepare a model for decoding, once for each way; how: the arguments of `prepare`."""
+        return self._once((id(model), *how), lambda: prepare(model, *how))
 
     def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
         """The value of `make()`, computed once per key. So each file is read once, and may be a stream."""

@@ -26,6 +26,7 @@ from s2s.data.batch import Batch, Counts
 from s2s.data.iterator import BatchIterator
 from s2s.device import out_of_memory
 from s2s.errors import Failure
+from s2s.nn.elastic import choose_parts, elastic_modules
 from s2s.training import checkpoints
 from s2s.training.average import ExponentialMovingAverage
 from s2s.training.distributed import Ranks
@@ -76,6 +77,7 @@ class Trainer:
             compile_layers(model)
         if self.options.checkpoint_activations:
             checkpoint_activations(model)
+        self.elastic = elastic_modules(model)
         self.stages, self.optimizer = Stages(config, model), None
         self._enter(self.stages.at(1))
         self.ema = ExponentialMovingAverage(model, self.options.ema) if self.options.ema else None
@@ -306,6 +308,7 @@ class Trainer:
         counts, totals = self._count(batches)
         self.interval.count(counts, waited, self.progress.epoch)
         self.stages.set_rates(self.optimizer, update)
+        choose_parts(self.elastic, self.config.seed, update)
         compute = functools.partial(self._gradients, totals=totals)
         split: list[Batch] = []
         may_split = self.may_split and not self.shards  # with shards, ranks compute batches together

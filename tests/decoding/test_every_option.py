@@ -73,6 +73,7 @@ CHANGES = {  # option -> another value, and what else it needs
     "ctc_weight": (0.7, {}),
     "auxiliary_weights": ([0.5], {}),
     "encoder_layer": (1, {}),
+    "subnet": ("0.5", {}),
     "exit_layer": (1, {}),
     "exit_confidence": (0.5, {}),
     "encoder_exit_similarity": (0.4, {}),
@@ -88,6 +89,7 @@ CHANGES = {  # option -> another value, and what else it needs
     "alignment_head": (1, {"coverage_penalty": 3.0}),
     "speculative": ("input", {}),
     "speculative_tokens": (1, {}),
+    "draft_subnet": ("0.5", {"speculative": "self"}),
     "long_source": ("refuse", {"max_source": 3}),
     "max_source": (2, {}),
 }

@@ -175,7 +175,7 @@ def test_examples_of_a_packed_row_do_not_see_each_other(kind, name):
 
 WRITING = {**{f"decoder={name}": words for name, words in DECODERS.items()},
            **{f"decoder={name}": [*DECODERS["transformer"], f"decoder={name}"]
-              for name in ("groups", "some_cross", "convolutional", "prefix")},
+              for name in ("groups", "some_cross", "convolutional", "prefix", "nested")},
            **{f"output={name}": [*DECODERS["transformer"], f"output={name}", "tie_embeddings=none"]
               for name in ("copy", "surface_fusion", "adaptive")}}  # fmt: skip
 

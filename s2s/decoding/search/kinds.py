@@ -120,7 +120,7 @@ class SpeculativeSearch(Searcher):
     """Greedy search with several tokens per step; see s2s/decoding/search/speculative.py."""
 
     Config = SpeculativeConfig
-    options = (RATED - {"split_keys"}) | LENGTHS | {"beam_size", "speculative", "speculative_tokens"}
+    options = (RATED - {"split_keys"}) | LENGTHS | {"beam_size", "speculative", "speculative_tokens", "draft_subnet"}
     takes = frozenset(["prefix", "alignment"])
 
     @classmethod
@@ -134,7 +134,7 @@ class SpeculativeSearch(Searcher):
     @classmethod
     def check(cls, config: Any) -> None:
         if config.speculative == "none":
-            raise UserError("decode.search=speculative: requires decode.speculative=input or draft")
+            raise UserError("decode.search=speculative: requires decode.speculative=input, draft or self")
         if config.beam_size > 1:
             raise UserError(f"{cls.label(config)} requires greedy search, decode.beam_size=1")
         _within_beam(config)

@@ -1,6 +1,7 @@
 """Speculative decoding: the model checks several guessed tokens at once. It is exact for greedy search.
 
-A round guesses k tokens for each sentence, by a smaller model (Leviathan et al. 2023) or by copying from the source.
+A round guesses k tokens for each sentence, by a smaller model (Leviathan et al. 2023), by a part of the model
+(s2s/nn/nested.py) or by copying from the source.
 One pass of the decoder over the last token and the guesses computes what greedy search would choose at each of these
 positions. Guesses are accepted as long as they agree with these choices, and so is the choice after them: 1 to k + 1
 tokens per pass. The hypotheses are those of beam_size=1, whatever the guesses are, up to ties within rounding.
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s2s.backends.prepare import is_native
 from s2s.data.batch import Inputs
 from s2s.decoding.budget import together
 from s2s.decoding.config import DecodeConfig
@@ -28,6 +30,7 @@ from s2s.decoding.sentence import Sentence
 from s2s.decoding.setting import Setting
 from s2s.errors import UserError
 from s2s.models.claims import lacks_blocks
+from s2s.models.contract import Memory
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
@@ -88,9 +91,9 @@ class Copying:
 class Drafting:
     """Guesses by a smaller model, the draft."""
 
-    def __init__(self, model: EncoderDecoder, inputs: Inputs, forbidden: Tensor):
+    def __init__(self, model: EncoderDecoder, memory: Memory, forbidden: Tensor):
         self.model, self.forbidden = model, forbidden
-        self.state = model.start(model.encode(*inputs), 1)
+        self.state = model.start(memory, 1)
 
     def guess(self, history: np.ndarray, lengths: np.ndarray, k: int, forced: Callable) -> np.ndarray:
         """Guess the next k tokens of each sentence, [B, k].
@@ -121,12 +124,44 @@ class Drafting:
         self.state.release(torch.from_numpy(np.flatnonzero(keep)).to(self.forbidden.device), int(keep.sum()))
 
 
+class SelfDrafting:
+    """Guesses by a part of the model. Both have the same attention, so the part continues the state of the model, which
+    then computes the positions of the guesses anew. A part with kernels has a state of its own (Drafting), because one
+    of their steps takes less time than a block of one position.
+
+    Args:
+        part: The part of the model, prepared for decoding.
+        state: The state of the model.
+        forbidden: As in Drafting.
+    """
+
+    def __init__(self, part: EncoderDecoder, state, forbidden: Tensor):
+        self.part, self.state, self.forbidden = part, state, forbidden
+
+    def guess(self, history: np.ndarray, lengths: np.ndarray, k: int, forced: Callable) -> np.ndarray:
+        """As Drafting.guess."""
+        tokens, device = history[np.arange(len(history)), lengths - 1], self.forbidden.device
+        guesses = np.zeros((len(history), k), np.int64)
+        for i in range(k):
+            logits = self.part.step_block(torch.from_numpy(tokens).to(device)[:, None], self.state)[:, 0]
+            tokens = forced(logits.index_fill_(1, self.forbidden, float("-inf")).argmax(1).cpu().numpy(), i)
+            guesses[:, i] = tokens
+        self.state.rewind(torch.full((len(history),), k, device=device))
+        return guesses
+
+    def settle(self, counts: np.ndarray) -> None:
+        """Nothing to do: the state is the model's."""
+
+    def release(self, keep: np.ndarray) -> None:
+        """As `settle`."""
+
+
 class Speculative:
     """Decodes sentences by speculative greedy search.
 
     Args:
         config: Decode options.
-        setting: One model; for `decode.speculative=draft`, `loaded` has the draft.
+        setting: One model; `loaded` has the draft for `decode.speculative=draft`, and the slice for `self`.
 
     Raises:
         UserError: a model cannot advance by several tokens, or the draft does not fit the model.
@@ -141,6 +176,7 @@ class Speculative:
             raise UserError(f"draft: has {draft.target_vocabulary_size} target symbols, "
                             f"the model {model.target_vocabulary_size}")  # fmt: skip
         self.model, self.draft, self.config, self.setting, self.device = model, draft, config, setting, setting.device
+        self.slice = setting.loaded.get("slice")
         limits = [each.max_length for each in (model, draft) if each is not None and each.max_length is not None]
         self.most = min(limits, default=None)
         if draft is not None and self.most != model.max_length:
@@ -165,8 +201,9 @@ class Speculative:
         """Decode sentences together."""
         sources = [sentence.source for sentence in sentences]
         inputs = self.setting.collate(sources)
-        state = self.model.start_blocks(self.model.encode(*inputs))
-        guesser = Copying(sources) if self.draft is None else Drafting(self.draft, inputs, self.forbidden)
+        memory = self.model.encode(*inputs)
+        state = self.model.start_blocks(memory)
+        guesser = self._guesser(sources, inputs, memory, state)
         bounds = Limits(self.config, len(sentences), sentences, "cpu", self.model.max_length, self.setting.length)
         slots = np.arange(len(sentences))
         bounds.admit(torch.from_numpy(slots), slots, sentences)
@@ -217,6 +254,16 @@ class Speculative:
             numbers, history, values, lengths, prefix, shortest, longest, starts = (
                 array[live] for array in (numbers, history, values, lengths, prefix, shortest, longest, starts)
             )
+
+    def _guesser(self, sources: list[Ids], inputs: Inputs, memory: Memory, state) -> Copying | Drafting | SelfDrafting:
+        """What guesses for these sentences; memory, state: of the model."""
+        if self.slice is not None and is_native(self.slice):
+            return Drafting(self.slice, memory, self.forbidden)
+        if self.slice is not None:
+            return SelfDrafting(self.slice, state, self.forbidden)
+        if self.draft is None:
+            return Copying(sources)
+        return Drafting(self.draft, self.draft.encode(*inputs), self.forbidden)
 
     def _choose(self, logits: Tensor, early: np.ndarray, forced: Callable) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of greedy search, [B, T], and their log-probabilities.

@@ -1,0 +1,96 @@
+"""Linear maps of which a part can be used: what models of nested sub-networks share.
+
+All sub-networks have the weights of one model. A smaller one uses the first inner states of a feed-forward block, or
+the first heads of attention. In training a part is chosen anew for each update. In evaluation all of a model is used;
+`cut` makes a copy that has a part only, as plain maps, for which kernels can be used as for any other model.
+"""
+
+import copy
+from itertools import chain
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from s2s.nn.feedforward import FeedForward
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class SlicedLinear(nn.Linear):
+    """A linear map of which training uses some rows of the weight and its first columns.
+
+    Attributes:
+        rows: The rows that are used, concatenated; None: all.
+        columns: Number of columns that are used; None: all.
+    """
+
+    stands_for = nn.Linear  # outside of training it is one
+    rows: list[slice] | None = None
+    columns: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs that are used] -> [..., outputs that are used]"""
+        return functional.linear(x, *(self.part() if self.training else (self.weight, self.bias)))
+
+    def part(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of what is used."""
+        weight, bias = self.weight, self.bias
+        if self.rows is not None:
+            weight, bias = (torch.cat([x[rows] for rows in self.rows]) for x in (weight, bias))
+        return weight[:, : self.columns], bias
+
+
+def sliceable(block: nn.Module, *names: str) -> None:
+    """Replace linear maps of a block by maps of which a part can be used. The parameters are the same."""
+    for name in names:
+        linear = getattr(block, name)
+        sliced = SlicedLinear(linear.in_features, linear.out_features, device="meta")
+        sliced.weight, sliced.bias = linear.weight, linear.bias
+        setattr(block, name, sliced)
+
+
+def narrow(block: FeedForward, width: int) -> None:
+    """Use the first `width` inner states of a feed-forward block, whose maps are sliced."""
+    whole = block.outer.in_features
+    starts = (0, whole) if block.activation == "swiglu" else (0,)  # of the gates and the values
+    block.inner.rows = None if width == whole else [slice(start, start + width) for start in starts]
+    block.outer.columns = width
+
+
+def elastic_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules that choose a part of themselves for each update, by a method `begin_update(seed)`."""
+    return [module for module in model.modules() if hasattr(module, "begin_update")]
+
+
+def choose_parts(modules: list[nn.Module], seed: int, update: int) -> None:
+    """Let modules choose the parts that an update uses. The choice is the same on all ranks, for all batches of the
+    update, and after a resume. seed: of the run."""
+    if modules:
+        state = np.random.SeedSequence([seed, update], spawn_key=(1,)).generate_state(1)
+        for module in modules:
+            module.begin_update(int(state[0]))
+
+
+def light(module: Module) -> Module:
+    """A copy of a module that shares its parameters."""
+    return copy.deepcopy(module, _shared(module))
+
+
+def cut(module: Module) -> Module:
+    """A copy of a module that has only the parts that are used, as plain linear maps. Other parameters are shared."""
+    maps = {}
+    for linear in module.modules():
+        if isinstance(linear, SlicedLinear):
+            weight, bias = linear.part()
+            plain = nn.Linear(weight.size(1), weight.size(0), device="meta")
+            plain.weight, plain.bias = (nn.Parameter(x.detach(), requires_grad=False) for x in (weight, bias))
+            maps[id(linear)] = plain
+    return copy.deepcopy(module, {**_shared(module), **maps})
+
+
+def _shared(module: nn.Module) -> dict:
+    """Tensors that deepcopy takes as already copied."""
+    return {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
