@@ -88,12 +88,18 @@ class SelfAttention(nn.Module):
             The shape of x.
         """
         qkv = self.qkv(x)
-        q, k, v = self.split(qkv if real is None else real.pad(qkv))
+        return self.output(self.attend(qkv, mask) if real is None else real.attend(qkv, self, mask))
+
+    def attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention after the fused product and before the output map: qkv [B, T, (H + 2G) * d], mask as in `forward`.
+        Returns [B, T, H * d]."""
+        q, k, v = self.split(qkv)
         causal = self.causal and mask is None
         if self.log_length:
-            q = log_length(q, torch.arange(1, q.size(2) + 1, device=q.device)[:, None] if mask is None else mask)
-        attended = merged(attend(q, k, v, mask, self.dropout if self.training else 0.0, causal))
-        return self.output(attended if real is None else real.unpad(attended))
+            T, device = q.size(2), q.device
+            all_keys = torch.arange(1, T + 1, device=device)[:, None] if causal else torch.full((1,), T, device=device)
+            q = log_length(q, all_keys if mask is None else mask)
+        return merged(attend(q, k, v, mask, self.dropout if self.training else 0.0, causal))
 
     def step(self, x: Tensor, state, n: int) -> Tensor:
         """Attention of one position of every row.

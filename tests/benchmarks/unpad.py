@@ -1,7 +1,8 @@
 """An encoder of 3 layers, d256, forward and backward on real tokens only, in batches of 4096 positions.
 
-The reference is the same encoder on padded rows. Besides ours, which puts the padding back for the attention alone,
-two other ways are measured on a CPU: attention over PyTorch's jagged tensors, and one attention for each sentence.
+The reference is the same encoder on padded rows. Ours puts the padding back for the attention alone, or leaves it out
+there, too. Two other ways are measured on a CPU: attention over PyTorch's jagged tensors, and one attention for each
+sentence.
 (Flex attention has no backward on a CPU in PyTorch 2.13.) The batches have the text's own lengths.
 """
 
@@ -62,6 +63,7 @@ def measure(preset: str, source: Source, precision: str, rounds: int) -> list[Ro
     """Every way beside the padded one."""
     device = source.values.device.type
     works = {"padded": work(preset, source, precision, False), "": work(preset, source, precision, True)}
+    works[", attention too"] = work(preset, source, precision, True, attention_too=True)
     if device == "cpu":
         for name, attention in (("jagged", jagged), ("by sentence", by_sentence)):
             works[f", {name}"] = work(preset, source, precision, True, attention)
@@ -73,9 +75,12 @@ def measure(preset: str, source: Source, precision: str, rounds: int) -> list[Ro
     ]
 
 
-def work(preset: str, source: Source, precision: str, unpad: bool, attention: Callable | None = None):
+def work(preset: str, source: Source, precision: str, unpad: bool, attention: Callable | None = None,
+         attention_too: bool = False):  # fmt: skip
     """Forward and backward of a fresh encoder, as a Work of real source tokens; `attention` in place of its own."""
-    config = compose(TrainCommand, [("model", preset), ("model.encoder.unpad", str(unpad).lower())]).model
+    options = {"unpad": unpad, "unpad_attention": attention_too}
+    words = [("model", preset), *((f"model.encoder.{key}", str(on).lower()) for key, on in options.items())]
+    config = compose(TrainCommand, words).model
     torch.manual_seed(0)
     model = Transformer(config, Spec((TokenSource(100),), 100)).to(source.values.device).train()
     if attention is not None:

@@ -28,7 +28,7 @@ OPTIONS = {
     "packed": ["data.batching=packed", "data.row_tokens=40"],
     "accumulated": ["train.accumulate=2"],
     "bf16": ["train.precision=bf16"],
-    "unpad": ["model.encoder.unpad=true"],
+    "unpad": ["model.encoder.unpad=true", "model.encoder.unpad_attention=true"],
     "post": ["model.norm=post"],
     "rotary": ["model.positions=rotary"],
     "learned": ["model.positions=learned", "model.max_positions=64"],

@@ -6,10 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from s2s import registry
 from s2s.criterions.terms.cross_entropy import CrossEntropyConfig
 from s2s.data.batch import Batch, Counts, Packing, Source
 from s2s.errors import UserError
 from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.stack import DecoderConfig
 from s2s.models.transformer import Transformer, TransformerConfig
 from tests.specs import criterion_of, text_spec
 
@@ -18,9 +20,9 @@ ROWS = st.lists(st.lists(st.tuples(LENGTH, LENGTH), min_size=1, max_size=4), min
 
 
 def model_of(positions: str = "sinusoidal", norm: str = "pre", kv_heads: int | None = None,
-             unpad: bool | None = False, **changes) -> Transformer:  # fmt: skip
+             unpad: bool | None = False, attention: bool = False, **changes) -> Transformer:  # fmt: skip
     torch.manual_seed(0)
-    stack = EncoderConfig(2, 32, 4, kv_heads, 48, unpad)
+    stack = EncoderConfig(2, 32, 4, kv_heads, 48, unpad, unpad_attention=attention)
     return Transformer(TransformerConfig(encoder=stack, decoder=stack, positions=positions, norm=norm, dropout=0.0,
                                          **changes), text_spec(20, 23))  # fmt: skip
 
@@ -89,13 +91,17 @@ def test_packed_rows_give_the_losses_and_gradients_of_rows_of_their_own(position
 @pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("kv_heads", [None, 2])
 def test_an_encoder_without_padding_gives_the_losses_and_gradients_of_one_with_it(positions, norm, kv_heads):
-    padded, unpadded = (model_of(positions, norm, kv_heads, unpad) for unpad in (False, True))
+    options = {"log_length_scale": norm == "post"}
+    padded = model_of(positions, norm, kv_heads, **options)
+    unpadded = [model_of(positions, norm, kv_heads, True, attention, **options) for attention in (False, True)]
 
     @settings(max_examples=15, deadline=None)
     @given(rows=ROWS, seed=st.integers(0, 99))
     def check(rows, seed):
         for batch in batches(rows, seed):
-            torch.testing.assert_close(results(unpadded, batch), results(padded, batch), rtol=1e-5, atol=1e-5)
+            expected = results(padded, batch)
+            for model in unpadded:
+                torch.testing.assert_close(results(model, batch), expected, rtol=1e-5, atol=1e-5)
 
     check()
 
@@ -117,6 +123,29 @@ def test_which_tokens_the_encoder_layers_compute(unpad, rows, unpads):
     memory = model.encode((source,))
     assert shapes == {(int(source.lengths.sum()),) if unpads else source.values.shape}
     assert memory.top.shape == (*source.values.shape, 32)
+
+
+def test_attention_without_padding_is_computed_once_for_each_length():
+    model = model_of(unpad=None, attention=True)  # even where no row has padding
+    shapes = []
+    for layer in model.encoder.layers:
+        attend = layer.attention.attend
+        layer.attention.attend = lambda qkv, mask, attend=attend: shapes.append(qkv.shape[:2]) or attend(qkv, mask)
+    packed, alone = batches([[(5, 1), (3, 1), (5, 1)], [(1, 1), (5, 1)]])
+    for batch in (packed, alone):
+        shapes.clear()
+        model.encode(batch.sources)
+        assert shapes == [(1, 1), (1, 3), (3, 5)] * 2
+
+
+@pytest.mark.parametrize(("unpad", "layer", "message"), [
+    (False, "transformer", "unpad_attention=true: includes unpad"), (None, "fconv", "sees its neighbours"),
+])  # fmt: skip
+def test_attention_without_padding_is_refused_where_it_cannot_be(unpad, layer, message):
+    layer = registry.find("layer", layer).Config()
+    encoder = EncoderConfig(2, 32, 4, None, 48, unpad, layer, unpad_attention=True)
+    with pytest.raises(UserError, match=message):
+        Transformer(TransformerConfig(encoder=encoder, decoder=DecoderConfig(2, 32, 4)), text_spec(20, 23))
 
 
 def test_learned_positions_count_within_an_example():

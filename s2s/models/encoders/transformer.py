@@ -15,7 +15,7 @@ from s2s.errors import UserError
 from s2s.models.contract import Memory, Shared, States
 from s2s.models.stack import LayeredEncoder, StackConfig, check_heads
 from s2s.nn.attention import length_mask, segment_mask
-from s2s.nn.unpad import RealTokens
+from s2s.nn.unpad import RealTokens, Sequences
 
 UNPAD_FROM = 0.04  # share of padding from which a CPU is faster without it (tests/benchmarks/unpad.py)
 
@@ -30,6 +30,9 @@ class EncoderConfig(StackConfig):
         "measured)",
     )
     layer: Any = group("layer", "transformer", "type of the layers")
+    unpad_attention: bool = option(
+        False, "leave padding out of attention too, which takes sentences of equal length together; includes unpad"
+    )
     type: str = option("transformer", "component")
 
 
@@ -57,9 +60,12 @@ class TransformerEncoder(LayeredEncoder):
         self.config, self.width = config, config.width
         self.layers = layers_of(config, shared)
         self.unpads = all(getattr(layer, "unpads", False) for layer in self.layers)
-        if config.unpad and not self.unpads:
-            raise UserError(f"model.encoder.unpad=true: model.encoder.layer={config.layer.type} sees its "
-                            "neighbours, and needs rows with their padding; leave unpad out")  # fmt: skip
+        if config.unpad_attention and config.unpad is False:
+            raise UserError("model.encoder.unpad_attention=true: includes unpad; leave model.encoder.unpad=false out")
+        if (config.unpad or config.unpad_attention) and not self.unpads:
+            key = "unpad" if config.unpad else "unpad_attention"
+            raise UserError(f"model.encoder.{key}=true: model.encoder.layer={config.layer.type} sees its "
+                            f"neighbours, and needs rows with their padding; leave {key} out")  # fmt: skip
         self.segmented = all(getattr(layer, "segmented", False) for layer in self.layers)
         self.needed: tuple[int, ...] = ()
         self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
@@ -70,7 +76,7 @@ class TransformerEncoder(LayeredEncoder):
         x, segments = source.values, source.packing and source.packing.segments
         keys = length_mask(source.lengths, x.size(1))
         mask = keys if segments is None else keys & segment_mask(segments, segments)
-        real = RealTokens(keys[:, 0, 0]) if self._unpads(source) else None
+        real = self._real(keys[:, 0, 0], source)
         x = x if real is None else real.unpad(x)
         positions, tags = real if self.unpads else keys[:, 0, 0, :, None], self._tags(source, real)
         states = []
@@ -87,6 +93,12 @@ class TransformerEncoder(LayeredEncoder):
             return {}
         values, shape = source.tags_of_positions(), source.values.shape[:2]
         return values if real is None else {name: real.unpad(tag.expand(shape)) for name, tag in values.items()}
+
+    def _real(self, real: Tensor, source: States) -> RealTokens | None:
+        """The real tokens, if layers compute on them only; real: bool [B, S]."""
+        if self.config.unpad_attention:
+            return Sequences(real, source.packing and source.packing.segments)
+        return RealTokens(real) if self._unpads(source) else None
 
     def _unpads(self, source: States) -> bool:
         """Whether to compute on real tokens only."""
