@@ -2,7 +2,8 @@
 
 A method is a module of s2s/ whose docstring has a paragraph `Paper:`. Its other paragraphs are the mechanism, `Use:`
 and `Left out:`. Its figures are those of examples/methods/results/NAME.json, where NAME is the module's name, perhaps
-followed by an underscore and something more.
+followed by an underscore and something more. The last section is made from the measurements of examples/methods/ratios/
+and their figures in examples/methods/results/ratios/.
 """
 
 import ast
@@ -13,11 +14,14 @@ import re
 import statistics
 from pathlib import Path
 
+import yaml
+
 from s2s import registry
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "methods.md"
 RESULTS = ROOT / "examples" / "methods" / "results"
+RATIOS = ROOT / "examples" / "methods" / "ratios"
 ROOMS = {
     "frontends": "Front-ends", "encoders": "Encoders", "nn": "Layers and attention", "bridges": "Bridges",
     "decoders": "Decoders", "outputs": "Output layers", "terms": "Loss terms", "text": "Tokenizers and text units",
@@ -44,6 +48,14 @@ needs an encoder of more than three layers. The table of each method lists its o
 `s2s-train model.frontend=gbst --help` shows them together with all others.
 
 This page is written by `python docs/make_methods.py`.
+"""
+RATIOS_HEAD = """## Ratios of speed and size
+
+`examples/methods/ratios.py` has measured every table below in one run. All sides of a table did the same work in turn,
+five rounds, on one thread of a CPU, and the first side is the baseline. A time is the median of CPU seconds over the
+rounds; a ratio is the median of the rounds' ratios to the baseline, with the lowest and the highest. "Noise" is a case
+whose rounds differed too much to quote. Models have random weights unless there is a score. The papers measured on
+GPUs and other accelerators.
 """
 OPTION = re.compile(r"(?:s2s-[a-z]+|[a-z][a-z_.]*=\S*[^\s,;])(?:\s+[a-z][a-z_.]*=\S*[^\s,;])*")
 
@@ -147,6 +159,34 @@ def comparison(report: dict) -> list[str]:
     return [*lines, "", f"{common}Signature: `{report['runs'][0]['signature']}`. {report['machine']}.", ""]
 
 
+COLUMNS = {  # of a table of ratios, where a cell has them: heading, and text of a value
+    "bytes": ("MiB of state", lambda n: f"{n / 2**20:.1f}"),
+    "positions": ("positions of the memory a source token", lambda share: f"{share:.2f}"),
+    "computed": ("share of blocks computed", lambda share: f"{share:.2f}"),
+    "score": ("score", lambda score: f"{score:.2f}"),
+}
+
+
+def ratios(measurement: dict, report: dict) -> list[str]:
+    """Lines of a measurement: claim and result, and a row for each side of each case."""
+    cells = report["cells"]
+    shown = [key for key in COLUMNS if any(cell.get(key) not in (None, 1.0) for cell in cells)]
+    headings = [COLUMNS[key][0] if key != "score" else report["metric"] for key in shown]
+    lines = [
+        f"### {measurement['title']}", "", f"Claim: {measurement['claim']}. Measured: {measurement['reached']}.", "",
+        " | ".join(["| case | side", f"{report['work']}, CPU ms", "ratio", *headings]) + " |",
+        "|---" * (4 + len(shown)) + "|",
+    ]  # fmt: skip
+    for cell in cells:
+        ratio = "noise" if cell["noise"] else "{:.2f} ({:.2f} to {:.2f})".format(cell["ratio"], *cell["ratio_range"])
+        ratio = "1" if cell["ratio_range"] == [1, 1] else ratio
+        values = ["" if cell.get(key) is None else COLUMNS[key][1](cell[key]) for key in shown]
+        milliseconds = "noise" if cell["noise"] else f"{1000 * cell['seconds'][1]:.3g}"
+        lines.append("| " + " | ".join([cell["case"], cell["side"], milliseconds, ratio, *values]) + " |")
+    trained = f" {report['data']}, {report['updates']} updates." if report["data"] else ""
+    return [*lines, "", f"All sides: `{measurement['common']}`.{trained} {report['machine']}.", ""]
+
+
 def owner(name: str, names: list[str]) -> str | None:
     """The method that a result belongs to: the longest name that the result's begins with."""
     matching = [method for method in names if name == method or name.startswith(f"{method}_")]
@@ -169,6 +209,10 @@ def page() -> str:
         for name in list(reports):
             if owner(name, [other.name for other in everything]) == method.name:
                 lines += comparison(reports.pop(name))
+    lines += [RATIOS_HEAD]
+    for path in sorted((RESULTS / "ratios").glob("*.json")):
+        measurement = yaml.safe_load((RATIOS / f"{path.stem}.yaml").read_text(encoding="utf-8"))
+        lines += ratios(measurement, json.loads(path.read_text(encoding="utf-8")))
     return "\n".join(lines).rstrip() + "\n"
 
 

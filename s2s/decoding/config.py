@@ -134,7 +134,7 @@ class DecodeConfig:
         "each layer, 0.5,1,...",
     )
     pack_source: bool = option(
-        False, "encode several sources in one row, so that little is computed on padding; for a GPU"
+        False, "encode several sources in one row, so that little is computed on padding where lengths differ"
     )
     exit_layer: int | None = option(
         None,

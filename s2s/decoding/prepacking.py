@@ -9,9 +9,9 @@ split into the memory of each source, [N, S, D], before the search begins. The s
 
 Use: decode.pack_source=true
 
-Left out: the causal cache of a decoder-only model, because only sources are encoded at once here. On a CPU the encoder
-already computes a few rows of similar length at a time, without their padding. So packing is for GPUs, where it was not
-measured.
+Left out: the causal cache of a decoder-only model, because only sources are encoded at once here. Lines of a file are
+sorted by length before they are decoded, so that their batches have little padding; packing helps where few sentences
+of very different lengths come at a time.
 """
 
 import copy

@@ -36,7 +36,7 @@ def load():
     sys.path.insert(0, str(FOLDER))
     yield module
     sys.path.remove(str(FOLDER))
-    for name in {"datasets", "run", "make_methods"} - before:
+    for name in {"datasets", "run", "ratios", "make_methods"} - before:
         sys.modules.pop(name, None)
 
 
@@ -130,6 +130,73 @@ def test_convex_hulls_and_sorting_are_what_they_say(load):
     # A square with a point inside, one on an edge: corners only, counter-clockwise from the leftmost, lowest one.
     square = [(4, 4), (0, 0), (4, 0), (2, 2), (0, 4), (2, 0)]
     assert datasets._hull(square) == [(0, 0), (4, 0), (4, 4), (0, 4)]
+
+
+MEASUREMENTS = sorted(path.stem for path in (FOLDER / "ratios").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_a_measurement_has_options_that_exist(load, name):
+    from s2s.config.compose import compose
+    from s2s.decoding.config import DecodeConfig
+    from s2s_cli.train import TrainCommand
+
+    run, measurement = load(FOLDER / "run.py"), load(FOLDER / "ratios.py").Measurement.read(name)
+    assert measurement.data in ("", *load(FOLDER / "datasets.py").NAMES)
+    for side in measurement.sides:
+        words, decode = measurement.words(side)
+        compose(DecodeConfig, [tuple(word.split("=", 1)) for word in decode])
+        train = [word for word in words if word.partition("=")[0].partition(".")[0] not in run.PREPROCESS]
+        compose(TrainCommand, [tuple(word.split("=", 1)) for word in train])
+
+
+@pytest.mark.parametrize("work", ["update", "encode", "step", "decode"])
+def test_sides_are_measured_in_turn_and_compared_with_the_first(load, work, tmp_path, monkeypatch, capsys):
+    import torch
+
+    ratios = load(FOLDER / "ratios.py")
+    (tmp_path / "ratios").mkdir()
+    (tmp_path / "ratios" / "tiny.yaml").write_text(
+        f"title: fewer heads\nclaim: faster\nreached: nothing\nwork: {work}\nsymbols: 20\n"
+        "common: model=transformer_tiny model.encoder.width=16 model.decoder.width=16 decode.backend=eager\n"
+        "sides: {four: '', one: model.decoder.kv_heads=1}\ncases: [{batch: 2, beam: 3, source: 5, target: 4}]\n"
+    )
+    monkeypatch.setattr(ratios, "HERE", tmp_path)
+    monkeypatch.setattr(ratios, "SECONDS", 0.0)
+    monkeypatch.setattr(ratios, "NOISE", 1e9)
+    monkeypatch.setattr(sys, "argv", ["ratios.py", "tiny", "--rounds", "3", "--results", str(tmp_path)])
+    threads = torch.get_num_threads()
+    ratios.main()
+    torch.set_num_threads(threads)
+    report = json.loads((tmp_path / "tiny.json").read_text())
+    four, one = report["cells"]
+    assert (four["side"], one["side"], four["case"]) == ("four", "one", "batch 2, beam 3, source 5, target 4")
+    assert [four["ratio"], *four["ratio_range"]] == [1, 1, 1]
+    assert one["ratio_range"][0] <= one["ratio"] <= one["ratio_range"][1]
+    assert all(0 < low <= middle <= high for low, middle, high in (cell["seconds"] for cell in (four, one)))
+    assert four["parameters"] > one["parameters"]
+    assert four["positions"] == 1
+    if work == "step":  # 2 layers, keys and values, width 16 (with one head of four: 4), fp32; 32 places in a cache
+        bytes_of = [2 * 2 * width * 4 * (6 * 32 + 2 * 5) + 2 * 5 for width in (16, 4)]
+        assert [four["bytes"], one["bytes"]] == bytes_of
+    assert "tiny" not in capsys.readouterr().err
+
+
+def test_a_case_whose_rounds_differ_is_measured_again_and_then_not_quoted(load, monkeypatch):
+    ratios = load(FOLDER / "ratios.py")
+    tries = iter(
+        [[[1.0, 1.0], [1.0, 1.6]], [[1.0, 1.0], [0.5, 0.6]], [[1.0, 1.6], [1.0, 1.0]]] + 2 * [[[1, 2], [1, 1]]]
+    )
+    monkeypatch.setattr(ratios, "rounds_of", lambda works, rounds: next(tries))
+    measurement = ratios.Measurement("", "", "", "encode", {"a": "", "b": ""}, [], "model=transformer_tiny", 20)
+    first, second = ratios.cells(measurement, {}, 2, {})
+    assert (first["noise"], second["noise"], second["ratio"], second["ratio_range"]) == (False, False, 0.55, [0.5, 0.6])
+    first, second = ratios.cells(measurement, {}, 2, {})
+    assert (first["noise"], second["noise"], second["ratio"], second["ratio_range"]) == (True, True, None, None)
+
+
+def test_every_result_of_a_measurement_is_of_one_that_is_there(load):
+    assert {path.stem for path in (FOLDER / "results" / "ratios").glob("*.json")} <= set(MEASUREMENTS)
 
 
 @pytest.mark.slow  # it starts a dozen commands
