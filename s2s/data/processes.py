@@ -84,11 +84,6 @@ def _no_cycles() -> Iterator[None]:
             gc.enable()
 
 
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def progress(title: str, total: float | None, unit: str = "B") -> Iterator[Callable[[float], Any]]:
     """A function to call with the amount of work just done. It shows a bar if standard error is a terminal.

@@ -15,10 +15,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from s2s import __version__
+from s2s.config.cores import cores
 from s2s.config.schema import LARGEST_SEED, option
 from s2s.config.streams import read_twice
 from s2s.data.columns import BYTES, Column, tokens
-from s2s.data.processes import cores, pool, progress
+from s2s.data.processes import pool, progress
 from s2s.data.ragged import RaggedWriter
 from s2s.data.report import SideCounts, bar_width, unknown_tokens
 from s2s.data.store_writer import StoreWriter

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from s2s.config.cores import share
 from s2s.config.schema import option
 from s2s.criterions.criterion import Loss
 from s2s.data.batch import Batch
@@ -174,7 +175,7 @@ def launch(processes: int, module: str, words: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    share(processes)
     os.environ.setdefault(
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600"
     )  # after a signal they still save, but do not validate

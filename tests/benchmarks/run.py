@@ -24,17 +24,17 @@ from s2s import __version__
 
 # In this order: s2s-preprocess forks its workers, which a process without PyTorch's threads does best.
 NAMES = (
-    "start", "preprocess", "padding", "planning", "scaling", "training", "batching", "unpad", "decoding",
+    "start", "preprocess", "padding", "planning", "scaling", "busy", "training", "batching", "unpad", "decoding",
     "quantization", "joint",
 )  # fmt: skip
-ON_CPU = ("start", "preprocess", "padding", "planning", "scaling")  # PyTorch, if at all, in other processes
+ON_CPU = ("start", "preprocess", "padding", "planning", "scaling", "busy")  # PyTorch, if at all, in other processes
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("torch", "sentencepiece", "numpy", "ctranslate2", "transformers")
 KEYS = {
     "checkpoint": "a run, trained on the text that is measured on; decoding, quantization",
     "cases": "patterns, with commas between, of the cases; decoding, training",
     "contenders": "patterns of what is measured side by side; decoding, training",
-    "rounds": "how often each is measured; decoding, training, joint",
+    "rounds": "how often each is measured; decoding, training, joint, scaling, busy",
 }
 
 

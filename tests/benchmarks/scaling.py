@@ -30,8 +30,9 @@ def run(corpus: Corpus, device: str, quick: bool, rounds: str | None = None) -> 
     return [Paired(speeds[2], speeds[1]).row("two processes", "target tokens/s")]
 
 
-def rate(store: Path, preset: str, budget: int, updates: int, processes: int, threads: int) -> float:
-    """Real target tokens a second of a run of s2s-train, the median over its intervals but for the first."""
+def rate(store: Path, preset: str, budget: int, updates: int, processes: int, threads: int, **setting: str) -> float:
+    """Real target tokens a second of a run of s2s-train, the median over its intervals but for the first. `setting`:
+    variables of its environment."""
     every = max(1, updates // 6)
     with tempfile.TemporaryDirectory() as folder:
         words = [
@@ -39,7 +40,7 @@ def rate(store: Path, preset: str, budget: int, updates: int, processes: int, th
             "data.verify=false", f"distributed.processes={processes}", f"train.max_updates={updates}",
             f"train.log_updates={every}", "train.samples=0", "train.loggers=[]", "train.precision=fp32",
         ]  # fmt: skip
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **setting}
         subprocess.run(
             [sys.executable, "-m", "s2s_cli.train", *words], check=True, capture_output=True, env=environment
         )

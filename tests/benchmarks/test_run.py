@@ -12,7 +12,7 @@ from tests.benchmarks.plain_batches import sorted_then_cut
 
 RUN = Path(__file__).with_name("run.py")
 NAMES = (
-    "start", "preprocess", "padding", "planning", "scaling", "training", "batching", "unpad", "decoding",
+    "start", "preprocess", "padding", "planning", "scaling", "busy", "training", "batching", "unpad", "decoding",
     "quantization", "joint",
 )  # fmt: skip
 
@@ -46,7 +46,7 @@ def test_quick_benchmarks_write_their_figures(tmp_path):
     assert {"target tokens/s, fairseq's scheme", "peak memory over that before, MiB, fairseq's scheme",
             "seconds an update"} <= figures["training"]  # fmt: skip
     assert figures["batching"] == {"target tokens/s", "target tokens a batch", "padding, %"}
-    assert figures["scaling"] == {"target tokens/s"}
+    assert figures["scaling"] == figures["busy"] == {"target tokens/s"}
     assert figures["joint"] == {"recordings/s", "GFLOP/s"}
     assert figures["unpad"] == {"real tokens/s"}
     assert {"GFLOP/s", "sentences/s", "the reference's hypotheses, %"} <= figures["quantization"]
