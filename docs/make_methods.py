@@ -159,7 +159,7 @@ def comparison(report: dict) -> list[str]:
     return [*lines, "", f"{common}Signature: `{report['runs'][0]['signature']}`. {report['machine']}.", ""]
 
 
-COLUMNS = {  # of a table of ratios, where a cell has them: heading, and text of a value
+COLUMNS = {  # of a table of ratios: heading, and text of a value
     "bytes": ("MiB of state", lambda n: f"{n / 2**20:.1f}"),
     "positions": ("positions of the memory a source token", lambda share: f"{share:.2f}"),
     "computed": ("share of blocks computed", lambda share: f"{share:.2f}"),
@@ -170,7 +170,7 @@ COLUMNS = {  # of a table of ratios, where a cell has them: heading, and text of
 def ratios(measurement: dict, report: dict) -> list[str]:
     """Lines of a measurement: claim and result, and a row for each side of each case."""
     cells = report["cells"]
-    shown = [key for key in COLUMNS if any(cell.get(key) not in (None, 1.0) for cell in cells)]
+    shown = [key for key in COLUMNS if len({cell.get(key) for cell in cells}) > 1]  # what differs
     headings = [COLUMNS[key][0] if key != "score" else report["metric"] for key in shown]
     lines = [
         f"### {measurement['title']}", "", f"Claim: {measurement['claim']}. Measured: {measurement['reached']}.", "",

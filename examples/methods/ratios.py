@@ -24,7 +24,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import torch
 import yaml
-from run import Comparison, run
+from run import Comparison, folder_of, run
 from torch.nn.functional import cross_entropy
 
 from s2s import __version__, registry
@@ -264,15 +264,15 @@ def cells(measurement: Measurement, options: dict, rounds: int, trained: dict[st
     return made
 
 
-def train(name: str, measurement: Measurement, output: Path, published: Path | None) -> dict[str, dict]:
+def train(measurement: Measurement, output: Path, published: Path | None) -> dict[str, dict]:
     """Train and score each side with seed 1, or take what is there; empty: the measurement names no data."""
     trained = {}
-    for number, (side, options) in enumerate(measurement.sides.items() if measurement.data else ()):
+    for side, options in measurement.sides.items() if measurement.data else ():
         comparison = Comparison(measurement.title, measurement.data, measurement.metric, measurement.updates, "",
                                 measurement.common, options)  # fmt: skip
-        folder = output / f"{name}-{number}"
-        figures = run(comparison, "baseline", 1, folder, published)
-        paths = folder / "baseline-1" / "run", folder / "data" / measurement.data / "test.tsv"
+        figures = run(comparison, "baseline", 1, output, published)
+        folder = folder_of(comparison, "baseline", 1, output) / "run"
+        paths = folder, output / "data" / measurement.data / "test.tsv"
         trained[side] = {"score": figures["score"], "signature": figures["signature"], "paths": paths}
     return trained
 
@@ -292,7 +292,7 @@ def main() -> None:
             report = {key: getattr(measurement, key) for key in ("work", "data", "metric", "updates")}
             report |= {"rounds": options.rounds, "cells": []}
             for case in measurement.cases:
-                trained = train(name, measurement, options.output, options.data)
+                trained = train(measurement, options.output, options.data)
                 report["cells"] += cells(measurement, case, options.rounds, trained)
             report["machine"] = f"{platform.machine()}, 1 thread, torch {torch.__version__}"
             report["version"] = __version__

@@ -92,12 +92,18 @@ def digest(*what) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
 
 
+def folder_of(comparison: Comparison, side: str, seed: int, folder: Path) -> Path:
+    """The folder of a run."""
+    options = comparison.options(side)
+    return folder / f"run-{digest(comparison.data, comparison.metric, comparison.updates, options, seed)}"
+
+
 def run(comparison: Comparison, side: str, seed: int, folder: Path, published: Path | None) -> dict:
     """Preprocess, train, decode and score one side with one seed. Comparisons with the same baseline share its runs."""
     options, updates = comparison.options(side), comparison.updates
     corpus = folder / "data" / comparison.data
     store = folder / f"store-{digest(comparison.data, options['preprocess'])}"
-    own = folder / f"run-{digest(comparison.data, comparison.metric, updates, options, seed)}"
+    own = folder_of(comparison, side, seed, folder)
     finished = own / "figures.json"
     if finished.is_file():
         return json.loads(finished.read_text(encoding="utf-8")) | {"side": side}
