@@ -77,6 +77,7 @@ COMPONENTS = {
         "dynamic_depth": "s2s.models.encoders.dynamic_depth:DynamicDepthEncoder",
         "lstm": "s2s.models.encoders.recurrent:RecurrentEncoder",
         "gru": "s2s.models.encoders.recurrent:GruEncoder",
+        "super": "s2s.models.encoders.super:SuperEncoder",
         "none": "s2s.models.encoders.none:NoEncoder",
     },
     "layer": {
@@ -93,6 +94,7 @@ COMPONENTS = {
         "flat": "s2s.models.bridges.flat:FlatBridge",
         "linear": "s2s.models.bridges.linear:LinearBridge",
         "groups": "s2s.models.bridges.groups:GroupsBridge",
+        "last": "s2s.models.bridges.last:LastBridge",
     },
     "decoder": {
         "transformer": "s2s.models.decoders.transformer:TransformerDecoder",
@@ -103,6 +105,7 @@ COMPONENTS = {
         "convolutional": "s2s.models.decoders.convolutional:ConvolutionalDecoder",
         "prefix": "s2s.models.decoders.prefix:PrefixDecoder",
         "nested": "s2s.models.decoders.nested:NestedDecoder",
+        "super": "s2s.models.decoders.super:SuperDecoder",
     },
     "embedding": {
         "table": "s2s.models.embeddings.table:table",

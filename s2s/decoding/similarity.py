@@ -162,7 +162,7 @@ class TokenExit(Wrapped):
         cross, rows = self.layer.cross, self.exits.active
         every = torch.zeros_like(like)
         every[rows] = z.to(like.dtype)
-        return cross.output(state.cross(n, cross._query(every, state.mask), cross.heads)[rows])
+        return cross.output(state.cross(n, cross._query(every, state.mask), cross)[rows])
 
 
 class ExitNorm(nn.Module):

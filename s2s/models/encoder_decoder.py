@@ -195,8 +195,9 @@ class EncoderDecoder(nn.Module):
         if packing is not None:
             self._check_segmented(decoder=self.decoder)
         mask = memory.visible(packing) if self.decoder.attends else None
+        copies = None if mask is None else self._copied(mask)
         kept = self._kept(memory)
-        states, heads = self.decoder.decode(self._seen(memory), mask, self._shown(decoder_input, kept), packing)
+        states, heads = self.decoder.decode(self._seen(memory), copies, self._shown(decoder_input, kept), packing)
         return DecoderOutput(states, self.output, heads, self._context(states, kept, mask))
 
     def _kept(self, memory: Memory) -> tuple[Tensor, ...]:
@@ -216,14 +217,22 @@ class EncoderDecoder(nn.Module):
         """The memory states of each decoder layer that has cross-attention."""
         return self.bridge.seen(memory, self.decoder.attending(self.decoder.config)) if self.decoder.attends else []
 
+    def _copied(self, mask: Tensor) -> Tensor:
+        """The mask of what `bridge.seen` returns, from that of the memory, [B, 1, 1 or T, S]. A bridge that shows
+        several states for each position says how many (`copies`)."""
+        copies = getattr(self.bridge, "copies", 1)
+        return mask if copies == 1 else mask.repeat_interleave(copies, -1)
+
     def cross_attention(self, memory: Memory, decoder_input: Tensor, layer: int) -> Tensor:
         """Cross-attention weights of a decoder layer under teacher forcing, fp32 [B, H, T, S]; layer: from 0."""
         shown = self._shown(decoder_input, self._kept(memory))
-        return self.decoder.cross_attention(self._seen(memory), memory.visible(), shown, layer)
+        seen, mask = self._seen(memory), memory.visible()
+        weights = self.decoder.cross_attention(seen, self._copied(mask), shown, layer)
+        return weights if weights.size(-1) == mask.size(-1) else weights.unflatten(-1, (mask.size(-1), -1)).sum(-1)
 
     def start(self, memory: Memory, rows: int) -> DecoderState:
         """The state before the first step, with `rows` rows for each sentence."""
-        return self._with_source(self.decoder.start(self._seen(memory), memory.visible(), rows), memory)
+        return self._with_source(self.decoder.start(self._seen(memory), self._copied(memory.visible()), rows), memory)
 
     def _with_source(self, state: DecoderState, memory: Memory) -> DecoderState:
         """The state of a decoder together with the tensors that the output layer keeps of the sources."""
@@ -252,7 +261,8 @@ class EncoderDecoder(nn.Module):
 
     def start_blocks(self, memory: Memory) -> DecoderState:
         """The state before the first step, for one hypothesis a sentence that advances by several positions at once."""
-        return self._with_source(self.decoder.start_blocks(self._seen(memory), memory.visible()), memory)
+        state = self.decoder.start_blocks(self._seen(memory), self._copied(memory.visible()))
+        return self._with_source(state, memory)
 
     def step_block(self, tokens: Tensor, state: DecoderState) -> Tensor:
         """Advance every sentence by T tokens; each token sees those before it. tokens: [B, T] int64. Returns logits
@@ -302,6 +312,7 @@ class EncoderDecoder(nn.Module):
                 memory = memory + positions if number else positions
         if self.has_decoder:
             matrices = sum(p.numel() for p in self.output.parameters() if p.dim() == 2)
+            memory = memory * getattr(self.bridge, "copies", 1)
             total += self.decoder.flops(memory, target) + 2 * int(target.sum()) * matrices
         return total
 

@@ -102,6 +102,9 @@ class Transformer(EncoderDecoder):
         bridge = kinds["bridge"](config.bridge, encoder.width, config.encoder.layers,
                                  kinds["decoder"].attending(config.decoder))  # fmt: skip
         decoder = kinds["decoder"](config.decoder, shared, embedding, bridge.width, config.auxiliary_heads)
+        if (wanted := getattr(decoder, "copies", None)) is not None and wanted != getattr(bridge, "copies", 1):
+            raise UserError(f"model.decoder={config.decoder.type}: sees up to {wanted} encoder layers; "
+                            f"model.bridge=last model.bridge.layers={wanted}")  # fmt: skip
         output = kinds["output"](config.output, width, spec.target_size)
         if hasattr(output, "see"):
             output.see(spec)

@@ -163,7 +163,11 @@ class CrossAttention(nn.Module):
         Returns:
             [B, K, D]
         """
-        return self.output(state.cross(n, self._query(x, state.mask), self.heads))
+        return self.output(state.cross(n, self._query(x, state.mask), self))
+
+    def seen(self, key_value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values that this layer sees of those in a state, and their mask; shapes as in `forward`."""
+        return key_value, mask
 
     def _query(self, x: Tensor, mask: Tensor) -> Tensor:
         """Queries [B, T, D]; mask: [B, 1, 1 or T, S], the keys that each query sees."""

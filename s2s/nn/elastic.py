@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from s2s.nn.attention import CrossAttention, SelfAttention
 from s2s.nn.feedforward import FeedForward
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -60,6 +61,28 @@ def narrow(block: FeedForward, width: int) -> None:
     block.outer.columns = width
 
 
+def narrow_heads(attention: SelfAttention | CrossAttention, heads: int, group: int, width: int) -> None:
+    """Use the first heads of attention whose maps are sliced.
+
+    Args:
+        attention: The module.
+        heads: Number of query heads that are used.
+        group: Number of query heads of each key/value head.
+        width: Width of a head.
+    """
+    attention.heads, attention.kv_heads = heads, heads // group
+    queries, keys = heads * width, heads // group * width
+    attention.output.columns = queries
+    if isinstance(attention, SelfAttention):
+        whole, rest = attention.output.in_features, attention.qkv.out_features - attention.output.in_features
+        starts = (0, whole, whole + rest // 2)
+        attention.sizes = [queries, keys, keys]
+        attention.qkv.rows = [slice(a, a + size) for a, size in zip(starts, attention.sizes, strict=True)]
+    else:
+        attention.query.rows = [slice(queries)]
+        attention.key_value.rows = [slice(a, a + keys) for a in (0, attention.key_value.out_features // 2)]
+
+
 def elastic_modules(model: nn.Module) -> list[nn.Module]:
     """The modules that choose a part of themselves for each update, by a method `begin_update(seed)`."""
     return [module for module in model.modules() if hasattr(module, "begin_update")]
@@ -79,14 +102,16 @@ def light(module: Module) -> Module:
     return copy.deepcopy(module, _shared(module))
 
 
-def cut(module: Module) -> Module:
-    """A copy of a module that has only the parts that are used, as plain linear maps. Other parameters are shared."""
+def cut(module: Module, trained: bool = False) -> Module:
+    """A copy of a module that has only the parts that are used, as plain linear maps. Other parameters are shared.
+    trained: the copy has weights of its own there, which can be trained."""
     maps = {}
     for linear in module.modules():
         if isinstance(linear, SlicedLinear):
             weight, bias = linear.part()
             plain = nn.Linear(weight.size(1), weight.size(0), device="meta")
-            plain.weight, plain.bias = (nn.Parameter(x.detach(), requires_grad=False) for x in (weight, bias))
+            weight, bias = (x.detach().clone() if trained else x.detach() for x in (weight, bias))
+            plain.weight, plain.bias = (nn.Parameter(x, requires_grad=trained) for x in (weight, bias))
             maps[id(linear)] = plain
     return copy.deepcopy(module, {**_shared(module), **maps})
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from s2s.nn.attention import SelfAttention, attend, heads_of, merged
+from s2s.nn.attention import CrossAttention, SelfAttention, attend, heads_of, merged
 from s2s.nn.log_length import log_length
 from s2s.nn.slots import kept
 
@@ -89,7 +89,7 @@ class TransformerState:
             [B, K, H * d]
         """
         q = self.write(n, qkv, attention)
-        keys, values = self.cache[n, 0], self.cache[n, 1]
+        keys, values = self._kept(n, attention)
         y = self.attention(q, keys[:, :, : self.length], values[:, :, : self.length], self.seen)
         return merged(y).view(-1, self.rows, y.size(1) * y.size(3))
 
@@ -100,19 +100,24 @@ class TransformerState:
         q, k, v = attention.split(qkv.flatten(0, 1)[:, None], positions)
         if attention.log_length:
             q = log_length(q, 1 + self.positions.repeat_interleave(self.rows, 0)[:, :, None, None])
-        keys, values = self.cache[n, 0], self.cache[n, 1]
+        keys, values = self._kept(n, attention)
         if self.seen is None:
             keys[:, :, self.place], values[:, :, self.place] = k[:, :, 0], v[:, :, 0]
         else:
-            keys.scatter_(2, self.place, k.to(keys.dtype))
-            values.scatter_(2, self.place, v.to(values.dtype))
+            place = self.place[:, : k.size(1)]
+            keys.scatter_(2, place, k.to(keys.dtype))
+            values.scatter_(2, place, v.to(values.dtype))
         return q
 
-    def cross(self, n: int, query: Tensor, heads: int) -> Tensor:
-        """Cross-attention of layer n: query [B, K, H * d]. Returns [B, K, H * d]."""
-        q = heads_of(query, heads)
-        mask = self.mask.expand(-1, -1, q.size(2), -1)
-        return merged(self.attention(q, self.key_values[n, 0], self.key_values[n, 1], mask))
+    def _kept(self, n: int, attention: SelfAttention) -> tuple[Tensor, Tensor]:
+        """Keys and values of layer n in the cache, [R, G, L, d]; a layer may have fewer heads than others."""
+        return self.cache[n, 0, :, : attention.kv_heads], self.cache[n, 1, :, : attention.kv_heads]
+
+    def cross(self, n: int, query: Tensor, attention: CrossAttention) -> Tensor:
+        """Cross-attention of layer n: query [B, K, H * d]; attention: the layer's module. Returns [B, K, H * d]."""
+        q = heads_of(query, attention.heads)
+        key_values, mask = attention.seen(self.key_values[n], self.mask)
+        return merged(self.attention(q, key_values[0], key_values[1], mask.expand(-1, -1, q.size(2), -1)))
 
     def advance(self) -> None:
         """End a step."""
@@ -194,7 +199,7 @@ class BlockState(TransformerState):
     def attend(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
         """TransformerState.attend at T positions: qkv [B, T, (H + 2G) * d]. Returns [B, T, H * d]."""
         q = self.write(n, qkv, attention)
-        keys, values = self.cache[n, 0], self.cache[n, 1]
+        keys, values = self._kept(n, attention)
         return merged(attend(q, keys[:, :, : self.length], values[:, :, : self.length], self.seen))
 
     def write(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
@@ -202,7 +207,7 @@ class BlockState(TransformerState):
         q, k, v = attention.split(qkv, self.places)
         if attention.log_length:
             q = log_length(q, 1 + self.places[:, None, :, None])
-        keys, values = self.cache[n, 0], self.cache[n, 1]
+        keys, values = self._kept(n, attention)
         place = self.places[:, None, :, None].expand(k.shape)
         keys.scatter_(2, place, k.to(keys.dtype))
         values.scatter_(2, place, v.to(values.dtype))

@@ -21,6 +21,13 @@ NEEDED = {
     ("output", "one_hot"): ["model.decoder.width=264", "model.tie_embeddings=none"],
     ("output", "adaptive"): ["model.tie_embeddings=none"],
     ("encoder", "deletion"): ["model.encoder.gate_layer=1"],
+    ("encoder", "super"): ["model.encoder.layer_counts=[1,2]", "model.encoder.ffn_widths=[8,32]"],
+    ("decoder", "super"): [
+        "model.decoder.layer_counts=[1,2]",
+        "model.decoder.ffn_widths=[8,32]",
+        "model.bridge=last",
+        "model.decoder.memories=[1,2]",
+    ],
 }  # options without which a part cannot be tried: {("frontend", "x"): ["model.frontend.y=1"]}
 SIZE = [f"model.{side}.{key}" for side in ("encoder", "decoder")
         for key in ("layers=2", "width=16", "heads=2", "ffn_width=32")]  # fmt: skip
@@ -77,6 +84,7 @@ REFUSED |= {
     ("encoder", "dynamic_depth", "unpad"): "unknown key 'model.encoder.unpad'",
     ("encoder", "dynamic_depth", "post"): "model.encoder=dynamic_depth has pre only",
     ("decoder", "groups", "auxiliary"): "model.decoder=groups fuses its layers",
+    ("decoder", "super", "auxiliary"): "model.decoder=super samples its depth",
     ("layer", "conformer", "packed"): "examples of a packed row would see each other",
     ("layer", "e_branchformer", "packed"): "examples of a packed row would see each other",
     ("layer", "conformer", "post"): "model.encoder.layer=conformer has pre only",

@@ -78,9 +78,12 @@ NAMES = [
 ]
 OTHERS = ("one_hot", "lobef_ncf", "lobef_wsf", "define", "manta", "trigram_hash", "context", "conv_pool", "byte_conv")
 SOME = [(name, layer, bridge) for name in OTHERS for layer, bridge in (("transformer", "top"), ("conformer", "linear"))]
+SOME.append(("gbst", "transformer", "last"))
 
 
-@pytest.mark.parametrize(("frontend", "layer", "bridge"), [*itertools.product(*NAMES), *SOME])
+@pytest.mark.parametrize(
+    ("frontend", "layer", "bridge"), [*itertools.product(*NAMES), *SOME, ("gbst", "transformer", "last")]
+)
 def test_parts_go_together(frontend, layer, bridge):
     check(model_of(f"frontend={frontend}", f"encoder.layer={layer}", f"bridge={bridge}"))
 
@@ -175,7 +178,7 @@ def test_examples_of_a_packed_row_do_not_see_each_other(kind, name):
 
 WRITING = {**{f"decoder={name}": words for name, words in DECODERS.items()},
            **{f"decoder={name}": [*DECODERS["transformer"], f"decoder={name}"]
-              for name in ("groups", "some_cross", "convolutional", "prefix", "nested")},
+              for name in ("groups", "some_cross", "convolutional", "prefix", "nested", "super")},
            **{f"output={name}": [*DECODERS["transformer"], f"output={name}", "tie_embeddings=none"]
               for name in ("copy", "surface_fusion", "adaptive")}}  # fmt: skip
 

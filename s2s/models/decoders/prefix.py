@@ -102,9 +102,9 @@ class PrefixState(TransformerState):
         seen = torch.cat([self.mask.repeat_interleave(self.rows, 0), own], dim=3)
         return merged(attend(q, keys, values, seen)).view(-1, self.rows, qkv.size(2) - sum(attention.sizes[1:]))
 
-    def cross(self, n: int, query: Tensor, heads: int) -> Tensor:
+    def cross(self, n: int, query: Tensor, attention) -> Tensor:
         """As TransformerState.cross, for the partial attention."""
-        q = query.unflatten(-1, (heads, -1)).transpose(1, 2)
+        q = query.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
         mask = self.mask.expand(-1, -1, q.size(2), -1)
         return merged(attend(q, self.key_values[n, 2], self.key_values[n, 3], mask))
 

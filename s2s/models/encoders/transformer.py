@@ -58,7 +58,7 @@ class TransformerEncoder(LayeredEncoder):
         super().__init__()
         check_heads("model.encoder", config, shared.positions)
         self.config, self.width = config, config.width
-        self.layers = layers_of(config, shared)
+        self.layers = self._layers(config, shared)
         self.unpads = all(getattr(layer, "unpads", False) for layer in self.layers)
         if config.unpad_attention and config.unpad is False:
             raise UserError("model.encoder.unpad_attention=true: includes unpad; leave model.encoder.unpad=false out")
@@ -69,6 +69,10 @@ class TransformerEncoder(LayeredEncoder):
         self.segmented = all(getattr(layer, "segmented", False) for layer in self.layers)
         self.needed: tuple[int, ...] = ()
         self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
+
+    def _layers(self, config: EncoderConfig, shared: Shared) -> nn.ModuleList:
+        """The layers."""
+        return layers_of(config, shared)
 
     def forward(self, source: States) -> Memory:
         """The Memory of a source: the states of the layers in `needed` and of the top, each [B, S, D]. States at
