@@ -247,13 +247,13 @@ class Times:
     @torch.inference_mode()
     def _layer(self, side: str, *sizes: int) -> float:
         """Seconds of a layer of these sizes, over a sentence."""
-        if (side, *sizes) not in self.table:
+        if (key := (side, *sizes)) not in self.table:
             layer = light(stacks(self.model)[side].layers[0])
             layer.use(*sizes, *layer.whole[len(sizes) :])
             layer = prepacked(cut(layer), "fp32")
             run = self._encoding(layer) if side == "encoder" else self._decoding(layer)
-            self.table[side, *sizes] = median(run, self.repeats)
-        return self.table[side, *sizes]
+            self.table[key] = median(run, self.repeats)
+        return self.table[key]
 
     def _encoding(self, layer) -> Callable[[], Any]:
         x = torch.randn(1, self.length, self.model.encoder.width)

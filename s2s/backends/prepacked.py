@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from s2s.errors import UserError
-from s2s.models.claims import ours
+from s2s.models.claims import is_linear, ours
 from s2s.nn.feedforward import FeedForward
 
 # Which kernel is faster was measured by shape and rows (AVX512-VNNI, one and two threads); these rules are as good as a
@@ -72,7 +72,7 @@ def prepacked(model: nn.Module, dtype: str, linear: Callable[..., nn.Module] | N
         for module in holder.children():
             if type(module) is FeedForward and module.activation == "relu":
                 memo[id(module)] = nn.Sequential(linear(module.inner, relu=True), linear(module.outer))
-            elif type(module) is nn.Linear and (ours(holder) or holder is model) and id(module) not in memo:
+            elif is_linear(module) and (ours(holder) or holder is model) and id(module) not in memo:
                 memo[id(module)] = linear(module)
     return copy.deepcopy(model, memo)
 

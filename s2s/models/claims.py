@@ -59,6 +59,11 @@ def lacks_blocks(model: nn.Module) -> str | None:
     return None
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear map, or stands for one."""
+    return nn.Linear in (type(module), type(module).__dict__.get("stands_for"))
+
+
 def ours(module: nn.Module) -> bool:
     """Whether prepacked linear maps can replace those of a module, because it does nothing with them but call them.
     This holds for modules of this toolkit, and for classes with `packs = True` in their body."""

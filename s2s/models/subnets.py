@@ -71,5 +71,9 @@ def chosen(model: EncoderDecoder, choices: dict[str, dict]) -> EncoderDecoder:
 
 
 def smallest(model: EncoderDecoder) -> str:
-    """The smallest part of a model with nested layers, for `subnet`."""
-    return ",".join(f"{min(layer.sizes):g}" for layer in nested_layers(model)) or "0"
+    """The smallest part of a model with nested layers, for `subnet`. Raises UserError: it has none."""
+    layers = nested_layers(model)
+    if not layers:
+        raise UserError("decode.speculative=self: the model has no nested layers, as those of model=matformer_tiny; "
+                        "decode.draft_subnet names a part of another model")  # fmt: skip
+    return ",".join(f"{min(layer.sizes):g}" for layer in layers)

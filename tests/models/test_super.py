@@ -198,12 +198,16 @@ def test_a_file_chooses_the_subnet_of_a_search(tmp_path):
     file.write_text(str(CHOICE).replace("'", ""))
     torch.testing.assert_close(logits(subnet(model, str(file))), logits(chosen(model, CHOICE)))
     sources = [[4, 5, 6, 7], [8, 9], [6] * 7]
-    for options in ({"beam_size": 3}, {"beam_size": 1, "speculative": "input"}):
-        config = DecodeConfig(subnet=str(file), backend="eager", **options)
-        pairs = (model, config), (chosen(model, CHOICE), DecodeConfig(**options))
-        found, expected = ([one.ids for (one, *_) in Generator([each], some, sides).generate(sources)]
-                           for each, some in pairs)  # fmt: skip
-        assert found == expected
+    greedy, part = {"beam_size": 1, "backend": "eager"}, chosen(model, CHOICE)
+    for options, expected in (
+        ({"subnet": str(file), "beam_size": 3}, (part, DecodeConfig(beam_size=3))),
+        ({"subnet": str(file), "speculative": "input", **greedy}, (part, DecodeConfig(**greedy))),
+        ({"draft_subnet": str(file), "speculative": "self", **greedy}, (model, DecodeConfig(**greedy))),
+    ):
+        pairs = (model, DecodeConfig(**options)), expected
+        found, wanted = ([one.ids for (one, *_) in Generator([each], some, sides).generate(sources)]
+                         for each, some in pairs)  # fmt: skip
+        assert found == wanted
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -100,6 +100,17 @@ def test_widths_belong_to_the_seed_and_the_update():
     assert all(75 < first.count(width) < 125 for width in (2, 4, 8, 16))
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu", "swiglu"])
+def test_the_whole_is_prepared_as_a_plain_model(activation):
+    """Its maps have kernels, or a type of their own."""
+    nested = model_of(*NESTED, f"activation={activation}")
+    plain = model_of(f"activation={activation}")
+    plain.load_state_dict(nested.state_dict())
+    with torch.no_grad():
+        for how in (("fp32", "native"), ("int8", "native"), ("int8", "eager")):
+            assert torch.equal(logits(prepare(nested, *how)), logits(prepare(plain, *how)))
+
+
 def test_kernels_compute_a_slice_of_one_width():
     nested = model_of(*NESTED)
     assert is_native(prepare(nested, "fp32", "native"))
@@ -146,8 +157,10 @@ def test_a_slice_that_there_is_not_is_an_error(which, message):
 
 
 def test_a_model_without_nested_layers_has_no_slices():
-    with pytest.raises(UserError, match=r"decode\.subnet=0\.5: the model has no nested layers"):
+    with pytest.raises(UserError, match=r"decode\.subnet=0\.5: the model has no parts"):
         subnet(model_of(), "0.5")
+    with pytest.raises(UserError, match=r"decode\.speculative=self: the model has no nested layers"):
+        Generator([model_of()], DecodeConfig(beam_size=1, speculative="self"), sides)
 
 
 @pytest.mark.parametrize(("widths", "message"), [("[0.5]", "must have 1"), ("[0.01,1]", "0.01 of ffn_width=16 is")])
