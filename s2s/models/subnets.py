@@ -5,9 +5,9 @@ from pathlib import Path
 from s2s.config.documents import read_yaml
 from s2s.errors import UserError
 from s2s.models.encoder_decoder import EncoderDecoder
-from s2s.models.super_stack import SuperStack
 from s2s.nn.elastic import cut, light
 from s2s.nn.nested import nested_layers
+from s2s.nn.super_stack import SuperStack
 
 SHAPE = {"layers": int, ...: [int]}
 SIDES = {"encoder?": SHAPE, "decoder?": SHAPE}
@@ -19,7 +19,7 @@ def subnet(model: EncoderDecoder, which: str, option: str = "decode.subnet") -> 
     Args:
         model: A model with nested layers, or a super-transformer.
         which: The width of the feed-forward blocks, as a fraction; or one for each nested layer, with commas between.
-            For a super-transformer: a YAML file that has a choice (s2s/models/super_stack.py) for each side.
+            For a super-transformer: a YAML file that has a choice (s2s/nn/super_stack.py) for each side.
         option: Where `which` comes from, for errors.
 
     Raises:

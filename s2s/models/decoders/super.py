@@ -9,7 +9,7 @@ Each layer attends to the last encoder layers, as many as are sampled of `memori
 Use: `model.decoder=super model.decoder.ffn_widths=[512,1024,2048] model.decoder.memories=[1,2,3]
 model.bridge=last model.bridge.layers=3`
 
-Left out: see s2s/models/super_stack.py. Uncertain: nothing.
+Left out: see s2s/nn/super_stack.py. Uncertain: nothing.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from s2s.errors import UserError
 from s2s.models.contract import Shared
 from s2s.models.decoders.transformer import TransformerDecoder
 from s2s.models.stack import DecoderConfig
-from s2s.models.super_stack import SuperConfig, SuperStack, super_layers
 from s2s.nn.embedding import Embedding
+from s2s.nn.super_stack import SuperConfig, SuperStack, super_layers
 
 
 @dataclasses.dataclass

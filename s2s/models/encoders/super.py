@@ -7,7 +7,7 @@ A Transformer encoder whose sub-networks have the first n layers, and of each la
 
 Use: `model.encoder=super model.encoder.layer_counts=[3,4,6] model.encoder.ffn_widths=[512,1024,2048]`
 
-Left out: see s2s/models/super_stack.py. Uncertain: nothing.
+Left out: see s2s/nn/super_stack.py. Uncertain: nothing.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from s2s.config.schema import option
 from s2s.errors import UserError
 from s2s.models.contract import Shared
 from s2s.models.encoders.transformer import EncoderConfig, TransformerEncoder
-from s2s.models.super_stack import SuperConfig, SuperStack, super_layers
+from s2s.nn.super_stack import SuperConfig, SuperStack, super_layers
 
 
 @dataclasses.dataclass
