@@ -74,6 +74,8 @@ class SuperStack(nn.Module):
             said = f"model.{self.side}.{name}={given}"
             if given and max(given) > most:
                 raise UserError(f"{said}: the whole model has {most}")
+            if given and max(given) < most and not config.each_layer:
+                raise UserError(f"{said}: must have {most}, too; validation uses the whole model")
             if "head" in name and any(heads % group for heads in given):
                 raise UserError(f"{said}: {group} heads share keys and values, so they must be multiples of {group}")
             if config.each_layer and len(given) not in (0, depth if name in largest else 0):

@@ -21,13 +21,8 @@ NEEDED = {
     ("output", "one_hot"): ["model.decoder.width=264", "model.tie_embeddings=none"],
     ("output", "adaptive"): ["model.tie_embeddings=none"],
     ("encoder", "deletion"): ["model.encoder.gate_layer=1"],
-    ("encoder", "super"): ["model.encoder.layer_counts=[1,2]", "model.encoder.ffn_widths=[8,32]"],
-    ("decoder", "super"): [
-        "model.decoder.layer_counts=[1,2]",
-        "model.decoder.ffn_widths=[8,32]",
-        "model.bridge=last",
-        "model.decoder.memories=[1,2]",
-    ],
+    ("encoder", "super"): ["model.encoder.layer_counts=[1,2]"],
+    ("decoder", "super"): ["model.decoder.layer_counts=[1,2]", "model.bridge=last", "model.decoder.memories=[1,2]"],
 }  # options without which a part cannot be tried: {("frontend", "x"): ["model.frontend.y=1"]}
 SIZE = [f"model.{side}.{key}" for side in ("encoder", "decoder")
         for key in ("layers=2", "width=16", "heads=2", "ffn_width=32")]  # fmt: skip

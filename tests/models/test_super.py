@@ -223,6 +223,7 @@ def test_a_subnet_that_there_is_not_is_an_error(change, message):
 
 @pytest.mark.parametrize(("words", "message"), [
     (["encoder.ffn_widths=[4,16]"], "model.encoder.ffn_widths=.*: the whole model has 12"),
+    (["decoder.layer_counts=[1,2]"], "model.decoder.layer_counts=.*: must have 3, too"),
     (["encoder.kv_heads=2", "encoder.head_counts=[1,4]"], "must be multiples of 2"),
     (["encoder.layer_counts=[1,3]"], "model.encoder.layer_counts: 1 layers, and the bridge needs more"),
     (["decoder.memories=[1,2,3]"], "sees up to 3 encoder layers; model.bridge=last model.bridge.layers=3"),
