@@ -67,6 +67,7 @@ COMPONENTS = {
         "define": "s2s.models.frontends.define:DefineFrontend",
         "manta": "s2s.models.frontends.manta:MantaFrontend",
         "trigram_hash": "s2s.models.frontends.trigram_hash:TrigramHashFrontend",
+        "word_pool": "s2s.models.frontends.word_pool:WordPoolFrontend",
         "context": "s2s.models.frontends.context:ContextFrontend",
         "conv_pool": "s2s.models.frontends.conv_pool:ConvPoolFrontend",
         "byte_conv": "s2s.models.frontends.byte_conv:ByteConvFrontend",
@@ -106,6 +107,7 @@ COMPONENTS = {
         "prefix": "s2s.models.decoders.prefix:PrefixDecoder",
         "nested": "s2s.models.decoders.nested:NestedDecoder",
         "super": "s2s.models.decoders.super:SuperDecoder",
+        "word_byte": "s2s.models.decoders.word_byte:WordByteDecoder",
     },
     "embedding": {
         "table": "s2s.models.embeddings.table:table",

@@ -10,17 +10,18 @@ from s2s.models.frontends.subsampling import SubsamplingConfig
 def text_spec(source: int, target: int | None = None, shared: bool = False) -> Spec:
     """Text to text, with vocabularies of these sizes, of which symbol 4 begins words; without `target` both sides share
     one."""
-    return Spec((TokenSource(source, (4,)),), source if target is None else target, shared or target is None)
+    size = source if target is None else target
+    return Spec((TokenSource(source, (4,)),), size, shared or target is None, target_starts=(4,))
 
 
 def speech_spec(features: int, target: int) -> Spec:
     """Recordings to text."""
-    return Spec((FeatureSource(features),), target)
+    return Spec((FeatureSource(features),), target, target_starts=(4,))
 
 
 def target_spec(size: int) -> Spec:
     """Text alone."""
-    return Spec((), size)
+    return Spec((), size, target_starts=(4,))
 
 
 def criterion_of(*terms) -> Criterion:

@@ -44,6 +44,7 @@ class Spec:
         alike: Whether all sources have the same vocabulary.
         positions: Whether the target's symbols are positions of the source, from the fifth on.
         same: For each symbol of the first source, the target's symbol of the same spelling, or UNK; None: unknown.
+        target_starts: Ids of the target's symbols that begin a word, as in TokenSource.
     """
 
     sources: tuple[SourceSpec, ...]
@@ -53,6 +54,7 @@ class Spec:
     alike: bool = False
     positions: bool = False
     same: tuple[int, ...] | None = None
+    target_starts: tuple[int, ...] = ()
 
 
 # Kinds of sources -> their description for messages, and a model that reads them.

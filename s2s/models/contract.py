@@ -39,6 +39,7 @@ class Shared:
         activation_dropout: Dropout probability inside the feed-forward blocks.
         tags: Number of values of each tag of the examples, by the tag's name.
         log_length_scale: Whether attention logits are multiplied by the logarithm of the number of keys.
+        target_starts: Ids of the target's symbols that begin a word, as in Spec.
     """
 
     norm: str = "pre"
@@ -51,6 +52,7 @@ class Shared:
     activation_dropout: float = 0.0
     tags: "TagSizes" = dataclasses.field(default_factory=lambda: TagSizes())
     log_length_scale: bool = False
+    target_starts: tuple[int, ...] = ()
 
     def layer(self, stack) -> dict:
         """Arguments of a `Layer`; stack: a config with `width, heads, kv_heads, ffn_width`."""

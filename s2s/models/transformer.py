@@ -161,7 +161,8 @@ def shared_options(config, spec: Spec) -> Shared:
                if hasattr(config, field.name)}  # fmt: skip
     if options["embedding_dropout"] is None:
         options["embedding_dropout"] = config.dropout
-    return Shared(**options, tags=TagSizes({name: len(values) for name, values in spec.tags.items()}))
+    tags = TagSizes({name: len(values) for name, values in spec.tags.items()})
+    return Shared(**options, tags=tags, target_starts=spec.target_starts)
 
 
 def _tie(config: TransformerConfig, shared_vocabulary: bool, matrix: bool, target_matrix: bool) -> str:

@@ -60,7 +60,8 @@ class LanguageModelingTask(TextTask):
     @property
     def spec(self) -> Spec:
         """As TextTask.spec."""
-        return Spec((), len(self.target_tokenizer.vocabulary), tags=self.tag_values)
+        target = self.target_tokenizer
+        return Spec((), len(target.vocabulary), tags=self.tag_values, target_starts=target.word_starts())
 
     def encode(self, items: list) -> list[list[int]]:
         """An empty source for each item."""

@@ -123,7 +123,9 @@ class SpeechToTextTask(TextTask):
     @property
     def spec(self) -> Spec:
         """As in TextTask."""
-        return Spec((FeatureSource(self.features.bins),), len(self.target_tokenizer.vocabulary), tags=self.tag_values)
+        target = self.target_tokenizer
+        return Spec((FeatureSource(self.features.bins),), len(target.vocabulary), tags=self.tag_values,
+                    target_starts=target.word_starts())  # fmt: skip
 
     def encode(self, items: list[Entry | str]) -> list[np.ndarray]:
         """Normalised features of recordings, float32 [S, F] each.

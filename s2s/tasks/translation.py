@@ -106,7 +106,8 @@ class TranslationTask(TextTask):
         same = tuple(target.index(symbol) for symbol in source.symbols[len(SPECIALS) :])
         return Spec((TokenSource(len(source), self.source_tokenizer.word_starts()),), len(target),
                     self.shared_vocabulary, self.tag_values, same=(*range(len(SPECIALS)), *same),
-                    positions=isinstance(self.target_tokenizer, PositionTokenizer))  # fmt: skip
+                    positions=isinstance(self.target_tokenizer, PositionTokenizer),
+                    target_starts=self.target_tokenizer.word_starts())  # fmt: skip
 
     def encode(self, items: list[str]) -> list[list[int]]:
         """Source ids of raw lines, without EOS."""

@@ -80,6 +80,7 @@ REFUSED |= {
     ("encoder", "dynamic_depth", "post"): "model.encoder=dynamic_depth has pre only",
     ("decoder", "groups", "auxiliary"): "model.decoder=groups fuses its layers",
     ("decoder", "super", "auxiliary"): "model.decoder=super samples its depth",
+    ("decoder", "word_byte", "auxiliary"): "model.decoder=word_byte are of words",
     ("layer", "conformer", "packed"): "examples of a packed row would see each other",
     ("layer", "e_branchformer", "packed"): "examples of a packed row would see each other",
     ("layer", "conformer", "post"): "model.encoder.layer=conformer has pre only",

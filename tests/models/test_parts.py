@@ -76,7 +76,8 @@ NAMES = [
     ("transformer", "conformer", "e_branchformer", "average"),
     ("top", "mixture", "linear", "groups"),
 ]
-OTHERS = ("one_hot", "lobef_ncf", "lobef_wsf", "define", "manta", "trigram_hash", "context", "conv_pool", "byte_conv")
+OTHERS = ("one_hot", "lobef_ncf", "lobef_wsf", "define", "manta", "trigram_hash", "context", "conv_pool", "byte_conv",
+          "word_pool")  # fmt: skip
 SOME = [(name, layer, bridge) for name in OTHERS for layer, bridge in (("transformer", "top"), ("conformer", "linear"))]
 SOME.append(("gbst", "transformer", "last"))
 
@@ -132,6 +133,8 @@ ENCODERS["none"] = ["encoder=none", "encoder.width=16"]
 DECODERS["prefix"] = ["decoder=prefix", *DECODERS["transformer"], "decoder.target_positions=separate"]
 DECODERS["palm"] = [*DECODERS["prefix"], "decoder.partial_attention=true", "decoder.segments=true",
                     "decoder.kv_heads=1"]  # fmt: skip
+DECODERS["word_byte"] = ["decoder=word_byte", *DECODERS["transformer"], "decoder.symbol_width=8",
+                         "decoder.symbol_heads=2", "decoder.longest_word=3"]  # fmt: skip
 DECODERS["causal"] = [*DECODERS["prefix"], "decoder.mask=causal"]
 PAIRS = [("none", "prefix"), ("none", "palm"), ("none", "causal"), ("lstm", "fconv"),
          ("dynamic_convolution", "gru"), ("fconv", "dynamic_convolution"),
