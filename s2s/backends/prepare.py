@@ -7,6 +7,7 @@ import torch
 
 from s2s.backends.native import NativeState, native
 from s2s.backends.prepacked import check, prepacked
+from s2s.device import half
 from s2s.errors import UserError
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.subnets import subnet
@@ -26,11 +27,12 @@ def prepare(model: EncoderDecoder, dtype: str, backend: str, part: str | None = 
         UserError: the device does not support this type, or the backend does not support this model on this machine,
             or the model has no such part.
     """
-    device = next(model.parameters()).device.type
-    check(dtype, device)
+    device = next(model.parameters()).device
+    dtype = half(device) if dtype == "auto" else dtype
+    check(dtype, device.type)
     if part is not None:
         model = subnet(model, part)
-    if backend == "native" or (backend == "auto" and device == "cpu"):
+    if backend == "native" or (backend == "auto" and device.type == "cpu"):
         try:
             return native(model, dtype)
         except Unavailable as reason:

@@ -48,6 +48,13 @@ class Run:
         return self.model.decode(self.memory, self.batch.decoder_input, self.batch.target_packing)
 
     @functools.cached_property
+    def host_lengths(self) -> tuple[list[int], list[int]]:
+        """Lengths of the memory and of the targets, [B] each, for kernels that read them on the host. All terms share
+        one copy, for which the host waits."""
+        memory, target = torch.stack([self.memory.lengths, self.batch.target_lengths]).tolist()
+        return memory, target
+
+    @functools.cached_property
     def positions(self) -> Tensor:
         """The indices of the P target tokens in the flattened `batch.target`, int64 [P].
 

@@ -11,6 +11,9 @@ from s2s.decoding.config import DecodeConfig
 
 # Most hypotheses end long before the maximum length, and their memory is allocated as they grow.
 TARGETS = 8
+# Defaults of `decode.batch_tokens`. A small model on a CPU gains nothing from more; a GPU needs hundreds of rows to be
+# busy, and a big Transformer in bf16 then takes about 6 GB for the longest hypotheses.
+BATCH_TOKENS = {"cpu": 6000, "cuda": 32000}
 
 
 def room(config: DecodeConfig, source: int | np.ndarray, target: int | np.ndarray):

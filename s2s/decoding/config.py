@@ -195,10 +195,11 @@ class DecodeConfig:
         "minimum Bayes risk: output the hypothesis of the n_best most similar to all, by sentence chrF or BLEU",
         ("none", "chrf", "bleu"),
     )
-    batch_tokens: int = option(
-        6000,
+    batch_tokens: int | None = option(
+        None,
         "memory budget: sentences decoded together x hypotheses per sentence x their longest source (EOS included), "
-        "and 8 times as much for the maximum length of targets; one sentence always fits",
+        "and 8 times as much for the maximum length of targets; one sentence always fits. null: 6000 on a CPU, 32000 "
+        "on a GPU",
         at_least=1,
         at_most=10**9,
     )
@@ -243,9 +244,10 @@ class DecodeConfig:
         at_most=10**6,
     )
     dtype: str = option(
-        "fp32",
-        "type of the weights: fp32; on a CPU int8 (fastest) or bf16 (with AVX512-BF16 or AMX); on a GPU bf16 or fp16",
-        ("fp32", "bf16", "fp16", "int8"),
+        "auto",
+        "type of the weights: fp32; on a CPU int8 (fastest) or bf16 (with AVX512-BF16 or AMX); on a GPU bf16 or fp16. "
+        "auto: fp32 on a CPU; on a GPU bf16, or fp16 where it has no bf16",
+        ("auto", "fp32", "bf16", "fp16", "int8"),
     )
     shortlist: str | None = option(
         None,

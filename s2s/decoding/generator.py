@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from s2s.backends.prepare import prepare
-from s2s.decoding.budget import plan
+from s2s.decoding.budget import BATCH_TOKENS, plan
 from s2s.decoding.component import Chosen, check, chosen
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.finishing import Finishing, forced
@@ -68,6 +68,8 @@ class Generator:
                  pack: Callable[[nn.Module, str, str, str | None], nn.Module] = prepare,
                  tick: Callable[[], None] | None = None, tally: Counter | None = None):  # fmt: skip
         loaded = dict(loaded or {})
+        if config.batch_tokens is None:
+            config = replace(config, batch_tokens=BATCH_TOKENS[next(models[0].parameters()).device.type])
         self.config, self.sides, self.alignment, self.timestamps = config, sides, alignment, timestamps
         self.given = {"alignment": "alignment=true"} if alignment else {}
         if loaded.get("draft"):

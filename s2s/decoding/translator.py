@@ -33,7 +33,7 @@ from s2s.tasks.tags import Tags
 def load(
     checkpoint: str | Path | list[str | Path],
     device: str = "auto",
-    dtype: str = "fp32",
+    dtype: str = "auto",
     draft: str | Path | None = None,
     backend: str = "auto",
 ) -> "Translator":
@@ -77,7 +77,7 @@ class Translator:
         backend: Default of `decode.backend` for calls.
     """
 
-    def __init__(self, models: list[nn.Module], task, dtype: str = "fp32", draft: nn.Module | None = None,
+    def __init__(self, models: list[nn.Module], task, dtype: str = "auto", draft: nn.Module | None = None,
                  backend: str = "auto"):  # fmt: skip
         self.models, self.task, self.draft = models, task, draft
         self.defaults = {"dtype": dtype, "backend": backend}

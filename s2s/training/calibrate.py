@@ -1,7 +1,9 @@
 """Finds `data.batch_tokens` before training starts, by real updates in a temporary trainer.
 
-On a GPU, the result is the largest budget whose updates fit into memory, less some headroom. On a CPU, where memory is
-rarely the limit, it is the budget with the best throughput. Budgets are tried on the first window of each stage.
+The result is the budget with the best throughput: a larger one must be clearly faster. On a GPU, it is also at most the
+largest budget whose updates fit into memory, less some headroom. No budget makes fewer than EPOCH_UPDATES updates an
+epoch, since a model learns by updates: with ample memory, most of a small corpus would fit into one. Budgets are tried
+on the first window of each stage.
 """
 
 import dataclasses
@@ -24,7 +26,8 @@ from s2s.training.trainer import Trainer
 TOLERANCE = 0.05  # the result may be below the largest budget by this share
 HEAD_ROOM_PERCENT = 10  # of the largest budget: later windows may need more, and memory fragments in a long run
 GAIN = 0.03  # minimum gain in throughput: less is noise, and smaller batches make more updates per epoch
-LADDER = tuple(512 << i for i in range(8))  # 512 ... 65,536 tokens
+LADDER = {"cpu": tuple(512 << i for i in range(8)), "cuda": tuple(512 << i for i in range(10))}  # tokens
+EPOCH_UPDATES = 50  # minimum number of updates of an epoch, unless the smallest budget of the ladder makes fewer
 TIMED_BATCHES = 8  # batches timed for each budget, spread over its plan
 TIMED_SECONDS = 2.0  # minimum time for each budget
 
@@ -33,7 +36,7 @@ def calibrate(config, task, dataset: Dataset, model: torch.nn.Module, report: Ca
     """Find the best `data.batch_tokens`, in units of `data.cost`.
 
     Args:
-        config: The resolved train config. On a GPU its data.batch_tokens is tried first.
+        config: The resolved train config.
         task: The task.
         dataset: The training examples.
         model: A model for the trials, on its device. Neither it nor the random state may be used afterwards.
@@ -45,13 +48,15 @@ def calibrate(config, task, dataset: Dataset, model: torch.nn.Module, report: Ca
     """
     tries = Tries(config, task, dataset, model, report)
     tries.longest_alone()
+    ladder = tries.ladder
     if tries.trainer.device.type == "cuda":
-        largest = largest_that_fits(tries.fits, config.data.batch_tokens, tries.ceiling)
-        budget, why = head_room(largest), f"{largest} fits, less {HEAD_ROOM_PERCENT}% of headroom"
-    else:
-        budget, why = fastest(tries.speed, tries.ladder), f"no other budget tried is more than {GAIN:.0%} faster"
-        if budget is None:
-            raise Failure(f"train.calibrate: data.batch_tokens={tries.ladder[0]} does not fit into memory")
+        largest = head_room(largest_that_fits(tries.fits, ladder[0], -(-100 * ladder[-1] // (100 - HEAD_ROOM_PERCENT))))
+        ladder = [*(budget for budget in ladder if budget < largest), min(largest, ladder[-1])]
+    budget, why = fastest(tries.speed, ladder), f"no other budget tried is more than {GAIN:.0%} faster"
+    if budget is None:
+        raise Failure(f"train.calibrate: data.batch_tokens={ladder[0]} does not fit into memory")
+    if budget == ladder[-1]:
+        why = tries.limit if ladder == tries.ladder else f"more does not fit with {HEAD_ROOM_PERCENT}% of headroom"
     report(f"calibrate | data.batch_tokens={budget}: {why}")
     del tries
     free()
@@ -153,6 +158,7 @@ class Tries:
     Attributes:
         ceiling: A budget above which batches do not grow.
         ladder: Budgets to compare, in rising order, which correspond to the numbers of tokens in LADDER.
+        limit: Why there is no larger one, for the report.
         company: Number of batches for an update that needs as much memory as any.
     """
 
@@ -167,7 +173,8 @@ class Tries:
         self.trainer.interval, self.trainer.may_split = Interval(), False
         # If gradients are accumulated, those of the first batch are in memory while the second is computed.
         self.company = min(2, config.train.accumulate)
-        self._lengths: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._lengths: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # first epoch of a stage -> of its first window
+        self._counts: dict[int, int] = {}  # the same -> windows of the epoch
         windows = list(self._windows(self.data.batch_tokens))
         if not any(len(window.examples) for window, *_ in windows):
             raise UserError("data.max_length leaves out every training pair")
@@ -177,7 +184,15 @@ class Tries:
             sentences = min(sentences, self.data.batch_sentences or sentences)
         self.ceiling = math.ceil(sentences * batch_cost(self.data, source.max(), target.max()))
         token = batch_cost(self.data, source, target).sum() / np.maximum(source, target).sum()
-        self.ladder = sorted({min(self.ceiling, max(1, round(tokens * token))) for tokens in LADDER})
+        rungs = [max(1, round(tokens * token)) for tokens in LADDER[self.trainer.device.type]]
+        updates = config.distributed.processes * config.train.accumulate * EPOCH_UPDATES
+        # With this budget, an epoch of any stage has EPOCH_UPDATES updates.
+        most = min(self._counts[epoch] * batch_cost(self.data, *sides).sum() / updates
+                   for epoch, sides in self._lengths.items())  # fmt: skip
+        self.ladder = sorted({min(self.ceiling, rung) for rung in rungs if rung <= max(most, rungs[0])})
+        self.limit = f"a larger one would make fewer than {EPOCH_UPDATES} updates an epoch"
+        if self.ladder[-1] in (self.ceiling, rungs[-1]):
+            self.limit = "no larger one was tried"
 
     def longest_alone(self) -> None:
         """Try the longest pairs, each by itself: no budget makes a smaller batch. The first update also allocates the
@@ -234,6 +249,7 @@ class Tries:
             window = iterator.current
             if iterator.epoch not in self._lengths:  # they do not depend on the budget
                 self._lengths[iterator.epoch] = _lengths(self.dataset, window.examples)
+                self._counts[iterator.epoch] = iterator.windows
             draw = Draw(iterator.stage(iterator.epoch), self.config.seed, iterator.epoch)
             yield window, draw, self._lengths[iterator.epoch]
 

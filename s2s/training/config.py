@@ -16,9 +16,7 @@ class TrainConfig:
 
     max_updates: int = option(100_000, "stop after this many updates", at_least=1)
     max_epochs: int | None = option(None, "stop after this many epochs; null: no limit", at_least=1)
-    calibrate: bool = option(
-        False, "find data.batch_tokens first: the largest that fits on a GPU, the fastest on a CPU; needs minutes"
-    )
+    calibrate: bool = option(False, "find data.batch_tokens first: the fastest that fits into memory; needs minutes")
     init: InitConfig = option(InitConfig, "checkpoints that supply the initial weights")
     freeze: list[str] = option([], "parameters to freeze: embeddings, encoder, decoder, or patterns of parameter names")
     stages: list[TrainStageConfig] = option(
@@ -36,7 +34,10 @@ class TrainConfig:
         False, "recompute each layer in the backward pass: less memory, a quarter to a third more work"
     )
     compile: bool = option(False, "compile the layers, which takes a minute or so; on a CPU it needs a C++ compiler")
-    precision: str = option("auto", "auto: bf16 on a GPU, fp32 on a CPU", ("auto", "fp32", "bf16"))
+    precision: str = option("auto", "auto: bf16 on a GPU that has it, else fp32", ("auto", "fp32", "bf16"))
+    deterministic: bool = option(
+        False, "on a GPU too, the same command gives the same bits; slower; on a CPU they are the same anyway"
+    )
     ema: float = option(0.0, "decay of a moving average of the weights, used in validation and decoding; 0: none",
                         at_least=0, below=1)  # fmt: skip
     valid_updates: int = option(1000, "updates between validations; the last update is always validated", at_least=1)

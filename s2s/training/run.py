@@ -19,7 +19,7 @@ from s2s.criterions import former as criterions_former
 from s2s.data.iterator import BatchIterator
 from s2s.data.store import Stores
 from s2s.data.target_transforms import current
-from s2s.device import choose_device
+from s2s.device import choose_device, deterministic
 from s2s.errors import Failure, UserError
 from s2s.models.parts import counts
 from s2s.registry import find
@@ -53,7 +53,10 @@ def train(config) -> int | None:
         UserError: options are missing or invalid, or the store or the run's folder does not fit.
         Failure: training failed.
     """
-    with distributed.ranks(config.device, config.distributed.timeout) as ranks:
+    with (
+        deterministic(config.train.deterministic),  # first: it holds from the first kernel on
+        distributed.ranks(config.device, config.distributed.timeout) as ranks,
+    ):
         return _train(config, ranks)
 
 

@@ -24,7 +24,7 @@ from s2s.config.documents import to_json
 from s2s.criterions.criterion import TOKENS
 from s2s.data.batch import Batch, Counts
 from s2s.data.iterator import BatchIterator
-from s2s.device import out_of_memory
+from s2s.device import half, out_of_memory
 from s2s.errors import Failure
 from s2s.nn.elastic import choose_parts, elastic_modules
 from s2s.training import checkpoints
@@ -68,8 +68,8 @@ class Trainer:
         self.ranks = ranks or Ranks()
         self.run, self.options = Path(config.run), config.train
         sharded = config.distributed.strategy == "fsdp" and self.ranks.size > 1
-        kind = self.ranks.device_type if sharded else next(model.parameters()).device.type
-        bf16 = self.options.precision == "bf16" or (self.options.precision == "auto" and kind == "cuda")
+        device = torch.device(self.ranks.device_type) if sharded else next(model.parameters()).device
+        bf16 = self.options.precision == "bf16" or (self.options.precision == "auto" and half(device) == "bf16")
         self.precision = "bf16" if bf16 else "fp32"
         self.shards = Shards(model, criterion, self.ranks, bf16, self._any_batch) if sharded else None
         self.device = next(model.parameters()).device

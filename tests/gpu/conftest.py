@@ -60,22 +60,28 @@ class Runs(Golden):
             self.train(name, run, "cpu")
         return run
 
+    def words(self, name: str, run: Path, *options: str) -> list[str]:
+        """The options of a training."""
+        store, words = TRAININGS[name]
+        return merged([f"store={self.store(store)}", f"run={run}", *self._placed(words), *FEW, "train.precision=fp32",
+                       *(word for word in words if word in KEPT), *options])  # fmt: skip
+
     def train(self, name: str, run: Path, device: str, *options: str):
         """Train a run on a device; returns what `inside.command` does."""
-        store, words = TRAININGS[name]
-        words = [f"store={self.store(store)}", f"run={run}", *self._placed(words), *FEW, "train.precision=fp32",
-                 *(word for word in words if word in KEPT), *options]  # fmt: skip
-        ended = self.child("command", "train", device, *merged(words))
+        ended = self.child("command", "train", device, *self.words(name, run, *options))
         assert ended.code == 0, ended.error[-3000:]
         return ended
 
-    def generate(self, words: list[str], output: Path, device: str, *options: str):
-        """Decode on a device; returns what `inside.command` does."""
+    def placed(self, words: list[str]) -> list[str]:
+        """Words with the stores and runs that they name, made."""
         for run in TRAININGS:
             if f"checkpoint={{folder}}/{run}" in words:
                 self.run(run)
-        words = merged([*self._placed(words), f"output={output}", *options])
-        ended = self.child("command", "generate", device, *words)
+        return self._placed(words)
+
+    def generate(self, words: list[str], output: Path, device: str, *options: str):
+        """Decode on a device; returns what `inside.command` does."""
+        ended = self.child("command", "generate", device, *merged([*self.placed(words), f"output={output}", *options]))
         assert ended.code == 0, ended.error[-3000:]
         return ended
 

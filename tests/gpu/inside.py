@@ -8,6 +8,7 @@ import collections
 import contextlib
 import copy
 import importlib
+import os
 import sys
 from unittest import mock
 
@@ -69,6 +70,54 @@ class _Kept:
 
     def isatty(self) -> bool:
         return False
+
+
+def flags(name: str, *words: str) -> tuple[int, str, list[dict]]:
+    """Run a command on the stand-in. Returns its exit code, its standard error, and what decides the bits of results:
+    before the command, at its first operator on the device, and after it."""
+    seen = [_flags()]
+    plain = stand_in._start
+
+    def first(operator, args, kwargs):
+        if len(seen) == 1 and "cuda" in str(kwargs.get("device")):
+            seen.append(_flags())
+        return plain(operator, args, kwargs)
+
+    with mock.patch.object(stand_in, "_start", first):
+        ended = command(name, "cuda", *words)
+    return ended.code, ended.error, [*seen, _flags()]
+
+
+def _flags() -> dict:
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    return {
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "only warns": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "cudnn": (cudnn.deterministic, cudnn.benchmark),
+        "workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        "cuDNN's attention": cuda.cudnn_sdp_enabled(),
+        "TF32": cuda.matmul.allow_tf32 or cudnn.allow_tf32,
+        "flash": cuda.flash_sdp_enabled() and cuda.mem_efficient_sdp_enabled(),
+    }
+
+
+def weight_types(words: list[str], bf16: bool) -> tuple[int, str, set[str], set[int]]:
+    """Decode on a GPU with or without bf16. Returns the exit code, the standard error, the types of the weights that
+    are used, and the memory budgets."""
+    from s2s.decoding.generator import Generator
+
+    types, budgets = set(), set()
+    plain = Generator.generate
+
+    def watched(self, *arguments, **options):
+        types.update(str(p.dtype).removeprefix("torch.") for p in self.setting.models[0].parameters())
+        budgets.add(self.config.batch_tokens)
+        return plain(self, *arguments, **options)
+
+    has = mock.patch.dict(stand_in.CUDA, is_bf16_supported=lambda including_emulation=True: bf16)
+    with has, mock.patch.object(Generator, "generate", watched):
+        ended = command(words[0], "cuda", *words[1:])
+    return ended.code, ended.error, types, budgets
 
 
 def examples() -> dict:

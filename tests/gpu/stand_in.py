@@ -180,7 +180,7 @@ def _dropout(x: Tensor, p: float, train: bool | None) -> tuple[OnGpu, OnGpu]:
 
 def _check_devices(name: str, args: tuple, elsewhere: list[Tensor]) -> None:
     """Raise DeviceMismatch if there is a tensor on the CPU that is no scalar. An index may be there; it is copied."""
-    if not elsewhere:
+    if not elsewhere or name in ("_ctc_loss", "_ctc_loss_backward"):  # CTC reads lengths on the host
         return
     if name in INDEXING and isinstance(args[0], OnGpu):
         others = [x for x in args[2:] if isinstance(x, Tensor) and x.dim() and not isinstance(x, OnGpu)]

@@ -103,11 +103,20 @@ def test_none_of_the_tried_is_clearly_faster_and_the_smallest_such_is_taken(spee
     assert len(asked) == len(speeds) or len(asked) >= best + 3
 
 
-@pytest.mark.parametrize(("device", "expected"), [("cuda", 20275), ("cpu", 2048)])
-def test_the_device_decides_what_is_looked_for(monkeypatch, device, expected):
+@pytest.mark.parametrize(
+    ("device", "memory", "speeds", "expected", "why"),
+    [
+        ("cpu", 0, {1024: 50, 2048: 60, 4096: 55}, 2048, "no other budget tried is more than 3% faster"),
+        ("cuda", 10**6, {1024: 50, 2048: 60, 4096: 55}, 2048, "no other budget tried is more than 3% faster"),
+        ("cuda", 10**6, {1024: 50, 2048: 60, 4096: 70}, 4096, "told by the ladder"),
+        ("cuda", 2500, {1024: 50, 2048: 60, 2188: 70}, 2188, "more does not fit with 10% of headroom"),
+        ("cuda", 1000, {892: 50}, 892, "more does not fit with 10% of headroom"),
+    ],
+)
+def test_the_fastest_that_fits_is_taken(monkeypatch, device, memory, speeds, expected, why):
     class Made:
         trainer = SimpleNamespace(device=torch.device(device))
-        ceiling, ladder = 10**6, [1024, 2048, 4096]
+        ladder, limit = [1024, 2048, 4096], "told by the ladder"
 
         def __init__(self, *_):
             self.first_tries = []
@@ -117,16 +126,16 @@ def test_the_device_decides_what_is_looked_for(monkeypatch, device, expected):
 
         def fits(self, budget):
             assert self.first_tries == ["alone"]
-            return budget <= 23_000
+            return budget <= memory
 
         def speed(self, budget):
-            return {1024: 50.0, 2048: 60.0, 4096: 55.0}[budget]
+            return speeds[budget]
 
     monkeypatch.setattr(calibrate, "Tries", Made)
     config, lines = SimpleNamespace(data=SimpleNamespace(batch_tokens=4096)), []
     assert calibrate.calibrate(config, None, None, None, lines.append) == expected
     assert len(lines) == 1
-    assert f"data.batch_tokens={expected}: " in lines[0]
+    assert f"data.batch_tokens={expected}: {why}" in lines[0]
 
 
 def test_errors_of_memory_are_told_from_others():
@@ -160,6 +169,7 @@ def test_so_are_those_of_a_gpu_and_its_libraries(told):
 def tries(store, tmp_path, monkeypatch):
     """tries("data.cost=sum", ...) makes Tries of the made-up corpus; their lines are in `lines`."""
     monkeypatch.setattr(calibrate, "TIMED_SECONDS", 0.01)
+    monkeypatch.setattr(calibrate, "EPOCH_UPDATES", 0.1)
 
     def make(*more):
         pairs = [tuple(word.split("=", 1)) for word in words(store, tmp_path / "run", *more)]
@@ -331,6 +341,18 @@ def test_the_ladder_is_in_units_of_the_cost(tries):
     assert tries().ladder[-1] == tries().ceiling == 400 * 9
 
 
+def test_an_epoch_keeps_its_updates(tries, monkeypatch):
+    tokens = tries()._lengths[1][1].sum()
+    for least, options, updates in ((2, [], 1), (2, ["train.accumulate=2"], 2), (1, [], 1)):
+        monkeypatch.setattr(calibrate, "EPOCH_UPDATES", least)
+        made = tries(*options)
+        assert made.ladder[-1] * updates * least <= tokens
+        assert 2 * made.ladder[-1] * updates * least > tokens
+        assert made.limit == f"a larger one would make fewer than {least} updates an epoch"
+    monkeypatch.setattr(calibrate, "EPOCH_UPDATES", 10**6)
+    assert tries().ladder == [512]  # a corpus that small has no other
+
+
 # --- the run ---------------------------------------------------------------------------------------------------------
 
 
@@ -338,6 +360,7 @@ def test_the_ladder_is_in_units_of_the_cost(tries):
 def calibrated(store, tmp_path, s2s, monkeypatch, capsys):
     """A run that calibrated; its folder."""
     monkeypatch.setattr(calibrate, "TIMED_SECONDS", 0.02)
+    monkeypatch.setattr(calibrate, "EPOCH_UPDATES", 0.1)
     run = tmp_path / "calibrated"
     assert s2s("train", *words(store, run, "train.calibrate=true", "train.max_updates=13")) == 0
     return run

@@ -9,7 +9,6 @@ import dataclasses
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from s2s.config.schema import option
 from s2s.criterions.forward import Run
@@ -60,10 +59,12 @@ def ctc(run: Run, which: int) -> Tensor:
     if batch.target_packing is not None:
         raise UserError("data.batching=packed: does not go with CTC, which aligns one target with one source, while a "
                         "packed row has several; use token_budget")  # fmt: skip
-    return functional.ctc_loss(
-        run.model.ctc_log_probabilities(memory, which).transpose(0, 1), batch.target, memory.lengths,
-        batch.target_lengths - 1, blank=PAD, reduction="sum", zero_infinity=True,
-    )  # fmt: skip
+    log_probabilities = run.model.ctc_log_probabilities(memory, which).transpose(0, 1)
+    states, targets = run.host_lengths
+    tokens = [length - 1 for length in targets]  # without EOS
+    # torch.nn.functional.ctc_loss is this too, but copies the targets to the host first, even if no kernel needs them.
+    each, _ = torch._ctc_loss(log_probabilities, batch.target, states, tokens, PAD, True)
+    return each.masked_fill(each == torch.inf, 0).sum()
 
 
 def impossible(batch: Batch, lengths: Tensor) -> Tensor:

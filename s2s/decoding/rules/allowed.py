@@ -18,7 +18,7 @@ from s2s.decoding.rules.rule import Rule
 from s2s.decoding.search.choice import Choice
 from s2s.decoding.sentence import Sentence
 from s2s.nn.slots import kept
-from s2s.text.vocabulary import EOS
+from s2s.text.vocabulary import EOS, PAD
 
 Ids = list[int]
 
@@ -63,22 +63,23 @@ class AllowedOutputs(Rule):
         self.nowhere = len(edges) + 1
         nodes = torch.arange(self.nowhere + 2, device=device)
         self.firsts = torch.searchsorted(self.keys, nodes << 32)  # edges of node n: firsts[n] up to firsts[n + 1]
+        self.width, self.largest = int(np.bincount(pairs[:, 0]).max()), int(pairs[:, 1].max())  # edges of a node; token
 
     def start(self, slots: int, rows: int) -> None:
         self.nodes = torch.zeros(slots, rows, dtype=torch.int64, device=self.keys.device)
 
     def __call__(self, logits: Tensor, history: Tensor, limits: Limits) -> None:
-        first = self.firsts[self.nodes.flatten()]
-        counts = self.firsts[self.nodes.flatten() + 1] - first
-        row = torch.arange(len(first), device=first.device).repeat_interleave(counts)
-        place = torch.arange(len(row), device=first.device) + (first - (counts.cumsum(0) - counts))[row]
-        tokens = self.tokens[place]
-        if int(self.tokens.max()) >= logits.size(1):
-            inside = tokens < logits.size(1)
-            row, tokens = row[inside], tokens[inside]
-        values = logits[row, tokens]
-        logits.fill_(NEVER)
-        logits[row, tokens] = values
+        first, end = self.firsts[self.nodes.flatten()], self.firsts[self.nodes.flatten() + 1]
+        # The host waits for no number of a GPU, where the widest node counts.
+        width = self.width if logits.is_cuda else int((end - first).max())
+        place = first[:, None] + torch.arange(width, device=first.device)
+        inside = place < end[:, None]
+        tokens = self.tokens[place.clamp(max=len(self.tokens) - 1)]
+        if self.largest >= logits.size(1):
+            inside &= tokens < logits.size(1)
+        tokens = tokens.where(inside, PAD)  # PAD is never allowed
+        values = logits.gather(1, tokens).masked_fill(~inside, NEVER)
+        logits.fill_(NEVER).scatter_(1, tokens, values)
 
     def advance(self, choice: Choice) -> None:
         nodes = self.nodes if choice.parents is None else self.nodes.gather(1, choice.parents)
