@@ -19,6 +19,9 @@ from s2s.criterions.forward import Run
 from s2s.models.contract import DecoderOutput
 
 CHUNK = 512  # rows whose logits exist at once; even, so that both passes over a position share a chunk
+# On a GPU, where each chunk costs launches and reads and writes the gradient of the whole matrix, as many rows as have
+# so many bytes of fp32 logits, if these are more.
+CHUNK_BYTES = 2**29
 LEAST = -1e30  # logits of at most this value belong to impossible symbols
 
 
@@ -80,6 +83,11 @@ class Rows:
         dtype = self.states.dtype
         weight, bias = (None if tensor is None else tensor.to(dtype) for tensor in (self.weight, self.bias))
         return torch.nn.functional.linear(self.states[first:last], weight, bias)
+
+
+def chunk_size(states: Tensor, width: int) -> int:
+    """Number of rows of a chunk, an even number; width: V of their logits."""
+    return CHUNK if states.device.type == "cpu" else max(CHUNK, CHUNK_BYTES // (8 * width) * 2)
 
 
 def _interleaved(values: Sequence[Tensor]) -> Tensor:
@@ -209,10 +217,11 @@ class SmoothedCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight) if need and ctx.needs_input_grad[1] else None  # None: it is frozen
         grad_bias = torch.zeros_like(bias) if need and bias is not None else None
         # One buffer for the logits of all chunks: to allocate one for each chunk is slow on a CPU.
-        buffer = states.new_empty(min(CHUNK, len(states)), weight.size(0))
+        size = chunk_size(states, weight.size(0))
+        buffer = states.new_empty(min(size, len(states)), weight.size(0))
         wide = buffer if states.dtype == weight.dtype else weight.new_empty(buffer.shape)
-        for start in range(0, len(states), CHUNK):
-            x = states[start : start + CHUNK]
+        for start in range(0, len(states), size):
+            x = states[start : start + size]
             products = torch.mm(x, matrix.t(), out=buffer[: len(x)])
             if bias is not None:
                 products += bias.to(x.dtype)
@@ -223,7 +232,7 @@ class SmoothedCrossEntropy(torch.autograd.Function):
                     grad_bias += gradient.sum(0)
                 if wide is not buffer:
                     gradient = products.copy_(gradient)
-                torch.mm(gradient, matrix, out=grad_states[start : start + CHUNK])
+                torch.mm(gradient, matrix, out=grad_states[start : start + size])
                 if grad_weight is None:
                     continue
                 if states.dtype == weight.dtype:

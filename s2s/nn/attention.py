@@ -37,6 +37,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float 
     return scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=grouped)
 
 
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask as numbers to be added to logits: 0 where it is true, -inf elsewhere. Attention makes them of a bool
+    mask in each call; made once, they serve all layers."""
+    return mask.to(dtype).log_()
+
+
+def prepared(mask: Tensor | None, q: Tensor) -> Tensor | None:
+    """A mask as attention takes it: on a GPU as numbers in the type of the queries, which stay with the mask for the
+    layers that follow."""
+    if mask is None or mask.is_floating_point() or q.device.type == "cpu" or torch.compiler.is_compiling():
+        return mask
+    numbers = getattr(mask, "numbers", None)
+    if numbers is None or numbers.dtype != q.dtype:
+        numbers = mask.numbers = additive(mask, q.dtype)  # type: ignore[attr-defined]
+    return numbers
+
+
 class SelfAttention(nn.Module):
     """Self-attention with one fused product for queries, keys and values.
 
@@ -71,9 +88,14 @@ class SelfAttention(nn.Module):
         Returns:
             Queries [B, H, T, d], keys and values [B, G, T, d].
         """
+        if self.rotary:  # queries and keys at once: they turn by the same angles
+            both, v = qkv.split([self.sizes[0] + self.sizes[1], self.sizes[2]], dim=-1)
+            q, k = rotate(heads_of(both, self.heads + self.kv_heads), positions).split(
+                [self.heads, self.kv_heads], dim=1
+            )
+            return q, k, heads_of(v, self.kv_heads)
         q, k, v = qkv.split(self.sizes, dim=-1)
-        q, k, v = heads_of(q, self.heads), heads_of(k, self.kv_heads), heads_of(v, self.kv_heads)
-        return (rotate(q, positions), rotate(k, positions), v) if self.rotary else (q, k, v)
+        return heads_of(q, self.heads), heads_of(k, self.kv_heads), heads_of(v, self.kv_heads)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, real: RealTokens | None = None) -> Tensor:
         """Attention over whole sequences.
@@ -99,6 +121,7 @@ class SelfAttention(nn.Module):
             T, device = q.size(2), q.device
             all_keys = torch.arange(1, T + 1, device=device)[:, None] if causal else torch.full((1,), T, device=device)
             q = log_length(q, all_keys if mask is None else mask)
+        mask = None if mask is None else prepared(mask, q)
         return merged(attend(q, k, v, mask, self.dropout if self.training else 0.0, causal))
 
     def step(self, x: Tensor, state, n: int) -> Tensor:
@@ -141,7 +164,7 @@ class CrossAttention(nn.Module):
         """x: [B, T, D]; key_value: [2, B, G, S, d]; mask: bool [B, 1, 1 or T, S], true where a position may be seen.
         Returns [B, T, D]."""
         q = heads_of(self._query(x, mask), self.heads)
-        mask = mask.expand(-1, -1, x.size(1), -1)
+        mask = prepared(mask, q).expand(-1, -1, x.size(1), -1)
         attended = attend(q, key_value[0], key_value[1], mask, self.dropout if self.training else 0.0)
         return self.output(merged(attended))
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from s2s.nn.attention import CrossAttention, SelfAttention, attend, heads_of, merged
+from s2s.nn.attention import CrossAttention, SelfAttention, additive, attend, heads_of, merged
 from s2s.nn.log_length import log_length
 from s2s.nn.slots import kept
 
@@ -30,6 +30,8 @@ class TransformerState:
         steps: [B], number of finished positions of each sentence, on the host.
         positions: [B, 1], the same on the device.
         attention: The attention function, with the arguments of `attend`.
+        seen: Bool [R, 1, 1, length], true at the positions that each row sees in this step; None: it sees all.
+        added, cross_added: `seen` and `mask` as numbers, once a layer has needed them.
     """
 
     attention = staticmethod(attend)
@@ -39,6 +41,9 @@ class TransformerState:
         self.cache = key_values.new_empty(0)  # made when the first step is taken
         self.steps = np.zeros(mask.size(0), np.int64)
         self.positions = torch.zeros(mask.size(0), 1, dtype=torch.int64, device=mask.device)
+        self.seen: Tensor | None = None
+        self.added: Tensor | None = None
+        self.cross_added: Tensor | None = None
 
     def empty(self, slots: int) -> "TransformerState":
         """A state of the same kind with `slots` places for sentences, all free."""
@@ -52,7 +57,7 @@ class TransformerState:
         self.length = int(self.steps.max()) + 1
         G, d = self._grow()
         # If all sentences are at one position, there is one place to write, and no mask is needed.
-        self.place, self.seen = self.length - 1, None
+        self.place, self.seen, self.added = self.length - 1, None, None
         if self.steps.min() < self.place:
             positions = self.positions.repeat_interleave(self.rows, 0)  # [R, 1]
             self.place = positions[:, :, None, None].expand(-1, G, 1, d)
@@ -90,7 +95,9 @@ class TransformerState:
         """
         q = self.write(n, qkv, attention)
         keys, values = self._kept(n, attention)
-        y = self.attention(q, keys[:, :, : self.length], values[:, :, : self.length], self.seen)
+        if self.added is None and self.seen is not None:
+            self.added = self._added(self.seen, q)
+        y = self.attention(q, keys[:, :, : self.length], values[:, :, : self.length], self.added)
         return merged(y).view(-1, self.rows, y.size(1) * y.size(3))
 
     def write(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
@@ -116,8 +123,14 @@ class TransformerState:
     def cross(self, n: int, query: Tensor, attention: CrossAttention) -> Tensor:
         """Cross-attention of layer n: query [B, K, H * d]; attention: the layer's module. Returns [B, K, H * d]."""
         q = heads_of(query, attention.heads)
-        key_values, mask = attention.seen(self.key_values[n], self.mask)
+        if self.cross_added is None:
+            self.cross_added = self._added(self.mask, q)
+        key_values, mask = attention.seen(self.key_values[n], self.cross_added)
         return merged(self.attention(q, key_values[0], key_values[1], mask.expand(-1, -1, q.size(2), -1)))
+
+    def _added(self, mask: Tensor, q: Tensor) -> Tensor:
+        """A mask as the attention function takes it fastest."""
+        return additive(mask, q.dtype) if self.attention is attend else mask
 
     def advance(self) -> None:
         """End a step."""
@@ -140,6 +153,7 @@ class TransformerState:
         if wanted > size:
             self.key_values = nn.functional.pad(self.key_values, (0, 0, 0, wanted - size))
             self.mask = nn.functional.pad(self.mask, (0, wanted - size))
+        self.cross_added = None
         self._forget(slots)
         self.key_values[:, :, :, :, :wanted].index_copy_(2, slots, other.key_values.index_select(2, which))
         self.mask[slots] = nn.functional.pad(other.mask[which], (0, self.mask.size(3) - wanted))
@@ -160,6 +174,7 @@ class TransformerState:
 
     def release(self, keep: Tensor, slots: int) -> None:
         """Keep sentences `keep` as the first of `slots` places, and free the other places."""
+        self.cross_added = None
         first = keep[:, None] * self.rows
         rows = (first + torch.arange(self.rows, device=keep.device)).flatten()
         if self.cache.numel():

@@ -78,6 +78,7 @@ def test_a_decoding_has_the_hypotheses_of_the_cpu_and_does_not_wait(gpu_runs, tm
     for one, other in zip(scores, expected_scores, strict=True):
         assert one == pytest.approx(other, abs=1e-4)
     assert bool(ended.each) == (name not in OWN_STEPS)
+    print("STEP", name, max((x.started for x in ended.each), default=0))
     for step in ended.each:
         assert not step.waits
         assert step.started <= OPERATORS.get(name, 1000), step.operators

@@ -31,6 +31,7 @@ def losses(run) -> list[float]:
 def test_a_training_has_the_losses_of_the_cpu_and_does_not_wait(gpu_runs, tmp_path, name):
     ended = gpu_runs.train(name, tmp_path / "run", "cuda")
     assert losses(tmp_path / "run") == pytest.approx(losses(gpu_runs.run(name)), rel=1e-2 if name in ROUGH else 1e-5)
+    print("UPDATE", name, max(x.started for x in ended.each[1:]))
     for update in ended.each[1:]:  # the first one also makes the state of the optimizer
         assert sum(update.waits.values()) <= WAITS.get(name, 0), update.waits
         assert update.started <= OPERATORS[name], update.operators
