@@ -43,10 +43,10 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.to(dtype).log_()
 
 
-def prepared(mask: Tensor | None, q: Tensor) -> Tensor | None:
+def prepared(mask: Tensor, q: Tensor) -> Tensor:
     """A mask as attention takes it: on a GPU as numbers in the type of the queries, which stay with the mask for the
     layers that follow."""
-    if mask is None or mask.is_floating_point() or q.device.type == "cpu" or torch.compiler.is_compiling():
+    if mask.is_floating_point() or q.device.type == "cpu" or torch.compiler.is_compiling():
         return mask
     numbers = getattr(mask, "numbers", None)
     if numbers is None or numbers.dtype != q.dtype:
@@ -89,10 +89,9 @@ class SelfAttention(nn.Module):
             Queries [B, H, T, d], keys and values [B, G, T, d].
         """
         if self.rotary:  # queries and keys at once: they turn by the same angles
-            both, v = qkv.split([self.sizes[0] + self.sizes[1], self.sizes[2]], dim=-1)
-            q, k = rotate(heads_of(both, self.heads + self.kv_heads), positions).split(
-                [self.heads, self.kv_heads], dim=1
-            )
+            heads = [self.heads, self.kv_heads]
+            both, v = qkv.split([sum(self.sizes[:2]), self.sizes[2]], dim=-1)
+            q, k = rotate(heads_of(both, sum(heads)), positions).split(heads, dim=1)
             return q, k, heads_of(v, self.kv_heads)
         q, k, v = qkv.split(self.sizes, dim=-1)
         return heads_of(q, self.heads), heads_of(k, self.kv_heads), heads_of(v, self.kv_heads)
