@@ -21,6 +21,7 @@ class ExportCommand:
         None, "a run (its best checkpoint, or else its last one), or the folder of a checkpoint"
     )
     format: str = option("ctranslate2", "toolkit that will read the model", ("ctranslate2",))
+    subnet: str | None = option(None, "part of the model to export, as decode.subnet; null: all of it")
     output: str | None = option(None, "folder to write; it appears when it is complete")
     overwrite: bool = option(False, "replace an existing exported model")
 
@@ -45,8 +46,11 @@ def _write(config: ExportCommand, output: Path) -> int:
             raise UserError(f"output={output} exists; overwrite=true replaces an exported model")
     from s2s.checkpoint.loading import load_model
     from s2s.interop import ctranslate2
+    from s2s.models.subnets import subnet
 
     model, task, _ = load_model(config.checkpoint)
+    if config.subnet is not None:
+        model = subnet(model, config.subnet, "subnet")
     ctranslate2.write(model, task, output)
     return sum(path.stat().st_size for path in output.iterdir())
 

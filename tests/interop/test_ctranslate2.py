@@ -17,6 +17,7 @@ from s2s.errors import UserError
 from s2s.interop.ctranslate2 import specification, write
 from s2s.models.encoders.transformer import EncoderConfig
 from s2s.models.stack import DecoderConfig
+from s2s.models.subnets import subnet
 from s2s.models.transformer import TransformerConfig
 from s2s.tasks.translation import TranslationTask
 from s2s.text.tokenizer import load_tokenizer
@@ -105,6 +106,19 @@ def check(model, task: TranslationTask, folder: Path, sources: list[list[int]], 
             assert theirs.scores[0] == pytest.approx(ours.score, abs=1e-4)
             whole += 1
     return whole
+
+
+def test_a_slice_of_a_nested_model_is_a_transformer(tmp_path):
+    pairs = [("encoder.layer", "nested"), ("decoder", "nested"),
+             *((f"{side}.{key}", value) for side in ("encoder", "decoder")
+               for key, value in (("layers", "2"), ("width", "32"), ("heads", "4"), ("ffn_width", "48")))]  # fmt: skip
+    built = compose.build(TransformerConfig, compose.by_key([compose.Override(*pair) for pair in pairs]))
+    built.fill()
+    task = task_of(21)
+    model, sources = model_of(task, built.config), sentences(21, 12)
+    for which in ("1", "0.5", "0.25,1,0.5,1"):
+        check(subnet(model, which), task, tmp_path / which, sources, beam_size=1, backend="eager")
+    check(model, task, tmp_path / "whole", sources, beam_size=1)
 
 
 @st.composite
@@ -234,6 +248,8 @@ def test_a_folder_is_written_whole_and_replaced_only_when_asked_to(trained, s2s,
         assert s2s("export", f"checkpoint={trained}", f"output={path}", "overwrite=true") == 2
         assert "is not an exported model" in capsys.readouterr().err
         assert sorted(path.iterdir()) == before
+    assert s2s(*words, "overwrite=true", "subnet=0.5") == 2
+    assert "subnet=0.5: the model has no parts" in capsys.readouterr().err
     assert s2s("export", f"checkpoint={trained}") == 2
     assert "output=FOLDER" in capsys.readouterr().err
 
