@@ -12,12 +12,13 @@ from s2s.data.batch import Source
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.errors import UserError
+from s2s.models.language_model import LanguageModel
 from s2s.models.subnets import chosen, stacks, subnet
 from s2s.models.transformer import Transformer
 from s2s.nn.elastic import choose_parts, elastic_modules
 from s2s.text.vocabulary import BOS
 from tests.decoding.slow_search import sides
-from tests.specs import text_spec
+from tests.specs import target_spec, text_spec
 
 V, D, F, H, N = 11, 16, 12, 4, 3
 SUPER = ["bridge=last", "bridge.layers=2"]
@@ -235,6 +236,29 @@ def test_a_subnet_that_there_is_not_is_an_error(change, message):
 def test_options_that_do_not_go_together_are_an_error(words, message):
     with pytest.raises(UserError, match=message):
         model_of(*SUPER, *words)
+
+
+def test_a_language_model_has_subnets_too():
+    words = [word.removeprefix("decoder.") for word in SUPER if word.startswith("decoder")]
+    size = [f"decoder.{word}" for word in words if not word.startswith(("decoder=", "cross", "memories"))]
+
+    def language_model(*more):
+        pairs = [compose.Override(*word.split("=")) for word in ("decoder=super", "dropout=0", *size, *more)]
+        built = compose.build(LanguageModel.Config, compose.by_key(pairs))
+        built.fill()
+        return LanguageModel(built.config, target_spec(V)).eval()
+
+    model, choice = language_model(), {**CHOICE["decoder"], "cross_head_counts": [H, H], "memories": [1, 1]}
+    source, target = inputs()
+    with torch.no_grad():
+        part = chosen(model, {"decoder": choice})
+        memory = part.encode((source,))
+        state, taught = part.start(memory, 1), part.decode(memory, target).logits()
+        for t in range(4):
+            torch.testing.assert_close(part.step(target[:, t].contiguous(), state), taught[:, t])
+    assert len(part.decoder.layers) == 2
+    with pytest.raises(UserError, match="the model has no memory to attend to"):
+        language_model("decoder.memories=[1,2]")
 
 
 def test_a_bridge_shows_the_last_layers_to_any_decoder():

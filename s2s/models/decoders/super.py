@@ -61,6 +61,8 @@ class SuperDecoder(SuperStack, TransformerDecoder):
                  heads: list[int] = ()):  # fmt: skip
         if heads:
             raise UserError(f"model.auxiliary_heads={list(heads)}: model.decoder=super samples its depth")
+        if memory_width is None and (config.memories or config.cross_head_counts):
+            raise UserError("model.decoder.memories and cross_head_counts: the model has no memory to attend to")
         self.copies = max(config.memories, default=None)
         super().__init__(config, shared, embedding, memory_width)
         self._begin(config)
