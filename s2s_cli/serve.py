@@ -7,7 +7,7 @@ from typing import Any
 
 from s2s.config import command
 from s2s.config.schema import group, option
-from s2s.errors import UserError
+from s2s.errors import UserError, install
 
 ABOUT = """Translate over HTTP. Waiting requests are decoded together.
 Example: s2s-serve checkpoint=RUN port=8000
@@ -90,7 +90,7 @@ def _serve(config: ServeCommand) -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "prometheus_client", "pydantic", "uvicorn"):
             raise
-        raise UserError(f"{error.name} is not installed: pip install 's2s[serve]'") from error
+        raise UserError(f"{error.name} is not installed: {install('serve')}") from error
     from s2s.decoding.translator import load
     from s2s.serving.batcher import Batcher
     from s2s.serving.cost import measure

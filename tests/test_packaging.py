@@ -1,10 +1,11 @@
-"""What an installed s2s promises: commands that answer, ranges that hold, make targets that are told."""
+"""What an installed s2s promises: commands that answer, ranges that hold, make targets that are listed."""
 
 import configparser
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -89,10 +90,58 @@ def test_wheel_has_the_files_that_are_not_code(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     for name in ("s2s", "s2s_cli"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    build = "from setuptools import build_meta; build_meta.build_wheel('.')"
-    subprocess.run([sys.executable, "-c", build], check=True, cwd=tmp_path, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel = build(tmp_path, "wheel")
     files = {path for path in zipfile.ZipFile(wheel).namelist() if path.startswith(("s2s/", "s2s_cli/"))}
     there = [path for name in ("s2s", "s2s_cli") for path in (ROOT / name).rglob("*") if path.is_file()]
     assert files == {str(path.relative_to(ROOT)) for path in there if "__pycache__" not in path.parts}
     assert {"s2s/py.typed", "s2s/native/kernels.cpp", "s2s/config/conf/model/transformer_base.yaml"} <= files
+
+
+def build(folder, kind):
+    """Build the distribution ("wheel" or "sdist") of the project in a folder, beside it."""
+    code = f"from setuptools import build_meta; build_meta.build_{kind}('.')"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder, capture_output=True)
+    (path,) = folder.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return path
+
+
+@pytest.mark.slow
+def test_distributions_are_whole_and_work_in_a_fresh_environment(tmp_path):
+    """The wheel is built from the sdist, and runs in an environment that has no other s2s."""
+    listed = output("git", "ls-files").splitlines()
+    tracked = [name for name in listed if (ROOT / name).is_file() and not name.startswith("tests/")]
+    for name in tracked:
+        (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "project" / name)
+    shutil.unpack_archive(build(tmp_path / "project", "sdist"), tmp_path)
+    unpacked = tmp_path / f"s2s_toolkit-{__version__}"
+    assert {name for name in tracked if not (unpacked / name).is_file()} <= {".gitignore", ".pre-commit-config.yaml"}
+
+    wheel = build(unpacked, "wheel")
+    assert wheel.name == f"s2s_toolkit-{__version__}-py3-none-any.whl"
+    fresh = tmp_path / "fresh"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", fresh], check=True)
+    python = fresh / "bin" / "python"
+    (own,) = (fresh / "lib").glob("python*/site-packages")
+    # The dependencies are those of this environment; a folder that a .pth file names has no .pth files of its own, so
+    # an editable s2s is not seen.
+    (own / "dependencies.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run(install, check=True)
+
+    code = (
+        "import importlib.resources, s2s, s2s.errors\n"
+        "for name in ('py.typed', 'native/kernels.cpp', 'config/conf/model/transformer_base.yaml'):\n"
+        "    assert importlib.resources.files(s2s).joinpath(name).is_file(), name\n"
+        "print(s2s.__file__, s2s.errors.install('serve'), sep='\\n')"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    def run(*words):
+        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert run(python, "-c", code).splitlines() == [f"{own}/s2s/__init__.py", "pip install 's2s-toolkit[serve]'"]
+    for script in SCRIPTS:
+        assert run(fresh / "bin" / script, "--version") == f"{script} {__version__}\n"
+    assert run(fresh / "bin" / "s2s-score", "--help").startswith("usage: s2s-score ")
+    assert "model.encoder.layers: int = 6" in run(fresh / "bin" / "s2s-train", "model=transformer_base", "--help")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from s2s.audio.containers import lost, ogg_damage
-from s2s.errors import UserError
+from s2s.errors import UserError, install
 
 FULL_SCALE = 1 << 15  # 16-bit value of a sample of 1; also the scale of Kaldi's features
 CLIPPED_RUN = 3  # this many consecutive samples at full scale are a clipped peak
@@ -165,5 +165,5 @@ def _soundfile():
         import soundfile
         import soxr  # noqa: F401 (comes with the same extra)
     except (ImportError, OSError) as error:
-        raise UserError(f"recordings require soundfile and soxr: pip install 's2s[speech]' ({error})") from error
+        raise UserError(f"recordings require soundfile and soxr: {install('speech')} ({error})") from error
     return soundfile

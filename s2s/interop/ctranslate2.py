@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from s2s.errors import UserError
+from s2s.errors import UserError, install
 from s2s.files import naming, whole_folder
 from s2s.models.claims import departure
 from s2s.models.stack import StackConfig
@@ -46,7 +46,7 @@ def specification(model: nn.Module, task):
     try:
         from ctranslate2 import specs
     except ImportError as error:
-        raise UserError("format=ctranslate2 requires the package ctranslate2: pip install 's2s[export]'") from error
+        raise UserError(f"format=ctranslate2 requires the package ctranslate2: {install('export')}") from error
     _check(model, task)
     config = model.config
     options = {

@@ -246,4 +246,4 @@ def test_without_soundfile_the_extra_is_named():
         "except UserError as error: print(error)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "pip install 's2s[speech]'" in said
+    assert "pip install -e '.[speech]'" in said

@@ -233,7 +233,7 @@ def test_what_ctranslate2_does_not_have_is_named():
 def test_a_missing_package_is_said(trained, s2s, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     assert s2s("export", f"checkpoint={trained}", f"output={tmp_path / 'model'}") == 2
-    assert "pip install 's2s[export]'" in capsys.readouterr().err
+    assert "pip install -e '.[export]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -346,7 +346,7 @@ def test_mistakes_in_the_words(s2s, capsys, run, monkeypatch, port):
             patch.setitem(sys.modules, absent, None)
             for name in [name for name in sys.modules if name.startswith("s2s.serving")]:
                 patch.delitem(sys.modules, name)
-            assert f"{absent} is not installed: pip install 's2s[serve]'" in fails(checkpoint, "port=0")
+            assert f"{absent} is not installed: pip install -e '.[serve]'" in fails(checkpoint, "port=0")
 
 
 def test_options_of_requests_are_keys_of_decode():

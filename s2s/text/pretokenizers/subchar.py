@@ -23,7 +23,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from s2s.config.schema import option
-from s2s.errors import UserError
+from s2s.errors import UserError, install
 from s2s.files import write
 from s2s.text.pretokenizers.pretokenizer import PreTokenizer
 
@@ -36,7 +36,6 @@ LAST = chr(DIGITS + 9)
 CODED = re.compile(f"{ESCAPE}(.)|([{chr(FIRST)}-{chr(DIGITS - 1)}]+)([{chr(DIGITS)}-{LAST}]*){SEPARATOR}", re.DOTALL)
 PRIVATE = re.compile(f"[{chr(FIRST)}-{ESCAPE}]")
 TONES = {"\u0304": "1", "\u0301": "2", "\u030c": "3", "\u0300": "4"}
-NEEDS = "pip install 's2s[chinese]'"
 
 
 @dataclasses.dataclass
@@ -133,7 +132,7 @@ def _pinyin() -> dict[str, str]:
     try:
         from pypinyin.pinyin_dict import pinyin_dict  # an extra
     except ImportError as error:
-        raise UserError(f"pre.code=pinyin needs the package pypinyin: {NEEDS}") from error
+        raise UserError(f"pre.code=pinyin needs the package pypinyin: {install('chinese')}") from error
     return {chr(point): _spelled(readings.split(",")[0]) for point, readings in pinyin_dict.items()}
 
 
@@ -150,5 +149,5 @@ def _wubi() -> dict[str, str]:
     try:
         from pywubi.loader import get_wubi_dict  # an extra
     except ImportError as error:
-        raise UserError(f"pre.code=wubi needs the package pywubi: {NEEDS}") from error
+        raise UserError(f"pre.code=wubi needs the package pywubi: {install('chinese')}") from error
     return {character: codes[0] for character, codes in get_wubi_dict().items() if len(character) == 1}
