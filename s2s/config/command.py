@@ -85,7 +85,10 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, pl
     for word in pairs if multirun else []:
         if word.key.startswith(("hydra.", "hydra/")):
             raise UserError(f"{word.where}{word.key}: does nothing without --multirun")
-    config = compose.compose(schema, pairs)
+    try:
+        config = compose.compose(schema, pairs)
+    except UserError as error:
+        raise UserError(_sweep_hint(str(error), overrides) if multirun else str(error)) from error
     if "--help" in flags:
         print(_help(name, schema, config, about, multirun, plain))
     elif "--print-config" in flags:
@@ -158,6 +161,15 @@ def _instead(flag: str, following: str, schema: type) -> str:
             value = value or ("" if following.startswith("-") or "=" in following else following) or "VALUE"
             return f"write {key}={value}"
     return compose.nearest_key(name, known)
+
+
+def _sweep_hint(message: str, overrides: list[tuple[str, str]]) -> str:
+    """The message, or a better one if it is about a single value that looks like the values of a sweep."""
+    for key, value in overrides:
+        several = ("," in value and not value.startswith("[")) or value.startswith("range(")
+        if several and message.startswith((f"{key}: {value!r} is not ", f"{key}={value}: no such preset")):
+            return f"{key}={value}: a single value is needed; to train once with each of these values, add --multirun"
+    return message
 
 
 def _help(name: str, schema: type, config: Any, about: str, multirun: bool, plain: str | None) -> str:

@@ -347,6 +347,14 @@ def test_a_config_may_come_through_a_pipe(tmp_path, s2s, capsys, monkeypatch):
         (["--model"], "write model=VALUE"),
         (["--warmup-update", "--x"], "did you mean 'optim.warmup_updates'"),
         (["hydra/launcher=submitit_slurm"], "hydra/launcher: does nothing without --multirun"),
+        (
+            ["optim.lr=1e-3,3e-3"],
+            "optim.lr=1e-3,3e-3: a single value is needed; to train once with each of these values, add --multirun",
+        ),
+        (["seed=range(1,4)"], "seed=range(1,4): a single value is needed; to train once with each"),
+        (["model=transformer_tiny,lstm"], "model=transformer_tiny,lstm: a single value is needed; to train once"),
+        (["data.weights=a,b"], "data.weights: 'a' is not a number"),
+        (["train.valid_metrics=[loss"], "train.valid_metrics=[loss: the bracket [ is not closed"),
     ],
 )
 def test_a_flag_of_another_toolkit_is_told_in_our_words(words, hint, s2s, capsys):
