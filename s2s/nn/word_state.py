@@ -6,7 +6,7 @@ Shapes: B sentences, K rows a sentence, R = B*K, n rows of a step, N layers, G k
 import torch
 from torch import Tensor
 
-from s2s.nn.attention import SelfAttention, attend, heads_of, merged
+from s2s.nn.attention import CrossAttention, SelfAttention, attend, heads_of, merged
 from s2s.nn.log_length import log_length
 from s2s.nn.slots import kept
 from s2s.nn.state import TransformerState
@@ -24,11 +24,13 @@ class RowCache:
         cache: [N, 2, R, G, L, d]; None before the first step. L is 8 initially and doubles when needed.
         places: [n, 1] int64, the position of each row of the step.
         size: Greater than every position of the step.
+        longest: At least the length of every row, on the host.
     """
 
     def __init__(self, layers: int, lengths: Tensor, most: int | None = None):
         self.layers, self.lengths, self.most = layers, lengths, most
         self.cache: Tensor | None = None
+        self.longest = 0
 
     def begin(self, rows: Tensor) -> None:
         """Prepare a step of some rows, [n] int64. Rows that are free or finished stay at the last learned position."""
@@ -36,6 +38,7 @@ class RowCache:
             self.lengths.clamp_(max=self.most - 1)
         self.rows, self.places = rows, self.lengths[rows][:, None]
         self.size = int(self.places.max()) + 1
+        self.longest = max(self.longest, self.size)
         self.seen = (torch.arange(self.size, device=rows.device) <= self.places)[:, None, None]
 
     def attend(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
@@ -67,15 +70,15 @@ class RowCache:
         """Row r continues row parents[r]."""
         self.lengths = self.lengths[parents]
         if self.cache is not None:
-            used = self.cache[:, :, :, :, : int(self.lengths.max())]
+            used = self.cache[:, :, :, :, : self.longest]
             used.copy_(used.index_select(2, parents))
 
     def release(self, rows: Tensor, size: int) -> None:
         """Keep `rows` as the first of `size` rows, and empty the others."""
         self.lengths = kept(self.lengths, rows, size)
+        self.longest = int(self.lengths.max()) if size else 0
         if self.cache is not None:
-            longest = int(self.lengths.max()) if size else 0
-            self.cache = kept(self.cache[:, :, :, :, : max(8, longest)], rows, size, 2)
+            self.cache = kept(self.cache[:, :, :, :, : max(8, self.longest)], rows, size, 2)
 
     @property
     def nbytes(self) -> int:
@@ -100,10 +103,10 @@ class ReadingCache(RowCache):
         """
         self.key_values, self.mask, self.sentences = key_values, mask[sentences], sentences
 
-    def cross(self, n: int, query: Tensor, heads: int) -> Tensor:
+    def cross(self, n: int, query: Tensor, attention: CrossAttention) -> Tensor:
         """As TransformerState.cross: query [n, 1, H * d]. Returns [n, 1, H * d]."""
-        keys, values = self.key_values[n][:, self.sentences]
-        return merged(attend(heads_of(query, heads), keys, values, self.mask))
+        (keys, values), mask = attention.seen(self.key_values[n][:, self.sentences], self.mask)
+        return merged(attend(heads_of(query, attention.heads), keys, values, mask))
 
 
 class WordState(TransformerState):

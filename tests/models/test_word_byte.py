@@ -208,3 +208,13 @@ def test_attention_of_words_is_that_of_their_symbols():
 def test_a_vocabulary_without_a_space_is_refused(name, spec):
     with pytest.raises(UserError, match=f"model.{name}: one symbol must stand between words"):
         model_of(spec=spec)
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["frontend.heads=3"], "model.frontend.width=8: must be a multiple of twice model.frontend.heads=3"),
+    (["decoder.symbol_heads=8"], "symbol_width=8: must be a multiple of twice model.decoder.symbol_heads=8"),
+    (["auxiliary_heads=[1]"], "the layers of model.decoder=word_byte are of words"),
+])  # fmt: skip
+def test_options_that_do_not_fit_are_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        model_of(*words)

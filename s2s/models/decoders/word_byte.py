@@ -56,7 +56,7 @@ class WordByteConfig(DecoderConfig):
     symbol_heads: int | None = option(
         None, "attention heads of the layers over symbols; null: one for 64 of their width", at_least=1, at_most=1024
     )
-    longest_word: int = option(32, "symbols of a word at most; a longer one is divided", at_least=1, at_most=1_000_000)
+    longest_word: int = option(32, "symbols of a word at most; a longer one is divided", at_least=1, at_most=1024)
 
 
 class WordByteDecoder(TransformerDecoder):
@@ -82,7 +82,7 @@ class WordByteDecoder(TransformerDecoder):
         super().__init__(config, shared, embedding, memory_width)
         self.start_symbol = word_start(shared.target_starts, "model.decoder=word_byte")
         D, d = config.width, config.symbol_width or config.width
-        options = symbol_layer("model.decoder.symbol", d, config.symbol_heads, shared)
+        options = symbol_layer("model.decoder.symbol_", d, config.symbol_heads, shared)
         self.narrow, self.wide = (nn.Identity() if d == D else nn.Linear(*sizes) for sizes in ((D, d), (d, D)))
         self.words = WordEncoder(config.word_layers, options, D)
         self.context = nn.Linear(D, d)
@@ -94,11 +94,10 @@ class WordByteDecoder(TransformerDecoder):
         """As in TransformerDecoder; there are no heads."""
         words = self._cut(decoder_input, packing)
         x = words.symbols.unpad(self._embedded(decoder_input))  # [P, d]
-        layers, mask = zip(self.layers, self._seen_by(seen), strict=True), self._mask(words, seen_mask)
-        y = self._placed(words.spread(self._before(x, words)), words)  # [B, W, D]
+        y, mask = self._finished(x, words), self._mask(words, seen_mask)  # y: [B, W, D]
         own = None if packing is None else self._own(words)
-        for layer, memory in layers:
-            y = layer(y, own, memory, mask) if layer.attends else layer(y, own)
+        for number, layer in enumerate(self.layers):
+            y = layer(y, own, seen[number], mask) if layer.attends else layer(y, own)
         context = self.context(self.norm(y)[words.real_words()])
         x = x.index_add(0, words.heads(), context.to(x.dtype))
         real = RealTokens(within(words.lengths, int(words.lengths.max())))
@@ -120,19 +119,16 @@ class WordByteDecoder(TransformerDecoder):
             real = first | (packing.positions > 0)
         return Words(ids == self.start_symbol, self.config.longest_word, first, real | first)
 
-    def _before(self, x: Tensor, words: Words) -> Tensor:
-        """The vector of the word before each word, which for the first word of an example is that of an empty word:
-        [P, d] -> [N, D]."""
+    def _finished(self, x: Tensor, words: Words) -> Tensor:
+        """The input of the layers over words: at each word the vector of the word before it, which for the first word
+        of an example is that of an empty word, and positions within the example. x: [P, d]. Returns [B, W, D]."""
         follows = ~words.first
         closed = torch.cat([follows[1:], follows.new_zeros(1)])  # words with another word after them
         lengths = torch.cat([words.lengths.new_zeros(1), words.lengths[closed]])
         vectors = self.words(x[closed.repeat_interleave(words.lengths)], lengths)
-        return vectors[(follows.cumsum(0) * follows)]
-
-    def _placed(self, x: Tensor, words: Words) -> Tensor:
-        """Add the positions of words within their examples to [B, W, D]."""
-        first, places = words.spread(words.first), torch.arange(x.size(1), device=x.device)
-        return self.embedding.positions(x, places - (places * first).cummax(1).values)
+        y, first = words.spread(vectors[follows.cumsum(0) * follows]), words.spread(words.first)
+        places = torch.arange(y.size(1), device=y.device)
+        return self.embedding.positions(y, places - (places * first).cummax(1).values)
 
     def _own(self, words: Words) -> Tensor:
         """Mask of self-attention over words of packed rows: bool [B, 1, W, W]."""
@@ -146,18 +142,14 @@ class WordByteDecoder(TransformerDecoder):
         begins = words.spread(words.begins)
         return seen_mask[:, 0][torch.arange(len(begins), device=begins.device)[:, None], begins][:, None]
 
-    def _seen_by(self, seen: list[Tensor]) -> list[Tensor | None]:
-        return list(seen) if self.attends else [None] * len(self.layers)
-
     def cross_attention(self, seen: list[Tensor], seen_mask: Tensor, decoder_input: Tensor, layer: int) -> Tensor:
         """As in TransformerDecoder. All symbols of a word have its weights."""
         words = self._cut(decoder_input)
-        x = words.symbols.unpad(self._embedded(decoder_input))
-        y = self._placed(words.spread(self._before(x, words)), words)
+        y = self._finished(words.symbols.unpad(self._embedded(decoder_input)), words)
         for below, memory in zip(self.layers[:layer], seen, strict=False):
             y = below(y, None, memory, seen_mask)
         weights = self.layers[layer].cross_attention(y, seen[layer], seen_mask)  # [B, H, W, S]
-        return weights.transpose(1, 2)[torch.arange(len(weights))[:, None], words.numbers].transpose(1, 2)
+        return weights.gather(2, words.numbers[:, None, :, None].expand(-1, weights.size(1), -1, weights.size(3)))
 
     def start(self, seen: list[Tensor], seen_mask: Tensor, rows: int) -> WordState:
         """As in TransformerDecoder."""
@@ -173,7 +165,7 @@ class WordByteDecoder(TransformerDecoder):
             for n, layer in enumerate(self.layers):
                 y = layer.step(y, state.words, n)
             state.words.advance()
-            x = x.index_add(0, rows, self.context(self.norm(y)))
+            x = x.index_add(0, rows, self.context(self.norm(y)).to(x.dtype))
         state.begin_symbols(tokens)
         for n, layer in enumerate(self.speller):
             x = layer.step(x, state.symbols, n)

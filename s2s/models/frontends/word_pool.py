@@ -26,7 +26,7 @@ from s2s.data.spec import TokenSource
 from s2s.errors import UserError
 from s2s.models.contract import Shared
 from s2s.models.frontends.text import TextFrontend, real_of
-from s2s.models.stack import StackConfig, check_heads
+from s2s.models.stack import StackConfig
 from s2s.nn.words import WordEncoder, Words
 from s2s.text.vocabulary import EOS
 
@@ -37,13 +37,11 @@ class WordPoolConfig:
 
     type: str = option("word_pool", "component")
     layers: int = option(1, "layers over the symbols of a word", at_least=1, at_most=1000)
-    width: int | None = option(
-        None, "width d of the symbols; null: that of the encoder", at_least=1, at_most=65_536
-    )  # fmt: skip
+    width: int | None = option(None, "width d of the symbols; null: that of the encoder", at_least=1, at_most=65_536)
     heads: int | None = option(
         None, "attention heads of these layers; null: one for 64 of the width", at_least=1, at_most=1024
     )
-    longest_word: int = option(32, "symbols of a word at most; a longer one is divided", at_least=1, at_most=1_000_000)
+    longest_word: int = option(32, "symbols of a word at most; a longer one is divided", at_least=1, at_most=1024)
 
 
 class WordPoolFrontend(TextFrontend):
@@ -67,7 +65,7 @@ class WordPoolFrontend(TextFrontend):
         super().__init__(width, shared, nn.Embedding(source.size, own))
         self.longest = config.longest_word
         self.start = word_start(source.word_starts, "model.frontend=word_pool")
-        self.words = WordEncoder(config.layers, symbol_layer("model.frontend", own, config.heads, shared), width)
+        self.words = WordEncoder(config.layers, symbol_layer("model.frontend.", own, config.heads, shared), width)
 
     def most(self, length: int) -> int:
         """As in TextFrontend: each symbol may begin a word."""
@@ -99,14 +97,16 @@ def symbol_layer(key: str, width: int, heads: int | None, shared: Shared) -> dic
     """Arguments of a Layer over the symbols of a word.
 
     Args:
-        key: The option that holds the width, for errors.
+        key: What the names of the options of width and heads begin with, for errors.
         width: d.
         heads: Attention heads; None: one for 64 of the width.
         shared: Options that all parts of the model share.
 
     Raises:
-        UserError: heads that do not divide the width, or an odd width.
+        UserError: a width that is no multiple of twice the heads.
     """
-    stack = StackConfig(1, width, heads or max(1, width // 64), None, 4 * width)
-    check_heads(key, stack, "rotary")
+    heads = heads or max(1, width // 64)
+    if width % (2 * heads):
+        raise UserError(f"{key}width={width}: must be a multiple of twice {key}heads={heads}, for rotary positions")
+    stack = StackConfig(1, width, heads, None, 4 * width)
     return {**dataclasses.replace(shared, log_length_scale=False).layer(stack), "rotary": True}
