@@ -9,7 +9,7 @@ drawn from the seed and the number of the update; it is the same in all layers o
 decoding use the whole model. `decode.subnet=0.25` decodes with a quarter of F, and `decode.subnet=0.25,1,...` with a
 width for each layer, those of the encoder first (Mix'n'Match). A slice has plain blocks, and kernels as any other
 model. Attention is not sliced: with `decode.speculative=self` the slice `decode.draft_subnet` guesses the next tokens,
-and the whole model checks them. Both have one cache, and the result is that of greedy search.
+and the whole model checks them. Both have one cache, or with kernels one each, and the result is that of greedy search.
 
 Use: `model=matformer_tiny`, or `model.encoder.layer=nested model.decoder=nested`; `decode.subnet=0.25`;
 `decode.speculative=self decode.beam_size=1`
