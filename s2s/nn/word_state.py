@@ -43,14 +43,17 @@ class RowCache:
 
     def attend(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
         """As TransformerState.attend: qkv [n, 1, (H + 2G) * d]. Returns [n, 1, H * d]."""
+        q = self.write(n, qkv, attention)
+        keys, values = (held[self.rows, :, : self.size] for held in self.cache[n])
+        return merged(attend(q, keys, values, self.seen))
+
+    def write(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
+        """As TransformerState.write: qkv [n, 1, (H + 2G) * d]. Returns the queries, [n, H, 1, d]."""
         q, k, v = attention.split(qkv, self.places)
-        if attention.log_length:
-            q = log_length(q, 1 + self.places[:, None, :, None])
         self._grow(k)
         for held, new in zip(self.cache[n], (k, v), strict=True):
             held[self.rows, :, self.places[:, 0]] = new[:, :, 0].to(held.dtype)
-        keys, values = (held[self.rows, :, : self.size] for held in self.cache[n])
-        return merged(attend(q, keys, values, self.seen))
+        return log_length(q, 1 + self.places[:, None, :, None]) if attention.log_length else q
 
     def _grow(self, like: Tensor) -> None:
         """Extend the cache to `size` positions; like: [n, G, 1, d]."""

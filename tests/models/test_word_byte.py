@@ -1,5 +1,7 @@
 """Words of bytes: the front-end and the decoder against a loop over words, and steps against teacher forcing."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,9 @@ from torch import nn
 from s2s.config import compose
 from s2s.data.batch import Packing, Source
 from s2s.data.spec import Spec, TokenSource
+from s2s.decoding.config import DecodeConfig
+from s2s.decoding.similarity import leaving
+from s2s.decoding.splitting import splitting
 from s2s.errors import UserError
 from s2s.models.language_model import LanguageModel
 from s2s.models.transformer import Transformer
@@ -208,6 +213,23 @@ def test_attention_of_words_is_that_of_their_symbols():
 def test_a_vocabulary_without_a_space_is_refused(name, spec):
     with pytest.raises(UserError, match=f"model.{name}: one symbol must stand between words"):
         model_of(spec=spec)
+
+
+@pytest.mark.parametrize("threshold", [0.75, -1.0])
+def test_words_leave_the_decoder_where_a_layer_changes_little(threshold):
+    config, tally = DecodeConfig(backend="eager", decoder_exit_similarity=threshold), Counter()
+    model, ids = leaving(model_of("decoder.layers=3"), config, tally), texts(3, 20, seed=1)
+    with torch.no_grad():
+        memory = model.encode((Source(texts(3, 9, seed=2), torch.tensor([9, 4, 6])),))
+        expected, state = model.decode(memory, ids).logits(), model.start(memory, 1)
+        for t in range(20):
+            torch.testing.assert_close(model.step(ids[:, t].contiguous(), state), expected[:, t], rtol=1e-4, atol=1e-5)
+    assert 0 < tally["decoder run"] < tally["decoder"]
+
+
+def test_split_keys_are_refused():
+    with pytest.raises(UserError, match="is for a Transformer's decoder"):
+        splitting(model_of(), 4)
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -71,6 +71,7 @@ class WordByteDecoder(TransformerDecoder):
     """
 
     Config = WordByteConfig
+    State = WordState
     step_block = None  # type: ignore[assignment]  # to drop positions, a state would have to hold words that ended
     heads = ()
 
@@ -153,7 +154,7 @@ class WordByteDecoder(TransformerDecoder):
 
     def start(self, seen: list[Tensor], seen_mask: Tensor, rows: int) -> WordState:
         """As in TransformerDecoder."""
-        return WordState(*self._start(seen, seen_mask), rows, self.most, len(self.speller), self.config.longest_word)
+        return self.State(*self._start(seen, seen_mask), rows, self.most, len(self.speller), self.config.longest_word)
 
     def step(self, tokens: Tensor, state: WordState) -> Tensor:
         """As in TransformerDecoder. The layers over words run for the rows whose word has ended."""
