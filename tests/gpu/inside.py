@@ -10,6 +10,7 @@ import copy
 import importlib
 import os
 import sys
+from pathlib import Path
 from unittest import mock
 
 import torch
@@ -197,3 +198,36 @@ def part(words: tuple[str, ...], size: list[str] | None) -> dict[str, float]:
         found = computed("cuda")
     assert found.keys() == expected.keys()
     return {name: float((found[name] - value).abs().max()) for name, value in expected.items()}
+
+
+def benchmark(*words: str) -> dict:
+    """Run tests/benchmarks/gpu.py on the stand-in."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    with gpu(), contextlib.redirect_stdout(_Kept()), contextlib.redirect_stderr(_Kept()):
+        return importlib.import_module("gpu").main(*words)
+
+
+def process_of_several(local: int, devices: int) -> tuple[str, str, list[int]] | str:
+    """Start process number `local` of two on a machine with so many GPUs. Returns the type of its device, the backend
+    of exchanges, and the device that it sets; or the error."""
+    from s2s.errors import UserError
+    from s2s.training import distributed
+
+    backends, chosen = [], []
+    environment = {"RANK": str(local), "WORLD_SIZE": "2", "LOCAL_RANK": str(local), "TORCHELASTIC_RUN_ID": "none"}
+    with contextlib.ExitStack() as stack:
+        for name in ("Watch", "dist.barrier", "dist.destroy_process_group", "dist.PrefixStore"):
+            stack.enter_context(mock.patch(f"s2s.training.distributed.{name}"))
+        stack.enter_context(mock.patch.object(distributed.dist, "rendezvous", return_value=iter([(None, 0, 2)])))
+        stack.enter_context(
+            mock.patch.object(distributed.dist, "init_process_group", lambda backend, **_: backends.append(backend))
+        )
+        stack.enter_context(mock.patch.dict(os.environ, environment))
+        stack.enter_context(mock.patch.dict(stand_in.CUDA, device_count=lambda: devices, set_device=chosen.append))
+        stack.enter_context(gpu())
+        distributed.Watch.return_value.fail.return_value = None
+        try:
+            with distributed.ranks("auto", 10.0) as group:
+                return group.device_type, backends[0], chosen
+        except UserError as error:
+            return str(error)

@@ -53,6 +53,7 @@ class DeviceMismatch(RuntimeError):
 
 
 _counts = Counts()  # of the innermost `gpu`
+_refused = {"waits": False}
 
 
 def now() -> Counts:
@@ -84,7 +85,7 @@ class OnGpu(Tensor):
         return memo[id(self)]
 
     def tolist(self):
-        _counts.waits[f"tolist {place()}"] += 1
+        _wait("tolist")
         return self.values.tolist()
 
     def numpy(self, *_, **__):
@@ -110,6 +111,13 @@ def place() -> str:
                 return f"{file.rsplit(room, 1)[1]}:{frame.f_lineno}"
         frame = frame.f_back
     return "?"
+
+
+def _wait(reason: str) -> None:
+    """Count that the host waits; after torch.cuda.set_sync_debug_mode("error"), this is an error."""
+    _counts.waits[f"{reason} {place()}"] += 1
+    if _refused["waits"]:
+        raise RuntimeError(f"called a synchronizing CUDA operation: {reason}, at {place()}")
 
 
 def _wrapped(x):
@@ -140,7 +148,7 @@ def _start(operator, args: tuple, kwargs: dict):
         return _dropout(*values)
     _check_devices(name, args, [x for x in tensors if not isinstance(x, OnGpu) and x.dim()])
     if reason := _waits_for(operator, name, args, kwargs):
-        _counts.waits[f"{reason} {place()}"] += 1
+        _wait(reason)
     if name not in FREE:
         _counts.operators[name] += 1
     return _result(operator, name, args, kwargs, operator(*values, **options))
@@ -165,7 +173,7 @@ def _copied(operator, name: str, args: tuple, kwargs: dict, values: tuple, optio
     elif on_device:
         _counts.copies[f"{'asynchronous' if non_blocking else 'blocking'} {place()}"] += 1
     elif not non_blocking:
-        _counts.waits[f"copy to the host {place()}"] += 1
+        _wait("copy to the host")
     return result
 
 
@@ -295,8 +303,9 @@ CUDA = {  # name in torch.cuda -> what it does here
     "device_count": lambda: 1,
     "current_device": lambda: 0,
     "set_device": lambda device: None,
+    "set_sync_debug_mode": lambda mode: _refused.update(waits=mode == "error"),
     "empty_cache": lambda: None,
-    "synchronize": lambda device=None: _counts.waits.update([f"synchronize {place()}"]),
+    "synchronize": lambda device=None: _wait("synchronize"),
     "max_memory_allocated": lambda device=None: 1 << 30,
     "reset_peak_memory_stats": lambda device=None: None,
     "get_device_name": lambda device=None: "a stand-in for a GPU",

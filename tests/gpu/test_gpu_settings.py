@@ -63,3 +63,9 @@ def test_so_are_those_of_validation_and_those_of_training_stay_in_fp32(gpu_runs,
     from safetensors.torch import load_file
 
     assert {str(x.dtype) for x in load_file(tmp_path / "run/last/model.safetensors").values()} == {"torch.float32"}
+
+
+def test_each_process_of_several_has_its_own_gpu_and_exchanges_gradients_by_nccl(child):
+    assert child("process_of_several", 1, 2) == ("cuda", "cpu:gloo,cuda:nccl", [1])
+    assert child("process_of_several", 1, 1).startswith("each process on this machine requires its own GPU; there are "
+                                                        "only 1, not 2 or more")  # fmt: skip
