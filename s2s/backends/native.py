@@ -108,7 +108,7 @@ class Step:
         decoder = model.decoder
         stack, layer = decoder.config, decoder.layers[0]
         activation = getattr(layer.feedforward, "activation", "relu")  # prepacked, one with ReLU is two maps
-        self.width, self.head, self.size = stack.width, stack.width // stack.heads, model.target_vocabulary_size
+        self.width, self.head, self.size = stack.width, stack.head, model.target_vocabulary_size
         self.positions, self.turned = decoder.embedding.positions, torch.empty(0, self.head)
         heads = {n: decoder.head_norms[str(n)] for n in decoder.shares}
         with torch.no_grad():  # the shares may be parameters

@@ -86,8 +86,13 @@ def _check(model: nn.Module, task) -> None:
     missing = []
     if reason := departure(model):
         missing.append(f"model of type {type(model).__name__} ({reason})")
-    elif model.config.log_length_scale:
-        missing.append("model.log_length_scale")
+    else:
+        config = model.config
+        missing += ["model.log_length_scale"] if config.log_length_scale else []
+        missing += ["model.bias=false"] if not config.bias else []
+        sides = {"encoder": config.encoder, "decoder": config.decoder}
+        missing += [f"model.{side}.head_width={stack.head_width}" for side, stack in sides.items()
+                    if stack.head * stack.heads != stack.width]  # fmt: skip
     if not task.target_transform.is_none:
         missing.append(f"data.target_transform={task.target_transform.kind}, which decoding would have to undo")
     if missing:

@@ -24,6 +24,7 @@ from s2s.nn.positions import PositionEmbedding
 
 BLOCKS = {Embedding, PositionEmbedding, Layer, SelfAttention, CrossAttention, FeedForward, nn.Linear, nn.LayerNorm,
           nn.Identity, nn.Embedding, nn.ModuleList, nn.ModuleDict}  # fmt: skip
+ACTIVATIONS = ("relu", "gelu", "swiglu")
 STEP = ("start", "step")
 WHOLE = ("encode", "decode", "cross_attention", *STEP)
 
@@ -88,6 +89,21 @@ def _departure(model: nn.Module, parts: dict[str, type], claims: tuple[str, ...]
                 return f"{name} is a {kind.__name__}"
             if module._forward_hooks or module._forward_pre_hooks:
                 return f"{name} has a hook"
+            if option := _option(module):
+                return f"{name} has {option}"
+    return None
+
+
+def _option(module: nn.Module) -> str | None:
+    """An option of a block that no fast path has, in words; None: it has none."""
+    if isinstance(module, FeedForward) and module.activation not in ACTIVATIONS:
+        return f"model.activation={module.activation}"
+    if isinstance(module, SelfAttention | CrossAttention) and module.scale is not None:
+        return "model.scale_attention=false"
+    if isinstance(module, Embedding) and isinstance(module.tokens, nn.Embedding) and module.scale == 1:
+        return "model.scale_embeddings=false"
+    if isinstance(module, TransformerDecoder) and module.scale is not None:
+        return "model.scale_output=true"
     return None
 
 

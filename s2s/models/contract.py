@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from s2s.data.batch import Packing, tag_of_positions
 from s2s.errors import UserError
 from s2s.nn.attention import segment_mask
+from s2s.nn.relative_bias import RelativeBias
 
 
 class TagSizes(dict[str, int]):
@@ -24,13 +25,21 @@ class TagSizes(dict[str, int]):
         raise UserError(f"the model reads the tag {name} of the examples; {has}")
 
 
+OPTIONAL = {
+    "log_length_scale": "log_length",
+    "norm_type": "norm_type",
+    "bias": "bias",
+    "scale_attention": "scale_attention",
+}  # options, and the arguments of those layers that have them
+
+
 @dataclasses.dataclass(frozen=True)
 class Shared:
     """Options that all parts of a model share, as plain values.
 
     Attributes:
         norm: `pre` or `post`: normalise before each block or after it.
-        positions: `sinusoidal`, `learned`, `rotary` or `none`.
+        positions: `sinusoidal`, `learned`, `rotary`, `relative_bias` or `none`.
         max_positions: Longest sequence, for learned positions only.
         activation: Activation function of the feed-forward blocks.
         dropout: Dropout probability of the output of every block.
@@ -40,6 +49,13 @@ class Shared:
         tags: Number of values of each tag of the examples, by the tag's name.
         log_length_scale: Whether attention logits are multiplied by the logarithm of the number of keys.
         target_starts: Ids of the target's symbols that begin a word, as in Spec.
+        norm_type: `layer` or `rms`.
+        bias: Whether the linear maps of layers have biases.
+        scale_attention: Whether attention logits are divided by sqrt(d).
+        scale_embeddings: Whether embeddings are multiplied by sqrt(D).
+        scale_output: Whether the states of the decoder are divided by sqrt(D) before the output.
+        relative_buckets: Rows of the table of the relative position bias.
+        relative_distance: Distance from which all have one relative position bias.
     """
 
     norm: str = "pre"
@@ -53,9 +69,44 @@ class Shared:
     tags: "TagSizes" = dataclasses.field(default_factory=lambda: TagSizes())
     log_length_scale: bool = False
     target_starts: tuple[int, ...] = ()
+    norm_type: str = "layer"
+    bias: bool = True
+    scale_attention: bool = True
+    scale_embeddings: bool = True
+    scale_output: bool = False
+    relative_buckets: int = 32
+    relative_distance: int = 128
+
+    def changed(self, *names: str) -> dict[str, object]:
+        """The values of these options that are not the defaults of this class."""
+        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(Shared, name)}
+
+    def refuse(self, part: str, *names: str) -> None:
+        """Raise UserError if one of these options has another value than its default, or, for `relative_bias`, if it is
+        the value of `positions`.
+
+        Args:
+            part: The option of the part that does not have them, for errors.
+            names: Attributes, or `relative_bias`.
+        """
+        if "relative_bias" in names and self.positions == "relative_bias":
+            raise UserError(f"model.positions=relative_bias: {part} does not have it")
+        for name, value in self.changed(*(name for name in names if name != "relative_bias")).items():
+            raise UserError(f"model.{name}={str(value).lower()}: {part} does not have it")
+
+    def relative_bias(self, heads: int, causal: bool) -> RelativeBias | None:
+        """The relative position bias of a stack of layers; None: `positions` is something else."""
+        if self.positions != "relative_bias":
+            return None
+        self.refuse("model.positions=relative_bias", "log_length_scale")
+        if self.relative_distance <= self.relative_buckets:
+            raise UserError(f"model.relative_distance={self.relative_distance}: must be over "
+                            f"model.relative_buckets={self.relative_buckets}")  # fmt: skip
+        return RelativeBias(heads, self.relative_buckets, self.relative_distance, causal)
 
     def layer(self, stack) -> dict:
-        """Arguments of a `Layer`; stack: a config with `width, heads, kv_heads, ffn_width`."""
+        """Arguments of a `Layer`, the optional ones of OPTIONAL only if they are changed; stack: a config with `width,
+        heads, kv_heads, ffn_width, head_width`."""
         return {
             "width": stack.width,
             "heads": stack.heads,
@@ -67,7 +118,8 @@ class Shared:
             "dropout": self.dropout,
             "attention_dropout": self.attention_dropout,
             "activation_dropout": self.activation_dropout,
-            **({"log_length": True} if self.log_length_scale else {}),
+            **{OPTIONAL[name]: value for name, value in self.changed(*OPTIONAL).items()},
+            **({} if stack.head_width is None else {"head_width": stack.head_width}),
         }
 
 

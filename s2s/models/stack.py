@@ -21,6 +21,14 @@ class StackConfig:
         None, "key/value heads, shared by groups of query heads; null: as many as heads", at_least=1, at_most=1024
     )
     ffn_width: int = option(2048, "inner width of the feed-forward blocks", at_least=1, at_most=1_048_576)
+    head_width: int | None = option(
+        None, "width d of an attention head; null: width / heads", at_least=1, at_most=65_536
+    )
+
+    @property
+    def head(self) -> int:
+        """d"""
+        return self.head_width or self.width // self.heads
 
 
 @dataclasses.dataclass
@@ -38,11 +46,11 @@ def check_heads(key: str, stack: StackConfig, positions: str) -> None:
         stack: The size.
         positions: `rotary` requires an even head width too.
     """
-    if stack.width % stack.heads:
+    if stack.head_width is None and stack.width % stack.heads:
         raise UserError(f"{key}.width={stack.width} is not a multiple of {key}.heads={stack.heads}")
     if stack.kv_heads is not None and (stack.kv_heads < 1 or stack.heads % stack.kv_heads):
         raise UserError(f"{key}.kv_heads={stack.kv_heads} does not divide {key}.heads={stack.heads}")
-    if stack.width % 2 or (positions == "rotary" and stack.width // stack.heads % 2):
+    if stack.width % 2 or (positions == "rotary" and stack.head % 2):
         raise UserError(f"{key}.width={stack.width}: widths must be even (and with rotary positions, a head's too)")
 
 
@@ -52,6 +60,7 @@ Encoder = TypeVar("Encoder", bound="LayeredEncoder")
 class LayeredEncoder(nn.Module):
     """What encoders of layers `self.layers` of one width `self.width` share."""
 
+    config: StackConfig
     layers: nn.ModuleList
     width: int
 
@@ -65,5 +74,5 @@ class LayeredEncoder(nn.Module):
         """Floating-point operations of the matrix products if every position passes every layer; lengths: of the
         sources, [B] int64."""
         linear = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)
-        pairs = len(self.layers) * self.width * int((lengths * lengths).sum())
+        pairs = len(self.layers) * self.config.heads * self.config.head * int((lengths * lengths).sum())
         return 2 * int(lengths.sum()) * linear + 4 * pairs

@@ -6,6 +6,9 @@ Shapes: D model width, V vocabulary.
 import dataclasses
 from typing import Any
 
+import torch
+from torch import nn
+
 from s2s.config.schema import group, option
 from s2s.data.spec import Spec, check_sources
 from s2s.errors import UserError
@@ -13,6 +16,7 @@ from s2s.models.contract import Shared, TagSizes
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.nn.embedding import Embedding
 from s2s.nn.feedforward import ACTIVATIONS
+from s2s.nn.norms import NORMS
 from s2s.registry import find
 
 
@@ -28,14 +32,23 @@ class TransformerConfig:
     embedding: Any = group("embedding", "table", "embeds the tokens that the decoder reads")
     output: Any = group("output", "linear", "turns the states of the decoder into logits")
     norm: str = option("pre", "normalise before each block (stable) or after it (the original)", ("pre", "post"))
+    norm_type: str = option("layer", "layer: LayerNorm; rms: RMSNorm, without mean and bias", NORMS)
     positions: str = option(
         "sinusoidal", "position information; none: for layers that see the order by themselves",
-        ("sinusoidal", "learned", "rotary", "none"),
+        ("sinusoidal", "learned", "rotary", "relative_bias", "none"),
     )  # fmt: skip
     max_positions: int = option(
         1024, "longest sequence in tokens, only for learned positions", at_least=1, at_most=1_048_576
     )
+    relative_buckets: int = option(
+        32, "numbers for each head that relative_bias learns, for distances and ranges of distances", at_least=4,
+        at_most=65_536,
+    )  # fmt: skip
+    relative_distance: int = option(
+        128, "distance from which all have one number of relative_bias", at_least=2, at_most=1_048_576
+    )
     activation: str = option("relu", "activation function of the feed-forward blocks", ACTIVATIONS)
+    bias: bool = option(True, "the linear maps of layers have biases")
     dropout: float = option(0.1, "dropout of the output of every block", at_least=0, below=1)
     embedding_dropout: float | None = option(
         None, "dropout of the embedded input; null: the same as dropout", at_least=0, below=1
@@ -44,6 +57,13 @@ class TransformerConfig:
     activation_dropout: float = option(0.0, "dropout inside the feed-forward blocks", at_least=0, below=1)
     log_length_scale: bool = option(
         False, "multiply attention logits by the logarithm of the number of keys, for sequences longer than in training"
+    )
+    scale_attention: bool = option(True, "divide attention logits by the square root of the head width")
+    scale_embeddings: bool = option(True, "multiply embedded tokens by the square root of the width")
+    scale_output: bool = option(
+        False,
+        "divide the states of the decoder by the square root of the width before the output; for a shared matrix with "
+        "scale_embeddings=false",
     )
     tie_embeddings: str = option(
         "auto",
@@ -97,7 +117,7 @@ class Transformer(EncoderDecoder):
                   else kinds["embedding"](config.embedding, size, width))  # fmt: skip
         drop = getattr(config.embedding, "dropout", None)
         drop = shared.embedding_dropout if drop is None else drop
-        embedding = Embedding(target, config.positions, config.max_positions, drop)
+        embedding = Embedding(target, config.positions, config.max_positions, drop, config.scale_embeddings)
         encoder = kinds["encoder"](config.encoder, shared)
         bridge = kinds["bridge"](config.bridge, encoder.width, config.encoder.layers,
                                  kinds["decoder"].attending(config.decoder))  # fmt: skip
@@ -117,8 +137,17 @@ class Transformer(EncoderDecoder):
         self.assemble(frontend, encoder, bridge, decoder, output, frontends, encoders)
         others = (part for part in decoder.children() if part is not embedding)
         self.draw(frontend, embedding, encoder, bridge, *others, output, *frontends, *encoders)
+        if not config.scale_embeddings and (config.scale_output or tie not in ("decoder", "all")):
+            _enlarge(target, *(part.tokens for part in (frontend, *frontends)))
         if tie in ("decoder", "all"):
             self.tie(target)
+
+
+def _enlarge(*tables: nn.Module | None) -> None:
+    """Multiply matrices of embeddings by sqrt(D) initially, where nothing else does."""
+    with torch.no_grad():
+        for table in dict.fromkeys(table for table in tables if isinstance(table, nn.Embedding)):
+            table.weight.mul_(table.embedding_dim**0.5)
 
 
 def _check_deleting(config: TransformerConfig, kinds: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Multi-head attention for whole sequences and for one decoder step, with grouped key/value heads.
 
 Shapes: B sentences, S source positions, T target positions, P real tokens of all rows, K rows a sentence, R = B*K rows,
-D model width, H query heads, G key/value heads (G divides H; G = 1 is multi-query attention), d = D/H head width.
+D model width, H query heads, G key/value heads (G divides H; G = 1 is multi-query attention), d head width, D/H by
+default.
 """
 
 import torch
@@ -65,18 +66,23 @@ class SelfAttention(nn.Module):
         causal: Position t sees positions up to t only, unless a mask says otherwise.
         rotary: Rotate queries and keys by their positions.
         log_length: Scale logits by the logarithm of the number of keys (s2s/nn/log_length.py).
+        head_width: d; None: D / H.
+        bias: Whether the linear maps have biases.
+        scaled: Whether logits are divided by sqrt(d).
     """
 
     def __init__(self, width: int, heads: int, kv_heads: int, dropout: float, causal: bool, rotary: bool,
-                 log_length: bool = False):  # fmt: skip
+                 log_length: bool = False, head_width: int | None = None, bias: bool = True,
+                 scaled: bool = True):  # fmt: skip
         super().__init__()
         self.log_length = log_length
         self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
         self.causal, self.rotary = causal, rotary
-        head = width // heads
+        head = head_width or width // heads
+        self.scale = None if scaled else head**0.5  # of queries; it undoes the division by sqrt(d)
         self.sizes = [heads * head, kv_heads * head, kv_heads * head]
-        self.qkv = nn.Linear(width, sum(self.sizes))
-        self.output = nn.Linear(width, width)
+        self.qkv = nn.Linear(width, sum(self.sizes), bias=bias)
+        self.output = nn.Linear(heads * head, width, bias=bias)
 
     def split(self, qkv: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Split the result of the fused product, [B, T, (H + 2G) * d].
@@ -92,17 +98,21 @@ class SelfAttention(nn.Module):
             heads = [self.heads, self.kv_heads]
             both, v = qkv.split([sum(self.sizes[:2]), self.sizes[2]], dim=-1)
             q, k = rotate(heads_of(both, sum(heads)), positions).split(heads, dim=1)
-            return q, k, heads_of(v, self.kv_heads)
+            return self._scaled(q), k, heads_of(v, self.kv_heads)
         q, k, v = qkv.split(self.sizes, dim=-1)
-        return heads_of(q, self.heads), heads_of(k, self.kv_heads), heads_of(v, self.kv_heads)
+        return self._scaled(heads_of(q, self.heads)), heads_of(k, self.kv_heads), heads_of(v, self.kv_heads)
+
+    def _scaled(self, q: Tensor) -> Tensor:
+        return q if self.scale is None else q * self.scale
 
     def forward(self, x: Tensor, mask: Tensor | None = None, real: RealTokens | None = None) -> Tensor:
         """Attention over whole sequences.
 
         Args:
             x: [B, T, D]; with `real`, [P, D].
-            mask: Bool [B, 1, 1 or T, T], true where a query may see a key; it replaces the causal mask. Causal
-                attention over right-padded rows needs none, because no real position sees padding.
+            mask: Bool [B, 1, 1 or T, T], true where a query may see a key, or float [B, 1 or H, T, T], added to the
+                logits; it replaces the causal mask. Causal attention over right-padded rows needs none, because no
+                real position sees padding.
             real: The places of the tokens in their rows, if x has no padding.
 
         Returns:
@@ -143,17 +153,20 @@ class CrossAttention(nn.Module):
     Args:
         width: D of the decoder.
         memory_width: D of the encoder.
-        heads, kv_heads, dropout, log_length: As in SelfAttention.
+        heads, kv_heads, dropout, log_length, head_width, bias, scaled: As in SelfAttention.
     """
 
     def __init__(self, width: int, memory_width: int, heads: int, kv_heads: int, dropout: float,
-                 log_length: bool = False):  # fmt: skip
+                 log_length: bool = False, head_width: int | None = None, bias: bool = True,
+                 scaled: bool = True):  # fmt: skip
         super().__init__()
         self.log_length = log_length
         self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(memory_width, 2 * kv_heads * (width // heads))
-        self.output = nn.Linear(width, width)
+        head = head_width or width // heads
+        self.scale = None if scaled else head**0.5
+        self.query = nn.Linear(width, heads * head, bias=bias)
+        self.key_value = nn.Linear(memory_width, 2 * kv_heads * head, bias=bias)
+        self.output = nn.Linear(heads * head, width, bias=bias)
 
     def project(self, memory: Tensor) -> Tensor:
         """memory: [B, S, D_encoder]. Returns keys and values [2, B, G, S, d]."""
@@ -192,8 +205,9 @@ class CrossAttention(nn.Module):
         return key_value, mask
 
     def _query(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Queries [B, T, D]; mask: [B, 1, 1 or T, S], the keys that each query sees."""
+        """Queries [B, T, H * d]; mask: [B, 1, 1 or T, S], the keys that each query sees."""
         q = self.query(x)
+        q = q if self.scale is None else q * self.scale
         return log_length(q[:, None], mask)[:, 0] if self.log_length else q
 
 

@@ -14,16 +14,17 @@ class Embedding(nn.Module):
     Args:
         tokens: The embedding matrix [V, D], which other parts may share; or a module that maps ids [...] to [..., D]
             and has an attribute `embedding_dim`, D. The output of such a module is not scaled.
-        positions: `sinusoidal`, `learned`, `rotary` or `none`.
+        positions: Kind of PositionEmbedding.
         max_positions: The longest sequence, for learned positions only.
         dropout: Dropout probability of the embedded input.
+        scaled: Whether the rows of a matrix are multiplied by sqrt(D).
     """
 
-    def __init__(self, tokens: nn.Module, positions: str, max_positions: int, dropout: float):
+    def __init__(self, tokens: nn.Module, positions: str, max_positions: int, dropout: float, scaled: bool = True):
         super().__init__()
         width = cast(int, tokens.embedding_dim)
         self.tokens, self.dropout = tokens, dropout
-        self.scale = width**0.5 if isinstance(tokens, nn.Embedding) else 1.0
+        self.scale = width**0.5 if scaled and isinstance(tokens, nn.Embedding) else 1.0
         self.positions = PositionEmbedding(positions, width, max_positions)
 
     def forward(self, ids: Tensor, positions: Tensor | None = None, length: int | None = None) -> Tensor:

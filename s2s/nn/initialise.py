@@ -1,6 +1,7 @@
 """Initial weights of blocks. A block with a method `first_weights` draws its own, after those of its submodules."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from s2s.nn.attention import CrossAttention, SelfAttention
 
@@ -17,8 +18,17 @@ def initialise(module: nn.Module) -> None:
     elif isinstance(module, SelfAttention):
         for projection in module.qkv.weight.split(module.sizes):
             nn.init.xavier_uniform_(projection, gain=2**-0.5)
+        _balance(module, module.qkv.weight[: module.sizes[0]])
     elif isinstance(module, CrossAttention):
         for projection in module.key_value.weight.chunk(2):
             nn.init.xavier_uniform_(projection, gain=2**-0.5)
+        _balance(module, module.query.weight)
     elif hasattr(module, "first_weights"):
         module.first_weights()
+
+
+def _balance(attention: SelfAttention | CrossAttention, query: Tensor) -> None:
+    """Divide the weights of queries by sqrt(d) where logits are not divided by it."""
+    if attention.scale is not None:
+        with torch.no_grad():
+            query.div_(attention.scale)

@@ -12,6 +12,7 @@ from s2s.config.schema import option
 from s2s.nn.attention import CrossAttention, SelfAttention
 from s2s.nn.dropout import dropout
 from s2s.nn.feedforward import FeedForward
+from s2s.nn.norms import norm_of
 from s2s.nn.unpad import RealTokens
 
 
@@ -40,6 +41,10 @@ class Layer(nn.Module):
         attention_dropout: Dropout probability of attention weights.
         activation_dropout: Dropout probability inside the feed-forward block.
         log_length: Whether attention logits are multiplied by the logarithm of the number of keys.
+        norm_type: One of NORMS.
+        head_width: d; None: D / H.
+        bias: Whether linear maps have biases.
+        scale_attention: Whether attention logits are divided by sqrt(d).
     """
 
     Config = LayerConfig
@@ -47,23 +52,26 @@ class Layer(nn.Module):
     convolves = False  # true: an encoder passes the argument `causal` too
     unpads = True  # an encoder may pass real tokens only
     segmented = True  # the mask separates the examples of a packed row
+    biased = True  # the mask may be float, added to the logits of attention
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, activation: str, pre_norm: bool,
                  rotary: bool, causal: bool = False, memory_width: int | None = None, dropout: float = 0.0,
-                 attention_dropout: float = 0.0, activation_dropout: float = 0.0,
-                 log_length: bool = False):  # fmt: skip
+                 attention_dropout: float = 0.0, activation_dropout: float = 0.0, log_length: bool = False,
+                 norm_type: str = "layer", head_width: int | None = None, bias: bool = True,
+                 scale_attention: bool = True):  # fmt: skip
         super().__init__()
         self.pre_norm, self.dropout = pre_norm, dropout
-        self.attention = SelfAttention(width, heads, kv_heads, attention_dropout, causal, rotary, log_length)
-        self.attention_norm = nn.LayerNorm(width)
+        options = log_length, head_width, bias, scale_attention
+        self.attention = SelfAttention(width, heads, kv_heads, attention_dropout, causal, rotary, *options)
+        self.attention_norm = norm_of(norm_type, width)
         self.attends = memory_width is not None
         if self.attends:
-            self.cross = CrossAttention(width, memory_width, heads, kv_heads, attention_dropout, log_length)
-            self.cross_norm = nn.LayerNorm(width)
-        self.feedforward = FeedForward(width, ffn_width, activation, activation_dropout)
-        self.feedforward_norm = nn.LayerNorm(width)
+            self.cross = CrossAttention(width, memory_width, heads, kv_heads, attention_dropout, *options)
+            self.cross_norm = norm_of(norm_type, width)
+        self.feedforward = FeedForward(width, ffn_width, activation, activation_dropout, bias)
+        self.feedforward_norm = norm_of(norm_type, width)
 
-    def _block(self, x: Tensor, norm: nn.LayerNorm, block, *args) -> Tensor:
+    def _block(self, x: Tensor, norm: nn.Module, block, *args) -> Tensor:
         """Residual connection around `block`, the norm before or after it."""
         y = block(norm(x) if self.pre_norm else x, *args)
         x = x + dropout(y, self.dropout, self.training)
@@ -79,7 +87,8 @@ class Layer(nn.Module):
 
         Args:
             x: [B, S, D]; with `real`, [P, D].
-            mask: Bool [B, 1, 1 or S, S], true at the keys that each query sees; None: causal.
+            mask: Bool [B, 1, 1 or S, S], true at the keys that each query sees, or float [B, 1 or H, S, S], added to
+                the logits; None: causal.
             real: The places of the tokens in their rows, if x has no padding.
 
         Returns:
@@ -93,7 +102,7 @@ class Layer(nn.Module):
 
         Args:
             x: [B, T, D].
-            mask: Bool [B, 1, T, T], of self-attention; None: causal.
+            mask: Bool [B, 1, T, T] or float [B, H, T, T], of self-attention; None: causal.
             memory: [B, S, D].
             memory_mask: Bool [B, 1, 1 or T, S], of cross-attention.
 
@@ -104,9 +113,9 @@ class Layer(nn.Module):
         x = self._block(x, self.cross_norm, self.cross, self.cross.project(memory), memory_mask)
         return self._block(x, self.feedforward_norm, self.feedforward)
 
-    def cross_attention(self, x: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
-        """The cross-attention weights of `decode` with a causal mask: fp32 [B, H, T, S]."""
-        x = self._block(x, self.attention_norm, self.attention, None)
+    def cross_attention(self, x: Tensor, mask: Tensor | None, memory: Tensor, memory_mask: Tensor) -> Tensor:
+        """The cross-attention weights of `decode` for the same arguments: fp32 [B, H, T, S]."""
+        x = self._block(x, self.attention_norm, self.attention, mask)
         x = self.cross_norm(x) if self.pre_norm else x
         return self.cross.weights(x, self.cross.project(memory), memory_mask)
 

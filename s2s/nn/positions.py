@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from s2s.errors import UserError
 
+OF_ATTENTION = ("rotary", "relative_bias")  # positions that attention sees, and embeddings do not
+
 
 def sinusoidal(positions: Tensor, width: int) -> Tensor:
     """Sinusoidal position embeddings (Vaswani et al. 2017): sines in the first half, cosines in the second.
@@ -28,7 +30,7 @@ class PositionEmbedding(nn.Module):
     """Adds position embeddings to token embeddings.
 
     Args:
-        kind: `sinusoidal`, `learned`, `rotary` (nothing is added; the attention rotates) or `none`.
+        kind: `sinusoidal`, `learned`, `none`, or one of OF_ATTENTION (nothing is added).
         width: D.
         max_positions: The longest sequence, for learned embeddings only.
 
@@ -41,7 +43,7 @@ class PositionEmbedding(nn.Module):
         self.kind, self.width, self.most = kind, width, max_positions if kind == "learned" else None
         if kind == "learned":
             self.weight = nn.Parameter(torch.empty(max_positions, width).normal_(std=width**-0.5))
-        elif kind != "rotary":
+        elif kind not in OF_ATTENTION:
             self.register_buffer("table", self._computed(512), persistent=False)
 
     def _computed(self, length: int, device: torch.device | None = None) -> Tensor:
@@ -64,7 +66,7 @@ class PositionEmbedding(nn.Module):
         Raises:
             UserError: a sequence longer than the learned table.
         """
-        if self.kind in ("rotary", "none"):
+        if self.kind == "none" or self.kind in OF_ATTENTION:
             return x
         end = x.size(1) if length is None else length
         if self.kind == "learned" and end > len(self.weight) and positions is not None:

@@ -34,7 +34,7 @@ def _part(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor,
     """m [B, H, T, 1], l [B, H, T, 1] and o [B, H, T, d] of a part of the keys; l and o are 0 if a query sees none."""
     logits = q @ k.transpose(2, 3) / q.size(3) ** 0.5
     if mask is not None:
-        logits = logits.masked_fill(~mask, float("-inf"))
+        logits = logits + mask if mask.is_floating_point() else logits.masked_fill(~mask, float("-inf"))
     top = logits.amax(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)  # finite even if a query sees no key
     weights = (logits - top).exp()
     return top, weights.sum(-1, keepdim=True), weights @ v

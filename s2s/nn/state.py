@@ -31,7 +31,8 @@ class TransformerState:
         positions: [B, 1], the same on the device.
         attention: The attention function, with the arguments of `attend`.
         seen: Bool [R, 1, 1, length], true at the positions that each row sees in this step; None: it sees all.
-        added, cross_added: `seen` and `mask` as numbers, once a layer has needed them.
+        added, cross_added: `seen` and `mask` as numbers, once a layer has needed them. A decoder with a relative
+            position bias sets `added` after `begin`, float [1 or R, H, 1, length].
     """
 
     attention = staticmethod(attend)
@@ -50,6 +51,10 @@ class TransformerState:
         state = type(self)(self.key_values[:, :, :0], self.mask[:0], self.rows, self.most)
         state.release(torch.arange(0, device=self.mask.device), slots)
         return state
+
+    def queries(self) -> Tensor:
+        """The places of this step's queries, [1 or R, 1]: those of all rows, or one that they share."""
+        return self.positions[:1] if self.seen is None else self.positions.repeat_interleave(self.rows, 0)
 
     def begin(self) -> None:
         """Prepare a step: make room for one more position of every row."""
@@ -207,15 +212,20 @@ class BlockState(TransformerState):
         """Prepare a step: make room for `width` more positions, T."""
         self.length = int(self.steps.max()) + width
         self._grow()
-        device = self.positions.device
+        self.added, device = None, self.positions.device
         self.places = self.positions + torch.arange(width, device=device)  # [B, T]
         self.seen = (torch.arange(self.length, device=device) <= self.places[:, :, None])[:, None]
+
+    def queries(self) -> Tensor:
+        """The places of this step's queries, [B, T]."""
+        return self.places
 
     def attend(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
         """TransformerState.attend at T positions: qkv [B, T, (H + 2G) * d]. Returns [B, T, H * d]."""
         q = self.write(n, qkv, attention)
         keys, values = self._kept(n, attention)
-        return merged(attend(q, keys[:, :, : self.length], values[:, :, : self.length], self.seen))
+        seen = self.seen if self.added is None else self.added
+        return merged(attend(q, keys[:, :, : self.length], values[:, :, : self.length], seen))
 
     def write(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
         """As TransformerState.write, at T positions. Returns the queries, [B, H, T, d]."""

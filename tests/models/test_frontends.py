@@ -474,7 +474,8 @@ def test_a_run_resumes_to_the_same_bits_and_decodes(s2s, store, tmp_path, capsys
 
 def test_presets_of_methods_make_their_models():
     """Without weights: the presets' sizes fit together, with the vocabulary of bytes."""
-    spec = TranslationTask(ByteTokenizer.learn(ByteConfig()), ByteTokenizer.learn(ByteConfig())).spec
+    tokenizer = ByteTokenizer.learn(ByteConfig())
+    spec = TranslationTask(tokenizer, tokenizer).spec
     sizes = {"byt5_small": (12, 4, 1472), "byt5_tiny": (6, 2, 128), "embeddingless_tiny": (2, 2, 288),
              "embeddingless_base": (6, 6, 512), "lobef_ncf": (2, 6, 512), "lobef_wsf": (4, 6, 512)}  # fmt: skip
     for name, (encoder, decoder, width) in sizes.items():

@@ -22,7 +22,7 @@ ROWS = st.lists(st.lists(st.tuples(LENGTH, LENGTH), min_size=1, max_size=4), min
 def model_of(positions: str = "sinusoidal", norm: str = "pre", kv_heads: int | None = None,
              unpad: bool | None = False, attention: bool = False, **changes) -> Transformer:  # fmt: skip
     torch.manual_seed(0)
-    stack = EncoderConfig(2, 32, 4, kv_heads, 48, unpad, unpad_attention=attention)
+    stack = EncoderConfig(2, 32, 4, kv_heads, 48, unpad=unpad, unpad_attention=attention)
     return Transformer(TransformerConfig(encoder=stack, decoder=stack, positions=positions, norm=norm, dropout=0.0,
                                          **changes), text_spec(20, 23))  # fmt: skip
 

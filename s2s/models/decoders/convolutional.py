@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from s2s import registry
 from s2s.config.schema import group, option
 from s2s.errors import UserError
+from s2s.models.contract import Shared
 from s2s.models.decoders.transformer import TransformerDecoder
 from s2s.models.stack import DecoderConfig
 from s2s.nn.convolving import ConvolvingLayer, WindowState
@@ -47,6 +48,10 @@ class ConvolutionalDecoder(TransformerDecoder):
     Config = ConvolutionalConfig
     State = WindowState
     step_block = None  # type: ignore[assignment]  # to drop positions, a state would have to hold more of them
+
+    def __init__(self, config: ConvolutionalConfig, shared: Shared, *args):
+        shared.refuse("model.decoder=convolutional", "relative_bias", "bias", "scale_attention")
+        super().__init__(config, shared, *args)
 
     def _layers(self, config: ConvolutionalConfig, options: dict[str, Any]) -> nn.ModuleList:
         kind = registry.find("layer", config.layer.type)

@@ -25,6 +25,7 @@ from s2s.models.contract import Shared
 from s2s.models.decoders.transformer import TransformerDecoder
 from s2s.models.stack import DecoderConfig
 from s2s.nn.embedding import Embedding
+from s2s.nn.norms import norm_of
 
 
 @dataclasses.dataclass
@@ -57,7 +58,7 @@ class GroupsDecoder(TransformerDecoder):
             )
         super().__init__(config, shared, embedding, memory_width)
         *lower, _ = last_layers(config.layers, config.groups, "model.decoder.groups")
-        self.head_norms = nn.ModuleDict({str(number): nn.LayerNorm(config.width) for number in lower})
+        self.head_norms = nn.ModuleDict({str(number): norm_of(shared.norm_type, config.width) for number in lower})
         self.weights = nn.Parameter(torch.zeros(config.groups))
 
     @property

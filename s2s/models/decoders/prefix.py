@@ -135,8 +135,7 @@ class PrefixDecoder(TransformerDecoder):
         if shared.positions == "rotary" or (shared.positions == "learned" and self.continued):
             raise UserError(f"model.positions={shared.positions}: model.decoder=prefix needs sinusoidal or none, or "
                             "learned with model.decoder.target_positions=separate")  # fmt: skip
-        if shared.log_length_scale:
-            raise UserError("model.log_length_scale: model.decoder=prefix does not have it")
+        shared.refuse("model.decoder=prefix", "log_length_scale", "relative_bias")
         self.segments = nn.Parameter(torch.zeros(2, config.width)) if config.segments else None
 
     def _layers(self, config: PrefixConfig, options: dict[str, Any]) -> nn.ModuleList:
@@ -192,8 +191,8 @@ class PrefixDecoder(TransformerDecoder):
         for number, layer in enumerate(self.layers, 1):
             x = self._layer(layer, x, mask, seen_mask)
             if str(number) in self.head_norms:
-                states[number] = self.head_norms[str(number)](x[:, memory.size(1) :])
-        return self._mixed(self.norm(x[:, memory.size(1) :]), states), states
+                states[number] = self._scaled(self.head_norms[str(number)](x[:, memory.size(1) :]))
+        return self._mixed(self._scaled(self.norm(x[:, memory.size(1) :])), states), states
 
     def cross_attention(self, seen: list[Tensor], seen_mask: Tensor, decoder_input: Tensor, layer: int) -> Tensor:
         """Self-attention weights of target positions to source positions, fp32 [B, H, T, S]. Their sum may be below 1,
@@ -227,4 +226,5 @@ class PrefixDecoder(TransformerDecoder):
     def flops(self, memory: Tensor, target: Tensor) -> int:
         """As in TransformerDecoder."""
         linear, tokens = sum(p.numel() for p in self.layers.parameters() if p.dim() == 2), memory + target
-        return 2 * int(tokens.sum()) * linear + 4 * len(self.layers) * self.width * int((tokens * tokens).sum())
+        pairs = len(self.layers) * self.config.heads * self.config.head * int((tokens * tokens).sum())
+        return 2 * int(tokens.sum()) * linear + 4 * pairs

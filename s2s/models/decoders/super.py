@@ -63,6 +63,9 @@ class SuperDecoder(SuperStack, TransformerDecoder):
             raise UserError(f"model.auxiliary_heads={list(heads)}: model.decoder=super samples its depth")
         if memory_width is None and (config.memories or config.cross_head_counts):
             raise UserError("model.decoder.memories and cross_head_counts: the model has no memory to attend to")
+        shared.refuse("model.decoder=super", "relative_bias", "bias", "scale_attention")
+        if config.head_width is not None:
+            raise UserError(f"model.decoder.head_width={config.head_width}: model.decoder=super does not have it")
         self.copies = max(config.memories, default=None)
         super().__init__(config, shared, embedding, memory_width)
         self._begin(config)

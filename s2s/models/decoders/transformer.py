@@ -18,6 +18,7 @@ from s2s.models.stack import DecoderConfig, check_heads
 from s2s.nn.attention import segment_mask
 from s2s.nn.embedding import Embedding
 from s2s.nn.layers import Layer
+from s2s.nn.norms import norm_of
 from s2s.nn.state import BlockState, TransformerState
 
 
@@ -36,7 +37,8 @@ class TransformerDecoder(nn.Module):
         goes_alone: Whether the decoder works without a memory, as in a language model.
 
     Raises:
-        UserError: attention heads that do not divide the width, or auxiliary heads of layers that do not exist.
+        UserError: attention heads that do not divide the width, auxiliary heads of layers that do not exist, or
+            options of the relative position bias that do not fit together.
     """
 
     Config = DecoderConfig
@@ -58,8 +60,10 @@ class TransformerDecoder(nn.Module):
         self.embedding, self.most = embedding, embedding.positions.most
         options = {**shared.layer(config), "causal": True, "memory_width": memory_width}
         self.layers = self._layers(config, options)
-        self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
-        self.head_norms = nn.ModuleDict({str(number): nn.LayerNorm(config.width) for number in heads})
+        self.norm = norm_of(shared.norm_type, config.width) if shared.norm == "pre" else nn.Identity()
+        self.head_norms = nn.ModuleDict({str(number): norm_of(shared.norm_type, config.width) for number in heads})
+        self.relative = shared.relative_bias(config.heads, causal=True)
+        self.scale = config.width**-0.5 if shared.scale_output else None
 
     def _layers(self, config: DecoderConfig, options: dict[str, Any]) -> nn.ModuleList:
         """The layers; options: arguments of each."""
@@ -94,13 +98,26 @@ class TransformerDecoder(nn.Module):
             States for the output layer [B, T, D], and the states of each head, by layer.
         """
         segments, positions = packing or (None, None)
-        mask = None if segments is None else segment_mask(segments, segments).tril()
+        mask = self._own_mask(decoder_input.size(1), segments, decoder_input.device)
         x, states = self.embedding(decoder_input, positions=positions), {}
         for number, layer in enumerate(self.layers, 1):
             x = layer(x, mask, seen[number - 1], seen_mask) if layer.attends else layer(x, mask)
             if str(number) in self.head_norms:
-                states[number] = self.head_norms[str(number)](x)
-        return self._mixed(self.norm(x), states), states
+                states[number] = self._scaled(self.head_norms[str(number)](x))
+        return self._mixed(self._scaled(self.norm(x)), states), states
+
+    def _own_mask(self, size: int, segments: Tensor | None, device: torch.device) -> Tensor | None:
+        """The mask of self-attention over T positions: None, causal; bool [B, 1, T, T], where rows are packed; or float
+        [1 or B, H, T, T], added to the logits. segments: [B, T], where rows are packed."""
+        mask = None if segments is None else segment_mask(segments, segments).tril()
+        if self.relative is None:
+            return mask
+        if mask is None:
+            mask = torch.ones(1, 1, size, size, dtype=torch.bool, device=device).tril()
+        return self.relative.masked(mask)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.scale is None else x * self.scale
 
     def _mixed(self, top: Tensor, heads: dict[int, Tensor]) -> Tensor:
         """States for the output layer; top, heads: normalised states of the top and of each head, by layer."""
@@ -111,10 +128,10 @@ class TransformerDecoder(nn.Module):
 
     def cross_attention(self, seen: list[Tensor], seen_mask: Tensor, decoder_input: Tensor, layer: int) -> Tensor:
         """Cross-attention weights of a layer under teacher forcing, fp32 [B, H, T, S]; layer: from 0."""
-        x = self.embedding(decoder_input)
+        x, mask = self.embedding(decoder_input), self._own_mask(decoder_input.size(1), None, decoder_input.device)
         for below, memory in zip(self.layers[:layer], seen, strict=False):
-            x = below(x, None, memory, seen_mask) if below.attends else below(x, None)
-        return self.layers[layer].cross_attention(x, seen[layer], seen_mask)
+            x = below(x, mask, memory, seen_mask) if below.attends else below(x, mask)
+        return self.layers[layer].cross_attention(x, mask, seen[layer], seen_mask)
 
     def start(self, seen: list[Tensor], seen_mask: Tensor, rows: int) -> TransformerState:
         """The state before the first step, with `rows` rows for each sentence; other arguments as in `decode`."""
@@ -127,7 +144,7 @@ class TransformerDecoder(nn.Module):
             return torch.stack(projected), seen_mask
         # One position for each sentence, which no layer reads.
         stack, weight, B = self.config, next(self.layers.parameters()), len(seen_mask)
-        shape = len(self.layers), 2, B, stack.kv_heads or stack.heads, 1, stack.width // stack.heads
+        shape = len(self.layers), 2, B, stack.kv_heads or stack.heads, 1, stack.head
         return weight.new_zeros(shape), torch.ones(B, 1, 1, 1, dtype=torch.bool, device=weight.device)
 
     def step(self, tokens: Tensor, state: TransformerState) -> Tensor:
@@ -140,12 +157,14 @@ class TransformerDecoder(nn.Module):
     def _advance(self, x: Tensor, state: TransformerState) -> Tensor:
         """Run embedded tokens through the layers. Returns states for the output layer."""
         heads, shares = {}, self.shares
+        if self.relative is not None:
+            state.added = self.relative.step(state.queries(), state.length, state.seen)
         for n, layer in enumerate(self.layers):
             x = layer.step(x, state, n)
             if n + 1 in shares:
-                heads[n + 1] = self.head_norms[str(n + 1)](x)
+                heads[n + 1] = self._scaled(self.head_norms[str(n + 1)](x))
         state.advance()
-        return self._mixed(self.norm(x), heads)
+        return self._mixed(self._scaled(self.norm(x)), heads)
 
     def start_blocks(self, seen: list[Tensor], seen_mask: Tensor) -> BlockState:
         """The state before the first step, for one hypothesis a sentence that advances by several positions at once."""
@@ -166,4 +185,4 @@ class TransformerDecoder(nn.Module):
         attending = [layer for layer in self.layers if layer.attends]
         over_memory = sum(layer.cross.key_value.weight.numel() for layer in attending)  # of keys and values, over S
         pairs = len(self.layers) * int((target * target).sum()) + len(attending) * int((target * memory).sum())
-        return 2 * (S * over_memory + T * (linear - over_memory)) + 4 * self.width * pairs
+        return 2 * (S * over_memory + T * (linear - over_memory)) + 4 * self.config.heads * self.config.head * pairs

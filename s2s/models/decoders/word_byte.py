@@ -80,6 +80,7 @@ class WordByteDecoder(TransformerDecoder):
         if heads:
             raise UserError(f"model.auxiliary_heads={list(heads)}: the layers of model.decoder=word_byte are of words "
                             "and predict no symbols; leave it out")  # fmt: skip
+        shared.refuse("model.decoder=word_byte", "relative_bias", "scale_output")
         super().__init__(config, shared, embedding, memory_width)
         self.start_symbol = word_start(shared.target_starts, "model.decoder=word_byte")
         D, d = config.width, config.symbol_width or config.width

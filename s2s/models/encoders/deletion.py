@@ -29,6 +29,7 @@ from s2s.models.contract import Memory, Shared, States
 from s2s.models.stack import LayeredEncoder, StackConfig, check_heads
 from s2s.nn.attention import length_mask
 from s2s.nn.layers import Layer
+from s2s.nn.norms import norm_of
 
 OPEN = 4.0  # initial b: a gate is at -0.018 k
 
@@ -66,12 +67,13 @@ class DeletionEncoder(LayeredEncoder):
         if config.gate_layer >= config.layers:
             raise UserError(f"model.encoder.gate_layer={config.gate_layer}: must be below "
                             f"model.encoder.layers={config.layers}")  # fmt: skip
+        shared.refuse("model.encoder=deletion", "relative_bias")
         if shared.positions == "rotary":
             raise UserError("model.encoder=deletion: with model.positions=rotary, states that are put together would "
                             "lose their places; use sinusoidal or learned")  # fmt: skip
         self.config, self.width = config, config.width
         self.layers = nn.ModuleList(Layer(**shared.layer(config)) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
+        self.norm = norm_of(shared.norm_type, config.width) if shared.norm == "pre" else nn.Identity()
         self.gate_norm = nn.LayerNorm(config.width)
         self.gate_weight, self.gate_bias = nn.Parameter(torch.zeros(config.width)), nn.Parameter(torch.tensor(OPEN))
         self.needed: tuple[int, ...] = ()

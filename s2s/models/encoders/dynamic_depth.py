@@ -28,6 +28,7 @@ from s2s.models.stack import LayeredEncoder, StackConfig, check_heads
 from s2s.nn.attention import length_mask
 from s2s.nn.dropout import dropout
 from s2s.nn.layers import Layer
+from s2s.nn.norms import norm_of
 
 OPEN = 2.0  # initial logit of computing; that of skipping is 0
 
@@ -69,7 +70,7 @@ class GatedLayer(Layer):
     """A pre-norm layer whose blocks are scaled by gates."""
 
     def forward(self, x: Tensor, mask: Tensor, gates: Tensor) -> Tensor:
-        """x: [B, S, D]; mask: bool [B, 1, 1, S], true at the keys; gates: [B, 2], of attention and feed-forward."""
+        """x: [B, S, D]; mask: as in Layer; gates: [B, 2], of attention and feed-forward."""
         x = self._gated(x, gates[:, 0], lambda x, mask: self.attention(self.attention_norm(x), mask), mask)
         return self._gated(x, gates[:, 1], lambda x, mask: self.feedforward(self.feedforward_norm(x)), mask)
 
@@ -106,17 +107,19 @@ class DynamicDepthEncoder(LayeredEncoder):
         self.layers = nn.ModuleList(GatedLayer(**shared.layer(config)) for _ in range(config.layers))
         shape = [2] * config.layers if config.gates == "local" else [2 * config.layers]
         self.gates = nn.ModuleList(Gates(config.width, config.gate_width, count) for count in shape)
-        self.norm, self.needed = nn.LayerNorm(config.width), ()
+        self.norm, self.needed = norm_of(shared.norm_type, config.width), ()
+        self.relative = shared.relative_bias(config.heads, causal=False)
 
     def forward(self, source: States) -> Memory:
         """As in TransformerEncoder. `auxiliary` holds the gates as `computed`, [B, N, 2]."""
         x, keys, threshold = source.values, length_mask(source.lengths, source.values.size(1)), self.config.threshold
         real = keys[:, 0, 0, :, None]
         every = self.gates[0](x, real, threshold).unflatten(1, (-1, 2)) if self.config.gates == "global" else None
+        mask = keys if self.relative is None else self.relative.masked(keys)
         states, computed = [], []
         for number, layer in enumerate(self.layers):
             computed.append(self.gates[number](x, real, threshold) if every is None else every[:, number])
-            x = layer(x, keys, computed[-1])
+            x = layer(x, mask, computed[-1])
             if number + 1 in self.needed:
                 states.append(x)
         return Memory([*states, self.norm(x)], source.lengths, keys, auxiliary={"computed": torch.stack(computed, 1)})

@@ -143,7 +143,7 @@ def check(key: str, config, shared: Shared) -> None:
     """Raise UserError for options that a recurrent stack does not have, or that exclude each other."""
     if config.residual == 1 or config.residual > config.layers:
         raise UserError(f"{key}.residual={config.residual}: a layer from 2 to {key}.layers={config.layers}, or 0")
-    if shared.log_length_scale:
-        raise UserError(f"model.log_length_scale: {key}={config.type} has no such attention")
+    shared.refuse(f"{key}={config.type}", "log_length_scale", "relative_bias", "norm_type", "bias", "scale_attention",
+                  "scale_output")  # fmt: skip
     if shared.norm != "pre":
         raise UserError(f"model.norm={shared.norm}: {key}={config.type} has no norms; leave model.norm as it is")

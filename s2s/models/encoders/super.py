@@ -48,6 +48,9 @@ class SuperEncoder(SuperStack, TransformerEncoder):
     def __init__(self, config: SuperEncoderConfig, shared: Shared):
         if config.layer.type != "transformer":
             raise UserError(f"model.encoder.layer={config.layer.type}: model.encoder=super has layers of its own")
+        shared.refuse("model.encoder=super", "relative_bias", "bias", "scale_attention")
+        if config.head_width is not None:
+            raise UserError(f"model.encoder.head_width={config.head_width}: model.encoder=super does not have it")
         super().__init__(config, shared)
         self._begin(config)
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from s2s import registry
 from s2s.config.schema import group, option
 from s2s.errors import UserError
-from s2s.models.contract import Memory, Shared, States
+from s2s.models.contract import OPTIONAL, Memory, Shared, States
 from s2s.models.stack import LayeredEncoder, StackConfig, check_heads
 from s2s.nn.attention import length_mask, segment_mask
+from s2s.nn.norms import norm_of
 from s2s.nn.unpad import RealTokens, Sequences
 
 UNPAD_FROM = 0.04  # share of padding from which a CPU is faster without it (tests/benchmarks/unpad.py)
@@ -68,7 +69,13 @@ class TransformerEncoder(LayeredEncoder):
                             f"neighbours, and needs rows with their padding; leave {key} out")  # fmt: skip
         self.segmented = all(getattr(layer, "segmented", False) for layer in self.layers)
         self.needed: tuple[int, ...] = ()
-        self.norm = nn.LayerNorm(config.width) if shared.norm == "pre" else nn.Identity()
+        self.norm = norm_of(shared.norm_type, config.width) if shared.norm == "pre" else nn.Identity()
+        self.relative = shared.relative_bias(config.heads, causal=False)
+        if self.relative is not None and not all(getattr(layer, "biased", False) for layer in self.layers):
+            raise UserError(f"model.positions=relative_bias: model.encoder.layer={config.layer.type} does not have it")
+        if self.relative is not None and config.unpad_attention:
+            raise UserError("model.encoder.unpad_attention=true: does not have model.positions=relative_bias; "
+                            "model.encoder.unpad=true does")  # fmt: skip
 
     def _layers(self, config: EncoderConfig, shared: Shared) -> nn.ModuleList:
         """The layers."""
@@ -80,6 +87,7 @@ class TransformerEncoder(LayeredEncoder):
         x, segments = source.values, source.packing and source.packing.segments
         keys = length_mask(source.lengths, x.size(1))
         mask = keys if segments is None else keys & segment_mask(segments, segments)
+        mask = mask if self.relative is None else self.relative.masked(mask)
         real = self._real(keys[:, 0, 0], source)
         x = x if real is None else real.unpad(x)
         positions, tags = real if self.unpads else keys[:, 0, 0, :, None], self._tags(source, real)
@@ -129,14 +137,15 @@ def layers_of(config, shared: Shared, causal: bool = False) -> nn.ModuleList:
         causal: Whether convolutions see no later position.
 
     Raises:
-        UserError: a norm or a scale of attention that this type of layer does not have.
+        UserError: a norm or another option that this type of layer does not have.
     """
     kind = registry.find("layer", config.layer.type)
     if shared.norm not in kind.norms:
         raise UserError(f"model.norm={shared.norm}: model.encoder.layer={config.layer.type} has {kind.norms[0]} only")
-    if shared.log_length_scale and "log_length" not in inspect.signature(kind).parameters:
-        raise UserError(f"model.log_length_scale=true: model.encoder.layer={config.layer.type} has no attention that "
-                        "it could scale")  # fmt: skip
+    has, part = inspect.signature(kind).parameters, f"model.encoder.layer={config.layer.type}"
+    shared.refuse(part, *(name for name, argument in OPTIONAL.items() if argument not in has))
+    if config.head_width is not None and "head_width" not in has:
+        raise UserError(f"model.encoder.head_width={config.head_width}: {part} does not have it")
     options = shared.layer(config)
     if len(kind.norms) == 1:
         options.pop("pre_norm")

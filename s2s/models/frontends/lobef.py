@@ -77,6 +77,7 @@ class LobefFrontend(TextFrontend):
         super().__init__(width, shared, nn.Embedding(source.size, width))
         stack = StackConfig(config.layers, width, config.heads or max(1, width // 64), None,
                             config.ffn_width or 4 * width)  # fmt: skip
+        shared.refuse("model.frontend=" + config.type, "relative_bias")
         check_heads("model.frontend", stack, shared.positions)
         self.layers = nn.ModuleList(Layer(**shared.layer(stack)) for _ in range(stack.layers))
 

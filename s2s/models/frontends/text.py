@@ -39,11 +39,12 @@ class TextFrontend(nn.Module):
     def __init__(self, width: int, shared: Shared, tokens: nn.Embedding | None):
         super().__init__()
         self.tokens, self.width, self.dropout = tokens, width, shared.embedding_dropout
+        self.scale = tokens.embedding_dim**0.5 if tokens is not None and shared.scale_embeddings else 1.0
         self.positions = PositionEmbedding(shared.positions, width, shared.max_positions)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embedded tokens [B, S, width of the matrix], with variance 1 initially."""
-        return self.tokens(ids) * self.tokens.embedding_dim**0.5
+        return self.tokens(ids) * self.scale
 
     def states(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The states of texts. Padding must not change any result.

@@ -38,7 +38,8 @@ class TokenFrontend(nn.Module):
     def __init__(self, config: TokensConfig, source: TokenSource, width: int, shared: Shared):
         super().__init__()
         tokens = nn.Embedding(source.size, width)
-        self.embedding = Embedding(tokens, shared.positions, shared.max_positions, shared.embedding_dropout)
+        self.embedding = Embedding(tokens, shared.positions, shared.max_positions, shared.embedding_dropout,
+                                   shared.scale_embeddings)  # fmt: skip
 
     @property
     def tokens(self) -> nn.Embedding:

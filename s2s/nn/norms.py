@@ -1,0 +1,16 @@
+"""Norms of the blocks of a layer."""
+
+from torch import nn
+
+NORMS = ("layer", "rms")
+
+
+def norm_of(kind: str, width: int) -> nn.Module:
+    """A norm over the last dimension, D.
+
+    Args:
+        kind: `layer`, LayerNorm; or `rms`, which divides by the root mean square and has no bias (Zhang and Sennrich
+            2019).
+        width: D.
+    """
+    return nn.RMSNorm(width, eps=1e-6) if kind == "rms" else nn.LayerNorm(width)
