@@ -96,8 +96,8 @@ class RowExit(Wrapped):
     """An encoder layer that only rows run which have not left."""
 
     def forward(self, x: Tensor, mask: Tensor, *args) -> Tensor:
-        """x: [B, S, D]; mask: bool [B, 1, 1 or S, S], true at the keys of each query; args: of the layer, with a row
-        for each row of x."""
+        """x: [B, S, D]; mask: [B, 1 or H, 1 or S, S], as of Layer; args: of the layer, with a row for each row of
+        x."""
         if self.number == 1:
             self.exits.begin(x[:, 0, 0])
         if not (running := self.exits.run()):
@@ -107,7 +107,8 @@ class RowExit(Wrapped):
         else:
             rows = self.exits.active.nonzero()[:, 0]
             y = x.index_copy(0, rows, self.layer(*(_rows(each, rows) for each in (x, mask, *args))).to(x.dtype))
-        real = mask.any(2)[:, 0]  # [B, S]
+        seen = mask > float("-inf") if mask.is_floating_point() else mask
+        real = seen.any(2)[:, 0]  # [B, S]
         similarity = nn.functional.cosine_similarity(x, y, dim=-1).masked_fill(~real, 0).sum(1) / real.sum(1)
         self.exits.leave(similarity, self.number)
         return y

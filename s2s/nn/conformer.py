@@ -52,6 +52,7 @@ class ConformerLayer(nn.Module):
     convolves = True
     unpads = False
     segmented = False  # the convolution would see the neighbours in a packed row
+    optional = ("log_length",)
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, kernel: int, activation: str,
                  rotary: bool, causal: bool, dropout: float, attention_dropout: float, activation_dropout: float,
@@ -94,6 +95,7 @@ class EBranchformerLayer(nn.Module):
     convolves = True
     unpads = False
     segmented = False  # the convolution would see the neighbours in a packed row
+    optional = ("log_length",)
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, kernel: int, activation: str,
                  rotary: bool, causal: bool, dropout: float, attention_dropout: float, activation_dropout: float,

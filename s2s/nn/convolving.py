@@ -62,6 +62,8 @@ class ConvolvingLayer(Layer):
     """
 
     convolves = True
+    biased = False
+    optional = ("norm_type",)
     unpads = False
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, window, rotary: bool, causal: bool,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from s2s.nn.attention import CrossAttention, SelfAttention
-from s2s.nn.feedforward import FeedForward
+from s2s.nn.feedforward import GATED, FeedForward
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -36,11 +36,12 @@ class SlicedLinear(nn.Linear):
         """[..., inputs that are used] -> [..., outputs that are used]"""
         return functional.linear(x, *(self.part() if self.training else (self.weight, self.bias)))
 
-    def part(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of what is used."""
+    def part(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias, if there is one, of what is used."""
         weight, bias = self.weight, self.bias
         if self.rows is not None:
-            weight, bias = (torch.cat([x[rows] for rows in self.rows]) for x in (weight, bias))
+            weight = torch.cat([weight[rows] for rows in self.rows])
+            bias = None if bias is None else torch.cat([bias[rows] for rows in self.rows])
         return weight[:, : self.columns], bias
 
 
@@ -56,7 +57,7 @@ def sliceable(block: nn.Module, *names: str) -> None:
 def narrow(block: FeedForward, width: int) -> None:
     """Use the first `width` inner states of a feed-forward block, whose maps are sliced."""
     whole = block.outer.in_features
-    starts = (0, whole) if block.activation == "swiglu" else (0,)  # of the gates and the values
+    starts = (0, whole) if block.activation in GATED else (0,)  # of the gates and the values
     block.inner.rows = None if width == whole else [slice(start, start + width) for start in starts]
     block.outer.columns = width
 
@@ -110,8 +111,9 @@ def cut(module: Module, trained: bool = False) -> Module:
         if isinstance(linear, SlicedLinear):
             weight, bias = linear.part()
             plain = nn.Linear(weight.size(1), weight.size(0), device="meta")
-            weight, bias = (x.detach().clone() if trained else x.detach() for x in (weight, bias))
-            plain.weight, plain.bias = (nn.Parameter(x, requires_grad=trained) for x in (weight, bias))
+            for name, x in (("weight", weight), ("bias", bias)):
+                x = x if x is None else nn.Parameter(x.detach().clone() if trained else x.detach(), trained)
+                setattr(plain, name, x)
             maps[id(linear)] = plain
     return copy.deepcopy(module, {**_shared(module), **maps})
 

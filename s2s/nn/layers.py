@@ -53,6 +53,7 @@ class Layer(nn.Module):
     unpads = True  # an encoder may pass real tokens only
     segmented = True  # the mask separates the examples of a packed row
     biased = True  # the mask may be float, added to the logits of attention
+    optional: tuple[str, ...] = ("log_length", "norm_type", "head_width", "bias", "scale_attention")  # arguments
 
     def __init__(self, width: int, heads: int, kv_heads: int, ffn_width: int, *, activation: str, pre_norm: bool,
                  rotary: bool, causal: bool = False, memory_width: int | None = None, dropout: float = 0.0,

@@ -45,7 +45,7 @@ class NestedLayer(Layer):
     """A Transformer layer with a nested feed-forward block.
 
     Args:
-        args, log_length, options: As in Layer.
+        args, options: As in Layer.
         widths: Fractions of the inner width that are trained.
 
     Attributes:
@@ -58,8 +58,8 @@ class NestedLayer(Layer):
     Config = NestedConfig
     stands_for = Layer
 
-    def __init__(self, *args, widths: list[float], log_length: bool = False, **options):
-        super().__init__(*args, log_length=log_length, **options)
+    def __init__(self, *args, widths: list[float], **options):
+        super().__init__(*args, **options)
         sliceable(self.feedforward, "inner", "outer")
         whole = self.feedforward.outer.in_features
         self.sizes = {width: round(width * whole) for width in sorted(widths)}

@@ -12,6 +12,7 @@ from s2s.errors import UserError
 from s2s.models.subnets import subnet
 from s2s.models.transformer import Transformer
 from s2s.nn.elastic import choose_parts, elastic_modules
+from s2s.nn.feedforward import GATED
 from s2s.text.vocabulary import BOS
 from tests.decoding.slow_search import sides
 from tests.specs import text_spec
@@ -44,7 +45,7 @@ def sliced_by_hand(nested, activation, inner):
     plain.load_state_dict(nested.state_dict())
     for layer, m in zip([*plain.encoder.layers, *plain.decoder.layers], inner, strict=True):
         block = layer.feedforward
-        keep = [*range(m), *range(F, F + m)] if activation == "swiglu" else [*range(m)]
+        keep = [*range(m), *range(F, F + m)] if activation in GATED else [*range(m)]
         block.inner.weight, block.inner.bias = (
             torch.nn.Parameter(block.inner.weight[keep]), torch.nn.Parameter(block.inner.bias[keep])
         )  # fmt: skip
@@ -52,7 +53,7 @@ def sliced_by_hand(nested, activation, inner):
     return plain
 
 
-@pytest.mark.parametrize("activation", ["relu", "swiglu"])
+@pytest.mark.parametrize("activation", ["relu", "swiglu", "geglu"])
 @pytest.mark.parametrize(("which", "inner"), [("0.25", [4] * 4), ("1,0.125,0.5,0.25", [16, 2, 8, 4]), ("1", [16] * 4)])
 def test_a_slice_is_the_model_with_the_first_inner_states(activation, which, inner):
     nested = model_of(*NESTED, f"activation={activation}")

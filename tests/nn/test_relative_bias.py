@@ -1,5 +1,7 @@
 """T5's blocks against transformers' T5 with the same weights, in every way of decoding, and what refuses them."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
@@ -8,9 +10,12 @@ from s2s.backends.prepare import is_native, prepare
 from s2s.config import compose
 from s2s.config.compose import preset
 from s2s.data.batch import Inputs, Source
+from s2s.decoding.config import DecodeConfig
 from s2s.decoding.prepacking import cut, packed_source
+from s2s.decoding.similarity import leaving
 from s2s.errors import UserError
 from s2s.models.claims import departure, step_departure
+from s2s.models.subnets import subnet
 from s2s.models.transformer import Transformer
 from s2s.nn.relative_bias import RelativeBias
 from s2s.nn.split_attention import split_attend
@@ -133,6 +138,7 @@ OPTIONS = {
     "scale_output": ["scale_output=true"],
     "bias": ["bias=false"],
     "head_width": [*WIDE, "decoder.kv_heads=1", "positions=rotary"],
+    "nested": [*T5, "encoder.layer=nested", "decoder=nested"],
     "unpad": [*T5, "encoder.unpad=true"],
 }
 WITH_KERNELS = ("bias", "head_width")
@@ -197,6 +203,32 @@ def test_packed_rows_and_alignment():
     for head in (slice(0, 12), slice(12, 24)):
         logits = (q[..., head] @ k[..., head].transpose(1, 2)).masked_fill(~apart.mask[:, 0], float("-inf"))
         torch.testing.assert_close(weights[:, head.start // 12], logits.softmax(-1), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_slice_has_it():
+    nested = model_of(*T5, "encoder.layer=nested", "decoder=nested")
+    plain = model_of(*T5, "encoder.ffn_width=12", "decoder.ffn_width=12")
+    half = {name: torch.cat([value[:12], value[24:36]]) if "inner" in name else value[:, :12] if "outer" in name
+            else value for name, value in nested.state_dict().items()}  # fmt: skip
+    plain.load_state_dict(half)
+    found, expected = (
+        each.decode(each.encode(sources()), written()).logits() for each in (subnet(nested, "0.5"), plain)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@torch.no_grad()
+def test_exits_by_similarity_do_not_depend_on_padding():
+    """Rows that have left keep the places of their keys."""
+    model, tally = model_of(*T5, "encoder.layers=4"), Counter()
+    for threshold in (0.5, 0.7, 0.8):
+        light = leaving(model, DecodeConfig(encoder_exit_similarity=threshold), tally)
+        together = light.encode(sources())
+        for row, length in enumerate(LENGTHS):
+            alone = light.encode((Source(sources()[0].values[row : row + 1, :length], torch.tensor([length])),))
+            torch.testing.assert_close(alone.top[0], together.top[row, :length], rtol=1e-4, atol=1e-4)
+    assert tally["encoder run"] < tally["encoder"]
 
 
 def test_first_states_have_variance_1_and_all_learn():

@@ -4,7 +4,6 @@ Shapes: B sentences, S source positions, P real tokens of all rows, D width.
 """
 
 import dataclasses
-import inspect
 from typing import Any
 
 from torch import Tensor, nn
@@ -142,7 +141,7 @@ def layers_of(config, shared: Shared, causal: bool = False) -> nn.ModuleList:
     kind = registry.find("layer", config.layer.type)
     if shared.norm not in kind.norms:
         raise UserError(f"model.norm={shared.norm}: model.encoder.layer={config.layer.type} has {kind.norms[0]} only")
-    has, part = inspect.signature(kind).parameters, f"model.encoder.layer={config.layer.type}"
+    has, part = getattr(kind, "optional", ()), f"model.encoder.layer={config.layer.type}"
     shared.refuse(part, *(name for name, argument in OPTIONAL.items() if argument not in has))
     if config.head_width is not None and "head_width" not in has:
         raise UserError(f"model.encoder.head_width={config.head_width}: {part} does not have it")
