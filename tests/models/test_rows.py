@@ -143,7 +143,7 @@ def test_attention_without_padding_is_computed_once_for_each_length():
 ])  # fmt: skip
 def test_attention_without_padding_is_refused_where_it_cannot_be(unpad, layer, message):
     layer = registry.find("layer", layer).Config()
-    encoder = EncoderConfig(2, 32, 4, None, 48, unpad, layer, unpad_attention=True)
+    encoder = EncoderConfig(2, 32, 4, None, 48, unpad=unpad, layer=layer, unpad_attention=True)
     with pytest.raises(UserError, match=message):
         Transformer(TransformerConfig(encoder=encoder, decoder=DecoderConfig(2, 32, 4)), text_spec(20, 23))
 

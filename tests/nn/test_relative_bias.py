@@ -249,6 +249,7 @@ def test_first_states_have_variance_1_and_all_learn():
     (["positions=relative_bias", "log_length_scale=true"], "log_length_scale=true: model.positions=relative_bias"),
     (["positions=relative_bias", "encoder=deletion", "encoder.gate_layer=1"], "relative_bias: model.encoder=deletion"),
     (["positions=relative_bias", "encoder.layer=conformer"], "relative_bias: model.encoder.layer=conformer does not"),
+    (["positions=relative_bias", "encoder.unpad_attention=true"], "unpad_attention=true: does not have"),
     (["positions=relative_bias", "decoder=convolutional"], "relative_bias: model.decoder=convolutional does not"),
     (["positions=relative_bias", "frontend=lobef_ncf"], "relative_bias: model.frontend=lobef_ncf does not"),
     (["positions=relative_bias", "relative_distance=20"], "relative_distance=20: must be over model.relative_buckets"),
