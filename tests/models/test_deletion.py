@@ -35,7 +35,8 @@ def model_of(*words: str) -> Transformer:
         model.encoder.gate_weight.normal_()
         model.encoder.gate_bias.zero_()
         memory = model.encode(sources_of())
-        opened = (-30 / memory.auxiliary["gates"][memory.auxiliary["gated"]] - 1).log()
+        gates = memory.auxiliary["gates"]
+        opened = (-30 / gates[memory.auxiliary["gated"] & (gates < 0)] - 1).log()
         model.encoder.gate_bias.sub_(opened.median() + 0.01)
         model.encoder.gate_weight.mul_(40)  # gates are open or closed, half of them
         model.encoder.gate_bias.mul_(40)
@@ -58,7 +59,8 @@ def test_what_is_left_is_the_encoding_of_the_positions_that_are_left():
             x = layer(x, everything)
         logits = layer_norm(x[0], (D,)) @ encoder.gate_weight + encoder.gate_bias
         gates = -30 / (1 + logits.exp())
-        left = [place for place in range(length) if gates[place] >= -15] or [int(gates.argmax())]
+        gates[-1] = 0
+        left = [place for place in range(length) if gates[place] >= -15]
         x = encoder.layers[2](x[:, left], everything[..., : len(left)])
         assert memory.lengths[row] == len(left)
         torch.testing.assert_close(memory.top[row, : len(left)], encoder.norm(x)[0], rtol=1e-4, atol=1e-5)
@@ -83,6 +85,18 @@ def test_training_and_decoding_agree_where_gates_are_open_or_closed():
         for t in range(4):
             logits = stepping.step(WRITTEN[:, t].contiguous(), state)
             torch.testing.assert_close(logits, hard[:, t], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_where_every_gate_is_closed_training_sees_what_decoding_sees():
+    model, sources = model_of(), sources_of()
+    model.encoder.gate_weight.zero_()
+    model.encoder.gate_bias.fill_(-100)
+    memory = model.encode(sources)
+    assert memory.lengths.tolist() == [1, 1, 1, 1]
+    hard = model.decode(memory, WRITTEN).logits()
+    model.train()
+    torch.testing.assert_close(model.decode(model.encode(sources), WRITTEN).logits(), hard, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

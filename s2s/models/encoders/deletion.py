@@ -6,16 +6,17 @@ https://arxiv.org/abs/2410.20771.
 After layer `gate_layer`, each state x [B, S, D] has a gate g = -k * sigmoid(-(w . LN(x) + b)), [B, S], between -k and
 0. In training, g is added to the logits of all later attention to its position, in the encoder and in the decoder (soft
 deletion). Otherwise positions with g < -k / 2 are removed, so that all later layers compute on [B, S', D] (hard
-deletion). Both give the same result if every gate is near -k or 0. A row keeps at least one position. The term
-`deletion` controls the share of deleted positions.
+deletion). Both give the same result if every gate is near -k or 0. The gate of the last position, EOS, is always 0: if
+all gates could be -k, the softmax would cancel them, and soft deletion would delete nothing. The term `deletion`
+controls the share of deleted positions.
 
 Use: `tokenizer=bytes model.encoder=deletion model.encoder.gate_layer=3 criterion=deletion
 criterion.deletion.target=0.5`
 
-Left out: softmax1, with which a query may attend to nothing; relative positions: a state keeps only the position that
-was added to its embedding, so that rotary positions are refused. Decoders and outputs that need all source positions
-are refused, as are several sources. Validation deletes as decoding does. Uncertain: the initial weights of the gate;
-here it is open initially.
+Left out: softmax1, with which a query may attend to nothing; here it may attend to the last position. Relative
+positions: a state keeps only the position that was added to its embedding, so that rotary positions are refused.
+Decoders and outputs that need all source positions are refused, as are several sources. Validation deletes as
+decoding does. Uncertain: the initial weights of the gate; here it is open initially.
 """
 
 import dataclasses
@@ -89,7 +90,7 @@ class DeletionEncoder(LayeredEncoder):
             if number in self.needed:
                 states.append(x)
             if number == self.config.gate_layer:
-                real, gates = mask[:, 0, 0], self._gates(x)
+                real, gates = mask[:, 0, 0], self._gates(x, lengths)
                 auxiliary = {"gates": gates, "gated": real}
                 if self.training:
                     mask = gates.masked_fill(~real, float("-inf"))[:, None, None]
@@ -99,17 +100,15 @@ class DeletionEncoder(LayeredEncoder):
                     mask = length_mask(lengths, x.size(1))
         return Memory([*states, self.norm(x)], lengths, mask, auxiliary=auxiliary)
 
-    def _gates(self, x: Tensor) -> Tensor:
-        """The gates: [B, S, D] -> [B, S], in float32 or wider, between -k and 0."""
+    def _gates(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """The gates: [B, S, D] -> [B, S], in float32 or wider, between -k and 0; 0 at the last position."""
         logits = (self.gate_norm(x).to(self.gate_weight.dtype) * self.gate_weight).sum(-1) + self.gate_bias
-        return -self.config.strength * (-logits).sigmoid()
+        return (-self.config.strength * (-logits).sigmoid()).scatter(1, lengths[:, None] - 1, 0.0)
 
     def _kept(self, gates: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """The positions that are kept, int64 [B, S'], with arbitrary positions as padding, and their number in each
         row, [B]."""
-        keep = gates >= -self.config.strength / 2
-        best = gates.masked_fill(~real, float("-inf")).argmax(1, keepdim=True)
-        keep = (keep & real).scatter(1, best, True)
+        keep = (gates >= -self.config.strength / 2) & real
         lengths = keep.sum(1)
         return (~keep).to(torch.uint8).sort(dim=1, stable=True).indices[:, : int(lengths.max())], lengths
 
