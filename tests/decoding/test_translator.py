@@ -170,7 +170,7 @@ def test_samples_of_a_part_are_those_of_the_whole(translator, lines, search):
 def test_weights_are_packed_once_for_each_type(run, lines, monkeypatch):
     calls = []
 
-    def counted(model, dtype, backend):
+    def counted(model, dtype, backend, part=None):
         calls.append(dtype)
         return model
 
