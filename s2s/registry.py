@@ -74,6 +74,7 @@ COMPONENTS = {
     },
     "encoder": {
         "transformer": "s2s.models.encoders.transformer:TransformerEncoder",
+        "fusion_in_encoder": "s2s.models.encoders.fusion_in_encoder:FusionInEncoder",
         "deletion": "s2s.models.encoders.deletion:DeletionEncoder",
         "dynamic_depth": "s2s.models.encoders.dynamic_depth:DynamicDepthEncoder",
         "lstm": "s2s.models.encoders.recurrent:RecurrentEncoder",
@@ -83,6 +84,7 @@ COMPONENTS = {
     },
     "layer": {
         "transformer": "s2s.nn.layers:Layer",
+        "disentangled": "s2s.nn.disentangled:DisentangledLayer",
         "conformer": "s2s.nn.conformer:ConformerLayer",
         "e_branchformer": "s2s.nn.conformer:EBranchformerLayer",
         "fconv": "s2s.nn.gated_convolution:GatedConvolutionLayer",

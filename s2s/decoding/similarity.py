@@ -196,7 +196,7 @@ def leaving(model: EncoderDecoder, config: DecodeConfig, tally: Counter) -> Enco
         said = f"decode.encoder_exit_similarity={threshold:g}"
         encoders = [model.encoder, *model.more_encoders]
         if not all(_attends(encoder) for encoder in encoders):
-            raise UserError(f"{said}: the model has no encoder with layers of attention")
+            raise UserError(f"{said}: the model has no encoder with layers of attention over whole rows")
         first, *more = [_encoder(encoder, Exits(threshold, "encoder", tally)) for encoder in encoders]
         model = model.light(encoder=first, more_encoders=nn.ModuleList(more))
     if (threshold := config.decoder_exit_similarity) is not None:
@@ -211,7 +211,9 @@ def leaving(model: EncoderDecoder, config: DecodeConfig, tally: Counter) -> Enco
 
 
 def _attends(encoder: Any) -> bool:
-    """Whether an encoder is a stack of layers with attention, whose rows a mask describes."""
+    """Whether an encoder is a stack of layers with attention, whose rows are those of the batch."""
+    if getattr(encoder, "chunked", False):
+        return False
     return isinstance(encoder, LayeredEncoder) and isinstance(getattr(encoder, "config", None), StackConfig)
 
 

@@ -84,6 +84,8 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, sum(self.sizes), bias=bias)
         self.output = nn.Linear(heads * head, width, bias=bias)
 
+    varlen = True  # PyTorch's attention over sequences of any lengths may compute it
+
     def split(self, qkv: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Split the result of the fused product, [B, T, (H + 2G) * d].
 

@@ -103,7 +103,13 @@ class Sequences(RealTokens):
 def varlen_attention(qkv: Tensor, attention):
     """PyTorch's attention over sequences of any lengths, if it can compute this attention; else None."""
     head = attention.sizes[0] // attention.heads
-    if qkv.device.type != "cuda" or qkv.dtype not in (torch.bfloat16, torch.float16) or head % 8 or head > 256:
+    if (
+        not attention.varlen
+        or qkv.device.type != "cuda"
+        or qkv.dtype not in (torch.bfloat16, torch.float16)
+        or head % 8
+        or head > 256
+    ):
         return None
     if attention.training and attention.dropout:
         return None

@@ -72,6 +72,8 @@ for recurrent in ("lstm", "gru"):
         ("decoder", recurrent, "auxiliary"): "model.auxiliary_heads: model.decoder",
     }
 REFUSED |= {
+    ("encoder", "fusion_in_encoder", "unpad"): "unknown key 'model.encoder.unpad'",
+    ("layer", "disentangled", "rotary"): "model.encoder.layer=disentangled has vectors of distances",
     ("encoder", "deletion", "packed"): "examples of a packed row would see each other",
     ("encoder", "deletion", "unpad"): "unknown key 'model.encoder.unpad'",
     ("encoder", "deletion", "rotary"): "states that are put together would lose their places",

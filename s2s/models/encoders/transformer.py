@@ -15,6 +15,7 @@ from s2s.models.contract import OPTIONAL, Memory, Shared, States
 from s2s.models.stack import LayeredEncoder, StackConfig, check_heads
 from s2s.nn.attention import length_mask, segment_mask
 from s2s.nn.norms import norm_of
+from s2s.nn.relative_bias import RelativeBias
 from s2s.nn.unpad import RealTokens, Sequences
 
 UNPAD_FROM = 0.04  # share of padding from which a CPU is faster without it (tests/benchmarks/unpad.py)
@@ -69,9 +70,7 @@ class TransformerEncoder(LayeredEncoder):
         self.segmented = all(getattr(layer, "segmented", False) for layer in self.layers)
         self.needed: tuple[int, ...] = ()
         self.norm = norm_of(shared.norm_type, config.width) if shared.norm == "pre" else nn.Identity()
-        self.relative = shared.relative_bias(config.heads, causal=False)
-        if self.relative is not None and not all(getattr(layer, "biased", False) for layer in self.layers):
-            raise UserError(f"model.positions=relative_bias: model.encoder.layer={config.layer.type} does not have it")
+        self.relative = relative_bias_of(config, shared, self.layers)
         if self.relative is not None and config.unpad_attention:
             raise UserError("model.encoder.unpad_attention=true: does not have model.positions=relative_bias; "
                             "model.encoder.unpad=true does")  # fmt: skip
@@ -125,6 +124,15 @@ def tags_of(layer: nn.Module, tags: dict[str, Tensor]) -> tuple[dict[str, Tensor
     """The further arguments of a layer. A layer with an attribute `tags` receives the value numbers of the tags that it
     names: int64 [B, 1]; [B, S] where rows are packed; [P] of real tokens only."""
     return ({name: tags[name] for name in layer.tags},) if hasattr(layer, "tags") else ()
+
+
+def relative_bias_of(config, shared: Shared, layers: nn.ModuleList) -> RelativeBias | None:
+    """The relative position bias of the layers of an encoder; None: there is none. Raises UserError: the layers cannot
+    have it."""
+    relative = shared.relative_bias(config.heads, causal=False)
+    if relative is not None and not all(getattr(layer, "biased", False) for layer in layers):
+        raise UserError(f"model.positions=relative_bias: model.encoder.layer={config.layer.type} does not have it")
+    return relative
 
 
 def layers_of(config, shared: Shared, causal: bool = False) -> nn.ModuleList:
