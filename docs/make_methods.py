@@ -181,7 +181,8 @@ def ratios(measurement: dict, report: dict) -> list[str]:
         ratio = "noise" if cell["noise"] else "{:.2f} ({:.2f} to {:.2f})".format(cell["ratio"], *cell["ratio_range"])
         ratio = "1" if cell["ratio_range"] == [1, 1] else ratio
         values = ["" if cell.get(key) is None else COLUMNS[key][1](cell[key]) for key in shown]
-        milliseconds = "noise" if cell["noise"] else f"{1000 * cell['seconds'][1]:.3g}"
+        median = 1000 * cell["seconds"][1]
+        milliseconds = "noise" if cell["noise"] else f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
         lines.append("| " + " | ".join([cell["case"], cell["side"], milliseconds, ratio, *values]) + " |")
     trained = f" {report['data']}, {report['updates']} updates." if report["data"] else ""
     return [*lines, "", f"All sides: `{measurement['common']}`.{trained} {report['machine']}.", ""]
