@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from s2s.nn.attention import length_mask
 from s2s.nn.layers import Layer
+from s2s.nn.norms import norm_of
 from s2s.nn.unpad import RealTokens
 
 
@@ -74,7 +75,8 @@ class WordEncoder(nn.Module):
         super().__init__()
         self.marker = nn.Parameter(torch.empty(options["width"]))
         self.layers = nn.ModuleList(Layer(**options) for _ in range(layers))
-        self.norm = nn.LayerNorm(options["width"]) if options["pre_norm"] else nn.Identity()
+        norm = norm_of(options.get("norm_type", "layer"), options["width"])
+        self.norm = norm if options["pre_norm"] else nn.Identity()
         self.output = nn.Linear(options["width"], width)
         self.first_weights()
 

@@ -71,7 +71,8 @@ def loop(model, memory: torch.Tensor | None, ids: list[int]) -> torch.Tensor:
         y[0, 0] += decoder.context(decoder.norm(x[0, -1]))
         for layer in decoder.speller:
             y = layer(y, None)
-        logits.append(model.output(decoder.wide(decoder.speller_norm(y[0]))))
+        scale = 16**-0.5 if getattr(model.config, "scale_output", False) else 1
+        logits.append(model.output(scale * decoder.wide(decoder.speller_norm(y[0]))))
         last = word
     return torch.cat(logits)
 
@@ -116,7 +117,9 @@ def test_the_front_end_is_a_loop_over_words(words):
 
 
 OPTIONS = [[], ["norm=post", "positions=rotary"], ["positions=learned", "max_positions=20", "decoder.kv_heads=1"],
-           ["log_length_scale=true", "decoder.word_layers=2", "decoder.speller_layers=2"]]  # fmt: skip
+           ["log_length_scale=true", "decoder.word_layers=2", "decoder.speller_layers=2"],
+           ["norm_type=rms", "bias=false", "scale_attention=false", "scale_embeddings=false", "scale_output=true",
+            "decoder.head_width=6"]]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", OPTIONS)
@@ -235,6 +238,7 @@ def test_split_keys_are_refused():
 @pytest.mark.parametrize(("words", "message"), [
     (["frontend.heads=3"], "model.frontend.width=8: must be a multiple of twice model.frontend.heads=3"),
     (["decoder.symbol_heads=8"], "symbol_width=8: must be a multiple of twice model.decoder.symbol_heads=8"),
+    (["positions=relative_bias"], "model.decoder=word_byte does not have it"),
     (["auxiliary_heads=[1]"], "the layers of model.decoder=word_byte are of words"),
 ])  # fmt: skip
 def test_options_that_do_not_fit_are_refused(words, message):

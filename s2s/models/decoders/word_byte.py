@@ -37,6 +37,7 @@ from s2s.nn.attention import segment_mask
 from s2s.nn.dropout import dropout
 from s2s.nn.embedding import Embedding
 from s2s.nn.layers import Layer
+from s2s.nn.norms import norm_of
 from s2s.nn.unpad import RealTokens
 from s2s.nn.word_state import WordState
 from s2s.nn.words import WordEncoder, Words, within
@@ -80,7 +81,7 @@ class WordByteDecoder(TransformerDecoder):
         if heads:
             raise UserError(f"model.auxiliary_heads={list(heads)}: the layers of model.decoder=word_byte are of words "
                             "and predict no symbols; leave it out")  # fmt: skip
-        shared.refuse("model.decoder=word_byte", "relative_bias", "scale_output")
+        shared.refuse("model.decoder=word_byte", "relative_bias")
         super().__init__(config, shared, embedding, memory_width)
         self.start_symbol = word_start(shared.target_starts, "model.decoder=word_byte")
         D, d = config.width, config.symbol_width or config.width
@@ -89,7 +90,7 @@ class WordByteDecoder(TransformerDecoder):
         self.words = WordEncoder(config.word_layers, options, D)
         self.context = nn.Linear(D, d)
         self.speller = nn.ModuleList(Layer(**options, causal=True) for _ in range(config.speller_layers))
-        self.speller_norm = nn.LayerNorm(d) if shared.norm == "pre" else nn.Identity()
+        self.speller_norm = norm_of(shared.norm_type, d) if shared.norm == "pre" else nn.Identity()
 
     def decode(self, seen: list[Tensor], seen_mask: Tensor | None, decoder_input: Tensor,
                packing: Packing | None = None) -> tuple[Tensor, dict[int, Tensor]]:  # fmt: skip
@@ -105,7 +106,7 @@ class WordByteDecoder(TransformerDecoder):
         real = RealTokens(within(words.lengths, int(words.lengths.max())))
         for layer in self.speller:
             x = layer(x, None, real)
-        return words.symbols.pad(self.wide(self.speller_norm(x))), {}
+        return words.symbols.pad(self._scaled(self.wide(self.speller_norm(x)))), {}
 
     def _embedded(self, ids: Tensor) -> Tensor:
         """Symbols without positions, [...] -> [..., d]"""
@@ -150,7 +151,7 @@ class WordByteDecoder(TransformerDecoder):
         y = self._finished(words.symbols.unpad(self._embedded(decoder_input)), words)
         for below, memory in zip(self.layers[:layer], seen, strict=False):
             y = below(y, None, memory, seen_mask)
-        weights = self.layers[layer].cross_attention(y, seen[layer], seen_mask)  # [B, H, W, S]
+        weights = self.layers[layer].cross_attention(y, None, seen[layer], seen_mask)  # [B, H, W, S]
         return weights.gather(2, words.numbers[:, None, :, None].expand(-1, weights.size(1), -1, weights.size(3)))
 
     def start(self, seen: list[Tensor], seen_mask: Tensor, rows: int) -> WordState:
@@ -173,7 +174,7 @@ class WordByteDecoder(TransformerDecoder):
             x = layer.step(x, state.symbols, n)
         state.symbols.advance()
         state.advance()
-        return self.wide(self.speller_norm(x)).view(-1, state.rows, self.width)
+        return self._scaled(self.wide(self.speller_norm(x))).view(-1, state.rows, self.width)
 
     def flops(self, memory: Tensor, target: Tensor) -> int:
         """As in TransformerDecoder, and at most: as if each symbol were a word."""
