@@ -19,7 +19,9 @@ from s2s.models.subnets import subnet
 from s2s.models.transformer import Transformer
 from s2s.nn.relative_bias import RelativeBias
 from s2s.nn.split_attention import split_attend
-from s2s.text.vocabulary import BOS
+from s2s.tasks.translation import TranslationTask
+from s2s.text.vocabulary import BOS, SPECIALS, Vocabulary
+from s2s.text.words import WordTokenizer
 from tests.specs import text_spec
 
 V, LENGTHS = 23, [40, 4, 17]
@@ -270,6 +272,23 @@ def test_what_does_not_have_it_says_so(words, message):
                                   "scale_output"])  # fmt: skip
 def test_no_export_takes_it(name):
     assert departure(model_of(*OPTIONS[name])) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bias", "model.bias=false"),
+        ("t5", "relative_bias|model.scale"),
+        ("head_width", "model.encoder.head_width=12, and no model.decoder"),
+    ],
+)
+def test_an_export_refuses_it(name, message):
+    pytest.importorskip("ctranslate2")
+    from s2s.interop.ctranslate2 import specification
+
+    words = WordTokenizer(WordTokenizer.Config(), Vocabulary([*SPECIALS, *map(str, range(V - len(SPECIALS)))]))
+    with pytest.raises(UserError, match=f"CTranslate2 has no .*({message})"):
+        specification(model_of(*OPTIONS[name]), TranslationTask(words, words))
 
 
 def test_the_preset_has_the_size_of_byt5():
