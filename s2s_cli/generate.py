@@ -126,6 +126,8 @@ def _check(config: GenerateCommand) -> None:
             raise UserError("constraints= requires mode=translate; with mode=score the whole target is given")
         if not config.target and not config.store:
             raise UserError("mode=score requires target=FILE, or store=, whose targets are then scored")
+        if config.decode.replace_unknown:
+            raise UserError("decode.replace_unknown=true: does nothing with mode=score, which writes no texts")
     elif config.target:
         raise UserError("target= requires mode=score; with mode=translate, prefix= gives the beginnings of hypotheses")
     elif config.decode.n_best > 1 and config.decode.mbr == "none" and config.format == "text":
@@ -154,7 +156,8 @@ def _check_files(config: GenerateCommand) -> None:
         if path and config.output and streams.overwritten(config.output, [path]):
             raise UserError(f"output={config.output} is also {key}=, which would be overwritten")
     read["input"] = config.input or (None if config.store else "-")
-    read |= {f"decode.{key}": getattr(config.decode, key) for key in ("forbidden", "allowed", "shortlist")}
+    read |= {f"decode.{key}": getattr(config.decode, key) for key in 
+             ("forbidden", "allowed", "shortlist", "unknown_dictionary")}  # fmt: skip
     if twice := streams.read_twice([path for path in read.values() if path]):
         raise UserError(f"{twice}: given twice, but a stream can be read only once")
 

@@ -124,6 +124,8 @@ def _check(config: ServeCommand) -> None:
     if config.decode.buffer is not None:
         raise UserError(f"decode.buffer={config.decode.buffer}: does nothing in a server, which reads no input ahead; "
                         "batch_lines says how many lines are decoded together")  # fmt: skip
+    if config.decode.replace_unknown:
+        raise UserError("decode.replace_unknown=true: a server does not have it; use s2s-generate")
     if config.decode.n_best > 1:
         raise UserError(f"decode.n_best={config.decode.n_best}: a request sets n_best itself if it wants more than one")
     if config.decode.rows > config.max_beam_size:

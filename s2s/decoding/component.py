@@ -16,7 +16,7 @@ from s2s.errors import UserError
 COMMON = frozenset(
     ["search", "scorers", "rules", "ctc_weight", "n_best", "mbr", "batch_tokens", "slots", "buffer", "max_source",
      "pack_source", "subnet", "encoder_exit_similarity", "long_source", "on_error", "backend", "dtype",
-     "chunk_seconds", "chunk_overlap", "alignment_layer", "alignment_head"]
+     "chunk_seconds", "chunk_overlap", "alignment_layer", "alignment_head", "replace_unknown", "unknown_dictionary"]
 )  # fmt: skip
 
 

@@ -87,6 +87,16 @@ class DecodeConfig:
         ("first_finished", "best_possible", "exhaustive"),
     )
     allow_unknown: bool = option(False, "whether the unknown symbol may be generated")
+    replace_unknown: bool = option(
+        False,
+        "with allow_unknown: write each unknown symbol as the source token that its attention points at (as "
+        "alignment=true does)",
+    )
+    unknown_dictionary: str | None = option(
+        None,
+        "file of source tokens and what replace_unknown writes for them, one pair per line",
+        needs="replace_unknown",
+    )  # fmt: skip
     no_repeat_ngram: int = option(
         0, "forbid the same n tokens twice in a hypothesis; 0: allow", at_least=0, at_most=10_000
     )
@@ -324,7 +334,7 @@ class DecodeConfig:
         attends = any(getattr(item.component, "attends", False) for item in chosen(self))
         for key in ("alignment_layer", "alignment_head"):
             value = getattr(self, key)
-            if value is not None and not (wanted or attends):
+            if value is not None and not (wanted or attends or self.replace_unknown):
                 raise UserError(f"decode.{key}={value}: does nothing without {by} or decode.coverage_penalty")
 
     def check(self, given: Mapping[str, str] | None = None) -> None:
@@ -335,6 +345,9 @@ class DecodeConfig:
             raise UserError(f"decode.{self._exits[0]}: requires CTC alone, decode.ctc_weight=1; a decoder reads the "
                             "last encoder layer only")  # fmt: skip
         check(self, self.searcher(), given or {})
+        if self.replace_unknown and not self.allow_unknown:
+            raise UserError("decode.replace_unknown=true: requires decode.allow_unknown=true; nothing is unknown "
+                            "otherwise")  # fmt: skip
         for key, other, why in EXITS_APART:
             if getattr(self, key) is not None and getattr(self, other) not in (None, False, []):
                 raise UserError(f"decode.{key}={getattr(self, key):g}: does not go with decode.{other}: {why}")

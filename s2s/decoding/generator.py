@@ -52,7 +52,7 @@ class Generator:
         sides: Facts about source and target, from the task.
         seed: Seed of sampling.
         loaded: What scorers and rules have loaded (`Component.load`), by name; also `shortlist` and `draft`.
-        alignment: Whether hypotheses get alignments.
+        alignment: Whether hypotheses get alignments; decode.replace_unknown gives them in any case.
         timestamps: Whether hypotheses get the times of their tokens.
         pack: Prepares models for decoding, as `prepare`; pass a caching function if many Generators share models.
         tick: Called between two steps of `generate`; an exception that it raises ends decoding.
@@ -70,8 +70,11 @@ class Generator:
         loaded = dict(loaded or {})
         if config.batch_tokens is None:
             config = replace(config, batch_tokens=BATCH_TOKENS[next(models[0].parameters()).device.type])
-        self.config, self.sides, self.alignment, self.timestamps = config, sides, alignment, timestamps
-        self.given = {"alignment": "alignment=true"} if alignment else {}
+        self.config, self.sides, self.timestamps = config, sides, timestamps
+        self.alignment = alignment or config.replace_unknown
+        self.given = {"alignment": "alignment=true" if alignment else "decode.replace_unknown=true"}
+        if not self.alignment:
+            self.given = {}
         if loaded.get("draft"):
             self.given["draft"] = "draft=CHECKPOINT"
         config.check(self.given)

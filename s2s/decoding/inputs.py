@@ -8,6 +8,7 @@ standard input) is read once, as it comes, so it is checked while it is decoded.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -43,6 +44,7 @@ class Window:
         companions: Target prefixes, or targets to score; None: there are none.
         constraints: Phrases that the hypotheses of each sentence must contain.
         unit: What a sentence is called in messages.
+        lines: Returns the raw text of each source; None: there is none.
         tags: Tags of all sentences, or of each (s2s/tasks/tags.py).
     """
 
@@ -51,6 +53,7 @@ class Window:
     constraints: list[list[Ids]] | None = None
     unit: str = "line"
     tags: Tags | list[Tags] = field(default_factory=dict)
+    lines: Callable[[], list] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,14 +117,15 @@ def count_lines(path: str | Path, reading: Reading) -> int:
 # Sources of text and of recordings
 
 
-def _text_sources(task, path: str | Path, reading: Reading) -> Iterator[list]:
+def _text_sources(task, path: str | Path, reading: Reading) -> Iterator[tuple[list, list]]:
+    """Windows of encoded lines, and the lines."""
     first = 1
     for lines in line_windows(path, reading):
         sources = iter(task.encode_each([line for line in lines if isinstance(line, str)]))
         found = [next(sources) if isinstance(line, str) else line for line in lines]
         if any(isinstance(one, UserError) for one in found):  # a line that the task cannot make a source of
             found = [_told(one, f"{path}:{number}", reading) for number, one in enumerate(found, first)]
-        yield found
+        yield found, lines
         first += len(lines)
 
 
@@ -402,16 +406,16 @@ def from_input(task, path: str | None, companions: list[Companion], reading: Rea
     """
     source = named(path)
     streams = source is STANDARD_INPUT or is_stream(source)
-    total = None
+    total, parts = None, None
     if task.reads == "lines":
         if not streams and (count or any(companion.counts for companion in companions)):
             total = count_lines(source, reading)
-        sources = _text_sources(task, source, reading)
+        parts = ((window, None, {}, partial(list, lines))
+                 for window, lines in _text_sources(task, source, reading))  # fmt: skip
     else:
         items = None if streams else _recordings(source, reading)
         total = None if items is None else len(items)
-        sources = _recording_sources(task, source, items, reading)
-    parts = ((window, None, {}) for window in sources)
+        parts = ((window, None, {}, None) for window in _recording_sources(task, source, items, reading))
     return _windows(str(source), parts, companions, total, task.reads[:-1], given), total
 
 
@@ -434,33 +438,34 @@ def from_split(task, split: Split, companions: list[Companion], score: bool, siz
         UserError: as `from_input`.
     """
 
-    def parts() -> Iterator[tuple[list, list[Ids] | None, list[Tags]]]:
+    def parts() -> Iterator[tuple]:
         for start in range(0, len(split), size):
             numbers, targets = np.arange(start, min(start + size, len(split))), None
             if score and not companions:
                 flat, lengths = split.gather("target.tokens", numbers)
                 rows = np.split(flat, np.cumsum(lengths[:-1]))
                 targets = [task.target_transform.apply(row).tolist() for row in rows]
-            yield task.inputs(split, numbers), targets, tags.of_split(split, numbers) if task.tags else {}
+            known = tags.of_split(split, numbers) if task.tags else {}
+            yield task.inputs(split, numbers), targets, known, partial(task.source_names, split, numbers)
 
     return _windows(f"split '{split.name}'", parts(), companions, len(split), "sentence", given), len(split)
 
 
 def _windows(source: str, parts: Iterator, companions: list[Companion], total: int | None, unit: str,
              given: Tags) -> Iterator[Window]:  # fmt: skip
-    """Windows of parts (sources, targets or None, tags of all sentences or of each), with their companions."""
+    """Windows of parts (sources, targets or None, tags of all sentences or of each, lines), with their companions."""
     for companion in companions:
         companion.check(source, total)
     read = 0
-    for sources, targets, known in parts:
-        window = Window(sources, targets, unit=unit, tags=_over(known, given))
+    for sources, targets, known, lines in parts:
+        window = Window(sources, targets, unit=unit, tags=_over(known, given), lines=lines)
         for companion in companions:
             entries = companion.take(source, len(sources))
             if companion.key == "constraints":
                 window.constraints = entries
             elif companion.key == "line_tags":
-                lines = enumerate(entries)
-                window.tags = [companion.tags(line, read + 1 + i, _of(window.tags, i)) for i, line in lines]
+                window.tags = [companion.tags(line, read + 1 + i, _of(window.tags, i))
+                               for i, line in enumerate(entries)]  # fmt: skip
             else:
                 window.companions = entries
         read += len(sources)

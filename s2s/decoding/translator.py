@@ -25,6 +25,7 @@ from s2s.decoding.hypothesis import Hypothesis, Translation
 from s2s.decoding.inputs import NO_TAGS, Window, check_known
 from s2s.decoding.intake import longest_source
 from s2s.decoding.times import words
+from s2s.decoding.unknowns import Unknowns, read_dictionary
 from s2s.device import choose_device
 from s2s.errors import UserError
 from s2s.tasks.tags import Tags
@@ -200,12 +201,24 @@ class Translator:
         if config.speculative == "draft":
             loaded["draft"] = self.draft
         generator = generator_of(self.task, self.models, config, seed, loaded, **options)
-        return self._decode(generator, windows, score, progress, first)
+        unknowns = self._unknowns(config, score)
+        results = self._decode(generator, windows, score, progress, first, unknowns)
+        return results if alignment or unknowns is None else map(_without_alignment, results)
 
-    def _decode(self, generator: Generator, windows: Iterable[Window], score: bool, progress, first: int) -> Iterator:
+    def _unknowns(self, config: DecodeConfig, score: bool) -> Unknowns | None:
+        """What writes texts without unknown symbols, if the options say so. Raises UserError."""
+        if not config.replace_unknown:
+            return None
+        if score:
+            raise UserError("decode.replace_unknown=true: does nothing where given targets are scored")
+        path = config.unknown_dictionary
+        return Unknowns(self.task, self.models, self._once(("dictionary", path), partial(read_dictionary, path)))
+
+    def _decode(self, generator: Generator, windows: Iterable[Window], score: bool, progress, first: int,
+                unknowns: Unknowns | None) -> Iterator:  # fmt: skip
         for window in windows:
             sources, companions = window.sources, window.companions
-            tagged = self.task.tagged(sources, window.tags)
+            tagged, lines = self.task.tagged(sources, window.tags), None
             if score:
                 results = ([hypothesis] for hypothesis in generator.score(tagged, companions, progress))
             else:
@@ -213,7 +226,12 @@ class Translator:
             for index, n_best in enumerate(results):
                 if generator.config.on_error == "stop":
                     n_best[0].check(f"{window.unit} {first + index + 1}")
-                yield [self._translation(hypothesis, sources[index], generator) for hypothesis in n_best]
+                n_best = [self._translation(hypothesis, sources[index], generator) for hypothesis in n_best]
+                if unknowns is not None and n_best[0].error is None:
+                    lines = lines or unknowns.lines(window)
+                    for hypothesis in n_best:
+                        hypothesis.text = unknowns.text(hypothesis, lines[index])
+                yield n_best
             first += len(sources)
 
     def _translation(self, hypothesis: Hypothesis, source: list[int], generator: Generator) -> Translation:
@@ -253,7 +271,8 @@ class Translator:
                 except UserError as error:
                     raise UserError(f"tags, line {number}: {error}") from error
             read += len(window)
-            yield Window(self.task.encode_each(sources), companions, unit=self.task.reads[:-1], tags=window_tags)
+            yield Window(self.task.encode_each(sources), companions, unit=self.task.reads[:-1], tags=window_tags,
+                         lines=partial(list, sources))  # fmt: skip
 
     def _warned(self, results: Iterator[list[Translation]], hypotheses: bool, limit: int | None) -> Iterator:
         unit = self.task.reads[:-1]
@@ -275,6 +294,13 @@ class Translator:
             if key not in self._made:
                 self._made[key] = make()
             return self._made[key]
+
+
+def _without_alignment(n_best: list[Translation]) -> list[Translation]:
+    """Translations whose alignments were computed for their texts only."""
+    for translation in n_best:
+        translation.alignment = translation.source_tokens = None
+    return n_best
 
 
 def _pairs(lines: Iterable[str], prefixes: Iterable[str]) -> Iterator[tuple[str, str]]:

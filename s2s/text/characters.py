@@ -24,6 +24,7 @@ class CharacterTokenizer(Tokenizer):
     """Splits a line, after normalisation, into its code points."""
 
     Config = CharacterConfig
+    unknown = "\ufffd"
 
     def __init__(self, config: TokenizerConfig, vocabulary: Vocabulary):
         super().__init__(config, vocabulary)
@@ -48,7 +49,13 @@ class CharacterTokenizer(Tokenizer):
         return None, int(self._ids[ord(" ")])
 
     def _decode(self, ids: list[int]) -> str:
-        return "".join("\ufffd" if i == UNK else self.vocabulary.symbols[i] for i in ids)
+        return "".join(self.unknown if i == UNK else self.vocabulary.symbols[i] for i in ids)
+
+    def _texts(self, line: str) -> list[str]:
+        return list(line)
+
+    def _joined(self, texts: list[str]) -> str:
+        return "".join(texts)
 
 
 def _code_points(text: str) -> np.ndarray:

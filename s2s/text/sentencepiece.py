@@ -70,6 +70,7 @@ class SentencePieceTokenizer(Tokenizer):
     """
 
     Config = SentencePieceConfig
+    unknown = " \u2047 "
 
     def __init__(self, config: SentencePieceConfig, model: bytes):
         self.model = model
@@ -128,6 +129,12 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _decode(self, ids: list[int]) -> str:
         return self._processor.decode(ids if self._same else self._theirs[ids].tolist())
+
+    def _texts(self, line: str) -> list[str]:
+        return self._processor.encode(line, out_type=str)
+
+    def _joined(self, texts: list[str]) -> str:
+        return self._processor.decode(texts).replace(SPACE, " ")
 
     @property
     def sampling(self) -> float:

@@ -54,9 +54,13 @@ class Tokenizer(ABC):
     Args:
         config: Its `Config`.
         vocabulary: Its symbols. In `self.vocabulary` the reserved symbols follow them.
+
+    Attributes:
+        unknown: How decoding writes an unknown symbol. None: it has none, or no `_texts` and `_joined`.
     """
 
     Config: ClassVar[type] = TokenizerConfig
+    unknown: ClassVar[str | None] = None
 
     def __init__(self, config: TokenizerConfig, vocabulary: Vocabulary):
         self.config, self.vocabulary = config, vocabulary.with_reserved(config.reserved)
@@ -95,6 +99,23 @@ class Tokenizer(ABC):
     @abstractmethod
     def _decode(self, ids: list[int]) -> str:
         """The text of ids, none of which is PAD, BOS, EOS or reserved."""
+
+    def _texts(self, line: str) -> list[str]:
+        """The text of each token of a normalised and rewritten line, also of those that the vocabulary lacks."""
+        raise NotImplementedError
+
+    def _joined(self, texts: list[str]) -> str:
+        """The line of the texts of tokens."""
+        raise NotImplementedError
+
+    def texts(self, line: str) -> list[str]:
+        """The text of each token of a line, also of unknown ones; for a tokenizer with `unknown`."""
+        return self._texts(*self.rewrite(self.normalise([line])))
+
+    def joined(self, texts: list[str]) -> str:
+        """The line of the texts of tokens; for a tokenizer with `unknown`."""
+        text = self._joined(texts)
+        return text if self.pre is None else self.pre.undo(text)
 
     def word_marks(self) -> tuple[np.ndarray | None, int | None]:
         """How ids mark words: either bool [vocabulary], whether a symbol begins a word, and None; or None and the id of

@@ -36,6 +36,7 @@ class WordTokenizer(Tokenizer):
     """Splits lines into words at whitespace. Decoding puts one space between words."""
 
     Config = WordConfig
+    unknown = SPECIALS[UNK]
 
     @classmethod
     def _learn(cls, config: WordConfig, chunks: Iterable[list[str]], seed: int) -> "WordTokenizer":
@@ -57,6 +58,12 @@ class WordTokenizer(Tokenizer):
 
     def _decode(self, ids: list[int]) -> str:
         return " ".join(self.vocabulary.symbols[i] for i in ids)
+
+    def _texts(self, line: str) -> list[str]:
+        return line.split()
+
+    def _joined(self, texts: list[str]) -> str:
+        return " ".join(texts)
 
     def __init__(self, config: WordConfig, vocabulary: Vocabulary):
         super().__init__(config, vocabulary)
