@@ -5,12 +5,13 @@ https://arxiv.org/abs/2008.08769.
 
 Each character of a text without a piece in the model is appended to the pieces, with the lowest score of all pieces.
 Ids and segmentations of all other text do not change. A model that was trained with the old pieces can be trained
-further (`train.init.checkpoint=RUN`): rows are matched by symbol, and a new row is initialised as the mean of all rows.
+further (`train.init.checkpoint=RUN`): rows are matched by symbol, and a new row is initialised as the mean of all rows,
+or, with `train.init.new_rows=pieces`, of the rows of the pieces that spelled its symbol before, such as byte pieces.
 
 Use: tokenizer=sentencepiece tokenizer.model=old-store/source.spm.model tokenizer.extend=characters.txt
 
-Left out: a prefix of the source that names the direction, which is text of the corpus. A new row is not the mean of the
-pieces that spelled its character: without byte pieces there were none.
+Left out: nothing; the prefix of the source that names the direction is `source_tokenizer.pre=prefix`. Without byte
+pieces nothing spelled a new character, and its row is the mean of all rows.
 """
 
 import struct

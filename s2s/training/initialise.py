@@ -1,7 +1,8 @@
 """Initial weights from checkpoints, for the whole model or its parts; and the teachers of distillation."""
 
 import dataclasses
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from s2s.config import schema
 from s2s.config.schema import option
 from s2s.errors import UserError
 from s2s.models.parts import part_of
-from s2s.text.vocabulary import Vocabulary
+from s2s.text.vocabulary import UNK, Vocabulary
 
 # Parameters with a row for each symbol, and the side of these symbols.
 ROWS = {
@@ -30,6 +31,8 @@ OWN = ("embeddings", "encoder", "decoder")  # parts that may come from different
 MEANING = ("type", "norm", "positions", "activation", "heads")
 SPACE = {" ": "\u2581", "\u2581": " "}  # the space in character and in sentencepiece vocabularies
 
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a symbol for a byte, which is no text
+
 
 @dataclasses.dataclass
 class InitConfig:
@@ -43,8 +46,9 @@ class InitConfig:
     embeddings: str | None = option(None, "another checkpoint for the embeddings and the output matrix")
     new_rows: str = option(
         "mean",
-        "rows of symbols that the checkpoint does not have: mean of its rows, or fresh: drawn at random",
-        ("mean", "fresh"),
+        "rows of symbols that the checkpoint does not have: mean of all its rows; pieces: mean of the rows of the "
+        "tokens into which its tokenizer cuts the symbol, if it can; fresh: drawn at random",
+        ("mean", "pieces", "fresh"),
         needs=("checkpoint", "encoder", "decoder", "embeddings"),
     )
 
@@ -74,6 +78,7 @@ def initialise(model: nn.Module, task, config) -> list[str]:
         UserError: a checkpoint is damaged, or its weights do not fit.
     """
     report: list[str] = []
+    kind_of_rows = config.train.init.new_rows
     written: dict[
         int, tuple[str, Tensor]
     ] = {}  # id of a parameter, which may have several names -> one of its names, and the value copied
@@ -108,15 +113,17 @@ def initialise(model: nn.Module, task, config) -> list[str]:
                 rows = _rows(old, new)
                 known = rows >= 0
                 # The model may be on a GPU; rows are assembled on the checkpoint's device.
-                fresh = value.mean(0, keepdim=True) if config.train.init.new_rows == "mean" else p.cpu()[~known]
                 matrix = value.new_empty(p.shape)
-                matrix[known], matrix[~known] = value[rows[known]], fresh
+                matrix[known] = value[rows[known]]
+                matrix[~known] = p.cpu()[~known] if kind_of_rows == "fresh" else value.mean(0, keepdim=True)
+                for row, pieces in _pieces(before, side_of, new, ~known) if kind_of_rows == "pieces" else ():
+                    matrix[row] = value[pieces].mean(0)
                 p.copy_(matrix)
                 if old.digest != new.digest:
                     side = "" if task.shared_vocabulary else f"{side_of} "
                     remapped[side] = (
                         f"init: {int(known.sum()):,} of {len(new):,} {side}symbols have their rows from {len(old):,}; "
-                        f"{int((~known).sum()):,} are new ({config.train.init.new_rows})"
+                        f"{int((~known).sum()):,} are new ({kind_of_rows})"
                     )
         report += remapped.values()
     return report
@@ -136,6 +143,31 @@ def _rows(old: Vocabulary, new: Vocabulary) -> Tensor:
         for symbol in new.symbols
     ]
     return torch.tensor(rows)
+
+
+def _pieces(task, side: str, new: Vocabulary, wanted: Tensor) -> Iterator[tuple[int, list[int]]]:
+    """The new symbols that a tokenizer cuts into tokens which it knows.
+
+    Args:
+        task: The task of the checkpoint.
+        side: The side of the symbols.
+        new: The vocabulary of the model.
+        wanted: Bool [V], the symbols to cut.
+
+    Yields:
+        Id of a symbol in `new`, and the ids of its tokens in the vocabulary of the checkpoint.
+    """
+    tokenizer = task.target_tokenizer if side == "target" else task.source_tokenizers[side]
+    alone = tokenizer.vocabulary.index(SPACE[" "])  # what may come before a symbol that begins no word
+    for place in wanted.nonzero()[:, 0].tolist():
+        symbol = new.symbols[place]
+        if symbol in new.reserved or BYTE.fullmatch(symbol):
+            continue
+        pieces = tokenizer.encode(symbol.replace(SPACE[" "], " "))
+        if not symbol.startswith(SPACE[" "]) and pieces[:1] == [alone]:
+            del pieces[0]
+        if pieces := [piece for piece in pieces if piece != UNK]:
+            yield place, pieces
 
 
 def _side(model: nn.Module, name: str) -> str | None:

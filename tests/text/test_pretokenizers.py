@@ -14,7 +14,8 @@ from s2s.data.store import Store
 from s2s.errors import UserError
 from s2s.text.pretokenizers.bytes import Bytes, BytesConfig
 from s2s.text.pretokenizers.jamo import Jamo, JamoConfig
-from s2s.text.tokenizer import is_blank, load_tokenizer
+from s2s.text.pretokenizers.prefix import Prefix, PrefixConfig
+from s2s.text.tokenizer import check_output, is_blank, load_tokenizer
 from s2s.text.vocabulary import UNK
 
 KOREAN = ["한국어를 배우고 있다", "각 가 나", "ab 값 ㄱ", "뷁 훠 ᄀ x"] * 10
@@ -50,6 +51,31 @@ def test_jamo_give_any_normal_line_back(line):
     jamo, line = Jamo(JamoConfig()), unicodedata.normalize("NFC", line)
     assert jamo.undo(jamo.apply(line)) == line
     assert is_blank(jamo.apply(line)) == is_blank(line)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prefix_is_read_before_each_line_and_never_written(tmp_path, kind):
+    options = {"vocab_size": 13} if kind == "sentencepiece" else {}
+    tokenizer = learn(kind, ["ab c", "ab", ""] * 5, PrefixConfig(text="to en: "), **options)
+    plain = learn(kind, ["to en: ab c", "to en: ab", ""] * 5, None, **options)
+    assert tokenizer.vocabulary.symbols == plain.vocabulary.symbols
+    tokenizer.save(tmp_path, "source")
+    for made in (tokenizer, load_tokenizer(tmp_path, "source")):
+        assert made.encode("ab c") == plain.encode("to en: ab c")
+        assert made.decode(made.encode("ab c")) == "ab c"
+        assert made.encode("") == made.encode("  ") == []
+
+
+def test_a_target_has_no_prefix():
+    """Prefixes and constraints of a search would have it too."""
+    with pytest.raises(UserError, match=r"source_tokenizer\.pre is for the source alone"):
+        check_output(registry.find("tokenizer", "words").Config(pre=PrefixConfig(text="x ")), "tokenizer")
+
+
+@pytest.mark.parametrize("text", ["", "  ", "to\nen"])
+def test_a_prefix_without_words_is_an_error(text):
+    with pytest.raises(UserError, match="needs a text without line feeds"):
+        Prefix(PrefixConfig(text=text))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from s2s import registry
 from s2s.checkpoint import loading, runs
 from s2s.config import compose
 from s2s.data.spec import Spec, TokenSource
@@ -23,6 +24,36 @@ def model_of(seed: int, spec: Spec, *words: str) -> Transformer:
     built = compose.build(Transformer.Config, compose.by_key(pairs))
     built.fill()
     return Transformer(built.config, spec)
+
+
+CUT = {  # a tokenizer of the checkpoint -> new symbol -> its tokens there; none: the mean of all rows
+    "characters": {"\u2581th": " th", "ee": "ee", "ôe": "e", "ô": "", "<0xE1>": "", "<x>": ""},
+    "bytes": {"\u2581ô": [0x20, 0xC3, 0xB4], "ee": [0x65, 0x65], "<x>": []},
+    "sentencepiece": {"ha": "ha", "\u2581sa": ["\u2581s", "a"], "ô": "", "<x>": ""},
+}
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_new_rows_are_means_of_the_tokens_that_spelled_their_symbols(kind, monkeypatch):
+    tokenizer = registry.find("tokenizer", kind)
+    options = {"vocab_size": 12, "algorithm": "bpe"} if kind == "sentencepiece" else {}
+    old = tokenizer.learn(tokenizer.Config(**options), [["the sea sees the tea"] * 9])
+    new = Vocabulary([*SPECIALS, *CUT[kind]], reserved=1)
+    before = SimpleNamespace(vocabularies=dict.fromkeys(("source", "target"), old.vocabulary), shared_vocabulary=True,
+                             target_tokenizer=old, source_tokenizers={"source": old})  # fmt: skip
+    task = SimpleNamespace(vocabularies=dict.fromkeys(("source", "target"), new), shared_vocabulary=True)
+    theirs, ours = (model_of(seed, Spec((TokenSource(size),), size), "tie_embeddings=none")
+                    for seed, size in enumerate((len(old.vocabulary), len(new))))  # fmt: skip
+    monkeypatch.setattr(loading, "load_model", lambda path: (theirs, before, {"model": {"type": "transformer"}}))
+    monkeypatch.setattr(runs, "resolve", lambda path: path)
+    train = SimpleNamespace(init=InitConfig(checkpoint="run", new_rows="pieces"))
+    report = initialise(ours, task, SimpleNamespace(train=train, model=ours.config))
+    assert "are new (pieces)" in report[-1]
+    for name in ("frontend.embedding.tokens.weight", "output.weight"):
+        value, made = (dict(model.named_parameters())[name] for model in (theirs, ours))
+        for symbol, tokens in CUT[kind].items():
+            ids = [4 + token if kind == "bytes" else old.vocabulary.symbols.index(token) for token in tokens]
+            torch.testing.assert_close(made[new.symbols.index(symbol)], value[ids].mean(0) if ids else value.mean(0))
 
 
 @pytest.mark.parametrize("kind", ["pointer", "several"])
