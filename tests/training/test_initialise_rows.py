@@ -29,7 +29,7 @@ def model_of(seed: int, spec: Spec, *words: str) -> Transformer:
 CUT = {  # a tokenizer of the checkpoint -> new symbol -> its tokens there; none: the mean of all rows
     "characters": {"\u2581th": " th", "ee": "ee", "ôe": "e", "ô": "", "<0xE1>": "", "<x>": ""},
     "bytes": {"\u2581ô": [0x20, 0xC3, 0xB4], "ee": [0x65, 0x65], "<x>": []},
-    "sentencepiece": {"ha": "ha", "\u2581sa": ["\u2581s", "a"], "ô": "", "<x>": ""},
+    "sentencepiece": {"ha": "ha", "\u2581ta": ["\u2581t", "a"], "ô": "", "<x>": ""},
 }
 
 
