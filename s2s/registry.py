@@ -124,6 +124,7 @@ COMPONENTS = {
         "adaptive": "s2s.models.outputs.adaptive:AdaptiveOutput",
         "pointer": "s2s.models.outputs.pointer:Pointer",
         "copy": "s2s.models.outputs.copy:Copy",
+        "multilabel": "s2s.models.outputs.multilabel:Multilabel",
     },
     "criterion": {"terms": "s2s.criterions.criterion:Criterion"},
     "term": {
@@ -135,6 +136,7 @@ COMPONENTS = {
         "r_drop": "s2s.criterions.terms.r_drop:RDrop",
         "deletion": "s2s.criterions.terms.deletion:Deletion",
         "depth": "s2s.criterions.terms.depth:Depth",
+        "multilabel": "s2s.criterions.terms.multilabel:MultilabelTerm",
         "contrastive": "s2s.criterions.terms.contrastive:Contrastive",
     },
     "searcher": {

@@ -43,6 +43,7 @@ class Spec:
         tags: Name of each tag -> its values.
         alike: Whether all sources have the same vocabulary.
         positions: Whether the target's symbols are positions of the source, from the fifth on.
+        target_symbols: The target's symbols; empty: unknown.
         same: For each symbol of the first source, the target's symbol of the same spelling, or UNK; None: unknown.
         target_starts: Ids of the target's symbols that begin a word, as in TokenSource.
     """
@@ -54,6 +55,7 @@ class Spec:
     alike: bool = False
     positions: bool = False
     same: tuple[int, ...] | None = None
+    target_symbols: tuple[str, ...] = ()
     target_starts: tuple[int, ...] = ()
 
 

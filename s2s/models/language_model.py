@@ -73,6 +73,8 @@ class LanguageModel(EncoderDecoder):
         embedding = Embedding(tokens, config.positions, 0, shared.embedding_dropout if drop is None else drop)
         decoder = kinds["decoder"](config.decoder, shared, embedding, None)
         output = kinds["output"](config.output, width, spec.target_size)
+        if hasattr(output, "see"):
+            output.see(spec)
         self.assemble(None, None, None, decoder, output)
         self.draw(embedding, *(part for part in decoder.children() if part is not embedding), output)
         if config.tie_embeddings:

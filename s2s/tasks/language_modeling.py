@@ -61,7 +61,8 @@ class LanguageModelingTask(TextTask):
     def spec(self) -> Spec:
         """As TextTask.spec."""
         target = self.target_tokenizer
-        return Spec((), len(target.vocabulary), tags=self.tag_values, target_starts=target.word_starts())
+        return Spec((), len(target.vocabulary), tags=self.tag_values, target_starts=target.word_starts(),
+                    target_symbols=tuple(target.vocabulary.symbols))  # fmt: skip
 
     def encode(self, items: list) -> list[list[int]]:
         """An empty source for each item."""

@@ -107,6 +107,7 @@ class MultiSourceTask(TranslationTask):
             tuple(TokenSource(len(source), ids) for source, ids in zip(sources, starts, strict=True)),
             len(target), sources[0].digest == target.digest, self.tag_values,
             alike=len({source.digest for source in sources}) == 1, target_starts=self.target_tokenizer.word_starts(),
+            target_symbols=tuple(target.symbols),
         )  # fmt: skip
 
     def describe(self) -> str:

@@ -125,7 +125,8 @@ class SpeechToTextTask(TextTask):
         """As in TextTask."""
         target = self.target_tokenizer
         return Spec((FeatureSource(self.features.bins),), len(target.vocabulary), tags=self.tag_values,
-                    target_starts=target.word_starts())  # fmt: skip
+                    target_starts=target.word_starts(),
+                    target_symbols=tuple(target.vocabulary.symbols))  # fmt: skip
 
     def encode(self, items: list[Entry | str]) -> list[np.ndarray]:
         """Normalised features of recordings, float32 [S, F] each.

@@ -107,7 +107,8 @@ class TranslationTask(TextTask):
         return Spec((TokenSource(len(source), self.source_tokenizer.word_starts()),), len(target),
                     self.shared_vocabulary, self.tag_values, same=(*range(len(SPECIALS)), *same),
                     positions=isinstance(self.target_tokenizer, PositionTokenizer),
-                    target_starts=self.target_tokenizer.word_starts())  # fmt: skip
+                    target_starts=self.target_tokenizer.word_starts(),
+                    target_symbols=tuple(target.symbols))  # fmt: skip
 
     def encode(self, items: list[str]) -> list[list[int]]:
         """Source ids of raw lines, without EOS."""

@@ -20,6 +20,7 @@ NEEDED = {
     ("embedding", "one_hot"): ["model.decoder.width=264"],
     ("output", "one_hot"): ["model.decoder.width=264", "model.tie_embeddings=none"],
     ("output", "adaptive"): ["model.tie_embeddings=none"],
+    ("output", "multilabel"): ["model.tie_embeddings=none", "model.output.rows=300"],
     ("encoder", "deletion"): ["model.encoder.gate_layer=1"],
     ("encoder", "super"): ["model.encoder.layer_counts=[1,2]"],
     ("decoder", "super"): ["model.decoder.layer_counts=[1,2]", "model.bridge=last", "model.decoder.memories=[1,2]"],

@@ -11,7 +11,7 @@ similar spelling have similar vectors, and the size of the table is free. A word
 
 Use: tokenizer=bytes model.frontend=trigram_hash model.frontend.rows=2000
 
-Left out: the multi-label output over the rows of a word, which is decoded with a dictionary of words; here the decoder
+Left out: the multi-label output over the rows of a word is `model.output=multilabel`, of words; with bytes the decoder
 writes symbols. Digits and punctuation are not separate words, because symbols are plain numbers here. Hashes of the
 lower-cased word are not added. Uncertain: nothing else of the embedding.
 """
