@@ -85,8 +85,9 @@ def narrow_heads(attention: SelfAttention | CrossAttention, heads: int, group: i
 
 
 def elastic_modules(model: nn.Module) -> list[nn.Module]:
-    """The modules that choose a part of themselves for each update, by a method `begin_update(seed)`."""
-    return [module for module in model.modules() if hasattr(module, "begin_update")]
+    """The modules that choose a part of themselves for each update, by a method `begin_update(seed)`; without those
+    that are `fixed`."""
+    return [each for each in model.modules() if hasattr(each, "begin_update") and not getattr(each, "fixed", False)]
 
 
 def choose_parts(modules: list[nn.Module], seed: int, update: int) -> None:

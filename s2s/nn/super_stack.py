@@ -95,8 +95,7 @@ class SuperStack(nn.Module):
 
     def begin_update(self, seed: int) -> None:
         """Sample the sub-network of an update, to which `seed` belongs."""
-        if not self.fixed:
-            self.use(self.sample(np.random.default_rng([seed, self.side == "decoder"])))
+        self.use(self.sample(np.random.default_rng([seed, self.side == "decoder"])))
 
     def use(self, choice: Choice) -> None:
         """Use a sub-network. Raises UserError: it is none of this model."""

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from s2s.errors import UserError
+from s2s.nn.elastic import elastic_modules
 
 
 def layers(model: nn.Module, key: str) -> list[nn.Module]:
@@ -31,11 +32,15 @@ def check(options, model: nn.Module, device: torch.device) -> None:
     """Check that the layers of a model can be wrapped as the options `train` say.
 
     Raises:
-        UserError: there are no layers; or there is no C++ compiler, which compilation on a CPU requires.
+        UserError: there are no layers; or layers to compile change their shape; or there is no C++ compiler, which
+            compilation on a CPU requires.
     """
     for key in ("checkpoint_activations", "compile"):
         if getattr(options, key):
             layers(model, f"train.{key}")
+    if options.compile and elastic_modules(model):
+        raise UserError("train.compile=true: each update uses a part of the model, which would be compiled anew for "
+                        "each shape; leave it out")  # fmt: skip
     compiler = os.environ.get("CXX", "g++").split()[0]
     if options.compile and device.type == "cpu" and not shutil.which(compiler):
         raise UserError(f"train.compile=true: requires a C++ compiler on a CPU, and there is no {compiler}; set $CXX")

@@ -14,6 +14,8 @@ from s2s.models.transformer import Transformer
 from s2s.nn.elastic import choose_parts, elastic_modules
 from s2s.nn.feedforward import GATED
 from s2s.text.vocabulary import BOS
+from s2s.training.config import TrainConfig
+from s2s.training.wrapping import check
 from tests.decoding.slow_search import sides
 from tests.specs import text_spec
 
@@ -145,6 +147,13 @@ def test_a_whole_model_that_drafts_is_always_right():
     config = DecodeConfig(beam_size=1, backend="eager", speculative="self", draft_subnet="1", speculative_tokens=3)
     ((one,),) = Generator([nested], config, sides).generate([[4, 5, 6, 7]])
     assert one.passes == -(-(len(one.ids) + 1) // 4)
+
+
+def test_parts_are_not_compiled():
+    options = TrainConfig(compile=True)
+    with pytest.raises(UserError, match=r"train\.compile=true: each update uses a part of the model"):
+        check(options, model_of(*NESTED), torch.device("cpu"))
+    check(options, model_of(), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("which", "message"), [
