@@ -14,7 +14,7 @@ PYTEST_OPTIONS ?=
 PARALLEL := -n auto --maxprocesses=8 --dist=worksteal
 BIN := $(abspath $(VENV))/bin
 
-.PHONY: help quickstart test slow faults bench lint
+.PHONY: help quickstart test slow faults bench docs lint
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -33,6 +33,9 @@ faults: $(VENV)/.installed-test ## run the full fault injection tests, which tak
 
 bench: $(VENV)/.installed-test ## measure the speed of s2s and of other tools; nothing is asserted
 	PATH="$(BIN):$$PATH" python tests/benchmarks/run.py
+
+docs: $(VENV)/.installed-docs ## build the site of docs/ in build/site; a broken link is an error
+	PATH="$(BIN):$$PATH" mkdocs build --strict
 
 lint: $(VENV)/.installed-test ## check the style, and the types of the public contracts
 	PATH="$(BIN):$$PATH" ruff check .

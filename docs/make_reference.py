@@ -1,6 +1,6 @@
 """The pages of the reference, made from the schema and the public names: python docs/make_reference.py FOLDER
 
-`docs/site.py` makes them whenever the site is built, so none of them is kept in the project.
+`docs/hooks.py` makes them whenever the site is built, so none of them is kept in the project.
 """
 
 import configparser
@@ -65,20 +65,23 @@ def rows(leaves: list[schema.Leaf], prefix: str = "") -> list[str]:
     lines = ["| key and default | type | bounds | meaning |", "|---|---|---|---|"]
     for leaf in leaves:
         typed = cell(f"{prefix}{leaf.key}={written(leaf.plain)}")
-        lines.append(f"| `{typed}` | {cell(leaf.type_name)} | {bounds(leaf.metadata)} | {cell(leaf.metadata['help'])} |")
+        lines.append(
+            f"| `{typed}` | {cell(leaf.type_name)} | {bounds(leaf.metadata)} | {cell(leaf.metadata['help'])} |"
+        )
     return [*lines, ""]
 
 
 def plain_leaves(config: Any) -> list[schema.Leaf]:
     """The keys of a config object that do not choose a component."""
     chosen = {name for key, _, _ in schema.held(config) for name in (key, f"{key}.type")}
-    return [leaf for leaf in schema.leaves(config) if leaf.key not in chosen and leaf.key != "type"]
+    return [leaf for leaf in schema.leaves(config) if leaf.key not in chosen and leaf.key.rpartition(".")[2] != "type"]
 
 
 def command_page(name: str, root: type, about: str) -> str:
     """The keys of a command by section, with the default presets."""
     config = compose.compose(root, [])
-    lines = [f"# {name}", "", about, ""]
+    title, *examples = about.splitlines()
+    lines = [f"# {name}", "", title, "", *(f"    {line}" for line in examples), ""]
     if groups := list(schema.held(config)):
         lines += ["## Components", "", "`key=NAME` chooses a preset or a component;"
                   " [Components and presets](components.md) lists their options.", "",
@@ -98,8 +101,8 @@ def command_page(name: str, root: type, about: str) -> str:
 
 def components_page() -> str:
     """The options of every component of every kind, and the presets."""
-    lines = ["# Components and presets", "", "A preset sets options of its component. In the tables, `KEY` is the key that"
-             " chooses the component, such as `model.frontend`.", ""]  # fmt: skip
+    lines = ["# Components and presets", "", "A preset sets options of its component. In the tables, `KEY` is the key "
+             "that chooses the component, such as `model.frontend`.", ""]  # fmt: skip
     for kind in sorted(registry.COMPONENTS):
         lines += [f"## {kind}", ""]
         if presets := [preset for preset in compose.presets(kind) if preset not in registry.COMPONENTS[kind]]:
@@ -118,7 +121,12 @@ def components_page() -> str:
 
 def python_page() -> str:
     """The public modules, in the form that mkdocstrings fills with their docstrings."""
-    head = ["# Python", "", "The names that [Extending s2s](../extending.md) uses, and what a program needs to decode.", ""]
+    head = [
+        "# Python",
+        "",
+        "The names that [Extending s2s](../extending.md) uses, and what a program needs to decode.",
+        "",
+    ]
     return "\n".join([*head, *(f"::: {module}\n" for module in PUBLIC)])
 
 

@@ -13,7 +13,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 TOP = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
-LINK = re.compile(r"\]\(([^)#\s]+)([^)\s]*)\)")
+LINK = re.compile(r"\[([^\[\]]*)\]\(([^)#\s]+)([^)\s]*)\)")
 
 
 def on_files(files, config):
@@ -36,7 +36,7 @@ def on_page_markdown(markdown, page, config, files):
     source = here if here in TOP or here.startswith("examples/") else f"docs/{here}"
 
     def link(match: re.Match) -> str:
-        target, rest = match.groups()
+        text, target, rest = match.groups()
         if "://" in target:
             return match.group()
         place = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
@@ -46,7 +46,7 @@ def on_page_markdown(markdown, page, config, files):
             place = "docs/index.md"
         name = place.removeprefix("docs/")
         if files.get_file_from_path(name) is None and (ROOT / place).exists():
-            return "]"  # a file of the project, not of the site
-        return f"]({posixpath.relpath(name, posixpath.dirname(here))}{rest})"
+            return text  # a file of the project, not of the site
+        return f"[{text}]({posixpath.relpath(name, posixpath.dirname(here))}{rest})"
 
     return LINK.sub(link, markdown)

@@ -1,0 +1,28 @@
+"""The site of docs/: every link and anchor is whole, and the reference has every option."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_broken_link(tmp_path):
+    for package in ("mkdocs", "material", "mkdocstrings_handlers.python"):
+        pytest.importorskip(package, reason="the site requires the extra docs")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for page, words in {
+        "tutorial": ("s2s-serve checkpoint=runs/tutorial-average",),
+        "reference/s2s-train": ("data.batch_tokens=", "train.max_updates=", "model.encoder.layers="),
+        "reference/s2s-score": ("bootstrap=0",),
+        "reference/components": ("transformer_tiny", "gbst"),
+        "reference/python": ("s2s.load", "translate", "length_penalty"),
+        "examples/multi30k": ("run.sh",),
+    }.items():
+        text = (tmp_path / page / "index.html").read_text(encoding="utf-8")
+        assert [word for word in words if word not in text] == [], page
