@@ -35,7 +35,7 @@ bench: $(VENV)/.installed-test ## measure the speed of s2s and of other tools; n
 	PATH="$(BIN):$$PATH" python tests/benchmarks/run.py
 
 docs: $(VENV)/.installed-docs ## build the site of docs/ in build/site; a broken link is an error
-	PATH="$(BIN):$$PATH" mkdocs build --strict
+	PATH="$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 lint: $(VENV)/.installed-test ## check the style, and the types of the public contracts
 	PATH="$(BIN):$$PATH" ruff check .
