@@ -137,6 +137,7 @@ COMPONENTS = {
         "deletion": "s2s.criterions.terms.deletion:Deletion",
         "depth": "s2s.criterions.terms.depth:Depth",
         "multilabel": "s2s.criterions.terms.multilabel:MultilabelTerm",
+        "source_auto_encoding": "s2s.criterions.terms.source_auto_encoding:SourceAutoEncoding",
         "contrastive": "s2s.criterions.terms.contrastive:Contrastive",
     },
     "searcher": {

@@ -6,7 +6,11 @@ from torch import nn
 
 from s2s.backends.prepare import prepare
 from s2s.config import compose
-from s2s.data.batch import Source
+from s2s.criterions.criterion import Criterion, CriterionConfig
+from s2s.criterions.forward import Run
+from s2s.criterions.terms.cross_entropy import CrossEntropyConfig
+from s2s.criterions.terms.source_auto_encoding import SourceAutoEncoding, SourceAutoEncodingConfig
+from s2s.data.batch import Batch, Counts, Source
 from s2s.errors import UserError
 from s2s.models.transformer import Transformer
 from s2s.nn.positions import sinusoidal
@@ -39,7 +43,7 @@ def torchs(weight, bias, output, query, keys, mask=None):
 
 
 def slow(model, source, target, causal, partial, separate):
-    """Logits for one sentence, source and target in one row."""
+    """Logits for one sentence, source and target in one row, at all positions."""
     decoder, S, T = model.decoder, len(source), len(target)
     x = D**0.5 * torch.cat([model.frontend.tokens.weight[source], decoder.embedding.tokens.weight[target]])
     places = torch.cat([torch.arange(S), torch.arange(T) if separate else torch.arange(S, S + T)])
@@ -59,7 +63,7 @@ def slow(model, source, target, causal, partial, separate):
             bias = torch.cat([cross.query.bias.data, cross.key_value.bias.data])
             x = x + torchs(weight, bias, cross.output, h, h[:, :S])
         x = x + layer.feedforward(layer.feedforward_norm(x))
-    return model.output(decoder.norm(x))[0, S:]
+    return model.output(decoder.norm(x))[0]
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -74,7 +78,7 @@ def test_source_and_target_are_one_row(causal, partial, separate):
     with torch.no_grad():
         logits = model.decode(model.encode((source,)), target).logits()
         for row, length in enumerate(source.lengths.tolist()):
-            expected = slow(model, source.values[row, :length], target[row], causal, partial, separate)
+            expected = slow(model, source.values[row, :length], target[row], causal, partial, separate)[length:]
             torch.testing.assert_close(logits[row], expected, rtol=1e-4, atol=1e-5)
         stepping = prepare(model, "fp32", "auto")
         state = stepping.start(stepping.encode((source,)), 1)
@@ -84,6 +88,35 @@ def test_source_and_target_are_one_row(causal, partial, separate):
         mass = model.cross_attention(model.encode((source,)), target, 1).sum(3)
     assert mass.shape == (2, H, 4)
     assert ((mass > 0) & (mass < 1)).all()
+
+
+def test_the_loss_on_the_source_is_that_of_a_language_model():
+    model, loss, nothing = model_of("decoder.mask=causal"), 0.0, torch.tensor([], dtype=torch.int64)
+    criterion = Criterion(CriterionConfig(terms={"cross_entropy": CrossEntropyConfig(label_smoothing=0.0),
+                                                 "source_auto_encoding": SourceAutoEncodingConfig()}))  # fmt: skip
+    criterion.check(model)
+    sources = [[5, 8, 6, 9, 3], [7, 4, 3]]
+    for source in sources:
+        for place in range(len(source) - 1):  # a prefix alone: it cannot see what is after it
+            logits = slow(model, torch.tensor(source[: place + 1]), nothing, True, False, False)
+            loss -= float(logits[place].log_softmax(0)[source[place + 1]])
+    values = torch.tensor([sources[0], sources[1] + [0, 0]])
+    target = torch.tensor([[6, 7, 3], [9, 3, 0]])
+    batch = Batch(ids=torch.arange(2), sources=(Source(values, torch.tensor([5, 3])),),
+                  decoder_input=torch.tensor([[BOS, 6, 7], [BOS, 9, 0]]), target=target,
+                  target_lengths=torch.tensor([3, 2]), counts=Counts(2, 8, 5, 2, 1))  # fmt: skip
+    term = criterion.terms[1]
+    assert float(term(Run(model, batch)).sum.detach()) == pytest.approx(loss, rel=1e-5)
+    assert term.count(batch) == 6
+    criterion(model.train(), batch).sum.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("words", [["decoder.mask=prefix"], ["decoder.mask=causal", "decoder.partial_attention=true"],
+                                   ["decoder.mask=causal", "tie_embeddings=none"]])  # fmt: skip
+def test_a_loss_on_the_source_that_sees_what_it_predicts_is_refused(words):
+    with pytest.raises(UserError, match=r"criterion\.terms: source_auto_encoding requires"):
+        SourceAutoEncoding(SourceAutoEncodingConfig()).check(model_of(*words))
 
 
 @pytest.mark.parametrize(("words", "message"), [

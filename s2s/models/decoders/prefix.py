@@ -16,9 +16,9 @@ the first attention to source positions; their sum is the share of attention tha
 Use: model=decoder_only_tiny; model=palm_tiny, or model.encoder=none model.decoder=prefix
 model.decoder.partial_attention=true
 
-Left out: RED, the encoder-decoder with which the paper explains decoder-only models; the loss on the source, so that
-`mask=causal` is trained on targets only. Uncertain: whether source positions have the partial attention too (here they
-do), and from which states its keys are computed (here the states after the first attention).
+Left out: nothing; RED, the encoder-decoder by which the paper explains decoder-only models, is `model=red_tiny`, that
+is `mask=causal`, with `criterion=source_auto_encoding`. Uncertain: whether source positions have the partial attention
+too (here they do), and from which states its keys are computed (here the states after the first attention).
 """
 
 import dataclasses
@@ -193,6 +193,18 @@ class PrefixDecoder(TransformerDecoder):
             if str(number) in self.head_norms:
                 states[number] = self._scaled(self.head_norms[str(number)](x[:, memory.size(1) :]))
         return self._mixed(self._scaled(self.norm(x[:, memory.size(1) :])), states), states
+
+    def source_states(self, memory: Tensor, seen_mask: Tensor) -> Tensor:
+        """States of the source positions for the output layer, [B, S, D]; no target position changes them.
+
+        Args:
+            memory: The embedded source, [B, S, D].
+            seen_mask: Bool [B, 1, 1, S], true at real positions.
+        """
+        x, mask = self._source(memory, seen_mask)
+        for layer in self.layers:
+            x = self._layer(layer, x, mask, seen_mask)
+        return self._scaled(self.norm(x))
 
     def cross_attention(self, seen: list[Tensor], seen_mask: Tensor, decoder_input: Tensor, layer: int) -> Tensor:
         """Self-attention weights of target positions to source positions, fp32 [B, H, T, S]. Their sum may be below 1,
