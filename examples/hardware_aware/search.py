@@ -235,7 +235,7 @@ class Times:
         self.model, self.length, self.repeats, self.table = model, length, repeats, {}
         whole = extreme(model, WHOLE)
         self.base = 0.0
-        self.base = seconds_of(model, length, repeats) - self(whole)
+        self.base = max(0.0, seconds_of(model, length, repeats) - self(whole))  # measurements vary
 
     def __call__(self, candidate: Candidate) -> float:
         """Seconds of a candidate."""
