@@ -42,3 +42,10 @@ def test_a_part_has_them_or_says_that_it_does_not(kind, name):
             model_of(*words, size=size)
     else:
         check(model_of(*words, size=size), kernels=False)
+
+
+def test_a_decoder_of_both_sides_has_all_but_the_bias():
+    words = [word for word in BLOCKS if "relative" not in word]
+    check(model_of(*ENCODERS["none"], *DECODERS["palm"], *words, size=[]), kernels=False)
+    with pytest.raises(UserError, match=r"relative_bias: model\.decoder=prefix does not have it"):
+        model_of(*ENCODERS["none"], *DECODERS["prefix"], *BLOCKS, size=[])
