@@ -42,6 +42,16 @@ def prepare(model: EncoderDecoder, dtype: str, backend: str, part: str | None = 
     return prepacked(model, dtype)
 
 
+def eager(backend: str, model: EncoderDecoder, option: str) -> str:
+    """The backend for an option that compiled steps do not have, in place of `backend`; `auto` reports it. Raises
+    UserError for `native`."""
+    if backend == "native":
+        raise UserError(f"decode.backend=native: the compiled kernels do not have {option}")
+    if backend == "auto" and next(model.parameters()).device.type == "cpu":
+        _report(f"they do not have {option}")
+    return "eager"
+
+
 def is_native(model: EncoderDecoder) -> bool:
     """Whether a prepared model decodes with the compiled kernels."""
     return getattr(getattr(model, "decoder", None), "State", None) is NativeState

@@ -15,8 +15,9 @@ from s2s.errors import UserError
 # Options of `decode` that every searcher reads, or that are read outside of the search.
 COMMON = frozenset(
     ["search", "scorers", "rules", "ctc_weight", "n_best", "mbr", "batch_tokens", "slots", "buffer", "max_source",
-     "pack_source", "subnet", "encoder_exit_similarity", "long_source", "on_error", "backend", "dtype",
-     "chunk_seconds", "chunk_overlap", "alignment_layer", "alignment_head", "replace_unknown", "unknown_dictionary"]
+     "pack_source", "subnet", "encoder_exit_similarity", "encoder_chunk", "encoder_chunk_overlap", "long_source",
+     "on_error", "backend", "dtype", "chunk_seconds", "chunk_overlap", "alignment_layer", "alignment_head",
+     "replace_unknown", "unknown_dictionary"]
 )  # fmt: skip
 
 

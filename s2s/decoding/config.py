@@ -182,6 +182,27 @@ class DecodeConfig:
     chunk_overlap: float = option(
         4.0, "seconds of overlap between neighbouring chunks", at_least=0, needs="chunk_seconds"
     )
+    encoder_chunk: int | None = option(
+        None,
+        "encode longer texts in overlapping chunks of this many tokens, EOS included; the decoder reads them as one "
+        "source, and neither model.max_positions nor the default of max_source limits it",
+        at_least=2,
+        at_most=10**7,
+    )
+    encoder_chunk_overlap: int | None = option(
+        None,
+        "tokens that neighbouring chunks share; null: half of encoder_chunk",
+        at_least=0,
+        at_most=10**7,
+        needs="encoder_chunk",
+    )
+    cross_attention_k: int | None = option(
+        None,
+        "without kernels: each head of the attention to the source reads the so many positions with the greatest "
+        "logits only; null: all",
+        at_least=1,
+        at_most=10**7,
+    )
     language_model: str | None = option(
         None, "run or checkpoint of task=language_modeling with the same target vocabulary, for shallow fusion"
     )
@@ -357,6 +378,12 @@ class DecodeConfig:
         if self.chunk_seconds and self.chunk_overlap > self.chunk_seconds / 2:
             raise UserError(f"decode.chunk_overlap={self.chunk_overlap:g}: must be at most half of "
                             f"decode.chunk_seconds={self.chunk_seconds:g}")  # fmt: skip
+        if self.encoder_chunk and (self.encoder_chunk_overlap or 0) >= self.encoder_chunk:
+            raise UserError(f"decode.encoder_chunk_overlap={self.encoder_chunk_overlap}: must be below "
+                            f"decode.encoder_chunk={self.encoder_chunk}")  # fmt: skip
+        if self.encoder_chunk and self.pack_source:
+            raise UserError(f"decode.encoder_chunk={self.encoder_chunk}: does not go with decode.pack_source: each "
+                            "decides which rows the encoder reads")  # fmt: skip
         if self.mbr != "none" and self.n_best < 2:
             raise UserError(f"decode.mbr={self.mbr}: requires decode.n_best of at least 2, to choose from")
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from s2s.backends.prepare import prepare
+from s2s.backends.prepare import eager, prepare
 from s2s.decoding.budget import BATCH_TOKENS, plan
 from s2s.decoding.component import Chosen, check, chosen
 from s2s.decoding.config import DecodeConfig
@@ -32,6 +32,7 @@ from s2s.decoding.setting import Setting, Sides
 from s2s.decoding.similarity import leaving
 from s2s.decoding.splitting import splitting
 from s2s.decoding.times import Chunks
+from s2s.decoding.unlimiformer import chunked, top_k
 from s2s.errors import UserError
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.subnets import smallest
@@ -83,8 +84,13 @@ class Generator:
         raw_outputs = [model.output for model in models] if loaded.get("shortlist") else None
         if config.speculative == "self":
             part = config.draft_subnet or smallest(models[0])
-            loaded["slice"] = pack(models[0], config.dtype, config.backend, part)
-        models = [exiting(pack(model, config.dtype, config.backend, config.subnet), config) for model in models]
+            loaded["slice"] = self._chunked(pack(models[0], config.dtype, config.backend, part))
+        backend = config.backend
+        if config.cross_attention_k is not None:
+            backend = eager(backend, models[0], f"decode.cross_attention_k={config.cross_attention_k}")
+        models = [exiting(pack(model, config.dtype, backend, config.subnet), config) for model in models]
+        if config.cross_attention_k is not None:
+            models = [top_k(model, config.cross_attention_k) for model in models]
         if config.split_keys is not None:
             models = [splitting(model, config.split_keys) for model in models]
         if config.encoder_layer is not None:
@@ -92,7 +98,7 @@ class Generator:
         if config.pack_source:
             models = [prepacking(model) for model in models]
         tally = Counter() if tally is None else tally
-        models = [leaving(model, config, tally) for model in models]
+        models = [self._chunked(leaving(model, config, tally)) for model in models]
         self.ctc_weight = ctc_weight(config, models)
         self.searcher = config.searcher(self.ctc_weight)
         if len(models) > 1:
@@ -106,13 +112,18 @@ class Generator:
         self._check({})
         if config.auxiliary_weights:
             models = [mixed(model, config.auxiliary_weights) for model in models]
-        self.setting = Setting(models, sides, lambda model: pack(model, config.dtype, config.backend, None), loaded,
-                               seed, tick, raw_outputs)  # fmt: skip
+        self.setting = Setting(models, sides, lambda model: self._chunked(pack(model, config.dtype, config.backend,
+                               None)), loaded, seed, tick, raw_outputs)  # fmt: skip
         self.model = models[0]
         self.chunks = None if config.chunk_seconds is None else Chunks(config, self._by_ctc("decode.chunk_seconds"))
         if timestamps:
             self._by_ctc("timestamps=true")
         self._search()
+
+    def _chunked(self, model: EncoderDecoder) -> EncoderDecoder:
+        """The model with `decode.encoder_chunk`."""
+        size, overlap = self.config.encoder_chunk, self.config.encoder_chunk_overlap
+        return model if size is None else chunked(model, size, overlap)
 
     def _search(self) -> None:
         """Build the search from its components."""

@@ -83,5 +83,7 @@ def longest_source(config: DecodeConfig, default: int | None, most: int | None) 
         default: Used if decode.max_source is not set.
         most: The maximum of the models; None: there is none.
     """
-    limits = (config.max_source or (default if config.chunk_seconds is None else None), most)
+    if config.chunk_seconds is not None or config.encoder_chunk is not None:  # nothing grows with a source's square
+        default = None
+    limits = (config.max_source or default, most if config.encoder_chunk is None else None)
     return min((limit for limit in limits if limit is not None), default=None)

@@ -220,7 +220,7 @@ def _attends(encoder: Any) -> bool:
 def _encoder(encoder: LayeredEncoder, exits: Exits) -> LayeredEncoder:
     light = copy.copy(encoder)
     if hasattr(light.config, "unpad"):  # rows leave, and so must be rows
-        light.config = dataclasses.replace(light.config, unpad=False)
+        light.config = dataclasses.replace(light.config, unpad=False, unpad_attention=False)
     layers = nn.ModuleList(RowExit(layer, number, exits) for number, layer in enumerate(encoder.layers, 1))
     light._modules = {**encoder._modules, "layers": layers}
     return light

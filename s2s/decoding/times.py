@@ -61,6 +61,13 @@ def words(ids: Ids, times: Times, text: Callable[[Ids], str]) -> list[Word]:
     return result
 
 
+def spans(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
+    """The first position of each chunk, and the position after its last one. The last chunk has the full size, too, if
+    `length` allows it. overlap: less than `size`."""
+    starts, last = range(0, max(1, length - overlap), size - overlap), max(0, length - size)
+    return [(min(start, last), min(min(start, last) + size, length)) for start in starts]
+
+
 class Chunks:
     """Cuts a long recording into overlapping chunks, and joins their hypotheses.
 
@@ -83,9 +90,7 @@ class Chunks:
 
     def of(self, frames: int) -> list[tuple[int, int]]:
         """The first frame of each chunk, and the frame after its last one."""
-        starts = range(0, max(1, frames - self.overlap), self.size - self.overlap)
-        last = max(0, frames - self.size)
-        return [(min(start, last), min(min(start, last) + self.size, frames)) for start in starts]
+        return spans(frames, self.size, self.overlap)
 
     def merged(self, spans: list[tuple[int, int]], parts: list[Hypothesis]) -> tuple[Ids, list[float], Times]:
         """Join the hypotheses of the chunks of a recording.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Options of `decode`: those of scoring token by token, and the length limits of searches by steps.
 RATED = frozenset(["length_penalty", "length_normalization", "word_reward", "ensemble", "ensemble_weights",
                    "auxiliary_weights", "encoder_layer", "split_keys", "decoder_exit_similarity",
-                   "allow_unknown"])  # fmt: skip
+                   "cross_attention_k", "allow_unknown"])  # fmt: skip
 LENGTHS = frozenset(["min_length_a", "min_length_b", "max_length_a", "max_length_b"])
 
 
