@@ -61,7 +61,7 @@ class TopKCrossAttention(CrossAttention):
         return self(x, state.key_values[n], state.mask)
 
     def _query(self, x: Tensor, mask: Tensor) -> Tensor:
-        q = self.query(x)
+        q = self.query(x) if self.scale is None else self.query(x) * self.scale
         seen = mask.sum(-1, keepdim=True).clamp(max=self.count)
         return log_length(q[:, None], seen)[:, 0] if self.log_length else q
 
@@ -103,8 +103,9 @@ def top_k(model: EncoderDecoder, count: int) -> EncoderDecoder:
     Raises:
         UserError: the decoder has no cross-attention of this kind.
     """
-    state = getattr(model.decoder, "State", None)
-    if getattr(state, "cross", None) is not TransformerState.cross:
+    state, modules = getattr(model.decoder, "State", None), model.decoder.modules() if model.has_decoder else ()
+    kinds = {type(module) for module in modules if isinstance(module, CrossAttention)}
+    if kinds != {CrossAttention} or getattr(state, "cross", None) is not TransformerState.cross:
         raise UserError(f"decode.cross_attention_k={count}: the model has no decoder with a Transformer's "
                         "cross-attention")  # fmt: skip
     return model.light(decoder=_replaced(model.decoder, count))

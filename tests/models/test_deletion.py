@@ -87,6 +87,45 @@ def test_training_and_decoding_agree_where_gates_are_open_or_closed():
             torch.testing.assert_close(logits, hard[:, t], rtol=1e-4, atol=1e-5)
 
 
+def slow_softmax1(attention, x, added):
+    """Attention of one sentence, [S, D], by the definition; added: [S], to the logits of each key."""
+    q, k, v = (part.view(len(x), -1, D // 2) for part in attention.qkv(x).split(attention.sizes, 1))
+    heads = []
+    for h in range(2):
+        keys, values = k[:, h % k.size(1)], v[:, h % k.size(1)]
+        weights = (q[:, h] @ keys.T / (D // 2) ** 0.5 + added).exp()
+        heads.append(weights / (1 + weights.sum(1, keepdim=True)) @ values)
+    return attention.output(torch.cat(heads, 1))
+
+
+@pytest.mark.parametrize("words", [(), ("encoder.kv_heads=1",)])
+@torch.no_grad()
+def test_softmax1_is_its_definition(words):
+    model = model_of("encoder.softmax1=true", *words)
+    attention, lengths = model.encoder.layers[0].attention, torch.tensor(LENGTHS)
+    x, real = torch.randn(4, 9, D), torch.arange(9) < lengths[:, None]
+    gates = torch.randn(4, 9).masked_fill(~real, float("-inf"))
+    for added, mask in ((gates, gates[:, None, None]), (torch.zeros(4, 9), real[:, None, None])):
+        found = attention(x, mask)
+        for row, n in enumerate(LENGTHS):
+            torch.testing.assert_close(found[row, :n], slow_softmax1(attention, x[row, :n], added[row, :n]))
+    nothing = torch.full((4, 1, 1, 9), -1e9)  # a query that may attend to nothing does
+    torch.testing.assert_close(attention(x, nothing), attention.output.bias.expand(4, 9, D))
+
+
+@torch.no_grad()
+def test_softmax1_in_training_and_decoding():
+    model, sources = model_of("encoder.softmax1=true", "log_length_scale=true"), sources_of()
+    model.encoder.gate_weight.mul_(50)
+    hard = model.decode(model.encode(sources), WRITTEN).logits()
+    plain = model_of("log_length_scale=true")
+    plain.load_state_dict(model.state_dict())
+    assert not torch.allclose(plain.decode(plain.encode(sources), WRITTEN).logits(), hard, atol=1e-2)
+    model.train()
+    soft = model.decode(model.encode(sources), WRITTEN).logits()
+    torch.testing.assert_close(soft[[0, 1, 3]], hard[[0, 1, 3]], rtol=1e-4, atol=1e-5)
+
+
 @torch.no_grad()
 def test_where_every_gate_is_closed_training_sees_what_decoding_sees():
     model, sources = model_of(), sources_of()

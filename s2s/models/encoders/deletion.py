@@ -10,13 +10,16 @@ deletion). Both give the same result if every gate is near -k or 0. The gate of 
 all gates could be -k, the softmax would cancel them, and soft deletion would delete nothing. The term `deletion`
 controls the share of deleted positions.
 
-Use: `tokenizer=bytes model.encoder=deletion model.encoder.gate_layer=3 criterion=deletion
-criterion.deletion.target=0.5`
+With `softmax1`, the encoder's attention weights are exp(x_i) / (1 + sum over j of exp(x_j)), so that a query may attend
+to nothing.
 
-Left out: softmax1, with which a query may attend to nothing; here it may attend to the last position. Relative
-positions: a state keeps only the position that was added to its embedding, so that rotary positions are refused.
-Decoders and outputs that need all source positions are refused, as are several sources. Validation deletes as
-decoding does. Uncertain: the initial weights of the gate; here it is open initially.
+Use: `tokenizer=bytes model.encoder=deletion model.encoder.gate_layer=3 criterion=deletion
+criterion.deletion.target=0.5`, and `model.encoder.softmax1=true` as in the paper
+
+Left out: softmax1 in the decoder, whose queries may attend to the last position instead. Relative positions: a state
+keeps only the position that was added to its embedding, so that rotary positions are refused. Decoders and outputs that
+need all source positions are refused, as are several sources. Validation deletes as decoding does. The gate is open
+initially; in the authors' code it is random, with b = 1.
 """
 
 import dataclasses
@@ -31,6 +34,7 @@ from s2s.models.stack import LayeredEncoder, StackConfig, check_heads
 from s2s.nn.attention import length_mask
 from s2s.nn.layers import Layer
 from s2s.nn.norms import norm_of
+from s2s.nn.softmax1 import Softmax1Attention
 
 OPEN = 4.0  # initial b: a gate is at -0.018 k
 
@@ -40,6 +44,7 @@ class DeletionEncoderConfig(StackConfig):
     """Options of the encoder."""
 
     gate_layer: int = option(3, "layer, from 1, after which positions are deleted", at_least=1, at_most=1000)
+    softmax1: bool = option(False, "add 1 to the sum of softmax in attention, so that a query may attend to nothing")
     strength: float = option(30.0, "k: a gate is between -k and 0", at_least=1, at_most=1000)
     type: str = option("deletion", "component")
 
@@ -74,6 +79,9 @@ class DeletionEncoder(LayeredEncoder):
                             "lose their places; use sinusoidal or learned")  # fmt: skip
         self.config, self.width = config, config.width
         self.layers = nn.ModuleList(Layer(**shared.layer(config)) for _ in range(config.layers))
+        if config.softmax1:
+            for layer in self.layers:
+                layer.attention.__class__ = Softmax1Attention  # the same weights
         self.norm = norm_of(shared.norm_type, config.width) if shared.norm == "pre" else nn.Identity()
         self.gate_norm = nn.LayerNorm(config.width)
         self.gate_weight, self.gate_bias = nn.Parameter(torch.zeros(config.width)), nn.Parameter(torch.tensor(OPEN))
