@@ -112,7 +112,7 @@ def slowly(model, count, size, overlap):
     for layer in model.decoder.layers:
 
         def forward(x, key_value, mask, cross=layer.cross):
-            q = cross.query(x)
+            q = cross.query(x) * (cross.scale or 1)
             if cross.log_length:
                 q = q * torch.tensor(float(min(count, key_value.size(3)))).log()
             q = q.unflatten(2, (cross.heads, -1)).transpose(1, 2)
@@ -124,7 +124,8 @@ def slowly(model, count, size, overlap):
 
 
 @pytest.mark.parametrize("options", [{}, {"kv_heads": 1, "positions": "learned", "max_positions": 10},
-                                     {"log_length_scale": True, "norm": "post"}])  # fmt: skip
+                                     {"log_length_scale": True, "norm": "post"},
+                                     {"scale_attention": False}])  # fmt: skip
 def test_a_search_is_that_of_a_slow_model(options):
     """In few slots, so that they are refilled, and a state becomes shorter and longer."""
     config = DecodeConfig(beam_size=3, n_best=2, max_length_a=0, max_length_b=4, batch_tokens=80, encoder_chunk=6,
@@ -208,6 +209,7 @@ def sized(words):
     (("positions=learned", "max_positions=7"), {"encoder_chunk": 8}, "must be at most model.max_positions=7"),
     (("encoder=deletion", "encoder.gate_layer=1"), {"encoder_chunk": 8}, "no encoder of layers that keeps all"),
     (("encoder=none", "decoder=prefix"), {"encoder_chunk": 8}, "no encoder of layers that keeps all"),
+    (("decoder=super", "decoder.ffn_widths=[16,24]"), {"cross_attention_k": 2}, "no decoder with a Transformer's"),
     (("decoder=lstm",), {"cross_attention_k": 2}, "no decoder with a Transformer's cross-attention"),
     (("encoder=none", "decoder=prefix"), {"cross_attention_k": 2}, "no decoder with a Transformer's cross-attention"),
 ])  # fmt: skip
