@@ -47,14 +47,22 @@ def bleu(lowercase: bool, tokenizer: str) -> SacreBleu:
         raise UserError(f"BLEU's tokenizer '{tokenizer}' cannot be used here: {reason}") from error
 
 
+class Chrf(CHRF):
+    """sacrebleu's chrF with scores of one type. There, resamples with matches have scores of float32, and those without
+    have 0.0; `statistics.mean` takes only one of both."""
+
+    def _compute_f_score(self, statistics) -> float:
+        return float(super()._compute_f_score(statistics))
+
+
 def chrf(lowercase: bool, tokenizer: str) -> SacreBleu:
     """chrF2: character n-grams to 6 (Popović 2015)."""
-    return SacreBleu("chrf", CHRF(lowercase=lowercase))
+    return SacreBleu("chrf", Chrf(lowercase=lowercase))
 
 
 def chrf_plus_plus(lowercase: bool, tokenizer: str) -> SacreBleu:
     """chrF2++: character n-grams to 6 and word n-grams to 2 (Popović 2017)."""
-    return SacreBleu("chrf++", CHRF(lowercase=lowercase, word_order=2))
+    return SacreBleu("chrf++", Chrf(lowercase=lowercase, word_order=2))
 
 
 def ter(lowercase: bool, tokenizer: str) -> SacreBleu:

@@ -87,6 +87,12 @@ def test_without_punctuation_the_signature_says_so():
     assert bare.signature == f"{plain.signature}|punctuation:removed"
 
 
+@pytest.mark.parametrize("metric", ["bleu", "chrf", "chrf++", "ter"])
+def test_an_interval_may_have_resamples_without_a_match(metric):
+    low, high = scoring.score(metric, ["a b c d", "x", "y"], [["a b c d", "m", "n"]], resamples=200).interval
+    assert low < high
+
+
 def test_the_interval_is_that_of_a_plain_bootstrap():
     rng = np.random.default_rng(3)
     lengths = rng.integers(1, 9, 300)
