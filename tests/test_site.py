@@ -1,5 +1,6 @@
 """The site of docs/: every link and anchor is whole, and the reference has every option."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +22,9 @@ def test_the_site_is_built_without_a_broken_link(tmp_path):
         "reference/s2s-train": ("data.batch_tokens=", "train.max_updates=", "model.encoder.layers="),
         "reference/s2s-score": ("bootstrap=0",),
         "reference/components": ("transformer_tiny", "gbst"),
-        "reference/python": ("s2s.load", "translate", "length_penalty"),
+        "reference/python": ("s2s.load", "Any number of threads may use it at once"),
         "examples/multi30k": ("run.sh",),
     }.items():
-        text = (tmp_path / page / "index.html").read_text(encoding="utf-8")
+        html = (tmp_path / page / "index.html").read_text(encoding="utf-8")
+        text = re.sub(r"<[^>]*>", "", html)  # colours divide words
         assert [word for word in words if word not in text] == [], page
