@@ -56,13 +56,8 @@ class Run:
 
     @functools.cached_property
     def positions(self) -> Tensor:
-        """The indices of the P target tokens in the flattened `batch.target`, int64 [P].
-
-        The host does not wait for the device here, as it would to count the true elements of a mask.
-        """
-        lengths, count, device = self.batch.target_lengths, self.batch.counts.target, self.batch.target.device
-        shift = torch.arange(len(lengths), device=device) * self.batch.target.size(1) - (lengths.cumsum(0) - lengths)
-        return torch.arange(count, device=device) + shift.repeat_interleave(lengths, output_size=count)
+        """The indices of the P target tokens in the flattened `batch.target`, int64 [P]."""
+        return positions_of(self.batch.target_lengths, self.batch.target.size(1), self.batch.counts.target)
 
     def unpadded(self, values: Tensor) -> Tensor:
         """The values [P, ...] of a tensor [B, T, ...] at the target positions that are not padding."""
@@ -77,3 +72,17 @@ class Run:
     def states(self) -> Tensor:
         """The decoder's last states at the target positions that are not padding, [P, D]."""
         return self.unpadded(self.output.states)
+
+
+def positions_of(lengths: Tensor, width: int, count: int) -> Tensor:
+    """The indices of what is no padding in flattened rows, int64 [count].
+
+    The host does not wait for the device here, as it would to count the true elements of a mask.
+
+    Args:
+        lengths: int64 [B], of each row without padding.
+        width: Of the rows.
+        count: The sum of the lengths.
+    """
+    shift = torch.arange(len(lengths), device=lengths.device) * width - (lengths.cumsum(0) - lengths)
+    return torch.arange(count, device=lengths.device) + shift.repeat_interleave(lengths, output_size=count)

@@ -273,6 +273,7 @@ class _Run:
         shortlist = engine.setting.loaded.get("shortlist")
         self.candidates = Candidates(shortlist, B, device) if shortlist else None
         self.tokens = torch.full((B, config.rows), BOS, device=device)
+        self.first_rows = self.tokens[:0]  # [B, 1], the first row of each slot
         self.scores = self.finished = self.trellis = None  # made at the first step, in the dtype of the logits
         self.ended = False  # whether a hypothesis may have ended since the last `collect`
 
@@ -356,8 +357,10 @@ class _Run:
             self.ended = True
         self.tokens, self.scores = choice.tokens, choice.scores
         if choice.parents is not None:
-            first = torch.arange(0, self.tokens.numel(), self.tokens.size(1), device=self.tokens.device)[:, None]
-            self.scorer.reorder((first + choice.parents).flatten())
+            if len(self.first_rows) != self.slots:
+                rows = torch.arange(self.tokens.numel(), device=self.tokens.device)
+                self.first_rows = rows.view_as(self.tokens)[:, :1]
+            self.scorer.reorder((self.first_rows + choice.parents).flatten())
         self.limits.advance()
         self.clock += 1
 

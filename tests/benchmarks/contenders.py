@@ -77,9 +77,10 @@ class Ours:
     """
 
     def __init__(self, setting: Setting, short: bool = False, **options):
-        self.config = DecodeConfig(beam_size=setting.beam_size, slots=setting.batch, **options)
-        self.generator = Generator([setting.model], self.config, Sides.of(setting.task),
+        config = DecodeConfig(beam_size=setting.beam_size, slots=setting.batch, **options)
+        self.generator = Generator([setting.model], config, Sides.of(setting.task),
                                    loaded={"shortlist": setting.shortlist} if short else None)  # fmt: skip
+        self.config = self.generator.config
 
     def __call__(self, jobs: list[Job]) -> list[Ids]:
         found = []

@@ -22,6 +22,10 @@ TRAININGS = {
     "depth": ("text", [*SMALL, "model.encoder=dynamic_depth", "criterion=depth"]),
     "contrastive": ("text", [*SMALL, "model.decoder=some_cross", "model.decoder.cross_layers=[2]",
                              "model.auxiliary_heads=[1]", "criterion=contrastive"]),
+    "multilabel": ("text", [*SMALL, "model.output=multilabel", "model.output.rows=200", "model.tie_embeddings=none",
+                            "criterion=multilabel"]),
+    "auto-encoding": ("text", [*cases.COMMON, "model=red_tiny", "model.decoder.layers=2", "model.encoder.width=32",
+                               "model.decoder.width=32", "criterion=source_auto_encoding"]),
     "frozen": ("text", [*SMALL, "train.freeze=[embeddings]", "optim=adamw", "train.clip_norm=0"]),
 }  # fmt: skip
 for name in ("r_drop", "distillation"):  # R-Drop requires dropout

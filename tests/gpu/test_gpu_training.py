@@ -14,7 +14,8 @@ from tests.training.test_resume import same_bits
 # Training -> the most operators of an update.
 OPERATORS = {"text": 266, "packed": 366, "unpad": 325, "bf16": 398, "joint": 462, "ctc": 360, "lm": 146, "heads": 319,
              "distillation": 693, "r_drop": 600, "stages": 250, "ema": 673, "bytes": 264, "deletion": 313,
-             "depth": 351, "contrastive": 313, "frozen": 258, "base": 590, "base bf16": 962}  # fmt: skip
+             "depth": 351, "contrastive": 313, "multilabel": 238,
+             "auto-encoding": 302, "frozen": 258, "base": 590, "base bf16": 962}  # fmt: skip
 # Trainings in which devices differ by more than the order of sums: in half precision, and with random numbers.
 ROUGH = ("bf16", "base bf16", "r_drop", "distillation", "deletion")
 # Where the host may wait in an update, and how often; elsewhere it does not.

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from s2s.config.schema import option
-from s2s.criterions.forward import Run
+from s2s.criterions.forward import Run, positions_of
 from s2s.criterions.term import COUNT, Term, TermConfig, Value
 from s2s.data.batch import Batch
 from s2s.errors import UserError
@@ -70,8 +70,9 @@ class SourceAutoEncoding(Term):
         """As in Term."""
         (source,), model = run.batch.sources, run.model
         states = model.decoder.source_states(run.memory.top, run.memory.visible())
-        before = torch.arange(1, states.size(1), device=states.device) < source.lengths[:, None]
-        states, target = states[:, :-1][before], source.values[:, 1:][before]
+        count = run.batch.counts.source - len(source.lengths)
+        before = positions_of(source.lengths - 1, states.size(1) - 1, count)
+        states, target = states[:, :-1].flatten(0, 1)[before], source.values[:, 1:].flatten()[before]
         one = functools.partial(_loss, model.output)
         chunks = zip(states.split(CHUNK), target.split(CHUNK), strict=True)
         total = [checkpoint(one, x, y, use_reentrant=False) if x.requires_grad else one(x, y) for x, y in chunks]
