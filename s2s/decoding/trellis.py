@@ -1,5 +1,7 @@
 """Back-pointers of a search, which are followed when a sentence is finished.
 
+The last steps are kept as they came, and written into the table together: copies of single steps are slow.
+
 Shapes: T steps kept, B slots, K rows per slot, n hypotheses of a sentence, s finished slots.
 """
 
@@ -9,6 +11,8 @@ from torch import Tensor
 
 from s2s.decoding.search.choice import Choice
 from s2s.nn.slots import kept
+
+RECENT = 32  # steps that are written together
 
 
 class Trellis:
@@ -22,23 +26,39 @@ class Trellis:
     """
 
     def __init__(self, slots: int, rows: int, like: Tensor):
-        shape = (32, slots, rows)
+        shape = (RECENT, slots, rows)
         self.tokens = torch.zeros(shape, dtype=torch.int64, device=like.device)
         self.own = torch.arange(rows, device=like.device)
         self.parents = self.own.expand(shape).clone()
         self.values = like.new_zeros(shape)
+        self.recent: list[Choice] = []  # of the last steps before `clock`, not yet in the table
+        self.clock = self.oldest = 0
 
     def add(self, clock: int, oldest: int, choice: Choice) -> None:
         """Store the choice of step `clock`; keep the steps from `oldest` on."""
-        if clock - oldest >= len(self.tokens):
-            self._fit(clock, 2 * len(self.tokens))
-        place = clock % len(self.tokens)
-        self.tokens[place] = choice.tokens
-        if choice.parents is not None:
-            self.parents[place] = choice.parents
-        elif len(self.own) > 1:
-            self.parents[place] = self.own
-        self.values[place] = choice.log_probabilities
+        self.recent.append(choice)
+        self.clock, self.oldest = clock + 1, oldest
+        if len(self.recent) == RECENT:
+            self._write()
+
+    def _write(self) -> None:
+        """Write the recent steps into the table, which grows if needed."""
+        if not self.recent:
+            return
+        first, needed = self.clock - len(self.recent), self.clock - self.oldest
+        if needed > len(self.tokens):
+            self._fit(first, 1 << (needed - 1).bit_length())
+        columns = [(self.tokens, [choice.tokens for choice in self.recent]),
+                   (self.values, [choice.log_probabilities for choice in self.recent])]  # fmt: skip
+        if len(self.own) > 1:  # a single row is its own parent
+            own = self.own.expand_as(self.recent[0].tokens)
+            columns.append((self.parents, [own if each.parents is None else each.parents for each in self.recent]))
+        for table, steps in columns:
+            start = first % len(table)
+            for place, part in ((start, steps[: len(table) - start]), (0, steps[len(table) - start :])):
+                if part:
+                    torch.stack(part, out=table[place : place + len(part)])
+        self.recent = []
 
     def _fit(self, clock: int, size: int) -> None:
         """Change T to `size`; the last steps before `clock` are kept."""
@@ -52,7 +72,8 @@ class Trellis:
     def release(self, keep: Tensor, slots: int, clock: int, oldest: int) -> None:
         """Change the number of slots to `slots`; the slots `keep` [B'] int64 become the first ones. Keep the steps from
         `oldest` up to `clock`."""
-        self._fit(clock, max(32, 1 << (clock - oldest).bit_length()))
+        self._write()
+        self._fit(clock, max(RECENT, 1 << (clock - oldest).bit_length()))
         self.tokens, self.parents, self.values = (
             kept(x, keep, slots, 1) for x in (self.tokens, self.parents, self.values)
         )
@@ -68,6 +89,7 @@ class Trellis:
         Returns:
             Token ids and their log-probabilities, each [s, n, length], and lengths [s, n].
         """
+        self._write()
         tokens, parents, values, where = self.tokens, self.parents, self.values, slots
         if tokens.device.type != "cpu":  # one copy of all that may be needed
             at = torch.from_numpy(slots).to(tokens.device)
