@@ -72,7 +72,9 @@ class DisentangledAttention(SelfAttention):
         index = (steps[:, None] - steps + count // 2).clamp(0, count - 1).expand(len(q), self.heads, T, T)
         to_place = (q @ place_k.repeat_interleave(group, 1).transpose(2, 3)).gather(3, index)
         from_place = (k.repeat_interleave(group, 1) @ place_q.transpose(2, 3)).gather(3, index.transpose(2, 3))
-        added = ((to_place + from_place.transpose(2, 3)) / (3 * q.size(3)) ** 0.5).to(q.dtype)  # products may be bf16
+        added = (to_place + from_place.transpose(2, 3)) / (3 * q.size(3)) ** 0.5
+        if added.dtype == torch.bfloat16 and added.device.type == "cpu":
+            added = added.float()  # on a CPU, autocast computes attention in fp32 and leaves the mask as it is
         added = added if mask is None else added.masked_fill(~mask, float("-inf"))
         return merged(attend(q / 3**0.5, k, v, added, self.dropout if self.training else 0.0))
 
