@@ -12,8 +12,9 @@ def prepare() -> None:
     """Set the environment of OpenMP, which PyTorch reads when it is loaded. What the user has set stays.
 
     Threads of OpenMP wait for each other in a busy loop. On a core that other work uses, too, the one that is waited
-    for is then not running, and two threads train twenty times slower than one. So the loop is kept short. And OpenMP
-    starts a thread for each core of the machine even if the process has a quota of fewer, as in a container.
+    for is then not running, and two threads train many times slower than one (tests/benchmarks/busy.py). So the loop
+    is kept short. And OpenMP starts a thread for each core of the machine even if the process has a quota of fewer, as
+    in a container.
     """
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         os.environ["GOMP_SPINCOUNT"] = "1000"

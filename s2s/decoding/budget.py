@@ -12,7 +12,7 @@ from s2s.decoding.config import DecodeConfig
 # Most hypotheses end long before the maximum length, and their memory is allocated as they grow.
 TARGETS = 8
 # Defaults of `decode.batch_tokens`. A small model on a CPU gains nothing from more; a GPU needs hundreds of rows to be
-# busy, and a big Transformer in bf16 then takes about 6 GB for the longest hypotheses.
+# busy. The value for a GPU has not been measured on one.
 BATCH_TOKENS = {"cpu": 6000, "cuda": 32000}
 
 

@@ -5,6 +5,7 @@ costs and gains beside OpenMP's own setting; the third row is the speed beside a
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,12 +22,12 @@ OWN = {"GOMP_SPINCOUNT": "300000"}  # libgomp's, if nothing is set
 
 def run(corpus: Corpus, device: str, quick: bool, rounds: str | None = None) -> list[Row]:
     """Measure the settings in turns."""
-    preset, budget, updates = ("transformer_tiny", 512, 4) if quick else ("transformer_tiny", 2048, 36)
+    preset, budget, updates = ("transformer_tiny", 512, 4) if quick else ("transformer_tiny", 512, 24)
     speeds: dict[tuple[bool, bool], list[float]] = {(own, busy): [] for own in (False, True) for busy in (False, True)}
     for _ in range(int(rounds or (1 if quick else 5))):
         for (own, busy), values in speeds.items():
             # Beside other work OpenMP's setting is so slow that few updates must do.
-            count = max(2, updates // 6) if own and busy else updates
+            count = 4 if own and busy else updates
             with busy_loop() if busy else contextlib.nullcontext():
                 values.append(rate(corpus.store, preset, budget, count, 1, cores(), **(OWN if own else {})))
     beside, alone = (Paired(speeds[False, busy], speeds[True, busy]) for busy in (True, False))
@@ -39,8 +40,9 @@ def run(corpus: Corpus, device: str, quick: bool, rounds: str | None = None) -> 
 
 @contextlib.contextmanager
 def busy_loop() -> Iterator[None]:
-    """Another process that uses one core."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+    """Another process that uses one core, and ends with this one even if this one is killed."""
+    code = f"import os\nwhile os.getppid() == {os.getpid()}: pass"
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     try:
         yield
     finally:

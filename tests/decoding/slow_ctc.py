@@ -39,7 +39,7 @@ def totals(x, symbols):
 
 
 def extended(x, state, ids, label):
-    """S079's recursion: the state (gn, gb) of a prefix of labels `ids`, and what it becomes by one more label.
+    """The textbook recursion: the state (gn, gb) of a prefix of labels `ids`, and what it becomes by one more label.
 
     Returns:
         (gn', gb'), and psi', the log-probability that a hypothesis begins with the longer prefix.
