@@ -17,8 +17,10 @@ from s2s.scoring.metric import normalise, without_punctuation
 
 ABOUT = """Score hypotheses against references, line by line. The signature of a score says how it was computed.
 Example: s2s-score hypothesis=hyp.en reference=[ref.a.en,ref.b.en] metrics=[bleu,chrf,ter]
+Systems: s2s-score hypothesis=[old.en,new.en] reference=ref.en compares new.en with old.en, with p-values
 Speech:  s2s-score hypothesis=hyp.txt store=data-bin/an4 split=test metrics=[wer,cer] groups=speaker worst=5"""
-FEWEST = 100  # lowest number of resamples for an interval
+FEWEST = 100  # lowest number of resamples for an interval, and of trials for a p-value
+RESAMPLES = 1000  # bootstrap resamples of a comparison
 FACTS = ("speaker", "language")  # facts about an utterance that a store holds
 CONFUSED = 10  # substitutions shown with the worst lines
 
@@ -27,18 +29,34 @@ CONFUSED = 10  # substitutions shown with the worst lines
 class ScoreConfig:
     """The keys of `s2s-score`."""
 
-    hypothesis: str | None = option(
-        None, "file of hypotheses, one per line; - means standard input, here and for every input file"
+    hypothesis: list[str] = option(
+        [],
+        "file of hypotheses, one per line; - means standard input, here and for every input file. A list of files, "
+        "one for each system, is a comparison",
     )
     reference: list[str] = option([], "file of references, or a list of files with the same number of lines")
     metrics: list[str] = option(["bleu", "chrf"], "metrics to compute, in this order", choices=registry.Names("metric"))
     store: str | None = option(None, "store with a split whose target text is the reference")
     split: str = option("test", "split of the store", needs="store")
+    test_set: str | None = option(None, "test set of sacrebleu whose references to use, such as wmt20")
+    langpair: str | None = option(None, "language pair of the test set, such as en-de", needs="test_set")
+    baseline: str | None = option(
+        None, "the one of several files of hypotheses that the others are compared with; null: the first"
+    )
+    source: str | None = option(None, "file of source lines, for metrics that need them")
+    language: str | None = option(None, "language that lines should be in, such as de, for metrics that need it")
+    model: str | None = option(None, "name or path of the model of comet or bleurt; null: the usual one")
     lowercase: bool = option(False, "compare lower-cased text (TER always does)")
     remove_punctuation: bool = option(False, "compare text without punctuation, except inside words")
     tokenizer: str = option("13a", "BLEU's tokenizer, by sacrebleu's name", choices=scoring.TOKENIZERS)
-    bootstrap: int = option(
-        0, "bootstrap resamples for 95% confidence intervals, such as 1000; 0: no intervals", at_least=0
+    bootstrap: int | None = option(
+        None,
+        "bootstrap resamples for 95% confidence intervals and for p-values of a comparison; 0: none; null: 1000 "
+        "for a comparison and otherwise 0",
+        at_least=0,
+    )
+    trials: int = option(
+        10_000, "trials of paired approximate randomisation in a comparison, for p-values; 0: none", at_least=0
     )
     groups: str | None = option(
         None, "file with the group of each line, for a table of scores by group; or speaker or language, from the store"
@@ -55,6 +73,9 @@ def score(config: ScoreConfig) -> None:
     parallel to the others."""
     _check(config)
     with streams.opened(config.output) as output:
+        if len(config.hypothesis) > 1:
+            output.write(_compared(config).encode())
+            return
         results = _score(config)
         if config.errors:
             with streams.opened(config.errors, "errors") as file:
@@ -63,36 +84,91 @@ def score(config: ScoreConfig) -> None:
         output.write(text.encode())
 
 
+class Texts:
+    """The lines of all files, which are parallel. Raises UserError if they are not, or a file cannot be read.
+
+    Attributes:
+        hypotheses: File -> its lines.
+        references: Lists of lines.
+        groups: Group of each line, or None.
+        inputs: What metrics can need besides.
+        split: The split that holds the references, or None.
+    """
+
+    def __init__(self, config: ScoreConfig):
+        read = partial(read_lines, max_line_bytes=config.max_line_bytes)
+        self.hypotheses = {path: read(path) for path in config.hypothesis}
+        self.split = _split(config)
+        references, source = list(config.reference), config.source
+        if config.test_set:
+            from s2s.scoring import test_sets
+
+            path, files = test_sets.files(config.test_set, config.langpair)
+            references, source = list(map(str, files)), source or str(path)
+        sides = {path: read(path) for path in references} | self.hypotheses
+        if self.split:
+            sides[f"store={config.store}"] = self.split.lines("target.text")
+        self.references = [sides[path] for path in references] or [sides[f"store={config.store}"]]
+        self.groups = _groups(config, self.split)
+        if self.groups:
+            sides[f"groups={config.groups}"] = self.groups
+        self.inputs = {"source": None, "language": config.language, "model": config.model}
+        if source and _needed(config, "source"):
+            self.inputs["source"] = sides[source] = read(source)
+        first = config.hypothesis[0]
+        for path, lines in sides.items():
+            if len(lines) != len(sides[first]):
+                raise UserError(f"{first} has {len(sides[first])} lines and {path} has {len(lines)}; "
+                                "line N of one belongs to line N of the other")  # fmt: skip
+
+
+def _needed(config: ScoreConfig, name: str) -> bool:
+    """Whether one of the metrics needs an input."""
+    return any(name in getattr(scoring.metric(metric, config.lowercase, config.tokenizer), "needs", ())
+               for metric in config.metrics)  # fmt: skip
+
+
 def _score(config: ScoreConfig) -> "Results":
     """Read the files and score them. Raises UserError."""
-    read = partial(read_lines, max_line_bytes=config.max_line_bytes)
-    hypotheses = read(config.hypothesis)
-    split = _split(config)
-    references = [split.lines("target.text")] if split else list(map(read, config.reference))
-    groups = _groups(config, split)
-    sides = {path: lines for path, lines in zip(config.reference, references, strict=False)}
-    sides |= {f"store={config.store}": references[0]} if split else {}
-    sides |= {f"groups={config.groups}": groups} if groups else {}
-    for path, lines in sides.items():
-        if len(lines) != len(hypotheses):
-            raise UserError(f"{config.hypothesis} has {len(hypotheses)} lines and {path} has {len(lines)}; "
-                            "line N of one belongs to line N of the other")  # fmt: skip
+    texts = Texts(config)
+    ((_, hypotheses),) = texts.hypotheses.items()
     names = list(dict.fromkeys(config.metrics))
 
-    def score_of(name: str, hypotheses, references, resamples: int = 0) -> scoring.Score:
+    def score_of(name: str, hypotheses, references, resamples: int = 0, inputs=texts.inputs) -> scoring.Score:
         return scoring.score(name, hypotheses, references, config.lowercase, config.tokenizer,
-                             config.remove_punctuation, resamples)  # fmt: skip
+                             config.remove_punctuation, resamples, inputs)  # fmt: skip
 
-    results = Results({name: score_of(name, hypotheses, references, config.bootstrap) for name in names})
-    if groups:
+    resamples = config.bootstrap or 0
+    results = Results({name: score_of(name, hypotheses, texts.references, resamples) for name in names})
+    if texts.groups:
         results.groups = {
-            name: details.by_group(groups, hypotheses, references, lambda h, r, name=name: score_of(name, h, r))
+            name: details.by_group(
+                texts.groups, hypotheses, texts.references, lambda h, r, name=name: score_of(name, h, r)
+            )
             for name in names
         }
-        results.sizes = dict(sorted(Counter(groups).items()))
+        results.sizes = dict(sorted(Counter(texts.groups).items()))
     if config.worst or config.errors:
-        results.wrong = list(_wrong(config, hypotheses, references[0], split))
+        results.wrong = list(_wrong(config, hypotheses, texts.references[0], texts.split))
     return results
+
+
+def _compared(config: ScoreConfig) -> str:
+    """A comparison of systems, as text or JSON. Raises UserError."""
+    from s2s.scoring import compare
+
+    texts = Texts(config)
+    first = config.baseline or config.hypothesis[0]
+    systems = {path: texts.hypotheses[path] for path in dict.fromkeys([first, *config.hypothesis])}
+    resamples = RESAMPLES if config.bootstrap is None else config.bootstrap
+    comparisons = {
+        name: compare.compare(name, systems, texts.references, resamples, config.trials, config.lowercase,
+                              config.tokenizer, config.remove_punctuation, texts.inputs)
+        for name in dict.fromkeys(config.metrics)
+    }  # fmt: skip
+    if config.format == "json":
+        return to_json({name: asdict(comparison) for name, comparison in comparisons.items()}, indent=2) + "\n"
+    return "\n".join(map(compare.as_text, comparisons.values())) + compare.note([*comparisons.values()])
 
 
 @dataclass
@@ -107,14 +183,16 @@ class Results:
 
 def _check(config: ScoreConfig) -> None:
     """Check options against each other. Raises UserError."""
-    if config.hypothesis is None or not (config.reference or config.store) or not config.metrics:
-        keys = {"hypothesis": config.hypothesis, "reference": config.reference or config.store,
-                "metrics": config.metrics}  # fmt: skip
+    references = {"reference": config.reference, "store": config.store, "test_set": config.test_set}
+    if not (config.hypothesis and any(references.values()) and config.metrics):
+        keys = {"hypothesis": config.hypothesis, "reference": any(references.values()), "metrics": config.metrics}
         missing = next(key for key, value in keys.items() if not value)
         raise UserError(f"{missing}= is missing; s2s-score hypothesis=FILE reference=FILE metrics=[bleu,chrf]")
-    if config.reference and config.store:
-        raise UserError("reference= and store= exclude each other: give one of them")
-    inputs = [config.hypothesis, *config.reference]
+    given = [f"{key}=" for key, value in references.items() if value]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} exclude each other: give one of them")
+    _check_systems(config)
+    inputs = [*config.hypothesis, *config.reference, *[config.source] * bool(config.source)]
     if config.groups in FACTS and not config.store:
         raise UserError(f"groups={config.groups} requires store=, a store of speech; or give a file")
     if config.groups and config.groups not in FACTS:
@@ -127,10 +205,29 @@ def _check(config: ScoreConfig) -> None:
             raise UserError(f"{key}={path} is also an input, which would be overwritten")
     if config.tokenizer != ScoreConfig.tokenizer and "bleu" not in config.metrics:
         raise UserError(f"tokenizer={config.tokenizer} requires metrics=[bleu]; other metrics have units of their own")
-    if 0 < config.bootstrap < FEWEST:
+    if config.bootstrap and config.bootstrap < FEWEST:
         raise UserError(f"bootstrap={config.bootstrap}: an interval needs at least {FEWEST} resamples")
     if (config.worst or config.errors) and len(config.reference) > 1:
         raise UserError("worst= and errors= require a single reference; there are several")
+
+
+def _check_systems(config: ScoreConfig) -> None:
+    """Check the options of a comparison, or that there are none. Raises UserError."""
+    systems = config.hypothesis
+    if len(systems) > 1:
+        for key in ("groups", "worst", "errors"):
+            if getattr(config, key):
+                raise UserError(f"{key}= requires a single file of hypotheses; there are {len(systems)}")
+        if twice := [path for path, count in Counter(systems).items() if count > 1]:
+            raise UserError(f"hypothesis: {twice[0]} is given twice")
+        if config.baseline not in (None, *systems):
+            raise UserError(f"baseline={config.baseline} is none of the files of hypothesis=: {', '.join(systems)}")
+        if 0 < config.trials < FEWEST:
+            raise UserError(f"trials={config.trials}: a p-value needs at least {FEWEST} trials")
+        return
+    for key in ("baseline", "trials"):
+        if getattr(config, key) != getattr(ScoreConfig, key):
+            raise UserError(f"{key}= compares systems and requires several files: hypothesis=[FILE,FILE]")
 
 
 def _split(config: ScoreConfig):

@@ -6,8 +6,11 @@ PER|nrefs:1|case:mixed|tok:space|norm:no|version:s2s-0.1.0 = 33.33 (S = 1 D = 0 
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from s2s import registry
+from s2s.errors import UserError
 from s2s.scoring.metric import Lines, Metric, References, Score, without_punctuation
 
 TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "spm", "flores101", "flores200", "none")
@@ -41,6 +44,7 @@ def score(
     tokenizer: str = "13a",
     remove_punctuation: bool = False,
     resamples: int = 0,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Score:
     """Score a corpus with one metric.
 
@@ -52,17 +56,28 @@ def score(
         tokenizer: See `metric`.
         remove_punctuation: See `metric.without_punctuation`; the signature mentions it.
         resamples: Number of bootstrap resamples for the interval, see `Metric.score`.
+        inputs: By their names, what metrics can need besides (`s2s.scoring.metric.INPUTS`).
 
     Raises:
         ValueError: there are no lines or no references, or lists differ in length.
-        UserError: see `metric`.
+        UserError: see `metric`; or the metric needs an input that is not there.
     """
     if not hypotheses or not references or any(len(lines) != len(hypotheses) for lines in references):
         lengths = ", ".join(str(len(lines)) for lines in references)
         raise ValueError(f"{len(hypotheses)} hypotheses against references of {lengths or 'no'} lines")
     scorer = metric(name, lowercase, tokenizer)
+    needed = needs(name, scorer, inputs or {})
     if not remove_punctuation:
-        return scorer.score(hypotheses, references, resamples)
+        return scorer.score(hypotheses, references, resamples, **needed)
     hypotheses, *references = ([without_punctuation(line) for line in lines] for lines in (hypotheses, *references))
-    result = scorer.score(hypotheses, references, resamples)
+    result = scorer.score(hypotheses, references, resamples, **needed)
     return dataclasses.replace(result, signature=f"{result.signature}|punctuation:removed")
+
+
+def needs(name: str, scorer: Metric, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs that a metric needs besides hypotheses and references. Raises UserError: one is not there."""
+    needed = {key: inputs.get(key) for key in getattr(scorer, "needs", ())}
+    missing = [key for key, value in needed.items() if value is None]
+    if missing:
+        raise UserError(f"metric '{name}' needs {' and '.join(f'{key}=' for key in missing)}; give it to s2s-score")
+    return needed

@@ -108,10 +108,13 @@ def group_table(name: str, scores: dict[str, dict[str, Score]], sizes: dict[str,
     }
     lines = [[name, "lines", *(next(iter(by_group.values())).name for by_group in scores.values())]]
     lines += [[group, str(size), *(column[group] for column in cells.values())] for group, size in sizes.items()]
-    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(_padded(cell, w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return columns(lines)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines of text, in columns of equal width."""
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(_padded(cell, w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def _counted(score: Score) -> str:

@@ -94,7 +94,7 @@ class ErrorRate:
             parts.append(self.parts(best))
         made = signature(references, self.lowercase, resamples, tok=self.tokenizer, norm="no")
         counts, ends = dataclasses.asdict(corpus), interval(*zip(*parts, strict=True), resamples)
-        return Score(self.name, self.value(corpus), made, counts, self.higher_is_better, str(corpus), ends)
+        return Score(self.name, self.value(corpus), made, counts, self.higher_is_better, str(corpus), ends, parts)
 
 
 class WordErrorRate(ErrorRate):

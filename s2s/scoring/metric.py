@@ -3,7 +3,7 @@
 import dataclasses
 import unicodedata
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from s2s import __version__
 
@@ -32,6 +32,9 @@ class Score:
     """The counts as text."""
     interval: tuple[float, float] | None = None
     """Ends of the 95% confidence interval of the value, by bootstrap, if it was asked for."""
+    parts: Sequence[tuple[float, float]] = dataclasses.field(default=(), repr=False, compare=False)
+    """Numerator and denominator of each line: the value is `ratio` of their sums. Empty if a metric is no such ratio;
+    then systems cannot be compared by it."""
 
     def __str__(self) -> str:
         interval = "" if self.interval is None else "[{:.2f}, {:.2f}] ".format(*self.interval)
@@ -39,7 +42,11 @@ class Score:
 
 
 class Metric(Protocol):
-    """Scores a corpus. An instance has fixed options; `score` can be called many times."""
+    """Scores a corpus. An instance has fixed options; `score` can be called many times.
+
+    A metric that needs more than hypotheses and references has an attribute `needs`, a tuple of names of `INPUTS`.
+    `score` gets these as keyword arguments.
+    """
 
     name: str
     higher_is_better: bool
@@ -49,6 +56,10 @@ class Metric(Protocol):
         `resamples` > 0 the score has a confidence interval from this many bootstrap resamples of the lines."""
         ...
 
+
+INPUTS = ("source", "language", "model")
+"""What a metric can need besides hypotheses and references: the source lines, the code of the language that they should
+be in, the name or path of a model that rates lines."""
 
 SEED = 12345  # seed of the resamples, the same as sacrebleu's
 AT_A_TIME = 1 << 22  # random numbers that are drawn at a time
@@ -74,10 +85,58 @@ def interval(parts: Sequence[float], wholes: Sequence[float], resamples: int) ->
     rng, count, values = np.random.default_rng(SEED), len(part), []
     for first in range(0, resamples, size := max(1, AT_A_TIME // count)):
         rows = rng.integers(count, size=(min(size, resamples - first), count))
-        top, bottom = part[rows].sum(1), whole[rows].sum(1)
-        values.append(np.where(bottom > 0, 100 * top / np.maximum(bottom, 1), 100.0 * (top > 0)))
+        values.append(ratio(part[rows].sum(1), whole[rows].sum(1)))
     low, high = np.percentile(np.concatenate(values), [2.5, 97.5])
     return float(low), float(high)
+
+
+def ratio(parts, wholes):
+    """`100 * parts / wholes` of two arrays of sums. Where a whole is 0 it is 0 if the part is 0 and otherwise 100."""
+    import numpy as np  # imported here, since few calls need it
+
+    return np.where(wholes > 0, 100 * parts / np.where(wholes > 0, wholes, 1), 100.0 * (parts > 0))
+
+
+class Ratio:
+    """Base class of metrics of the form `100 * sum(part) / sum(whole)`, where each line has a part and a whole.
+
+    Attributes:
+        empty: The value if all wholes are 0.
+        choices: Further pairs of the signature.
+        unit: What the wholes count, in the plural.
+    """
+
+    name: str
+    higher_is_better = True
+    empty = 0.0
+    choices: ClassVar[dict[str, str]] = {}
+    unit = "lines"
+
+    def __init__(self, lowercase: bool, tokenizer: str) -> None:
+        """`tokenizer` is BLEU's and is ignored."""
+        self.lowercase = lowercase
+
+    def line(self, hypothesis: str, references: Sequence[str]) -> tuple[float, float]:
+        """Part and whole of a line; both sides are normalised."""
+        raise NotImplementedError
+
+    def score(self, hypotheses: Lines, references: References, resamples: int = 0) -> Score:
+        """See `Metric.score`."""
+        lines = zip(hypotheses, *references, strict=True)
+        parts = [
+            self.line(hypothesis, choices)
+            for hypothesis, *choices in ([normalise(text, self.lowercase) for text in line] for line in lines)
+        ]
+        part, whole = map(sum, zip(*parts, strict=True))
+        made = signature(references, self.lowercase, resamples, **self.choices)
+        ends = interval([part for part, _ in parts], [whole for _, whole in parts], resamples)
+        detail = f"({part:.10g}/{whole:.10g} {self.unit})"
+        return Score(self.name, 100 * part / whole if whole else self.empty, made, self.counts(part, whole),
+                     self.higher_is_better, detail, ends, parts)  # fmt: skip
+
+    def counts(self, part: float, whole: float) -> dict[str, int | float | list[int]]:
+        """The counts of a score, by name."""
+        return {"sum": part, self.unit: whole}
 
 
 def signature(references: References, lowercase: bool, resamples: int, **choices: str) -> str:
