@@ -199,8 +199,8 @@ def test_a_test_set_by_name(run, cache, references):
     by_name = run("hypothesis=old", "test_set=wmt20", "langpair=en-de", "metrics=[wer]")
     assert by_name == run("hypothesis=old", "reference=ref", "metrics=[wer]")
     assert (
-        run("hypothesis=old", "test_set=wmt202")[2]
+        run("hypothesis=old", "test_set=wmt20/de")[2]
         .strip()
-        .endswith("sacrebleu has no such test set; did you mean 'wmt20'?")
+        .endswith("sacrebleu has no such test set; did you mean 'wmt20/dev'?")
     )
     assert "needs langpair=, one of its language pairs: cs-en, de-en" in run("hypothesis=old", "test_set=wmt20")[2]
