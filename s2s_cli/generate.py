@@ -12,6 +12,7 @@ from typing import Any
 from s2s import files
 from s2s.config import command, signals, streams
 from s2s.config.schema import LARGEST_SEED, group, option
+from s2s.data.directions import LANGUAGES, parse_tags
 from s2s.data.lines import MAX_LINE_BYTES
 from s2s.decoding.hypothesis import Skipped
 from s2s.errors import UserError
@@ -61,6 +62,8 @@ class GenerateCommand:
     constraints: str | None = option(
         None, "file with one line per input line: phrases, separated by tabs, that the hypotheses must all contain"
     )
+    source_language: str | None = option(None, "as tags=[source_language=...]: the language of all lines")
+    target_language: str | None = option(None, "as tags=[target_language=...]: the language into which to translate")
     tags: list[str] = option(
         [], "NAME=VALUE of each tag that the model reads, for all lines, such as target_language=de; with store= the "
         "default is the store's own tags",
@@ -168,7 +171,8 @@ def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
     from s2s.tasks import tags
 
     size = config.decode.buffer or task.buffer
-    given = tags.parse(config.tags)
+    languages = [f"{key}={value}" for key in LANGUAGES if (value := getattr(config, key)) is not None]
+    given = parse_tags([*languages, *config.tags])
     tags.check_read(task.tags, given)
     if not config.line_tags and not config.store:
         tags.numbers(task.tags, given)  # before anything is read

@@ -94,6 +94,8 @@ def workplace(tmp_path_factory):
     write_corpus(folder / "corpus", {"train": 200, "val": 10, "test2016": 12})
     for path in list((folder / "corpus").iterdir()):
         path.rename(path.with_suffix({".src": ".de", ".tgt": ".en"}[path.suffix]))
+    for path in list((folder / "corpus").glob("*.en")):
+        shutil.copy(path, path.with_suffix(".fr"))
     write_speech(folder / "corpus")
     run_commands(README, folder)
     return folder

@@ -29,6 +29,7 @@ class Chunk:
         parts: The bytes from each file.
         read: Bytes read from the first file since the last chunk: bytes on disk, or of a pipe bytes of text.
         names: Names of the columns.
+        numbers: Number of each line; empty: they are consecutive.
     """
 
     paths: tuple[str, ...]
@@ -36,6 +37,7 @@ class Chunk:
     parts: tuple[bytes, ...]
     read: int
     names: tuple[str, ...] = SIDES
+    numbers: tuple[int, ...] = ()
 
     def lines(self) -> list[list[str]]:
         """The lines of each column. Raises as `texts`."""
@@ -47,20 +49,24 @@ class Chunk:
         Raises:
             UserError: invalid UTF-8, or a row has another number of columns; the message starts with file and line.
         """
-        texts = [decode_text(part, path, self.first_line) for part, path in zip(self.parts, self.paths, strict=True)]
+        texts = [decode_text(part, path, self.first_line, self.numbers)
+                 for part, path in zip(self.parts, self.paths, strict=True)]  # fmt: skip
         if len(texts) == len(self.names):
             return texts
         rows, count = [row.split("\t") for row in texts[0].split("\n")], len(self.names)
-        for number, row in enumerate(rows, self.first_line):
+        for place, row in enumerate(rows):
             if len(row) != count:
-                words = {2: "two", 3: "three", 4: "four"}.get(count, str(count))
-                raise UserError(f"{self.paths[0]}:{number}: a row must have {words} columns, "
-                                f"{' TAB '.join(self.names)}; it has {len(row)}")  # fmt: skip
+                before = ("source language", "target language") if self.numbers else ()
+                number = count + len(before)
+                words = {2: "two", 3: "three", 4: "four"}.get(number, str(number))
+                raise UserError(f"{self.where(0, place)}: a row must have {words} columns, "
+                                f"{' TAB '.join((*before, *self.names))}; it has {len(row) + len(before)}")  # fmt: skip
         return ["\n".join(column) for column in zip(*rows, strict=True)]
 
     def where(self, column: int, line: int) -> str:
         """FILE:NUMBER of a line of this chunk; `line` counts from 0."""
-        return f"{self.paths[column if len(self.paths) > 1 else 0]}:{self.first_line + line}"
+        number = self.numbers[line] if self.numbers else self.first_line + line
+        return f"{self.paths[column if len(self.paths) > 1 else 0]}:{number}"
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class Corpus:
             if sys.stdin is None:
                 raise UserError(f"-: {STANDARD_INPUT} is closed")
             return cls(name, (STANDARD_INPUT,), names, max_line_bytes)
-        if name.endswith(tuple(f".tsv{ending}" for ending in ENDINGS)) or is_stream(name):
+        if is_table(name):
             if not _readable(Path(name)):
                 raise UserError(f"{name}: no such file")
             return cls(name, (Path(name),), names, max_line_bytes)
@@ -154,6 +160,11 @@ class Corpus:
             f"{shorter}:{least}: the file ends here, but all files must have the same number of lines: "
             f"{paths[0]} has {counts[0]}, {paths[1]} has {counts[1]}"
         )
+
+
+def is_table(name: str) -> bool:
+    """Whether a corpus of this name is a TSV file or a stream of TSV."""
+    return name == "-" or name.endswith(tuple(f".tsv{ending}" for ending in ENDINGS)) or is_stream(name)
 
 
 def _readable(path: Path) -> bool:

@@ -8,6 +8,8 @@ position in an epoch is the number of a window and a place in its plan; it is fo
 For a billion examples in blocks of 1,024, a pass is an array of a million block numbers, 8 MB.
 """
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 
 Range = tuple[int, int]
@@ -31,6 +33,26 @@ def quotas(sizes: list[int], weights: list[float] | None, temperature: float) ->
     for corpus in np.argsort(counts - exact, kind="stable")[: sum(sizes) - int(counts.sum())]:
         counts[corpus] += 1
     return counts.tolist()
+
+
+def grouped_quotas(
+    sizes: list[int], groups: Sequence[Hashable], weights: list[float] | None, temperature: float
+) -> list[int]:
+    """As `quotas`, with shares of groups of corpora; in a group each corpus has a share by its size.
+
+    Args:
+        sizes: Number of examples of each corpus.
+        groups: The group of each corpus.
+        weights: Weight of each group, in the order of their first corpora; None: as in `quotas`.
+        temperature: As in `quotas`, for the sizes of groups.
+    """
+    totals: dict[Hashable, int] = {}
+    for group, size in zip(groups, sizes, strict=True):
+        totals[group] = totals.get(group, 0) + size
+    shares = weights or [total ** (1 / temperature) for total in totals.values()]
+    share = dict(zip(totals, shares, strict=True))
+    return quotas(sizes, [share[group] * size / max(1, totals[group])
+                          for group, size in zip(groups, sizes, strict=True)], 1.0)  # fmt: skip
 
 
 def window_count(visited: list[int], pool: int) -> int:

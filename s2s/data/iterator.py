@@ -10,7 +10,7 @@ import numpy as np
 
 from s2s.config.schema import option
 from s2s.data.batch import Batch
-from s2s.data.epoch import quotas, window, window_count
+from s2s.data.epoch import grouped_quotas, quotas, window, window_count
 from s2s.data.plan import Plan, PlanConfig, kept_together, plan
 from s2s.data.split import CorpusRange
 from s2s.data.transforms import TransformConfig
@@ -53,6 +53,10 @@ class DataConfig(TransformConfig, PlanConfig):
     temperature: float = option(
         1.0, "weights of corpora are size^(1/temperature); 1: every example once per epoch", at_least=1
     )
+    shares: str = option(
+        "corpus", "what data.weights and data.temperature divide an epoch among: corpora; or pairs of languages in "
+        "their order, and in a pair the corpora by size", ("corpus", "language"),
+    )  # fmt: skip
     homogeneous: str = option(
         "none", "fill each batch from a single corpus or language", ("none", "corpus", "language")
     )
@@ -304,7 +308,9 @@ class BatchIterator:
         return [*stages[:-1], (None, stages[-1][1] if stages else self.config)]
 
     def _visited(self, config: DataConfig) -> list[int]:
-        return quotas(self._sizes, config.weights or None, config.temperature)
+        if config.shares == "corpus":
+            return quotas(self._sizes, config.weights or None, config.temperature)
+        return grouped_quotas(self._sizes, self._languages(), config.weights or None, config.temperature)
 
     def _begin(self, epoch: int) -> list[int]:
         """How many examples of each corpus the epochs before this one visit."""
@@ -318,18 +324,23 @@ class BatchIterator:
 
     def _check(self) -> None:
         names = [corpus.name for corpus in self.dataset.corpora]
+        pairs = list(dict.fromkeys(map("-".join, self._languages())))
+        sharing, unit = (names, "corpora") if self.config.shares == "corpus" else (pairs, "pairs of languages")
         for _, config in self._stages():
-            if config.temperature != 1 and len(names) == 1:
+            if config.temperature != 1 and len(sharing) == 1:
+                only = {"corpora": "training corpus", "pairs of languages": "pair of languages"}[unit]
                 raise UserError(
-                    f"data.temperature={config.temperature:g}: does nothing, since there is only one training corpus"
+                    f"data.temperature={config.temperature:g}: does nothing, since there is only one {only}"
                 )
-            if config.weights and len(config.weights) != len(names):
+            if config.weights and len(config.weights) != len(sharing):
                 raise UserError(
-                    f"data.weights={config.weights}: requires a weight for each of the {len(names)} training corpora: "
-                    + ", ".join(names)
+                    f"data.weights={config.weights}: requires a weight for each of the {len(sharing)} training {unit}: "
+                    + ", ".join(sharing)
                 )
             if config.weights and (min(config.weights) < 0 or not sum(config.weights)):
                 raise UserError(f"data.weights={config.weights}: no weight may be negative, and one must be above 0")
+            if config.shares != "corpus" and not config.weights and config.temperature == 1:
+                raise UserError(f"data.shares={config.shares}: does nothing without data.weights or data.temperature")
             if config.weights and config.temperature != 1:
                 raise UserError("data.weights and data.temperature exclude each other; choose one of them")
         kind = self.config.homogeneous

@@ -13,7 +13,7 @@ import sys
 import zlib
 from bisect import bisect_left
 from codecs import BOM_UTF8
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
@@ -224,14 +224,16 @@ def decode_lines(block: bytes, path: str, first_line: int) -> list[str]:
     return decode_text(block, path, first_line).split("\n")
 
 
-def decode_text(block: bytes, path: str, first_line: int) -> str:
-    """As `decode_lines`, with line feeds between the lines."""
+def decode_text(block: bytes, path: str, first_line: int, numbers: Sequence[int] = ()) -> str:
+    """As `decode_lines`, with line feeds between the lines; numbers: those of the lines, if they are not
+    consecutive."""
     if first_line == 1:
         block = block.removeprefix(BOM_UTF8)
     try:
         text = block.decode()
     except UnicodeDecodeError as error:
-        line = first_line + block.count(b"\n", 0, error.start)
+        place = block.count(b"\n", 0, error.start)
+        line = numbers[place] if numbers else first_line + place
         column = error.start - block.rfind(b"\n", 0, error.start)
         what = f"invalid UTF-8: byte 0x{block[error.start]:02x} at byte {column} of the line"
         raise UserError(f"{path}:{line}: {what}; convert the file to UTF-8") from error

@@ -3,7 +3,7 @@ encodes lines in worker processes (`s2s.data.recipe`)."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 from s2s import registry
 from s2s.config.schema import group, option
 from s2s.data.columns import Column, tokens
-from s2s.data.corpus import Chunk, Corpus
+from s2s.data.corpus import SIDES, Chunk, Corpus
+from s2s.data.directions import DirectedCorpus, find_directed, languages, parse_directions
 from s2s.data.lines import MAX_LINE_BYTES
 from s2s.data.processes import progress
 from s2s.data.recipe import TOKENIZER, Encoded, Recipe, RecipeConfig, check_streams, given, make, of_lines
@@ -42,6 +43,11 @@ class PreprocessConfig(RecipeConfig):
     task: str = option("translation", "task of the store; it decides which other keys there are")
     source: str = option("source", "source language, which is the ending of the source files")
     target: str = option("target", "target language, which is the ending of the target files")
+    languages: list[str] = option(
+        [], "directions of a store of several, in place of source and target, such as [de-en,fr-en,en-de]: of a prefix "
+        "its files PREFIX.de and PREFIX.en, or PREFIX.de-en.de and PREFIX.de-en.en; in a TSV file two columns before "
+        "the others are the languages of each line; <de> and so on become symbols of the vocabularies",
+    )  # fmt: skip
     train: list[str] = option([], "training corpora: prefixes (PREFIX.de and PREFIX.en), TSV files, - (TSV on stdin)")
     valid: list[str] = option([], "validation corpora, joined into one split")
     test: list[str] = option([], "test corpora: splits test, test1, test2 ...")
@@ -101,11 +107,53 @@ class TextRecipe(Recipe[PreprocessConfig]):
         yield from (*config.train, *config.valid, *config.test, config.tokenizer_from)
         yield from given(config.tokenizer, *self._own.values())
 
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """As in Recipe, with the languages of a store of several directions."""
+        return (*super().symbols, *(f"<{language}>" for language in languages(self._directions)))
+
+    @property
+    def languages(self) -> dict[str, str]:
+        """As in Recipe."""
+        if not self._directions:
+            return super().languages
+        return {f"{side}_language": ",".join(dict.fromkeys(language))
+                for side, language in zip(SIDES, zip(*self._directions, strict=True), strict=True)}  # fmt: skip
+
+    def corpus_facts(self, corpus: Corpus) -> dict[str, Any]:
+        """As in Recipe: the languages of a corpus, if there are several directions."""
+        if not isinstance(corpus, DirectedCorpus):
+            return {}
+        return {"source_language": corpus.source_language, "target_language": corpus.target_language}
+
+    @cached_property
+    def _directions(self) -> list[tuple[str, str]]:
+        config = self.config
+        directions = parse_directions(config.languages)
+        if directions and (config.source, config.target) != ("source", "target"):
+            raise UserError("languages= names all directions; leave source= and target= out")
+        if directions and [field.name for field in self.fields()] != list(SIDES):
+            raise UserError(f"languages=: task={config.task} reads other fields than a source and a target")
+        return directions
+
+    def _find_directed(self) -> dict[str, list[Corpus]]:
+        """The corpora of each direction, for each split. Raises UserError: training data lack a direction."""
+        find = partial(find_directed, directions=self._directions, max_line_bytes=self.config.max_line_bytes)
+        corpora = {split: [corpus for name in of_split for corpus in find(name)]
+                   for split, of_split in self.named.items()}  # fmt: skip
+        having = {corpus.direction for corpus in corpora.get("train", [])}
+        if having and (missing := [direction for direction in self._directions if direction not in having]):
+            raise UserError(f"train={','.join(self.config.train)}: no corpus has the direction {'-'.join(missing[0])}")
+        return corpora
+
     def find(self) -> None:
         """As in Recipe."""
         config, fields = self.config, self.fields()
         if not self.named:
             raise UserError("no corpus is given; train=PREFIX reads PREFIX.SOURCE and PREFIX.TARGET")
+        if self._directions:
+            self._corpora = self._find_directed()
+            return
         find = partial(Corpus.find, endings=[field.ending for field in fields], max_line_bytes=config.max_line_bytes,
                        names=[field.name for field in fields])  # fmt: skip
         sides = [self._own.get(name, config.tokenizer) for name in self._streams]

@@ -19,6 +19,7 @@ from s2s.config.cores import cores
 from s2s.config.schema import LARGEST_SEED, option
 from s2s.config.streams import read_twice
 from s2s.data.columns import BYTES, Column, tokens
+from s2s.data.directions import OWN, parse_tags
 from s2s.data.processes import pool, progress
 from s2s.data.ragged import RaggedWriter
 from s2s.data.report import SideCounts, bar_width, unknown_tokens
@@ -38,6 +39,9 @@ class RecipeConfig:
     task: str = option("", "task of the store; it decides which other keys there are")
     source: str = option("source", "name of the source language")
     target: str = option("target", "name of the target language")
+    tags: list[str] = option(
+        [], "NAME=VALUE of further tags of all examples, such as dataset=talks or origin=synthetic"
+    )
     train: list[str] = option([], "training data")
     valid: list[str] = option([], "validation data, joined into one split")
     test: list[str] = option([], "test data: splits test, test1, test2 ...")
@@ -163,13 +167,18 @@ class Recipe(ABC, Generic[Config]):
     def before(self, writer: StoreWriter) -> None:
         """Prepare before workers are started, for example learn tokenizers."""
 
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """`reserved`, and the symbols that the options require."""
+        return self.reserved
+
     def with_reserved(self, config: Any) -> Any:
         """The config of a tokenizer with the reserved symbols added."""
-        return dataclasses.replace(config, reserved=list(dict.fromkeys([*config.reserved, *self.reserved])))
+        return dataclasses.replace(config, reserved=list(dict.fromkeys([*config.reserved, *self.symbols])))
 
     def check_reserved(self, tokenizers: Iterable[Tokenizer]) -> None:
         """Check that tokenizers of another store have the reserved symbols. Raises UserError."""
-        for name in self.reserved:
+        for name in self.symbols:
             if any(name not in tokenizer.vocabulary.reserved for tokenizer in tokenizers):
                 problem = f"tokenizer_from={self.config.tokenizer_from}: its vocabularies do not reserve {name}"
                 remedy = f"task={self.config.task} requires it; make that store with tokenizer.reserved={name}"
@@ -198,6 +207,15 @@ class Recipe(ABC, Generic[Config]):
 
     def facts(self) -> dict[str, Any]:
         """Facts about all data, for the manifest; called after all splits are written."""
+        return {}
+
+    @property
+    def languages(self) -> dict[str, str]:
+        """`source_language` and `target_language` of the store; several with commas between them."""
+        return {"source_language": self.config.source, "target_language": self.config.target}
+
+    def corpus_facts(self, corpus: Any) -> dict[str, Any]:
+        """Facts about a corpus, beside its counts, for the manifest."""
         return {}
 
     def split_facts(self, split: str, corpora: list, facts: dict[str, Any], sums: dict[str, Any]) -> dict[str, Any]:
@@ -238,6 +256,9 @@ def make(recipe: Recipe) -> dict[str, Any]:
         Failure: the store is complete, but its picture could not be drawn.
     """
     began, config = time.perf_counter(), recipe.config
+    tags = parse_tags(config.tags)
+    if own := set(tags) & set(OWN):
+        raise UserError(f"tags={','.join(config.tags)}: every store has the tag {own.pop()} already")
     if config.store is None:
         raise UserError("store= is required: the folder to write, such as store=data-bin/mine")
     check_apart(config.store, "store", recipe.inputs())
@@ -248,10 +269,11 @@ def make(recipe: Recipe) -> dict[str, Any]:
         with pool(config.workers or cores()) as submit:
             splits = recipe.splits(submit, writer)
             facts = {name: _write_split(name, corpora, recipe, writer, submit) for name, corpora in splits.items()}
+        for split in facts.values() if tags else ():
+            split["corpora"] = [{**corpus, "tags": tags} for corpus in split["corpora"]]
         tokenizers = recipe.tokenizers
         report = {
-            "source_language": config.source,
-            "target_language": config.target,
+            **recipe.languages,
             "vocabularies": {
                 name: {"size": len(tokenizer.vocabulary), "digest": tokenizer.vocabulary.digest}
                 for name, tokenizer in tokenizers.items()
@@ -298,7 +320,7 @@ def _write_split(
                 read, kept = read + encoded.read, kept + encoded.kept
                 dropped.update(encoded.dropped)
                 bar(encoded.done)
-            counts.append({"name": corpus.name, "read": read, "kept": kept})
+            counts.append({"name": corpus.name, "read": read, "kept": kept, **recipe.corpus_facts(corpus)})
     pairs, total = sum(corpus["kept"] for corpus in counts), sum(corpus["read"] for corpus in counts)
     if not pairs:
         rules = ", ".join(f"filter.{rule} drops {count}" for rule, count in dropped.items() if count)
@@ -314,7 +336,7 @@ def _write_split(
     for stream, counted in streams.items():
         if stream in tokenizers:
             other = next((tokenizer for side, tokenizer in tokenizers.items() if side != stream), None)
-            language = getattr(recipe.config, stream, stream)
+            language = recipe.languages.get(f"{stream}_language", getattr(recipe.config, stream, stream))
             check_unknown(f"{name}, {language}", tokenizers[stream], other, facts[stream], counted.lines,
                           training=name == "train")  # fmt: skip
     facts = {"pairs": pairs, "read": total, "dropped": dict(dropped), "corpora": counts, **facts}

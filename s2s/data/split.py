@@ -10,6 +10,7 @@ from s2s.config.documents import parse_json
 from s2s.config.shapes import mapping
 from s2s.data.blocks import Blocks
 from s2s.data.columns import Column
+from s2s.data.directions import LANGUAGES
 from s2s.data.ragged import Ragged
 from s2s.errors import UserError
 
@@ -39,6 +40,7 @@ class CorpusRange(NamedTuple):
     last: int
     source_language: str
     target_language: str
+    tags: tuple[tuple[str, str], ...] = ()  # further ones: name and value
 
 
 class Split:
@@ -98,7 +100,9 @@ class Split:
         for store, facts in self._stores:
             for corpus in facts["corpora"]:
                 last = first + corpus["kept"]
-                ranges.append(CorpusRange(corpus["name"], first, last, store.source_language, store.target_language))
+                source, target = (corpus.get(key, getattr(store, key)) for key in LANGUAGES)
+                tags = tuple(corpus.get("tags", {}).items())
+                ranges.append(CorpusRange(corpus["name"], first, last, source, target, tags))
                 first = last
         return ranges
 

@@ -46,8 +46,10 @@ OLD_FACTS, OLD_MAY_DIFFER = ("features", "cmvn"), ["channel"]  # for formats 2 a
 FILES = mapping({"size": whole(0), "sha256": manifests.SHA256}, manifests.NAME)
 VOCABULARY = {"size?": whole(0), "digest?": manifests.SHA256}
 STREAM = {"type?": str, "lengths": {"max": whole(0), ...: object}, "tokens?": whole(0), ...: object}
+CORPUS = {"name": str, "kept": whole(0), "source_language?": str, "target_language?": str, "tags?": mapping(str),
+          ...: object}  # fmt: skip
 SPLIT = {
-    "pairs": whole(0), "shards": [whole(0)], "corpora": [{"name": str, "kept": whole(0), ...: object}], "text?": bool,
+    "pairs": whole(0), "shards": [whole(0)], "corpora": [CORPUS], "text?": bool,
     "columns?": mapping(columns.COLUMN, columns.NAME), "source?": STREAM, "target?": STREAM, "seconds?": number(0),
     "dropped?": mapping(whole(0)), "broken?": mapping(whole(0)), ...: object,
 }  # fmt: skip

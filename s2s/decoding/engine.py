@@ -312,7 +312,7 @@ class _Run:
                 self.rules.admit(slots, sentences)
             if self.candidates:
                 self.candidates.admit(free_slots, sentences, waiting.next(max(self.slots, AHEAD)))
-            self.tokens[slots] = BOS
+            self.tokens[slots] = self.engine.setting.first([sentence.source for sentence in sentences])
             if self.scores is not None:
                 self.scores[slots] = self.choose.first_scores(torch.zeros_like(self.scores[slots]))
                 self.finished.admit(slots)

@@ -47,7 +47,8 @@ class Finished:
 
     def forced(self) -> tuple[Tensor, Tensor]:
         """The hypotheses for teacher forcing, as the function `forced` returns them."""
-        return forced([hypothesis.ids for hypothesis in self.hypotheses], self.setting.device)
+        targets = [hypothesis.ids for hypothesis in self.hypotheses]
+        return forced(targets, self.setting.device, self.setting.first(self.sources))
 
 
 class Finishing:
@@ -124,14 +125,21 @@ class Finishing:
         return ()
 
 
-def forced(targets: list[Ids], device: torch.device) -> tuple[Tensor, Tensor]:
+def forced(targets: list[Ids], device: torch.device, first: Tensor | int = BOS) -> tuple[Tensor, Tensor]:
     """Targets for teacher forcing.
 
+    Args:
+        targets: Target ids of each sentence.
+        device: Where the result is.
+        first: What the decoder reads first, as `Setting.first`.
+
     Returns:
-        The decoder's input, BOS first, and the tokens that it predicts; both [B, T] int64, padded with EOS.
+        The decoder's input, `first` before the others, and the tokens that it predicts; both [B, T] int64, padded with
+        EOS.
     """
     target = torch.full((len(targets), max(map(len, targets)) + 1), EOS)
     for row, ids in zip(target, targets, strict=True):
         row[: len(ids)] = torch.as_tensor(ids)
-    decoder_input = torch.cat([torch.full((len(targets), 1), BOS), target[:, :-1]], dim=1)
-    return decoder_input.to(device), target.to(device)
+    decoder_input = torch.cat([torch.full((len(targets), 1), BOS), target[:, :-1]], dim=1).to(device)
+    decoder_input[:, :1] = first
+    return decoder_input, target.to(device)

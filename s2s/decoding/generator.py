@@ -313,7 +313,7 @@ class Generator:
     @torch.inference_mode()
     def _score(self, sources: list[Ids], targets: list[Ids]) -> list[Hypothesis]:
         """One batch of `score`."""
-        decoder_input, target = forced(targets, self.setting.device)
+        decoder_input, target = forced(targets, self.setting.device, self.setting.first(sources))
         values = self.engine.score(self.setting.collate(sources), decoder_input, target).tolist()
         hypotheses = []
         for ids, row in zip(targets, values, strict=True):

@@ -16,6 +16,7 @@ from types import MappingProxyType
 import numpy as np
 
 from s2s.config.streams import is_stream
+from s2s.data.directions import parse_tags
 from s2s.data.lines import MAX_LINE_BYTES, STANDARD_INPUT, LineReader, decode_lines, too_long
 from s2s.data.split import Split
 from s2s.decoding.hypothesis import Skipped
@@ -316,7 +317,7 @@ class Companion:
     def tags(self, line: str, number: int, others: Tags) -> Tags:
         """The tags of line `number`, which replace `others` of the same name. Raises UserError."""
         try:
-            parsed = tags.parse(line.split())
+            parsed = parse_tags(line.split())
             tags.check_read(self.task.tags, parsed)
             tags.numbers(self.task.tags, {**others, **parsed})
             return {**others, **parsed}

@@ -12,6 +12,7 @@ from s2s.data.batch import Inputs
 from s2s.decoding.sentence import Sentence
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.tasks.tags import plain
+from s2s.text.vocabulary import BOS
 
 Ids = list[int]
 
@@ -28,6 +29,8 @@ class Sides:
         closing: Bool [V], the tokens that may follow a prefix of one word, which is then a complete word. None: the
             prefix may be the beginning of a word.
         lengths: Lengths of the sources of an example, without EOS; an example mostly has one.
+        first: What the decoder reads first for each of some sources; None: BOS.
+        firsts: What `first` may return.
     """
 
     collate: Callable[[list[Ids], torch.device], Inputs]
@@ -36,12 +39,16 @@ class Sides:
     max_source: int | None = None
     closing: np.ndarray | None = None
     lengths: Callable[[Any], list[int]] = lambda source: [len(source)]
+    first: Callable[[list], list[int]] | None = None
+    firsts: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, task) -> "Sides":
         """The facts of a task."""
+        first = task.first_tag is not None
         return cls(task.collate_sources, task.text, task.frame_seconds, task.max_source,
-                   task.target_transform.closing, task.source_lengths)  # fmt: skip
+                   task.target_transform.closing, task.source_lengths, task.first_tokens if first else None,
+                   tuple(task.first_symbols().tolist()) if first else ())  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -82,6 +89,12 @@ class Setting:
     def collate(self, sources: list[Ids]) -> Inputs:
         """Make the models' input from source ids."""
         return self.sides.collate(sources, self.device)
+
+    def first(self, sources: list[Ids]) -> torch.Tensor | int:
+        """What the decoder reads first for each source, int64 [n, 1]; or BOS, where it is that for all."""
+        if self.sides.first is None:
+            return BOS
+        return torch.tensor(self.sides.first(sources), device=self.device)[:, None]
 
     def length(self, source: Ids) -> int:
         """The source length in the sense of options: for a text its tokens without EOS, whatever a front-end makes of

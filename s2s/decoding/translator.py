@@ -28,7 +28,7 @@ from s2s.decoding.times import words
 from s2s.decoding.unknowns import Unknowns, read_dictionary
 from s2s.device import choose_device
 from s2s.errors import UserError
-from s2s.tasks.tags import Tags
+from s2s.tasks.tags import Tags, plain
 
 
 def load(
@@ -101,6 +101,8 @@ class Translator:
         timestamps: bool = False,
         seed: int = 1,
         tags: Tags | Iterable[Tags] = NO_TAGS,
+        source_language: str | None = None,
+        target_language: str | None = None,
         **options,
     ) -> Iterator:
         """Translate lines, `buffer` lines at a time.
@@ -117,6 +119,7 @@ class Translator:
             timestamps: Whether Translations of recordings get the times of their words.
             seed: Seed of sampling.
             tags: For a model that reads tags, such as {"target_language": "de"}: tags of all lines, or of each.
+            source_language, target_language: These tags of all lines; `tags` may replace them for some lines.
             options: Other options of `decode`.
 
         Returns:
@@ -136,6 +139,9 @@ class Translator:
             raise UserError("alignment=True requires hypotheses=True; a text has no alignment")
         if timestamps and not hypotheses:
             raise UserError("timestamps=True requires hypotheses=True; a text has no timestamps")
+        given = {"source_language": source_language, "target_language": target_language}
+        if languages := {name: value for name, value in given.items() if value is not None}:
+            tags = {**languages, **tags} if isinstance(tags, Mapping) else ({**languages, **own} for own in tags)
         if isinstance(tags, Mapping):
             self.task.check_tags(tags)
         windows = self._windows(lines, prefixes, tags, config.buffer or self.task.buffer)
@@ -226,7 +232,7 @@ class Translator:
             for index, n_best in enumerate(results):
                 if generator.config.on_error == "stop":
                     n_best[0].check(f"{window.unit} {first + index + 1}")
-                n_best = [self._translation(hypothesis, sources[index], generator) for hypothesis in n_best]
+                n_best = [self._translation(hypothesis, tagged[index], generator) for hypothesis in n_best]
                 if unknowns is not None and n_best[0].error is None:
                     lines = lines or unknowns.lines(window)
                     for hypothesis in n_best:
@@ -239,11 +245,11 @@ class Translator:
             return Translation(**vars(hypothesis), text="", tokens=[])
         symbols = None
         if hypothesis.alignment is not None:
-            seen = generator.cut(source)
+            seen = plain(generator.cut(source))
             symbols = position_symbols(self.task, self.models[0], seen, generator.setting.positions(seen))
         # The hypothesis of an empty source was not decoded by a model, and has no EOS either.
         end = ["</s>"] if hypothesis.token_log_probabilities else []
-        times, readable = hypothesis.times, partial(self.task.text, source=source)
+        times, readable = hypothesis.times, partial(self.task.text, source=plain(source))
         return Translation(
             **vars(hypothesis),
             text=readable(hypothesis.ids),

@@ -44,6 +44,7 @@ class Unknowns:
         if len(sources) != 1 or type(task).text is not TextTask.text:
             raise UserError(f"{SAID}: requires one source of text, and task={task.config.type} has others, or writes "
                             "texts in its own way")  # fmt: skip
+        self.before = len(task.source_tags)  # symbols of tags before the tokens of a line
         self.source, self.target, self.dictionary = sources[0], task.target_tokenizer, dictionary
         for tokenizer in (self.source, self.target):
             if tokenizer.unknown is None:
@@ -71,9 +72,10 @@ class Unknowns:
         words, symbols = self.source.texts(line), self.target.vocabulary.symbols
         reserved = set(self.target.vocabulary.reserved.values())
         pieces = []
-        for i, place in zip(hypothesis.ids, hypothesis.alignment or [], strict=False):
+        for i, position in zip(hypothesis.ids, hypothesis.alignment or [], strict=False):
             if i == UNK:
-                word = words[place] if place < len(words) else self.target.unknown
+                place = position - self.before
+                word = words[place] if 0 <= place < len(words) else self.target.unknown
                 pieces.append(self.dictionary.get(word, word))
             elif i > EOS and i not in reserved:
                 pieces.append(symbols[i])

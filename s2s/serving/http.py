@@ -168,7 +168,7 @@ class Service:
                 400, f'n_best={config.n_best} requires "hypotheses": true; otherwise each line has one text'
             )
         try:
-            self.translator.task.check_tags(asked.tags)
+            self.translator.task.check_tags(asked.all_tags())
         except UserError as error:
             raise HTTPException(400, f"tags: {error}") from error
         sources = self.translator.task.encode(asked.lines)
@@ -176,7 +176,7 @@ class Service:
             for number, ids in enumerate(sources, 1):
                 if len(ids) > most:
                     raise HTTPException(413, f"line {number} has {len(ids)} tokens; at most {most} are allowed")
-        job = Job.of(self.translator, sources, config, asked.seed, caller, asked.tags)
+        job = Job.of(self.translator, sources, config, asked.seed, caller, asked.all_tags())
         if (costs := sum(job.costs)) > self.bounds.cost:
             raise HTTPException(413, f"the request may cost {costs:,} (its tokens, and its beam_size or n_best "
                                      "hypotheses at their maximum length); at most "

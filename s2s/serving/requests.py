@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from s2s import registry
+from s2s.data.directions import LANGUAGES
 from s2s.decoding.config import DecodeConfig
 
 GREATEST = 2**31 - 1  # upper bound of whole numbers that have no bound of their own
-OWN = ("lines", "hypotheses", "seed", "tags")  # keys of a request that are not keys of `decode`
+OWN = ("lines", "hypotheses", "seed", "tags", *LANGUAGES)  # keys of a request that are not keys of `decode`
 
 
 class Request(BaseModel):
@@ -24,6 +25,13 @@ class Request(BaseModel):
     )
     seed: int = Field(1, ge=0, lt=2**63, description="seed of sampling")
     tags: dict[str, str] = Field({}, description="values of the tags that the model reads, for all lines")
+    source_language: str | None = Field(None, description="the tag source_language")
+    target_language: str | None = Field(None, description="the tag target_language")
+
+    def all_tags(self) -> dict[str, str]:
+        """`tags`, and the languages."""
+        given = {name: getattr(self, name) for name in LANGUAGES}
+        return {name: value for name, value in given.items() if value is not None} | self.tags
 
 
 class Hypothesis(BaseModel):

@@ -16,6 +16,7 @@ from s2s.data.split import Split
 from s2s.data.store import Store, Stores
 from s2s.errors import UserError
 from s2s.tasks import tags
+from s2s.tasks.symbols import FirstTagConfig
 from s2s.tasks.translation import TranslationTask, closed
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 from s2s.text.vocabulary import EOS
@@ -38,7 +39,7 @@ class Several:
 
 
 @dataclasses.dataclass
-class MultiSourceConfig:
+class MultiSourceConfig(FirstTagConfig):
     """Options of the task."""
 
     type: str = option("multi_source", "component")

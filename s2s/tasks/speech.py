@@ -28,6 +28,7 @@ from s2s.errors import UserError
 from s2s.files import write
 from s2s.manifests import MANIFEST
 from s2s.tasks import tags
+from s2s.tasks.symbols import FirstTagConfig
 from s2s.tasks.text import TEXT, TOKENS, TextDataset, TextTask, padded
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -35,7 +36,7 @@ FILE = "features.json"
 
 
 @dataclasses.dataclass
-class SpeechToTextConfig:
+class SpeechToTextConfig(FirstTagConfig):
     """Options of the task."""
 
     type: str = option("speech_to_text", "component")

@@ -2,7 +2,7 @@
 
 The values of a tag are texts. A model that reads the tag gets the numbers of the values, together with the sources: in
 training, validation, search, library calls and the server. A store gives each example the tags `corpus`,
-`source_language` and `target_language`, from its corpus.
+`source_language` and `target_language`, from its corpus, and those that s2s-preprocess got with `tags=`.
 """
 
 import json
@@ -58,6 +58,7 @@ def of_corpus(corpus: CorpusRange) -> Tags:
         "corpus": corpus.name,
         "source_language": corpus.source_language,
         "target_language": corpus.target_language,
+        **dict(corpus.tags),
     }
 
 
@@ -102,19 +103,6 @@ def check_read(values: Mapping[str, Sequence[str]], tags: Tags) -> None:
         if name not in values:
             known = f"it reads {', '.join(values)}" if values else "it reads none"
             raise UserError(f"{name}={tags[name]}: the model does not read this tag; {known}")
-
-
-def parse(words: Sequence[str]) -> dict[str, str]:
-    """Parse words NAME=VALUE as tags. Raises UserError."""
-    tags: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not (name and equals and value):
-            raise UserError(f"'{word}' is not a tag; write NAME=VALUE, such as target_language=de")
-        if name in tags:
-            raise UserError(f"the tag {name} is given twice")
-        tags[name] = value
-    return tags
 
 
 def save(values: dict[str, list[str]], folder: Path) -> None:

@@ -20,6 +20,7 @@ from s2s.data.target_transforms import target_transform
 from s2s.data.transforms import Transform, masked, noisy, seeds
 from s2s.errors import UserError
 from s2s.tasks import tags
+from s2s.tasks.symbols import FirstTagConfig, TagSymbolsConfig, known, symbols_of
 from s2s.tasks.tags import Tagged, Tags, plain
 from s2s.text.tokenizer import Tokenizer
 from s2s.text.vocabulary import BOS, EOS, MASK, PAD, UNK, Vocabulary
@@ -66,6 +67,8 @@ class TextTask(ABC):
                                 "vocabulary; make the store for this task, or with tokenizer.reserved")  # fmt: skip
         self.tag_values: dict[str, list[str]] = {}
         self.tags: dict[str, list[str]] = {}
+        self.first_tag = self.config.first_tag if isinstance(self.config, FirstTagConfig) else None
+        self.source_tags = tuple(self.config.source_tags) if isinstance(self.config, TagSymbolsConfig) else ()
 
     @classmethod
     @abstractmethod
@@ -105,12 +108,27 @@ class TextTask(ABC):
             UserError: the model reads a tag that the data do not have.
         """
         model = registry.find("model", config.type)(config, self.spec)
-        for name in model.tags:
-            if name not in self.tag_values:
-                known = f"they have {', '.join(self.tag_values)}" if self.tag_values else "they have none"
-                raise UserError(f"model={config.type}: reads the tag {name} of the examples; {known}")
-        self.tags = {name: self.tag_values[name] for name in model.tags}
+        if self.first_tag and not model.has_decoder:
+            raise UserError(f"task.first_tag={self.first_tag}: requires a decoder, and the model has none")
+        own = {"task.source_tags": self.source_tags, "task.first_tag": (self.first_tag,) if self.first_tag else ()}
+        read = {f"model={config.type}": model.tags, **own}
+        self.tags = {}
+        for key, names in read.items():
+            self.tags |= known(self.tag_values, names, key)
+        if self.first_tag:
+            self.first_symbols()  # raises if a symbol is missing
         return model
+
+    def first_symbols(self) -> np.ndarray:
+        """The ids of what the decoder may read first, by the number of `first_tag`'s value, int64 [values]."""
+        key = f"task.first_tag={self.first_tag}"
+        return symbols_of(self.target_tokenizer.vocabulary, self.tags[self.first_tag or ""], key)
+
+    def first_tokens(self, sources: list) -> list[int]:
+        """What the decoder reads first for each source: BOS, or the symbol of its `first_tag`."""
+        if self.first_tag is None:
+            return [BOS] * len(sources)
+        return self.first_symbols()[[source.tags[self.first_tag] for source in sources]].tolist()
 
     @abstractmethod
     def encode(self, items: list) -> list:
@@ -214,6 +232,9 @@ class TextTask(ABC):
         if self.tags != other.tags:
             read = (", ".join(f"{name} ({'|'.join(task.tags[name])})" for name in task.tags) for task in (other, self))
             return "other tags, {} against {}".format(*(text or "none" for text in read))
+        for key in ("source_tags", "first_tag"):
+            if getattr(self, key) != getattr(other, key):
+                return f"another task.{key}, {getattr(other, key) or 'none'} against {getattr(self, key) or 'none'}"
         theirs, ours = other.target_transform, self.target_transform
         same = theirs.config == ours.config
         return None if same else f"another data.target_transform, {theirs.kind} against {ours.kind}"
@@ -304,8 +325,11 @@ class TextDataset:
         """The numbers of the tags of examples that the model reads, int64 [B] each."""
         if not self._numbers:
             return {}
-        corpora = np.searchsorted(self._firsts, examples, "right") - 1
-        return {name: torch.from_numpy(numbers[corpora]) for name, numbers in self._numbers.items()}
+        return {name: torch.from_numpy(self._numbers_of(name, examples)) for name in self._numbers}
+
+    def _numbers_of(self, name: str, examples: np.ndarray) -> np.ndarray:
+        """The numbers of the values of a tag of examples, int64 [B]."""
+        return self._numbers[name][np.searchsorted(self._firsts, examples, "right") - 1]
 
     def _targets(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The concatenated decoder inputs (BOS first) and targets (EOS last) of examples, and their lengths [B]."""
@@ -316,7 +340,10 @@ class TextDataset:
             symbol = self.task.target_tokenizer.vocabulary.reserved.get(MASK, UNK)
             shown = masked(target, lengths, random, draw.config.prev_output_mask, symbol)
         shown, _ = self._transformed("shown", shown, lengths, examples, draw)
-        decoder_input, _ = with_symbol(BOS, shown, lengths, after=False)
+        tag, first = self.task.first_tag, BOS
+        if tag is not None:
+            first = self.task.first_symbols()[self._numbers_of(tag, examples)]
+        decoder_input, _ = with_symbol(first, shown, lengths, after=False)
         return decoder_input, *with_symbol(EOS, target, lengths, after=True)
 
     def _columns(self, examples: np.ndarray) -> dict[str, torch.Tensor]:
@@ -379,11 +406,13 @@ def stages(config: DataConfig) -> list:
     return [config, *config.stages]
 
 
-def with_symbol(symbol: int, ids: np.ndarray, lengths: np.ndarray, after: bool) -> tuple[np.ndarray, np.ndarray]:
+def with_symbol(
+    symbol: int | np.ndarray, ids: np.ndarray, lengths: np.ndarray, after: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Add a symbol before or after each row; returns the concatenated ids and the new lengths.
 
     Args:
-        symbol: Id to add.
+        symbol: Id to add, or that of each row, [rows].
         ids: Concatenated ids of the rows.
         lengths: [rows].
         after: Whether the symbol comes after each row; otherwise before.

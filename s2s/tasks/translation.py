@@ -17,6 +17,8 @@ from s2s.data.store import Store, Stores
 from s2s.data.transforms import masked, seeds
 from s2s.errors import UserError
 from s2s.tasks import tags
+from s2s.tasks.symbols import TagSymbolsConfig, symbols_of
+from s2s.tasks.tags import Tagged
 from s2s.tasks.text import TEXT, TOKENS, TextDataset, TextTask, packing_of, padded, stages, with_symbol
 from s2s.text.positions import PositionTokenizer, outside
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
@@ -28,7 +30,7 @@ APART = 0x9E3779B97F4A7C15  # between the seeds of the sources of an example
 
 
 @dataclasses.dataclass
-class TranslationConfig:
+class TranslationConfig(TagSymbolsConfig):
     """Options of the task."""
 
     type: str = option("translation", "component")
@@ -124,8 +126,31 @@ class TranslationTask(TextTask):
         return split.lines(SOURCE_TEXT, examples)
 
     def source_symbols(self, source: list[int], size: int) -> list[str]:
-        """The symbols of a source, EOS among them."""
+        """The symbols of a source, those of tags and EOS among them."""
         return [self.source_tokenizer.vocabulary.symbols[i] for i in [*source, EOS]]
+
+    def model(self, config) -> torch.nn.Module:
+        """As in TextTask."""
+        if self.source_tags and isinstance(self.target_tokenizer, PositionTokenizer):
+            raise UserError("task.source_tags: does not go with target_tokenizer=positions, which counts the tokens of "
+                            "the source alone")  # fmt: skip
+        model = super().model(config)
+        self.source_symbols_of_tags()  # raises if a symbol is missing
+        return model
+
+    def source_symbols_of_tags(self) -> dict[str, np.ndarray]:
+        """The ids of the symbols before a source, for each of `source_tags` by the number of its value."""
+        return {name: symbols_of(self.source_tokenizer.vocabulary, self.tags[name], f"task.source_tags={name}")
+                for name in self.source_tags}  # fmt: skip
+
+    def tagged(self, sources: list, tags_of_each) -> list:
+        """As in TextTask, with the symbols of `source_tags` before each source that is not empty."""
+        sources = super().tagged(sources, tags_of_each)
+        if not self.source_tags:
+            return sources
+        tables = self.source_symbols_of_tags()
+        return [Tagged([*(int(table[source.tags[name]]) for name, table in tables.items()), *source], source.tags)
+                if isinstance(source, Tagged) and len(source) else source for source in sources]  # fmt: skip
 
     def padded_sources(self, sources: list[list[int]]) -> tuple[Source, ...]:
         """Batch source ids (without EOS) as the model's input, int64 [B, S] with EOS."""
@@ -172,12 +197,14 @@ class PairDataset(TextDataset):
     def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Source and target lengths of the examples first ... last - 1, int32; several sources count together."""
         sources = [self.split.lengths(f"{name}.tokens", first, last) + 1 for name in self.task.source_tokenizers]
-        return sum(sources[1:], sources[0]), self.split.lengths(TOKENS, first, last) + 1
+        before = len(self.task.source_tags)
+        return sum(sources[1:], sources[0]) + before, self.split.lengths(TOKENS, first, last) + 1
 
     @property
     def longest(self) -> int:
         """As in TextDataset, over all sides."""
-        sources = (self.split.longest(f"{name}.tokens") + 1 for name in self.task.source_tokenizers)
+        before = len(self.task.source_tags)
+        sources = (self.split.longest(f"{name}.tokens") + 1 + before for name in self.task.source_tokenizers)
         return max(super().longest, *sources)
 
     def collate(self, examples: np.ndarray, rows: np.ndarray | None = None, draw: Draw | None = None) -> Batch:
@@ -189,7 +216,8 @@ class PairDataset(TextDataset):
             draw: Seed and options of augmentation; None: the examples are not augmented.
         """
         examples = np.asarray(examples, np.int64)
-        sources = [_rows(*with_symbol(EOS, *source, after=True), rows) for source in self._sources(examples, draw)]
+        sources = [_rows(*with_symbol(EOS, *self._with_tags(*source, examples), after=True), rows)
+                   for source in self._sources(examples, draw)]  # fmt: skip
         decoder_input, target, target_lengths = self._targets(examples, draw)
         written = _rows(target, target_lengths, rows)
         real, target_real = sum(int(source.lengths.sum()) for source in sources), int(written.lengths.sum())
@@ -215,6 +243,14 @@ class PairDataset(TextDataset):
             self._source(name, tokenizer, examples, draw._replace(seed=(draw.seed + number * APART) & LARGEST_SEED))
             for number, (name, tokenizer) in enumerate(tokenizers)
         ]
+
+    def _with_tags(self, ids: np.ndarray, lengths: np.ndarray, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sources with the symbols of the task's `source_tags` before them; returns concatenated ids and lengths."""
+        if self.task.source_tags:
+            tables = self.task.source_symbols_of_tags()
+            for name in reversed(self.task.source_tags):
+                ids, lengths = with_symbol(tables[name][self._numbers_of(name, examples)], ids, lengths, after=False)
+        return ids, lengths
 
     def _source(
         self, name: str, tokenizer: Tokenizer, examples: np.ndarray, draw: Draw

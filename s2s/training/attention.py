@@ -10,7 +10,7 @@ import torch
 from s2s.decoding.alignment import Attention, position_symbols
 from s2s.drawing import INK, Canvas
 from s2s.tasks.tags import plain
-from s2s.text.vocabulary import BOS, EOS
+from s2s.text.vocabulary import EOS
 
 SHADE = (0x00, 0x72, 0xB2)  # colour of weight 1; weight 0 is white
 CELL, LABEL, MARGIN = 18, 120, 12  # pixels
@@ -44,7 +44,7 @@ def attention_maps(task, model, decode, pairs: list[tuple[Sequence, list[int]]])
     symbols = task.target_tokenizer.vocabulary.symbols
     maps = []
     for source, target in pairs:
-        decoder_input = torch.tensor([[BOS, *target]], device=device)
+        decoder_input = torch.tensor([[*task.first_tokens([source]), *target]], device=device)
         (weights,) = attention(task.collate_sources([source], device), decoder_input)
         written = [symbols[i] for i in [*target, EOS]]
         maps.append(Map(position_symbols(task, model, plain(source), weights.shape[1]), written, weights))

@@ -16,7 +16,7 @@ from s2s.checkpoint import runs, shapes
 from s2s.config import compose, schema
 from s2s.config.documents import read_json, read_yaml
 from s2s.criterions import former as criterions_former
-from s2s.data.iterator import BatchIterator
+from s2s.data.iterator import BatchIterator, DataConfig
 from s2s.data.store import Stores
 from s2s.data.target_transforms import current
 from s2s.device import choose_device, deterministic
@@ -252,7 +252,8 @@ def _resume_from(run: Path, config, origin: dict) -> Path | None:
     before["criterion"] = criterions_former.current(before)
     kind = find("model", before["model"]["type"]).Config  # options that did not exist then have their defaults
     before["model"] = schema.values(schema.load(kind, models_former.current(before["model"]), str(run / CONFIG)))
-    before["data"] = current(before["data"])
+    before["data"] = {**schema.values(DataConfig()), **current(before["data"])}
+    before["task"] = {**schema.values(find("task", before["task"]["type"]).Config()), **before["task"]}
     mark = read_json(run / MARK, shapes.RUN, UNREADABLE)
     if mark["store_digest"] != origin["store_digest"]:
         raise UserError(f"run={run}: was trained on other data than store={config.store}; choose another run folder")

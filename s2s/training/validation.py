@@ -22,9 +22,9 @@ class Validation:
 
     Attributes:
         values: Metric -> value: loss and nll (in nats) per target token, perplexity (e^nll), accuracy (%), further
-            metrics of the criterion, and metrics of decoded text. If they are not 0, also the numbers of decoded
-            sentences that were cut (cut_sources, see decode.max_source) or failed (failed_sentences, see
-            decode.on_error=mark).
+            metrics of the criterion, and metrics of decoded text, where there are several pairs of languages also those
+            of each pair, such as bleu.de-en. If they are not 0, also the numbers of decoded sentences that were cut
+            (cut_sources, see decode.max_source) or failed (failed_sentences, see decode.on_error=mark).
         signatures: Metric of decoded text -> its signature, which says how it was computed.
         samples: (source, reference, hypothesis) of a few sentences.
         maps: Attention maps of the samples, if requested.
@@ -107,10 +107,25 @@ class Validator:
         hypotheses = [text[i] for i in everything] if self.metrics else []
         scores = self.ranks.first(lambda: {m: scoring.score(m, hypotheses, [self.references]) for m in self.metrics})
         values |= {name: score.value for name, score in scores.items()} | counts
+        values |= self.ranks.first(lambda: self._by_direction(hypotheses)) if self.metrics else {}
         signatures = {name: score.signature for name, score in scores.items()}
         names = self.task.source_names(self.dataset.split, shown) if shown else []
         samples = [(name, self.references[i], text[i]) for name, i in zip(names, shown, strict=True)]
         return Validation(values, signatures, samples, maps)
+
+    def _by_direction(self, hypotheses: list[str]) -> dict[str, float]:
+        """Metrics of decoded text by pair of languages, such as bleu.de-en; empty if there is one pair."""
+        pairs: dict[str, list[slice]] = {}
+        for corpus in self.dataset.corpora:
+            name = f"{corpus.source_language}-{corpus.target_language}"
+            pairs.setdefault(name, []).append(slice(corpus.first, corpus.last))
+        values = {}
+        for name, places in pairs.items() if len(pairs) > 1 else ():
+            texts, references = ([line for place in places for line in lines[place]]
+                                 for lines in (hypotheses, self.references))  # fmt: skip
+            if texts:
+                values |= {f"{m}.{name}": scoring.score(m, texts, [references]).value for m in self.metrics}
+        return values
 
     def _sources(self, examples) -> list:
         """The sources of examples, with their tags."""

@@ -129,7 +129,8 @@ def test_shards_are_the_same_whatever_the_number_of_workers_and_hold_what_one_sh
 
 def test_examples_are_known_by_their_corpus(run):
     assert run("train=train,valid", SMALL)[0] == 0
-    assert Store("out").split("train").corpora == [("train", 0, 600, "de", "en"), ("valid", 600, 620, "de", "en")]
+    corpora = Store("out").split("train").corpora
+    assert corpora == [("train", 0, 600, "de", "en", ()), ("valid", 600, 620, "de", "en", ())]
 
 
 def test_chunk_borders_do_not_show_in_the_store(run, monkeypatch):

@@ -91,7 +91,7 @@ def test_what_goes_in_comes_out(make, tmp_path):
         assert split.lengths("source.features").tolist()[2:5] == frames.tolist()
         assert split.lengths("target.tokens").tolist()[2:5] == tokens.tolist()
         assert (split.longest("source.features"), split.longest("target.tokens")) == (48, 9)
-        assert split.corpora == [(manifest, 0, 7, "speech", "text")]
+        assert split.corpora == [(manifest, 0, 7, "speech", "text", ())]
 
 
 def test_waveforms_give_the_same_features_and_can_be_perturbed(make, tmp_path):

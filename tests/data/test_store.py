@@ -356,7 +356,7 @@ def test_several_stores_have_the_splits_the_languages_and_a_digest_of_all(tmp_pa
     assert stores.splits == ["train", "valid"]
     assert (stores.source_language, stores.target_language) == ("de,fr", "en")
     assert (len(stores.split("train")), len(stores.split("valid"))) == (6, 3)
-    assert stores.split("train").corpora == [("c", 0, 3, "de", "en"), ("c", 3, 6, "fr", "en")]
+    assert stores.split("train").corpora == [("c", 0, 3, "de", "en", ()), ("c", 3, 6, "fr", "en", ())]
     assert stores.digest == hashlib.sha256("\n".join(digests).encode()).hexdigest()
     assert Stores([tmp_path / "a"]).digest == digests[0]
     assert Stores([tmp_path / "b", tmp_path / "a"]).digest != Stores([tmp_path / "a", tmp_path / "b"]).digest

@@ -72,7 +72,7 @@ def test_full_hypotheses_when_asked(port, translator, lines):
         (
             400,
             {"lines": ["a"], "beam": 3},
-            "'beam' cannot be set; a request may set lines, hypotheses, seed, tags, search",
+            "'beam' cannot be set; a request may set lines, hypotheses, seed, tags, source_language",
         ),
         (400, {"lines": ["a"], "forbidden": "/etc/passwd"}, "'forbidden' cannot be set"),
         (400, {"lines": ["a"], "beam_size": "many"}, "beam_size: must be a valid integer"),

@@ -86,17 +86,21 @@ class LanguageModelScorer(FullScorer):
                             f"the model {first.target_vocabulary_size}")  # fmt: skip
         self.weight, self.falls, self.model = config.weight, config.weight >= 0, setting.prepare(loaded)
         self.rater = ModelScorer(self.model)
+        self.read: Tensor | None = None  # what it reads for each symbol: BOS for those that the models read first
+        if setting.sides.firsts:
+            self.read = torch.arange(loaded.target_vocabulary_size, device=setting.device)
+            self.read[list(setting.sides.firsts)] = BOS
 
     def prepare(self, inputs: Inputs, memories: list[Memory], rows: int) -> DecoderState:
         return self.rater.prepare(inputs, rows)
 
     def step(self, tokens: Tensor) -> Tensor:
-        logits, normalizer = self.rater.step(tokens)
+        logits, normalizer = self.rater.step(tokens if self.read is None else self.read[tokens])
         return logits.sub_(normalizer)
 
     def score(self, inputs: Inputs, memories: list[Memory], decoder_input: Tensor,
               target: Tensor) -> Tensor:  # fmt: skip
-        return self.rater.score(inputs, decoder_input, target)
+        return self.rater.score(inputs, decoder_input if self.read is None else self.read[decoder_input], target)
 
     def admit(self, slots: Tensor, prepared: DecoderState, which: Tensor, size: int) -> None:
         self.rater.admit(slots, prepared, which, size)

@@ -211,7 +211,8 @@ class Speculative:
         prefix = bounds.prefix.numpy() if bounds.prefix.size(1) else np.zeros((len(sentences), 1), np.int64)
         numbers = np.array([sentence.number for sentence in sentences])
         history = np.full((len(sentences), 2 + bounds.steps + self.config.speculative_tokens), EOS)  # BOS first
-        history[:, 0] = BOS
+        first = self.setting.first(sources)
+        history[:, :1] = first if isinstance(first, int) else first.cpu()
         values = np.zeros(history.shape)
         lengths, passes = np.ones(len(sentences), np.int64), 0
 
