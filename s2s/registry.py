@@ -175,6 +175,16 @@ COMPONENTS = {
         "ser": "s2s.scoring.edits:SentenceErrorRate",
         "exact_match": "s2s.scoring.agreement:ExactMatch",
         "token_accuracy": "s2s.scoring.agreement:TokenAccuracy",
+        "ned": "s2s.scoring.structure:NormalisedEditDistance",
+        "slot_f1": "s2s.scoring.structure:SlotF1",
+        "language_accuracy": "s2s.scoring.structure:LanguageAccuracy",
+        "rhyme_precision": "s2s.scoring.structure:RhymePrecision",
+        "rouge1": "s2s.scoring.summaries:Rouge1",
+        "rouge2": "s2s.scoring.summaries:Rouge2",
+        "rougeL": "s2s.scoring.summaries:RougeL",
+        "keyphrase_f1": "s2s.scoring.summaries:KeyphraseF1",
+        "comet": "s2s.scoring.learned:Comet",
+        "bleurt": "s2s.scoring.learned:Bleurt",
     },
 }
 

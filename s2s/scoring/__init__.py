@@ -33,7 +33,8 @@ def metric(name: str, lowercase: bool = False, tokenizer: str = "13a") -> Metric
 
 def higher_is_better(name: str) -> bool:
     """Whether higher values of a metric are better. Raises UserError if there is no such metric."""
-    return metric(name).higher_is_better
+    component = registry.find("metric", name)
+    return (component if isinstance(component, type) else metric(name)).higher_is_better
 
 
 def score(
@@ -76,8 +77,8 @@ def score(
 
 def needs(name: str, scorer: Metric, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs that a metric needs besides hypotheses and references. Raises UserError: one is not there."""
-    needed = {key: inputs.get(key) for key in getattr(scorer, "needs", ())}
-    missing = [key for key, value in needed.items() if value is None]
+    needed = getattr(scorer, "needs", ())
+    missing = [key for key in needed if not key.endswith("?") and inputs.get(key) is None]
     if missing:
-        raise UserError(f"metric '{name}' needs {' and '.join(f'{key}=' for key in missing)}; give it to s2s-score")
-    return needed
+        raise UserError(f"metric '{name}' needs {' and '.join(f'{key}=' for key in missing)} of s2s-score")
+    return {key: inputs.get(key) for key in (key.removesuffix("?") for key in needed)}

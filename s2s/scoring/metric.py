@@ -45,7 +45,7 @@ class Metric(Protocol):
     """Scores a corpus. An instance has fixed options; `score` can be called many times.
 
     A metric that needs more than hypotheses and references has an attribute `needs`, a tuple of names of `INPUTS`.
-    `score` gets these as keyword arguments.
+    `score` gets these as keyword arguments. One that it can do without has a question mark behind its name.
     """
 
     name: str

@@ -61,6 +61,9 @@ class Validator:
         samples: Number of sentences to show.
         maps: Whether to make attention maps of them.
         ranks: The processes that share the work.
+
+    Raises:
+        UserError: a metric needs a package that is not installed, or more than hypotheses and references.
     """
 
     def __init__(self, task, split, criterion, metrics: list[str], decode, data: PlanConfig, samples: int,
@@ -68,6 +71,8 @@ class Validator:
         self.task, self.criterion, self.decode, self.ranks = task, criterion, decode, ranks
         self.dataset = task.dataset(split)
         self.metrics = [name for name in metrics if name != "loss"]
+        for name in self.metrics:
+            scoring.needs(name, scoring.metric(name), {})
         self.shown, self.maps = samples, maps
         # The files that decode options name are read once, before training starts, so that errors are raised early.
         device = torch.device("cuda", ranks.local) if ranks.device_type == "cuda" else torch.device("cpu")
