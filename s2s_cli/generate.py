@@ -32,6 +32,12 @@ RECORDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aiff", ".au") 
 class GenerateCommand:
     """Schema of s2s-generate."""
 
+    COMMON = (
+        "checkpoint", "input", "store", "split", "output", "format", "device", "decode.beam_size", "decode.n_best",
+        "decode.length_penalty", "decode.search", "decode.max_length_a", "decode.max_length_b", "decode.batch_tokens",
+        "decode.dtype",
+    )  # fmt: skip
+
     checkpoint: list[str] = option(
         [], "a run (its best checkpoint, or else its last one), a checkpoint's folder, or a list of them: an ensemble"
     )

@@ -16,6 +16,13 @@ from s2s.training.distributed import DistributedConfig
 class TrainCommand:
     """Schema of s2s-train."""
 
+    COMMON = (
+        "store", "run", "model", "task", "optim.lr", "optim.warmup_updates", "model.dropout",
+        "criterion.cross_entropy.label_smoothing", "data.batch_tokens", "train.max_updates", "train.accumulate",
+        "train.valid_updates", "train.valid_metrics", "train.best_metric", "train.patience", "train.precision",
+        "device", "seed", "overwrite",
+    )  # fmt: skip
+
     store: list[str] = option([], "folder written by s2s-preprocess, or a list of them with the same tokenizers")
     run: str | None = option(None, "folder of the run; an unfinished run in it is resumed")
     seed: int = option(1, "seed of the initial weights, dropout and the order of the data", at_least=0,

@@ -36,7 +36,7 @@ def output(*words):
 def test_command_answers(script):
     path = str(Path(sys.executable).with_name(script))
     assert output(path, "--version") == f"{script} {__version__}\n"
-    text = output(path, "--help")
+    text = output(path, "--help", "all")
     assert text.startswith(f"usage: {script} ")
     keys = text.split("keys (key: type = default):")[1].split("\n")
     for line, below in pairwise(keys):

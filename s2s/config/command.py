@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ from s2s.config import schema as schemas
 from s2s.config import streams
 from s2s.config.shapes import Node
 from s2s.errors import Failure, ReaderGone, UserError
+
+# Flags with a value: what the next argument must be, and a description if the value is required.
+WITH_VALUE = {"--config": ("file", "a file"), "--help": ("name", ""), "--completion": ("name", "bash, zsh or fish")}
 
 
 def run(name: str, schema: type, main: Callable[[Any], None], about: str, multirun: bool = False,
@@ -66,6 +70,11 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, pl
     if "--version" in flags:
         print(f"{name} {__version__}")
         return
+    if "--completion" in flags:
+        from s2s.config import completion
+
+        print(completion.script(flags["--completion"][-1], name, schema, multirun, by_task), end="")
+        return
     from s2s.config import compose  # YAML: not needed for --version
 
     pairs = [word for file in flags.get("--config", []) for word in compose.read_config(file)]
@@ -90,7 +99,12 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, pl
     except UserError as error:
         raise UserError(_sweep_hint(str(error), overrides) if multirun else str(error)) from error
     if "--help" in flags:
-        print(_help(name, schema, config, about, multirun, plain))
+        from s2s.config import help
+
+        components = {key for key, _, _ in schemas.held(config)}
+        chosen = [key for key in dict.fromkeys(word.key for word in pairs) if key in components]
+        more = "[--multirun] " * multirun + (f"{plain.upper()} ... " if plain else "")
+        print(help.text(name, config, about, flags["--help"][-1] or None, chosen, more))
     elif "--print-config" in flags:
         print(compose.to_yaml(config), end="")
     else:
@@ -125,42 +139,42 @@ def _split(name: str, words: list[str], schema: type, multirun: bool,
     """Split arguments into flags, (key, value) overrides, and plain values if these are allowed. Raises UserError."""
     flags: dict[str, list[str]] = {}
     overrides, values = [], []
-    rest = iter(words)
+    rest = deque(words)
     short = {"-h": "--help", "-m": "--multirun"}
-    for word in rest:
-        word = short.get(word, word)
-        if word == "--config" or word.startswith("--config="):
-            file = word.partition("=")[2] or next(rest, None)
-            if file is None:
-                raise UserError("--config requires a file")
-            flags.setdefault("--config", []).append(file)
-        elif word in ("--help", "--print-config", "--version") or (word == "--multirun" and multirun):
-            flags[word] = []
+    while rest:
+        word = rest.popleft()
+        flag, given, value = short.get(word, word).partition("=")
+        if flag in WITH_VALUE:
+            what, needed = WITH_VALUE[flag]
+            if not given and rest and what in _kind(rest[0]):
+                value = rest.popleft()
+            if needed and not value:
+                raise UserError(f"{flag} requires {needed}")
+            flags.setdefault(flag, []).append(value)
+        elif flag in ("--print-config", "--version") or (flag == "--multirun" and multirun):
+            flags[flag] = []
         elif word.startswith("-") and not (word == "-" and plain):
-            raise UserError(f"unknown flag '{word}'; {_instead(word, next(rest, ''), schema)}")
+            from s2s.config import hints
+
+            raise UserError(f"unknown flag '{word}'; {hints.for_flag(word, rest[0] if rest else '', schema)}")
         elif "=" not in word and plain:
             values.append(word)
         elif "=" not in word:
-            raise UserError(f"'{word}' is not key=value; try {name} --help")
+            from s2s.config import hints
+
+            before = words[len(words) - len(rest) - 2] if len(words) - len(rest) > 1 else ""
+            raise UserError(hints.for_word(word, before, list(rest), name, schema))
         else:
             key, _, value = word.partition("=")
             overrides.append((key, value))
     return flags, overrides, values
 
 
-def _instead(flag: str, following: str, schema: type) -> str:
-    """A hint for a flag in the style of other toolkits (`--beam-size 4`): the key to write instead."""
-    from s2s.config import compose
-
-    name, _, value = flag.lstrip("-").partition("=")
-    empty = compose.build(schema, {})
-    known = [*empty.known, *empty.choices]
-    name = name.replace("-", "_")
-    for key in known:
-        if name in (key, key.rpartition(".")[2]):
-            value = value or ("" if following.startswith("-") or "=" in following else following) or "VALUE"
-            return f"write {key}={value}"
-    return compose.nearest_key(name, known)
+def _kind(word: str) -> tuple[str, ...]:
+    """What an argument can be: a name, or a file; a flag or a key with a value is neither, except `-` as a file."""
+    if word.startswith("-"):
+        return ("file",) if word == "-" else ()
+    return ("file",) if "=" in word else ("file", "name")
 
 
 def _sweep_hint(message: str, overrides: list[tuple[str, str]]) -> str:
@@ -170,41 +184,3 @@ def _sweep_hint(message: str, overrides: list[tuple[str, str]]) -> str:
         if several and message.startswith((f"{key}: {value!r} is not ", f"{key}={value}: no such preset")):
             return f"{key}={value}: a single value is needed; to train once with each of these values, add --multirun"
     return message
-
-
-def _help(name: str, schema: type, config: Any, about: str, multirun: bool, plain: str | None) -> str:
-    from s2s.config import compose
-
-    lines = [f"usage: {name} [--config FILE] [--help] [--print-config] [--version]"
-             + " [--multirun]" * multirun + (f" {plain.upper()} ..." if plain else "")
-             + " [plugins=[FOLDER]] key=value ...",
-             "", about, ""]  # fmt: skip
-    groups = list(schemas.held(config))
-    if groups:
-        lines.append("groups (key=preset):")
-        for key, field, chosen in groups:
-            names = ",".join(compose.presets(field.metadata["group"]))
-            lines.append(f"  {key}=[{names}]" if schemas.is_list(field) else f"  {key}={{{names}}}")
-            default = _value(field.metadata["preset"] or "none")
-            now = "" if chosen in (None, default) or "." not in key else f"; now {chosen}"
-            lines.append(f"      {field.metadata['help']}; default {default}{now}")
-        lines.append("")
-    lines.append("keys (key: type = default):")
-    section = ""
-    hidden = {name for key, _, _ in groups for name in (key, f"{key}.type")}
-    for leaf in schemas.leaves(config):
-        if leaf.key in hidden:
-            continue
-        if "." in leaf.key and leaf.key.split(".")[0] != section:
-            section = leaf.key.split(".")[0]
-            lines.append(f"\n  {section}:")
-        lines.append(f"  {leaf.key}: {leaf.type_name} = {_value(leaf.default)}")
-        lines.append(f"      {leaf.metadata['help']}")
-    return "\n".join(lines)
-
-
-def _value(value: Any) -> str:
-    """A default value as a user would type it."""
-    if isinstance(value, (list, bool)):
-        return str(value).replace("'", "").replace(" ", "").replace("True", "true").replace("False", "false")
-    return "null" if value is None else str(value)

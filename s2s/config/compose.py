@@ -15,6 +15,7 @@ import yaml
 from s2s import registry
 from s2s.config import schema as schemas
 from s2s.config.documents import YAML_LIMITS, yaml_nodes
+from s2s.config.other_toolkits import instead
 from s2s.config.shapes import Node, plain_value
 from s2s.config.values import of_word, typed
 from s2s.errors import UserError
@@ -229,12 +230,15 @@ def _set(config: Any, word: Override, known: dict[str, schemas.Leaf], choices: I
 
 
 def nearest_key(key: str, known: list[str]) -> str:
-    """A hint for an unknown key: the keys with the same last part, or else the closest key."""
+    """A hint for an unknown key: the keys with the same last part, the key for another toolkit's option, or else the
+    closest key."""
     same = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     if 0 < len(same) <= LISTED:
         return f"did you mean {' or '.join(map(repr, same))}?"
+    if there := instead(key, known):
+        return f"write {there[0]}" + "=VALUE" * ("=" not in there[0])
     hint = registry.nearest(key, known)
-    return "--help lists all keys" if len(known) > LISTED and hint.startswith("choose") else hint
+    return "--help all lists all keys" if len(known) > LISTED and hint.startswith("choose") else hint
 
 
 # --- presets -----------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ MOST = 10**12  # bound of numbers that declare none
 
 
 def option(default: Any, help: str, choices: tuple = (), at_least: float | None = None, below: float | None = None,
-           at_most: float | None = None, needs: str | tuple[str, ...] = ()):  # fmt: skip
+           at_most: float | None = None, needs: str | tuple[str, ...] = (), reads: str = ""):  # fmt: skip
     """A field of a config dataclass.
 
     Args:
@@ -34,10 +34,11 @@ def option(default: Any, help: str, choices: tuple = (), at_least: float | None 
         needs: Options without which this one does nothing; setting it is an error unless one of them is met. `noise`
             is met if the option `noise` is not at its default, `batching=packed` if it has this value (or one of
             several, separated by `|`). Names are looked up in the same section, then in the whole schema.
+        reads: The kind of sources for which it is, `lines` or `recordings`, as `reads` of tasks; empty: any.
     """
     needs = (needs,) if isinstance(needs, str) else needs
     metadata = {"help": help, "choices": choices, "at_least": at_least, "below": below, "at_most": at_most,
-                "needs": needs}  # fmt: skip
+                "needs": needs, "reads": reads}  # fmt: skip
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     if isinstance(default, type):  # a nested config dataclass

@@ -92,6 +92,8 @@ def of_word(text: str, annotation: Any, key: str) -> Node:
     objects = dataclasses.is_dataclass(get_args(bare)[0])
     if text.lstrip().startswith("["):
         return _Words(text, key, objects).bracketed()
+    if text.rstrip().endswith("]") and "[" not in text and not objects:
+        raise UserError(f"{key}={cut(text)}: the bracket [ is missing at the beginning")
     if "," not in text and not objects:
         return Node([Node(text, 0)], 0)
     return Node([item for item, _ in _Words(text, key, objects).items("")], 0)
@@ -201,8 +203,8 @@ class _Words:
         if character == ",":
             return False
         if not character:
-            opening = {"]": "bracket [", "}": "brace {"}[end]
-            raise self._error(f"the {opening} is not closed")
+            closing = {"]": "bracket ]", "}": "brace }"}[end]
+            raise self._error(f"the {closing} is missing at the end")
         raise self._error(f"a comma is missing before '{cut(self.text[self.place - 1 :])}'")
 
     def _quoted(self) -> str:

@@ -55,7 +55,7 @@ class PreprocessConfig(RecipeConfig):
     source_tokenizer: Any = group("tokenizer", None, "tokenizer of the source side, if not `tokenizer`")
     target_tokenizer: Any = group("tokenizer", None, "tokenizer of the target side, if not `tokenizer`")
     tokenizer_from: str | None = option(None, "store whose tokenizers and vocabularies to use instead")
-    filter: FilterConfig = option(FilterConfig, "")
+    filter: FilterConfig = option(FilterConfig, "which pairs are left out")
     keep_text: bool = option(False, "also keep the raw text of the training split")
     max_line_bytes: int = option(
         MAX_LINE_BYTES, "maximum length of a line, in bytes; a longer line is an error", at_least=1

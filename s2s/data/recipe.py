@@ -36,6 +36,12 @@ TOKENIZER = "sentencepiece"  # the default tokenizer
 class RecipeConfig:
     """The options of s2s-preprocess that all tasks have."""
 
+    COMMON = (
+        "source", "target", "train", "valid", "test", "store", "task", "tokenizer", "tokenizer.algorithm",
+        "tokenizer.vocab_size", "tokenizer.joint", "features.bins", "features.sample_rate", "filter.max_length",
+        "filter.max_ratio", "keep_text", "workers", "overwrite",
+    )  # fmt: skip
+
     task: str = option("", "task of the store; it decides which other keys there are")
     source: str = option("source", "name of the source language")
     target: str = option("target", "name of the target language")

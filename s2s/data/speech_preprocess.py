@@ -68,7 +68,7 @@ class SpeechPreprocessConfig(RecipeConfig):
     tokenizer_from: str | None = option(
         None, "store whose target tokenizer to use instead; if it is a store of speech, also its features and cmvn"
     )
-    filter: SpeechFilterConfig = option(SpeechFilterConfig, "")
+    filter: SpeechFilterConfig = option(SpeechFilterConfig, "which recordings are left out")
     shard_pairs: int = option(20_000, "maximum number of utterances in a shard", at_least=1)
 
 

@@ -19,7 +19,8 @@ from s2s.text.vocabulary import UNK
 class TransformConfig:
     """Options of the augmentation of training examples."""
 
-    word_dropout: float = option(0.0, "probability that a source token is replaced by <unk>", at_least=0, below=1)
+    word_dropout: float = option(0.0, "probability that a source token is replaced by <unk>", at_least=0, below=1,
+                                 reads="lines")  # fmt: skip
     prev_output_mask: float = option(
         0.0, "probability that a decoder input token is replaced by <mask>, in a vocabulary that reserves it, or else "
         "<unk>; its target is kept (MEAP, 2502.07490)",
@@ -27,10 +28,12 @@ class TransformConfig:
     )  # fmt: skip
     character_noise: float = option(
         0.0, "probability that a source character is deleted, doubled, swapped with the next or replaced by another of "
-        "its line; requires the raw text in the store (keep_text=true)", at_least=0, below=1,
+        "its line; requires the raw text in the store (keep_text=true)", at_least=0, below=1, reads="lines",
     )  # fmt: skip
-    spec_augment: SpecAugmentConfig = option(SpecAugmentConfig, "masks over features of recordings")
-    waveform: WaveformConfig = option(WaveformConfig, "changes of the speed, noise and volume of recordings")
+    spec_augment: SpecAugmentConfig = option(SpecAugmentConfig, "masks over features of recordings", reads="recordings")
+    waveform: WaveformConfig = option(
+        WaveformConfig, "changes of the speed, noise and volume of recordings", reads="recordings"
+    )
     target_transform: Any = group(
         "target_transform", "none", "order of the target's tokens in the model; decoding puts them back"
     )

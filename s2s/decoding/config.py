@@ -178,9 +178,14 @@ class DecodeConfig:
         "decode longer recordings in chunks of this many seconds, joined by CTC's times",
         at_least=1,
         at_most=1e6,
+        reads="recordings",
     )
     chunk_overlap: float = option(
-        4.0, "seconds of overlap between neighbouring chunks", at_least=0, needs="chunk_seconds"
+        4.0,
+        "seconds of overlap between neighbouring chunks",
+        at_least=0,
+        needs="chunk_seconds",
+        reads="recordings",
     )
     encoder_chunk: int | None = option(
         None,
@@ -188,6 +193,7 @@ class DecodeConfig:
         "source, and neither model.max_positions nor the default of max_source limits it",
         at_least=2,
         at_most=10**7,
+        reads="lines",
     )
     encoder_chunk_overlap: int | None = option(
         None,
@@ -195,6 +201,7 @@ class DecodeConfig:
         at_least=0,
         at_most=10**7,
         needs="encoder_chunk",
+        reads="lines",
     )
     cross_attention_k: int | None = option(
         None,

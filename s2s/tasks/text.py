@@ -1,5 +1,6 @@
 """The base of all tasks with text targets: the target tokenizer, the order of target tokens, and batches of targets."""
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
@@ -26,8 +27,7 @@ from s2s.text.tokenizer import Tokenizer
 from s2s.text.vocabulary import BOS, EOS, MASK, PAD, UNK, Vocabulary
 
 TOKENS, TEXT = "target.tokens", "target.text"  # columns of a store
-# Options of `data` that change sources, by the kind of these.
-CHANGES = {TokenSource: ("character_noise", "word_dropout"), FeatureSource: ("waveform", "spec_augment")}
+READS = {"lines": TokenSource, "recordings": FeatureSource}  # what an option is for -> the kind of sources
 
 
 class TextTask(ABC):
@@ -200,12 +200,12 @@ class TextTask(ABC):
     def check_transforms(self, config: DataConfig) -> None:
         """Check that what changes examples is for those of the task, which its spec describes. Raises UserError."""
         kinds, has = {type(source) for source in self.spec.sources}, sources_in_words(self.spec)
-        for kind, keys in CHANGES.items():
-            for key in keys if kind not in kinds else ():
-                values = [getattr(stage, key, None) for stage in stages(config)]
-                if any(getattr(value, "active", value) for value in values):
-                    needed, _ = NAMES[(kind,)]
-                    raise UserError(f"data.{key} requires {needed} as source; task={self.config.type} has {has}")
+        for field in dataclasses.fields(config):
+            kind = READS.get(field.metadata.get("reads", ""))
+            values = [getattr(stage, field.name, None) for stage in stages(config)]
+            if kind and kind not in kinds and any(getattr(value, "active", value) for value in values):
+                needed, _ = NAMES[(kind,)]
+                raise UserError(f"data.{field.name} requires {needed} as source; task={self.config.type} has {has}")
         streams = ("source",) * bool(kinds) + ("target", "shown")
         for name, options in config.transforms.items():
             if (stream := registry.find("transform", options.type).stream) not in streams:

@@ -136,7 +136,7 @@ def test_several_components_in_one():
         (["dish.core.size=0"], "dish.core.size=0: must be at least 1"),
         (["dish=mix", "dish.parts=[seed,sten]"], "dish.parts=sten: no such preset; did you mean 'stone'?"),
         (["dish=mix", "dish.parts=[seed,seed]"], "dish.parts=seed is listed twice"),
-        (["dish=mix", "dish.parts=[seed"], "the bracket [ is not closed"),
+        (["dish=mix", "dish.parts=[seed"], "the bracket ] is missing at the end"),
         (["dish=mix", "dish.stone.size=2"], "unknown key 'dish.stone.size'; "),
         (["dish=mix", "dish.seed.size=x"], "dish.seed.size: 'x' is not a whole number"),
         (["dish=wrong"], "wrong.yaml:3: unknown key 'dish.core.hard'"),
@@ -186,7 +186,7 @@ def test_a_file_that_lacks_a_component_has_its_default():
 
 
 def test_help_shows_what_is_chosen(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["s2s-cook", "dish.core=stone", "--help"])
+    monkeypatch.setattr("sys.argv", ["s2s-cook", "dish.core=stone", "--help", "all"])
     command.run("s2s-cook", Command, print, "Cooks.")
     told = capsys.readouterr().out
     assert "  dish.core={pip,seed,stone}\n      what is inside; default seed; now stone" in told

@@ -407,11 +407,11 @@ def test_a_recording_that_changes_meanwhile_is_told(s2s, tmp_path, capsys, monke
 
 
 def test_help_and_config_are_those_of_the_task(s2s, tmp_path, capsys):
-    assert s2s("preprocess", "task=speech_to_text", "--help") == 0
+    assert s2s("preprocess", "task=speech_to_text", "--help", "all") == 0
     said = capsys.readouterr().out
     assert "features.sample_rate: int = 16000" in said
     assert "source_tokenizer" not in said
-    assert s2s("preprocess", "--help") == 0
+    assert s2s("preprocess", "--help", "all") == 0
     said = capsys.readouterr().out
     assert "task=speech_to_text" in said
     assert "features.sample_rate" not in said
