@@ -31,6 +31,7 @@ from s2s.training import checkpoints
 from s2s.training.average import ExponentialMovingAverage
 from s2s.training.distributed import Ranks
 from s2s.training.divergence import ROLLBACKS, Diverged
+from s2s.training.half_weights import HalfWeights, autocast
 from s2s.training.interrupt import Interrupt
 from s2s.training.log import RunLog
 from s2s.training.pending import Pending
@@ -71,6 +72,8 @@ class Trainer:
         device = torch.device(self.ranks.device_type) if sharded else next(model.parameters()).device
         bf16 = self.options.precision == "bf16" or (self.options.precision == "auto" and half(device) == "bf16")
         self.precision = "bf16" if bf16 else "fp32"
+        # With shards, layers are gathered in bf16. Compiled layers cast weights where they use them.
+        self.half = HalfWeights(model if bf16 and not (sharded or self.options.compile) else None)
         self.shards = Shards(model, criterion, self.ranks, bf16, self._any_batch) if sharded else None
         self.device = next(model.parameters()).device
         if self.options.compile:
@@ -296,11 +299,6 @@ class Trainer:
         examples = np.arange(min(2, len(self.iterator.dataset)))
         return self.iterator.dataset.collate(examples, None, None)
 
-    def _autocast(self):
-        if self.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
-
     def _update(self, batches: list[Batch | None], waited: float = 0.0) -> None:
         """Make one update: gradients of the sums over all batches, divided by the counts of all batches."""
         update = self.progress.update = self.progress.update + 1
@@ -360,6 +358,7 @@ class Trainer:
             OutOfMemory: a batch does not fit into memory.
         """
         self.optimizer.zero_grad()
+        self.half.cast()
         loss, metrics = torch.zeros((), device=self.device), torch.zeros(len(self.names), device=self.device)
         work = [(place, piece) for place, batch in enumerate(batches) for piece in self._pieces(batch)]
         seeded = None
@@ -374,8 +373,8 @@ class Trainer:
             try:
                 with record_function("data"):
                     moved = batch and batch.to(self.device)
-                with self.ranks.unsynced(self.loss, not is_last):
-                    with record_function("loss"), self._autocast():
+                with self.ranks.unsynced(self.loss, not is_last), self.half.in_use():
+                    with record_function("loss"), autocast(self.device, self.precision):
                         result = self.loss(moved, totals)
                     exchanged = is_last and self.ranks.size > 1
                     with record_function("backward"):
@@ -493,7 +492,9 @@ class Trainer:
             self.ema.swap()
         try:
             with self.shards.gathered_model() if self.shards else contextlib.nullcontext(self.model) as model:
-                return self.validator(model, self.device, self._autocast(), lambda: self.interrupt.signal)
+                return self.validator(
+                    model, self.device, autocast(self.device, self.precision), lambda: self.interrupt.signal
+                )
         finally:
             if self.ema:
                 self.ema.swap()
