@@ -174,9 +174,14 @@ class CrossAttention(nn.Module):
         """memory: [B, S, D_encoder]. Returns keys and values [2, B, G, S, d]."""
         return self.key_value(memory).unflatten(-1, (2, self.kv_heads, -1)).permute(2, 0, 3, 1, 4)
 
-    def forward(self, x: Tensor, key_value: Tensor, mask: Tensor) -> Tensor:
-        """x: [B, T, D]; key_value: [2, B, G, S, d]; mask: bool [B, 1, 1 or T, S], true where a position may be seen.
-        Returns [B, T, D]."""
+    def keys_and_values(self, memory: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """As `project`, for `forward`: as two views, whose gradients are joined without a copy of each."""
+        keys, values = self.key_value(memory).chunk(2, dim=-1)
+        return heads_of(keys, self.kv_heads), heads_of(values, self.kv_heads)
+
+    def forward(self, x: Tensor, key_value: Tensor | tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """x: [B, T, D]; key_value: [2, B, G, S, d], or a pair [B, G, S, d]; mask: bool [B, 1, 1 or T, S], true where a
+        position may be seen. Returns [B, T, D]."""
         q = heads_of(self._query(x, mask), self.heads)
         mask = prepared(mask, q).expand(-1, -1, x.size(1), -1)
         attended = attend(q, key_value[0], key_value[1], mask, self.dropout if self.training else 0.0)

@@ -111,7 +111,7 @@ class Layer(nn.Module):
             [B, T, D]
         """
         x = self._block(x, self.attention_norm, self.attention, mask)
-        x = self._block(x, self.cross_norm, self.cross, self.cross.project(memory), memory_mask)
+        x = self._block(x, self.cross_norm, self.cross, self.cross.keys_and_values(memory), memory_mask)
         return self._block(x, self.feedforward_norm, self.feedforward)
 
     def cross_attention(self, x: Tensor, mask: Tensor | None, memory: Tensor, memory_mask: Tensor) -> Tensor:

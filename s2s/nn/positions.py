@@ -96,6 +96,36 @@ def turns(positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
+_tables: dict[tuple, tuple[Tensor, Tensor]] = {}  # (device, d, dtype) -> cosines and sines of positions 0, 1 ...
+
+
+def _table(length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the first positions, each [length, d/2], in the dtype and on the device of `like` [..., d].
+    They are computed once for all layers and calls."""
+    width, device = like.size(-1), like.device
+    if torch.compiler.is_compiling():
+        cos, sin = turns(torch.arange(length, device=device), width)
+        return cos.to(like.dtype), sin.to(like.dtype)
+    key = device, width, like.dtype
+    table = _tables.get(key)
+    if table is None or len(table[0]) < length:
+        with torch.inference_mode(False), torch.no_grad():  # a training may use it after a search
+            cos, sin = turns(torch.arange(max(512, 1 << (length - 1).bit_length()), device=device), width)
+            table = _tables[key] = cos.to(like.dtype), sin.to(like.dtype)
+    return table[0][:length], table[1][:length]
+
+
+def _turns_of(positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of positions [B, T], each [B, 1, T, d/2], as `_table`. They stay with the tensor of positions
+    for the layers that follow, so nobody may change it."""
+    if torch.compiler.is_compiling():
+        return tuple(angle.to(like.dtype) for angle in turns(positions[:, None], like.size(-1)))  # type: ignore[return-value]
+    key, kept = (like.size(-1), like.dtype), positions.__dict__.setdefault("turns", {})
+    if key not in kept:
+        kept[key] = tuple(angle.to(like.dtype) for angle in turns(positions[:, None], like.size(-1)))
+    return kept[key]
+
+
 def rotate(x: Tensor, positions: Tensor | None = None) -> Tensor:
     """Rotary position embedding (Su et al. 2021), half-split form: components j and j + d/2 rotate together.
 
@@ -103,10 +133,27 @@ def rotate(x: Tensor, positions: Tensor | None = None) -> Tensor:
 
     Args:
         x: [B, H, T, d] queries or keys.
-        positions: [B, T] int64; None: 0, 1 ...
+        positions: [B, T] int64, which must not be changed afterwards; None: 0, 1 ...
     """
-    if positions is None:
-        positions = torch.arange(x.size(2), device=x.device)[None]
-    cos, sin = (angle.to(x.dtype) for angle in turns(positions[:, None], x.size(-1)))
+    cos, sin = _table(x.size(2), x) if positions is None else _turns_of(positions, x)
+    return _Rotation.apply(x, cos, sin) if x.requires_grad else _rotated(x, cos, sin)
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     left, right = x.chunk(2, dim=-1)
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
+
+
+class _Rotation(torch.autograd.Function):
+    """A rotation, whose gradient is rotated back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        cos, sin = ctx.saved_tensors
+        left, right = gradient.chunk(2, dim=-1)
+        return torch.cat([left * cos + right * sin, right * cos - left * sin], dim=-1), None, None

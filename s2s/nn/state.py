@@ -45,6 +45,7 @@ class TransformerState:
         self.seen: Tensor | None = None
         self.added: Tensor | None = None
         self.cross_added: Tensor | None = None
+        self.of_rows: Tensor | None = None
 
     def empty(self, slots: int) -> "TransformerState":
         """A state of the same kind with `slots` places for sentences, all free."""
@@ -54,7 +55,7 @@ class TransformerState:
 
     def queries(self) -> Tensor:
         """The places of this step's queries, [1 or R, 1]: those of all rows, or one that they share."""
-        return self.positions[:1] if self.seen is None else self.positions.repeat_interleave(self.rows, 0)
+        return self.positions[:1] if self.seen is None else self._row_positions()
 
     def begin(self) -> None:
         """Prepare a step: make room for one more position of every row."""
@@ -62,11 +63,17 @@ class TransformerState:
         self.length = int(self.steps.max()) + 1
         G, d = self._grow()
         # If all sentences are at one position, there is one place to write, and no mask is needed.
-        self.place, self.seen, self.added = self.length - 1, None, None
+        self.place, self.seen, self.added, self.of_rows = self.length - 1, None, None, None
         if self.steps.min() < self.place:
-            positions = self.positions.repeat_interleave(self.rows, 0)  # [R, 1]
+            positions = self._row_positions()
             self.place = positions[:, :, None, None].expand(-1, G, 1, d)
             self.seen = (torch.arange(self.length, device=positions.device) <= positions)[:, None, None]
+
+    def _row_positions(self) -> Tensor:
+        """The place of each row's query in this step, [R, 1]; made once for all layers."""
+        if self.of_rows is None:
+            self.of_rows = self.positions.repeat_interleave(self.rows, 0)
+        return self.of_rows
 
     def _bound(self) -> None:
         """Hold places that are free, or finished and not yet removed, at the last learned position."""
@@ -108,10 +115,10 @@ class TransformerState:
     def write(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
         """Add keys and values of this position of every row to the cache; arguments as in `attend`. Returns queries
         [R, H, 1, d]."""
-        positions = self.positions.repeat_interleave(self.rows, 0) if attention.rotary else None
+        positions = self._row_positions() if attention.rotary or attention.log_length else None
         q, k, v = attention.split(qkv.flatten(0, 1)[:, None], positions)
         if attention.log_length:
-            q = log_length(q, 1 + self.positions.repeat_interleave(self.rows, 0)[:, :, None, None])
+            q = log_length(q, 1 + positions[:, :, None, None])
         keys, values = self._kept(n, attention)
         if self.seen is None:
             keys[:, :, self.place], values[:, :, self.place] = k[:, :, 0], v[:, :, 0]

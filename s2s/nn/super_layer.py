@@ -47,6 +47,10 @@ class SuperCross(CrossAttention):
         projected = self._spread(super().project(self._first(memory, 1)), 3)
         return pad(projected, (0, 0, 0, 0, 0, self.room - self.kv_heads)) if self.kv_heads < self.room else projected
 
+    def keys_and_values(self, memory: Tensor) -> Tensor:
+        """As `project`."""
+        return self.project(memory)
+
     def seen(self, key_value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """As in CrossAttention: [2, B, G', S*used, d] and [B, 1, 1 or T, S*used]."""
         return self._first(key_value[:, :, : self.kv_heads], 3), self._first(mask, 3)

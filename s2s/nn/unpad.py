@@ -15,6 +15,8 @@ Left out: fused kernels. On a GPU in bf16 or fp16, attention is one call of `tor
 unless attention weights have dropout; this was tested without a GPU only.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -78,6 +80,12 @@ class Sequences(RealTokens):
         sizes, counts = lengths.unique(return_counts=True)
         self.groups = list(zip(counts.tolist(), sizes.tolist(), strict=True))  # sequences, and their length
 
+    @functools.cached_property
+    def positions(self) -> Tensor:
+        """Places of the tokens in their sequences, [1, P]."""
+        return (torch.arange(len(self.lengths), device=self.ends.device) - self.ends[:-1].repeat_interleave(
+            self.ends.diff(), output_size=len(self.lengths)))[None]  # fmt: skip
+
     def attend(self, qkv: Tensor, attention, mask: Tensor | None = None) -> Tensor:
         """As in RealTokens; the mask is not read."""
         if (varlen := varlen_attention(qkv, attention)) is not None:
@@ -91,8 +99,7 @@ class Sequences(RealTokens):
 
     def _attend_at_once(self, qkv: Tensor, attention, varlen) -> Tensor:
         """All sequences in one call of `torch.nn.attention.varlen`."""
-        positions = torch.arange(len(qkv), device=qkv.device) - self.ends[:-1].repeat_interleave(self.ends.diff())
-        q, k, v = attention.split(qkv[None], positions[None])
+        q, k, v = attention.split(qkv[None], self.positions)
         if attention.log_length:
             q = log_length(q, self.lengths[None, None, :, None])
         q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # [P, H or G, d]

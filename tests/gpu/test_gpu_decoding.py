@@ -37,10 +37,10 @@ ALIKE = {"eager", "best possible", "exhaustive", "fairseq", "searcher beam", "by
          "ensemble log-linear", "scores", "attention alone", "exit layer", "packed", "grouped heads", "split keys",
          "auxiliary heads", "joint scores"}  # fmt: skip
 # Case -> the most operators of a step, with two decoder layers.
-OPERATORS = {"greedy": 101, "beam": 107, "slots": 107, "diverse": 167, "sampling": 122, "stochastic beam": 145,
-             "no repeats": 114, "forbidden": 121, "allowed": 132, "constraints": 202, "prefix": 120, "shortlist": 109,
-             "ensemble": 167, "language model": 150, "coverage and alignment": 107, "joint": 146, "base": 175,
-             "grouped heads": 113, "auxiliary heads": 116, "split keys": 369}  # fmt: skip
+OPERATORS = {"greedy": 99, "beam": 104, "slots": 104, "diverse": 164, "sampling": 119, "stochastic beam": 142,
+             "no repeats": 111, "forbidden": 118, "allowed": 129, "constraints": 199, "prefix": 117, "shortlist": 106,
+             "ensemble": 164, "language model": 147, "coverage and alignment": 104, "joint": 143, "base": 172,
+             "grouped heads": 106, "auxiliary heads": 109, "split keys": 365}  # fmt: skip
 # Searches whose steps are not those of the engine.
 OWN_STEPS = {
     "copied draft",

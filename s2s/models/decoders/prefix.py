@@ -62,7 +62,7 @@ class PrefixLayer(Layer):
         return self._block(x, self.feedforward_norm, self.feedforward)
 
     def _partial(self, x: Tensor, size: int, seen_mask: Tensor) -> Tensor:
-        return self.cross(x, self.cross.project(x[:, :size]), seen_mask)
+        return self.cross(x, self.cross.keys_and_values(x[:, :size]), seen_mask)
 
     def source(self, x: Tensor, mask: Tensor, seen_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The layer over the source positions only.
