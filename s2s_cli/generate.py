@@ -23,6 +23,9 @@ From a file:  s2s-generate checkpoint=RUN input=test.de output=hyp.en
 Recordings:   s2s-generate checkpoint=RUN input=talk.flac (or a manifest, or a list of files)
 In a pipe:    cat test.de | s2s-generate checkpoint=RUN > hyp.en"""
 
+PROMPT = "> "
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} sentences{postfix}, {remaining} left"
+COUNTER = "{n_fmt} sentences{postfix}, {elapsed}"  # where the number of sentences is unknown
 NAMED = 20  # failed sentences that are named; the others are only counted
 COMPANIONS = ("prefix", "target", "constraints", "line_tags")  # files with one line for each sentence
 RECORDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aiff", ".au")  # file names that are not text
@@ -101,7 +104,7 @@ def _generate(config: GenerateCommand) -> None:
     write = formatter(config.format, score)
     with (
         signals.answered("s2s-generate", lambda: config.output and files.abandon(config.output)),
-        _Progress(total) as progress,
+        _Progress(total, _typed(config)) as progress,
         streams.opened(config.output) as output,
     ):
         windows = progress.heard(windows, translator.task.frame_seconds)
@@ -119,6 +122,7 @@ def _generate(config: GenerateCommand) -> None:
             progress.count(n_best[0])
             output.write(write(index, n_best).encode())
             output.flush()  # the reader of a pipe need not wait for more
+            progress.answered()
     progress.report()
 
 
@@ -192,30 +196,39 @@ def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
             raise UserError(f"checkpoint={config.checkpoint[0]} does not fit store={config.store}: {difference}")
         split = store.split(config.split)
         return from_split(task, split, companions, config.mode == "score", size, given)
-    if config.input in (None, "-") and os.isatty(streams.INPUT):
+    if _typed(config):
         print(f"reading {task.reads} from the terminal; Ctrl-D ends", file=sys.stderr)
     if task.reads == "lines" and config.input and config.input.lower().endswith(RECORDINGS):
         raise UserError(f"input={config.input} is a recording, but the model reads lines of text")
     return from_input(task, config.input, companions, reading, sys.stderr.isatty(), given)
 
 
+def _typed(config: GenerateCommand) -> bool:
+    """Whether the user types the input."""
+    return not config.store and config.input in (None, "-") and os.isatty(streams.INPUT)
+
+
 class _Progress:
-    """Shows a progress bar on a terminal, and the final line.
+    """Shows a progress bar on a terminal, or a prompt where the user types the input, and the final line.
 
     Args:
         total: Number of sentences, if known.
+        typed: Whether the user types the input.
     """
 
-    def __init__(self, total: int | None):
+    def __init__(self, total: int | None, typed: bool = False):
         from tqdm import tqdm
 
-        self.bar = tqdm(total=total, unit=" sentences", dynamic_ncols=True, disable=not sys.stderr.isatty())
+        self.typed, self.read = typed, 0
+        hidden = typed or not sys.stderr.isatty()
+        self.bar = tqdm(total=total, dynamic_ncols=True, disable=hidden, bar_format=BAR if total else COUNTER)
         self.sentences = self.tokens = self.truncated = self.unmet = self.guessed = self.passes = 0
         self.cut, self.failed, self.unit = _Places(), _Places(), "line"
         self.audio, self.tally = 0.0, Counter()
         self.start = time.perf_counter()
 
     def __enter__(self) -> "_Progress":
+        self.answered()
         return self
 
     def __exit__(self, *_) -> None:
@@ -223,12 +236,22 @@ class _Progress:
 
     def advance(self, sentences: int) -> None:
         """Advance the bar by this many decoded sentences."""
+        if self.bar.disable:
+            return
+        speed = self.tokens / (time.perf_counter() - self.start)
+        self.bar.set_postfix_str(f"{speed:,.0f} tokens/s", refresh=False)
         self.bar.update(sentences)
+
+    def answered(self) -> None:
+        """Show the prompt if everything that was typed has its answer."""
+        if self.typed and self.sentences == self.read and sys.stderr.isatty():
+            print(PROMPT, end="", file=sys.stderr, flush=True)
 
     def heard(self, windows: Iterator, frame_seconds: float | None) -> Iterator:
         """Yield the windows unchanged, and add up the seconds of their recordings."""
         for window in windows:
             self.unit = window.unit
+            self.read += len(window.sources)
             if frame_seconds is not None:
                 self.audio += sum(len(s) for s in window.sources if not isinstance(s, Exception)) * frame_seconds
             yield window
@@ -252,6 +275,8 @@ class _Progress:
 
     def report(self) -> None:
         """Print the final line."""
+        if self.typed and sys.stderr.isatty():
+            print(file=sys.stderr)  # after the prompt
         seconds = time.perf_counter() - self.start
         rate = self.sentences / seconds
         line = f"{self.sentences:,} sentences, {self.tokens:,} tokens, {seconds:.1f} s, {rate:,.1f} sentences/s"

@@ -18,6 +18,31 @@ from s2s.config.documents import to_json
 
 WAITING, PATIENCE = 1000, 10.0  # maximum number of lines queued for standard error; seconds to wait for them at the end
 BEGINNINGS = (b'{"kind": "start"', b'{"kind": "resume"')  # beginnings of the first line of a session in metrics.jsonl
+COLUMNS = 120  # width of lines that are not written to a terminal
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}, {remaining} left"
+
+
+def folded(text: str, columns: int) -> str:
+    """Fold lines that are longer than `columns` between their fields, at ` | `; a longer field stays whole."""
+    lines = []
+    for line in text.split("\n"):
+        first, *fields = line.split(" | ")
+        lines.append(first)
+        for field in fields:
+            joined = f"{lines[-1]} | {field}"
+            if len(joined) <= columns:
+                lines[-1] = joined
+            else:
+                lines.append(f"  | {field}")
+    return "\n".join(lines)
+
+
+def _columns() -> int:
+    """The width of standard error."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or COLUMNS
+    except (OSError, ValueError, AttributeError):  # not a terminal, or a stream without a file descriptor
+        return COLUMNS
 
 
 class RunLog:
@@ -42,24 +67,28 @@ class RunLog:
         self.failing: set[str] = set()
         self.console, self.bar = Console(), None
         if sys.stderr.isatty():
-            self.bar = tqdm(total=total, initial=done, unit="update", dynamic_ncols=True, file=self.console)
+            self.bar = tqdm(total=total, initial=done, dynamic_ncols=True, file=self.console, bar_format=BAR)
 
     def line(self, text: str) -> None:
-        """Write a line to standard error, and with date and time to train.log."""
+        """Write a line to standard error, where it is folded between its fields, and with date and time to
+        train.log."""
+        shown = folded(text, _columns())
         if self.bar is None:
-            self.console.write(f"{text}\n")
+            self.console.write(f"{shown}\n")
             self.console.flush()
         else:
-            self.bar.write(text, file=self.console)
+            self.bar.write(shown, file=self.console)
         self.note(text)
 
     def note(self, text: str) -> None:
         """Write a line to train.log only."""
         self._try("train.log", lambda: self.text.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"))
 
-    def advance(self, updates: int = 1) -> None:
-        """Advance the progress bar; `updates` is negative after a rollback."""
+    def advance(self, updates: int = 1, course: Callable[[], str] = str) -> None:
+        """Advance the progress bar; `updates` is negative after a rollback. `course` returns what is shown beside it,
+        such as the loss."""
         if self.bar is not None:
+            self.bar.set_postfix_str(course(), refresh=False)
             self.bar.update(updates)
 
     def metrics(self, kind: str, update: int, values: dict) -> None:
@@ -196,7 +225,7 @@ class Silence:
 
     def note(self, text: str) -> None: ...
 
-    def advance(self, updates: int = 1) -> None: ...
+    def advance(self, updates: int = 1, course: Callable[[], str] = str) -> None: ...
 
     def metrics(self, kind: str, update: int, values: dict) -> None: ...
 

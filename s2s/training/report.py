@@ -50,6 +50,11 @@ class Interval:
             self.sums[name] = self.sums.get(name, 0) + value
         self.source, self.target = self.source + counts["source"], self.target + counts["target"]
 
+    def course(self) -> str:
+        """The loss and the speed, for a progress bar."""
+        speed = (self.source + self.target) / (time.perf_counter() - self.started)
+        return f"loss {self.loss / self.target:.3f}, {speed:,.0f} tokens/s" if self.target else ""
+
 
 def memory_peak(device: torch.device) -> int:
     """Peak memory so far, in bytes: of tensors on a GPU; on a CPU, the peak resident size of the process."""

@@ -182,7 +182,7 @@ class Trainer:
                         self._roll_back(error, log)
                         break
                     self.progress.seconds += time.perf_counter() - started
-                    log.advance()
+                    log.advance(1, self.interval.course)
                     update = self.progress.update
                     if profile:
                         self.interval.started += profile.step([b for b in batches if b is not None], update)

@@ -3,16 +3,21 @@
 import json
 import os
 import pty
+import re
 import select
+import struct
 import subprocess
 import sys
+import termios
 import time
+from fcntl import ioctl
 
 import pytest
 
 from s2s.training import log as logs
 from s2s.training import loggers
 from s2s.training.log import RunLog
+from s2s.training.report import Interval
 from tests.training.disturbed import words
 from tests.training.test_resume import same_bits
 
@@ -131,3 +136,33 @@ def test_a_reader_that_goes_away_does_not_end_training(store, whole, tmp_path, h
     done = subprocess.run(["bash", "-c", line, sys.executable, *words(store, run)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     same_bits(whole, run)
+
+
+def test_a_bar_of_eighty_columns_has_loss_speed_and_time_left(tmp_path, monkeypatch):
+    there, here = pty.openpty()
+    ioctl(here, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    monkeypatch.setattr(sys, "stderr", os.fdopen(here, "w"))
+    log, interval = RunLog(tmp_path, 20_000, 1_000, []), Interval(started=time.perf_counter() - 0.1)
+    line = " | ".join(["update 1100", *(f"field {number} of the line" for number in range(9))])
+    for _ in range(100):
+        interval.add({"source": 3, "target": 2}, 5.0, {}, 1.0)
+        log.advance(1, interval.course)
+        time.sleep(0.002)
+    log.line(line)
+    log.close()
+    shown = os.read(there, 1 << 20).decode()
+    os.close(there)
+    parts = re.split(r"[\r\n]", shown)
+    bars = [part for part in parts if "%|" in part]
+    assert re.search(r" 6%\|.*\| 1100/20000, loss 2\.500, [\d,]+ tokens/s, [\d:]+ left$", bars[-1])
+    assert max(map(len, parts)) <= 80
+    folded = [part for part in parts if "field" in part]
+    assert len(folded) == 3
+    assert " ".join(part.strip() for part in folded) == line
+    assert (tmp_path / "train.log").read_text().endswith(f" {line}\n")  # in a file it stays one line
+
+
+def test_lines_are_folded_between_their_fields():
+    assert logs.folded("a | bb | cc\nd", 6) == "a | bb\n  | cc\nd"
+    assert logs.folded("a | a very long field | c", 6) == "a\n  | a very long field\n  | c"
+    assert logs.folded("no fields in this line", 6) == "no fields in this line"
