@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+NOISE = 1.5  # highest over lowest ratio of the rounds, from which on a row is noise
 Work = Callable[[int], int]  # does the work of a round and returns how much it was, in the unit of the figure
 
 
@@ -27,6 +28,11 @@ class Row:
     reference: float | None = None
     ratio: float | None = None
     ratio_range: tuple[float, float] | None = None
+
+    @property
+    def noise(self) -> bool:
+        """Whether the rounds differ too much for the figure to be quoted."""
+        return self.ratio_range is not None and self.ratio_range[1] > NOISE * self.ratio_range[0]
 
 
 @dataclasses.dataclass
@@ -88,7 +94,7 @@ def table(rows: list[Row]) -> str:
             _number(row.ours),
             _number(row.reference),
             "" if row.ratio is None else f"{row.ratio:.2f}",
-            "" if row.ratio_range is None else "{:.2f}-{:.2f}".format(*row.ratio_range),
+            "" if row.ratio_range is None else ("noise " * row.noise) + "{:.2f}-{:.2f}".format(*row.ratio_range),
         ]
         for row in rows
     ]

@@ -32,6 +32,7 @@ RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("torch", "sentencepiece", "numpy", "ctranslate2", "transformers")
 KEYS = {
     "checkpoint": "a run, trained on the text that is measured on; decoding, quantization",
+    "text": "file of lines that the checkpoint decodes, in place of the text that is measured on; decoding",
     "cases": "patterns, with commas between, of the cases; decoding, training",
     "contenders": "patterns of what is measured side by side; decoding, training",
     "rounds": "how often each is measured; decoding, training, joint, scaling, busy",

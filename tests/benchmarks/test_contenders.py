@@ -44,6 +44,23 @@ def test_all_contenders_find_the_same_hypotheses(monkeypatch, beam_size):
     assert all(0 < len(ids) < 50 for ids in first)
     for name, ids in found.items():
         assert ids == first, name
+    lines = [" ".join(str(i - 4) for i in ids) for ids in sources]
+    texts = {name: module.all_contenders(setting)[name](setting)([module.Job([], lines=lines)])
+             for name in ("s2s-fp32", "ctranslate2-fp32")}  # fmt: skip
+    assert texts["s2s-fp32"] == texts["ctranslate2-fp32"] == [task.text(ids, None) for ids in first]
     for name, make in module.all_contenders(setting).items():
         lengths = {len(ids) for ids in make(setting)([module.Job(sources[:2], 6)])}
         assert lengths <= {5, 6}, name  # the sixth token is EOS, or another one where a contender cuts
+
+
+def test_candidates_are_the_ways_to_use_the_threads(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    module = importlib.import_module("contenders")
+    kinds = {
+        batch: module.candidates("ctranslate2-int8", module.Setting(None, None, "cpu", 5, batch, threads=2))
+        for batch in (1, 8, None)
+    }
+    assert kinds[1] == [{"threads": f"1 x {within}", "batch": "1 examples"} for within in (1, 2)]
+    assert kinds[8] == [{"threads": threads, "batch": "8 examples"} for threads in ("2 x 1", "1 x 2")]
+    assert len(kinds[None]) == 6
+    assert module.candidates("s2s-int8", module.Setting(None, None, "cpu", 5, 8, threads=2)) == [{}]

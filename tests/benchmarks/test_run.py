@@ -1,5 +1,6 @@
 """`make bench` runs through, and says what it measured on what; no time is looked at."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -50,9 +51,16 @@ def test_quick_benchmarks_write_their_figures(tmp_path):
     assert figures["joint"] == {"recordings/s", "GFLOP/s"}
     assert figures["unpad"] == {"real tokens/s"}
     assert {"GFLOP/s", "sentences/s", "the reference's hypotheses, %"} <= figures["quantization"]
-    assert {"sentences/s, ctranslate2-int8", "sentences/s, huggingface-fp32", "time in linear maps, %"} <= figures[
-        "decoding"
-    ]
+    assert {"sentences/s, ctranslate2-int8 (1 x 1, 8 examples)", "sentences/CPU s, huggingface-fp32",
+            "share of the floor, % of CPU time", "pages touched for the first time"} <= figures["decoding"]  # fmt: skip
+
+
+def test_a_ratio_that_differs_between_rounds_is_called_noise(monkeypatch):
+    monkeypatch.syspath_prepend(RUN.parent)
+    measure = importlib.import_module("measure")
+    rows = [measure.Paired([2.0, 2.0, 2.0], [1.0, 1.0, slowest]).row("case", "s") for slowest in (0.7, 0.6)]
+    assert [row.noise for row in rows] == [False, True]
+    assert ["noise" in line for line in measure.table(rows).splitlines()[1:]] == [False, True]
 
 
 def test_unknown_name_is_refused():
