@@ -41,6 +41,7 @@ COMPONENTS = {
     },
     "tokenizer": {
         "sentencepiece": "s2s.text.sentencepiece:SentencePieceTokenizer",
+        "pieces": "s2s.text.pieces:PiecesTokenizer",
         "characters": "s2s.text.characters:CharacterTokenizer",
         "bytes": "s2s.text.bytes:ByteTokenizer",
         "words": "s2s.text.words:WordTokenizer",

@@ -226,7 +226,7 @@ def _set(config: Any, word: Override, known: dict[str, schemas.Leaf], choices: I
     *path, name = key.split(".")
     for section in path:
         config = schemas.section(config, section)
-    setattr(config, name, typed(node, annotation, key, word.file))
+    setattr(config, name if hasattr(config, name) else f"{name}_", typed(node, annotation, key, word.file))
 
 
 def nearest_key(key: str, known: list[str]) -> str:

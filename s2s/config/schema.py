@@ -168,7 +168,8 @@ def without_none(annotation: Any) -> Any:
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
-    """All keys of a config object (a dataclass instance), nested ones dotted, in the order of their definition."""
+    """All keys of a config object (a dataclass instance), nested ones dotted, in the order of their definition. A field
+    `from_` has the key `from`, which is no name in Python."""
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -184,7 +185,7 @@ def leaves(config: Any, prefix: str = "") -> Iterator[Leaf]:
         else:
             # Not `is MISSING`: in a schema that was pickled, as for a launcher of sweeps, it is another object.
             plain = field.default_factory() if callable(field.default_factory) else field.default
-            yield Leaf(prefix + field.name, hints[field.name], value, field.metadata, plain)
+            yield Leaf(prefix + field.name.removesuffix("_"), hints[field.name], value, field.metadata, plain)
 
 
 def check(config: Any, prefix: str = "", places: Mapping[str, str] = types.MappingProxyType({})) -> None:

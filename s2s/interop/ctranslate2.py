@@ -20,7 +20,7 @@ from s2s.nn.layers import Layer
 from s2s.text.vocabulary import SPECIALS
 
 POSITIONS = 4096  # length of the sinusoidal table, which CTranslate2 cannot extend
-ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "swiglu": "SWISH"}
+ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "swiglu": "SWISH", "silu": "SWISH"}
 
 
 def write(model: nn.Module, task, folder: Path) -> None:

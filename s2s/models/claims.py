@@ -24,7 +24,7 @@ from s2s.nn.positions import PositionEmbedding
 
 BLOCKS = {Embedding, PositionEmbedding, Layer, SelfAttention, CrossAttention, FeedForward, nn.Linear, nn.LayerNorm,
           nn.Identity, nn.Embedding, nn.ModuleList, nn.ModuleDict}  # fmt: skip
-ACTIVATIONS = ("relu", "gelu", "swiglu")
+ACTIVATIONS = ("relu", "gelu", "swiglu", "silu")
 STEP = ("start", "step")
 WHOLE = ("encode", "decode", "cross_attention", *STEP)
 

@@ -315,7 +315,7 @@ void normalize(const Norm& norm, const float* x, float* y, int64_t R, int64_t D)
     }
 }
 
-enum Activation { RELU, GELU, SWIGLU };
+enum Activation { RELU, GELU, SWIGLU, GEGLU, SILU };  // GEGLU has no kernel
 
 inline float sigmoid(float x) {
     const float e = exponential(-std::fabs(x));
@@ -331,6 +331,9 @@ float* activate(float* x, int64_t R, int64_t I, int64_t activation) {
     for (int64_t r = 0; r < R; ++r) {
         if (activation == GELU) {
             for (int64_t i = r * I; i < (r + 1) * I; ++i) y[i] *= 0.5f * (1 + std::erf(y[i] * 0.70710678f));
+        } else if (activation == SILU) {
+#pragma omp simd
+            for (int64_t i = r * I; i < (r + 1) * I; ++i) y[i] *= sigmoid(y[i]);
         } else {
             const float *gate = x + r * 2 * I, *value = gate + I;
 #pragma omp simd

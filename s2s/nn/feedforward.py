@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from s2s.nn.dropout import dropout
 
-ACTIVATIONS = ("relu", "gelu", "swiglu", "geglu")
+ACTIVATIONS = ("relu", "gelu", "swiglu", "geglu", "silu")  # the kernels know them by their places
 GATED = ("swiglu", "geglu")
 FUNCTIONS = {"relu": functional.relu, "gelu": functional.gelu, "silu": functional.silu}
 
@@ -17,7 +17,7 @@ class FeedForward(nn.Module):
     Args:
         width: D.
         inner: Width between the two maps.
-        activation: One of ACTIVATIONS, or `silu`.
+        activation: One of ACTIVATIONS.
         dropout: Dropout probability of inner states.
         bias: Whether the maps have biases.
     """

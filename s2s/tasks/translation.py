@@ -67,7 +67,8 @@ class TranslationTask(TextTask):
     def load(cls, folder: Path, order: Any = "none", config: Any = None) -> "TranslationTask":
         """Load the task from the folder of a checkpoint."""
         source, target = load_tokenizer(folder, "source"), load_tokenizer(folder, "target")
-        same = source.vocabulary.digest == target.vocabulary.digest
+        same = source.facts() == target.facts() and source.vocabulary.digest == target.vocabulary.digest
+        same = same and getattr(source, "model", None) == getattr(target, "model", None)
         task = cls(source, source if same else target, order, config)
         task.tags = task.tag_values = tags.load(folder)
         return task

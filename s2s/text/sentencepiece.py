@@ -74,7 +74,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def __init__(self, config: SentencePieceConfig, model: bytes):
         self.model = model
-        self._processor = _processor(model)
+        self._processor = processor_of(model)
         symbols, self._ours = _layout(self._processor)
         self._theirs = np.zeros(len(symbols), np.int32)  # our id -> the model's
         self._theirs[self._ours] = np.arange(len(self._ours))
@@ -263,7 +263,7 @@ def _explain(error: str, config: SentencePieceConfig) -> str:
     return f"SentencePiece could not learn from the training text: {' '.join(error.split())}"
 
 
-def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
+def processor_of(model: bytes) -> sentencepiece.SentencePieceProcessor:
     """The SentencePiece processor of a serialised model. Raises ValueError if it is not a model."""
     processor = sentencepiece.SentencePieceProcessor()
     try:

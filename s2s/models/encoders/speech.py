@@ -34,7 +34,7 @@ class SpeechEncoderConfig(StackConfig):
         1024, "inner width of the feed-forward blocks, and of the gating convolution", at_least=1, at_most=1_048_576
     )
     layer: Any = group("layer", "conformer", "type of the layers")
-    activation: str = option("silu", "activation function of the feed-forward blocks", ("silu", *ACTIVATIONS))
+    activation: str = option("silu", "activation function of the feed-forward blocks", ACTIVATIONS)
     positions: str = option("rotary", "position information; rotary is relative", ("rotary", "sinusoidal"))
     chunk: int | None = option(
         None, "for streaming: size of a chunk; a position sees nothing after its chunk, and convolutions do not look "

@@ -12,17 +12,18 @@ class LinearConfig:
     """Options of the output."""
 
     type: str = option("linear", "component")
+    bias: bool = option(False, "add a learned number to the logit of each symbol")
 
 
 def linear(config: LinearConfig, width: int, size: int) -> nn.Linear:
     """A linear map of states [..., D] to logits [..., V].
 
     Args:
-        config: The options; there are none to choose.
+        config: The options.
         width: D.
         size: V.
     """
-    return nn.Linear(width, size, bias=False)
+    return nn.Linear(width, size, bias=config.bias)
 
 
 linear.Config = LinearConfig

@@ -1,0 +1,132 @@
+"""Where the weights of a model are in another toolkit's files: one table serves both ways, in and out.
+
+A table maps each of our names to a `Place`. Parts that we keep in one matrix, such as queries, keys and values, are
+several weights there.
+
+Shapes: D width, V our symbols, W their rows.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from s2s.errors import UserError
+
+IMPOSSIBLE = -100.0  # bias of a symbol that is only read: its probability is 0, and finite in a smoothed loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where one of our weights is.
+
+    Attributes:
+        names: Their names of equal parts, one below the other in our weight.
+        rows: Int64 [V], their row of each of our rows; None: all, in their order.
+        skip: Rows at the beginning of theirs that are not used, such as those of padding.
+        flat: Whether theirs has a first dimension of 1 that ours lacks.
+    """
+
+    names: tuple[str, ...]
+    rows: Tensor | None = None
+    skip: int = 0
+    flat: bool = False
+
+    def read(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Our weight."""
+        parts = [tensors[name].float() for name in self.names]
+        value = torch.cat(parts) if len(parts) > 1 else parts[0]
+        value = value[0] if self.flat else value
+        value = value[self.skip :] if self.skip else value
+        return value if self.rows is None else value[self.rows]
+
+    def write(self, value: Tensor) -> dict[str, Tensor]:
+        """Their weights. Where several of our rows are one of theirs, the last one counts."""
+        if self.rows is not None:
+            theirs = value.new_zeros(int(self.rows.max()) + 1, *value.shape[1:])
+            theirs[self.rows] = value
+            value = theirs
+        if self.skip:
+            value = torch.cat([value.new_zeros(self.skip, *value.shape[1:]), value])
+        value = value[None] if self.flat else value
+        return dict(zip(self.names, value.chunk(len(self.names)), strict=True))
+
+
+Table = dict[str, Place]
+
+
+def read_table(
+    table: Table, tensors: dict[str, Tensor], where: Path, ignored: Iterable[str] = (),
+    same: Mapping[str, str] | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Our weights by name.
+
+    Args:
+        table: The place of each of our weights.
+        tensors: Their weights by name.
+        where: Their folder or file, for the message.
+        ignored: Patterns of their names that carry nothing, such as computed positions.
+        same: Name of a copy -> name of the weight that it has to be equal to, where both are there.
+
+    Raises:
+        UserError: weights are missing or left over, or do not have the rows that the table names; lists all of them.
+    """
+    tensors, wrong = dict(tensors), []
+    for copy, name in (same or {}).items():
+        if copy in tensors and (name not in tensors or torch.equal(tensors[copy], tensors[name])):
+            tensors.setdefault(name, tensors[copy])
+            del tensors[copy]
+    used = [name for place in table.values() for name in place.names]
+    wrong += [f"{name} missing" for name in dict.fromkeys(used) if name not in tensors]
+    left = sorted(tensors.keys() - set(used))
+    wrong += [f"{name} left over" for name in left if not any(fnmatchcase(name, pattern) for pattern in ignored)]
+    weights = {}
+    for name, place in table.items():
+        if all(part in tensors for part in place.names):
+            try:
+                weights[name] = place.read(tensors)
+            except (IndexError, RuntimeError):
+                shapes = ", ".join(f"{part} {list(tensors[part].shape)}" for part in place.names)
+                wrong.append(f"{shapes}: of another shape than the rest")
+    if wrong:
+        raise UserError(f"{where}: {len(wrong)} weights do not fit this family: {'; '.join(wrong)}")
+    return weights
+
+
+def fused(ours: str, theirs: str, parts: Iterable[str]) -> Table:
+    """The places of a linear map with a bias that joins several of theirs.
+
+    Args:
+        ours: Name of our map.
+        theirs: What their names begin with.
+        parts: Names of their maps.
+    """
+    return {f"{ours}.{kind}": Place(tuple(f"{theirs}.{part}.{kind}" for part in parts)) for kind in ("weight", "bias")}
+
+
+def bart_stack(side: str, layers: int, prefix: str = "model.") -> Table:
+    """The layers of an encoder or decoder as fairseq names them, and after it BART, Marian, M2M-100, FSMT and Pegasus.
+
+    Args:
+        side: `encoder` or `decoder`.
+        layers: Number of layers.
+        prefix: What all of their names begin with.
+    """
+    table: Table = {}
+    for n in range(layers):
+        ours, theirs = f"{side}.layers.{n}", f"{prefix}{side}.layers.{n}"
+        table |= fused(f"{ours}.attention.qkv", f"{theirs}.self_attn", ("q_proj", "k_proj", "v_proj"))
+        table |= fused(f"{ours}.attention.output", f"{theirs}.self_attn", ("out_proj",))
+        table |= fused(f"{ours}.attention_norm", theirs, ("self_attn_layer_norm",))
+        if side == "decoder":
+            table |= fused(f"{ours}.cross.query", f"{theirs}.encoder_attn", ("q_proj",))
+            table |= fused(f"{ours}.cross.key_value", f"{theirs}.encoder_attn", ("k_proj", "v_proj"))
+            table |= fused(f"{ours}.cross.output", f"{theirs}.encoder_attn", ("out_proj",))
+            table |= fused(f"{ours}.cross_norm", theirs, ("encoder_attn_layer_norm",))
+        table |= fused(f"{ours}.feedforward.inner", theirs, ("fc1",))
+        table |= fused(f"{ours}.feedforward.outer", theirs, ("fc2",))
+        table |= fused(f"{ours}.feedforward_norm", theirs, ("final_layer_norm",))
+    return table
