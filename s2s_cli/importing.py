@@ -66,8 +66,8 @@ def write(path: Path, format: str, output: Path) -> list[str]:
     size = {key: value for key, value in imported.options.items() if key.startswith(("encoder.", "decoder."))}
     lines = [f"{imported.family}: {sum(p.numel() for p in weights.values()):,} parameters", " ".join(described(size)),
              imported.task.describe()]  # fmt: skip
-    lines += [f"{side} tokenizer: {tokenizer.config.type}"
-              for side, tokenizer in {**imported.task.source_tokenizers, "target": imported.task.target_tokenizer}.items()]  # fmt: skip
+    tokenizers = {**imported.task.source_tokenizers, "target": imported.task.target_tokenizer}
+    lines += [f"{side} tokenizer: {tokenizer.config.type}" for side, tokenizer in tokenizers.items()]
     lines += [f"not taken over: {note}" for note in imported.notes]
     decode = " ".join(f"decode.{word}" for word in described(imported.decode))
     return [*lines, f"for the same lines as before: decode=huggingface {decode}".rstrip()]

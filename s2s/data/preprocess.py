@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from s2s import registry
+from s2s.checkpoint import runs
 from s2s.config.schema import group, option
 from s2s.data.columns import Column, tokens
 from s2s.data.corpus import SIDES, Chunk, Corpus
@@ -54,7 +55,7 @@ class PreprocessConfig(RecipeConfig):
     tokenizer: Any = group("tokenizer", TOKENIZER, "tokenizer of both sides")
     source_tokenizer: Any = group("tokenizer", None, "tokenizer of the source side, if not `tokenizer`")
     target_tokenizer: Any = group("tokenizer", None, "tokenizer of the target side, if not `tokenizer`")
-    tokenizer_from: str | None = option(None, "store whose tokenizers and vocabularies to use instead")
+    tokenizer_from: str | None = option(None, "store, run or checkpoint whose tokenizers to use instead")
     filter: FilterConfig = option(FilterConfig, "which pairs are left out")
     keep_text: bool = option(False, "also keep the raw text of the training split")
     max_line_bytes: int = option(
@@ -243,15 +244,27 @@ class TextRecipe(Recipe[PreprocessConfig]):
         except LearningError as error:
             raise UserError(f"{key} ({' and '.join(streams)}): {error}") from error
 
+    @staticmethod
+    def _of_checkpoint(path: str) -> dict[str, Tokenizer]:
+        """The tokenizers of a run or checkpoint; empty: the path is none."""
+        if not runs.steps(Path(path)) and not runs.is_checkpoint(Path(path)):
+            return {}
+        folder = runs.resolve(path)
+        names = sorted(file.name.partition(".")[0] for file in folder.glob("*.tokenizer.json"))
+        return {name: load_tokenizer(folder, name) for name in names}
+
     def _reused(self) -> dict[str, Tokenizer]:
-        """The tokenizers of another store; swapped if its languages are those of this store in reverse."""
+        """The tokenizers of a checkpoint or of another store; swapped if the store's languages are those of this one in
+        reverse."""
         config = self.config
         if self._own or config.tokenizer != registry.find("tokenizer", TOKENIZER).Config():
             raise UserError("tokenizer_from and tokenizer options exclude each other; choose one of them")
-        store = Store(config.tokenizer_from)
-        loaded = store.tokenizers()
-        if (store.target_language, store.source_language) == (config.source, config.target) and "source" in loaded:
-            loaded = {**loaded, "source": loaded["target"], "target": loaded["source"]}
+        loaded = self._of_checkpoint(config.tokenizer_from)
+        if not loaded:
+            store = Store(config.tokenizer_from)
+            loaded = store.tokenizers()
+            if (store.target_language, store.source_language) == (config.source, config.target) and "source" in loaded:
+                loaded = {**loaded, "source": loaded["target"], "target": loaded["source"]}
         if missing := [name for name in self._streams if name not in loaded]:
             names = ", ".join(loaded)
             raise UserError(f"tokenizer_from={config.tokenizer_from}: has no tokenizer for {missing[0]}; it has "

@@ -83,8 +83,9 @@ class DecodeConfig:
     stopping: str = option(
         "first_finished",
         "when a sentence is finished: beam_size hypotheses have finished; no live hypothesis can enter the n_best; "
-        "all hypotheses have reached the maximum length",
-        ("first_finished", "best_possible", "exhaustive"),
+        "beam_size have finished, and no live one is better now than the worst of them; all hypotheses have reached "
+        "the maximum length",
+        ("first_finished", "best_possible", "worst_finished", "exhaustive"),
     )
     allow_unknown: bool = option(False, "whether the unknown symbol may be generated")
     replace_unknown: bool = option(

@@ -13,6 +13,8 @@ rows. Choices are kept as back-pointers, which are read when a sentence is finis
   length normalisation, both over the lengths that it can still reach. If a scorer may add more than 0, as a language
   model of negative weight does, there is no bound, and the search goes on as with `exhaustive`. The result is always
   that of `exhaustive`.
+- `worst_finished`: when beam_size hypotheses have finished, and the best live one has no better score, at its present
+  length, than the worst of them (the rule of `generate` of transformers). With beam_size=1, as `first_finished`.
 - `exhaustive`: when every live hypothesis has reached the maximum length.
 
 A sentence is also finished when no hypothesis is live. EOS is forced at the maximum length. In diverse beam search,
@@ -122,6 +124,10 @@ class Finished:
             groups = len(live), -1, self.group
             full = self.scores.view(groups)[:, :, -1] > NEVER
             return (full | (live.view(groups).amax(dim=2) == NEVER)).all(dim=1)
+        if self.config.stopping == "worst_finished" and self.choose.scored:
+            worst = self.scores.amin(dim=1)
+            now = normalised(self.config, best, steps[:, 0].to(best.dtype))
+            return over | ((worst > NEVER) & (now <= worst))
         least = self.scores.sort(dim=1, descending=True).values[:, self.config.n_best - 1]
         if not self.choose.scored:
             return over | (best <= least)

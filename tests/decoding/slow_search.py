@@ -134,11 +134,16 @@ def beam_search(models, source, config, prefix=(), forbidden=(), outputs=(), clo
                 live.append(([*ids, token], total, values))
             if token == EOS and rank < K:
                 finished.append((ids, normalised(total, length, config), values))
-        if config.stopping == "first_finished" and len(finished) >= K:
+        first = config.stopping == "first_finished" or (config.stopping == "worst_finished" and K == 1)
+        if first and len(finished) >= K:
             finished = finished[:K]
             break
         if not live:
             break
+        if config.stopping == "worst_finished" and len(finished) >= K:
+            worst = sorted((score for _, score, _ in finished), reverse=True)[K - 1]
+            if normalised(live[0][1], length, config) <= worst:
+                break
     return sorted(finished, key=lambda hypothesis: -hypothesis[1])[: config.n_best]
 
 

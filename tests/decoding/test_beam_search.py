@@ -48,7 +48,7 @@ def configs(draw):
         min_length_b=draw(st.integers(0, 3)),
         max_length_a=draw(st.sampled_from([0.0, 1.0, 1.3])),
         max_length_b=draw(st.integers(0, 5)),
-        stopping=draw(st.sampled_from(["first_finished", "best_possible", "exhaustive"])),
+        stopping=draw(st.sampled_from(["first_finished", "best_possible", "worst_finished", "exhaustive"])),
         allow_unknown=draw(st.booleans()),
         batch_tokens=draw(st.sampled_from([1, 60, 1000])),
     )

@@ -28,7 +28,8 @@ class Beam(Chooser):
     skips = True
 
     def __init__(self, config: DecodeConfig, device: torch.device | str):
-        self.config, self.first = config, config.stopping == "first_finished"
+        one = config.stopping == "worst_finished" and config.beam_size == 1
+        self.config, self.first = config, config.stopping == "first_finished" or one
         forbidden = [PAD, BOS, EOS] if config.allow_unknown else [PAD, UNK, BOS, EOS]
         self.forbidden = torch.tensor(forbidden, device=device)  # EOS is handled separately
 

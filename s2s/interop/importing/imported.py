@@ -23,7 +23,7 @@ from s2s.config.documents import read_json
 from s2s.config.shapes import Limits
 from s2s.errors import UserError
 from s2s.interop.places import IMPOSSIBLE, Table, read_table
-from s2s.text.vocabulary import BOS, SPECIALS, UNK
+from s2s.text.vocabulary import BOS, SPECIALS
 
 LARGE = Limits(size=1 << 28, values=1 << 24)  # of vocabularies
 
@@ -112,7 +112,7 @@ class Folder:
             UserError: a value of another type.
         """
         value = self.config.get(name, default)
-        if default is None or value is None and not isinstance(default, (int, str)):
+        if default is None or (value is None and not isinstance(default, (int, str))):
             return value
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
@@ -222,6 +222,3 @@ def described(options: Mapping[str, Any]) -> Iterable[str]:
     """Options as words of a command line."""
     for key, value in options.items():
         yield f"{key}={json.dumps(value) if isinstance(value, bool) else value}"
-
-
-__all__ = ["Folder", "Imported", "arranged", "by_id", "described", "read_pickle", "read_tensors", "UNK"]

@@ -14,9 +14,11 @@ from s2s.tasks.translation import TranslationTask
 from s2s.text.pieces import PiecesConfig, PiecesTokenizer
 from s2s.text.vocabulary import Vocabulary
 
-DEFAULTS = {"d_model": 1024, "encoder_layers": 12, "decoder_layers": 12, "encoder_attention_heads": 16,
-            "decoder_attention_heads": 16, "encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096,
-            "activation_function": "gelu", "dropout": 0.1, "attention_dropout": 0.0, "activation_dropout": 0.0}  # fmt: skip
+DEFAULTS = {
+    "d_model": 1024, "encoder_layers": 12, "decoder_layers": 12, "encoder_attention_heads": 16,
+    "decoder_attention_heads": 16, "encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096, "activation_function": "gelu",
+    "dropout": 0.1, "attention_dropout": 0.0, "activation_dropout": 0.0,
+}  # fmt: skip
 
 
 def read(folder: Folder) -> Imported:

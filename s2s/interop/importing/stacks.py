@@ -31,14 +31,16 @@ def sizes(folder: Folder, defaults: dict[str, Any]) -> dict[str, Any]:
 def activation(folder: Folder, name: str) -> str:
     """Our name of an activation. Raises UserError: we do not have it."""
     if name not in ACTIVATIONS:
-        raise UserError(f"{folder.path / 'config.json'}: activation function {name}: not known; {', '.join(ACTIVATIONS)} are")  # fmt: skip
+        raise UserError(f"{folder.path / 'config.json'}: activation function {name}: not known; "
+                        f"{', '.join(ACTIVATIONS)} are")  # fmt: skip
     return ACTIVATIONS[name]
 
 
 def generation(folder: Folder) -> dict[str, Any]:
     """Options of decoding that give the lines of the folder's own `generate`."""
     most = folder.generate("max_new_tokens", None) or folder.generate("max_length", 20) - 1  # the first is given
-    given = {"beam_size": folder.generate("num_beams", 1), "length_penalty": float(folder.generate("length_penalty", 1.0)),
+    given = {"beam_size": folder.generate("num_beams", 1),
+             "length_penalty": float(folder.generate("length_penalty", 1.0)),
              "max_length_b": most - 1, "no_repeat_ngram": folder.generate("no_repeat_ngram_size", 0)}  # fmt: skip
     defaults = {"length_penalty": 1.0, "no_repeat_ngram": 0}
     return {key: value for key, value in given.items() if value != defaults.get(key)}
