@@ -12,6 +12,12 @@ from s2s.files import claim
 ABOUT = """Write a checkpoint as another toolkit's model, with the tokenizers beside it.
 Example: s2s-export checkpoint=RUN format=ctranslate2 output=FOLDER"""
 
+# Files by which an exported model is known.
+WRITTEN = (
+    ("model.bin", "config.json", "source.tokenizer.json"),
+    ("model.safetensors", "config.json", "generation_config.json", "source.spm"),
+)
+
 
 @dataclasses.dataclass
 class ExportCommand:
@@ -20,7 +26,7 @@ class ExportCommand:
     checkpoint: str | None = option(
         None, "a run (its best checkpoint, or else its last one), or the folder of a checkpoint"
     )
-    format: str = option("ctranslate2", "toolkit that will read the model", ("ctranslate2",))
+    format: str = option("ctranslate2", "toolkit that will read the model", ("ctranslate2", "huggingface"))
     subnet: str | None = option(None, "part of the model to export, as decode.subnet; null: all of it")
     output: str | None = option(None, "folder to write; it appears when it is complete")
     overwrite: bool = option(False, "replace an existing exported model")
@@ -39,19 +45,19 @@ def _export(config: ExportCommand) -> None:
 def _write(config: ExportCommand, output: Path) -> int:
     """Write the model. Returns its size in bytes."""
     if output.exists() or output.is_symlink():
-        exported = all((output / name).is_file() for name in ("model.bin", "config.json", "source.tokenizer.json"))
+        exported = any(all((output / name).is_file() for name in names) for names in WRITTEN)
         if not exported or output.is_symlink():
             raise UserError(f"output={output} exists and is not an exported model; choose another folder")
         if not config.overwrite:
             raise UserError(f"output={output} exists; overwrite=true replaces an exported model")
     from s2s.checkpoint.loading import load_model
-    from s2s.interop import ctranslate2
+    from s2s.interop import ctranslate2, huggingface
     from s2s.models.subnets import subnet
 
     model, task, _ = load_model(config.checkpoint)
     if config.subnet is not None:
         model = subnet(model, config.subnet, "subnet")
-    ctranslate2.write(model, task, output)
+    {"ctranslate2": ctranslate2, "huggingface": huggingface}[config.format].write(model, task, output)
     return sum(path.stat().st_size for path in output.iterdir())
 
 

@@ -130,3 +130,38 @@ def bart_stack(side: str, layers: int, prefix: str = "model.") -> Table:
         table |= fused(f"{ours}.feedforward.outer", theirs, ("fc2",))
         table |= fused(f"{ours}.feedforward_norm", theirs, ("final_layer_norm",))
     return table
+
+
+def t5_stack(side: str, layers: int, gated: bool) -> Table:
+    """The layers of T5's encoder or decoder, with its last norm and its relative bias.
+
+    Args:
+        side: `encoder` or `decoder`.
+        layers: Number of layers.
+        gated: Whether the feed-forward blocks have a gate.
+    """
+
+    def linear(ours: str, *names: str) -> Table:
+        return {f"{ours}.weight": Place(tuple(f"{name}.weight" for name in names))}
+
+    table = linear(f"{side}.norm", f"{side}.final_layer_norm")
+    table |= linear(f"{side}.relative", f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias")
+    for n in range(layers):
+        ours, theirs, last = f"{side}.layers.{n}", f"{side}.block.{n}.layer", 2 if side == "decoder" else 1
+        own = f"{theirs}.0.SelfAttention"
+        table |= linear(f"{ours}.attention.qkv", *(f"{own}.{part}" for part in "qkv"))
+        table |= linear(f"{ours}.attention.output", f"{own}.o")
+        table |= linear(f"{ours}.attention_norm", f"{theirs}.0.layer_norm")
+        if side == "decoder":
+            cross = f"{theirs}.1.EncDecAttention"
+            table |= linear(f"{ours}.cross.query", f"{cross}.q")
+            table |= linear(f"{ours}.cross.key_value", f"{cross}.k", f"{cross}.v")
+            table |= linear(f"{ours}.cross.output", f"{cross}.o")
+            table |= linear(f"{ours}.cross_norm", f"{theirs}.1.layer_norm")
+        block = f"{theirs}.{last}.DenseReluDense"
+        table |= linear(
+            f"{ours}.feedforward.inner", *((f"{block}.wi_0", f"{block}.wi_1") if gated else (f"{block}.wi",))
+        )
+        table |= linear(f"{ours}.feedforward.outer", f"{block}.wo")
+        table |= linear(f"{ours}.feedforward_norm", f"{theirs}.{last}.layer_norm")
+    return table

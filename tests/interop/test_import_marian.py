@@ -12,9 +12,8 @@ import sentencepiece
 import torch
 
 from s2s.checkpoint.loading import load_model
-from s2s.text.vocabulary import BOS, EOS
 from s2s_cli import importing
-from tests.interop.taught import teach
+from tests.interop.taught import compare, same_logits, teach, words, written
 
 transformers = pytest.importorskip("transformers")
 
@@ -66,57 +65,31 @@ def imported(folder):
     return output
 
 
-@torch.no_grad()
+def loaded(folder):
+    """The model of transformers, and functions from lines to ids and back."""
+    model = transformers.MarianMTModel.from_pretrained(folder).eval()
+    tokenizer = transformers.MarianTokenizer.from_pretrained(folder)
+    return model, lambda line: tokenizer(line)["input_ids"], lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
+
+
 def test_same_tokens_and_logits(folder, imported):
-    theirs = transformers.MarianMTModel.from_pretrained(folder).eval()
-    tokenizer = transformers.MarianTokenizer.from_pretrained(folder)
+    theirs, encode, _ = loaded(folder)
     model, task, _ = load_model(str(imported))
-    vocabulary = task.target_tokenizer.vocabulary
     known = json.loads((folder / "vocab.json").read_text())
-    lines = [*LINES, "xyz haus", ">>fra<< das haus"]
-    row = [known["<pad>"], known["<unk>"], known["<pad>"], known["</s>"], *map(known.get, vocabulary.symbols[4:])]
-    sources = task.encode(lines)
-    batch = tokenizer(lines, padding=True, return_tensors="pt")
-    for ids, real, ours in zip(batch["input_ids"], batch["attention_mask"], sources, strict=True):
-        assert ids[real.bool()].tolist() == [row[i] for i in [*ours, EOS]]
-    target = torch.randint(4, len(vocabulary), (len(lines), 9))
-    target[:, 0] = BOS
-    (source,) = task.collate_sources(sources).sources
-    logits = model.decode(model.encode((source,)), target).logits()
-    expected = theirs(**batch, decoder_input_ids=torch.tensor(row)[target]).logits[..., row]
-    keep = torch.tensor([i for i in range(len(vocabulary)) if i != BOS])
-    torch.testing.assert_close(logits[..., keep], expected[..., keep], rtol=1e-4, atol=1e-4)
-    assert logits.std() > 0.5
-    assert (logits[..., BOS] < -50).all()
+    symbols = task.target_tokenizer.vocabulary.symbols
+    row = [known["<pad>"], known["<unk>"], known["<pad>"], known["</s>"], *map(known.get, symbols[4:])]
+    same_logits(theirs, model, task, [*LINES, "xyz haus", ">>fra<< das haus"], encode, row)
 
 
-def written(lines, folder, beams):
-    """The line of the other library's own `generate` for each line; None: it was cut, where the end is free there."""
-    theirs = transformers.MarianMTModel.from_pretrained(folder).eval()
-    tokenizer = transformers.MarianTokenizer.from_pretrained(folder)
-    with torch.no_grad():
-        rows = [theirs.generate(**tokenizer([line], return_tensors="pt"), num_beams=beams)[0] for line in lines]
-    return [tokenizer.decode(row, skip_special_tokens=True) if len(row) < 30 else None for row in rows]
-
-
-@pytest.mark.parametrize("words", [["decode.beam_size=1"], ["decode.beam_size=5", "decode.backend=eager"],
-                                   ["decode.beam_size=5", "decode.backend=native"]], ids=" ".join)  # fmt: skip
-def test_same_lines_as_generate(folder, imported, words, s2s, tmp_path, capsys):
-    (tmp_path / "in").write_text("\n".join(ragged()) + "\n")
-    assert s2s("generate", f"checkpoint={imported}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}",
-               "decode=huggingface", "decode.max_length_b=28", *words) == 0  # fmt: skip
-    assert "eager" not in capsys.readouterr().err  # the kernels take it
-    expected = written(ragged(), folder, int(words[0][-1]))
-    assert [line if wanted is not None else None for line, wanted in
-            zip((tmp_path / "out").read_text().splitlines(), expected, strict=True)] == expected  # fmt: skip
-    assert expected.count(None) < 10
-    assert len(set(expected)) > 30
-
-
-def ragged():
-    words = sorted({word for line in LINES for word in line.split()})
-    pick = torch.Generator().manual_seed(3)
-    return [" ".join(words[i] for i in torch.randint(len(words), (1 + n % 9,), generator=pick)) for n in range(50)]
+@pytest.mark.parametrize("beams", [1, 5])
+def test_same_lines_as_generate(folder, imported, beams, s2s, tmp_path, capsys):
+    lines = words(50, sorted({word for line in LINES for word in line.split()}))
+    theirs, encode, decode = loaded(folder)
+    expected = written(theirs, lines, encode, decode, beams, 30)
+    compare(s2s, tmp_path, imported, lines, expected, beams)
+    assert "slower" not in capsys.readouterr().err  # the kernels take it
+    if beams > 1:
+        compare(s2s, tmp_path, imported, lines, expected, beams, "decode.backend=eager")
 
 
 def test_the_commands_take_it(imported, s2s, tmp_path, capsys):
@@ -193,3 +166,15 @@ HOSTILE = pathlib.Path(tempfile.gettempdir()) / "s2s-was-run"
 class Hostile:
     def __reduce__(self):
         return os.system, (f"touch {HOSTILE}",)
+
+
+def test_out_again(folder, imported, s2s, tmp_path):
+    """The exported folder gives the same lines in transformers as the one that was imported."""
+    assert s2s("export", f"checkpoint={imported}", "format=huggingface", f"output={tmp_path / 'out'}") == 0
+    lines = words(20, sorted({word for line in LINES for word in line.split()}))
+    first, second = (written(theirs, lines, encode, decode, 5, 30, forced_eos_token_id=None, early_stopping=False)
+                     for theirs, encode, decode in map(loaded, (folder, tmp_path / "out")))  # fmt: skip
+    assert first == second
+    assert importing.write(tmp_path / "out", "auto", tmp_path / "again")
+    ours, again = (load_model(str(path))[0] for path in (imported, tmp_path / "again"))
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in again.parameters())

@@ -7,7 +7,11 @@ from s2s.errors import UserError
 from s2s.interop.importing.imported import Folder, Imported
 
 # `model_type` of config.json -> module with `read(folder)`.
-FAMILIES = {"marian": "s2s.interop.importing.marian"}
+FAMILIES = {
+    "marian": "s2s.interop.importing.marian",
+    "t5": "s2s.interop.importing.t5",
+    "mt5": "s2s.interop.importing.t5",
+}
 
 
 def recognises(path: Path) -> bool:

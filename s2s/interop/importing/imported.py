@@ -9,7 +9,7 @@ place of each of our weights in their files. Weights that are missing or left ov
 import dataclasses
 import json
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,9 @@ def by_id(vocabulary: Mapping[str, Any], where: Path) -> list[str]:
     return sorted(vocabulary, key=vocabulary.__getitem__)
 
 
-def arranged(symbols: Sequence[str], specials: Sequence[int], count: int) -> tuple[list[str], list[str], Tensor]:
+def arranged(
+    symbols: Sequence[str], specials: Sequence[int], count: int, apart: Collection[str] = ()
+) -> tuple[list[str], list[str], Tensor]:
     """Our order of the symbols of another toolkit.
 
     Args:
@@ -196,6 +198,7 @@ def arranged(symbols: Sequence[str], specials: Sequence[int], count: int) -> tup
         specials: Their ids of `<pad>`, `<unk>`, of what the decoder begins with, and of the end. The third may be that
             of another symbol, too.
         count: W; further rows than symbols belong to none.
+        apart: Symbols that never occur in text, such as languages. Their names are in `<>`.
 
     Returns:
         Our symbols, the first four the special ones, without those that never occur in text; the names of these, which
@@ -203,19 +206,20 @@ def arranged(symbols: Sequence[str], specials: Sequence[int], count: int) -> tup
     """
     pad, unk, begin, end = specials
     taken = {pad, unk, end} | ({begin} if symbols[begin] == SPECIALS[BOS] else set())
-    ours, rows, known = list(SPECIALS), [pad, unk, begin, end], {*symbols, *SPECIALS}
+    ours, rows, known = list(SPECIALS), [pad, unk, begin, end], {*symbols, *SPECIALS} - {*apart}
+    names = {(name if name.startswith("<") else f"<{name}>"): symbols.index(name) for name in apart}
     for number, symbol in enumerate(symbols):
-        if number in taken:
+        if number in taken or symbol in apart:
             continue
         symbol = symbol.replace("\n", "\u2424")
         while symbol in ours[: len(SPECIALS)]:
             symbol = f"\\{symbol}"
         ours.append(symbol)
         rows.append(number)
-    names = [f"<unused_{number}>" for number in range(len(symbols), count)]
-    if clash := known & set(names):
-        raise UserError(f"symbols {', '.join(sorted(clash))} have the names of rows without symbols")
-    return ours, names, torch.tensor([*rows, *range(len(symbols), count)])
+    names |= {f"<unused_{number}>": number for number in range(len(symbols), count)}
+    if clash := known & names.keys():
+        raise UserError(f"symbols {', '.join(sorted(clash))} have the names of symbols that never occur in text")
+    return ours, [*names], torch.tensor([*rows, *names.values()])
 
 
 def described(options: Mapping[str, Any]) -> Iterable[str]:

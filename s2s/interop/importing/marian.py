@@ -8,11 +8,10 @@ from torch import Tensor
 
 from s2s.errors import UserError
 from s2s.interop.importing.imported import Folder, Imported, arranged, by_id
-from s2s.interop.importing.stacks import generation, sizes
+from s2s.interop.importing.stacks import generation, pieces, sizes
 from s2s.interop.places import Place, Table, bart_stack
 from s2s.tasks.translation import TranslationTask
-from s2s.text.pieces import PiecesConfig, PiecesTokenizer
-from s2s.text.vocabulary import Vocabulary
+from s2s.text.pieces import PiecesTokenizer
 
 DEFAULTS = {
     "d_model": 1024, "encoder_layers": 12, "decoder_layers": 12, "encoder_attention_heads": 16,
@@ -55,14 +54,8 @@ def _tokenizer(folder: Folder, side: str, one: bool) -> tuple[PiecesTokenizer, T
         raise UserError(f"{folder.path / name}: {len(symbols):,} symbols; config.json has vocab_size={size:,}")
     begin = begin if side == "target" or one else known["<pad>"]
     ours, names, rows = arranged(symbols, [known["<pad>"], known["<unk>"], begin, known["</s>"]], size)
-    file = folder.file(f"{side}.spm")
     codes = side == "source" and any(symbol.startswith(">>") and symbol.endswith("<<") for symbol in ours)
-    try:
-        tokenizer = PiecesTokenizer(PiecesConfig(joint=False, reserved=names, codes=codes), file.read_bytes(),
-                                    Vocabulary(ours))  # fmt: skip
-    except ValueError as error:
-        raise UserError(f"{file}: not a SentencePiece model: {error}") from error
-    return tokenizer, rows
+    return pieces(folder.file(f"{side}.spm"), ours, names, joint=False, codes=codes), rows
 
 
 def table(encoder: int, decoder: int, source: Tensor, target: Tensor, tie: str) -> Table:

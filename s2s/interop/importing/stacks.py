@@ -1,9 +1,12 @@
 """Options that the families of Hugging Face have in common."""
 
+from pathlib import Path
 from typing import Any
 
 from s2s.errors import UserError
 from s2s.interop.importing.imported import Folder
+from s2s.text.pieces import PiecesConfig, PiecesTokenizer
+from s2s.text.vocabulary import Vocabulary
 
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "silu", "silu": "silu"}
 
@@ -34,6 +37,24 @@ def activation(folder: Folder, name: str) -> str:
         raise UserError(f"{folder.path / 'config.json'}: activation function {name}: not known; "
                         f"{', '.join(ACTIVATIONS)} are")  # fmt: skip
     return ACTIVATIONS[name]
+
+
+def pieces(file: Path, symbols: list[str], reserved: list[str], **options: Any) -> PiecesTokenizer:
+    """The tokenizer of a SentencePiece model.
+
+    Args:
+        file: The model.
+        symbols: Our symbols.
+        reserved: Those that never occur in text, which follow.
+        options: Those of `PiecesConfig`.
+
+    Raises:
+        UserError: the file is not a model.
+    """
+    try:
+        return PiecesTokenizer(PiecesConfig(reserved=reserved, **options), file.read_bytes(), Vocabulary(symbols))
+    except ValueError as error:
+        raise UserError(f"{file}: not a SentencePiece model: {error}") from error
 
 
 def generation(folder: Folder) -> dict[str, Any]:

@@ -1,0 +1,254 @@
+"""Writes a model as a folder that transformers loads: as Marian, Pegasus, BART, mBART or T5, whichever it fits.
+
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+The symbols keep their order. A beginning that is a copy of another symbol's row, as in an imported model, is left out:
+there the decoder begins with that symbol.
+
+Shapes: V symbols.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from s2s import __version__
+from s2s.errors import UserError
+from s2s.files import naming, whole_folder
+from s2s.files import write as write_file
+from s2s.interop.places import IMPOSSIBLE, Place, Table, bart_stack, t5_stack
+from s2s.models.bridges.top import TopBridge
+from s2s.models.decoders.transformer import TransformerDecoder
+from s2s.models.encoder_decoder import EncoderDecoder
+from s2s.models.encoders.transformer import TransformerEncoder
+from s2s.models.frontends.tokens import TokenFrontend
+from s2s.nn.layers import Layer
+from s2s.text.vocabulary import BOS, EOS, PAD, UNK
+
+PARTS = {"frontend": TokenFrontend, "encoder": TransformerEncoder, "bridge": TopBridge, "decoder": TransformerDecoder,
+         "output": nn.Linear}  # fmt: skip
+PLAIN: dict[str, Any] = {
+    "norm_type": "layer", "bias": True, "scale_attention": True, "scale_output": False, "log_length_scale": False,
+}  # fmt: skip
+ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "silu": "swish"}
+GATES = {"relu": "relu", "geglu": "gated-gelu", "swiglu": "gated-silu"}
+# Layout -> what it needs; several values: any of them.
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "marian": {"norm": "post", "positions": "sinusoidal", "activation": tuple(ACTIVATIONS), **PLAIN},
+    "pegasus": {"norm": "pre", "positions": "sinusoidal", "activation": tuple(ACTIVATIONS), **PLAIN},
+    "t5": {"norm": "pre", "norm_type": "rms", "positions": "relative_bias", "activation": tuple(GATES), "bias": False,
+           "scale_attention": False, "scale_embeddings": False, "log_length_scale": False},
+}  # fmt: skip
+CLASSES = {"marian": "MarianMTModel", "pegasus": "PegasusForConditionalGeneration",
+           "t5": "T5ForConditionalGeneration"}  # fmt: skip
+MOST = 1024  # positions that the config names; transformers makes a table of them
+
+
+def write(model: nn.Module, task, folder: Path) -> None:
+    """Write a model's folder. It appears, or replaces an existing one, when it is complete.
+
+    Args:
+        model: A model of `task`.
+        task: Owns the tokenizers.
+        folder: Where to write.
+
+    Raises:
+        UserError: no layout holds what the model does; all reasons of the nearest one are named.
+        OSError: for instance, the disk is full; nothing is left behind.
+    """
+    layout = _layout(model, task)
+    rows, begin = _rows(model, task)
+    tensors: dict[str, Tensor] = {}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, place in _table(layout, model, rows).items():
+        tensors |= place.write(parameters[name].detach().float())
+    if layout == "pegasus":  # transformers reads the sinusoids from the file
+        for side, part in (("encoder", model.frontend), ("decoder", model.decoder)):
+            tensors[f"model.{side}.embed_positions.weight"] = part.embedding.positions.table_of(MOST)[:MOST]
+    if layout != "t5" and model.output.bias is None:
+        tensors["final_logits_bias"] = torch.zeros(1, len(tensors["lm_head.weight"]))
+    config, generation = _config(layout, model, rows, begin)
+    files = _tokenizer_files(task, rows)
+    with whole_folder(folder) as partial, naming(partial / "model.safetensors"):
+        for name, content in {"config.json": config, "generation_config.json": generation, **files}.items():
+            write_file(partial / name, content if isinstance(content, bytes) else json.dumps(content, indent=1) + "\n")
+        save_file({name: value.clone().contiguous() for name, value in tensors.items()}, partial / "model.safetensors",
+                  metadata={"format": "pt", "s2s": __version__})  # fmt: skip
+
+
+def _layout(model: nn.Module, task) -> str:
+    """The layout that the model fits. Raises UserError: none; says what the nearest one lacks."""
+    wrong = {name: [*_wrong_parts(model), *_wrong_options(name, model), *_wrong_task(name, task)] for name in LAYOUTS}
+    best = min(wrong, key=lambda name: len(wrong[name]))
+    if wrong[best]:
+        raise UserError(f"format=huggingface: the nearest layout, {best}, has no {', and no '.join(wrong[best])}")
+    return best
+
+
+def _wrong_parts(model: nn.Module) -> list[str]:
+    """Parts of the model that no layout has."""
+    if not isinstance(model, EncoderDecoder):
+        return [f"model of type {type(model).__name__}"]
+    wrong = [f"model.{name} of type {type(part).__name__}" for name, kind in PARTS.items()
+             if type(part := getattr(model, name)) is not kind]  # fmt: skip
+    wrong += [f"layer of type {type(layer).__name__}" for stack in model.stacks() for layer in stack[:1]
+              if type(layer) is not Layer]  # fmt: skip
+    return wrong
+
+
+def _wrong_options(layout: str, model: nn.Module) -> list[str]:
+    """Options of the model that a layout does not have, as words of a command line."""
+    config, wrong = model.config, []
+    for name, needed in LAYOUTS[layout].items():
+        value = getattr(config, name, None)
+        if value not in (needed if isinstance(needed, tuple) else (needed,)):
+            wrong.append(f"model.{name}={str(value).lower()}")
+    sides = {"encoder": config.encoder, "decoder": config.decoder}
+    for side, stack in sides.items():
+        if stack.kv_heads not in (None, stack.heads):
+            wrong.append(f"model.{side}.kv_heads={stack.kv_heads}")
+        if layout != "t5" and stack.head * stack.heads != stack.width:
+            wrong.append(f"model.{side}.head_width={stack.head_width}")
+    if config.encoder.width != config.decoder.width:
+        wrong.append(f"model.decoder.width={config.decoder.width} beside model.encoder.width={config.encoder.width}")
+    if layout == "t5":
+        wrong += [f"model.decoder.{key}={getattr(config.decoder, key)} beside model.encoder.{key}="
+                  f"{getattr(config.encoder, key)}" for key in ("heads", "ffn_width", "head")
+                  if getattr(config.decoder, key) != getattr(config.encoder, key)]  # fmt: skip
+        bias = getattr(model.output, "bias", None)
+        if bias is not None and any(abs(float(b)) > 0 for n, b in enumerate(bias) if n != BOS):
+            wrong.append("model.output.bias=true")
+    if getattr(config, "auxiliary_heads", []):
+        wrong.append(f"model.auxiliary_heads={config.auxiliary_heads}")
+    shared = model.frontend.tokens is model.decoder.embedding.tokens if not _wrong_parts(model) else True
+    if not shared and (layout == "t5" or model.config.tie_embeddings == "none"):
+        wrong.append(f"model.tie_embeddings={config.tie_embeddings} with one matrix for each side")
+    return wrong
+
+
+def _wrong_task(layout: str, task) -> list[str]:
+    """Properties of the task that no folder has."""
+    wrong = []
+    for side, tokenizer in {**task.source_tokenizers, "target": task.target_tokenizer}.items():
+        config = tokenizer.config
+        if getattr(tokenizer, "model", None) is None:
+            wrong.append(f"{side} tokenizer={config.type}")
+        wrong += [f"{side} tokenizer.{key}={str(value).lower()}" for key, value in
+                  {"lowercase": config.lowercase, "pre": config.pre and config.pre.type,
+                   "normalization": config.normalization == "nfkc" and "nfkc"}.items() if value]  # fmt: skip
+    if len(task.source_tokenizers) != 1:
+        wrong.append(f"task={task.config.type}")
+    if layout != "marian" and not task.shared_vocabulary:
+        wrong.append("tokenizer.joint=false")
+    if task.tags:
+        wrong.append(f"tags ({', '.join(task.tags)})")
+    if not task.target_transform.is_none:
+        wrong.append(f"data.target_transform={task.target_transform.kind}, which decoding would have to undo")
+    return wrong
+
+
+def _rows(model: nn.Module, task) -> tuple[dict[str, Tensor | None], int]:
+    """For `source` and `target`, their row of each of our symbols, int64 [V]; None: the same. And their id of what the
+    decoder begins with."""
+    tokens, bias = model.decoder.embedding.tokens.weight, model.output.bias
+    same = [place for place in (PAD, EOS) if torch.equal(tokens[place], tokens[BOS])]
+    if bias is None or float(bias[BOS]) > IMPOSSIBLE / 2 or not same:
+        return {"source": None, "target": None}, BOS
+    rows = {}
+    for side, size in {"source": len(task.source_tokenizer.vocabulary), "target": len(bias)}.items():
+        place = torch.arange(size)
+        place[BOS], place[BOS + 1 :] = same[0] - (same[0] > BOS), place[BOS + 1 :] - 1
+        rows[side] = place
+    return rows, int(rows["target"][BOS])
+
+
+def _table(layout: str, model: nn.Module, rows: dict[str, Tensor | None]) -> Table:
+    """The place of each weight, copies among them."""
+    sizes = {side: getattr(model.config, side).layers for side in ("encoder", "decoder")}
+    source, target = (("frontend.embedding.tokens.weight", rows["source"]),
+                      ("decoder.embedding.tokens.weight", rows["target"]))  # fmt: skip
+    if layout == "t5":
+        names = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+        gated = model.config.activation != "relu"
+        table = {name: place for side, count in sizes.items() for name, place in t5_stack(side, count, gated).items()}
+    else:
+        names = ("model.shared.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
+        table = {name: place for side, count in sizes.items() for name, place in bart_stack(side, count).items()}
+        if layout == "pegasus":
+            for side in sizes:
+                table |= {
+                    f"{side}.norm.{kind}": Place((f"model.{side}.layer_norm.{kind}",)) for kind in ("weight", "bias")
+                }
+        if model.output.bias is not None:
+            table["output.bias"] = Place(("final_logits_bias",), rows["target"], flat=True)
+    shared = model.frontend.tokens is model.decoder.embedding.tokens
+    table[source[0]] = Copies(names[:2] if shared else names[1:2], source[1])
+    table[target[0]] = Copies(names if shared else names[2:], target[1])
+    table["output.weight"] = Place(("lm_head.weight",), rows["target"])
+    return table
+
+
+class Copies(Place):
+    """Several names for the same weight."""
+
+    def write(self, value: Tensor) -> dict[str, Tensor]:
+        """As Place."""
+        (written,) = Place(self.names[:1], self.rows).write(value).values()
+        return dict.fromkeys(self.names, written)
+
+
+def _config(layout: str, model: nn.Module, rows: dict[str, Tensor | None], begin: int) -> tuple[dict, dict]:
+    """The contents of config.json and generation_config.json."""
+    config, sides = model.config, {"encoder": model.config.encoder, "decoder": model.config.decoder}
+    end = EOS if rows["target"] is None else EOS - 1
+    shared = model.frontend.tokens is model.decoder.embedding.tokens
+    tied = model.output.weight is model.decoder.embedding.tokens.weight
+    tables = {"source": model.frontend.tokens, "target": model.decoder.embedding.tokens}
+    size = {side: len(tokens.weight) - (rows[side] is not None) for side, tokens in tables.items()}
+    ids = {"pad_token_id": PAD, "eos_token_id": end, "decoder_start_token_id": begin}
+    common = {"model_type": layout, "architectures": [CLASSES[layout]], "is_encoder_decoder": True,
+              "d_model": config.decoder.width, "vocab_size": size["source"], **ids}  # fmt: skip
+    if layout == "t5":
+        stack = config.encoder
+        common |= {
+            "d_kv": stack.head, "d_ff": stack.ffn_width, "num_layers": stack.layers, "num_heads": stack.heads,
+            "num_decoder_layers": config.decoder.layers, "feed_forward_proj": GATES[config.activation],
+            "relative_attention_num_buckets": config.relative_buckets, "dropout_rate": config.dropout,
+            "relative_attention_max_distance": config.relative_distance, "layer_norm_epsilon": 1e-6,
+            "tie_word_embeddings": bool(config.scale_output), "scale_decoder_outputs": bool(config.scale_output),
+        }  # fmt: skip
+    else:
+        for side, stack in sides.items():
+            common |= {f"{side}_layers": stack.layers, f"{side}_attention_heads": stack.heads,
+                       f"{side}_ffn_dim": stack.ffn_width}  # fmt: skip
+        common |= {
+            "activation_function": ACTIVATIONS[config.activation], "scale_embedding": config.scale_embeddings,
+            "max_position_embeddings": MOST, "dropout": config.dropout, "attention_dropout": config.attention_dropout,
+            "activation_dropout": config.activation_dropout, "tie_word_embeddings": tied, "forced_eos_token_id": None,
+        }  # fmt: skip
+        if layout == "marian":
+            common |= {"share_encoder_decoder_embeddings": shared, "decoder_vocab_size": size["target"]}
+    never = sorted({PAD, UNK, begin} - {end})
+    return common, {**ids, "num_beams": 5, "early_stopping": True, "max_length": 256, "forced_eos_token_id": None,
+                    "bad_words_ids": [[number] for number in never]}  # fmt: skip
+
+
+def _tokenizer_files(task, rows: dict[str, Tensor | None]) -> dict[str, Any]:
+    """The files of the tokenizer: SentencePiece models and vocabularies, as Marian has them."""
+    shared = task.shared_vocabulary
+    config = {"tokenizer_class": "MarianTokenizer", "unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>",
+              "separate_vocabs": not shared, "model_max_length": MOST}  # fmt: skip
+    files: dict[str, Any] = {"tokenizer_config.json": config}
+    for side, tokenizer in (("source", task.source_tokenizer), ("target", task.target_tokenizer)):
+        symbols = [symbol for number, symbol in enumerate(tokenizer.vocabulary.symbols)
+                   if rows[side] is None or number != BOS]  # fmt: skip
+        files[f"{side}.spm"] = tokenizer.model
+        name = "vocab.json" if side == "source" else "target_vocab.json"
+        if side == "source" or not shared:
+            files[name] = {symbol: number for number, symbol in enumerate(symbols)}
+    return files

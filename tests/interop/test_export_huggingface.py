@@ -1,0 +1,110 @@
+"""What s2s-export format=huggingface writes is loaded by transformers, and gives the same logits and lines there."""
+
+import pytest
+import sentencepiece
+import torch
+
+from s2s.config import compose
+from s2s.errors import UserError
+from s2s.interop import huggingface
+from s2s.tasks.translation import TranslationTask
+from s2s.text.bytes import ByteTokenizer
+from s2s.text.sentencepiece import SentencePieceTokenizer
+from s2s.text.vocabulary import BOS, EOS
+from s2s_cli.train import TrainCommand
+from tests.interop.taught import words
+
+transformers = pytest.importorskip("transformers")
+
+SYMBOLS = ["das", "haus", "ist", "klein", "ein", "hund", "und", "der", "alte", "baum"]
+SIZE = ["model=transformer", *(f"model.{side}.{key}" for side in ("encoder", "decoder") for key in (
+    "width=16", "heads=2", "ffn_width=24")), "model.encoder.layers=2", "model.decoder.layers=1"]  # fmt: skip
+T5 = ["model.norm_type=rms", "model.positions=relative_bias", "model.activation=geglu", "model.bias=false",
+      "model.scale_attention=false", "model.scale_embeddings=false"]  # fmt: skip
+LAYOUTS = {
+    "pegasus": [],
+    "marian": ["model.norm=post", "model.activation=silu", "model.output.bias=true"],
+    "marian untied": ["model.norm=post", "model.activation=gelu", "model.tie_embeddings=inputs"],
+    "t5": [*T5, "model.scale_output=true", "model.encoder.head_width=10", "model.decoder.head_width=10"],
+    "t5 untied": [*T5, "model.tie_embeddings=inputs"],
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pieces")
+    made = []
+    for name in ("one", "other"):
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(line[:: 1 if name == "one" else -1] for line in words(60, SYMBOLS)),
+            model_prefix=str(path / name), vocab_size=50, minloglevel=4, hard_vocab_limit=False, pad_id=0, unk_id=1,
+            bos_id=2, eos_id=3)  # fmt: skip
+        config = SentencePieceTokenizer.Config(model=str(path / f"{name}.model"))
+        made.append(SentencePieceTokenizer.learn(config))
+    return made
+
+
+def model_of(task, *options):
+    config = compose.compose(TrainCommand, [word.split("=") for word in [*SIZE, *options]]).model
+    torch.manual_seed(1)
+    model = task.model(config).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() == 1 or "relative" in name:
+                p.normal_(float("norm.weight" in name), 0.3)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_same_logits_in_transformers(name, tokenizers, tmp_path):
+    task = TranslationTask(tokenizers[0], tokenizers[0])
+    compare_logits(model_of(task, *LAYOUTS[name]), task, tmp_path / "out", name.split()[0])
+
+
+@torch.no_grad()
+def test_a_vocabulary_for_each_side(tokenizers, tmp_path):
+    task = TranslationTask(*tokenizers)
+    compare_logits(model_of(task, "model.norm=post"), task, tmp_path / "out", "marian")
+
+
+def compare_logits(model, task, folder, kind):
+    huggingface.write(model, task, folder)
+    theirs, loading = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, output_loading_info=True)
+    assert theirs.config.model_type == kind
+    assert not [names for names in loading.values() if names], loading
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    lines = [*words(9, SYMBOLS), "xyz"]
+    sources = task.encode(lines)
+    batch = tokenizer(lines, padding=True, return_tensors="pt")
+    for ids, real, ours in zip(batch["input_ids"], batch["attention_mask"], sources, strict=True):
+        assert ids[real.bool()].tolist() == [*ours, EOS]
+    target = torch.randint(4, len(task.target_tokenizer.vocabulary), (len(lines), 9))
+    target[:, 0] = BOS
+    expected = theirs(**batch, decoder_input_ids=target).logits
+    (source,) = task.collate_sources(sources).sources
+    logits = model.decode(model.encode((source,)), target).logits()
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    row = target[0, 1:].tolist()
+    assert tokenizer.decode(row, skip_special_tokens=True) == task.target_tokenizer.decode(row).strip()
+
+
+def test_what_no_layout_has_is_refused_by_its_options(tokenizers, tmp_path):
+    def message(task, *options):
+        with pytest.raises(UserError) as error:
+            huggingface.write(model_of(task, *options), task, tmp_path / "refused")
+        assert not (tmp_path / "refused").exists()
+        return str(error.value)
+
+    task = TranslationTask(tokenizers[0], tokenizers[0])
+    text = message(task, "model.positions=rotary", "model.activation=swiglu", "model.decoder.kv_heads=1")
+    assert "nearest layout" in text
+    assert "no model.positions=rotary, and no model.activation=swiglu, and no model.decoder.kv_heads=1" in text
+    assert "model.positions=rotary" in message(task, "model.positions=rotary", *T5[:1], *T5[2:])
+    assert "LayeredEncoder" not in message(task, "model.encoder=gru", "model.decoder=transformer")
+    assert "tokenizer=bytes" in message(TranslationTask(*[ByteTokenizer.learn(ByteTokenizer.Config())] * 2))
+    assert "marian, has no model.norm=pre" in message(TranslationTask(*tokenizers))
+    assert "no tokenizer.joint=false" in message(TranslationTask(*tokenizers), *T5, "model.scale_output=true")
+    tokenizers[1].config.lowercase = True
+    assert "target tokenizer.lowercase=true" in message(TranslationTask(*tokenizers), "model.norm=post")
+    tokenizers[1].config.lowercase = False
