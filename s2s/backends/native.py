@@ -120,6 +120,8 @@ class Step:
             N=stack.layers,
             pre_norm=layer.pre_norm,
             log_length=layer.attention.log_length,
+            scaled=decoder.embedding.scale != 1,
+            embedded=_norm(decoder.embedding.norm),
             activation=ACTIVATIONS.index(activation),
             embedding=decoder.embedding.tokens.weight,
             norm=_norm(decoder.norm),

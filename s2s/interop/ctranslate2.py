@@ -17,6 +17,7 @@ from s2s.models.claims import departure
 from s2s.models.stack import StackConfig
 from s2s.nn.embedding import Embedding
 from s2s.nn.layers import Layer
+from s2s.nn.positions import SINUSOIDAL
 from s2s.text.vocabulary import SPECIALS
 
 POSITIONS = 4096  # length of the sinusoidal table, which CTranslate2 cannot extend
@@ -53,6 +54,7 @@ def specification(model: nn.Module, task):
         "pre_norm": config.norm == "pre",
         "activation": specs.common_spec.Activation[ACTIVATIONS[config.activation]],
         "ffn_glu": config.activation == "swiglu",
+        "layernorm_embedding": config.embedding_norm,
     }
     if config.positions == "rotary":
         options |= {"rotary_dim": 0, "rotary_interleave": False}  # 0: all dimensions of a head, in halves
@@ -106,9 +108,11 @@ def _size(stack: StackConfig) -> dict:
 
 def _embedding(side, to, embedding: Embedding) -> None:
     """Fill in embeddings. `side`: specification of the encoder or decoder; `to`: that of its token embeddings."""
-    to.weight, side.scale_embeddings = _array(embedding.tokens.weight), True
+    to.weight, side.scale_embeddings = _array(embedding.tokens.weight), embedding.scale != 1
+    if embedding.norm is not None:
+        _norm(side.layernorm_embedding, embedding.norm)
     positions = embedding.positions
-    if positions.kind in ("sinusoidal", "none"):
+    if positions.kind in (*SINUSOIDAL, "none"):
         side.position_encodings.encodings = _array(positions.table_of(POSITIONS)[:POSITIONS])
     elif positions.kind == "learned":
         side.position_encodings.encodings = _array(positions.weight)

@@ -100,8 +100,6 @@ def _option(module: nn.Module) -> str | None:
         return f"model.activation={module.activation}"
     if isinstance(module, SelfAttention | CrossAttention) and module.scale is not None:
         return "model.scale_attention=false"
-    if isinstance(module, Embedding) and isinstance(module.tokens, nn.Embedding) and module.scale == 1:
-        return "model.scale_embeddings=false"
     if isinstance(module, TransformerDecoder) and module.scale is not None:
         return "model.scale_output=true"
     return None

@@ -39,7 +39,7 @@ class Shared:
 
     Attributes:
         norm: `pre` or `post`: normalise before each block or after it.
-        positions: `sinusoidal`, `learned`, `rotary`, `relative_bias` or `none`.
+        positions: `sinusoidal`, `sinusoidal_fairseq`, `learned`, `rotary`, `relative_bias` or `none`.
         max_positions: Longest sequence, for learned positions only.
         activation: Activation function of the feed-forward blocks.
         dropout: Dropout probability of the output of every block.
@@ -53,6 +53,7 @@ class Shared:
         bias: Whether the linear maps of layers have biases.
         scale_attention: Whether attention logits are divided by sqrt(d).
         scale_embeddings: Whether embeddings are multiplied by sqrt(D).
+        embedding_norm: Whether the sum of embeddings and positions is normalised.
         scale_output: Whether the states of the decoder are divided by sqrt(D) before the output.
         relative_buckets: Rows of the table of the relative position bias.
         relative_distance: Distance from which all have one relative position bias.
@@ -73,6 +74,7 @@ class Shared:
     bias: bool = True
     scale_attention: bool = True
     scale_embeddings: bool = True
+    embedding_norm: bool = False
     scale_output: bool = False
     relative_buckets: int = 32
     relative_distance: int = 128

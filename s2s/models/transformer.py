@@ -34,8 +34,9 @@ class TransformerConfig:
     norm: str = option("pre", "normalise before each block (stable) or after it (the original)", ("pre", "post"))
     norm_type: str = option("layer", "layer: LayerNorm; rms: RMSNorm, without mean and bias", NORMS)
     positions: str = option(
-        "sinusoidal", "position information; none: for layers that see the order by themselves",
-        ("sinusoidal", "learned", "rotary", "relative_bias", "none"),
+        "sinusoidal", "position information; sinusoidal_fairseq: those of fairseq's models, with slightly other "
+        "angles; none: for layers that see the order by themselves",
+        ("sinusoidal", "sinusoidal_fairseq", "learned", "rotary", "relative_bias", "none"),
     )  # fmt: skip
     max_positions: int = option(
         1024, "longest sequence in tokens, only for learned positions", at_least=1, at_most=1_048_576
@@ -60,6 +61,7 @@ class TransformerConfig:
     )
     scale_attention: bool = option(True, "divide attention logits by the square root of the head width")
     scale_embeddings: bool = option(True, "multiply embedded tokens by the square root of the width")
+    embedding_norm: bool = option(False, "normalise the sum of embedded tokens and positions, as BART does")
     scale_output: bool = option(
         False,
         "divide the states of the decoder by the square root of the width before the output; for a shared matrix with "
@@ -109,6 +111,8 @@ class Transformer(EncoderDecoder):
         self.max_length = config.max_positions if config.positions == "learned" else None
         shared, width = shared_options(config, spec), config.decoder.width
         frontend = kinds["frontend"](config.frontend, spec.sources[0], config.encoder.width, shared)
+        if config.embedding_norm and getattr(getattr(frontend, "embedding", None), "norm", None) is None:
+            raise UserError(f"model.embedding_norm=true: model.frontend={config.frontend.type} does not have it")
         matrix = frontend.tokens is not None and frontend.tokens.embedding_dim == config.encoder.width
         tie = _tie(config, spec.shared, matrix, getattr(kinds["embedding"], "ties", False))
         # The decoder reads source tokens where the output layer has no fixed vocabulary.
@@ -117,7 +121,8 @@ class Transformer(EncoderDecoder):
                   else kinds["embedding"](config.embedding, size, width))  # fmt: skip
         drop = getattr(config.embedding, "dropout", None)
         drop = shared.embedding_dropout if drop is None else drop
-        embedding = Embedding(target, config.positions, config.max_positions, drop, config.scale_embeddings)
+        embedding = Embedding(target, config.positions, config.max_positions, drop, config.scale_embeddings,
+                              config.embedding_norm)  # fmt: skip
         encoder = kinds["encoder"](config.encoder, shared)
         bridge = kinds["bridge"](config.bridge, encoder.width, config.encoder.layers,
                                  kinds["decoder"].attending(config.decoder))  # fmt: skip

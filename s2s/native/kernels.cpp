@@ -458,8 +458,9 @@ struct Layer {
 };
 
 struct Decoder {
-    int64_t N, D, H, G, d, pre_norm, activation, log_length;
+    int64_t N, D, H, G, d, pre_norm, activation, log_length, scaled;
     const float* embedding;  // [V, D]
+    Norm embedded;           // of the sum of embeddings and positions, or null
     Norm norm;               // of the top, or null
     const float* shares;     // [N + 1] of the heads and of the top in the states under the map to logits, or null
     Map logits;              // [V, D]
@@ -525,7 +526,7 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < R * D; ++i) buffers.mixed[i] += share * states[i];
     };
-    const float scale = std::sqrt(static_cast<float>(D));
+    const float scale = decoder.scaled ? std::sqrt(static_cast<float>(D)) : 1;
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < R; ++r) {
         if (decoder.shares) std::fill_n(buffers.mixed + r * D, D, 0.0f);
@@ -533,6 +534,7 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
         const float* place = state.added ? state.added + state.positions[live.rows[r] / K] * D : nullptr;
         for (int64_t i = 0; i < D; ++i) x[r * D + i] = row[i] * scale + (place ? place[i] : 0);
     }
+    if (decoder.embedded.weight) normalize(decoder.embedded, x, x, R, D);
     for (int64_t n = 0; n < decoder.N; ++n) {
         const Layer& layer = decoder.layer[n];
         float* own = state.cache + 2 * n * B * G * L * K * d;

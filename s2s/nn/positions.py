@@ -10,18 +10,25 @@ from s2s.errors import UserError
 OF_ATTENTION = ("rotary", "relative_bias")  # positions that attention sees, and embeddings do not
 
 
-def sinusoidal(positions: Tensor, width: int) -> Tensor:
+SINUSOIDAL = ("sinusoidal", "sinusoidal_fairseq")
+
+
+def sinusoidal(positions: Tensor, width: int, fairseq: bool = False) -> Tensor:
     """Sinusoidal position embeddings (Vaswani et al. 2017): sines in the first half, cosines in the second.
 
     Args:
         positions: [T], any integer type.
         width: D.
+        fairseq: As fairseq has them: the slowest angle has a period of 10000, and the first position is 2.
 
     Returns:
-        [T, D] fp32; row t is sin(t / 10000^(2j/D)) for j < D/2, then the cosines.
+        [T, D] fp32; row t is sin(t / 10000^(2j/D)) for j < D/2, then the cosines. With `fairseq`, it is
+        sin((t + 2) / 10000^(j/(D/2 - 1))).
     """
     half = width // 2
-    frequencies = torch.exp(torch.arange(half, device=positions.device) * (-2 * math.log(10000.0) / width))
+    slowest = max(half - 1, 1) if fairseq else half
+    positions = positions + 2 if fairseq else positions
+    frequencies = torch.exp(torch.arange(half, device=positions.device) * (-math.log(10000.0) / slowest))
     angles = positions.float()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -30,7 +37,7 @@ class PositionEmbedding(nn.Module):
     """Adds position embeddings to token embeddings.
 
     Args:
-        kind: `sinusoidal`, `learned`, `none`, or one of OF_ATTENTION (nothing is added).
+        kind: One of SINUSOIDAL, `learned`, `none`, or one of OF_ATTENTION (nothing is added).
         width: D.
         max_positions: The longest sequence, for learned embeddings only.
 
@@ -50,7 +57,7 @@ class PositionEmbedding(nn.Module):
         """The fixed embeddings of `length` positions, [T, D] fp32: sinusoids, or zeros with `none`."""
         if self.kind == "none":
             return torch.zeros(length, self.width, device=device)
-        return sinusoidal(torch.arange(length, device=device), self.width)
+        return sinusoidal(torch.arange(length, device=device), self.width, self.kind == "sinusoidal_fairseq")
 
     def forward(self, x: Tensor, positions: Tensor | None = None, length: int | None = None) -> Tensor:
         """Add the embedding of each token's position.

@@ -16,9 +16,9 @@ sqrt(D)), and heads of any width (`head_width`). ByT5 has a matrix of its own fo
 
 Use: tokenizer=bytes model=byt5_tiny; model=byt5_small; or each option alone, model.positions=relative_bias
 
-Left out: dropout after the last norm of each stack. The compiled step has none of this but `bias=false` and
-`head_width`: decoding uses PyTorch operators. `log_length_scale` and encoders that reorder or delete positions refuse
-the relative bias. Uncertain: nothing; the logits are those of another implementation.
+Left out: dropout after the last norm of each stack. The compiled step has none of this but `bias=false`, `head_width`
+and `scale_embeddings=false`: decoding uses PyTorch operators. `log_length_scale` and encoders that reorder or delete
+positions refuse the relative bias. Uncertain: nothing; the logits are those of another implementation.
 """
 
 import math

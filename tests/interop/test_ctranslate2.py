@@ -131,8 +131,10 @@ def configs(draw):
 
     choices = {
         "norm": ("pre", "post"),
-        "positions": ("sinusoidal", "learned", "rotary", "none"),
-        "activation": ("relu", "gelu", "swiglu"),
+        "positions": ("sinusoidal", "sinusoidal_fairseq", "learned", "rotary", "none"),
+        "activation": ("relu", "gelu", "swiglu", "silu"),
+        "scale_embeddings": (True, False),
+        "embedding_norm": (False, True),
         "tie_embeddings": ("none", "decoder", "auto"),
     }
     return config_of(stack(), stack(), **{key: draw(st.sampled_from(values)) for key, values in choices.items()})

@@ -31,7 +31,8 @@ def decoder(**other):
                       output=linear(D, D), inner=linear(16, D), outer=linear(D, 16))  # fmt: skip
     parts = {"embedding": torch.zeros(V, D), "logits": linear(V, D), "norm": norm, "layer": [layer]}
     return Structure(
-        "Decoder", **{**sizes, "N": 1, "pre_norm": True, "activation": 0, "log_length": False, **parts, **other}
+        "Decoder",
+        **{**sizes, "N": 1, "pre_norm": True, "activation": 0, "log_length": False, "scaled": True, **parts, **other},
     )
 
 

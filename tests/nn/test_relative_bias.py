@@ -139,11 +139,13 @@ OPTIONS = {
     "scale_embeddings": ["scale_embeddings=false"],
     "scale_output": ["scale_output=true"],
     "bias": ["bias=false"],
+    "embedding_norm": ["embedding_norm=true", "scale_embeddings=false", "norm=post", "positions=learned"],
+    "silu": ["activation=silu", "positions=sinusoidal_fairseq", "output.bias=true"],
     "head_width": [*WIDE, "decoder.kv_heads=1", "positions=rotary"],
     "nested": [*T5, "encoder.layer=nested", "decoder=nested"],
     "unpad": [*T5, "encoder.unpad=true"],
 }
-WITH_KERNELS = ("bias", "head_width")
+WITH_KERNELS = ("bias", "head_width", "scale_embeddings", "embedding_norm", "silu")
 
 
 @torch.no_grad()
@@ -268,7 +270,7 @@ def test_what_does_not_have_it_says_so(words, message):
         model_of(*words)
 
 
-@pytest.mark.parametrize("name", ["norm_type", "relative_bias", "activation", "scale_attention", "scale_embeddings",
+@pytest.mark.parametrize("name", ["norm_type", "relative_bias", "activation", "scale_attention",
                                   "scale_output"])  # fmt: skip
 def test_no_export_takes_it(name):
     assert departure(model_of(*OPTIONS[name])) is not None

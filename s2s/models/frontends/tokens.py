@@ -39,7 +39,7 @@ class TokenFrontend(nn.Module):
         super().__init__()
         tokens = nn.Embedding(source.size, width)
         self.embedding = Embedding(tokens, shared.positions, shared.max_positions, shared.embedding_dropout,
-                                   shared.scale_embeddings)  # fmt: skip
+                                   shared.scale_embeddings, shared.embedding_norm)  # fmt: skip
 
     @property
     def tokens(self) -> nn.Embedding:
