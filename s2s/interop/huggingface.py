@@ -121,7 +121,7 @@ def _wrong_options(layout: str, model: nn.Module) -> list[str]:
                   f"{getattr(config.encoder, key)}" for key in ("heads", "ffn_width", "head")
                   if getattr(config.decoder, key) != getattr(config.encoder, key)]  # fmt: skip
         bias = getattr(model.output, "bias", None)
-        if bias is not None and any(abs(float(b)) > 0 for n, b in enumerate(bias) if n != BOS):
+        if bias is not None and any(value for n, value in enumerate(bias.tolist()) if n != BOS):
             wrong.append("model.output.bias=true")
     if getattr(config, "auxiliary_heads", []):
         wrong.append(f"model.auxiliary_heads={config.auxiliary_heads}")
@@ -157,7 +157,7 @@ def _rows(model: nn.Module, task) -> tuple[dict[str, Tensor | None], int]:
     decoder begins with."""
     tokens, bias = model.decoder.embedding.tokens.weight, model.output.bias
     same = [place for place in (PAD, EOS) if torch.equal(tokens[place], tokens[BOS])]
-    if bias is None or float(bias[BOS]) > IMPOSSIBLE / 2 or not same:
+    if bias is None or bias[BOS].item() > IMPOSSIBLE / 2 or not same:
         return {"source": None, "target": None}, BOS
     rows = {}
     for side, size in {"source": len(task.source_tokenizer.vocabulary), "target": len(bias)}.items():
