@@ -82,6 +82,8 @@ COMPONENTS = {
         "lstm": "s2s.models.encoders.recurrent:RecurrentEncoder",
         "gru": "s2s.models.encoders.recurrent:GruEncoder",
         "super": "s2s.models.encoders.super:SuperEncoder",
+        "converter": "s2s.models.encoders.converter:ConverterEncoder",
+        "language_layers": "s2s.models.encoders.language_layers:LanguageLayersEncoder",
         "none": "s2s.models.encoders.none:NoEncoder",
     },
     "layer": {

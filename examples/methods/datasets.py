@@ -1,13 +1,14 @@
 """Small data sets that show what a method does: TSV files of source and target, from published data or generated.
 
-Every set is a folder with train.tsv, valid.tsv and test.tsv. A generated set is drawn from a fixed seed.
+Every set is a folder with train.tsv, valid.tsv and test.tsv, of a source and a target; in a set of several directions
+the languages of both come before them. A generated set is drawn from a fixed seed.
 """
 
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-Pairs = list[tuple[str, str]]
+Pairs = list[tuple[str, ...]]
 SPLITS = ("train", "valid", "test")
 
 
@@ -34,7 +35,7 @@ def make(name: str, published: Path | None, folder: Path) -> None:
         raise ValueError(f"no data set is called {name}; there are {', '.join(NAMES)}")
     folder.mkdir(parents=True, exist_ok=True)
     for split, pairs in zip(SPLITS, splits, strict=True):
-        text = "".join(f"{source}\t{target}\n" for source, target in pairs)
+        text = "".join("\t".join(pair) + "\n" for pair in pairs)
         (folder / f"{split}.tsv").write_text(text, encoding="utf-8")
 
 
@@ -64,6 +65,20 @@ def multi30k(source: str, target: str) -> Callable[[Path], Iterator[Pairs]]:
             yield [(a, b) for a, b in zip(*sides, strict=True) if "\t" not in a + b]
 
     return read
+
+
+def zero_shot(folder: Path) -> Iterator[Pairs]:
+    """Multi30k between English and German or French, on different captions each; tested between German and French."""
+    trained = [("de", "en"), ("en", "de"), ("fr", "en"), ("en", "fr")]
+    tested = [("de", "fr"), ("fr", "de")]
+    for split, directions in zip(SPLITS, (trained, trained, tested), strict=True):
+        rows = []
+        for source, target in directions:
+            pairs = list(multi30k(source, target)(folder))[SPLITS.index(split)]
+            if split == "train":  # so that no caption is seen in all languages
+                pairs = pairs[: len(pairs) // 2] if "de" in (source, target) else pairs[len(pairs) // 2 :]
+            rows += [(source, target, *pair) for pair in pairs[: 200 if split == "valid" else None]]
+        yield rows
 
 
 def inflection(language: str) -> Callable[[Path], Iterator[Pairs]]:
@@ -160,6 +175,6 @@ PUBLISHED = (
     {f"g2p_{language}": g2p(language) for language in ("arm_e", "dut", "fre", "hun", "jpn_hira")}
     | {f"inflection_{language}": inflection(language) for language in ("got", "hun", "non", "tur")}
     | {f"multi30k_{a}_{b}": multi30k(a, b) for a in ("de", "en", "fr") for b in ("de", "en", "fr") if a != b}
-    | {"scan": scan}
+    | {"multi30k_zero_shot": zero_shot, "scan": scan}
 )
 NAMES = [*PUBLISHED, *GENERATED]

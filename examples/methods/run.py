@@ -24,7 +24,14 @@ from s2s.checkpoint.loading import load_model
 
 HERE = Path(__file__).parent
 SIDES = ("baseline", "method")
-PREPROCESS = ("tokenizer", "source_tokenizer", "target_tokenizer", "task")  # first words of its keys
+PREPROCESS = (
+    "tokenizer",
+    "source_tokenizer",
+    "target_tokenizer",
+    "task",
+    "languages",
+    "zero_shot",
+)  # first words of its keys
 
 
 @dataclasses.dataclass
@@ -110,7 +117,9 @@ def run(comparison: Comparison, side: str, seed: int, folder: Path, published: P
     make(comparison.data, published, corpus)
     if not (store / "manifest.json").is_file():
         files = [f"{split}={corpus / split}.tsv" for split in ("train", "valid", "test")]
-        command("preprocess", ["source=source", "target=target", *files, f"store={store}", *options["preprocess"]])
+        several = any(word.startswith("languages=") for word in options["preprocess"])
+        names = [] if several else ["source=source", "target=target"]
+        command("preprocess", [*names, *files, f"store={store}", *options["preprocess"]])
     words = [f"store={store}", f"run={own / 'run'}", f"seed={seed}", f"train.max_updates={updates}",
              f"train.valid_updates={updates}", f"optim.warmup_updates={updates // 10}"]  # fmt: skip
     began = time.perf_counter()
@@ -120,7 +129,7 @@ def run(comparison: Comparison, side: str, seed: int, folder: Path, published: P
     decoding, _ = command("generate", [f"checkpoint={own / 'run'}", f"store={store}", "split=test",
                                        f"output={hypothesis}", *options["generate"]])  # fmt: skip
     lines = (corpus / "test.tsv").read_text(encoding="utf-8").splitlines()
-    reference.write_text("".join(line.split("\t")[1] + "\n" for line in lines), encoding="utf-8")
+    reference.write_text("".join(line.split("\t")[-1] + "\n" for line in lines), encoding="utf-8")
     _, scored = command("score", [f"hypothesis={hypothesis}", f"reference={reference}",
                                   f"metrics=[{comparison.metric}]", "format=json"])  # fmt: skip
     score = json.loads(scored)[comparison.metric]

@@ -49,6 +49,9 @@ class PreprocessConfig(RecipeConfig):
         "its files PREFIX.de and PREFIX.en, or PREFIX.de-en.de and PREFIX.de-en.en; in a TSV file two columns before "
         "the others are the languages of each line; <de> and so on become symbols of the vocabularies",
     )  # fmt: skip
+    zero_shot: list[str] = option(
+        [], "further directions, of validation and test data alone, such as [de-fr]", needs="languages"
+    )
     train: list[str] = option([], "training corpora: prefixes (PREFIX.de and PREFIX.en), TSV files, - (TSV on stdin)")
     valid: list[str] = option([], "validation corpora, joined into one split")
     test: list[str] = option([], "test corpora: splits test, test1, test2 ...")
@@ -139,8 +142,12 @@ class TextRecipe(Recipe[PreprocessConfig]):
 
     def _find_directed(self) -> dict[str, list[Corpus]]:
         """The corpora of each direction, for each split. Raises UserError: training data lack a direction."""
-        find = partial(find_directed, directions=self._directions, max_line_bytes=self.config.max_line_bytes)
-        corpora = {split: [corpus for name in of_split for corpus in find(name)]
+        most, directions = self.config.max_line_bytes, self._directions
+        everything = parse_directions([*self.config.languages, *self.config.zero_shot])
+        if unknown := set(languages(everything)) - set(languages(directions)):
+            raise UserError(f"zero_shot: the language {unknown.pop()} is in none of the directions of languages=")
+        corpora = {split: [corpus for name in of_split
+                           for corpus in find_directed(name, directions if split == "train" else everything, most)]
                    for split, of_split in self.named.items()}  # fmt: skip
         having = {corpus.direction for corpus in corpora.get("train", [])}
         if having and (missing := [direction for direction in self._directions if direction not in having]):

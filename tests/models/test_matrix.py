@@ -23,6 +23,7 @@ NEEDED = {
     ("output", "multilabel"): ["model.tie_embeddings=none", "model.output.rows=300"],
     ("encoder", "deletion"): ["model.encoder.gate_layer=1"],
     ("encoder", "super"): ["model.encoder.layer_counts=[1,2]"],
+    ("encoder", "language_layers"): ["model.encoder.source_layers=[1]", "model.encoder.target_layers=[2]"],
     ("decoder", "super"): ["model.decoder.layer_counts=[1,2]", "model.bridge=last", "model.decoder.memories=[1,2]"],
 }  # options without which a part cannot be tried: {("frontend", "x"): ["model.frontend.y=1"]}
 SIZE = [f"model.{side}.{key}" for side in ("encoder", "decoder")
@@ -81,6 +82,8 @@ REFUSED |= {
     ("encoder", "dynamic_depth", "packed"): "examples of a packed row would see each other",
     ("encoder", "dynamic_depth", "unpad"): "unknown key 'model.encoder.unpad'",
     ("encoder", "dynamic_depth", "post"): "model.encoder=dynamic_depth has pre only",
+    ("encoder", "language_layers", "packed"): "examples of a packed row would see each other",
+    ("encoder", "language_layers", "unpad"): "takes whole rows with their padding",
     ("decoder", "groups", "auxiliary"): "model.decoder=groups fuses its layers",
     ("decoder", "super", "auxiliary"): "model.decoder=super samples its depth",
     ("decoder", "word_byte", "auxiliary"): "model.decoder=word_byte are of words",

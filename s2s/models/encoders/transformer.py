@@ -88,9 +88,10 @@ class TransformerEncoder(LayeredEncoder):
         mask = mask if self.relative is None else self.relative.masked(mask)
         real = self._real(keys[:, 0, 0], source)
         x = x if real is None else real.unpad(x)
-        positions, tags = real if self.unpads else keys[:, 0, 0, :, None], self._tags(source, real)
+        padded, tags = keys[:, 0, 0, :, None], self._tags(source, real)
         states = []
         for number, layer in enumerate(self.layers, 1):
+            positions = real if getattr(layer, "unpads", False) else padded
             x = layer(x, mask, positions, *tags_of(layer, tags))
             if number in self.needed:
                 states.append(x)
