@@ -75,7 +75,7 @@ class Comparison:
         words: dict[str, list[str]] = {"preprocess": [], "train": [], "generate": []}
         for word in f"{self.common} {getattr(self, side) or ''}".split():
             first = word.partition("=")[0].partition(".")[0]
-            if first in PREPROCESS:
+            if first in PREPROCESS and not word.startswith("task."):
                 words["preprocess"].append(word)
             if first == "task" or first not in (*PREPROCESS, "decode"):
                 words["train"].append(word)
