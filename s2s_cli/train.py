@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Any
 
 from s2s.config import command
@@ -61,6 +62,18 @@ def _train(config: TrainCommand) -> None:
         sys.exit(128 + interrupted)
 
 
+def _outcome():
+    """What the runs of a sweep come to."""
+    from s2s.config.sweep import Outcome
+    from s2s.training import outcomes
+
+    def value(config: TrainCommand) -> float | None:
+        best = outcomes.best(Path(config.run or ""))
+        return best[1] if best else None
+
+    return Outcome(value, outcomes.maximise, outcomes.table)
+
+
 def main() -> None:
     """Run the command."""
     command.run(
@@ -68,7 +81,7 @@ def main() -> None:
         TrainCommand,
         _train,
         "Train a model on a store. Repeating the command resumes the run.",
-        multirun=True,
+        multirun=_outcome,
     )
 
 

@@ -18,8 +18,9 @@ from s2s.errors import Failure, ReaderGone, UserError
 WITH_VALUE = {"--config": ("file", "a file"), "--help": ("name", ""), "--completion": ("name", "bash, zsh or fish")}
 
 
-def run(name: str, schema: type, main: Callable[[Any], None], about: str, multirun: bool = False,
-        plain: str | None = None, by_task: Callable[[str], type] | None = None) -> None:  # fmt: skip
+def run(name: str, schema: type, main: Callable[[Any], None], about: str,
+        multirun: Callable[[], Any] | None = None, plain: str | None = None,
+        by_task: Callable[[str], type] | None = None) -> None:  # fmt: skip
     """Run a command: read `sys.argv`, compose the config, call `main(config)`, exit.
 
     Exit codes: 0 success, 1 failure, 2 bad usage or input or a file that cannot be written, 130 interrupted, 141 if the
@@ -30,7 +31,7 @@ def run(name: str, schema: type, main: Callable[[Any], None], about: str, multir
         schema: Its root config dataclass.
         main: Does the work; takes the config.
         about: One or two lines for `--help`.
-        multirun: Whether `--multirun` is accepted.
+        multirun: Returns the `sweep.Outcome` of a command that accepts `--multirun`; None: it does not.
         plain: The list key that takes arguments without `=`; None: such arguments are errors.
         by_task: Returns the schema for the value of the key `task`; used instead of `schema` if that key is set.
     """
@@ -64,16 +65,16 @@ def run(name: str, schema: type, main: Callable[[Any], None], about: str, multir
         sys.exit(code)
 
 
-def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, plain: str | None,
+def _run(name: str, schema: type, main: Callable, about: str, multirun: Callable[[], Any] | None, plain: str | None,
          by_task: Callable | None, words: list[str]) -> None:  # fmt: skip
-    flags, overrides, values = _split(name, words, schema, multirun, plain is not None)
+    flags, overrides, values = _split(name, words, schema, multirun is not None, plain is not None)
     if "--version" in flags:
         print(f"{name} {__version__}")
         return
     if "--completion" in flags:
         from s2s.config import completion
 
-        print(completion.script(flags["--completion"][-1], name, schema, multirun, by_task), end="")
+        print(completion.script(flags["--completion"][-1], name, schema, multirun is not None, by_task), end="")
         return
     from s2s.config import compose  # YAML: not needed for --version
 
@@ -86,10 +87,10 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, pl
             schema = by_task(tasks[-1].text)
         except UserError as error:
             raise UserError(f"{tasks[-1].where}{error}") from error
-    if "--multirun" in flags:
+    if multirun and "--multirun" in flags:
         from s2s.config.sweep import sweep
 
-        sweep(name, schema, main, pairs)
+        sweep(name, schema, main, pairs, multirun())
         return
     for word in pairs if multirun else []:
         if word.key.startswith(("hydra.", "hydra/")):
@@ -103,7 +104,7 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: bool, pl
 
         components = {key for key, _, _ in schemas.held(config)}
         chosen = [key for key in dict.fromkeys(word.key for word in pairs) if key in components]
-        more = "[--multirun] " * multirun + (f"{plain.upper()} ... " if plain else "")
+        more = "[--multirun] " * bool(multirun) + (f"{plain.upper()} ... " if plain else "")
         print(help.text(name, config, about, flags["--help"][-1] or None, chosen, more))
     elif "--print-config" in flags:
         print(compose.to_yaml(config), end="")

@@ -1,71 +1,119 @@
-"""Many runs from one command: `--multirun`, carried out by hydra's sweepers and launchers.
+"""Many runs from one command: `--multirun`, carried out by hydra's sweepers and launchers. The folder of a
+run has the name of its swept values.
 
 Hydra gets only the swept keys, as text, and passes each job its values. `compose` handles their types and all other
 keys, as in any other command.
 """
 
+import dataclasses
+import hashlib
 import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from s2s.config import compose
+from s2s.config import compose, streams
 from s2s.config.compose import Override
 from s2s.config.values import choices
-from s2s.errors import Failure, UserError
+from s2s.errors import Failure, UserError, install
 
 HYDRA = ("hydra.", "hydra/")  # beginnings of the keys of hydra's own
 ROOT = "s2s"
-FUNCTION = re.compile(r"(choice|range|interval|shuffle|sort)\(.*\)")  # hydra's functions, for sweeps over numbers
+LONGEST = 120  # maximum length of the name of a run's folder, in bytes
+FUNCTION = re.compile(r"(choice|range|interval|shuffle|sort|tag)\(.*\)")  # hydra's functions, for sweeps over numbers
+EXTRAS = {"hydra/sweeper/optuna": "sweep", "hydra/launcher/submitit": "slurm"}  # what setup.cfg calls their packages
 CHOICE = re.compile(r"hydra/(launcher|sweeper)")
 OPTION = re.compile(r"hydra\.(launcher|sweeper)(\.[A-Za-z]\w*)+")  # no `_target_`: it would name code to run
 
 
-def sweep(name: str, schema: type, main: Callable[[Any], None], words: list[Override]) -> None:
-    """Run a command once for each combination of comma-separated values; job N writes to RUN/N.
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a sweep does with the runs of a command.
+
+    Attributes:
+        value: The value of a finished run that a sweeper such as Optuna optimizes, by its config; None: it has none.
+        maximise: Whether higher values are better, by the config of a run.
+        table: The table of all runs in the folder of the sweep.
+    """
+
+    value: Callable[[Any], float | None]
+    maximise: Callable[[Any], bool]
+    table: Callable[[Path], str]
+
+
+def sweep(name: str, schema: type, main: Callable[[Any], None], words: list[Override], outcome: Outcome) -> None:
+    """Run a command once for each combination of comma-separated values; a job writes to a folder in RUN that is named
+    by its values, such as RUN/lr-0.001_seed-2. At the end, the table of all runs goes to standard output.
 
     Args:
         name: The command's name.
         schema: Its root config dataclass.
         main: Does the work of one job; takes the config.
+        outcome: What the runs of the command come to.
         words: The overrides. Hydra's own keys (`hydra/launcher=submitit_slurm hydra.launcher.partition=gpu`) choose
             where and in which order the jobs run.
 
     Raises:
         UserError: `run` is missing, a hydra key is not one of its launcher or sweeper, or a job has a bad value.
     """
-    of_hydra = [_of_hydra(word) for word in words if word.key.startswith(HYDRA)]
+    of_hydra_words = [word for word in words if word.key.startswith(HYDRA)]
+    of_hydra = list(map(_of_hydra, of_hydra_words))
     words = [word for word in words if not word.key.startswith(HYDRA)]
     run = next((word.text for word in reversed(words) if word.key == "run"), "")
     if not run or "${" in run:
-        raise UserError("--multirun requires run=FOLDER; job N then writes to FOLDER/N")
+        raise UserError("--multirun requires run=FOLDER; each job writes to a folder in it")
     fixed, swept = _divided(schema, [word for word in words if word.key != "run"])
     typed, pid = list(sys.argv), os.getpid()
     codes: list[int] = []
+    optuna = next((word.text for word in reversed(of_hydra_words) if word.key == "hydra/sweeper"), "") == "optuna"
 
-    def job(node: Any) -> None:
+    def job(node: Any) -> float | None:
         from hydra.core.hydra_config import HydraConfig
 
-        chosen = HydraConfig.get()
         sys.argv = typed  # a run prints it as the command to repeat
-        overrides = [*fixed, *map(_chosen, chosen.overrides.task), Override("run", f"{run}/{chosen.job.num}")]
+        values = list(map(_chosen, HydraConfig.get().overrides.task))
+        folder = folder_of(values, [*swept])
         try:
-            main(compose.compose(schema, overrides))
+            config = compose.compose(schema, [*fixed, *values, Override("run", f"{run}/{folder}")])
+            main(config)
+            return outcome.value(config)
         except (UserError, Failure) as error:
             if os.getpid() != pid:  # the launcher reports it
                 raise
-            print(f"{name}: job {chosen.job.num} failed: {error}", file=sys.stderr)
+            print(f"{name}: job {folder} failed: {error}", file=sys.stderr)
             codes.append(2 if isinstance(error, UserError) else 1)
+            if optuna:
+                raise  # there is no value
+            return None
 
+    if optuna and not any(word.key == "hydra.sweeper.direction" for word in of_hydra_words):
+        better = outcome.maximise(compose.compose(schema, [word for word in fixed if word.key not in swept]))
+        of_hydra.append(f"hydra.sweeper.direction={'maximize' if better else 'minimize'}")
     words = ["hydra.output_subdir=null", f"hydra.sweep.dir={_quoted(run)}", "hydra.sweep.subdir=.",
              "hydra/job_logging=none", "hydra/hydra_logging=none", *of_hydra]  # fmt: skip
     _hand_over(job, [name, "--multirun", *words, *(f"{key}={value}" for key, value in swept.items())], [*swept])
+    print(outcome.table(Path(run)), file=streams.results())
     if codes:
         sys.exit(max(codes))
 
 
-def _hand_over(job: Callable[[Any], None], argv: list[str], keys: list[str]) -> None:
+def folder_of(values: list[Override], keys: list[str]) -> str:
+    """The name of a run's folder: its swept values, each with the last part of its key, or with the whole key where two
+    keys end alike. Characters that do not suit a file's name are replaced, and then a hash tells such names apart."""
+    short = {key: key.removesuffix(".type").rpartition(".")[2] for key in keys}
+    if len({*short.values()}) < len(short):
+        short = {key: key.removesuffix(".type") for key in keys}
+    whole = "_".join(f"{short[word.key]}-{word.value}" for word in values) or "run"
+    name = re.sub(r"[^\w.+-]", "_", whole)  # without = and commas: the folder can be named on a command line
+    if name == whole and len(name.encode()) <= LONGEST:
+        return name
+    cut = name.encode()[:LONGEST].decode(errors="ignore")
+    return f"{cut}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def _hand_over(job: Callable[[Any], float | None], argv: list[str], keys: list[str]) -> None:
     """Let hydra call the job for each combination of the values of the keys."""
     import hydra
     from hydra.core.config_store import ConfigStore
@@ -85,7 +133,10 @@ def _hand_over(job: Callable[[Any], None], argv: list[str], keys: list[str]) -> 
         hydra.main(version_base=None, config_path=None, config_name=ROOT)(job)()
     except HydraException as error:
         lines = [str(cause).strip().split("\n")[0] for cause in (error, error.__cause__) if cause]
-        raise UserError(f"--multirun: {' '.join(lines)}") from error
+        hint = next(
+            (f"; {install(extra)}" for key, extra in EXTRAS.items() if f"Could not find '{key}" in lines[0]), ""
+        )
+        raise UserError(f"--multirun: {' '.join(lines)}{hint}") from error
 
 
 def _divided(schema: type, words: list[Override]) -> tuple[list[Override], dict[str, str]]:

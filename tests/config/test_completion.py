@@ -63,7 +63,7 @@ def test_keys_values_presets_and_files_are_completed(complete, shell):
     # bash has divided the line at `=`, and replaces what is after it
     begin = (lambda key: "") if shell == "bash" else (lambda key: key)
     assert complete(shell, "score", "hyp") == ["hypothesis="]
-    assert sorted(complete(shell, "score", "m")) == ["max_line_bytes=", "metrics="]
+    assert sorted(complete(shell, "score", "m")) == ["max_line_bytes=", "metrics=", "model="]
     assert complete(shell, "score", "format=j") == [begin("format=") + "json"]
     assert complete(shell, "score", "metrics=[bleu,ex") == [begin("metrics=") + "[bleu,exact_match"]
     assert sorted(complete(shell, "score", "hypothesis=hy")) == [begin("hypothesis=") + name for name in CORPUS[:2]]

@@ -1,13 +1,17 @@
 """--multirun: every combination is a job, values keep their types, and hydra runs nothing but our command."""
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
 from s2s.config import compose
-from s2s.config.sweep import sweep
+from s2s.config.sweep import LONGEST, Outcome, folder_of, sweep
 from s2s.errors import UserError
 from s2s_cli.train import TrainCommand
+
+NOTHING = Outcome(lambda config: None, lambda config: False, lambda folder: "")
 
 
 @pytest.fixture
@@ -19,9 +23,10 @@ def jobs(tmp_path, monkeypatch):
         overrides = [override for file in files for override in compose.read_config(str(file))]
         overrides += [compose.Override(*word.split("=", 1)) for word in (f"run={tmp_path}/run", *words)]
         monkeypatch.setattr(sys, "argv", ["s2s-train", "--multirun", *words])
-        sweep("s2s-train", TrainCommand, configs.append, overrides)
+        sweep("s2s-train", TrainCommand, configs.append, overrides, NOTHING)
         assert sys.argv == ["s2s-train", "--multirun", *words]
-        assert [config.run for config in configs] == [f"{tmp_path}/run/{number}" for number in range(len(configs))]
+        assert len({config.run for config in configs}) == len(configs)
+        assert {str(Path(config.run).parent) for config in configs} == {f"{tmp_path}/run"}
         return configs
 
     return run
@@ -97,6 +102,7 @@ def test_a_file_holds_what_all_jobs_have(jobs, tmp_path):
         (["train.init.checkpoint=${oc.env:HOME},b"], r"\$\{oc.env:HOME\}: a swept value cannot contain \$\{"),
         (["hydra.launcher.nothing=1"], "Key 'nothing' not in 'BasicLauncherConf'"),
         (["hydra/launcher=nothing"], "Could not find 'hydra/launcher/nothing'"),
+        (["hydra/launcher=submitit_other"], r"submitit_other'.*; pip install .*\[slurm\]"),
     ],
 )
 def test_what_a_job_would_refuse_is_refused_before_the_first(jobs, words, message):
@@ -154,11 +160,62 @@ def test_a_job_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, c
     words = [compose.Override("run", f"{tmp_path}/run"), compose.Override("seed", "1,2")]
     monkeypatch.setattr(sys, "argv", ["s2s-train", "--multirun"])
     with pytest.raises(SystemExit, match="2"):
-        sweep("s2s-train", TrainCommand, main, words)
-    assert (done, capsys.readouterr().err) == ([2], "s2s-train: job 0 failed: no such store\n")
+        sweep("s2s-train", TrainCommand, main, words, NOTHING)
+    assert (done, capsys.readouterr().err) == ([2], "s2s-train: job seed-1 failed: no such store\n")
 
 
 def test_a_sweep_needs_a_folder():
     for words in ([], [compose.Override("run", "${x}")]):
         with pytest.raises(UserError, match="--multirun requires run=FOLDER"):
-            sweep("s2s-train", TrainCommand, print, words)
+            sweep("s2s-train", TrainCommand, print, words, NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ([("optim.lr", "0.001"), ("seed", "2")], "lr-0.001_seed-2"),
+        ([("data.cost", "max"), ("x.cost", "sum")], "data.cost-max_x.cost-sum"),
+        ([("decode.search.type", "sample")], "search-sample"),
+        ([], "run"),
+    ],
+)  # fmt: skip
+def test_a_folder_has_the_name_of_what_differs(values, name):
+    assert folder_of([compose.Override(*value) for value in values], [key for key, _ in values]) == name
+
+
+def test_names_of_folders_suit_a_file_system_and_differ():
+    texts = ["a/b", "a_b", "a:b", "x" * 300, "x" * 299 + "y", "../x"]
+    names = [folder_of([compose.Override("train.freeze", text)], ["train.freeze"]) for text in texts]
+    assert len({*names}) == len(texts)
+    assert all(re.fullmatch(r"[\w.+-]+", name) and len(name) < LONGEST + 10 for name in names)
+    assert names[1] == "freeze-a_b"
+
+
+@pytest.mark.parametrize("best", [min, max])
+def test_optuna_looks_for_the_best_value_of_the_runs(tmp_path, monkeypatch, capsys, best):
+    """It gets the value of each run, and the direction of the metric; a sweep ends with its table."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    tried = []
+    outcome = Outcome(lambda config: (config.seed - 7) ** 2, lambda config: best is max, lambda folder: f"in {folder}")
+    pairs = {"run": f"{tmp_path}/run", "seed": "range(1,12)", "hydra/sweeper": "optuna", "hydra.sweeper.n_trials": "8",
+             "hydra.sweeper.n_jobs": "1"}  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["s2s-train", "--multirun"])
+    sweep("s2s-train", TrainCommand, tried.append, [compose.Override(*pair) for pair in pairs.items()], outcome)
+    assert len(tried) == 8
+    assert all(config.run == f"{tmp_path}/run/seed-{config.seed}" for config in tried)
+    values = [(config.seed - 7) ** 2 for config in tried]
+    content = compose.yaml.safe_load((tmp_path / "run" / "optimization_results.yaml").read_text())
+    assert content["best_value"] == best(values)
+    assert capsys.readouterr().out == f"in {tmp_path}/run\n"
+
+
+def test_a_trial_that_fails_ends_a_sweep_of_optuna_with_its_error(tmp_path, monkeypatch):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+
+    def fail(config):
+        raise UserError("no such store")
+
+    pairs = {"run": f"{tmp_path}/run", "optim.lr": "tag(log,interval(1e-4,1e-2))", "hydra/sweeper": "optuna"}
+    monkeypatch.setattr(sys, "argv", ["s2s-train", "--multirun"])
+    with pytest.raises(UserError, match="no such store"):
+        sweep("s2s-train", TrainCommand, fail, [compose.Override(*pair) for pair in pairs.items()], NOTHING)

@@ -366,12 +366,19 @@ def test_the_run_says_what_made_it_and_its_config_makes_it_again(store, trained,
 def test_a_multirun_trains_each_value_in_a_folder_of_its_own(store, tmp_path, spawn):
     run = tmp_path / "sweep"
     process = spawn("train", "--multirun", *words(store, run, "train.max_updates=2", "seed=3,4"), cwd=tmp_path)
-    _, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    for job, seed in ((0, 3), (1, 4)):
-        assert f"seed: {seed}\n" in (run / str(job) / "config.yaml").read_text()
-        assert (run / str(job) / "last/model.safetensors").exists()
+    for seed in (3, 4):
+        assert f"seed: {seed}\n" in (run / f"seed-{seed}" / "config.yaml").read_text()
+        assert (run / f"seed-{seed}" / "last/model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
+    head, *rows = [line.split("\t") for line in (run / "results.tsv").read_text().splitlines()]
+    assert head == ["run", "seed", "metric", "best"]
+    assert [row[2] for row in rows] == ["loss", "loss"]
+    assert {row[0]: row[1] for row in rows} == {"seed-3": "3", "seed-4": "4"}
+    best = [json.loads((run / row[0] / "last/state.json").read_text())["progress"]["best"] for row in rows]
+    assert best == sorted(best) == pytest.approx([float(row[3]) for row in rows], rel=1e-5)
+    assert [line.split() for line in output.splitlines()] == [head, *rows]
 
 
 @pytest.mark.slow
@@ -381,7 +388,7 @@ def test_a_multirun_can_be_handed_to_submitit(store, tmp_path, spawn):
     process = spawn("train", *launcher, *words(store, run, "train.max_updates=2", "seed=3,4"), cwd=tmp_path)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
-    assert all((run / str(job) / "last/model.safetensors").exists() for job in (0, 1))
+    assert all((run / f"seed-{seed}" / "last/model.safetensors").exists() for seed in (3, 4))
     assert len(list((run / ".submitit").glob("*/*_result.pkl"))) == 2
 
 
