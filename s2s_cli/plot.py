@@ -17,14 +17,17 @@ class PlotCommand:
     """Schema of s2s-plot."""
 
     path: list[str] = option([], "folders of runs; arguments without = are paths")
-    output: str | None = option(None, "PNG file to draw to, in addition to the terminal")
+    output: str | None = option(None, "file to draw to, in addition to the terminal: .png, .svg or .pdf")
 
 
 def _plot(config: PlotCommand) -> None:
+    from s2s import figures
     from s2s.training import curves
 
     if not config.path:
         raise UserError("no run is given; s2s-plot RUN RUN")
+    if config.output:
+        figures.kind_of(config.output)
     panels = curves.read(config.path)
     if config.output:
         curves.to_picture(panels, config.path, config.output)

@@ -7,13 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from s2s import figures
 from s2s.decoding.alignment import Attention, position_symbols
-from s2s.drawing import INK, Canvas
 from s2s.tasks.tags import plain
 from s2s.text.vocabulary import EOS
 
-SHADE = (0x00, 0x72, 0xB2)  # colour of weight 1; weight 0 is white
-CELL, LABEL, MARGIN = 18, 120, 12  # pixels
+CELL, LABEL = 0.22, 1.8  # size of a cell and space for labels, in inches
 LONGEST = 16  # maximum length of a label, in characters
 
 
@@ -51,24 +50,26 @@ def attention_maps(task, model, decode, pairs: list[tuple[Sequence, list[int]]])
     return maps
 
 
-def draw(attention_map: Map, path: Path) -> None:
-    """Draw a map as a PNG file: the source from left to right, the translation downwards; larger weights are darker."""
-    left = top = MARGIN + LABEL
+def to_figure(attention_map: Map, title: str = ""):
+    """A map as a figure: the source from left to right, the translation downwards; larger weights are darker."""
     rows, columns = attention_map.weights.shape
-    canvas = Canvas(left + columns * CELL + MARGIN, top + rows * CELL + MARGIN)
-    for column, symbol in enumerate(attention_map.source):
-        canvas.upright(left + CELL * (column + 0.5), top - 6, _short(symbol))
-    for row, symbol in enumerate(attention_map.target):
-        y = top + CELL * row
-        canvas.text(left - 6, y + CELL / 2, _short(symbol), "rm")
-        for column, weight in enumerate(attention_map.weights[row].clip(0, 1)):
-            color = tuple(round(255 + (shade - 255) * float(weight)) for shade in SHADE)
-            x = left + CELL * column
-            canvas.box(x, y, x + CELL, y + CELL, "#{:02x}{:02x}{:02x}".format(*color))
-    right, bottom = left + CELL * columns, top + CELL * rows
-    canvas.line(left, top, right, top, right, bottom, left, bottom, left, top, color=INK)
+    picture = figures.figure(max(3.5, LABEL + CELL * columns + 0.8), max(2.0, LABEL + CELL * rows))
+    ax = picture.subplots()
+    image = ax.imshow(attention_map.weights, cmap="Blues", vmin=0, vmax=1, aspect="equal", interpolation="nearest")
+    for axis, symbols in ((ax.xaxis, attention_map.source), (ax.yaxis, attention_map.target)):
+        axis.set_ticks(range(len(symbols)), [figures.readable(_short(symbol)) for symbol in symbols])
+    ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    ax.tick_params(axis="x", rotation=90)
+    if title:
+        picture.suptitle(title)
+    picture.colorbar(image, ax=ax, label="weight", fraction=0.05)
+    return picture
+
+
+def draw(attention_map: Map, path: Path, title: str = "") -> None:
+    """Draw a map into a file, whose ending chooses its kind: PNG, SVG or PDF."""
     path.parent.mkdir(exist_ok=True)
-    canvas.save(path)
+    figures.save(to_figure(attention_map, title), path, [*attention_map.source, *attention_map.target])
 
 
 def _short(symbol: str) -> str:

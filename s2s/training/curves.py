@@ -1,5 +1,5 @@
-"""Plots the curves of runs from their metrics.jsonl: loss, metrics of decoded text and throughput by update, as text or
-as a picture."""
+"""Plots the curves of runs from their metrics.jsonl: loss, metrics of decoded text and throughput by update, as text by
+plotext or as a picture by matplotlib."""
 
 import dataclasses
 import math
@@ -7,16 +7,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from s2s.drawing import COLORS, INK, LARGE, Canvas, round_step
+from s2s import figures
 from s2s.errors import UserError
 from s2s.training.metrics import read_metrics
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LOSS, SPEED = "loss per target token", "target tokens/s"
-PLAIN = ("loss", "nll", "perplexity", "accuracy", "seconds_validating", "time", "update")  # not from decoded text
+PLAIN = (
+    "loss",
+    "nll",
+    "perplexity",
+    "accuracy",
+    "seconds_validating",
+    "time",
+    "update",
+    "session",
+)  # not from decoded text
+SPACE = 0.05  # between the outermost values and the ends of their axis, as a share of their range
 OFF_THE_TOP = 0.05  # share of the losses that may lie above the panel, since losses start high
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 960, 340, 88, 24, 64, 48  # size and margins of a panel, in pixels
-ROWS = 15  # height of a text panel, in lines
+WIDTH, HEIGHT, LINE = 9.6, 3.0, 0.22  # width and height of a panel, and height of a line of its legend, in inches
+ROWS = 18  # height of a text panel with its axis, in lines
 
 
 @dataclasses.dataclass
@@ -67,73 +77,56 @@ def read(paths: list[str]) -> Panels:
 
 def to_text(panels: Panels, paths: list[str], width: int) -> str:
     """Draw panels as text, `width` columns wide. Each run is a letter, a capital letter for its validations."""
-    lines = []
+    import plotext
+
+    parts = []
     for title, curves in panels.items():
         low, high, last = _frame(title, curves)
-        labels = [f"{low + (high - low) * (ROWS - 1 - row) / (ROWS - 1):,.5g}" for row in range(ROWS)]
-        margin = max(map(len, labels))
-        columns = max(20, width - margin - 2)
-        grid = [[" "] * columns for _ in range(ROWS)]
+        plotext.clear_figure()
+        plotext.theme("clear")
+        plotext.plotsize(max(40, width), ROWS)
+        plotext.xlim(0, last)
+        plotext.ylim(low, high)
         for curve in curves:
-            letter = LETTERS[curve.run % len(LETTERS)]
-            for column in range(columns):
-                value = _at(curve.points, column * last / (columns - 1))
-                if value is not None and low <= value <= high:
-                    row = round((high - value) / (high - low) * (ROWS - 1))
-                    grid[row][column] = letter.upper() if curve.valid else letter
-        lines += ["", title]
-        lines += [f"{label:>{margin}} |{''.join(row)}".rstrip() for label, row in zip(labels, grid, strict=True)]
-        lines.append(" " * margin + " +" + "-" * columns)
-        lines.append(" " * (margin + 2) + "0" + f"update {last:,}".rjust(columns - 1))
+            shown = [(update, value) for update, value in curve.points if low <= value <= high]
+            if shown:
+                plotext.plot(*zip(*shown, strict=True), marker=_letter(curve))
+        drawn = plotext.uncolorize(plotext.build())
+        legend = [f"  {_letter(curve)}  {_legend(curve, paths)}" for curve in curves]
+        parts += ["", f"{title}, by update", *(line.rstrip() for line in drawn.splitlines()), *legend]
+    return "\n".join(parts[1:])
+
+
+def _letter(curve: Curve) -> str:
+    letter = LETTERS[curve.run % len(LETTERS)]
+    return letter.upper() if curve.valid else letter
+
+
+def to_figure(panels: Panels, paths: list[str]):
+    """Panels as a figure, one below the other. Each run has a colour; validations have dots. The legends have the last
+    values. They are above the panels, and whole."""
+    heights = [HEIGHT + LINE * len(curves) for curves in panels.values()]
+    picture = figures.figure(WIDTH, sum(heights))
+    axes = picture.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, (title, curves) in zip(axes, panels.items(), strict=True):
+        low, high, last = _frame(title, curves)
         for curve in curves:
-            letter = LETTERS[curve.run % len(LETTERS)]
-            lines.append(f"  {letter.upper() if curve.valid else letter}  {_legend(curve, paths)}")
-    return "\n".join(lines[1:])
+            dots = "o" if curve.valid or len(curve.points) == 1 else ""
+            color = figures.COLORS[curve.run % len(figures.COLORS)]
+            ax.plot(*zip(*curve.points, strict=True), color=color, marker=dots, markersize=5,
+                    linestyle="--" if curve.valid else "-", label=_legend(curve, paths))  # fmt: skip
+        ax.set(xlim=(-last * SPACE / 5, last * (1 + SPACE / 5)), ylim=(low, high), xlabel="update")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.grid(color="#dddddd")
+        ax.ticklabel_format(axis="y", useOffset=False)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, borderaxespad=0, fontsize="medium",
+                  title=title, alignment="left", title_fontproperties={"size": "large"})  # fmt: skip
+    return picture
 
 
 def to_picture(panels: Panels, paths: list[str], file: str | Path) -> None:
-    """Draw panels into a PNG file, one below the other. Each run has a colour; validations have dots."""
-    heights = [HEIGHT + 18 * len(curves) for curves in panels.values()]
-    canvas, top = Canvas(WIDTH, sum(heights)), 0
-    for (title, curves), height in zip(panels.items(), heights, strict=True):
-        _panel(canvas, top, title, curves, paths)
-        top += height
-    canvas.save(file)
-
-
-def _panel(canvas: Canvas, top: int, title: str, curves: list[Curve], paths: list[str]) -> None:
-    low, high, last = _frame(title, curves)
-    canvas.text(LEFT, top + 20, title, "lm", LARGE)
-    for number, curve in enumerate(curves):
-        y, color = top + 44 + 18 * number, COLORS[curve.run % len(COLORS)]
-        canvas.line(LEFT, y, LEFT + 28, y, color=color, width=2)
-        if curve.valid:
-            canvas.dot(LEFT + 14, y, color)
-        canvas.text(LEFT + 36, y, _legend(curve, paths), "lm")
-    left, right = LEFT, WIDTH - RIGHT
-    upper, lower = top + TOP + 18 * len(curves), top + HEIGHT + 18 * len(curves) - BOTTOM
-    step = round_step(high - low, 6)
-    for number in range(math.ceil(low / step), math.floor(high / step) + 1):
-        y = lower - (lower - upper) * (number * step - low) / (high - low)
-        canvas.line(left, y, right, y)
-        canvas.text(left - 8, y, f"{number * step:,.6g}", "rm")
-    step = max(1, int(round_step(last, 10)))
-    for update in range(0, last + 1, step):
-        x = left + (right - left) * update / last
-        canvas.text(x, lower + 6, f"{update:,}", "ma")
-    canvas.line(left, lower, right, lower, color=INK)
-    canvas.text((left + right) / 2, lower + 24, "update", "ma")
-    for curve in curves:
-        color = COLORS[curve.run % len(COLORS)]
-        places = [
-            (left + (right - left) * update / last, lower - (lower - upper) * (value - low) / (high - low))
-            for update, value in curve.points
-            if value <= high
-        ]
-        if len(places) > 1:
-            canvas.line(*(number for place in places for number in place), color=color, width=2)
-        for place in places if curve.valid or len(places) == 1 else []:
-            canvas.dot(*place, color)
+    """Draw panels into a file, whose ending chooses its kind: PNG, SVG or PDF. Raises UserError: another ending."""
+    figures.save(to_figure(panels, paths), file, paths)
 
 
 def _legend(curve: Curve, paths: list[str]) -> str:
@@ -151,20 +144,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _frame(title: str, curves: Iterable[Curve]) -> tuple[float, float, int]:
-    """The lowest and highest value shown (which always differ), and the last update."""
+    """The ends of the axis of values, with some space below the lowest value and above the highest one that is shown;
+    and the last update."""
     values = sorted(value for curve in curves for _, value in curve.points)
     low, high = values[0], values[-1]
     if title == LOSS:
         high = values[math.ceil((1 - OFF_THE_TOP) * (len(values) - 1))]
-    if high <= low:
-        low, high = low - abs(low) / 10 - 1e-6, low + abs(low) / 10 + 1e-6
-    return low, high, max(1, *(curve.points[-1][0] for curve in curves))
-
-
-def _at(points: list[tuple[int, float]], update: float) -> float | None:
-    """The value at an update, by linear interpolation; None: it is outside of the points."""
-    if not points[0][0] <= update <= points[-1][0]:
-        return None
-    after = next(number for number, point in enumerate(points) if point[0] >= update)
-    (x2, y2), (x1, y1) = points[after], points[max(0, after - 1)]
-    return y2 if x2 == x1 else y1 + (y2 - y1) * (update - x1) / (x2 - x1)
+    space = (high - low) * SPACE if high > low else abs(low) / 10 + 1e-6
+    return low - space, high + space, max(1, *(curve.points[-1][0] for curve in curves))

@@ -155,7 +155,8 @@ def report_validation(log: RunLog, update: int, validation: Validation, seconds:
         source, reference, hypothesis = (t if len(t) <= LONGEST else f"{t[:LONGEST]} ..." for t in sample)
         log.line(f"  source:     {source}\n  reference:  {reference}\n  hypothesis: {hypothesis}")
     for number, attention_map in enumerate(validation.maps, 1):
-        log.picture(f"attention/update_{update:08d}_{number}.png", functools.partial(draw, attention_map))
+        title = f"update {update:,}, sample {number}"
+        log.picture(f"attention/update_{update:08d}_{number}.png", functools.partial(draw, attention_map, title=title))
     log.metrics(
         "valid", update, {**validation.values, "seconds_validating": seconds, "signatures": validation.signatures}
     )

@@ -1,26 +1,45 @@
 """Pictures of what the model looks at in the samples of a validation."""
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from s2s import figures
 from s2s.checkpoint import loading
 from s2s.decoding.config import DecodeConfig
 from s2s.text.vocabulary import EOS
-from s2s.training.attention import CELL, LABEL, MARGIN, SHADE, Map, attention_maps, draw
+from s2s.training.attention import Map, attention_maps, draw, to_figure
 from tests.training.test_resume import words
 
 
-def test_a_picture_is_as_dark_as_the_weights(tmp_path):
+def test_a_picture_is_as_dark_as_the_weights():
     weights = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]], np.float32)
-    draw(Map(["a", "a very long source symbol", "</s>"], ["ü", "</s>"], weights), tmp_path / "maps" / "1.png")
-    with Image.open(tmp_path / "maps" / "1.png") as image:
-        for (row, column), weight in np.ndenumerate(weights):
-            place = [MARGIN + LABEL + CELL * n + CELL // 2 for n in (column, row)]
-            assert image.getpixel(tuple(place)) == pytest.approx([255 + (s - 255) * weight for s in SHADE], abs=1)
-        labels = image.crop((MARGIN + LABEL, 0, image.width, MARGIN + LABEL - 2))
-        assert labels.convert("L").getextrema()[0] < 80
+    picture = to_figure(Map(["▁a", "a very long source symbol", "</s>"], ["ü b", "</s>"], weights), "sample 1")
+    ax, colors = picture.axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["▁a", "a␣very␣long␣sou…", "</s>"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["ü␣b", "</s>"]
+    assert (picture.get_suptitle(), colors.get_ylabel(), colors.get_ylim()) == ("sample 1", "weight", (0, 1))
+    canvas = FigureCanvasAgg(picture)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())
+    for (row, column), weight in np.ndenumerate(weights):
+        x, y = ax.transData.transform((column, row))
+        shade = np.asarray(matplotlib.colormaps["Blues"](float(weight)))[:3] * 255
+        assert pixels[round(pixels.shape[0] - y), round(x), :3] == pytest.approx(shade, abs=2)
+
+
+def test_every_script_is_drawn_or_named(tmp_path, recwarn):
+    """No glyph is a box: matplotlib warns of those."""
+    letters = ["▁ä", "ş", "кот", "שלום", "عرب", "ʃɪ", "δ", "$5", "かな", "漢", "한", "\U00012000"]
+    weights = np.full((len(letters), len(letters)), 1 / len(letters), np.float32)
+    for ending in ("png", "svg", "pdf"):
+        draw(Map(letters, letters, weights), tmp_path / "maps" / f"1.{ending}")
+    assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)]
+    assert [figures.readable(text) for text in letters[:7]] == letters[:7]
+    unknown = "\U0010fff0"  # of private use: no font has it
+    assert figures.readable(f"a{unknown}") == "aU+10FFF0"
 
 
 def test_validations_draw_their_samples(store, tmp_path, s2s, capsys):

@@ -5,7 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from s2s.drawing import COLORS, round_step
+from s2s.drawing import round_step
+from s2s.figures import COLORS
 from s2s.training import curves
 from s2s.training.metrics import read_metrics
 from tests.training.test_resume import words
@@ -75,14 +76,41 @@ def test_text_shows_each_run_where_its_values_are(tmp_path):
     second = write(tmp_path / "b", [train(n, 2.0 - n / 100) for n in range(0, 101, 10)])
     panels = {curves.LOSS: curves.read([first, second])[curves.LOSS]}
     lines = curves.to_text(panels, ["one", "two"], 60).splitlines()
-    grid = [line.split("|", 1)[1] for line in lines if "|" in line]
-    assert len(grid) == curves.ROWS
     assert all(len(line) <= 60 for line in lines)
-    assert grid[-1].startswith("a")  # the first rises from below, the second falls from above
-    assert grid[-1].rstrip().endswith("b")
-    assert grid[0].startswith("b")
-    assert grid[0].rstrip().endswith("a")
+    assert "\x1b" not in "".join(lines)  # no codes of colours
+    grid = [line.split("│")[1] for line in lines if line.count("│") == 2]
+    drawn = [row for row in grid if row.strip()]
+    assert drawn[-1].strip()[0] == "a"  # the first rises from below, the second falls from above
+    assert drawn[-1].strip()[-1] == "b"
+    assert drawn[0].strip()[0] == "b"
     assert "  a  one, training: 2 at update 100" in lines
+
+
+def test_the_lowest_and_the_last_points_are_inside_of_the_axes_and_legends_are_whole(tmp_path):
+    path = write(tmp_path / "run", [train(10, 3.0), train(20, 2.0), valid(20, 2.5, bleu=10.0)])
+    name = "runs/a-name-that-is-as-long-as-people-give-them-when-they-sweep-many-things"
+    picture = curves.to_figure(curves.read([path]), [name])
+    picture.canvas.draw()
+    for ax in picture.axes:
+        (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+        for line in ax.lines:
+            assert all(left < x < right for x in line.get_xdata())
+            assert all(low < y < high for y in line.get_ydata())
+        box = ax.get_legend().get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= picture.bbox.x1
+        assert box.y1 <= picture.bbox.y1
+        assert name in ax.get_legend().get_texts()[0].get_text()
+    assert [ax.get_legend().get_title().get_text() for ax in picture.axes] == [curves.LOSS, "bleu", curves.SPEED]
+
+
+@pytest.mark.parametrize(("ending", "beginning"), [("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")])
+def test_the_ending_chooses_the_kind_of_picture(tmp_path, s2s, capsys, ending, beginning):
+    path = write(tmp_path / "run", [train(10, 3.0), train(20, 2.0)])
+    assert s2s("plot", path, f"output={tmp_path}/curves.{ending}") == 0
+    assert (tmp_path / f"curves.{ending}").read_bytes().startswith(beginning)
+    assert s2s("plot", path, f"output={tmp_path}/curves.gif") == 2
+    assert "the ending chooses the kind of a picture: .png, .svg, .pdf" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("points", [[(10, 3.0)], [(10, 3.0), (20, 3.0)], [(0, 0.0), (1, 0.0)], [(0, -1.0), (9, 1e9)]])
