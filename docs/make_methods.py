@@ -26,6 +26,7 @@ ROOMS = {
     "frontends": "Front-ends", "encoders": "Encoders", "nn": "Layers and attention", "bridges": "Bridges",
     "decoders": "Decoders", "outputs": "Output layers", "terms": "Loss terms", "text": "Tokenizers and text units",
     "pretokenizers": "Pre-tokenizers",
+    "noises": "Noise for denoising",
     "data": "Data", "tasks": "Tasks", "optim": "Optimizers", "training": "Training", "search": "Search",
     "scorers": "Scorers", "rules": "Rules", "decoding": "Decoding",
 }  # fmt: skip

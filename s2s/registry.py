@@ -27,11 +27,19 @@ COMPONENTS = {
         "speech_to_text": "s2s.tasks.speech:SpeechToTextTask",
         "language_modeling": "s2s.tasks.language_modeling:LanguageModelingTask",
         "multi_source": "s2s.tasks.multi_source:MultiSourceTask",
+        "denoising": "s2s.tasks.denoising:DenoisingTask",
     },
     "preprocess": {
         "translation": "s2s.data.preprocess:TextRecipe",
         "speech_to_text": "s2s.data.speech_preprocess:SpeechRecipe",
         "multi_source": "s2s.data.multi_source:MultiSourceRecipe",
+        "denoising": "s2s.data.denoising:DenoisingRecipe",
+    },
+    "noise": {
+        "bart": "s2s.data.noises.bart:Bart",
+        "spans": "s2s.data.noises.spans:Spans",
+        "mass": "s2s.data.noises.mass:Mass",
+        "ul2": "s2s.data.noises.ul2:Ul2",
     },
     "transform": {"shuffle": "s2s.data.transforms:Shuffle"},
     "target_transform": {

@@ -50,7 +50,8 @@ def _text(report: dict[str, Any]) -> Canvas:
             for side in languages
         ]
         counts = [split[side]["histogram"]["lines"] for side in languages]
-        _histogram(canvas, corner, title, notes, counts, split["source"]["histogram"]["tokens"], "tokens of a line")
+        _histogram(canvas, corner, title, notes, counts, split[next(iter(languages))]["histogram"]["tokens"],
+                   "tokens of a line")  # fmt: skip
     _rates(canvas, languages, rows * HEIGHT, splits)
     return canvas
 
@@ -101,6 +102,8 @@ def _histogram(canvas: Canvas, corner: tuple[int, int], title: str, notes: list[
 
 def _premium(languages: dict[str, str], split: dict[str, Any]) -> str:
     """The tokenizer premium in both directions, if there is one."""
+    if "premium" not in split:
+        return ""
     source, target = (languages[side] for side in PREMIUM)
     forth, back, _ = split["premium"].values()
     return "" if forth is None else f"; premium {target}/{source} {forth:.2f}, {source}/{target} {back:.2f}"

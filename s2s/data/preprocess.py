@@ -214,7 +214,7 @@ class TextRecipe(Recipe[PreprocessConfig]):
 
     def split_facts(self, split: str, corpora: list, facts: dict[str, Any], sums: dict[str, Any]) -> dict[str, Any]:
         """As in Recipe, with the tokenizer premium."""
-        return {**facts, "premium": premium_facts(sums["premium"])}
+        return {**facts, "premium": premium_facts(sums["premium"])} if "premium" in sums else facts
 
     def table(self, report: dict[str, Any]) -> str:
         """As in Recipe."""
@@ -344,8 +344,9 @@ def encode(work: Work, chunk: Chunk) -> Encoded:
     for _, field in others:
         count = len(parsed["target"][1])
         encoded.columns[field.name] = of_lines(texts[field.name], count) if field.kind == "text" else parsed[field.name]
-    lengths = {name: parsed[name][1] for name in ("source", "target")}
-    encoded.sums["premium"] = premium_sums(lengths, unknown).astype(object)
+    if set(SIDES) <= set(unknown):
+        lengths = {name: parsed[name][1] for name in SIDES}
+        encoded.sums["premium"] = premium_sums(lengths, unknown).astype(object)
     return encoded
 
 

@@ -113,6 +113,7 @@ def table(report: dict[str, Any]) -> str:
     """The report as readable text, without the path of the store and the time taken."""
     sizes = [facts["size"] for facts in report["vocabularies"].values()]
     shared = len({facts["digest"] for facts in report["vocabularies"].values()}) == 1
+    compared = all("premium" in split for split in report["splits"].values())
     sections = [
         ["vocabulary: " + (f"{sizes[0]} shared" if shared else " + ".join(map(str, sizes)))],
         aligned(_pairs(report), right=(1, 2)),
@@ -123,9 +124,9 @@ def table(report: dict[str, Any]) -> str:
             "premium: mean over pairs of the tokens of one side divided by the tokens of the other",
             "(pairs with tokens on both sides, at most 10% of them unknown)",
         ],
-        aligned(_premiums(report), right=(1, 2, 3)),
+        aligned(_premiums(report), right=(1, 2, 3)) if compared else [],
     ]
-    return "\n\n".join("\n".join(lines) for lines in sections)
+    return "\n\n".join("\n".join(lines) for lines in (sections if compared else sections[:-2]))
 
 
 Rows = list[tuple[str, ...]]

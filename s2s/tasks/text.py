@@ -333,7 +333,12 @@ class TextDataset:
 
     def _targets(self, examples: np.ndarray, draw: Draw | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The concatenated decoder inputs (BOS first) and targets (EOS last) of examples, and their lengths [B]."""
-        target, lengths = self._target(examples, draw)
+        return self._framed(*self._target(examples, draw), examples, draw)
+
+    def _framed(
+        self, target: np.ndarray, lengths: np.ndarray, examples: np.ndarray, draw: Draw | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `_targets`, from the ids of targets without BOS and EOS."""
         shown = target
         if draw and draw.config.prev_output_mask:
             random = seeds(draw.seed, draw.epoch, examples, "prev_output_mask")

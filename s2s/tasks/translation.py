@@ -217,9 +217,8 @@ class PairDataset(TextDataset):
             draw: Seed and options of augmentation; None: the examples are not augmented.
         """
         examples = np.asarray(examples, np.int64)
-        sources = [_rows(*with_symbol(EOS, *self._with_tags(*source, examples), after=True), rows)
-                   for source in self._sources(examples, draw)]  # fmt: skip
-        decoder_input, target, target_lengths = self._targets(examples, draw)
+        ids, (decoder_input, target, target_lengths) = self._sides(examples, draw)
+        sources = [_rows(*with_symbol(EOS, *self._with_tags(*source, examples), after=True), rows) for source in ids]
         written = _rows(target, target_lengths, rows)
         real, target_real = sum(int(source.lengths.sum()) for source in sources), int(written.lengths.sum())
         places = sum(source.values.numel() for source in sources)
@@ -234,6 +233,10 @@ class PairDataset(TextDataset):
             target_packing=written.packing,
             columns=self._columns(examples),
         )
+
+    def _sides(self, examples: np.ndarray, draw: Draw | None):
+        """`_sources` and `_targets` of examples."""
+        return self._sources(examples, draw), self._targets(examples, draw)
 
     def _sources(self, examples: np.ndarray, draw: Draw | None) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each source, the concatenated ids of examples, and their lengths."""
