@@ -23,8 +23,12 @@ FIRST = "DejaVu Sans"  # matplotlib contains it; it has Latin, IPA, Greek, Cyril
 
 
 def kind_of(path: str | Path) -> str:
-    """The kind of a picture by the ending of its file; png for a stream. Raises UserError: it is none of KINDS."""
-    if is_standard_output(str(path)) or is_stream(path):
+    """The kind of a picture by the ending of its file; png for a stream and without an ending.
+
+    Raises:
+        UserError: it is none of KINDS.
+    """
+    if is_standard_output(str(path)) or is_stream(path) or not Path(path).suffix:
         return "png"
     kind = Path(path).suffix.removeprefix(".").lower()
     if kind not in KINDS:

@@ -348,7 +348,7 @@ def test_a_plot_does_not_replace_what_it_draws(run, s2s, capsys):
     before = (run / "metrics.jsonl").read_bytes()
     capsys.readouterr()
     assert s2s("plot", run, f"output={run}/metrics.jsonl") == 2
-    assert f"output={run}/metrics.jsonl: lies in {run}, a run, which would be damaged" in one_error_line(capsys)
+    assert f"{run}/metrics.jsonl: the ending chooses the kind of a picture" in one_error_line(capsys)
     assert (run / "metrics.jsonl").read_bytes() == before
     assert s2s("plot", run, f"output={run}/curves.png") == 0
 
