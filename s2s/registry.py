@@ -50,6 +50,7 @@ COMPONENTS = {
     "tokenizer": {
         "sentencepiece": "s2s.text.sentencepiece:SentencePieceTokenizer",
         "pieces": "s2s.text.pieces:PiecesTokenizer",
+        "tokenizer_json": "s2s.text.tokenizer_json:TokenizerJsonTokenizer",
         "characters": "s2s.text.characters:CharacterTokenizer",
         "bytes": "s2s.text.bytes:ByteTokenizer",
         "words": "s2s.text.words:WordTokenizer",

@@ -57,6 +57,8 @@ def write(path: Path, format: str, output: Path) -> list[str]:
 
     imported = formats.read(path, format)
     words = [("model", "transformer"), *((f"model.{key}", _word(value)) for key, value in imported.options.items())]
+    told = {key: getattr(imported.task.config, key) for key in ("source_tags", "target_tag")}
+    words += [(f"task.{key}", _word(value)) for key, value in told.items() if value]
     config: Any = compose.compose(TrainCommand, words)
     model = imported.task.model(config.model)
     loading.load_weights(model, imported.weights(), imported.where)
@@ -68,6 +70,7 @@ def write(path: Path, format: str, output: Path) -> list[str]:
              imported.task.describe()]  # fmt: skip
     tokenizers = {**imported.task.source_tokenizers, "target": imported.task.target_tokenizer}
     lines += [f"{side} tokenizer: {tokenizer.config.type}" for side, tokenizer in tokenizers.items()]
+    lines += [f"{name}: {' '.join(values)}" for name, values in imported.task.tags.items()]
     lines += [f"not taken over: {note}" for note in imported.notes]
     decode = " ".join(f"decode.{word}" for word in described(imported.decode))
     return [*lines, f"for the same lines as before: decode=huggingface {decode}".rstrip()]
@@ -75,6 +78,8 @@ def write(path: Path, format: str, output: Path) -> list[str]:
 
 def _word(value: Any) -> str:
     """A value as it is typed."""
+    if isinstance(value, list):
+        return f"[{','.join(value)}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

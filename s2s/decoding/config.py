@@ -88,6 +88,9 @@ class DecodeConfig:
         ("first_finished", "best_possible", "worst_finished", "exhaustive"),
     )
     allow_unknown: bool = option(False, "whether the unknown symbol may be generated")
+    free_beginning: bool = option(
+        False, "the first token, which task.target_tag forces, has the log-probability 0, as in transformers"
+    )
     replace_unknown: bool = option(
         False,
         "with allow_unknown: write each unknown symbol as the source token that its attention points at (as "

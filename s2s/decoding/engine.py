@@ -276,6 +276,7 @@ class _Run:
         self.skips = claims.get("skips", False) and not rules and engine.scorer.native
         self.fused = self.skips and claims.get("fused", False)
         self.rules = Rules(rules, config, B, device) if rules else None
+        self.free = config.free_beginning and engine.setting.sides.beginnings is not None
         shortlist = engine.setting.loaded.get("shortlist")
         self.candidates = Candidates(shortlist, B, device) if shortlist else None
         self.tokens = torch.full((B, config.rows), BOS, device=device)
@@ -353,6 +354,11 @@ class _Run:
         choice = self.choose(logits, normalizer, self.scores, self.limits)
         if not self.fused:  # a fused kernel leaves no NaN
             choice = choice._replace(scores=without_nan(choice.scores), end_scores=without_nan(choice.end_scores))
+        if self.free and (first := self.limits.done == 0).any():
+            choice = choice._replace(
+                log_probabilities=choice.log_probabilities.masked_fill(first, 0),
+                scores=choice.scores.masked_fill(first & (choice.scores > NEVER), 0),
+            )
         if self.candidates:
             choice = choice._replace(tokens=self.candidates.symbols[choice.tokens])
         if self.rules:

@@ -208,8 +208,10 @@ class Generator:
             UserError: constraints or prefixes do not go with the options.
         """
         given = {"constraints": "constraints="} if constraints else {}
+        named = "prefix=" if any(map(len, prefixes or [])) else "task.target_tag"
+        prefixes = self._begun(sources, prefixes)
         if any(map(len, prefixes or [])):
-            given["prefix"] = "prefix="
+            given["prefix"] = named
             if self.sides.closing is not None:
                 given["rules"] = "prefix= of whole words (data.target_transform)"
         if given:
@@ -218,6 +220,14 @@ class Generator:
             yield from self._generate_long(sources, progress, first)
         else:
             yield from self._generate(sources, prefixes, progress, first, constraints, self.timestamps)
+
+    def _begun(self, sources: list, targets: list[Ids] | None) -> list[Ids] | None:
+        """Prefixes or targets after what the targets of these sources begin with."""
+        if self.sides.beginnings is None:
+            return targets
+        beginnings = self.sides.beginnings(sources)
+        return beginnings if targets is None else [[*first, *ids] for first, ids in
+                                                   zip(beginnings, targets, strict=True)]  # fmt: skip
 
     def _generate_long(self, sources: list, progress: Callable[[int], None] | None, first: int):
         """As `generate`, for recordings that are cut into chunks."""
@@ -298,9 +308,12 @@ class Generator:
             scored = self._score([sources[i] for i in batch], [targets[i] for i in batch])
             yield [(i, [hypothesis]) for i, hypothesis in zip(batch, scored, strict=True)]
 
+        empty = [not len(target) for target in targets]
+        targets = self._begun(sources, targets)
         sources, cut, ready = self.intake.checked(sources, targets, "target")
         pairs = list(zip(sources, targets, strict=True))
-        ready |= {i: [self._empty()] for i, pair in enumerate(pairs) if i not in ready and not any(map(len, pair))}
+        ready |= {i: [self._empty()] for i, (source, _) in enumerate(pairs)
+                  if i not in ready and empty[i] and not len(source)}  # fmt: skip
         todo = [i for i in range(len(pairs)) if i not in ready]
         lengths = [max(self.setting.positions(pairs[i][0]), len(pairs[i][1]) + 1) for i in todo]
         batches = plan(lengths, self.config.rows, self.config.batch_tokens)

@@ -31,6 +31,7 @@ class Sides:
         lengths: Lengths of the sources of an example, without EOS; an example mostly has one.
         first: What the decoder reads first for each of some sources; None: BOS.
         firsts: What `first` may return.
+        beginnings: The tokens that the hypotheses of each of some sources must begin with; None: none.
     """
 
     collate: Callable[[list[Ids], torch.device], Inputs]
@@ -41,6 +42,7 @@ class Sides:
     lengths: Callable[[Any], list[int]] = lambda source: [len(source)]
     first: Callable[[list], list[int]] | None = None
     firsts: tuple[int, ...] = ()
+    beginnings: Callable[[list], list[Ids]] | None = None
 
     @classmethod
     def of(cls, task) -> "Sides":
@@ -48,7 +50,8 @@ class Sides:
         first = task.first_tag is not None
         return cls(task.collate_sources, task.text, task.frame_seconds, task.max_source,
                    task.target_transform.closing, task.source_lengths, task.first_tokens if first else None,
-                   tuple(task.first_symbols().tolist()) if first else ())  # fmt: skip
+                   tuple(task.first_symbols().tolist()) if first else (),
+                   task.beginnings if task.target_tag else None)  # fmt: skip
 
 
 @dataclasses.dataclass

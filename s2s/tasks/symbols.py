@@ -2,7 +2,8 @@
 
 The symbol of a tag's value, such as the language de, is the reserved symbol `<de>`. The symbols of some tags stand
 before the source (Johnson et al. 2017, https://arxiv.org/abs/1611.04558), or that of one tag is what the decoder reads
-first, in place of `<s>`.
+first, in place of `<s>`, or that of one tag is the first token of the target, which is forced in a search (Liu et al.
+2020, https://arxiv.org/abs/2001.08210).
 """
 
 import dataclasses
@@ -32,6 +33,10 @@ class TagSymbolsConfig(FirstTagConfig):
     source_tags: list[str] = option(
         [], "tags whose symbols stand before each source, such as [target_language] or [source_language,"
         "target_language]; they count as source tokens",
+    )  # fmt: skip
+    target_tag: str | None = option(
+        None, "tag whose symbol every target begins with, after <s>, such as target_language; a search forces it, as "
+        "for mBART and NLLB",
     )  # fmt: skip
 
 

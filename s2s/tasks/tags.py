@@ -83,18 +83,18 @@ def numbers(values: Mapping[str, Sequence[str]], tags: Tags) -> dict[str, int]:
 
     Args:
         values: The known values of each tag that the model reads.
-        tags: The tags of the example; further tags are ignored.
+        tags: The tags of the example; further tags are ignored. A tag with one value need not be there.
 
     Raises:
         UserError: a tag is missing, or its value is unknown.
     """
     for name, known in values.items():
-        if name not in tags:
+        if name not in tags and len(known) > 1:
             raise UserError(f"the tag {name} is missing, which the model reads: {name}={'|'.join(known)}")
-        if tags[name] not in known:
+        if name in tags and tags[name] not in known:
             raise UserError(f"{name}={tags[name]}: the model does not know this value of the tag; "
                             f"{registry.nearest(tags[name], list(known))}")  # fmt: skip
-    return {name: known.index(tags[name]) for name, known in values.items()}
+    return {name: known.index(tags.get(name, known[0])) for name, known in values.items()}
 
 
 def check_read(values: Mapping[str, Sequence[str]], tags: Tags) -> None:

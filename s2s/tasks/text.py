@@ -68,6 +68,10 @@ class TextTask(ABC):
         self.tag_values: dict[str, list[str]] = {}
         self.tags: dict[str, list[str]] = {}
         self.first_tag = self.config.first_tag if isinstance(self.config, FirstTagConfig) else None
+        self.target_tag = getattr(self.config, "target_tag", None)
+        if self.target_tag and not self.target_transform.is_none:
+            raise UserError(f"task.target_tag={self.target_tag}: does not go with "
+                            f"data.target_transform={self.target_transform.kind}")  # fmt: skip
         self.source_tags = tuple(self.config.source_tags) if isinstance(self.config, TagSymbolsConfig) else ()
 
     @classmethod
@@ -108,16 +112,31 @@ class TextTask(ABC):
             UserError: the model reads a tag that the data do not have.
         """
         model = registry.find("model", config.type)(config, self.spec)
-        if self.first_tag and not model.has_decoder:
-            raise UserError(f"task.first_tag={self.first_tag}: requires a decoder, and the model has none")
-        own = {"task.source_tags": self.source_tags, "task.first_tag": (self.first_tag,) if self.first_tag else ()}
+        for key, tag in {"first_tag": self.first_tag, "target_tag": self.target_tag}.items():
+            if tag and not model.has_decoder:
+                raise UserError(f"task.{key}={tag}: requires a decoder, and the model has none")
+        own = {"task.source_tags": self.source_tags, "task.first_tag": (self.first_tag,) if self.first_tag else (),
+               "task.target_tag": (self.target_tag,) if self.target_tag else ()}  # fmt: skip
         read = {f"model={config.type}": model.tags, **own}
         self.tags = {}
         for key, names in read.items():
             self.tags |= known(self.tag_values, names, key)
         if self.first_tag:
             self.first_symbols()  # raises if a symbol is missing
+        if self.target_tag:
+            self.target_symbols()
         return model
+
+    def target_symbols(self) -> np.ndarray:
+        """The ids of what a target may begin with, by the number of `target_tag`'s value, int64 [values]."""
+        key = f"task.target_tag={self.target_tag}"
+        return symbols_of(self.target_tokenizer.vocabulary, self.tags[self.target_tag or ""], key)
+
+    def beginnings(self, sources: list) -> list[list[int]]:
+        """The ids that the target of each source begins with, for its `target_tag`; none for a source that failed."""
+        symbols = self.target_symbols()
+        return [[] if isinstance(source, Exception) else [int(symbols[source.tags[self.target_tag]])]
+                for source in sources]  # fmt: skip
 
     def first_symbols(self) -> np.ndarray:
         """The ids of what the decoder may read first, by the number of `first_tag`'s value, int64 [values]."""
@@ -232,7 +251,7 @@ class TextTask(ABC):
         if self.tags != other.tags:
             read = (", ".join(f"{name} ({'|'.join(task.tags[name])})" for name in task.tags) for task in (other, self))
             return "other tags, {} against {}".format(*(text or "none" for text in read))
-        for key in ("source_tags", "first_tag"):
+        for key in ("source_tags", "first_tag", "target_tag"):
             if getattr(self, key) != getattr(other, key):
                 return f"another task.{key}, {getattr(other, key) or 'none'} against {getattr(self, key) or 'none'}"
         theirs, ours = other.target_transform, self.target_transform
@@ -309,7 +328,7 @@ class TextDataset:
     @property
     def longest(self) -> int:
         """Length of the longest side of any example, EOS included."""
-        return self.split.longest(TOKENS) + 1
+        return self.split.longest(TOKENS) + 1 + bool(self.task.target_tag)
 
     def _numbers_of_corpora(self) -> dict[str, np.ndarray]:
         """For each tag that the model reads, the number of each corpus's value, int64 [corpora]."""
@@ -339,6 +358,9 @@ class TextDataset:
         self, target: np.ndarray, lengths: np.ndarray, examples: np.ndarray, draw: Draw | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `_targets`, from the ids of targets without BOS and EOS."""
+        if self.task.target_tag:
+            symbols = self.task.target_symbols()[self._numbers_of(self.task.target_tag, examples)]
+            target, lengths = with_symbol(symbols, target, lengths, after=False)
         shown = target
         if draw and draw.config.prev_output_mask:
             random = seeds(draw.seed, draw.epoch, examples, "prev_output_mask")

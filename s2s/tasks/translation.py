@@ -199,7 +199,9 @@ class PairDataset(TextDataset):
         """Source and target lengths of the examples first ... last - 1, int32; several sources count together."""
         sources = [self.split.lengths(f"{name}.tokens", first, last) + 1 for name in self.task.source_tokenizers]
         before = len(self.task.source_tags)
-        return sum(sources[1:], sources[0]) + before, self.split.lengths(TOKENS, first, last) + 1
+        return sum(sources[1:], sources[0]) + before, self.split.lengths(TOKENS, first, last) + 1 + bool(
+            self.task.target_tag
+        )
 
     @property
     def longest(self) -> int:

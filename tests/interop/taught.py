@@ -12,7 +12,7 @@ def teach(model, symbols, end, first=(), steps=150):
         model: Any with labels, without dropout, and with initial weights of std 0.2.
         symbols: Ids that sources and targets have.
         end: Id of the end of both.
-        first: Ids in front of each source.
+        first: Ids in front of each source and target.
     """
     random, pick = torch.Generator().manual_seed(5), torch.tensor(symbols)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
@@ -20,7 +20,8 @@ def teach(model, symbols, end, first=(), steps=150):
     for _ in range(steps):
         length = int(torch.randint(1, 8, (1,), generator=random))
         target = torch.cat([pick[torch.randint(len(pick), (32, length), generator=random)], closing], 1)
-        loss = model(input_ids=torch.cat([opening, target], 1), labels=target).loss
+        target = torch.cat([opening, target], 1)
+        loss = model(input_ids=target, labels=target).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -36,7 +37,7 @@ def words(count, symbols):
 
 
 @torch.no_grad()
-def same_logits(theirs, model, task, lines, encode, row, prefix=()):
+def same_logits(theirs, model, task, lines, encode, row, prefix=(), tags=()):
     """The logits of both for given targets; all but that of the beginning.
 
     Args:
@@ -46,8 +47,9 @@ def same_logits(theirs, model, task, lines, encode, row, prefix=()):
         encode: Their ids of a source.
         row: Their id of each of our symbols.
         prefix: Ids of ours that a target begins with, after the beginning.
+        tags: Of all lines.
     """
-    sources = task.encode(lines)
+    sources = task.tagged(task.encode(lines), dict(tags))
     for line, ours in zip(lines, sources, strict=True):
         assert encode(line) == [row[i] for i in [*ours, EOS]], line
     target = torch.randint(4, len(row), (len(lines), 9))
@@ -78,6 +80,7 @@ def compare(s2s, tmp_path, checkpoint, lines, expected, beams, *more):
                "decode=huggingface", f"decode.beam_size={beams}", "decode.max_length_b=28", "device=cpu",
                *more) == 0  # fmt: skip
     found = (tmp_path / "out").read_text().splitlines()
-    assert [line if wanted is not None else None for line, wanted in zip(found, expected, strict=True)] == expected
-    assert expected.count(None) < len(lines) / 4
+    other = [pair for pair in zip(found, expected, strict=True) if pair[1] not in (pair[0], None)]
+    assert not other, other
+    assert expected.count(None) < len(lines) / 2
     assert len(set(expected)) > len(lines) / 2

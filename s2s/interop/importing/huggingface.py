@@ -9,6 +9,10 @@ from s2s.interop.importing.imported import Folder, Imported
 # `model_type` of config.json -> module with `read(folder)`.
 FAMILIES = {
     "marian": "s2s.interop.importing.marian",
+    "bart": "s2s.interop.importing.bart",
+    "mbart": "s2s.interop.importing.bart",
+    "m2m_100": "s2s.interop.importing.bart",
+    "pegasus": "s2s.interop.importing.bart",
     "t5": "s2s.interop.importing.t5",
     "mt5": "s2s.interop.importing.t5",
 }

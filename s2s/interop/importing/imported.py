@@ -9,8 +9,9 @@ place of each of our weights in their files. Weights that are missing or left ov
 import dataclasses
 import json
 import zipfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -189,7 +190,7 @@ def by_id(vocabulary: Mapping[str, Any], where: Path) -> list[str]:
 
 
 def arranged(
-    symbols: Sequence[str], specials: Sequence[int], count: int, apart: Collection[str] = ()
+    symbols: Sequence[str], specials: Sequence[int], count: int, apart: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[list[str], list[str], Tensor]:
     """Our order of the symbols of another toolkit.
 
@@ -198,18 +199,20 @@ def arranged(
         specials: Their ids of `<pad>`, `<unk>`, of what the decoder begins with, and of the end. The third may be that
             of another symbol, too.
         count: W; further rows than symbols belong to none.
-        apart: Symbols that never occur in text, such as languages. Their names are in `<>`.
+        apart: Our name, in `<>`, of each symbol that never occurs in text, such as a language -> theirs.
 
     Returns:
         Our symbols, the first four the special ones, without those that never occur in text; the names of these, which
         follow; and the row of each of all of them, int64 [V].
     """
     pad, unk, begin, end = specials
+    others = {*apart.values()}
     taken = {pad, unk, end} | ({begin} if symbols[begin] == SPECIALS[BOS] else set())
-    ours, rows, known = list(SPECIALS), [pad, unk, begin, end], {*symbols, *SPECIALS} - {*apart}
-    names = {(name if name.startswith("<") else f"<{name}>"): symbols.index(name) for name in apart}
+    ours, rows, known = list(SPECIALS), [pad, unk, begin, end], {*symbols, *SPECIALS} - {*apart.values()}
+    places = {symbol: number for number, symbol in enumerate(symbols)}
+    names = {name: places[theirs] for name, theirs in apart.items()}
     for number, symbol in enumerate(symbols):
-        if number in taken or symbol in apart:
+        if number in taken or symbol in others:
             continue
         symbol = symbol.replace("\n", "\u2424")
         while symbol in ours[: len(SPECIALS)]:

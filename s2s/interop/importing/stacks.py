@@ -3,9 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from s2s.errors import UserError
-from s2s.interop.importing.imported import Folder
+from s2s.interop.importing.imported import Folder, arranged, by_id
+from s2s.text import tokenizer_json
 from s2s.text.pieces import PiecesConfig, PiecesTokenizer
+from s2s.text.tokenizer_json import TokenizerJsonConfig, TokenizerJsonTokenizer
 from s2s.text.vocabulary import Vocabulary
 
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "silu", "silu": "silu"}
@@ -65,3 +69,37 @@ def generation(folder: Folder) -> dict[str, Any]:
              "max_length_b": most - 1, "no_repeat_ngram": folder.generate("no_repeat_ngram_size", 0)}  # fmt: skip
     defaults = {"length_penalty": 1.0, "no_repeat_ngram": 0}
     return {key: value for key, value in given.items() if value != defaults.get(key)}
+
+
+def byte_pairs(folder: Folder, size: int, apart: dict[str, str]) -> tuple[TokenizerJsonTokenizer, Tensor]:
+    """The tokenizer of a folder with tokenizer.json, or with GPT-2's vocab.json and merges.txt; and the row of each of
+    its symbols.
+
+    Args:
+        folder: The model; its symbols are those of RoBERTa.
+        size: Number of rows.
+        apart: As in `arranged`; those that the folder does not have are left out.
+    """
+    file = folder.file("tokenizer.json", "vocab.json")
+    try:
+        if file.name == "tokenizer.json":
+            model = file.read_bytes()
+        else:
+            lines = folder.file("merges.txt").read_text(encoding="utf-8").splitlines()
+            pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+            model = tokenizer_json.byte_pairs(folder.json("vocab.json"), pairs)
+        known = tokenizer_json.library().Tokenizer.from_str(model.decode()).get_vocab(with_added_tokens=True)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises plain ones
+        raise UserError(f"{file}: not a tokenizer: {' '.join(str(error).split())}") from error
+    symbols = by_id(known, file)
+    if missing := [name for name in ("<pad>", "<unk>", "</s>") if name not in known]:
+        raise UserError(f"{file}: has no {' and no '.join(missing)}")
+    if len(symbols) > size:
+        raise UserError(f"{file}: {len(symbols):,} symbols; config.json has vocab_size={size:,}")
+    begin = folder.get("decoder_start_token_id", known["</s>"])
+    present = {name: theirs for name, theirs in apart.items() if theirs in known}
+    ours, names, rows = arranged(symbols, [known["<pad>"], known["<unk>"], begin, known["</s>"]], size, present)
+    config = TokenizerJsonConfig(reserved=names)
+    return TokenizerJsonTokenizer(config, model, Vocabulary(ours)), rows

@@ -87,7 +87,7 @@ def _tokenizer(folder: Folder, size: int) -> tuple[Tokenizer, Tensor]:
     extra = folder.json("tokenizer_config.json").get("extra_ids", 100) if folder.has("tokenizer_config.json") else 100
     extra = min(extra if isinstance(extra, int) else 100, size - len(symbols)) if "<extra_id_0>" not in symbols else 0
     apart = [f"<extra_id_{number}>" for number in reversed(range(extra))]
-    ours, names, rows = arranged([*symbols, *apart], [PAD, UNKNOWN, begin, END], size, apart)
+    ours, names, rows = arranged([*symbols, *apart], [PAD, UNKNOWN, begin, END], size, {name: name for name in apart})
     return pieces(file, ours, names), rows
 
 
