@@ -4,6 +4,7 @@ import pytest
 import sentencepiece
 import torch
 
+from s2s.checkpoint.loading import load_model
 from s2s.config import compose
 from s2s.errors import UserError
 from s2s.interop import huggingface
@@ -11,6 +12,7 @@ from s2s.tasks.translation import TranslationTask
 from s2s.text.bytes import ByteTokenizer
 from s2s.text.sentencepiece import SentencePieceTokenizer
 from s2s.text.vocabulary import BOS, EOS
+from s2s_cli import importing
 from s2s_cli.train import TrainCommand
 from tests.interop.taught import words
 
@@ -85,6 +87,9 @@ def compare_logits(model, task, folder, kind):
     (source,) = task.collate_sources(sources).sources
     logits = model.decode(model.encode((source,)), target).logits()
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    importing.write(folder, "auto", folder.parent / "again")
+    again, _, _ = load_model(str(folder.parent / "again"))
+    torch.testing.assert_close(again.decode(again.encode((source,)), target).logits()[..., 3:], logits[..., 3:])
     row = target[0, 1:].tolist()
     assert tokenizer.decode(row, skip_special_tokens=True) == task.target_tokenizer.decode(row).strip()
 

@@ -47,6 +47,8 @@ def folder(tmp_path_factory):
         given = [f"store={folder}/store", "task.source_tags=[source_language,target_language]", *TRAIN]
         given[given.index("train.max_updates=200")] = "train.max_updates=2"
         assert _call(patch, "s2s_cli.train", *given, "train.valid_updates=2", f"run={folder}/tagged") == 0
+        given = ["task.target_tag=target_language" if word.startswith("task.") else word for word in given]
+        assert _call(patch, "s2s_cli.train", *given, "train.valid_updates=2", f"run={folder}/forced") == 0
     return folder
 
 
@@ -85,6 +87,34 @@ def test_the_languages_stand_before_the_source(folder):
 
 
 @pytest.mark.parametrize("backend", ["eager", "native"])
+def test_a_target_begins_with_its_language(folder, backend):
+    """In training and in a search, where it costs what the model says, or nothing."""
+    _model, task, _ = load_model(str(folder / "forced"), torch.device("cpu"))
+    dataset, symbols = task.dataset(Store(folder / "store").split("train")), task.target_tokenizer.vocabulary.symbols
+    batch = dataset.collate(np.array([80, 160]))
+    for side, expected in ((batch.decoder_input, [["<s>", "<xc>", "c"], ["<s>", "<xa>", "a"]]),
+                           (batch.target, [["<xc>", "c", "</s>"], ["<xa>", "a", "</s>"]])):  # fmt: skip
+        assert [[symbols[i] for i in row] for row in side] == expected
+    assert dataset.lengths(80, 81)[1].tolist() == batch.target_lengths[:1].tolist()
+    translator = package.load(folder / "forced", device="cpu", backend=backend)
+    given = {"target_language": "xb", "n_best": 3, "hypotheses": True}
+    paid, free_of_charge = (translator.translate(list(LETTERS), **given, free_beginning=free) for free in (False, True))
+    for some, free in zip(paid, free_of_charge, strict=True):
+        assert {each.tokens[0] for each in some + free} == {"<xb>"}
+        assert all("<" not in each.text for each in some)
+        assert all(each.token_log_probabilities[0] < -0.1 for each in some)
+        assert all(each.token_log_probabilities[0] == 0 for each in free)
+        by_ids = {tuple(each.ids): each for each in some}
+        for each in free:
+            assert each.log_probability == pytest.approx(sum(each.token_log_probabilities), abs=1e-5)
+            if other := by_ids.get(tuple(each.ids)):
+                assert other.token_log_probabilities[1:] == pytest.approx(each.token_log_probabilities[1:], abs=1e-5)
+    assert any(tuple(each.ids) in by_ids for each in free)
+    (prefixed,) = translator.translate(["a"], prefixes=["b"], target_language="xb", hypotheses=True)
+    assert prefixed[0].tokens[:2] == ["<xb>", "b"]
+
+
+@pytest.mark.parametrize("backend", ["eager", "native"])
 @pytest.mark.parametrize("options", [{}, {"beam_size": 1}, {"beam_size": 1, "speculative": "input"}])
 def test_the_first_token_says_what_is_written(folder, backend, options):
     translator = package.load(folder / "run", device="cpu", backend=backend)
@@ -98,7 +128,7 @@ def test_the_first_token_says_what_is_written(folder, backend, options):
 
 
 def test_scores_of_given_targets_are_those_of_training(folder, s2s, capsys):
-    for run in ("run", "tagged"):
+    for run in ("run", "tagged", "forced"):
         model, task, _ = load_model(str(folder / run), torch.device("cpu"))
         dataset = task.dataset(Store(folder / "store").split("valid"))
         batch = dataset.collate(np.arange(len(dataset)))

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from s2s.errors import UserError
+from s2s.interop.importing import marian
 from s2s.interop.importing.imported import Folder, Imported, arranged, by_id
 from s2s.interop.importing.marian import copies, notes
 from s2s.interop.importing.stacks import byte_pairs, generation, pieces, sizes
@@ -43,8 +44,13 @@ def read(folder: Folder) -> Imported:
     options["tie_embeddings"] = "all" if tied else "inputs"
     if options["positions"] == "learned":
         options["max_positions"] = folder.get("max_position_embeddings", 1024)
-    tokenizer, rows, told, values = _tokenizer(folder, kind)
-    task = TranslationTask(tokenizer, tokenizer, config=told)
+    if folder.has("source.spm"):  # as s2s-export writes it
+        (source, rows), (target, _) = (marian.tokenizer(folder, side, True) for side in ("source", "target"))
+        told, values = TranslationConfig(), {}
+    else:
+        source, rows, told, values = _tokenizer(folder, kind)
+        target = source
+    task = TranslationTask(source, target, config=told)
     task.tags = task.tag_values = values
     ignored = ("model.*.embed_positions.weight*",) if options["positions"] != "learned" else ()
     return Imported(

@@ -24,8 +24,8 @@ def read(folder: Folder) -> Imported:
     """Read a model. Raises UserError: files are missing or damaged, or the model is another one than they say."""
     one = folder.get("share_encoder_decoder_embeddings", True)
     tied = folder.get("tie_word_embeddings", True)
-    source, source_rows = _tokenizer(folder, "source", one)
-    target, target_rows = _tokenizer(folder, "target", one)
+    source, source_rows = tokenizer(folder, "source", one)
+    target, target_rows = tokenizer(folder, "target", one)
     options = sizes(folder, DEFAULTS) | {
         "norm": "post", "positions": "sinusoidal", "scale_embeddings": folder.get("scale_embedding", False),
         "tie_embeddings": ("all" if tied else "inputs") if one else ("decoder" if tied else "none"),
@@ -39,8 +39,14 @@ def read(folder: Folder) -> Imported:
     )  # fmt: skip
 
 
-def _tokenizer(folder: Folder, side: str, one: bool) -> tuple[PiecesTokenizer, Tensor]:
-    """The tokenizer of a side, and the rows of its symbols; one: whether both sides share a vocabulary."""
+def tokenizer(folder: Folder, side: str, one: bool) -> tuple[PiecesTokenizer, Tensor]:
+    """The tokenizer of a side, and the rows of its symbols.
+
+    Args:
+        folder: The model.
+        side: `source` or `target`.
+        one: Whether both sides share a vocabulary.
+    """
     name = "vocab.json" if one or side == "source" else "target_vocab.json"
     known = folder.json(name)
     if missing := [symbol for symbol in ("<unk>", "</s>", "<pad>") if symbol not in known]:
@@ -52,7 +58,7 @@ def _tokenizer(folder: Folder, side: str, one: bool) -> tuple[PiecesTokenizer, T
         size = folder.get("decoder_vocab_size", None) or size
     if max(len(symbols), begin + 1) > size:
         raise UserError(f"{folder.path / name}: {len(symbols):,} symbols; config.json has vocab_size={size:,}")
-    begin = begin if side == "target" or one else known["<pad>"]
+    begin = begin if side == "target" or one else known.get("<s>", known["<pad>"])
     ours, names, rows = arranged(symbols, [known["<pad>"], known["<unk>"], begin, known["</s>"]], size)
     codes = side == "source" and any(symbol.startswith(">>") and symbol.endswith("<<") for symbol in ours)
     return pieces(folder.file(f"{side}.spm"), ours, names, joint=False, codes=codes), rows

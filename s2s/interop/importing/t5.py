@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from s2s.errors import UserError
+from s2s.interop.importing import marian
 from s2s.interop.importing.imported import Folder, Imported, arranged
 from s2s.interop.importing.stacks import generation, pieces
 from s2s.interop.places import Place, Table, t5_stack
@@ -25,12 +26,16 @@ BLOCKS = {"relu": "relu", "gated-gelu": "geglu", "gated-silu": "swiglu"}
 def read(folder: Folder) -> Imported:
     """Read a model. Raises UserError: files are missing or damaged, or the model is another one than they say."""
     size = folder.get("vocab_size", 32128)
-    tokenizer, rows = _tokenizer(folder, size)
+    if folder.has("source.spm"):  # as s2s-export writes it
+        (tokenizer, rows), (target, _) = (marian.tokenizer(folder, side, True) for side in ("source", "target"))
+    else:
+        tokenizer, rows = _tokenizer(folder, size)
+        target = tokenizer
     tensors = folder.weights()
     tied = "lm_head.weight" not in tensors or _same(tensors["lm_head.weight"], tensors.get("shared.weight"))
     options = _options(folder, tied)
     return Imported(
-        family="T5 (Hugging Face)", options=options, task=TranslationTask(tokenizer, tokenizer),
+        family="T5 (Hugging Face)", options=options, task=TranslationTask(tokenizer, target),
         table=table(options, rows), tensors=tensors, where=folder.path, same=copies(tied),
         ignored=("decoder.block.*.EncDecAttention.relative_attention_bias.weight",), decode=generation(folder),
         notes=[f"{apart} symbols that never occur in text, such as <extra_id_0>, are not read in text"
