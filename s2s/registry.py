@@ -108,6 +108,7 @@ COMPONENTS = {
     "bridge": {
         "top": "s2s.models.bridges.top:TopBridge",
         "flat": "s2s.models.bridges.flat:FlatBridge",
+        "sources": "s2s.models.bridges.sources:SourcesBridge",
         "linear": "s2s.models.bridges.linear:LinearBridge",
         "groups": "s2s.models.bridges.groups:GroupsBridge",
         "last": "s2s.models.bridges.last:LastBridge",
@@ -123,6 +124,7 @@ COMPONENTS = {
         "nested": "s2s.models.decoders.nested:NestedDecoder",
         "super": "s2s.models.decoders.super:SuperDecoder",
         "word_byte": "s2s.models.decoders.word_byte:WordByteDecoder",
+        "multi_source": "s2s.models.decoders.multi_source:MultiSourceDecoder",
     },
     "embedding": {
         "table": "s2s.models.embeddings.table:table",

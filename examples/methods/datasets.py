@@ -1,6 +1,6 @@
 """Small data sets that show what a method does: TSV files of source and target, from published data or generated.
 
-Every set is a folder with train.tsv, valid.tsv and test.tsv, of a source and a target; in a set of several directions
+Every set is a folder with train.tsv, valid.tsv and test.tsv, of sources and a target; in a set of several directions
 the languages of both come before them. A generated set is drawn from a fixed seed.
 """
 
@@ -79,6 +79,13 @@ def zero_shot(folder: Path) -> Iterator[Pairs]:
                 pairs = pairs[: len(pairs) // 2] if "de" in (source, target) else pairs[len(pairs) // 2 :]
             rows += [(source, target, *pair) for pair in pairs[: 200 if split == "valid" else None]]
         yield rows
+
+
+def two_sources(folder: Path) -> Iterator[Pairs]:
+    """Multi30k: German and French captions into English."""
+    for split in ("train", "val", "test_2016_flickr"):
+        sides = (_lines(folder / "multi30k" / "raw" / f"{split}.{side}") for side in ("de", "fr", "en"))
+        yield [row for row in zip(*sides, strict=True) if "\t" not in "".join(row)]
 
 
 def inflection(language: str) -> Callable[[Path], Iterator[Pairs]]:
@@ -175,6 +182,6 @@ PUBLISHED = (
     {f"g2p_{language}": g2p(language) for language in ("arm_e", "dut", "fre", "hun", "jpn_hira")}
     | {f"inflection_{language}": inflection(language) for language in ("got", "hun", "non", "tur")}
     | {f"multi30k_{a}_{b}": multi30k(a, b) for a in ("de", "en", "fr") for b in ("de", "en", "fr") if a != b}
-    | {"multi30k_zero_shot": zero_shot, "scan": scan}
+    | {"multi30k_zero_shot": zero_shot, "multi30k_de_fr_en": two_sources, "scan": scan}
 )
 NAMES = [*PUBLISHED, *GENERATED]

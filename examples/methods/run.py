@@ -31,6 +31,7 @@ PREPROCESS = (
     "task",
     "languages",
     "zero_shot",
+    "more_sources",
 )  # first words of its keys
 
 

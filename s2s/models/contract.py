@@ -57,6 +57,7 @@ class Shared:
         scale_output: Whether the states of the decoder are divided by sqrt(D) before the output.
         relative_buckets: Rows of the table of the relative position bias.
         relative_distance: Distance from which all have one relative position bias.
+        sources: Number of sources of an example.
     """
 
     norm: str = "pre"
@@ -78,6 +79,7 @@ class Shared:
     scale_output: bool = False
     relative_buckets: int = 32
     relative_distance: int = 128
+    sources: int = 1
 
     def changed(self, *names: str) -> dict[str, object]:
         """The values of these options that are not the defaults of this class."""

@@ -130,6 +130,8 @@ class Transformer(EncoderDecoder):
         if (wanted := getattr(decoder, "copies", None)) is not None and wanted != getattr(bridge, "copies", 1):
             raise UserError(f"model.decoder={config.decoder.type}: sees up to {wanted} encoder layers; "
                             f"model.bridge=last model.bridge.layers={wanted}")  # fmt: skip
+        if getattr(decoder, "numbers_sources", False) != getattr(bridge, "numbers_sources", False):
+            raise UserError("model.bridge=sources and model.decoder=multi_source: require each other")
         output = kinds["output"](config.output, width, spec.target_size)
         if hasattr(output, "see"):
             output.see(spec)
@@ -196,7 +198,7 @@ def shared_options(config, spec: Spec) -> Shared:
     if options["embedding_dropout"] is None:
         options["embedding_dropout"] = config.dropout
     tags = TagSizes({name: len(values) for name, values in spec.tags.items()})
-    return Shared(**options, tags=tags, target_starts=spec.target_starts)
+    return Shared(**options, tags=tags, target_starts=spec.target_starts, sources=len(spec.sources))
 
 
 def _tie(config: TransformerConfig, shared_vocabulary: bool, matrix: bool, target_matrix: bool) -> str:

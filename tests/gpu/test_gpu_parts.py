@@ -7,8 +7,16 @@ from s2s import registry
 from tests.models.test_matrix import KINDS, NEEDED
 from tests.models.test_parts import DECODERS, ENCODERS, WRITING
 
-# For several sources, for sources as targets, and for spellings of symbols, which a training here has.
-ELSEWHERE = {("bridge", "flat"), ("output", "pointer"), ("output", "multilabel")}
+# For several sources, for sources as targets, for spellings of symbols, and for tags.
+ELSEWHERE = {
+    ("bridge", "flat"),
+    ("bridge", "sources"),
+    ("decoder", "multi_source"),
+    ("output", "pointer"),
+    ("output", "multilabel"),
+    ("encoder", "converter"),
+    ("encoder", "language_layers"),
+}
 PARTS = [(kind, name) for kind in KINDS for name in registry.COMPONENTS[kind] if (kind, name) not in ELSEWHERE]
 SIZE = {"encoder": ENCODERS["transformer"], "decoder": DECODERS["transformer"]}
 

@@ -14,7 +14,13 @@ from s2s import registry
 
 KINDS = {"frontend": "frontend", "encoder": "encoder", "layer": "encoder.layer", "bridge": "bridge",
          "decoder": "decoder", "embedding": "embedding", "output": "output"}  # fmt: skip
-ELSEWHERE = {("frontend", "subsampling"), ("bridge", "flat"), ("output", "pointer")}  # for sources of other kinds
+ELSEWHERE = {
+    ("frontend", "subsampling"),
+    ("bridge", "flat"),
+    ("bridge", "sources"),
+    ("decoder", "multi_source"),
+    ("output", "pointer"),
+}  # for sources of other kinds
 NEEDED = {
     ("frontend", "one_hot"): ["model.encoder.width=264"],
     ("embedding", "one_hot"): ["model.decoder.width=264"],

@@ -10,7 +10,7 @@ and keeps its kernels. Packed rows hold the examples of all sources in the same 
 
 Use: task=multi_source model.bridge=flat
 
-Left out: the paper's serial, parallel and hierarchical strategies, which need several attentions in each decoder layer.
+Left out: the paper's serial, parallel and hierarchical strategies, which are those of `model.decoder=multi_source`.
 """
 
 import dataclasses
@@ -39,9 +39,7 @@ class FlatBridge(TopBridge):
 
     def join(self, memories: list[Memory]) -> Memory:
         """Join the memories of all sources into one memory."""
-        real = torch.cat([memory.mask[:, 0, 0] for memory in memories], 1)
-        lengths = real.sum(1)
-        places = real.int().argsort(dim=1, descending=True, stable=True)[:, : int(lengths.max())]
+        places, lengths = places_of(memories), sum(memory.lengths for memory in memories)
         states = torch.cat([memory.top for memory in memories], 1)
         return Memory(
             [states.gather(1, places[:, :, None].expand(-1, -1, states.size(2)))],
@@ -50,6 +48,12 @@ class FlatBridge(TopBridge):
             _segments(memories, places),
             _alone(memories),
         )
+
+
+def places_of(memories: list[Memory]) -> Tensor:
+    """The place of each position of the joined memory in the concatenated ones, padding last; int64 [B, S]."""
+    real = torch.cat([memory.mask[:, 0, 0] for memory in memories], 1)
+    return real.int().argsort(dim=1, descending=True, stable=True)[:, : int(real.sum(1).max())]
 
 
 def _alone(memories: list[Memory]) -> dict[str, Tensor]:
