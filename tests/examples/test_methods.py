@@ -70,6 +70,12 @@ def test_a_docstring_without_its_paragraphs_is_named(load, tmp_path):
         make_methods.read(file)
 
 
+def recipe_of(words: list[str]):
+    """The recipe of the task that options of s2s-preprocess name."""
+    task = next((word.partition("=")[2] for word in words if word.startswith("task=")), "translation")
+    return registry.find("preprocess", task if task in registry.names("preprocess") else "translation")
+
+
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_a_comparison_has_options_that_exist(load, name):
     from s2s.config.compose import compose
@@ -78,12 +84,11 @@ def test_a_comparison_has_options_that_exist(load, name):
 
     comparison = load(FOLDER / "run.py").Comparison.read(name)
     datasets = load(FOLDER / "datasets.py")
-    recipe = registry.find("preprocess", "translation")
     assert comparison.data in datasets.NAMES
     assert comparison.metric in registry.names("metric")
     for side in ("baseline", "method"):
         options = comparison.options(side)
-        compose(recipe.Config, [tuple(word.split("=", 1)) for word in options["preprocess"]])
+        compose(recipe_of(options["preprocess"]).Config, [tuple(w.split("=", 1)) for w in options["preprocess"]])
         compose(TrainCommand, [tuple(word.split("=", 1)) for word in options["train"]])
         compose(GenerateCommand, [tuple(word.split("=", 1)) for word in options["generate"]])
         if comparison.data in datasets.GENERATED:  # texts of few symbols, too small for SentencePiece's 8,000 pieces
@@ -99,16 +104,16 @@ def test_options_of_the_page_exist(load):
     make_methods = load(ROOT / "docs" / "make_methods.py")
     comparison = load(FOLDER / "run.py").Comparison
     schemas = {"train": TrainCommand, "generate": GenerateCommand}
-    schemas["preprocess"] = registry.find("preprocess", "translation").Config
     tried = 0
     for method in make_methods.methods():
         for code in make_methods.code(method.use).split("`")[1::2]:
             if "s2s-generate" in code or "s2s-score" in code:
                 continue
             tried += 1
-            words = [word for word in code.split() if "=" in word and not word.startswith("task=")]
+            words = [word for word in code.split() if "=" in word]
             for name, options in comparison("", "", "", 1, "", " ".join(words)).options("method").items():
-                compose(schemas[name], [tuple(word.split("=", 1)) for word in options])
+                schema = recipe_of(options).Config if name == "preprocess" else schemas[name]
+                compose(schema, [tuple(word.split("=", 1)) for word in options])
     assert tried > len(make_methods.methods()) / 2
 
 
