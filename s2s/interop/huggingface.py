@@ -21,7 +21,7 @@ from s2s import __version__
 from s2s.errors import UserError
 from s2s.files import naming, whole_folder
 from s2s.files import write as write_file
-from s2s.interop.places import IMPOSSIBLE, Place, Table, bart_stack, t5_stack
+from s2s.interop.places import IMPOSSIBLE, Place, Table, bart_stack, fused, t5_stack
 from s2s.models.bridges.top import TopBridge
 from s2s.models.decoders.transformer import TransformerDecoder
 from s2s.models.encoder_decoder import EncoderDecoder
@@ -34,6 +34,7 @@ PARTS = {"frontend": TokenFrontend, "encoder": TransformerEncoder, "bridge": Top
          "output": nn.Linear}  # fmt: skip
 PLAIN: dict[str, Any] = {
     "norm_type": "layer", "bias": True, "scale_attention": True, "scale_output": False, "log_length_scale": False,
+    "embedding_norm": False,
 }  # fmt: skip
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "silu": "swish"}
 GATES = {"relu": "relu", "geglu": "gated-gelu", "swiglu": "gated-silu"}
@@ -41,11 +42,16 @@ GATES = {"relu": "relu", "geglu": "gated-gelu", "swiglu": "gated-silu"}
 LAYOUTS: dict[str, dict[str, Any]] = {
     "marian": {"norm": "post", "positions": "sinusoidal", "activation": tuple(ACTIVATIONS), **PLAIN},
     "pegasus": {"norm": "pre", "positions": "sinusoidal", "activation": tuple(ACTIVATIONS), **PLAIN},
+    "bart": {"norm": "post", "positions": "learned", "activation": tuple(ACTIVATIONS), **PLAIN, "embedding_norm": True},
+    "mbart": {"norm": "pre", "positions": "learned", "activation": tuple(ACTIVATIONS), **PLAIN, "embedding_norm": True},
     "t5": {"norm": "pre", "norm_type": "rms", "positions": "relative_bias", "activation": tuple(GATES), "bias": False,
-           "scale_attention": False, "scale_embeddings": False, "log_length_scale": False},
+           "scale_attention": False, "scale_embeddings": False, "log_length_scale": False, "embedding_norm": False},
 }  # fmt: skip
-CLASSES = {"marian": "MarianMTModel", "pegasus": "PegasusForConditionalGeneration",
-           "t5": "T5ForConditionalGeneration"}  # fmt: skip
+CLASSES = {"marian": "MarianMTModel", "t5": "T5ForConditionalGeneration", **{
+    name: f"{start}ForConditionalGeneration" for name, start in
+    {"pegasus": "Pegasus", "bart": "Bart", "mbart": "MBart"}.items()
+}}  # fmt: skip
+OFFSET = 2  # rows of learned positions that BART does not use
 MOST = 1024  # positions that the config names; transformers makes a table of them
 
 
@@ -179,11 +185,14 @@ def _table(layout: str, model: nn.Module, rows: dict[str, Tensor | None]) -> Tab
     else:
         names = ("model.shared.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
         table = {name: place for side, count in sizes.items() for name, place in bart_stack(side, count).items()}
-        if layout == "pegasus":
-            for side in sizes:
-                table |= {
-                    f"{side}.norm.{kind}": Place((f"model.{side}.layer_norm.{kind}",)) for kind in ("weight", "bias")
-                }
+        for side, part in (("encoder", "frontend"), ("decoder", "decoder")):
+            if model.config.norm == "pre":
+                table |= fused(f"{side}.norm", f"model.{side}", ("layer_norm",))
+            if model.config.embedding_norm:
+                table |= fused(f"{part}.embedding.norm", f"model.{side}", ("layernorm_embedding",))
+            if model.config.positions == "learned":
+                place = Place((f"model.{side}.embed_positions.weight",), skip=OFFSET)
+                table[f"{part}.embedding.positions.weight"] = place
         if model.output.bias is not None:
             table["output.bias"] = Place(("final_logits_bias",), rows["target"], flat=True)
     shared = model.frontend.tokens is model.decoder.embedding.tokens
@@ -226,9 +235,10 @@ def _config(layout: str, model: nn.Module, rows: dict[str, Tensor | None], begin
         for side, stack in sides.items():
             common |= {f"{side}_layers": stack.layers, f"{side}_attention_heads": stack.heads,
                        f"{side}_ffn_dim": stack.ffn_width}  # fmt: skip
+        most = config.max_positions if config.positions == "learned" else MOST
         common |= {
             "activation_function": ACTIVATIONS[config.activation], "scale_embedding": config.scale_embeddings,
-            "max_position_embeddings": MOST, "dropout": config.dropout, "attention_dropout": config.attention_dropout,
+            "max_position_embeddings": most, "dropout": config.dropout, "attention_dropout": config.attention_dropout,
             "activation_dropout": config.activation_dropout, "tie_word_embeddings": tied, "forced_eos_token_id": None,
         }  # fmt: skip
         if layout == "marian":

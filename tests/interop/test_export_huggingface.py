@@ -27,6 +27,8 @@ LAYOUTS = {
     "pegasus": [],
     "marian": ["model.norm=post", "model.activation=silu", "model.output.bias=true"],
     "marian untied": ["model.norm=post", "model.activation=gelu", "model.tie_embeddings=inputs"],
+    "bart": ["model.norm=post", "model.positions=learned", "model.embedding_norm=true", "model.max_positions=40"],
+    "mbart": ["model.positions=learned", "model.embedding_norm=true", "model.scale_embeddings=false"],
     "t5": [*T5, "model.scale_output=true", "model.encoder.head_width=10", "model.decoder.head_width=10"],
     "t5 untied": [*T5, "model.tie_embeddings=inputs"],
 }
@@ -58,7 +60,8 @@ def model_of(task, *options):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=() if name in ("pegasus", "t5") else pytest.mark.slow) for name in LAYOUTS])  # fmt: skip
 def test_same_logits_in_transformers(name, tokenizers, tmp_path):
     task = TranslationTask(tokenizers[0], tokenizers[0])
     compare_logits(model_of(task, *LAYOUTS[name]), task, tmp_path / "out", name.split()[0])

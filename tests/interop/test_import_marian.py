@@ -81,7 +81,7 @@ def test_same_tokens_and_logits(folder, imported):
     same_logits(theirs, model, task, [*LINES, "xyz haus", ">>fra<< das haus"], encode, row)
 
 
-@pytest.mark.parametrize("beams", [1, 5])
+@pytest.mark.parametrize("beams", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_same_lines_as_generate(folder, imported, beams, s2s, tmp_path, capsys):
     lines = words(50, sorted({word for line in LINES for word in line.split()}))
     theirs, encode, decode = loaded(folder)
@@ -168,6 +168,7 @@ class Hostile:
         return os.system, (f"touch {HOSTILE}",)
 
 
+@pytest.mark.slow
 def test_out_again(folder, imported, s2s, tmp_path):
     """The exported folder gives the same lines in transformers as the one that was imported."""
     assert s2s("export", f"checkpoint={imported}", "format=huggingface", f"output={tmp_path / 'out'}") == 0
