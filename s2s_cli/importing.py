@@ -60,8 +60,10 @@ def write(path: Path, format: str, output: Path) -> list[str]:
     told = {key: getattr(imported.task.config, key) for key in ("source_tags", "target_tag")}
     words += [(f"task.{key}", _word(value)) for key, value in told.items() if value]
     config: Any = compose.compose(TrainCommand, words)
-    model = imported.task.model(config.model)
-    loading.load_weights(model, imported.weights(), imported.where)
+    tensors = imported.weights()
+    with loading.AtMost(2 * sum(tensor.numel() for tensor in tensors.values()) + loading.SPARE, imported.where):
+        model = imported.task.model(config.model)
+    loading.load_weights(model, tensors, imported.where)
     weights = dict(model.named_parameters())
     checkpoints.write(output, {runs.WEIGHTS: weights}, {runs.CONFIG: compose.to_yaml(config), runs.STATE: "{}\n"},
                       imported.task)  # fmt: skip

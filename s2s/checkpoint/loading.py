@@ -87,13 +87,13 @@ def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple:
         raise UserError(f"{file}: {error}{hint}") from error
     task = task.load(folder, config["data"]["target_transform"], config["task"])
     tensors = load_tensors(weights)
-    with _AtMost(2 * sum(tensor.numel() for tensor in tensors.values()) + SPARE, file):
+    with AtMost(2 * sum(tensor.numel() for tensor in tensors.values()) + SPARE, file):
         model = task.model(options)
     load_weights(model, tensors, weights)
     return model.to(device).eval(), task, config
 
 
-class _AtMost(TorchFunctionMode):
+class AtMost(TorchFunctionMode):
     """Stops the construction of a model that would be far larger than its weights, before memory is allocated.
 
     Args:

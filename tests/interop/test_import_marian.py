@@ -12,6 +12,7 @@ import sentencepiece
 import torch
 
 from s2s.checkpoint.loading import load_model
+from s2s.errors import UserError
 from s2s_cli import importing
 from tests.interop.taught import compare, same_logits, teach, words, written
 
@@ -112,6 +113,35 @@ def test_the_commands_take_it(imported, s2s, tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_weights_in_other_files(folder, imported, tmp_path):
+    """PyTorch's own file, and several files with an index; the index names files beside it only."""
+    expected = safetensors.torch.load_file(imported / "model.safetensors")
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    parts = [dict(list(tensors.items())[:9]), dict(list(tensors.items())[9:])]
+    for kind, save in ((".bin", torch.save), (".safetensors", safetensors.torch.save_file)):
+        for count in (1, 2):
+            copy = shutil.copytree(folder, tmp_path / f"{count}{kind}")
+            (copy / "model.safetensors").unlink()
+            name = "pytorch_model.bin" if kind == ".bin" else "model.safetensors"
+            if count == 1:
+                save(tensors, copy / name)
+            else:
+                for number, part in enumerate(parts):
+                    save(part, copy / f"part{number}{kind}")
+                places = {key: f"part{number}{kind}" for number, part in enumerate(parts) for key in part}
+                (copy / f"{name}.index.json").write_text(json.dumps({"weight_map": places}))
+            importing.write(copy, "huggingface", tmp_path / "out" / copy.name)
+            found = safetensors.torch.load_file(tmp_path / "out" / copy.name / "model.safetensors")
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[key], expected[key]) for key in found)
+    (copy / "part1.safetensors").unlink()
+    with pytest.raises(UserError, match="has no part1"):
+        importing.write(copy, "auto", tmp_path / "no")
+    (copy / "model.safetensors.index.json").write_text('{"weight_map": {"x": "../2.bin/part0.bin"}}')
+    with pytest.raises(UserError, match="is not the name of a file beside it"):
+        importing.write(copy, "auto", tmp_path / "no")
+
+
 def test_what_is_damaged_is_refused_and_nothing_is_written(folder, s2s, tmp_path, capsys):
     def refused(change, *words):
         capsys.readouterr()
@@ -155,11 +185,26 @@ def test_what_is_damaged_is_refused_and_nothing_is_written(folder, s2s, tmp_path
     assert "has no config.json" in refused(lambda copy: (copy / "config.json").unlink(), "format=huggingface")
     assert "model_type='bird'" in refused(lambda copy: (copy / "config.json").write_text('{"model_type": "bird"}'))
     assert "config.json:1: not JSON" in refused(lambda copy: (copy / "config.json").write_text("{"))
+    for key, value, message in WRONG:
+
+        def other(copy, key=key, value=value):
+            config = json.loads((copy / "config.json").read_text())
+            (copy / "config.json").write_text(json.dumps({**config, key: value}))
+
+        assert message in refused(other), (key, value)
     assert "activation function tanh" in refused(
         lambda copy: (copy / "config.json").write_text((copy / "config.json").read_text().replace('"swish"', '"tanh"'))
     )
 
 
+WRONG = [
+    ("vocab_size", 10**12, "vocab_size=1,000,000,000,000"),
+    ("encoder_layers", 10**9, "encoder_layers=1,000,000,000"),
+    ("d_model", 65536, "sizes are not"),
+    ("d_model", 18, "is [16]"),
+    ("d_model", "x", "int is needed"),
+    ("decoder_layers", 3, "26 weights"),
+]
 HOSTILE = pathlib.Path(tempfile.gettempdir()) / "s2s-was-run"
 
 

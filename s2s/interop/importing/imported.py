@@ -26,6 +26,7 @@ from s2s.errors import UserError
 from s2s.interop.places import IMPOSSIBLE, Table, read_table
 from s2s.text.vocabulary import BOS, SPECIALS
 
+MOST_LAYERS, MOST_UNNAMED = 1000, 1 << 16  # layers of a stack; rows without a symbol
 LARGE = Limits(size=1 << 28, values=1 << 24)  # of vocabularies
 
 
@@ -118,6 +119,8 @@ class Folder:
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
             raise UserError(f"{self.path / 'config.json'}: {name}={value!r}: {type(default).__name__} is needed")
+        if name.endswith("layers") and not 0 < value <= MOST_LAYERS:
+            raise UserError(f"{self.path / 'config.json'}: {name}={value:,}: 1 to {MOST_LAYERS:,} are possible")
         return value
 
     def generate(self, name: str, default: Any) -> Any:
@@ -219,6 +222,8 @@ def arranged(
             symbol = f"\\{symbol}"
         ours.append(symbol)
         rows.append(number)
+    if not 0 <= count - len(symbols) <= MOST_UNNAMED:
+        raise UserError(f"vocab_size={count:,}: the vocabulary has {len(symbols):,} symbols")
     names |= {f"<unused_{number}>": number for number in range(len(symbols), count)}
     if clash := known & names.keys():
         raise UserError(f"symbols {', '.join(sorted(clash))} have the names of symbols that never occur in text")
