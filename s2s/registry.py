@@ -51,6 +51,7 @@ COMPONENTS = {
         "sentencepiece": "s2s.text.sentencepiece:SentencePieceTokenizer",
         "pieces": "s2s.text.pieces:PiecesTokenizer",
         "tokenizer_json": "s2s.text.tokenizer_json:TokenizerJsonTokenizer",
+        "subword_nmt": "s2s.text.subword_nmt:SubwordNmtTokenizer",
         "characters": "s2s.text.characters:CharacterTokenizer",
         "bytes": "s2s.text.bytes:ByteTokenizer",
         "words": "s2s.text.words:WordTokenizer",

@@ -2,7 +2,9 @@
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from s2s.config import command
@@ -23,8 +25,15 @@ class ImportCommand:
     format: str = option(
         "auto",
         "toolkit of the model; auto: the one that the files look like",
-        ("auto", "huggingface"),
+        ("auto", "huggingface", "fairseq"),
     )
+    dictionaries: str | None = option(None, "folder of dict.*.txt of a fairseq model; null: that of the checkpoint")
+    bpe_codes: list[str] = option(
+        [],
+        "codes of subword-nmt or fastBPE that split the text: one file, or two for source and target; those beside the "
+        "checkpoint if none is given",
+    )
+    sentencepiece: list[str] = option([], "SentencePiece models that split the text, as bpe_codes")
     output: str | None = option(None, "folder of the new checkpoint; it appears when it is complete")
     overwrite: bool = option(False, "replace an existing checkpoint")
 
@@ -33,17 +42,18 @@ def _import(config: ImportCommand) -> None:
     if not config.from_ or not config.output:
         raise UserError("from=FOLDER_OR_FILE and output=FOLDER are required")
     output = Path(config.output)
+    given = {name: getattr(config, name) for name in ("dictionaries", "bpe_codes", "sentencepiece")}
     check_apart(output, "output", [config.from_])
     with claim(output, "output"):
         if output.exists() and not (config.overwrite and (output / "model.safetensors").is_file()):
             raise UserError(f"output={output} exists; overwrite=true replaces a checkpoint")
-        for line in write(Path(config.from_), config.format, output):
+        for line in write(Path(config.from_), config.format, output, given):
             print(line, file=sys.stderr)
     print(output)
 
 
-def write(path: Path, format: str, output: Path) -> list[str]:
-    """Read a model and write its checkpoint, whole or not at all. Returns lines about it.
+def write(path: Path, format: str, output: Path, given: Mapping[str, Any] = MappingProxyType({})) -> list[str]:
+    """Read a model and write its checkpoint, whole or not at all. Returns lines about it. given: options of formats.
 
     Raises:
         UserError: as `formats.read`, or its weights do not fit.
@@ -55,9 +65,10 @@ def write(path: Path, format: str, output: Path) -> list[str]:
     from s2s.training import checkpoints
     from s2s_cli.train import TrainCommand
 
-    imported = formats.read(path, format)
-    words = [("model", "transformer"), *((f"model.{key}", _word(value)) for key, value in imported.options.items())]
-    told = {key: getattr(imported.task.config, key) for key in ("source_tags", "target_tag")}
+    imported = formats.read(path, format, given)
+    words = [("model", imported.model), *((f"model.{key}", _word(value)) for key, value in imported.options.items())]
+    words.append(("task", imported.task.config.type))
+    told = {key: getattr(imported.task.config, key, None) for key in ("source_tags", "target_tag")}
     words += [(f"task.{key}", _word(value)) for key, value in told.items() if value]
     config: Any = compose.compose(TrainCommand, words)
     tensors = imported.weights()
@@ -70,12 +81,13 @@ def write(path: Path, format: str, output: Path) -> list[str]:
     size = {key: value for key, value in imported.options.items() if key.startswith(("encoder.", "decoder."))}
     lines = [f"{imported.family}: {sum(p.numel() for p in weights.values()):,} parameters", " ".join(described(size)),
              imported.task.describe()]  # fmt: skip
-    tokenizers = {**imported.task.source_tokenizers, "target": imported.task.target_tokenizer}
+    sources = getattr(imported.task, "source_tokenizers", {})  # a language model has none
+    tokenizers = {**sources, "target": imported.task.target_tokenizer}
     lines += [f"{side} tokenizer: {tokenizer.config.type}" for side, tokenizer in tokenizers.items()]
     lines += [f"{name}: {' '.join(values)}" for name, values in imported.task.tags.items()]
     lines += [f"not taken over: {note}" for note in imported.notes]
     decode = " ".join(f"decode.{word}" for word in described(imported.decode))
-    return [*lines, f"for the same lines as before: decode=huggingface {decode}".rstrip()]
+    return [*lines, f"for the same lines as before: decode={imported.preset} {decode}".rstrip()]
 
 
 def _word(value: Any) -> str:

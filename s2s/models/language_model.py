@@ -29,7 +29,13 @@ class LanguageModelConfig:
     )
     embedding: Any = group("embedding", "table", "embeds the tokens that the decoder reads")
     output: Any = group("output", "linear", "turns the states of the decoder into logits")
-    positions: str = option("sinusoidal", "position information", ("sinusoidal", "rotary"))
+    positions: str = option(
+        "sinusoidal", "position information; sinusoidal_fairseq: that of fairseq's models",
+        ("sinusoidal", "sinusoidal_fairseq", "learned", "rotary"),
+    )  # fmt: skip
+    max_positions: int = option(
+        1024, "longest sequence in tokens, only for learned positions", at_least=1, at_most=1_048_576
+    )
     activation: str = option("relu", "activation function of the feed-forward blocks", ACTIVATIONS)
     dropout: float = option(0.1, "dropout of the output of every block", at_least=0, below=1)
     embedding_dropout: float | None = option(
@@ -40,6 +46,8 @@ class LanguageModelConfig:
     log_length_scale: bool = option(
         False, "multiply attention logits by the logarithm of the number of keys, for sequences longer than in training"
     )
+    scale_embeddings: bool = option(True, "multiply embedded tokens by the square root of the width")
+    embedding_norm: bool = option(False, "normalise the sum of embedded tokens and positions")
     tie_embeddings: bool = option(True, "share one matrix between input and output")
 
 
@@ -60,6 +68,7 @@ class LanguageModel(EncoderDecoder):
         super().__init__()
         check_sources(spec, (), f"model={config.type}")
         self.config, self.target_vocabulary_size = config, spec.target_size
+        self.max_length = config.max_positions if config.positions == "learned" else None
         kinds = {part: find(part, getattr(config, part).type) for part in ("decoder", "embedding", "output")}
         if not getattr(kinds["decoder"], "goes_alone", False):
             raise UserError(f"model.decoder={config.decoder.type}: needs a memory, and a language model has none; "
@@ -70,7 +79,9 @@ class LanguageModel(EncoderDecoder):
         shared, width = shared_options(config, spec), config.decoder.width
         tokens = kinds["embedding"](config.embedding, spec.target_size, width)
         drop = getattr(config.embedding, "dropout", None)
-        embedding = Embedding(tokens, config.positions, 0, shared.embedding_dropout if drop is None else drop)
+        embedding = Embedding(tokens, config.positions, config.max_positions,
+                              shared.embedding_dropout if drop is None else drop, config.scale_embeddings,
+                              config.embedding_norm)  # fmt: skip
         decoder = kinds["decoder"](config.decoder, shared, embedding, None)
         output = kinds["output"](config.output, width, spec.target_size)
         if hasattr(output, "see"):

@@ -46,6 +46,8 @@ class Imported:
         decode: Our options of decoding for the same lines as its own toolkit's.
         notes: What could not be taken over, in words.
         changed: Weights that are not in a file, or not as they are there, by our name.
+        model: Our component of the model.
+        preset: Our preset of decoding, with which `decode` gives the same lines.
     """
 
     family: str
@@ -59,6 +61,8 @@ class Imported:
     decode: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     changed: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    model: str = "transformer"
+    preset: str = "huggingface"
 
     def weights(self) -> dict[str, Tensor]:
         """Our weights by name. Raises UserError as `read_table`."""
