@@ -121,7 +121,7 @@ def test_the_pages_use_every_command():
     text = "\n".join(block for path in (README, *PAGES.values()) for block in BLOCK.findall(path.read_text()))
     assert set(re.findall(r"s2s-\w+", text)) == {
         "s2s-preprocess", "s2s-train", "s2s-generate", "s2s-score", "s2s-average", "s2s-export", "s2s-serve",
-        "s2s-shortlist", "s2s-inspect", "s2s-plot", "s2s-import",
+        "s2s-shortlist", "s2s-inspect", "s2s-plot", "s2s-report", "s2s-import",
     }  # fmt: skip
 
 
