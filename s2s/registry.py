@@ -71,6 +71,7 @@ COMPONENTS = {
     },
     "frontend": {
         "tokens": "s2s.models.frontends.tokens:TokenFrontend",
+        "factors": "s2s.models.frontends.factors:FactorsFrontend",
         "subsampling": "s2s.models.frontends.subsampling:SubsamplingFrontend",
         "one_hot": "s2s.models.frontends.one_hot:OneHotFrontend",
         "gbst": "s2s.models.frontends.gbst:GBSTFrontend",

@@ -16,6 +16,7 @@ ELSEWHERE = {
     ("output", "multilabel"),
     ("encoder", "converter"),
     ("encoder", "language_layers"),
+    ("frontend", "factors"),
 }
 PARTS = [(kind, name) for kind in KINDS for name in registry.COMPONENTS[kind] if (kind, name) not in ELSEWHERE]
 SIZE = {"encoder": ENCODERS["transformer"], "decoder": DECODERS["transformer"]}

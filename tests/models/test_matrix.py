@@ -29,6 +29,7 @@ NEEDED = {
     ("output", "multilabel"): ["model.tie_embeddings=none", "model.output.rows=300"],
     ("encoder", "deletion"): ["model.encoder.gate_layer=1"],
     ("encoder", "super"): ["model.encoder.layer_counts=[1,2]"],
+    ("frontend", "factors"): ["model.frontend.tags=[target_language]"],
     ("encoder", "language_layers"): ["model.encoder.source_layers=[1]", "model.encoder.target_layers=[2]"],
     ("decoder", "super"): ["model.decoder.layer_counts=[1,2]", "model.bridge=last", "model.decoder.memories=[1,2]"],
 }  # options without which a part cannot be tried: {("frontend", "x"): ["model.frontend.y=1"]}
