@@ -8,6 +8,7 @@ from s2s.config import command
 from s2s.config.documents import to_json
 from s2s.data.preprocess import PreprocessConfig
 from s2s.data.recipe import RecipeConfig, make
+from s2s.data.repeats import described
 from s2s.errors import UserError
 
 ABOUT = """Learn tokenizers from raw parallel text, and write a binary store for s2s-train and s2s-generate.
@@ -38,6 +39,8 @@ def run(config: RecipeConfig) -> None:
         return
     print(("{store}: {source_language} to {target_language}, " + recipe.took).format(**report))
     print(recipe.table(report))
+    if lines := described(report.get("repeated", {})):
+        print("", "repeated examples", *lines, sep="\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from s2s.config.streams import is_stream
 from s2s.data.lines import MAX_LINE_BYTES, STANDARD_INPUT, LineReader, decode_text
 from s2s.errors import UserError
@@ -30,6 +32,7 @@ class Chunk:
         read: Bytes read from the first file since the last chunk: bytes on disk, or of a pipe bytes of text.
         names: Names of the columns.
         numbers: Number of each line; empty: they are consecutive.
+        keep: Whether each line is kept, bool [lines], by a command of the user; None: all are.
     """
 
     paths: tuple[str, ...]
@@ -38,6 +41,13 @@ class Chunk:
     read: int
     names: tuple[str, ...] = SIDES
     numbers: tuple[int, ...] = ()
+    keep: np.ndarray | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of lines."""
+        part = self.parts[0]
+        return part.count(b"\n") + (not part.endswith(b"\n"))
 
     def lines(self) -> list[list[str]]:
         """The lines of each column. Raises as `texts`."""

@@ -13,15 +13,18 @@ import numpy as np
 from s2s import registry
 from s2s.checkpoint import runs
 from s2s.config.schema import group, option
+from s2s.data import tables
 from s2s.data.columns import Column, tokens
 from s2s.data.corpus import SIDES, Chunk, Corpus
 from s2s.data.directions import DirectedCorpus, find_directed, languages, parse_directions
 from s2s.data.lines import MAX_LINE_BYTES
 from s2s.data.processes import progress
 from s2s.data.recipe import TOKENIZER, Encoded, Recipe, RecipeConfig, check_streams, given, make, of_lines
+from s2s.data.repeats import hashes
 from s2s.data.report import premium_facts, premium_sums, table
 from s2s.data.store import Store
 from s2s.data.store_writer import StoreWriter
+from s2s.data.verdicts import judge
 from s2s.errors import UserError
 from s2s.text.tokenizer import LearningError, Tokenizer, check_output, load_tokenizer
 
@@ -35,6 +38,10 @@ class FilterConfig:
     max_ratio: float | None = option(
         None, "maximum ratio of the longer to the shorter side, in tokens; null: any", at_least=1
     )
+    command: str | None = option(
+        None, "shell command that reads all training pairs, as lines of fields with tabs between them, and writes a "
+        "line for each: 1 keeps the pair, 0 drops it",
+    )  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -52,9 +59,17 @@ class PreprocessConfig(RecipeConfig):
     zero_shot: list[str] = option(
         [], "further directions, of validation and test data alone, such as [de-fr]", needs="languages"
     )
-    train: list[str] = option([], "training corpora: prefixes (PREFIX.de and PREFIX.en), TSV files, - (TSV on stdin)")
+    train: list[str] = option(
+        [],
+        "training corpora: prefixes (PREFIX.de and PREFIX.en), .tsv, .jsonl and .parquet files, folders of "
+        "Hugging Face datasets, - (TSV on standard input)",
+    )
     valid: list[str] = option([], "validation corpora, joined into one split")
     test: list[str] = option([], "test corpora: splits test, test1, test2 ...")
+    columns: list[str] = option(
+        [], "columns of tables: numbers from 1 or names of the header line in TSV files, keys of JSON objects, fields "
+        "of Parquet files and datasets, such as translation.de; empty: all of a TSV file, otherwise source and target",
+    )  # fmt: skip
     tokenizer: Any = group("tokenizer", TOKENIZER, "tokenizer of both sides")
     source_tokenizer: Any = group("tokenizer", None, "tokenizer of the source side, if not `tokenizer`")
     target_tokenizer: Any = group("tokenizer", None, "tokenizer of the target side, if not `tokenizer`")
@@ -136,6 +151,8 @@ class TextRecipe(Recipe[PreprocessConfig]):
         directions = parse_directions(config.languages)
         if directions and (config.source, config.target) != ("source", "target"):
             raise UserError("languages= names all directions; leave source= and target= out")
+        if directions and config.columns:
+            raise UserError("languages= and columns= exclude each other: languages= says what the columns are")
         if directions and [field.name for field in self.fields()] != list(SIDES):
             raise UserError(f"languages=: task={config.task} reads other fields than a source and a target")
         return directions
@@ -162,16 +179,23 @@ class TextRecipe(Recipe[PreprocessConfig]):
         if self._directions:
             self._corpora = self._find_directed()
             return
-        find = partial(Corpus.find, endings=[field.ending for field in fields], max_line_bytes=config.max_line_bytes,
-                       names=[field.name for field in fields])  # fmt: skip
+        find = partial(tables.find, endings=[field.ending for field in fields], max_line_bytes=config.max_line_bytes,
+                       names=[field.name for field in fields], columns=config.columns)  # fmt: skip
         sides = [self._own.get(name, config.tokenizer) for name in self._streams]
         if config.tokenizer.joint and not self._own:
             sides = sides[:1]
         check_streams([*config.train, *config.valid, *config.test, *given(*sides)])
         self._corpora = {split: [find(name) for name in of_split] for split, of_split in self.named.items()}
+        every = [corpus for of_split in self._corpora.values() for corpus in of_split]
+        if config.columns and not any(isinstance(corpus, tables.TableCorpus) for corpus in every):
+            raise UserError(f"columns={','.join(config.columns)}: does nothing without a table: .tsv, .jsonl, .parquet")
 
     def before(self, writer: StoreWriter) -> None:
-        """Learn or load the tokenizers."""
+        """Run the user's filter, and learn or load the tokenizers."""
+        if command := self.config.filter.command:
+            train = self._corpora.get("train", [])
+            with progress("filter.command", self.total(train)) as bar:
+                self._corpora["train"] = [judge(corpus, command, bar) for corpus in train]
         self._tokenizers = self._reused() if self.config.tokenizer_from is not None else self._learned()
         for name, tokenizer in self._tokenizers.items():
             writer.add_tokenizer(tokenizer, name)
@@ -292,7 +316,10 @@ def _text(corpora: list[Corpus], streams: Sequence[str], bar: Callable[[int], An
             )
     for corpus in corpora:
         for chunk in corpus.chunks():
-            lines = dict(zip(corpus.names, chunk.lines(), strict=True))
+            columns = chunk.lines()
+            if chunk.keep is not None:
+                columns = [list(compress(column, chunk.keep.tolist())) for column in columns]
+            lines = dict(zip(corpus.names, columns, strict=True))
             yield from (lines[name] for name in streams)
             bar(chunk.read)
 
@@ -334,7 +361,7 @@ def encode(work: Work, chunk: Chunk) -> Encoded:
             parsed[field.name] = _numbers(field, texts[field.name], partial(chunk.where, place))
     read, dropped = len(parsed["target"][1]), {}
     if work.filter is not None:
-        keep, dropped = select([parsed[name][1] for name in tokenizers], work.filter)
+        keep, dropped = select([parsed[name][1] for name in tokenizers], work.filter, chunk.keep)
         if not keep.all():
             parsed = {name: (values[np.repeat(keep, n)], n[keep]) for name, (values, n) in parsed.items()}
             texts = {name: "\n".join(compress(text.split("\n"), keep.tolist())) for name, text in texts.items()}
@@ -344,6 +371,8 @@ def encode(work: Work, chunk: Chunk) -> Encoded:
     for _, field in others:
         count = len(parsed["target"][1])
         encoded.columns[field.name] = of_lines(texts[field.name], count) if field.kind == "text" else parsed[field.name]
+    if set(SIDES) <= texts.keys():
+        encoded.hashes = hashes(*(texts[side] for side in SIDES))
     if set(SIDES) <= set(unknown):
         lengths = {name: parsed[name][1] for name in SIDES}
         encoded.sums["premium"] = premium_sums(lengths, unknown).astype(object)
@@ -367,12 +396,14 @@ def _numbers(field: Field, text: str, where: Callable[[int], str]) -> tuple[np.n
     return np.concatenate(rows), np.fromiter(map(len, rows), np.int64, len(rows))
 
 
-def select(lengths: Iterable[np.ndarray], rules: FilterConfig) -> tuple[np.ndarray, dict[str, int]]:
+def select(lengths: Iterable[np.ndarray], rules: FilterConfig,
+           judged: np.ndarray | None = None) -> tuple[np.ndarray, dict[str, int]]:  # fmt: skip
     """Apply the filters to pairs.
 
     Args:
         lengths: For each side, the number of tokens of each line, integers [pairs].
         rules: The filters.
+        judged: Whether the user's command keeps each pair, bool [pairs]; None: there is none.
 
     Returns:
         Which pairs are kept, bool [pairs]; and filter -> number of pairs dropped. A pair counts for the first filter
@@ -381,7 +412,8 @@ def select(lengths: Iterable[np.ndarray], rules: FilterConfig) -> tuple[np.ndarr
     lengths = list(lengths)
     short, long = np.minimum.reduce(lengths), np.maximum.reduce(lengths)
     keep, dropped = np.ones(len(short), bool), {}
-    bad = {"min_length": short < rules.min_length, "max_length": long > rules.max_length}
+    bad = {} if judged is None else {"command": ~judged}
+    bad |= {"min_length": short < rules.min_length, "max_length": long > rules.max_length}
     if rules.max_ratio is not None:
         bad["max_ratio"] = long > rules.max_ratio * short
     for rule, mask in bad.items():

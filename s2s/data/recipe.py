@@ -22,6 +22,7 @@ from s2s.data.columns import BYTES, Column, tokens
 from s2s.data.directions import OWN, parse_tags
 from s2s.data.processes import pool, progress
 from s2s.data.ragged import RaggedWriter
+from s2s.data.repeats import Repeats
 from s2s.data.report import SideCounts, bar_width, unknown_tokens
 from s2s.data.store_writer import StoreWriter
 from s2s.data.unknown import LINES, check_unknown, unknown_lines
@@ -30,6 +31,7 @@ from s2s.files import check_apart, clear, write
 from s2s.text.tokenizer import Tokenizer
 
 TOKENIZER = "sentencepiece"  # the default tokenizer
+LATER = ("command",)  # filters that older stores lack; left out of the manifest if unused, so that digests stay
 
 
 @dataclasses.dataclass
@@ -92,6 +94,7 @@ class Encoded:
         dropped: Filter -> number of examples dropped.
         done: Amount of work, in the unit of the progress bar.
         sums: Further values of the recipe, which are added up over all chunks.
+        hashes: Hashes of the examples kept (`s2s.data.repeats`); None: they are not compared.
     """
 
     columns: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -100,6 +103,7 @@ class Encoded:
     dropped: dict[str, int]
     done: float
     sums: dict[str, Any] = dataclasses.field(default_factory=dict)
+    hashes: np.ndarray | None = None
 
     @property
     def kept(self) -> int:
@@ -273,8 +277,10 @@ def make(recipe: Recipe) -> dict[str, Any]:
     with writer:
         recipe.before(writer)
         with pool(config.workers or cores()) as submit:
-            splits = recipe.splits(submit, writer)
-            facts = {name: _write_split(name, corpora, recipe, writer, submit) for name, corpora in splits.items()}
+            splits, repeats = recipe.splits(submit, writer), Repeats()
+            facts: dict[str, Any] = dict.fromkeys(splits)  # in this order, but train is written after what is compared
+            for name in sorted(splits, key="train".__eq__):
+                facts[name] = _write_split(name, splits[name], recipe, writer, submit, repeats)
         for split in facts.values() if tags else ():
             split["corpora"] = [{**corpus, "tags": tags} for corpus in split["corpora"]]
         tokenizers = recipe.tokenizers
@@ -292,7 +298,9 @@ def make(recipe: Recipe) -> dict[str, Any]:
                 "s2s": __version__,
                 "task": config.task,
                 "seed": config.seed,
-                "filter": dataclasses.asdict(config.filter),
+                "filter": {
+                    key: value for key, value in dataclasses.asdict(config.filter).items() if value or key not in LATER
+                },
                 "facts": recipe.facts(),
                 "may_differ": list(recipe.may_differ),
                 "tokenizers": {name: dataclasses.asdict(tokenizer.config) for name, tokenizer in tokenizers.items()},
@@ -302,11 +310,13 @@ def make(recipe: Recipe) -> dict[str, Any]:
     if complaint:
         raise Failure(f"{config.store}: the store is complete, but its report.png could not be drawn: {complaint}")
     report = {"store": config.store, "digest": manifest["digest"], **report}
+    if repeated := repeats.facts():
+        report["repeated"] = repeated
     return recipe.seen(report, time.perf_counter() - began)
 
 
 def _write_split(
-    name: str, corpora: list[Corpus], recipe: Recipe, writer: StoreWriter, submit: Submit
+    name: str, corpora: list[Corpus], recipe: Recipe, writer: StoreWriter, submit: Submit, repeats: Repeats
 ) -> dict[str, Any]:
     """Encode and write a split; returns its facts for the report."""
     columns = {column.name: writer.column(name, column) for column in recipe.columns(name)}
@@ -323,6 +333,8 @@ def _write_split(
                     streams.setdefault(stream, _Counted()).add(counted)
                 for key, value in encoded.sums.items():
                     sums[key] = sums[key] + value if key in sums else value
+                if encoded.hashes is not None:
+                    repeats.add(name, encoded.hashes)
                 read, kept = read + encoded.read, kept + encoded.kept
                 dropped.update(encoded.dropped)
                 bar(encoded.done)
