@@ -372,7 +372,7 @@ def encode(work: Work, chunk: Chunk) -> Encoded:
         count = len(parsed["target"][1])
         encoded.columns[field.name] = of_lines(texts[field.name], count) if field.kind == "text" else parsed[field.name]
     if set(SIDES) <= texts.keys():
-        encoded.hashes = hashes(*(texts[side] for side in SIDES))
+        encoded.hashes = hashes(*(texts[side] for side in SIDES))[:, : len(parsed["target"][1])]
     if set(SIDES) <= set(unknown):
         lengths = {name: parsed[name][1] for name in SIDES}
         encoded.sums["premium"] = premium_sums(lengths, unknown).astype(object)

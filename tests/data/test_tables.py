@@ -170,6 +170,14 @@ def test_repeated_pairs_are_counted(s2s, tmp_path, capsys, monkeypatch):
     assert list(json.loads(printed.out)["splits"]) == ["train", "test"]
 
 
+def test_a_chunk_of_which_nothing_is_kept_repeats_nothing(plain, s2s, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("s2s.data.corpus.CHUNK_BYTES", 40)  # a few lines
+    words = [f"train={plain}", f"store={tmp_path / 'store'}", *OPTIONS, "format=json"]
+    command = 'awk "{ print (NR > 10) ? 1 : 0 }"'
+    assert s2s("preprocess", "source=de", "target=en", *words, f"filter.command={command}") == 0
+    assert json.loads(capsys.readouterr().out)["repeated"]["train"] == {"examples": 2, "duplicates": 0, "exact": True}
+
+
 def test_many_pairs_are_sampled_in_bounded_memory(monkeypatch):
     from s2s.data import repeats
 
