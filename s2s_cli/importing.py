@@ -25,7 +25,7 @@ class ImportCommand:
     format: str = option(
         "auto",
         "toolkit of the model; auto: the one that the files look like",
-        ("auto", "huggingface", "fairseq"),
+        ("auto", "huggingface", "fairseq", "marian"),
     )
     dictionaries: str | None = option(None, "folder of dict.*.txt of a fairseq model; null: that of the checkpoint")
     bpe_codes: list[str] = option(
@@ -33,6 +33,7 @@ class ImportCommand:
         "codes of subword-nmt or fastBPE that split the text: one file, or two for source and target; those beside the "
         "checkpoint if none is given",
     )
+    vocabularies: list[str] = option([], "vocabularies of a Marian model, .yml or .spm: one file, or source and target")
     sentencepiece: list[str] = option([], "SentencePiece models that split the text, as bpe_codes")
     output: str | None = option(None, "folder of the new checkpoint; it appears when it is complete")
     overwrite: bool = option(False, "replace an existing checkpoint")
@@ -42,7 +43,7 @@ def _import(config: ImportCommand) -> None:
     if not config.from_ or not config.output:
         raise UserError("from=FOLDER_OR_FILE and output=FOLDER are required")
     output = Path(config.output)
-    given = {name: getattr(config, name) for name in ("dictionaries", "bpe_codes", "sentencepiece")}
+    given = {name: getattr(config, name) for name in ("dictionaries", "bpe_codes", "sentencepiece", "vocabularies")}
     check_apart(output, "output", [config.from_])
     with claim(output, "output"):
         if output.exists() and not (config.overwrite and (output / "model.safetensors").is_file()):

@@ -14,6 +14,7 @@ from s2s.interop.importing.imported import Imported
 FORMATS = {
     "huggingface": "s2s.interop.importing.huggingface",
     "fairseq": "s2s.interop.importing.fairseq",
+    "marian": "s2s.interop.importing.marian_npz",
 }
 
 
