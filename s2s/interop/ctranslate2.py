@@ -97,6 +97,8 @@ def _check(model: nn.Module, task) -> None:
                     if stack.head * stack.heads != stack.width]  # fmt: skip
     if not task.target_transform.is_none:
         missing.append(f"data.target_transform={task.target_transform.kind}, which decoding would have to undo")
+    if task.first_tag is not None:
+        missing.append(f"task.first_tag={task.first_tag}: its decoders begin with one symbol for all sentences")
     if missing:
         raise UserError(f"CTranslate2 has no {', and no '.join(missing)}")
 

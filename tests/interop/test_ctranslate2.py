@@ -230,6 +230,11 @@ def test_what_ctranslate2_does_not_have_is_named():
         UserError, match=r"no model of type Linear .the model is a Linear., and no data\.target_transform=reverse"
     ):
         specification(torch.nn.Linear(1, 1), task)
+    told = task_of(20)
+    model = told.model(config_of())
+    told.first_tag = "target_language"
+    with pytest.raises(UserError, match=r"no task\.first_tag=target_language: its decoders begin with one symbol"):
+        specification(model, told)
 
 
 def test_a_missing_package_is_said(trained, s2s, tmp_path, monkeypatch, capsys):
