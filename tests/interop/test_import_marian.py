@@ -91,6 +91,12 @@ def test_same_lines_as_generate(folder, imported, beams, s2s, tmp_path, capsys):
     assert "slower" not in capsys.readouterr().err  # the kernels take it
     if beams > 1:
         compare(s2s, tmp_path, imported, lines, expected, beams, "decode.backend=eager")
+        (tmp_path / "in8").write_text("\n".join(lines) + "\n")
+        options = ["decode=huggingface", "decode.beam_size=5", "decode.max_length_b=28", "decode.dtype=int8"]
+        assert s2s("generate", f"checkpoint={imported}", f"input={tmp_path / 'in8'}", f"output={tmp_path / 'out8'}",
+                   *options) == 0  # fmt: skip
+        rounded = (tmp_path / "out8").read_text().splitlines()
+        assert sum(line == wanted for line, wanted in zip(rounded, expected, strict=True)) > 0.7 * len(lines)
 
 
 def test_the_commands_take_it(imported, s2s, tmp_path, capsys):

@@ -15,6 +15,7 @@ KINDS = {
     "t5": {"feed_forward_proj": "relu"},
     "flan": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     "untied": {"feed_forward_proj": "gated-silu", "tie_word_embeddings": False},
+    "library": {"feed_forward_proj": "gated-gelu"},
     "mt5": {"feed_forward_proj": "gated-gelu"},
     "byt5": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
 }
@@ -36,6 +37,11 @@ def save(kind, path):
             minloglevel=4, hard_vocab_limit=False, bos_id=-1, pad_id=0, eos_id=1, unk_id=2)  # fmt: skip
         (path / "tokenizer_config.json").write_text('{"extra_ids": 30}')
         spm = sentencepiece.SentencePieceProcessor(model_file=str(path / "spiece.model"))
+        if kind == "library":
+            scored = [(spm.id_to_piece(i), spm.get_score(i)) for i in range(len(spm))]
+            names = [f"<extra_id_{n}>" for n in reversed(range(30))]
+            transformers.T5Tokenizer([*scored, *((name, 0.0) for name in names)], extra_ids=30).save_pretrained(path)
+            (path / "spiece.model").rename(path.parent / "spiece.model")
 
         def encode(line):
             return [*spm.encode(line), 1]
@@ -71,7 +77,8 @@ def check(kind, tmp_path, s2s, beams):
     if kind == "byt5":
         row = [0, 2, 0, 1, *range(3, 384)]
     else:
-        pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+        file = folder / "spiece.model"
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(file if file.exists() else tmp_path / file.name))
         known = {pieces.id_to_piece(i): i for i in range(len(pieces))}
         known |= {f"<extra_id_{n}>": len(pieces) + 29 - n for n in range(30)}
         row = [0, 2, 0, 1, *(known[s] if s in known else int(s.strip("<>").split("_")[1]) for s in symbols[4:])]

@@ -12,7 +12,7 @@ from s2s.errors import UserError
 from s2s.interop.importing import marian
 from s2s.interop.importing.imported import Folder, Imported, arranged, by_id
 from s2s.interop.importing.marian import copies, notes
-from s2s.interop.importing.stacks import byte_pairs, generation, pieces, sizes
+from s2s.interop.importing.stacks import generation, of_library, pieces, sizes
 from s2s.interop.places import Place, Table, bart_stack, fused
 from s2s.tasks.translation import TranslationConfig, TranslationTask
 from s2s.text.sentencepiece import processor_of
@@ -93,8 +93,13 @@ def _tokenizer(folder: Folder, kind: str) -> Read:
     """The tokenizer, the row of each of its symbols, the options of the task, and the values of its tags."""
     size = folder.get("vocab_size", 0)
     if kind == "bart":
-        made, rows = byte_pairs(folder, size, {f"<{BEGIN}>": "<s>", "<mask>": "<mask>"})
+        made, rows = of_library(folder, size, {f"<{BEGIN}>": "<s>", "<mask>": "<mask>"})
         return made, rows, TranslationConfig(source_tags=[BEGIN], target_tag=BEGIN), {BEGIN: [BEGIN]}
+    if kind != "pegasus" and not folder.has("sentencepiece.bpe.model") and folder.has("tokenizer.json"):
+        known = _languages(folder, kind)
+        made, rows = of_library(folder, size, {f"<{language}>": symbol for language, symbol in known.items()}
+                                | {"<mask>": "<mask>"})  # fmt: skip
+        return made, rows, *_told(known)
     symbols, file = _symbols(folder, kind)
     place = {symbol: number for number, symbol in enumerate(symbols)}
     specials = [place["<pad>"], place["<unk>"], folder.get("decoder_start_token_id", place["</s>"]), place["</s>"]]
@@ -103,18 +108,18 @@ def _tokenizer(folder: Folder, kind: str) -> Read:
     if kind == "pegasus":
         ours, names, rows = arranged(symbols, specials, size, {name: name for name in symbols[2 : UNUSED + 2]})
         return pieces(file, ours, names), rows, TranslationConfig(), {}
-    if folder.has("tokenizer_config.json"):
-        settings = folder.json("tokenizer_config.json")
-        if settings.get("legacy_behaviour") or settings.get("tokenizer_class", "").startswith("MBartTokenizer"):
-            raise UserError(f"{folder.path / 'tokenizer_config.json'}: in this model a source ends with its language, "
-                            "after </s>; only those that begin with it are read")  # fmt: skip
     known = _languages(folder, kind)
     apart = {f"<{language}>": symbol for language, symbol in known.items()}
     apart |= {"<mask>": "<mask>"} if "<mask>" in place else {}
     ours, names, rows = arranged(symbols, specials, size, apart)
-    told = TranslationConfig(source_tags=["source_language"], target_tag="target_language")
-    languages = [*known]
-    return pieces(file, ours, names), rows, told, {"source_language": languages, "target_language": languages}
+    return pieces(file, ours, names), rows, *_told(known)
+
+
+def _told(languages: dict[str, str]) -> tuple[TranslationConfig, dict[str, list[str]]]:
+    """The options of the task, and the values of its tags."""
+    values = [*languages]
+    return (TranslationConfig(source_tags=["source_language"], target_tag="target_language"),
+            {"source_language": values, "target_language": values})  # fmt: skip
 
 
 def _symbols(folder: Folder, kind: str):
@@ -135,7 +140,12 @@ def _symbols(folder: Folder, kind: str):
 
 
 def _languages(folder: Folder, kind: str) -> dict[str, str]:
-    """The languages of a model -> their symbols, in the order of their ids. Raises UserError: none is named."""
+    """The languages of a model -> their symbols, in the order of their ids. Raises UserError: none is named, or they
+    are in another place."""
+    settings = folder.json("tokenizer_config.json") if folder.has("tokenizer_config.json") else {}
+    if settings.get("legacy_behaviour") or str(settings.get("tokenizer_class", "")).startswith("MBartTokenizer"):
+        raise UserError(f"{folder.path / 'tokenizer_config.json'}: in this model a source ends with its language, "
+                        "after </s>; only those that begin with it are read")  # fmt: skip
     symbols: list[str] = []
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         found = folder.json(name) if folder.has(name) else {}

@@ -71,14 +71,17 @@ def generation(folder: Folder) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value != defaults.get(key)}
 
 
-def byte_pairs(folder: Folder, size: int, apart: dict[str, str]) -> tuple[TokenizerJsonTokenizer, Tensor]:
+def of_library(
+    folder: Folder, size: int, apart: dict[str, str], begin: int | None = None
+) -> tuple[TokenizerJsonTokenizer, Tensor]:
     """The tokenizer of a folder with tokenizer.json, or with GPT-2's vocab.json and merges.txt; and the row of each of
     its symbols.
 
     Args:
-        folder: The model; its symbols are those of RoBERTa.
+        folder: The model; `<pad>`, `<unk>` and `</s>` are among its symbols.
         size: Number of rows.
         apart: As in `arranged`; those that the folder does not have are left out.
+        begin: What the decoder begins with, where the config does not say; None: `</s>`.
     """
     file = folder.file("tokenizer.json", "vocab.json")
     try:
@@ -98,7 +101,7 @@ def byte_pairs(folder: Folder, size: int, apart: dict[str, str]) -> tuple[Tokeni
         raise UserError(f"{file}: has no {' and no '.join(missing)}")
     if len(symbols) > size:
         raise UserError(f"{file}: {len(symbols):,} symbols; config.json has vocab_size={size:,}")
-    begin = folder.get("decoder_start_token_id", known["</s>"])
+    begin = folder.get("decoder_start_token_id", known["</s>"] if begin is None else begin)
     present = {name: theirs for name, theirs in apart.items() if theirs in known}
     ours, names, rows = arranged(symbols, [known["<pad>"], known["<unk>"], begin, known["</s>"]], size, present)
     config = TokenizerJsonConfig(reserved=names)

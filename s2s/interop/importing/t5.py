@@ -11,7 +11,7 @@ from torch import Tensor
 from s2s.errors import UserError
 from s2s.interop.importing import marian
 from s2s.interop.importing.imported import Folder, Imported, arranged
-from s2s.interop.importing.stacks import generation, pieces
+from s2s.interop.importing.stacks import generation, of_library, pieces
 from s2s.interop.places import Place, Table, t5_stack
 from s2s.tasks.translation import TranslationTask
 from s2s.text.bytes import ByteConfig, ByteTokenizer
@@ -20,6 +20,7 @@ from s2s.text.tokenizer import Tokenizer
 
 BYTES = 256
 PAD, END, UNKNOWN = 0, 1, 2  # their ids
+MOST_EXTRA = 1000  # symbols <extra_id_N> that are looked for
 BLOCKS = {"relu": "relu", "gated-gelu": "geglu", "gated-silu": "swiglu"}
 
 
@@ -76,10 +77,14 @@ def _options(folder: Folder, tied: bool) -> dict[str, Any]:
 def _tokenizer(folder: Folder, size: int) -> tuple[Tokenizer, Tensor]:
     """The tokenizer, and the row of each of its symbols; size: number of rows."""
     begin = folder.get("decoder_start_token_id", PAD)
-    if not folder.has("spiece.model") and size == 384:  # ByT5 has no file that says so
+    if (
+        not (folder.has("spiece.model") or folder.has("tokenizer.json")) and size == 384
+    ):  # ByT5 has no file that says so
         names = [f"<extra_id_{number}>" for number in range(size - 3 - BYTES)]
         return (ByteTokenizer.learn(ByteConfig(normalization="none", reserved=names)),
                 torch.tensor([PAD, UNKNOWN, begin, END, *range(3, size)]))  # fmt: skip
+    if not folder.has("spiece.model") and folder.has("tokenizer.json"):
+        return of_library(folder, size, {f"<extra_id_{n}>": f"<extra_id_{n}>" for n in range(MOST_EXTRA)}, PAD)
     file = folder.file("spiece.model")
     try:
         processor = processor_of(file.read_bytes())
