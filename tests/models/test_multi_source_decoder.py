@@ -96,7 +96,7 @@ def test_packed_rows_see_the_sources_of_their_own_example(way):
     torch.testing.assert_close(torch.stack([found[0, :4], found[0, 4:], found[1, :4]]), logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [WAYS[0], *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS[1:])])
 def test_it_trains_resumes_and_decodes(way, s2s, capsys, tmp_path):
     lines = {"one": ["a", "b", ""], "two": ["c d", "", "d"], "out": ["a c", "b", "d"]}  # sources may be missing
     for ending, texts in lines.items():

@@ -69,7 +69,7 @@ def test_an_example_is_the_same_in_every_batch_and_another_in_each_epoch(folder,
     assert data.longest >= max(int(side.max()) for side in most)
 
 
-@pytest.mark.parametrize("noise", ["bart", "ul2"])
+@pytest.mark.parametrize("noise", ["bart", pytest.param("ul2", marks=pytest.mark.slow)])
 def test_a_run_resumes_to_the_same_bits(folder, tmp_path, s2s, noise):
     words = [f"store={folder}/texts", "task=denoising", f"task.noise={noise}", *SIZE]
     assert s2s("train", *words, f"run={tmp_path}/whole", "train.max_updates=4") == 0
