@@ -30,8 +30,8 @@ class ImportCommand:
     dictionaries: str | None = option(None, "folder of dict.*.txt of a fairseq model; null: that of the checkpoint")
     bpe_codes: list[str] = option(
         [],
-        "codes of subword-nmt or fastBPE that split the text: one file, or two for source and target; those beside the "
-        "checkpoint if none is given",
+        "codes of subword-nmt or fastBPE that split the text, or the folder of GPT-2's encoder.json and vocab.bpe; "
+        "one, or two for source and target; those beside the dictionaries if none is given",
     )
     vocabularies: list[str] = option([], "vocabularies of a Marian model, .yml or .spm: one file, or source and target")
     sentencepiece: list[str] = option([], "SentencePiece models that split the text, as bpe_codes")

@@ -2,6 +2,7 @@
 fairseq, so that library says what is right."""
 
 import argparse
+import json
 import os
 import pathlib
 import tempfile
@@ -215,6 +216,24 @@ def test_codes_beside_the_checkpoint_split_the_text(tmp_path):
     ids = tokenizer.encode("das haus xs")
     assert [tokenizer.vocabulary.symbols[i] for i in ids] == ["das", "hau@@", "s", "<unk>", "s"]
     assert tokenizer.decode(ids) == "das haus <unk> s"
+
+
+def test_byte_pairs_of_gpt2(tmp_path):
+    pytest.importorskip("tokenizers")
+    folder = small(tmp_path / "theirs")
+    (folder / "bpecodes").unlink()
+    pieces = ["d", "a", "s", "da", "das", "\u0120", "\u0120das"]
+    (folder / "encoder.json").write_text(json.dumps({piece: n + 40 for n, piece in enumerate(pieces)}))
+    (folder / "vocab.bpe").write_text("#version: 0.2\nd a\nda s\n\u0120 das\n")
+    for name in ("dict.de.txt", "dict.en.txt"):
+        (folder / name).write_text("46 9\n44 8\n42 7\nmadeupword0000 0\n")
+    importing.write(folder, "auto", tmp_path / "ours")
+    model, task, _ = load_model(str(tmp_path / "ours"))
+    ids = task.source_tokenizer.encode("das dasa")
+    assert [task.source_tokenizer.vocabulary.symbols[i] for i in ids] == ["das", "\u0120das", "<unk>"]
+    assert task.source_tokenizer.decode(ids[:2]) == "das das"
+    theirs = torch.load(folder / "model.pt", weights_only=False)["model"]["encoder.embed_tokens.weight"]
+    torch.testing.assert_close(model.frontend.tokens.weight[ids], theirs[[5, 4, 3]])
 
 
 def test_a_language_model_scores_as_its_mathematics(tmp_path, s2s):

@@ -122,6 +122,30 @@ def test_same_lines_as_ctranslate2(folder, imported, s2s, tmp_path):
     compare(s2s, tmp_path, imported, lines, expected, 1, "decode=ctranslate2", "decode.max_length_b=28")
 
 
+def test_pre_norm_scores_as_in_ctranslate2(folder, tmp_path):
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    vocabulary = str(folder[0] / "vocab.yml")
+    found = arrays(folder[1], CONFIG.replace("dan", "da").replace('preprocess: ""', "preprocess: n") +
+                   "transformer-postprocess-top: n\n")  # fmt: skip
+    found = {f"{name}_pre" if "_ln_" in name else name: value for name, value in found.items()}
+    random = np.random.default_rng(2)
+    for side in ("encoder", "decoder"):
+        found |= {f"{side}_top_ln_{kind}": random.normal(size=(1, 16)).astype("float32") for kind in ("scale", "bias")}
+    np.savez(tmp_path / "model.npz", **found)
+    converter = ctranslate2.converters.MarianConverter(str(tmp_path / "model.npz"), [vocabulary, vocabulary])
+    converter.convert(str(tmp_path / "converted"))
+    importing.write(tmp_path / "model.npz", "marian", tmp_path / "run", {"vocabularies": [vocabulary]})
+    model, task, _ = load_model(str(tmp_path / "run"))
+    source, target = SYMBOLS[:4], SYMBOLS[2:7]
+    (result,) = ctranslate2.Translator(str(tmp_path / "converted")).score_batch([source], [target])
+    ids = task.target_tokenizer.encode(" ".join(target))
+    with torch.no_grad():
+        logits = model.decode(model.encode(task.collate_sources(task.encode([" ".join(source)])).sources),
+                              torch.tensor([[2, *ids]])).logits()[0]  # fmt: skip
+    scores = logits.log_softmax(-1)[range(6), [*ids, 3]]
+    np.testing.assert_allclose(scores.numpy(), result.log_probs, atol=1e-4)
+
+
 def test_a_sentencepiece_model_is_vocabulary_and_tokenizer(folder, tmp_path):
     lines = ["das haus ist klein", "ein hund", "der alte baum"] * 9
     sentencepiece.SentencePieceTrainer.train(

@@ -86,7 +86,7 @@ def read(path: Path, dictionaries: str | None = None, bpe_codes: Sequence[str] =
         path: The checkpoint, or its folder.
         dictionaries: Folder of the dictionaries; None: that of the checkpoint.
         bpe_codes, sentencepiece: Files that split the text: one, or one for each side; none: those beside the
-            checkpoint.
+            dictionaries.
 
     Raises:
         UserError: files are missing or damaged, or the model is one that is not read; lists what it has.
@@ -108,7 +108,7 @@ def read(path: Path, dictionaries: str | None = None, bpe_codes: Sequence[str] =
     files = [Path(name) for name in (*bpe_codes, *sentencepiece)]
     task, rows, split = _task(settings, tensors, folder, files, alone)
     options = _options(settings, tensors, alone)
-    notes = [] if split else ["no bpe_codes or sentencepiece beside the checkpoint: lines are words of the dictionary, "
+    notes = [] if split else ["no bpe_codes or sentencepiece, and none beside the dictionary: lines are words of it, "
                               "already split"]  # fmt: skip
     notes += [f"{name}={rate}: layers are not left out in training" for name in
               ("encoder_layerdrop", "decoder_layerdrop") if (rate := settings.get(name, 0.0))]  # fmt: skip
