@@ -129,12 +129,15 @@ def prefix_beam_search(
     labels = torch.full_like(parents, BLANK)
     added = None if bonus is None else bonus(own.expand(B, K), labels[0], B)
     final = Prefixes(*(tensor.clone() for tensor in state))
+    candidates = x.index_fill(2, torch.tensor([BLANK], device=device), NEVER).topk(min(K + 1, x.size(2)), dim=2)
     for t in range(ends[0] if B else 0):
         live = sum(end > t for end in ends)
         if live < len(state.last):
             state = Prefixes(*(tensor[:live] for tensor in state))
             added = None if added is None else added[:live]
-        state, parents[t, :live], labels[t, :live] = _frame(state, x[:live, t], added, reward)
+        state, parents[t, :live], labels[t, :live] = _frame(
+            state, x[:live, t], candidates.values[:live, t], candidates.indices[:live, t], added, reward
+        )
         if bonus is not None:
             added = bonus(parents[t, :live], labels[t, :live], live)
         if live and ends[live - 1] == t + 1:  # this was the last frame of some sentences
@@ -151,22 +154,22 @@ def prefix_beam_search(
     ]
 
 
-def _frame(state: Prefixes, x: Tensor, added: Tensor | None, reward: float) -> tuple[Prefixes, Tensor, Tensor]:
+def _frame(
+    state: Prefixes, x: Tensor, values: Tensor, labels: Tensor, added: Tensor | None, reward: float
+) -> tuple[Prefixes, Tensor, Tensor]:
     """One frame of the search.
 
     Args:
         state: The prefixes so far.
         x: [B, V] log-probabilities.
+        values, labels: [B, C], the most probable labels and their log-probabilities, without the blank.
         added: [B, K, V] bonus of each label; None: there is no bonus.
         reward: Added for each label.
 
     Returns:
         The new prefixes; for each the row that it continues, [B, K]; and its new label, [B, K], BLANK for none.
     """
-    (B, K), V = state.last.shape, x.size(1)
-    total = state.total
-    values, labels = x.index_fill(1, torch.tensor([BLANK], device=x.device), NEVER).topk(min(K + 1, V), dim=1)
-    C = labels.size(1)
+    (B, K), C, total = state.last.shape, labels.size(1), state.total
 
     def extended(row_total: Tensor, row_blank: Tensor, row_last: Tensor, label: Tensor, value: Tensor) -> Tensor:
         """Log-probability after adding a label. A repeated label needs a blank before it."""

@@ -46,8 +46,10 @@ from s2s.decoding.trellis import Trellis
 from s2s.nn.slots import kept
 from s2s.text.vocabulary import BOS
 
-# Steps between two checks for finished sentences: each check makes the host wait for the device.
+# Steps between two checks for finished sentences, and steps from a check until the host reads its result. The host
+# waits for the device there, but by then the device has the next step to compute.
 POLL_STEPS = {"cpu": 1, "cuda": 8}
+POLL_DELAY = {"cpu": 0, "cuda": 1}
 # Free slots are refilled, or removed, when they are at least this share of all slots: both have a fixed cost.
 REFILL_SHARE = 1 / 16
 # If free slots cost no computation, they are removed only at this share: removal copies all other slots.
@@ -103,7 +105,7 @@ class Finished:
         def chosen(old: Tensor, new: Tensor) -> Tensor:
             return self._both(old, new).gather(1, place).view(new.shape)
 
-        self.ends = chosen(self.ends, steps * self.scores.size(1) + self.rows)
+        self.ends = chosen(self.ends, torch.add(self.rows, steps, alpha=self.scores.size(1)))
         self.scores, self.values = chosen(self.scores, new), chosen(self.values, choice.end_log_probabilities)
 
     def _both(self, old: Tensor, new: Tensor) -> Tensor:
@@ -202,7 +204,10 @@ class Engine:
             if self.setting.tick:
                 self.setting.tick()
             run.step()
-            if run.clock % POLL_STEPS[self.device.type] == 0 and (results := run.collect()):
+            every, delay = POLL_STEPS[self.device.type], POLL_DELAY[self.device.type]
+            if run.clock % every == 0:
+                run.look()
+            if run.done is not None and run.clock % every == delay and (results := run.collect()):
                 yield results
                 if not waiting and not run.fused:  # a fused choice computes nothing for free slots
                     run.shrink()
@@ -275,6 +280,7 @@ class _Run:
         claims = type(self.choose).__dict__
         self.skips = claims.get("skips", False) and not rules and engine.scorer.native
         self.fused = self.skips and claims.get("fused", False)
+        self.clean = self.fused or claims.get("clean", False)
         self.rules = Rules(rules, config, B, device) if rules else None
         self.free = config.free_beginning and engine.setting.sides.beginnings is not None
         shortlist = engine.setting.loaded.get("shortlist")
@@ -282,7 +288,9 @@ class _Run:
         self.tokens = torch.full((B, config.rows), BOS, device=device)
         self.first_rows = self.tokens[:0]  # [B, 1], the first row of each slot
         self.scores = self.finished = self.trellis = None  # made at the first step, in the dtype of the logits
-        self.ended = False  # whether a hypothesis may have ended since the last `collect`
+        self.ended = False  # whether a hypothesis may have ended since the last `look`
+        self.done: Tensor | None = None  # bool [B], the sentences that were finished then
+        self.copied: torch.cuda.Event | None = None  # says that a GPU has copied `done`
 
     def wants(self, waiting: _Waiting) -> bool:
         """Whether it is time to move waiting sentences into slots."""
@@ -352,7 +360,7 @@ class _Run:
         if self.rules:
             self.rules(logits, self.limits)
         choice = self.choose(logits, normalizer, self.scores, self.limits)
-        if not self.fused:  # a fused kernel leaves no NaN
+        if not self.clean:
             choice = choice._replace(scores=without_nan(choice.scores), end_scores=without_nan(choice.end_scores))
         if self.free and (first := self.limits.done == 0).any():
             choice = choice._replace(
@@ -376,12 +384,23 @@ class _Run:
         self.limits.advance()
         self.clock += 1
 
-    def collect(self) -> list[tuple[int, list[Hypothesis]]]:
-        """Free the slots of finished sentences; returns their numbers and hypotheses."""
+    def look(self) -> None:
+        """Begin to read which sentences are finished."""
         if not self.ended and self.choose.first:
-            return []
+            return
         self.ended = False
-        done = self.finished.done(self.limits.done, self.limits.longest, self.scores).cpu().numpy()
+        done = self.finished.done(self.limits.done, self.limits.longest, self.scores)
+        self.done = done.to("cpu", non_blocking=True)  # from a GPU, into page-locked memory
+        if done.is_cuda:
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    def collect(self) -> list[tuple[int, list[Hypothesis]]]:
+        """Free the slots of sentences that were finished at the last `look`; returns their numbers and hypotheses."""
+        assert self.done is not None
+        if self.copied:
+            self.copied.synchronize()
+        done, self.done = self.done.numpy(), None
         done |= self.limits.host[0] > self.limits.host_longest  # whatever the scores are
         slots = np.flatnonzero(done & (self.numbers >= 0))
         if not slots.size:

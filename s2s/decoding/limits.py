@@ -153,4 +153,4 @@ def divisor(config: DecodeConfig, length: int | Tensor) -> float | Tensor:
     `power`: length^alpha. `gnmt`: ((5 + length) / 6)^alpha (Wu et al. 2016, eq. 14).
     """
     base = length if config.length_normalization == "power" else (5 + length) / 6
-    return base**config.length_penalty
+    return base if config.length_penalty == 1 else base**config.length_penalty

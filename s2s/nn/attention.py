@@ -104,6 +104,11 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.split(self.sizes, dim=-1)
         return self._scaled(heads_of(q, self.heads)), heads_of(k, self.kv_heads), heads_of(v, self.kv_heads)
 
+    def split_in_two(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """As `split`, without rotary positions: queries, and keys and values as one view [2, B, G, T, d]."""
+        q, both = qkv.split([self.sizes[0], sum(self.sizes[1:])], dim=-1)
+        return self._scaled(heads_of(q, self.heads)), both.unflatten(-1, (2, self.kv_heads, -1)).permute(2, 0, 3, 1, 4)
+
     def _scaled(self, q: Tensor) -> Tensor:
         return q if self.scale is None else q * self.scale
 

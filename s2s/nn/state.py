@@ -30,6 +30,7 @@ class TransformerState:
         steps: [B], number of finished positions of each sentence, on the host.
         positions: [B, 1], the same on the device.
         attention: The attention function, with the arguments of `attend`.
+        spare: Another cache, into which `reorder` copies; the two then change places. Without beams there is none.
         seen: Bool [R, 1, 1, length], true at the positions that each row sees in this step; None: it sees all.
         added, cross_added: `seen` and `mask` as numbers, once a layer has needed them. A decoder with a relative
             position bias sets `added` after `begin`, float [1 or R, H, 1, length].
@@ -39,7 +40,7 @@ class TransformerState:
 
     def __init__(self, key_values: Tensor, mask: Tensor, rows: int, most: int | None = None):
         self.key_values, self.mask, self.rows, self.most = key_values, mask, rows, most
-        self.cache = key_values.new_empty(0)  # made when the first step is taken
+        self.cache = self.spare = key_values.new_empty(0)  # made when the first step is taken
         self.steps = np.zeros(mask.size(0), np.int64)
         self.positions = torch.zeros(mask.size(0), 1, dtype=torch.int64, device=mask.device)
         self.seen: Tensor | None = None
@@ -115,18 +116,19 @@ class TransformerState:
     def write(self, n: int, qkv: Tensor, attention: SelfAttention) -> Tensor:
         """Add keys and values of this position of every row to the cache; arguments as in `attend`. Returns queries
         [R, H, 1, d]."""
-        positions = self._row_positions() if attention.rotary or attention.log_length else None
-        q, k, v = attention.split(qkv.flatten(0, 1)[:, None], positions)
-        if attention.log_length:
-            q = log_length(q, 1 + positions[:, :, None, None])
-        keys, values = self._kept(n, attention)
-        if self.seen is None:
-            keys[:, :, self.place], values[:, :, self.place] = k[:, :, 0], v[:, :, 0]
-        else:
-            place = self.place[:, : k.size(1)]
-            keys.scatter_(2, place, k.to(keys.dtype))
-            values.scatter_(2, place, v.to(values.dtype))
-        return q
+        held, qkv = self.cache[n, :, :, : attention.kv_heads], qkv.flatten(0, 1)[:, None]
+        if attention.rotary:
+            q, *new = attention.split(qkv, self._row_positions())
+            places = zip(held, new, strict=True)
+        else:  # keys and values are written together
+            q, both = attention.split_in_two(qkv)
+            places = [(held, both)]
+        for old, new in places:
+            if self.seen is None:
+                old[..., self.place, :] = new[..., 0, :]
+            else:
+                old.scatter_(-2, self.place[:, : new.size(-3)].expand(new.shape), new.to(old.dtype))
+        return log_length(q, 1 + self._row_positions()[:, :, None, None]) if attention.log_length else q
 
     def _kept(self, n: int, attention: SelfAttention) -> tuple[Tensor, Tensor]:
         """Keys and values of layer n in the cache, [R, G, L, d]; a layer may have fewer heads than others."""
@@ -155,9 +157,12 @@ class TransformerState:
         self.positions -= counts[:, None]
 
     def reorder(self, parents: Tensor) -> None:
-        """Row r continues row parents[r]; one gather over all layers."""
-        used = self.cache[:, :, :, :, : self.length]
-        used.copy_(used.index_select(2, parents))
+        """Row r continues row parents[r]; one gather over all layers, from one cache into another."""
+        if self.spare.shape != self.cache.shape:
+            self.spare = torch.zeros_like(self.cache)
+        old, new = (cache[:, :, :, :, : self.length] for cache in (self.cache, self.spare))
+        torch.index_select(old, 2, parents, out=new)
+        self.cache, self.spare = self.spare, self.cache
 
     def admit(self, slots: Tensor, other: "TransformerState", which: Tensor) -> None:
         """Put sentences `which` of a state that `start` has just returned into the places `slots`."""
@@ -177,7 +182,8 @@ class TransformerState:
         self.key_values.index_fill_(2, slots, 0)
         if self.cache.numel():
             rows = slots[:, None] * self.rows + torch.arange(self.rows, device=slots.device)
-            self.cache.index_fill_(2, rows.flatten(), 0)
+            for cache in (self.cache, self.spare)[: 1 + bool(self.spare.numel())]:
+                cache.index_fill_(2, rows.flatten(), 0)
 
     def free(self, slots: Tensor) -> None:
         """Mark places as free, and set their positions to 0."""
@@ -191,6 +197,7 @@ class TransformerState:
         rows = (first + torch.arange(self.rows, device=keep.device)).flatten()
         if self.cache.numel():
             self.cache = kept(self.cache[:, :, :, :, : self._needed(keep)], rows, slots * self.rows, 2)
+            self.spare = self.cache.new_empty(0)
         size = max(1, int(self.mask[keep].flatten(1).sum(1).amax())) if len(keep) else 1
         self.key_values = kept(self.key_values[:, :, :, :, :size], keep, slots, 2)
         self.mask = kept(self.mask[:, :, :, :size], keep, slots)
@@ -206,7 +213,7 @@ class TransformerState:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(tensor.nbytes for tensor in (self.cache, self.key_values, self.mask))
+        return sum(tensor.nbytes for tensor in (self.cache, self.spare, self.key_values, self.mask))
 
 
 class BlockState(TransformerState):

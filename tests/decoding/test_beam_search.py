@@ -139,9 +139,10 @@ def test_finished_sentences_leave_whenever_they_finish(monkeypatch):
     config = DecodeConfig(n_best=5, max_length_a=1, max_length_b=4)
     sources = ragged(30)
     results = []
-    for share, poll in ((0.0, 1), (0.1, 1), (1.0, 1), (0.3, 3), (0.1, 20)):
+    for share, poll, delay in ((0.0, 1, 0), (0.1, 1, 0), (1.0, 1, 0), (0.3, 3, 1), (0.1, 20, 2)):
         monkeypatch.setattr(engine, "REFILL_SHARE", share)
         monkeypatch.setitem(engine.POLL_STEPS, "cpu", poll)
+        monkeypatch.setitem(engine.POLL_DELAY, "cpu", delay)
         results.append([[h.ids for h in n_best] for n_best in generate([model(2, V)], config, sources)])
     assert all(result == results[0] for result in results)
 

@@ -57,9 +57,12 @@ def test_slots_that_come_and_go_change_nothing(sources, seed, kind, beam_size, t
 
 @pytest.mark.parametrize("backend", ["eager", "native"])
 @pytest.mark.parametrize("search", ["beam", "stochastic_beam"])
-@pytest.mark.parametrize("poll", [1, 8])  # of a CPU and of a GPU
-def test_free_slots_and_finished_sentences_do_not_count_past_the_learned_positions(monkeypatch, backend, search, poll):
+@pytest.mark.parametrize(("poll", "delay"), [(1, 0), (8, 1)])  # of a CPU and of a GPU
+def test_free_slots_and_finished_sentences_do_not_count_past_the_learned_positions(
+    monkeypatch, backend, search, poll, delay
+):  # fmt: skip
     monkeypatch.setitem(engine.POLL_STEPS, "cpu", poll)
+    monkeypatch.setitem(engine.POLL_DELAY, "cpu", delay)
     sources = [[4 + (i * j) % 20 for j in range(n)] for i, n in enumerate([LONGEST] * 2 + [18] * 31 + [16] * 31)]
     config = DecodeConfig(backend=backend, search=search, beam_size=2, slots=33, min_length_a=1.0, min_length_b=0,
                           max_length_a=1.0, max_length_b=0)  # fmt: skip

@@ -114,9 +114,9 @@ def slowly(model, count, size, overlap):
         def forward(x, key_value, mask, cross=layer.cross):
             q = cross.query(x) * (cross.scale or 1)
             if cross.log_length:
-                q = q * torch.tensor(float(min(count, key_value.size(3)))).log()
+                q = q * torch.tensor(float(min(count, key_value[0].size(2)))).log()
             q = q.unflatten(2, (cross.heads, -1)).transpose(1, 2)
-            rows = [slow_top_k(q[b], key_value[0, b], key_value[1, b], mask[b, 0], count) for b in range(len(x))]
+            rows = [slow_top_k(q[b], key_value[0][b], key_value[1][b], mask[b, 0], count) for b in range(len(x))]
             return cross.output(torch.stack(rows).transpose(1, 2).flatten(2))
 
         layer.cross.forward = forward

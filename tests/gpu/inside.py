@@ -231,3 +231,27 @@ def process_of_several(local: int, devices: int) -> tuple[str, str, list[int]] |
                 return group.device_type, backends[0], chosen
         except UserError as error:
             return str(error)
+
+
+def ctc_beam(language_model: bool) -> tuple[list, list, Counts, int]:
+    """Prefix beam search over made-up frames, with or without a language model. Returns the hypotheses of the CPU,
+    those of the stand-in, what happened there, and the number of frames."""
+    from s2s.decoding.ctc import prefix_beam_search
+    from s2s.decoding.scorers.language_model import PrefixBonus
+    from tests.models.test_language_model import language_model as made
+
+    torch.manual_seed(3)
+    lengths, width, vocabulary = torch.tensor([30, 21, 8]), 3, 12
+    x = (3 * torch.randn(3, 30, vocabulary)).log_softmax(-1)
+    model = made() if language_model else None
+
+    def found(device: str) -> list:
+        own = copy.deepcopy(model).to(device) if language_model else None
+        bonus = PrefixBonus(own, 0.5, (3, width)) if own else None
+        with torch.inference_mode():
+            beams = prefix_beam_search(x.to(device), lengths.to(device), width, bonus=bonus)
+        return [[(ids, round(score, 3), round(added, 3)) for ids, score, added in beam] for beam in beams]
+
+    expected = found("cpu")
+    with gpu() as counts:
+        return expected, found("cuda"), counts.copy(), int(lengths[0])

@@ -296,7 +296,18 @@ class _Operators(TorchDispatchMode):
         return _start(operator, args, kwargs or {})
 
 
+class Event:
+    """In place of `torch.cuda.Event`."""
+
+    def record(self, stream=None) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        _wait("event")
+
+
 CUDA = {  # name in torch.cuda -> what it does here
+    "Event": Event,
     "_lazy_init": lambda: None,
     "is_available": lambda: True,
     "is_initialized": lambda: True,

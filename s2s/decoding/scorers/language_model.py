@@ -9,6 +9,7 @@ Shapes: B sentences, K rows per sentence, R = B*K rows, V vocabulary, L labels o
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,15 +147,21 @@ class PrefixBonus:
         return self.weight * logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
 
     def __call__(self, parents: Tensor, labels: Tensor, sentences: int) -> Tensor:
-        rows = parents[:, :, None]
+        of = parents[:, :, None]
         self.lengths = self.lengths[:sentences].gather(1, parents)
-        self.prefixes = self.prefixes[:sentences].gather(1, rows.expand(-1, -1, self.prefixes.size(2)))
-        self.table = self.table[:sentences].gather(1, rows.expand(-1, -1, self.table.size(2)))
-        if (new := labels != BLANK).any():
-            if int(self.lengths[new].max()) == self.prefixes.size(2):
+        self.prefixes = self.prefixes[:sentences].gather(1, of.expand(-1, -1, self.prefixes.size(2)))
+        self.table = self.table[:sentences].gather(1, of.expand(-1, -1, self.table.size(2)))
+        new = labels != BLANK
+        # The host waits for the device once a frame, here.
+        grown, lengths = torch.stack([new.long(), self.lengths]).flatten(1).cpu().numpy()
+        rows = np.flatnonzero(grown)
+        if rows.size:
+            longest = int(lengths[rows].max())
+            if longest == self.prefixes.size(2):
                 self.prefixes = torch.nn.functional.pad(self.prefixes, (0, 1))
-            self.prefixes[new] = self.prefixes[new].scatter(1, self.lengths[new][:, None], labels[new][:, None])
+            at = torch.from_numpy(rows).to(labels.device, non_blocking=True)
+            prefixes, table = self.prefixes.view(-1, self.prefixes.size(2)), self.table.view(-1, self.table.size(2))
+            prefixes[at, self.lengths.view(-1)[at]] = labels.flatten()[at]
             self.lengths += new
-            lengths = self.lengths[new]
-            self.table[new] = self._read(self.prefixes[new][:, : int(lengths.max())], lengths).to(self.table.dtype)
+            table[at] = self._read(prefixes[at, : longest + 1], self.lengths.view(-1)[at]).to(table.dtype)
         return self.table

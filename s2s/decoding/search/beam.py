@@ -25,7 +25,7 @@ class Beam(Chooser):
     """
 
     choices = 1
-    skips = True
+    skips = clean = True
 
     def __init__(self, config: DecodeConfig, device: torch.device | str):
         one = config.stopping == "worst_finished" and config.beam_size == 1
@@ -51,7 +51,7 @@ class Beam(Chooser):
             values.flatten(1).gather(1, place),
             best,
             end,
-            torch.where(end_scores >= worst, end_scores, NEVER),
+            end_scores.masked_fill(end_scores < worst, NEVER),
         )
 
     def _continuations(self, logits: Tensor, normalizer: Tensor, scores: Tensor, limits: Limits) -> tuple[Tensor, ...]:
@@ -85,7 +85,7 @@ class Beam(Chooser):
 class NativeBeam(Beam):
     """As Beam, compiled: one pass from logits to the choice, which also scales the log-probability of EOS."""
 
-    skips = fused = True
+    skips = fused = clean = True
 
     def __call__(self, logits: Tensor, normalizer: None, scores: Tensor, limits: Limits) -> Choice:
         """logits: [R, V], unchanged; normalizer: computed by the kernel; scores: [B, K]."""

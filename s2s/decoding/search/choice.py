@@ -46,6 +46,7 @@ class Chooser:
         skips: Whether dead rows need no computation; their logits may be any finite numbers. It counts only for the
             class that declares it in its own body, since a subclass may read more.
         fused: Whether the chooser computes the normaliser itself and leaves no NaN. It counts as `skips` does.
+        clean: Whether the chooser leaves no NaN. It counts as `skips` does.
     """
 
     groups = 1
@@ -54,6 +55,7 @@ class Chooser:
     numbered = False
     skips = False
     fused = False
+    clean = False
 
     def first_scores(self, scores: Tensor) -> Tensor:
         """Scores of the rows of new sentences, -inf for dead rows. scores: [B, K] zeros, which may be changed."""
@@ -79,8 +81,8 @@ class Chooser:
 
 
 def without_nan(scores: Tensor) -> Tensor:
-    """Scores with -inf in place of NaN, so that such a token is never chosen."""
-    return scores.nan_to_num(NEVER, float("inf"), NEVER)
+    """Scores with -inf in place of NaN and inf, so that such a token is never chosen, and sums are not NaN."""
+    return scores.nan_to_num(NEVER, NEVER, NEVER)
 
 
 def pick_inside(logits: Tensor, normalizer: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,12 +71,12 @@ class CtcDecoder:
         memory = self.model.encode(*inputs)
         x = self.model.ctc_log_probabilities(memory)
         valid = torch.arange(x.size(1), device=x.device) < memory.lengths[:, None]
-        broken = (x.isnan().any(2) & valid).any(1)
-        if broken.any():
-            x = x.clone()
-            x[broken] = NEVER
-            x[broken, :, BLANK] = 0
-        return x, memory.lengths, broken.tolist()
+        broken = (x.isnan().any(2) & valid).any(1).tolist()
+        if any(broken):
+            x, rows = x.clone(), np.flatnonzero(broken)
+            x[rows] = NEVER
+            x[rows, :, BLANK] = 0
+        return x, memory.lengths, broken
 
     def _decode(self, x: Tensor, lengths: Tensor) -> list[list[Hypothesis]]:
         config = self.config
