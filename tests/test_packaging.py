@@ -69,6 +69,16 @@ def test_constraints_pin_every_direct_dependency_within_its_range(python):
     assert set(pins) == {canonicalize_name(requirement.name) for requirement in wanted}
 
 
+def test_the_container_is_built_from_what_is_there_and_sent():
+    """Docker itself is not needed: what the file copies exists, and .dockerignore lets it through."""
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [word for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("COPY ")
+              for word in line.split()[1:-1]]  # fmt: skip
+    assert set(copied) == sent
+    assert all((ROOT / path).exists() for path in copied)
+    assert "\ntorch==" in (ROOT / ".ci" / "constraints.txt").read_text()
+
+
 def test_make_help_lists_every_target():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = next(line for line in makefile.split("\n") if line.startswith(".PHONY:")).split()[1:]

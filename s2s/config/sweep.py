@@ -43,6 +43,18 @@ class Outcome:
     table: Callable[[Path], str]
 
 
+EXPLAINED = (  # messages of hydra, and what they say to a user of ours
+    (r"Could not find 'hydra/(launcher|sweeper)/(\w+)'", "hydra/{0}={1}: no such {0} is installed"),
+    (r"Could not override '([\w.]+)'. ?Key '(\w+)'", "{0}: the chosen launcher or sweeper has no option '{1}'"),
+    (r"override '([^=']+)=(\w+\(.*\))'.*argument (\w+): (\w+) is incompatible", "{0}={1}: numbers are needed"),
+    (r"does not support sweep type : (\w+)_SWEEP", "this sweeper has no function for {0}; give values, or choose "
+                                                   "another by hydra/sweeper"),
+    (r"override '([^=']+)=(\w+\(.*\))' empty choice", "{0}={1}: the values are missing, such as choice(1,2)"),
+    (r"override '([^=']+)=(\w+\(.*\))'.*", "{0}={1}: hydra cannot read this function; examples are range(1,4) and "
+                                            "choice(1,2)"),
+)  # fmt: skip
+
+
 def sweep(name: str, schema: type, main: Callable[[Any], None], words: list[Override], outcome: Outcome) -> None:
     """Run a command once for each combination of comma-separated values; a job writes to a folder in RUN that is named
     by its values, such as RUN/lr-0.001_seed-2. At the end, the table of all runs goes to standard output.
@@ -136,7 +148,15 @@ def _hand_over(job: Callable[[Any], float | None], argv: list[str], keys: list[s
         hint = next(
             (f"; {install(extra)}" for key, extra in EXTRAS.items() if f"Could not find '{key}" in lines[0]), ""
         )
-        raise UserError(f"--multirun: {' '.join(lines)}{hint}") from error
+        raise UserError(f"--multirun: {_explained(' '.join(lines))}{hint}") from error
+
+
+def _explained(message: str) -> str:
+    """An error message of hydra in our words, as far as they are known."""
+    for pattern, words in EXPLAINED:
+        if match := re.search(pattern, message):
+            return words.format(*match.groups())
+    return message
 
 
 def _divided(schema: type, words: list[Override]) -> tuple[list[Override], dict[str, str]]:

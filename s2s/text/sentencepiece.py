@@ -167,7 +167,10 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             return cls(config, content(path))
         except ValueError as error:
-            raise UserError(f"{path}: not a SentencePiece model: {error}") from error
+            why = (
+                ": the file is empty" if not is_there(path) or not content(path) else "; it is another file, or damaged"
+            )
+            raise UserError(f"{path}: not a SentencePiece model{why}") from error
 
 
 def sample(chunks: Iterable[list[str]], most_lines: int, most_characters: int, seed: int) -> list[str]:

@@ -80,7 +80,10 @@ def test_a_given_model_of_any_layout_keeps_its_pieces_and_gets_our_special_symbo
 
 def test_a_file_that_is_no_model_is_an_error_that_names_it(tmp_path):
     (tmp_path / "m").write_text("hello")
-    for name, message in (("m", "not a SentencePiece model"), ("n", "no such SentencePiece model file")):
+    for name, message in (
+        ("m", "not a SentencePiece model; it is another file, or damaged$"),
+        ("n", "no such SentencePiece model file"),
+    ):
         with pytest.raises(UserError, match=f"{tmp_path / name}: {message}"):
             SentencePieceTokenizer.learn(Config(model=str(tmp_path / name)), [])
 
