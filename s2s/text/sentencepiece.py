@@ -167,9 +167,7 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             return cls(config, content(path))
         except ValueError as error:
-            why = (
-                ": the file is empty" if not is_there(path) or not content(path) else "; it is another file, or damaged"
-            )
+            why = "; it is another file, or damaged" if "INTERNAL" in str(error) else f": {error}"
             raise UserError(f"{path}: not a SentencePiece model{why}") from error
 
 
