@@ -87,6 +87,8 @@ def write(path: Path, format: str, output: Path, given: Mapping[str, Any] = Mapp
     lines += [f"{side} tokenizer: {tokenizer.config.type}" for side, tokenizer in tokenizers.items()]
     lines += [f"{name}: {' '.join(values)}" for name, values in imported.task.tags.items()]
     lines += [f"not taken over: {note}" for note in imported.notes]
+    if not imported.preset:
+        return lines
     decode = " ".join(f"decode.{word}" for word in described(imported.decode))
     return [*lines, f"for the same lines as before: decode={imported.preset} {decode}".rstrip()]
 

@@ -266,6 +266,22 @@ def test_a_language_model_scores_as_its_mathematics(tmp_path, s2s):
     torch.testing.assert_close(found[..., order], wanted[..., :7], rtol=1e-4, atol=1e-4)
 
 
+def test_a_language_model_beside_a_translation_model(tmp_path, s2s):
+    for arch, task in {"transformer": "translation", "transformer_lm": "language_modeling"}.items():
+        folder = small(tmp_path / f"{arch}.theirs", arch=arch, task=task)
+        report = importing.write(folder, "auto", tmp_path / arch)
+    assert not any("same lines" in line for line in report)  # it does not decode by itself
+    (tmp_path / "in").write_text("das haus\nhaus das s\ndas\n")
+    for backend in ("auto", "eager"):
+        assert s2s("generate", f"checkpoint={tmp_path / 'transformer'}", f"input={tmp_path / 'in'}", "device=cpu",
+                   f"output={tmp_path / backend}", f"decode.language_model={tmp_path / 'transformer_lm'}",
+                   f"decode.backend={backend}", "decode.max_length_b=9", "format=tsv") == 0  # fmt: skip
+    first, second = ([line.split("\t") for line in (tmp_path / backend).read_text().splitlines()]
+                     for backend in ("auto", "eager"))  # fmt: skip
+    assert [line[2] for line in first] == [line[2] for line in second]
+    assert [float(line[1]) for line in first] == pytest.approx([float(line[1]) for line in second], abs=1e-4)
+
+
 def test_what_is_not_read_is_refused_and_nothing_is_written(tmp_path, s2s, capsys):
     number = iter(range(100))
 

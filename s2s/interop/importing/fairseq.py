@@ -114,7 +114,8 @@ def read(path: Path, dictionaries: str | None = None, bpe_codes: Sequence[str] =
               ("encoder_layerdrop", "decoder_layerdrop") if (rate := settings.get(name, 0.0))]  # fmt: skip
     return Imported(
         family=f"fairseq {settings.arch}", model="transformer_lm" if alone else "transformer", options=options,
-        task=task, table=table(options, *rows), tensors=tensors, where=path, preset="fairseq", notes=notes,
+        task=task, table=table(options, *rows), tensors=tensors, where=path,
+        preset="" if alone else "fairseq", notes=notes,
         ignored=(*BUFFERS, "classification_heads.*"), same=copies(options["tie_embeddings"]),
     )  # fmt: skip
 

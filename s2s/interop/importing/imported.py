@@ -47,7 +47,7 @@ class Imported:
         notes: What could not be taken over, in words.
         changed: Weights that are not in a file, or not as they are there, by our name.
         model: Our component of the model.
-        preset: Our preset of decoding, with which `decode` gives the same lines.
+        preset: Our preset of decoding, with which `decode` gives the same lines; empty: the model does not decode.
     """
 
     family: str
