@@ -179,6 +179,7 @@ COMPONENTS = {
     "logger": {
         "tensorboard": "s2s.training.loggers:TensorBoard",
         "wandb": "s2s.training.loggers:WeightsAndBiases",
+        "mlflow": "s2s.training.loggers:MLflow",
     },
     "metric": {
         "bleu": "s2s.scoring.translation:bleu",

@@ -53,7 +53,7 @@ class TrainConfig:
     log_updates: int = option(100, "updates between lines of the log", at_least=1)
     loggers: list[str] = option(
         ["tensorboard"],
-        "loggers in addition to metrics.jsonl; wandb: Weights & Biases, if installed",
+        "loggers in addition to metrics.jsonl; wandb (Weights & Biases) and mlflow, if installed",
         registry.Names("logger"),
     )
     profile: bool = option(False, "trace a few updates to RUN/profile.json, and print where their time went")

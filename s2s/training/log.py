@@ -106,9 +106,18 @@ class RunLog:
             if name not in self.failing:  # a logger that has failed does not recover
                 self._try(name, functools.partial(logger.add, kind, update, scalars), Exception)
 
-    def picture(self, name: str, draw: Callable[[Path], None]) -> None:
-        """Write a picture to RUN/name by calling `draw`."""
-        self._try(str(Path(name).parent), lambda: draw(self.run / name), Exception)
+    def picture(self, file: str, draw: Callable[[Path], None], name: str, update: int) -> None:
+        """Write a picture to RUN/file by calling `draw`, and give it to the loggers by its name."""
+        self._try(str(Path(file).parent), lambda: draw(self.run / file), Exception)
+        if (self.run / file).is_file():
+            self.show("image", name, update, self.run / file)
+
+    def show(self, method: str, name: str, update: int, content: Any) -> None:
+        """Give a text or the path of a picture to the loggers that have this method, `text` or `image`."""
+        for logger_name, logger in self.loggers.items():
+            if hasattr(logger, method) and logger_name not in self.failing:
+                call = functools.partial(getattr(logger, method), name, update, content)
+                self._try(logger_name, call, Exception)
 
     def _try(self, name: str, write: Callable[[], Any], errors: type[Exception] = OSError) -> None:
         """Call `write()`. The first error of type `errors` is reported; later ones are ignored until it succeeds
@@ -229,6 +238,8 @@ class Silence:
 
     def metrics(self, kind: str, update: int, values: dict) -> None: ...
 
-    def picture(self, name: str, draw: Callable[[Path], None]) -> None: ...
+    def picture(self, file: str, draw: Callable[[Path], None], name: str, update: int) -> None: ...
+
+    def show(self, method: str, name: str, update: int, content: Any) -> None: ...
 
     def close(self) -> None: ...

@@ -154,9 +154,14 @@ def report_validation(log: RunLog, update: int, validation: Validation, seconds:
     for sample in validation.samples:
         source, reference, hypothesis = (t if len(t) <= LONGEST else f"{t[:LONGEST]} ..." for t in sample)
         log.line(f"  source:     {source}\n  reference:  {reference}\n  hypothesis: {hypothesis}")
+    for number, (source, reference, hypothesis) in enumerate(validation.samples, 1):
+        # Indented lines are plain text in Markdown.
+        shown = f"    source:     {source}\n    reference:  {reference}\n    hypothesis: {hypothesis}"
+        log.show("text", f"samples/{number}", update, shown)
     for number, attention_map in enumerate(validation.maps, 1):
         title = f"update {update:,}, sample {number}"
-        log.picture(f"attention/update_{update:08d}_{number}.png", functools.partial(draw, attention_map, title=title))
+        file, drawn = f"attention/update_{update:08d}_{number}.png", functools.partial(draw, attention_map, title=title)
+        log.picture(file, drawn, f"attention/{number}", update)
     log.metrics(
         "valid", update, {**validation.values, "seconds_validating": seconds, "signatures": validation.signatures}
     )

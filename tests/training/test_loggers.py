@@ -75,3 +75,59 @@ def test_what_weights_and_biases_refuses_is_one_line(store, tmp_path, s2s, capsy
     wandb.init = init
     assert s2s("train", *words(store, tmp_path / "run", "train.loggers=[wandb]")) == 2
     assert "s2s-train: error: train.loggers: wandb: no API key" in capsys.readouterr().err
+
+
+def test_tensorboard_gets_samples_maps_config_and_the_last_validation(store, tmp_path, s2s):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    run = tmp_path / "run"
+    options = ["train.samples=2", "train.attention_maps=true", "train.max_updates=15", "seed=7"]
+    assert s2s("train", *words(store, run, *options)) == 0
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert set(tags["images"]) == {"attention/1", "attention/2"}
+    (text,) = events.Tensors("samples/2/text_summary")
+    sample = (run / "train.log").read_text().rpartition("  source:     ")[2].splitlines()
+    shown = text.tensor_proto.string_val[0].decode()
+    assert f"source:     {sample[0]}" in shown
+    assert sample[2].strip() in shown
+    (image,) = events.Images("attention/1")
+    assert image.encoded_image_string.startswith(b"\x89PNG")
+    parameters = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    start = HParamsPluginData.FromString(parameters).session_start_info.hparams
+    assert start["seed"].number_value == 7
+    assert start["model.type"].string_value == "transformer"
+    described = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/experiment").plugin_data.content)
+    assert "valid/loss" in {info.name.tag for info in described.experiment.metric_infos}
+
+
+@pytest.mark.slow
+def test_mlflow_gets_the_numbers_and_a_resumed_run_goes_on(store, tmp_path, s2s, monkeypatch):
+    """With a database in the run's folder, without a server."""
+    mlflow = pytest.importorskip("mlflow")
+    for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(variable, raising=False)
+    run = tmp_path / "named"
+    for updates in (15, 30):
+        options = ["train.loggers=[mlflow]", f"train.max_updates={updates}"]
+        assert s2s("train", *words(store, run, *options)) == 0
+    client = mlflow.MlflowClient(f"sqlite:///{run}/mlflow.db")
+    (only,) = client.search_runs([client.get_experiment_by_name("s2s").experiment_id])
+    assert (only.info.run_name, only.info.status) == ("named", "FINISHED")
+    assert only.data.params["model.type"] == "transformer"
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    expected = [(event["update"], event["loss"]) for event in events if event["kind"] == "valid"]
+    logged = client.get_metric_history(only.info.run_id, "valid/loss")
+    assert [(metric.step, metric.value) for metric in logged] == expected
+
+
+@pytest.mark.slow
+def test_wandb_itself_takes_a_run_offline(store, tmp_path, s2s, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = tmp_path / "named"
+    assert s2s("train", *words(store, run, "train.loggers=[wandb]", "train.max_updates=15")) == 0
+    assert (run / "wandb.id").read_text()
+    assert list((run / "wandb").glob("offline-run-*/run-*.wandb"))
