@@ -374,7 +374,9 @@ class Contender:
         kind = next((parameter.dtype for parameter in way.parameters()), torch.float32)
         x = torch.randn(shape, device=self.setting.device, dtype=kind)
         with torch.inference_mode():
-            return min(self._timed(lambda _: [way(x)], [])[0].wall for _ in range(5))
+            samples = [self._timed(lambda _: [way(x)], [])[0] for _ in range(5)]
+        # Seconds of the CPU, because wall seconds have the work of others in them.
+        return min(sample.cpu if self.setting.threads == 1 else sample.wall for sample in samples)
 
     def _timed(self, decode: Decode, jobs: list[Job]) -> tuple[Sample, list]:
         synchronize = torch.cuda.synchronize if self.setting.device == "cuda" else lambda: None

@@ -8,7 +8,7 @@ once, as ids (trained-64: freed slots are refilled), without and with a shortlis
 tokenization and the batches that suit it best (trained-text).
 
 All contenders decode the same sentences in the same order with the same weights, in turn, each in a process of its
-own; the slow ones in the first round only, and Hugging Face only two batches. CTranslate2 has the division of its
+own; s2s without kernels in the first round only, and Hugging Face only two batches. CTranslate2 has the division of its
 threads and the batches that are fastest in the case (contenders.py).
 
     run.py decoding --checkpoint=runs/m30k --cases='base-64-*,trained-*' --contenders='s2s-*,ctranslate2-*' --rounds=5
@@ -58,7 +58,7 @@ SENTENCES: dict[str, dict[int | str, int]] = {
 BATCHES = {"cpu": (1, 8, 64, "text"), "cuda": (1, 8, 64, 128, "text")}
 QUICK: dict[str, dict[int | str, int]] = {"small": {8: 16}, "trained": {1: 1, "text": 4}}
 BEAMS = (1, 5)
-ONCE = ("s2s eager", "fairseq's scheme", "huggingface")  # slow, or of little interest
+ONCE = ("s2s eager",)  # slow, and of little interest
 TEXT = ("s2s-", "s2s eager", "ctranslate2")  # contenders that are given lines
 MEDIAN, DEVIATION, RATIO_DEVIATION = 20, 0.5, 0.15  # source lengths; log of the lengths' ratio to them
 

@@ -131,9 +131,6 @@ def joint_beam_search(models, source, config, prefix=(), forbidden=(), lm=None):
                 live.append(([*ids, token], total, values, *state))
             if token == EOS and rank < K:
                 finished.append((ids, slow_search.normalised(total, length, config), values))
-        if config.stopping == "first_finished" and len(finished) >= K:
-            finished = finished[:K]
-            break
-        if not live:
+        if slow_search.ended(config, finished, live, length):
             break
     return sorted(finished, key=lambda hypothesis: -hypothesis[1])[: config.n_best]

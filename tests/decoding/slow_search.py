@@ -134,17 +134,21 @@ def beam_search(models, source, config, prefix=(), forbidden=(), outputs=(), clo
                 live.append(([*ids, token], total, values))
             if token == EOS and rank < K:
                 finished.append((ids, normalised(total, length, config), values))
-        first = config.stopping == "first_finished" or (config.stopping == "worst_finished" and K == 1)
-        if first and len(finished) >= K:
-            finished = finished[:K]
+        if ended(config, finished, live, length):
             break
-        if not live:
-            break
-        if config.stopping == "worst_finished" and len(finished) >= K:
-            worst = sorted((score for _, score, _ in finished), reverse=True)[K - 1]
-            if normalised(live[0][1], length, config) <= worst:
-                break
     return sorted(finished, key=lambda hypothesis: -hypothesis[1])[: config.n_best]
+
+
+def ended(config, finished, live, length):
+    """Whether a beam search ends at a length; hypotheses that are too many leave the finished ones."""
+    K = config.beam_size
+    if config.stopping == "first_finished" or (config.stopping == "worst_finished" and K == 1):
+        del finished[K:]
+        return len(finished) == K or not live
+    if config.stopping == "worst_finished" and live and len(finished) >= K:
+        worst = sorted((score for _, score, _ in finished), reverse=True)[K - 1]
+        return normalised(live[0][1], length, config) <= worst
+    return not live
 
 
 def covered(ids, phrase):

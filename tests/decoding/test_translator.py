@@ -208,8 +208,8 @@ def test_the_position_table_may_grow_in_another_thread(monkeypatch):
     embedding = positions.PositionEmbedding("sinusoidal", 4, 0)
     grow = positions.sinusoidal
 
-    def slow(numbers, width):
-        table = grow(numbers, width)
+    def slow(numbers, *arguments):
+        table = grow(numbers, *arguments)
         type(embedding).table = property(lambda self: grow(torch.arange(600), 4), lambda self, value: None)
         return table
 

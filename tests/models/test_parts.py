@@ -209,4 +209,5 @@ def test_targets_of_a_packed_row_do_not_see_each_other(name):
 
 
 def test_every_decoder_is_tried_with_packed_rows():
-    assert set(registry.COMPONENTS["decoder"]) <= {name.partition("=")[2] for name in WRITING}
+    elsewhere = {"multi_source"}  # needs several sources: test_multi_source_decoder.py
+    assert set(registry.COMPONENTS["decoder"]) - elsewhere <= {name.partition("=")[2] for name in WRITING}

@@ -1,5 +1,6 @@
 """What a run says: it may be lost, and ends nothing."""
 
+import contextlib
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from fcntl import ioctl
 
@@ -141,6 +143,15 @@ def test_a_reader_that_goes_away_does_not_end_training(store, whole, tmp_path, h
 def test_a_bar_of_eighty_columns_has_loss_speed_and_time_left(tmp_path, monkeypatch):
     there, here = pty.openpty()
     ioctl(here, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    shown = bytearray()
+
+    def read():  # at once, because a terminal that is not read loses what is written
+        with contextlib.suppress(OSError):
+            while part := os.read(there, 65536):
+                shown.extend(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
     monkeypatch.setattr(sys, "stderr", os.fdopen(here, "w"))
     log, interval = RunLog(tmp_path, 20_000, 1_000, []), Interval(started=time.perf_counter() - 0.1)
     line = " | ".join(["update 1100", *(f"field {number} of the line" for number in range(9))])
@@ -150,9 +161,10 @@ def test_a_bar_of_eighty_columns_has_loss_speed_and_time_left(tmp_path, monkeypa
         time.sleep(0.002)
     log.line(line)
     log.close()
-    shown = os.read(there, 1 << 20).decode()
+    sys.stderr.close()  # ends the reader
+    reader.join()
     os.close(there)
-    parts = re.split(r"[\r\n]", shown)
+    parts = re.split(r"[\r\n]", shown.decode())
     bars = [part for part in parts if "%|" in part]
     assert re.search(r" 6%\|.*\| 1100/20000, loss 2\.500, [\d,]+ tokens/s, [\d:]+ left$", bars[-1])
     assert max(map(len, parts)) <= 80
