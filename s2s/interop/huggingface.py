@@ -28,6 +28,8 @@ from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.encoders.transformer import TransformerEncoder
 from s2s.models.frontends.tokens import TokenFrontend
 from s2s.nn.layers import Layer
+from s2s.text.pieces import PiecesTokenizer
+from s2s.text.sentencepiece import SentencePieceTokenizer
 from s2s.text.vocabulary import BOS, EOS, PAD, UNK
 
 PARTS = {"frontend": TokenFrontend, "encoder": TransformerEncoder, "bridge": TopBridge, "decoder": TransformerDecoder,
@@ -142,7 +144,7 @@ def _wrong_task(layout: str, task) -> list[str]:
     wrong = []
     for side, tokenizer in {**task.source_tokenizers, "target": task.target_tokenizer}.items():
         config = tokenizer.config
-        if getattr(tokenizer, "model", None) is None:
+        if not isinstance(tokenizer, (SentencePieceTokenizer, PiecesTokenizer)):
             wrong.append(f"{side} tokenizer={config.type}")
         wrong += [f"{side} tokenizer.{key}={str(value).lower()}" for key, value in
                   {"lowercase": config.lowercase, "pre": config.pre and config.pre.type,

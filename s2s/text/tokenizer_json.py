@@ -47,6 +47,8 @@ class TokenizerJsonTokenizer(Tokenizer):
             self._tokenizer = self._library.from_str(model.decode())
         except Exception as error:  # the library raises plain ones
             raise ValueError(" ".join(str(error).split())) from error
+        self._tokenizer.no_truncation()  # the file may have both, for batches of its own toolkit
+        self._tokenizer.no_padding()
         known = self._tokenizer.get_vocab(with_added_tokens=True)
         if vocabulary is None:
             beside = {*SPECIALS, *config.reserved}
@@ -57,7 +59,9 @@ class TokenizerJsonTokenizer(Tokenizer):
         self._theirs = np.full(len(self.vocabulary), known.get(SPECIALS[UNK], 0))
         for name, number in known.items():
             if name in symbols:
-                self._ours[number], self._theirs[symbols[name]] = symbols[name], number
+                self._theirs[symbols[name]] = number
+                if name not in config.reserved:  # these never occur in text
+                    self._ours[number] = symbols[name]
 
     @classmethod
     def _learn(cls, config: TokenizerJsonConfig, chunks: Iterable[list[str]], seed: int) -> "TokenizerJsonTokenizer":

@@ -11,7 +11,8 @@ from s2s.interop import huggingface
 from s2s.tasks.translation import TranslationTask
 from s2s.text.bytes import ByteTokenizer
 from s2s.text.sentencepiece import SentencePieceTokenizer
-from s2s.text.vocabulary import BOS, EOS
+from s2s.text.subword_nmt import SubwordNmtTokenizer
+from s2s.text.vocabulary import BOS, EOS, SPECIALS, Vocabulary
 from s2s_cli import importing
 from s2s_cli.train import TrainCommand
 from tests.interop.taught import words
@@ -46,6 +47,11 @@ def tokenizers(tmp_path_factory):
         config = SentencePieceTokenizer.Config(model=str(path / f"{name}.model"))
         made.append(SentencePieceTokenizer.learn(config))
     return made
+
+
+def subword_nmt():
+    symbols = Vocabulary([*SPECIALS, "a", "b"])
+    return SubwordNmtTokenizer(SubwordNmtTokenizer.Config(), b"#version: 0.2\na b</w>\n", symbols)
 
 
 def model_of(task, *options):
@@ -111,6 +117,7 @@ def test_what_no_layout_has_is_refused_by_its_options(tokenizers, tmp_path):
     assert "model.positions=rotary" in message(task, "model.positions=rotary", *T5[:1], *T5[2:])
     assert "LayeredEncoder" not in message(task, "model.encoder=gru", "model.decoder=transformer")
     assert "tokenizer=bytes" in message(TranslationTask(*[ByteTokenizer.learn(ByteTokenizer.Config())] * 2))
+    assert "tokenizer=subword_nmt" in message(TranslationTask(*[subword_nmt()] * 2))  # it has a model of its own kind
     assert "marian, has no model.norm=pre" in message(TranslationTask(*tokenizers))
     assert "no tokenizer.joint=false" in message(TranslationTask(*tokenizers), *T5, "model.scale_output=true")
     tokenizers[1].config.lowercase = True

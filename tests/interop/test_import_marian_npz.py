@@ -167,24 +167,26 @@ def test_a_sentencepiece_model_is_vocabulary_and_tokenizer(folder, tmp_path):
 def test_what_is_not_read_is_refused(folder, s2s, tmp_path, capsys):
     path, model = folder
 
-    def refused(change=None, config=CONFIG, vocabulary=None):
+    def refused(*words, change=None, config=CONFIG, vocabulary=None):
         found = arrays(model, config)
         if change:
             change(found)
         np.savez(tmp_path / "model.npz", **found)
         given = [] if vocabulary == "" else [f"vocabularies={vocabulary or path / 'vocab.yml'}"]
         output = tmp_path / "new" / "run"
-        assert s2s("importing", f"from={tmp_path / 'model.npz'}", f"output={output}", *given) == 2
+        assert s2s("importing", f"from={tmp_path / 'model.npz'}", f"output={output}", *given, *words) == 2
         assert not output.parent.exists()
         return capsys.readouterr().err
 
     message = refused(config=CONFIG.replace("swish", "gelu").replace("self-attention", "rnn").replace("dan", "dn"))
     for part in ("transformer-ffn-activation=gelu", "transformer-decoder-autoreg=rnn", "postprocess='dn'"):
         assert part in message
-    assert "encoder_l1_ffn_W1 missing" in refused(lambda found: found.pop("encoder_l1_ffn_W1"))
-    assert "extra left over" in refused(lambda found: found.update(extra=np.zeros((2, 2))))
-    assert "has no special:model.yml" in refused(lambda found: found.pop("special:model.yml"))
+    assert "encoder_l1_ffn_W1 missing" in refused(change=lambda found: found.pop("encoder_l1_ffn_W1"))
+    assert "extra left over" in refused(change=lambda found: found.update(extra=np.zeros((2, 2))))
+    assert "has no special:model.yml" in refused(change=lambda found: found.pop("special:model.yml"))
     assert "is required" in refused(vocabulary="")
     assert "no such vocabulary" in refused(vocabulary="nowhere.yml")
+    (tmp_path / "own.spm").write_bytes(b"")
+    assert "splits the text" in refused(f"sentencepiece={tmp_path / 'x.model'}", vocabulary=tmp_path / "own.spm")
     (tmp_path / "small.yml").write_text("</s>: 0\n<unk>: 1\n")
     assert "2 symbols" in refused(vocabulary=tmp_path / "small.yml")

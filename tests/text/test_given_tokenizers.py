@@ -1,5 +1,7 @@
 """Tokenizers whose pieces and symbols are given by files of other toolkits."""
 
+import json
+
 import numpy as np
 import pytest
 import sentencepiece
@@ -60,6 +62,23 @@ def test_a_tokenizer_json(tmp_path):
     assert symbols[4:] == ["a", "b", "ab", "\u0120", "c"]
     assert [symbols[i] for i in tokenizer.encode("ab ba")] == ["ab", "\u0120", "b", "a"]
     assert tokenizer.decode(tokenizer.encode("ab ba c")) == "ab ba c"
+    own = json.loads((tmp_path / "tokenizer.json").read_text())
+    own["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    own["padding"] = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                      "pad_type_id": 0, "pad_token": "<unk>"}  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps(own))
+    made = TokenizerJsonTokenizer.learn(TokenizerJsonConfig(model=str(tmp_path / "tokenizer.json")))
+    assert made.encode("ab ba c") == tokenizer.encode("ab ba c")  # neither cut nor padded
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"not a tokenizer\.json"):
         TokenizerJsonTokenizer.learn(TokenizerJsonConfig(model=str(tmp_path / "tokenizer.json")))
+
+
+def test_reserved_symbols_of_a_tokenizer_json_are_not_read_in_text():
+    tokenizers = pytest.importorskip("tokenizers")
+    library = tokenizers.Tokenizer.from_str(byte_pairs({"<unk>": 0, "a": 1, "b": 2}, []).decode())
+    library.add_special_tokens(["<x>"])
+    tokenizer = TokenizerJsonTokenizer(TokenizerJsonConfig(reserved=["<x>"]), library.to_str().encode())
+    symbols = tokenizer.vocabulary.symbols
+    assert symbols[4:] == ["a", "b", "<x>"]
+    assert [symbols[i] for i in tokenizer.encode("a<x>b")] == ["a", "<unk>", "b"]

@@ -89,7 +89,7 @@ def read(path: Path, vocabularies: Sequence[str] = (), sentencepiece: Sequence[s
     return Imported(
         family="Marian", options=options, task=TranslationTask(source, target), table=_table(options, names, rows),
         tensors=tensors, where=path, ignored=("special:*",), preset="ctranslate2",
-        notes=[] if hasattr(source, "model") else ["no sentencepiece: lines are words, already split"],
+        notes=["no sentencepiece: lines are words, already split"] if isinstance(source, WordTokenizer) else [],
     )  # fmt: skip
 
 
@@ -133,6 +133,10 @@ def _tokenizer(vocabulary: Path, split: Path | None, count: int, joint: bool) ->
     if not vocabulary.is_file():
         raise UserError(f"{vocabulary}: no such vocabulary")
     if vocabulary.suffix in (".spm", ".model"):
+        if split not in (None, vocabulary):
+            raise UserError(
+                f"sentencepiece={split}: the vocabulary {vocabulary} splits the text; leave sentencepiece= out"
+            )
         split = vocabulary
         try:
             processor = processor_of(vocabulary.read_bytes())
