@@ -85,7 +85,7 @@ class DirectedCorpus(Corpus):
             places = [place for place, line in enumerate(lines) if line.startswith(start)]
             read += chunk.read
             if places:
-                part = b"\n".join(lines[place][len(start) :] for place in places)
+                part = b"".join(lines[place][len(start) :] + b"\n" for place in places)
                 numbers = tuple(chunk.first_line + place for place in places)
                 yield replace(chunk, parts=(part,), read=read, numbers=numbers)
                 read = 0

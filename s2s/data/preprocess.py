@@ -24,7 +24,7 @@ from s2s.data.repeats import hashes
 from s2s.data.report import premium_facts, premium_sums, table
 from s2s.data.store import Store
 from s2s.data.store_writer import StoreWriter
-from s2s.data.verdicts import judge
+from s2s.data.verdicts import JudgedCorpus, judge
 from s2s.errors import UserError
 from s2s.text.tokenizer import LearningError, Tokenizer, check_output, load_tokenizer
 
@@ -141,6 +141,7 @@ class TextRecipe(Recipe[PreprocessConfig]):
 
     def corpus_facts(self, corpus: Corpus) -> dict[str, Any]:
         """As in Recipe: the languages of a corpus, if there are several directions."""
+        corpus = corpus.corpus if isinstance(corpus, JudgedCorpus) else corpus
         if not isinstance(corpus, DirectedCorpus):
             return {}
         return {"source_language": corpus.source_language, "target_language": corpus.target_language}

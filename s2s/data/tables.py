@@ -165,7 +165,7 @@ class ArrowCorpus(TableCorpus):
         for path in self._files():
             read = 0
             try:
-                for batch in _batches(path, [column.partition(".")[0] for column in self.columns]):
+                for batch in _batches(path, self.columns):
                     where = (f"{path}: row {number}" for number in range(row, row + len(batch)))
                     rows = [[_text(_below(values, key, place), key, place) for key in self.columns]
                             for values, place in zip(batch, where, strict=True)]  # fmt: skip
@@ -173,6 +173,8 @@ class ArrowCorpus(TableCorpus):
                         yield self._chunk(path, row, rows, path.stat().st_size - read)
                         read = path.stat().st_size
                     row += len(rows)
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}: row {row} or a later one: invalid UTF-8 in a text field") from error
             except (pyarrow.ArrowException, OSError) as error:
                 raise UserError(f"{path}: is damaged, or no file of this kind") from error
         if row == 1:
@@ -206,15 +208,18 @@ def _is_dataset(path: Path) -> bool:
     return (path / STATE).is_file() or (path.is_dir() and next(path.glob("*.parquet"), None) is not None)
 
 
-def _batches(path: Path, fields: Sequence[str]) -> Iterator[list[dict]]:
-    """Rows of a Parquet or Arrow file, some thousands at a time; a field that is missing is left out."""
+def _batches(path: Path, columns: Sequence[str]) -> Iterator[list[dict]]:
+    """Rows of a Parquet or Arrow file, some thousands at a time; a field that is missing is left out. A dot in a column
+    leads into a nested field, unless a field has that name."""
     import pyarrow
     from pyarrow import ipc, parquet
 
     if path.suffix == ".parquet":
         with parquet.ParquetFile(path) as file:
-            present = [name for name in dict.fromkeys(fields) if name in file.schema_arrow.names]
-            for batch in file.iter_batches(ROWS, columns=present or file.schema_arrow.names):
+            known = file.schema_arrow.names
+            fields = (column if column in known else column.partition(".")[0] for column in columns)
+            present = [name for name in dict.fromkeys(fields) if name in known]
+            for batch in file.iter_batches(ROWS, columns=present or known):
                 yield batch.to_pylist()
         return
     with pyarrow.memory_map(str(path)) as source, ipc.open_stream(source) as stream:

@@ -190,3 +190,16 @@ def test_many_pairs_are_sampled_in_bounded_memory(monkeypatch):
     assert not facts["exact"]
     assert sum(map(len, counted._sample)) <= 1000
     assert facts["duplicates"] == pytest.approx(5000, rel=0.3)
+
+
+def test_fields_of_parquet_with_dots_in_their_names_and_invalid_text(texts, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    sides = {"a.b": [s for s, _ in PAIRS], "c": [t for _, t in PAIRS]}
+    parquet.write_table(pyarrow.table(sides), tmp_path / "dots.parquet")
+    assert texts(tmp_path / "dots.parquet", "columns=[a.b,c]") == [*sides.values()]
+    cells = pyarrow.array([b"x", b"\xff"]).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"de": cells, "en": ["y", "z"]}), tmp_path / "bytes.parquet")
+    said = texts(tmp_path / "bytes.parquet", expected=2)
+    assert f"{tmp_path}/bytes.parquet: row 1 or a later one: invalid UTF-8" in said

@@ -186,6 +186,9 @@ def test_a_table_has_the_languages_of_each_line(folder, tmp_path, s2s, capsys):
     split = Store(tmp_path / "store").split("train")
     assert [(corpus.last, corpus.source_language) for corpus in split.corpora] == [(8, "xa"), (16, "xb")]
     assert split.lines("source.text")[:8] == [said("xa")[i] for i in (0, 2, 4, 6, 1, 3, 5, 7)]
+    (tmp_path / "train.tsv").write_text("xa\txb\ta\tb\nxb\txa\tb\ta\nxa\txb\t\n")
+    assert s2s("preprocess", *words, "languages=[xa-xb]", f"store={tmp_path}/other") == 2
+    assert f"{tmp_path}/train.tsv:3: a row must have four columns" in capsys.readouterr().err
     (tmp_path / "train.tsv").write_text("xa\txb\ta\tb\nxb\txa\tb\ta\nxa\txb\ta\n")
     assert s2s("preprocess", *words, "languages=[xa-xb,xb-xa]", f"store={tmp_path}/store2") == 2
     assert f"{tmp_path}/train.tsv:3: a row must have four columns" in capsys.readouterr().err
@@ -253,3 +256,11 @@ def test_a_model_without_the_symbols_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match=r"not reserve <xz>; make the store with 'tokenizer.reserved=\[<xa>,<xz>\]"):
         task.first_symbols()
     assert EOS not in task.target_tokenizer.vocabulary.reserved.values()
+
+
+def test_a_corpus_that_a_command_filters_keeps_its_languages(s2s, tmp_path):
+    (tmp_path / "train.tsv").write_text("xa\txb\ta\tb\nxb\txa\tb\ta\n")
+    words = ["tokenizer=words", "workers=1", "languages=[xa-xb,xb-xa]", "filter.command=sed s/.*/1/"]
+    assert s2s("preprocess", *words, f"train={tmp_path}/train.tsv", f"store={tmp_path}/store") == 0
+    corpora = Store(tmp_path / "store").split("train").corpora
+    assert [(each.source_language, each.target_language) for each in corpora] == [("xa", "xb"), ("xb", "xa")]
