@@ -93,6 +93,13 @@ def readable(text: str) -> str:
     ).replace("$", r"\$")  # otherwise the beginning of a formula
 
 
+def literal(text: str) -> str:
+    """A text that matplotlib draws as it is: no formula between dollar signs, and no label that a legend leaves out
+    because it begins with an underscore."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def _first() -> str:
     from matplotlib import font_manager
 

@@ -21,7 +21,8 @@ class ReportCommand:
     hypothesis: list[str] = option([], "file of hypotheses of each run, in the order of the runs", needs="reference")
     reference: str | None = option(None, "file of references")
     source: str | None = option(None, "file of source lines, shown with the samples")
-    metrics: list[str] = option(["bleu", "chrf", "wer"], "metrics of the hypotheses", choices=registry.Names("metric"))
+    metrics: list[str] = option(["bleu", "chrf", "wer"], "metrics of the hypotheses", choices=registry.Names("metric"),
+                                needs="hypothesis")  # fmt: skip
 
 
 def _report(config: ReportCommand) -> None:
@@ -30,6 +31,8 @@ def _report(config: ReportCommand) -> None:
 
     if not config.path:
         raise UserError("no run is given; s2s-report RUN RUN output=report.html")
+    if twice := [path for path in config.path if config.path.count(path) > 1]:
+        raise UserError(f"{twice[0]}: the run is given twice")
     if config.hypothesis and len(config.hypothesis) != len(config.path):
         raise UserError(f"hypothesis= has {len(config.hypothesis)} files, and there are {len(config.path)} runs; "
                         "a file of each run is needed")  # fmt: skip

@@ -114,7 +114,7 @@ def to_figure(panels: Panels, paths: list[str]):
             dots = "o" if curve.valid or len(curve.points) == 1 else ""
             color = figures.COLORS[curve.run % len(figures.COLORS)]
             ax.plot(*zip(*curve.points, strict=True), color=color, marker=dots, markersize=5,
-                    linestyle="--" if curve.valid else "-", label=_legend(curve, paths))  # fmt: skip
+                    linestyle="--" if curve.valid else "-", label=figures.literal(_legend(curve, paths)))  # fmt: skip
         ax.set(xlim=(-last * SPACE / 5, last * (1 + SPACE / 5)), ylim=(low, high), xlabel="update")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(color="#dddddd")

@@ -165,10 +165,10 @@ def _samples(runs: list[Run], outputs: Outputs) -> str:
     if outputs.hypotheses:
         count = len(outputs.reference)
         places = range(0, count, max(1, count // SHOWN))[:SHOWN]
-        columns = {"source": outputs.source} if outputs.source else {}
-        columns |= {"reference": outputs.reference}
-        columns |= {run.name: lines for run, lines in zip(runs, outputs.hypotheses, strict=True)}
-        return _table(["line", *columns], ([i + 1, *(lines[i] for lines in columns.values())] for i in places))
+        columns = [("source", outputs.source)] if outputs.source else []
+        columns += _sides(runs, outputs)
+        rows = ([i + 1, *(lines[i] for _, lines in columns)] for i in places)
+        return _table(["line", *(name for name, _ in columns)], rows)
     parts = []
     for run in runs:
         log = run.path / "train.log"
@@ -200,8 +200,11 @@ def _lengths(runs: list[Run], outputs: Outputs) -> str:
     for folder in dict.fromkeys(store for run in runs for store in _listed(run.config.get("store"))):
         try:
             split = Store(folder).manifest["splits"]["train"]
-        except (UserError, OSError, KeyError):
-            parts.append(f"<p>{escape(folder)}: the store is not there any more</p>")
+        except KeyError:
+            parts.append(f"<p>{escape(folder)}: the store has no training split</p>")
+            continue
+        except (UserError, OSError) as error:
+            parts.append(f"<p>{escape(str(error))}</p>")
             continue
         sides = {side: split[side]["histogram"] for side in ("source", "target")
                  if isinstance(split.get(side), dict) and "histogram" in split[side]}  # fmt: skip
@@ -210,14 +213,17 @@ def _lengths(runs: list[Run], outputs: Outputs) -> str:
                                          strict=False):  # fmt: skip
             unit, counts = histogram.values()
             ax.stairs(counts, [unit * n for n in range(len(counts) + 1)], fill=True, color=figures.COLORS[0])
-            ax.set(title=f"{side} of {folder}", xlabel="tokens of a line", ylabel="lines")
+            ax.set(title=figures.literal(f"{side} of {folder}"), xlabel="tokens of a line", ylabel="lines")
         parts.append(_svg(picture, [folder]) if sides else "")
     if outputs.hypotheses:
-        sides = {"reference": outputs.reference}
-        sides |= {run.name: lines for run, lines in zip(runs, outputs.hypotheses, strict=True)}
-        parts.append(_histogram({name: [len(line.split()) for line in lines] for name, lines in sides.items()},
-                                "words of a line", "lines"))  # fmt: skip
+        words = [(name, [len(line.split()) for line in lines]) for name, lines in _sides(runs, outputs)]
+        parts.append(_histogram(words, "words of a line", "lines"))
     return "".join(parts)
+
+
+def _sides(runs: list[Run], outputs: Outputs) -> list[tuple[str, list[str]]]:
+    """The names and lines of the reference and of each run, which may be called `reference` too."""
+    return [("reference", outputs.reference), *zip((run.name for run in runs), outputs.hypotheses, strict=True)]
 
 
 def _listed(value: Any) -> list[str]:
@@ -225,35 +231,38 @@ def _listed(value: Any) -> list[str]:
 
 
 def _padding(runs: list[Run]) -> str:
-    values = {
-        f"{run.name}, {side}": [
-            100 * share
-            for event in run.events.get("train", [])
-            for share in event.get("steps", {}).get(f"{side}_padding", ())
-        ]
+    values = [
+        (
+            f"{run.name}, {side}",
+            [
+                100 * share
+                for event in run.events.get("train", [])
+                for share in event.get("steps", {}).get(f"{side}_padding", ())
+            ],
+        )
         for run in runs
         for side in ("source", "target")
-    }
-    return _histogram(
-        {name: shares for name, shares in values.items() if shares}, "padding of an update, in %", "updates"
-    )
+    ]
+    return _histogram([(name, shares) for name, shares in values if shares], "padding of an update, in %", "updates")
 
 
-def _histogram(values: dict[str, Sequence[float]], label: str, what: str) -> str:
+def _histogram(values: Sequence[tuple[str, Sequence[float]]], label: str, what: str) -> str:
     """Outlines of the histograms of several lists of numbers, over the same bars."""
     if not values:
         return ""
     import numpy as np
 
-    low, high = min(map(min, values.values())), max(map(max, values.values()))
+    low, high = min(min(numbers) for _, numbers in values), max(max(numbers) for _, numbers in values)
     picture = figures.figure(curves.WIDTH, curves.HEIGHT + curves.LINE * len(values))
     ax = picture.subplots()
-    for number, (name, numbers) in enumerate(values.items()):
+    for number, (name, numbers) in enumerate(values):
         counts, ends = np.histogram(numbers, BARS, (low, high if high > low else low + 1))
-        ax.stairs(counts, ends, label=name, color=figures.COLORS[number % len(figures.COLORS)], linewidth=2)
+        ax.stairs(
+            counts, ends, label=figures.literal(name), color=figures.COLORS[number % len(figures.COLORS)], linewidth=2
+        )
     ax.set(xlabel=label, ylabel=what)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
-    return _svg(picture, values)
+    return _svg(picture, [name for name, _ in values])
 
 
 def _speed(runs: list[Run]) -> str:

@@ -148,3 +148,14 @@ def test_what_cannot_be_drawn_is_told(tmp_path, s2s, capsys):
 )
 def test_axes_have_round_steps(highest, most, step):
     assert round_step(highest, most) == pytest.approx(step)
+
+
+def test_a_name_is_drawn_as_it_is(tmp_path):
+    paths = ["_run", "a$_$b"]
+    for path in paths:
+        write(tmp_path / path, [train(10, 3.0), train(20, 2.0)])
+    panels = curves.read([str(tmp_path / path) for path in paths])
+    picture = curves.to_figure(panels, paths)
+    labels = [text.get_text().strip() for text in picture.axes[0].get_legend().get_texts()]
+    assert [label.partition(",")[0] for label in labels] == ["_run", r"a\$_\$b"]
+    curves.to_picture(panels, paths, tmp_path / "curves.svg")

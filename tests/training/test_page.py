@@ -111,6 +111,8 @@ def test_what_a_page_cannot_show_is_refused(runs, s2s, capsys):
         ([], "no run is given"),
         ([runs], "not a run"),
         ([runs / "run1", f"hypothesis=[{runs}/a,{runs}/b]", f"reference={runs}/ref"], "and there are 1 runs"),
+        ([runs / "run1", runs / "run1"], "run1: the run is given twice"),
+        ([runs / "run1", "metrics=[wer]"], ": does nothing without hypothesis"),
         ([runs / "run1", f"reference={runs}/ref"], "reference= does nothing without hypothesis="),
         (
             [runs / "run1", f"hypothesis={runs}/a", f"reference={runs}/run1/train.log"],
@@ -119,6 +121,23 @@ def test_what_a_page_cannot_show_is_refused(runs, s2s, capsys):
     ]:
         assert s2s("report", *options) == 2
         assert complaint in capsys.readouterr().err
+
+
+def test_names_of_runs_replace_no_column_and_are_no_formulas(runs, store, s2s, monkeypatch, capsys, tmp_path):
+    for name in ("reference", "a$_$b"):
+        shutil.copytree(runs / "run1", tmp_path / name)
+    config = tmp_path / "reference" / "config.yaml"
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "manifest.json").write_text("{")
+    config.write_text(config.read_text().replace(str(store), str(damaged)))
+    monkeypatch.chdir(tmp_path)
+    options = [f"hypothesis=[{runs}/a,{runs}/b]", f"reference={runs}/ref", "metrics=[wer]"]
+    assert s2s("report", "reference", "a$_$b", *options) == 0
+    page = capsys.readouterr().out
+    assert "<th>line</th><th>reference</th><th>reference</th><th>a$_$b</th>" in page
+    assert "store is not there" not in page
+    assert f"<p>{damaged}/manifest.json" in page
 
 
 @pytest.mark.slow
