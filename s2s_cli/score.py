@@ -124,8 +124,8 @@ class Texts:
 
 def _needed(config: ScoreConfig, name: str) -> bool:
     """Whether one of the metrics needs an input."""
-    return any(name in getattr(scoring.metric(metric, config.lowercase, config.tokenizer), "needs", ())
-               for metric in config.metrics)  # fmt: skip
+    scorers = (scoring.metric(metric, config.lowercase, config.tokenizer) for metric in config.metrics)
+    return any({name, f"{name}?"} & {*getattr(scorer, "needs", ())} for scorer in scorers)
 
 
 def _score(config: ScoreConfig) -> "Results":
@@ -205,6 +205,9 @@ def _check(config: ScoreConfig) -> None:
             raise UserError(f"{key}={path} is also an input, which would be overwritten")
     if config.tokenizer != ScoreConfig.tokenizer and "bleu" not in config.metrics:
         raise UserError(f"tokenizer={config.tokenizer} requires metrics=[bleu]; other metrics have units of their own")
+    for key in ("source", "language", "model"):
+        if getattr(config, key) is not None and not _needed(config, key):
+            raise UserError(f"{key}= does nothing: none of metrics=[{','.join(config.metrics)}] needs it")
     if config.bootstrap and config.bootstrap < FEWEST:
         raise UserError(f"bootstrap={config.bootstrap}: an interval needs at least {FEWEST} resamples")
     if (config.worst or config.errors) and len(config.reference) > 1:

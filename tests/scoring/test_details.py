@@ -200,3 +200,11 @@ def test_a_store_is_its_own_reference(s2s, store, tmp_path, capsys):
     assert " = 0.00 " in capsys.readouterr().out
     assert s2s("score", *words, "groups=speaker") == 2
     assert "does not know the speaker of its lines" in capsys.readouterr().err
+
+
+def test_an_input_that_no_metric_needs_is_refused(s2s, tmp_path, capsys):
+    (tmp_path / "a").write_text("a b\n")
+    for word in ("source=nofile", "language=de", "model=xyz"):
+        assert s2s("score", f"hypothesis={tmp_path}/a", f"reference={tmp_path}/a", "metrics=[wer]", word) == 2
+        key = word.partition("=")[0]
+        assert f"{key}= does nothing: none of metrics=[wer] needs it" in capsys.readouterr().err
