@@ -26,6 +26,7 @@ class ReportCommand:
 
 
 def _report(config: ReportCommand) -> None:
+    from s2s import scoring
     from s2s.scoring.lines import read_lines
     from s2s.training.page import Outputs, page
 
@@ -39,6 +40,12 @@ def _report(config: ReportCommand) -> None:
     for key in ("reference", "source"):
         if getattr(config, key) and not config.hypothesis:
             raise UserError(f"{key}= does nothing without hypothesis=, the outputs of the runs")
+    for name in config.metrics if config.hypothesis else ():
+        needed = [key for key in getattr(scoring.metric(name), "needs", ()) if not key.endswith("?")]
+        if others := [key for key in needed if key != "source"]:
+            raise UserError(f"metric '{name}' needs {others[0]}=, which s2s-report does not have; s2s-score has it")
+        if needed and not config.source:
+            raise UserError(f"metric '{name}' needs source=, the file of source lines")
     hypotheses = [read_lines(path) for path in config.hypothesis]
     reference = read_lines(config.reference) if config.reference else []
     source = read_lines(config.source) if config.source else None

@@ -131,6 +131,8 @@ def _needed(config: ScoreConfig, name: str) -> bool:
 def _score(config: ScoreConfig) -> "Results":
     """Read the files and score them. Raises UserError."""
     texts = Texts(config)
+    if (config.worst or config.errors) and len(texts.references) > 1:
+        raise UserError("worst= and errors= require a single reference; there are several")
     ((_, hypotheses),) = texts.hypotheses.items()
     names = list(dict.fromkeys(config.metrics))
 
@@ -210,8 +212,6 @@ def _check(config: ScoreConfig) -> None:
             raise UserError(f"{key}= does nothing: none of metrics=[{','.join(config.metrics)}] needs it")
     if config.bootstrap and config.bootstrap < FEWEST:
         raise UserError(f"bootstrap={config.bootstrap}: an interval needs at least {FEWEST} resamples")
-    if (config.worst or config.errors) and len(config.reference) > 1:
-        raise UserError("worst= and errors= require a single reference; there are several")
 
 
 def _check_systems(config: ScoreConfig) -> None:

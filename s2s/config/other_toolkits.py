@@ -48,7 +48,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         (("testpref", "test_file"), ("test",)),
         (("destdir", "data", "data_dir"), ("store",)),
         (("joined_dictionary",), ("tokenizer.joint=true",)),
-        (("srcdict", "tgtdict"), ("tokenizer_from",)),
+        (("srcdict", "tgtdict"), ("tokenizer=words tokenizer.vocabulary=FILE",)),
         (("bpe",), ("tokenizer.algorithm=bpe",)),
         (("path", "model_name_or_path"), ("checkpoint",)),
         (("beam", "num_beams", "beam_size"), ("decode.beam_size",)),

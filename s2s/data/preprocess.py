@@ -39,8 +39,8 @@ class FilterConfig:
         None, "maximum ratio of the longer to the shorter side, in tokens; null: any", at_least=1
     )
     command: str | None = option(
-        None, "shell command that reads all training pairs, as lines of fields with tabs between them, and writes a "
-        "line for each: 1 keeps the pair, 0 drops it",
+        None, "shell command, run once for each training corpus; it reads all pairs of the corpus, as lines of fields "
+        "with tabs between them, and writes a line for each: 1 keeps the pair, 0 drops it",
     )  # fmt: skip
 
 
@@ -177,6 +177,8 @@ class TextRecipe(Recipe[PreprocessConfig]):
         config, fields = self.config, self.fields()
         if not self.named:
             raise UserError("no corpus is given; train=PREFIX reads PREFIX.SOURCE and PREFIX.TARGET")
+        if config.filter.command and not config.train:
+            raise UserError("filter.command= does nothing without train=, whose pairs it reads")
         if self._directions:
             self._corpora = self._find_directed()
             return

@@ -119,6 +119,7 @@ def test_printing_does_not_import_pytorch_and_prints_the_same(words, shown):
         ("preprocess", ["--source-lang", "de"], "write source=de"),
         ("preprocess", ["--trainpref", "corpus/train"], "write train=corpus/train"),
         ("preprocess", ["--joined-dictionary"], "write tokenizer.joint=true"),
+        ("preprocess", ["--srcdict", "dict.txt"], "write tokenizer=words tokenizer.vocabulary=FILE"),
         ("preprocess", ["tokenizer=bpe"], "write tokenizer=sentencepiece tokenizer.algorithm=bpe"),
         ("generate", ["--beam", "4"], "write decode.beam_size=4"),
         ("generate", ["--path", "runs/a"], "write checkpoint=runs/a"),

@@ -145,6 +145,9 @@ def test_a_command_decides_which_pairs_are_kept_and_they_are_counted(plain, s2s,
     ):
         assert s2s(*words, f"store={tmp_path / 'other'}", f"filter.command={command}") == 2
         assert message in capsys.readouterr().err
+    assert s2s(*(word for word in words if not word.startswith("train=")), f"store={tmp_path / 'other'}",
+               f"filter.command={command}") == 2  # fmt: skip
+    assert "filter.command= does nothing without train=" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 

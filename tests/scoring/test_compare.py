@@ -190,6 +190,14 @@ def cache(tmp_path, monkeypatch):
     return folder
 
 
+def test_the_worst_lines_of_a_test_set_of_several_references_are_refused(run, monkeypatch, tmp_path):
+    files = [tmp_path / "ref", tmp_path / "old"]
+    monkeypatch.setattr("s2s.scoring.test_sets.files", lambda *_: (tmp_path / "ref", files))
+    for words in (["test_set=wmt20"], ["reference=[ref,old]"]):
+        code, _, err = run("hypothesis=old", *words, "metrics=[wer]", "worst=1")
+        assert (code, "worst= and errors= require a single reference; there are several" in err) == (2, True)
+
+
 def test_a_test_set_by_name(run, cache, references):
     code, _, err = run("hypothesis=old", "test_set=wmt20", "langpair=en-de", "metrics=[wer]")
     assert code == 2

@@ -112,6 +112,10 @@ def test_what_a_page_cannot_show_is_refused(runs, s2s, capsys):
         ([runs], "not a run"),
         ([runs / "run1", f"hypothesis=[{runs}/a,{runs}/b]", f"reference={runs}/ref"], "and there are 1 runs"),
         ([runs / "run1", runs / "run1"], "run1: the run is given twice"),
+        (
+            [runs / "run1", f"hypothesis={runs}/a", f"reference={runs}/ref", "metrics=[language_accuracy]"],
+            "'language_accuracy' needs language=, which s2s-report does not have",
+        ),
         ([runs / "run1", "metrics=[wer]"], ": does nothing without hypothesis"),
         ([runs / "run1", f"reference={runs}/ref"], "reference= does nothing without hypothesis="),
         (
