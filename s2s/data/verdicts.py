@@ -1,7 +1,8 @@
 """A filter of training pairs by a command of the user, such as one that identifies languages.
 
 The command runs once for each corpus. It reads all pairs of the corpus, as lines of tab-separated fields, and writes a
-line for each: one that begins with 1 keeps it, with 0 drops it. The verdicts wait in a file, so the command may read everything before it writes.
+line for each: one that begins with 1 keeps it, with 0 drops it. The verdicts wait in a file, so the command may read
+everything before it writes.
 """
 
 import subprocess
