@@ -105,6 +105,8 @@ class RunLog:
         for name, logger in self.loggers.items():
             if name not in self.failing:  # a logger that has failed does not recover
                 self._try(name, functools.partial(logger.add, kind, update, scalars), Exception)
+            if kind == "end" and hasattr(logger, "end"):
+                self._try(name, functools.partial(logger.end, values["reason"]), Exception)
 
     def picture(self, file: str, draw: Callable[[Path], None], name: str, update: int) -> None:
         """Write a picture to RUN/file by calling `draw`, and give it to the loggers by its name."""

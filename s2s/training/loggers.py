@@ -1,6 +1,8 @@
 """Loggers of a run's numbers in addition to metrics.jsonl: TensorBoard, Weights & Biases, MLflow.
 
 A logger may have methods `text` and `image` too; then it gets the samples and the attention maps of validations.
+A method `end` gets the reason why the run ends, as in metrics.jsonl: `failure`, or a signal such as `SIGTERM`, or the
+option that ended the training.
 """
 
 import os
@@ -101,6 +103,8 @@ class MLflow:
         UserError: mlflow is not installed, or the server refuses access.
     """
 
+    status = "FAILED"  # unless the training comes to its end
+
     def __init__(self, run: Path, done: int):
         file, config = run / "mlflow.id", run / "config.yaml"
         self.mlflow = _mlflow()
@@ -129,8 +133,13 @@ class MLflow:
         ]
         self.client.log_batch(self.id, metrics=metrics)
 
+    def end(self, reason: str) -> None:
+        """Remember how the run ends: FAILED, KILLED (by a signal) or FINISHED."""
+        if reason != "failure":
+            self.status = "KILLED" if reason.startswith("SIG") else "FINISHED"
+
     def close(self) -> None:
-        self.client.set_terminated(self.id)
+        self.client.set_terminated(self.id, self.status)
 
 
 def check(names: list[str]) -> None:

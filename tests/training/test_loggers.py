@@ -1,11 +1,14 @@
 """Where the numbers of a run go beside its metrics.jsonl."""
 
 import json
+import signal
 import sys
 import types
+import unittest.mock
 
 import pytest
 
+from s2s.errors import UserError
 from tests.training.test_resume import words
 
 
@@ -101,6 +104,23 @@ def test_tensorboard_gets_samples_maps_config_and_the_last_validation(store, tmp
     assert start["model.type"].string_value == "transformer"
     described = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/experiment").plugin_data.content)
     assert "valid/loss" in {info.name.tag for info in described.experiment.metric_infos}
+
+
+def test_mlflow_is_told_how_a_run_ends(store, tmp_path, s2s, monkeypatch):
+    mlflow = unittest.mock.MagicMock()
+    client = mlflow.MlflowClient.return_value
+    client.create_run.return_value.info.run_id = "id"
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.setitem(sys.modules, "mlflow.entities", mlflow.entities)
+    options = words(store, tmp_path / "run", "train.loggers=[mlflow]", "train.max_updates=5")
+    assert s2s("train", *options) == 0
+    monkeypatch.setattr("s2s.training.trainer.Trainer.train", lambda *_: signal.SIGTERM)
+    s2s("train", *options)
+    monkeypatch.setattr("s2s.training.trainer.Trainer.train", unittest.mock.Mock(side_effect=UserError("no space")))
+    s2s("train", *options)
+    assert client.set_terminated.call_args_list == [
+        unittest.mock.call("id", status) for status in ("FINISHED", "KILLED", "FAILED")
+    ]
 
 
 @pytest.mark.slow
