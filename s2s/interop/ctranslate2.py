@@ -99,6 +99,10 @@ def _check(model: nn.Module, task) -> None:
         missing.append(f"data.target_transform={task.target_transform.kind}, which decoding would have to undo")
     if task.first_tag is not None:
         missing.append(f"task.first_tag={task.first_tag}: its decoders begin with one symbol for all sentences")
+    if task.source_tags:
+        missing.append(f"task.source_tags=[{','.join(task.source_tags)}]: it adds no symbols before a source")
+    if task.target_tag is not None:
+        missing.append(f"task.target_tag={task.target_tag}: it adds no symbol before a target")
     if missing:
         raise UserError(f"CTranslate2 has no {', and no '.join(missing)}")
 

@@ -235,6 +235,9 @@ def test_what_ctranslate2_does_not_have_is_named():
     told.first_tag = "target_language"
     with pytest.raises(UserError, match=r"no task\.first_tag=target_language: its decoders begin with one symbol"):
         specification(model, told)
+    told.first_tag, told.source_tags, told.target_tag = None, ("a", "b"), "c"
+    with pytest.raises(UserError, match=r"no task\.source_tags=\[a,b\].*, and no task\.target_tag=c: it adds"):
+        specification(model, told)
 
 
 def test_a_missing_package_is_said(trained, s2s, tmp_path, monkeypatch, capsys):

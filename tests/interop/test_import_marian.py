@@ -206,6 +206,8 @@ def test_what_is_damaged_is_refused_and_nothing_is_written(folder, s2s, tmp_path
 WRONG = [
     ("vocab_size", 10**12, "vocab_size=1,000,000,000,000"),
     ("encoder_layers", 10**9, "encoder_layers=1,000,000,000"),
+    ("decoder_start_token_id", 10**6, "id 1,000,000 is needed"),
+    ("decoder_start_token_id", -1, "id -1 is needed"),
     ("d_model", 65536, "sizes are not"),
     ("d_model", 18, "is [16]"),
     ("d_model", "x", "int is needed"),

@@ -1,12 +1,16 @@
 """Marian's own files come in: their weights are those of a model of transformers under the names that Marian gives
 them, and CTranslate2's converter of such files says what is right, too."""
 
+import zipfile
+
 import numpy as np
 import pytest
 import sentencepiece
 import torch
 
 from s2s.checkpoint.loading import load_model
+from s2s.errors import UserError
+from s2s.interop.importing.imported import read_tensors
 from s2s_cli import importing
 from tests.interop.taught import compare, teach, words, written
 
@@ -181,6 +185,13 @@ def test_what_is_not_read_is_refused(folder, s2s, tmp_path, capsys):
     message = refused(config=CONFIG.replace("swish", "gelu").replace("self-attention", "rnn").replace("dan", "dn"))
     for part in ("transformer-ffn-activation=gelu", "transformer-decoder-autoreg=rnn", "postprocess='dn'"):
         assert part in message
+    assert "enc-depth=1,000,000: 1 to 1,000" in refused(config=CONFIG.replace("enc-depth: 2", "enc-depth: 1000000"))
+    assert "transformer-dropout='x': float is needed" in refused(config=f"{CONFIG}transformer-dropout: x\n")
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,)}\n"
+    with zipfile.ZipFile(tmp_path / "large.npz", "w") as file:
+        file.writestr("Wemb.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(UserError, match=r"large\.npz: damaged"):
+        read_tensors(tmp_path / "large.npz")
     assert "encoder_l1_ffn_W1 missing" in refused(change=lambda found: found.pop("encoder_l1_ffn_W1"))
     assert "extra left over" in refused(change=lambda found: found.update(extra=np.zeros((2, 2))))
     assert "has no special:model.yml" in refused(change=lambda found: found.pop("special:model.yml"))

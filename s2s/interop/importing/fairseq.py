@@ -13,7 +13,7 @@ from torch import Tensor
 
 from s2s.errors import UserError
 from s2s.interop.importing.dictionaries import read_dictionary, splitter, tokenizer
-from s2s.interop.importing.imported import Imported
+from s2s.interop.importing.imported import Imported, checked
 from s2s.interop.importing.records import read_checkpoint
 from s2s.interop.places import Place, Table, bart_stack, fused
 from s2s.tasks.language_modeling import LanguageModelingTask
@@ -56,16 +56,13 @@ class Settings:
         self.task_name = task if isinstance(task, str) else "translation"
 
     def get(self, name: str, default: Any) -> Any:
-        """An option of the model, which has the type of the default. Raises UserError: it is of another type."""
+        """An option of the model, which has the type of the default. Raises UserError as `checked`."""
         group, _, key = name.partition("_")
         nested = self.model.get(group)
         value = self.model.get(name, nested.get(key) if isinstance(nested, dict) else None)
         if value is None or default is None:
             return default if value is None else value
-        kinds = (int, float) if isinstance(default, float) else type(default)
-        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
-            raise UserError(f"{self.where}: {name}={value!r}: {type(default).__name__} is needed")
-        return value
+        return checked(name, value, default, self.where)
 
 
 def recognises(path: Path) -> bool:

@@ -120,12 +120,7 @@ class Folder:
         value = self.config.get(name, default)
         if default is None or (value is None and not isinstance(default, (int, str))):
             return value
-        kinds = (int, float) if isinstance(default, float) else type(default)
-        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
-            raise UserError(f"{self.path / 'config.json'}: {name}={value!r}: {type(default).__name__} is needed")
-        if name.endswith("layers") and not 0 < value <= MOST_LAYERS:
-            raise UserError(f"{self.path / 'config.json'}: {name}={value:,}: 1 to {MOST_LAYERS:,} are possible")
-        return value
+        return checked(name, value, default, self.path / "config.json")
 
     def generate(self, name: str, default: Any) -> Any:
         """An option of `generate`, which older folders have in config.json."""
@@ -149,6 +144,17 @@ class Folder:
         return tensors
 
 
+def checked(name: str, value: Any, default: Any, where: Path) -> Any:
+    """The value of an option, which has the type of its default. Raises UserError: it has another type, or is an
+    impossible number of layers."""
+    kinds = (int, float) if isinstance(default, float) else type(default)
+    if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+        raise UserError(f"{where}: {name}={value!r}: {type(default).__name__} is needed")
+    if name.endswith(("layers", "depth")) and not 0 < value <= MOST_LAYERS:
+        raise UserError(f"{where}: {name}={value:,}: 1 to {MOST_LAYERS:,} are possible")
+    return value
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, .safetensors, .npz, or a state dict of PyTorch, by name. Nothing in the file is run.
 
@@ -164,7 +170,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return {name: torch.from_numpy(file[name]) for name in file.files if file[name].dtype.kind in "fiu"}
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError, TypeError) as error:
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError, TypeError, MemoryError) as error:
             raise UserError(f"{path}: damaged, or not arrays of numbers: {error}") from error
     tensors = read_pickle(path)
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
@@ -211,8 +217,14 @@ def arranged(
     Returns:
         Our symbols, the first four the special ones, without those that never occur in text; the names of these, which
         follow; and the row of each of all of them, int64 [V].
+
+    Raises:
+        UserError: an id is that of no symbol, there are too few or too many symbols, or names clash.
     """
     pad, unk, begin, end = specials
+    for name, number in zip(("<pad>", "<unk>", "decoder_start_token_id", "</s>"), specials, strict=True):
+        if not 0 <= number < len(symbols):
+            raise UserError(f"{name}: the symbol of id {number:,} is needed; the ids are 0 to {len(symbols) - 1:,}")
     others = {*apart.values()}
     taken = {pad, unk, end} | ({begin} if symbols[begin] == SPECIALS[BOS] else set())
     ours, rows, known = list(SPECIALS), [pad, unk, begin, end], {*symbols, *SPECIALS} - {*apart.values()}

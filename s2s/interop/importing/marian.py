@@ -56,7 +56,7 @@ def tokenizer(folder: Folder, side: str, one: bool) -> tuple[PiecesTokenizer, Te
     size = folder.get("vocab_size", 58101)
     if side == "target" and not one:
         size = folder.get("decoder_vocab_size", None) or size
-    if max(len(symbols), begin + 1) > size:
+    if len(symbols) > size:
         raise UserError(f"{folder.path / name}: {len(symbols):,} symbols; config.json has vocab_size={size:,}")
     begin = begin if side == "target" or one else known.get("<s>", known["<pad>"])
     ours, names, rows = arranged(symbols, [known["<pad>"], known["<unk>"], begin, known["</s>"]], size)

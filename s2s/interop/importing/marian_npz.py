@@ -15,7 +15,7 @@ from s2s.config.documents import parse_yaml, read_yaml
 from s2s.config.shapes import Limits
 from s2s.errors import UserError
 from s2s.interop.importing.dictionaries import splitter
-from s2s.interop.importing.imported import Imported, arranged, by_id, read_tensors
+from s2s.interop.importing.imported import Imported, arranged, by_id, checked, read_tensors
 from s2s.interop.importing.stacks import pieces
 from s2s.interop.places import IMPOSSIBLE, Place, Table
 from s2s.tasks.translation import TranslationTask
@@ -82,7 +82,7 @@ def read(path: Path, vocabularies: Sequence[str] = (), sentencepiece: Sequence[s
     bias = tensors.get("decoder_ff_logit_out_b")
     if bias is not None:
         tensors["decoder_ff_logit_out_b"] = torch.cat([bias.flatten(), torch.tensor([IMPOSSIBLE])])
-    options = _options(config, tensors[names["encoder"]].size(1), norm)
+    options = _options(config, tensors[names["encoder"]].size(1), norm, path)
     options["tie_embeddings"] = "all" if one else "decoder"
     source = made["encoder"]
     target = source if one and len(set(vocabularies)) == 1 and len(set(sentencepiece)) < 2 else made["decoder"]
@@ -105,19 +105,23 @@ def _check(config: dict[str, Any], where: Path) -> str:
     return NORMS[given]
 
 
-def _options(config: dict[str, Any], width: int, norm: str) -> dict[str, Any]:
-    """Our options."""
+def _options(config: dict[str, Any], width: int, norm: str, where: Path) -> dict[str, Any]:
+    """Our options. Raises UserError as `checked`."""
+
+    def get(name: str, default: Any) -> Any:
+        return checked(name, config.get(name, default), default, where)
+
     options: dict[str, Any] = {
         "norm": norm, "positions": "sinusoidal", "scale_embeddings": True, "output.bias": True,
-        "activation": ACTIVATIONS[config.get("transformer-ffn-activation", "relu")],
-        "dropout": float(config.get("transformer-dropout", 0.0)),
-        "attention_dropout": float(config.get("transformer-dropout-attention", 0.0)),
-        "activation_dropout": float(config.get("transformer-dropout-ffn", 0.0)),
+        "activation": ACTIVATIONS[get("transformer-ffn-activation", "relu")],
+        "dropout": float(get("transformer-dropout", 0.0)),
+        "attention_dropout": float(get("transformer-dropout-attention", 0.0)),
+        "activation_dropout": float(get("transformer-dropout-ffn", 0.0)),
     }  # fmt: skip
     for side, depth in {"encoder": "enc-depth", "decoder": "dec-depth"}.items():
-        options |= {f"{side}.layers": config.get(depth, 6), f"{side}.width": width,
-                    f"{side}.heads": config.get("transformer-heads", 8),
-                    f"{side}.ffn_width": config.get("transformer-dim-ffn", 2048)}  # fmt: skip
+        options |= {f"{side}.layers": get(depth, 6), f"{side}.width": width,
+                    f"{side}.heads": get("transformer-heads", 8),
+                    f"{side}.ffn_width": get("transformer-dim-ffn", 2048)}  # fmt: skip
     return options
 
 

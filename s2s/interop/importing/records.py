@@ -2,6 +2,8 @@
 same name, which does nothing, stands for each class that may occur, and no other class is read."""
 
 import functools
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from s2s.errors import UserError
 from s2s.interop.importing.imported import read_pickle
 
+MOST_VALUES, MOST_DEPTH = 1 << 20, 100  # in what is not the weights; an object counts wherever it stands
 # Classes that hold options or training state in checkpoints of fairseq, OpenNMT-py and JoeyNMT.
 CLASSES = (
     "argparse.Namespace", "typing.Any", "collections.defaultdict", "collections.Counter",
@@ -53,17 +56,37 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = read_pickle(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: is not a checkpoint, which has its parts by name")
-    return {key: value if key == "model" else plain(value) for key, value in content.items()}
+    counter = itertools.count()
+    try:
+        return {key: value if key == "model" else plain(value, counter) for key, value in content.items()}
+    except OverflowError as error:
+        raise UserError(f"{path}: damaged or hostile: beside its weights it has {error}") from error
 
 
-def plain(value: Any) -> Any:
-    """A value whose records are dicts."""
+def plain(value: Any, counter: Iterator[int], depth: int = 0) -> Any:
+    """A value whose records are dicts.
+
+    Args:
+        value: The value.
+        counter: Counts the values.
+        depth: How many values stand around it.
+
+    Raises:
+        OverflowError: there are more than MOST_VALUES values, or more than MOST_DEPTH in each other.
+    """
+    if next(counter) >= MOST_VALUES:
+        raise OverflowError(f"more than {MOST_VALUES:,} values")
+    if depth > MOST_DEPTH:
+        raise OverflowError(f"more than {MOST_DEPTH} values in each other")
+    if not isinstance(value, (Record, dict, list, tuple)):
+        return value
+    inside = functools.partial(plain, counter=counter, depth=depth + 1)
     if isinstance(value, Record):
         attributes = value.__dict__
         for inner in ("_content", "_val"):  # OmegaConf's containers and nodes
             if inner in attributes:
-                return plain(attributes[inner])
-        return {key: plain(each) for key, each in attributes.items() if not key.startswith("_") and key != "args"}
+                return inside(attributes[inner])
+        return {key: inside(each) for key, each in attributes.items() if not key.startswith("_") and key != "args"}
     if isinstance(value, dict):
-        return {plain(key) if isinstance(key, Record) else key: plain(each) for key, each in value.items()}
-    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+        return {inside(key) if isinstance(key, Record) else key: inside(each) for key, each in value.items()}
+    return [inside(each) for each in value]
