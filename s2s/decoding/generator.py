@@ -328,8 +328,9 @@ class Generator:
         """One batch of `score`."""
         decoder_input, target = forced(targets, self.setting.device, self.setting.first(sources))
         values = self.engine.score(self.setting.collate(sources), decoder_input, target).tolist()
-        hypotheses = []
+        hypotheses, free = [], self.config.free_beginning and self.sides.beginnings is not None
         for ids, row in zip(targets, values, strict=True):
+            row[0] = 0.0 if free else row[0]
             hypotheses.append(self._rated(list(map(int, ids)), row[: len(ids) + 1]))
         return hypotheses
 

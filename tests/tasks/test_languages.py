@@ -139,6 +139,11 @@ def test_scores_of_given_targets_are_those_of_training(folder, s2s, capsys):
         assert s2s("generate", *words, "device=cpu") == 0
         scores = [json.loads(line)["log_probability"] for line in capsys.readouterr().out.splitlines()]
         torch.testing.assert_close(torch.tensor(scores), expected, atol=1e-4, rtol=1e-4)
+    # Of the last run, whose targets begin with their language.
+    assert s2s("generate", *words, "device=cpu", "decode.free_beginning=true") == 0
+    scores = [json.loads(line)["log_probability"] for line in capsys.readouterr().out.splitlines()]
+    expected = log.gather(2, batch.target[:, :, None])[:, 1:, 0].sum(1)
+    torch.testing.assert_close(torch.tensor(scores), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_validation_has_metrics_of_each_direction(folder):
