@@ -13,6 +13,8 @@ import torch
 
 from s2s.checkpoint.loading import load_model
 from s2s.errors import UserError
+from s2s.interop.importing import stacks
+from s2s.interop.importing.imported import Folder
 from s2s_cli import importing
 from tests.interop.taught import compare, same_logits, teach, words, written
 
@@ -232,3 +234,20 @@ def test_out_again(folder, imported, s2s, tmp_path):
     assert importing.write(tmp_path / "out", "auto", tmp_path / "again")
     ours, again = (load_model(str(path))[0] for path in (imported, tmp_path / "again"))
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in again.parameters())
+
+
+def test_options_of_generate(tmp_path):
+    def folder(**options):
+        (tmp_path / "config.json").write_text("{}")
+        (tmp_path / "generation_config.json").write_text(json.dumps(options))
+        return Folder(tmp_path)
+
+    given = folder(num_beams=4, early_stopping=True, min_length=6, max_length=30, repetition_penalty=1.2)
+    assert stacks.generation(given) == {
+        "beam_size": 4, "min_length_b": 5, "max_length_b": 28, "stopping": "first_finished"}  # fmt: skip
+    assert [note.partition(":")[0] for note in stacks.generation_notes(given)] == ["repetition_penalty=1.2"]
+    given = folder(min_new_tokens=6, max_new_tokens=30, early_stopping=False, suppress_tokens=[])
+    assert stacks.generation(given) == {"beam_size": 1, "min_length_b": 6, "max_length_b": 29}
+    assert not stacks.generation_notes(given)
+    with pytest.raises(UserError, match="min_length='x': int is needed"):
+        stacks.generation(folder(min_length="x"))

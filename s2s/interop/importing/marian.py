@@ -8,7 +8,7 @@ from torch import Tensor
 
 from s2s.errors import UserError
 from s2s.interop.importing.imported import Folder, Imported, arranged, by_id
-from s2s.interop.importing.stacks import generation, pieces, sizes
+from s2s.interop.importing.stacks import generation, generation_notes, pieces, sizes
 from s2s.interop.places import Place, Table, bart_stack
 from s2s.tasks.translation import TranslationTask
 from s2s.text.pieces import PiecesTokenizer
@@ -95,4 +95,5 @@ def copies(tie: str) -> dict[str, str]:
 def notes(folder: Folder) -> list[str]:
     """What cannot be taken over."""
     return [f"{name}={folder.config[name]}: layers are not left out in training"
-            for name in ("encoder_layerdrop", "decoder_layerdrop") if folder.config.get(name)]  # fmt: skip
+            for name in ("encoder_layerdrop", "decoder_layerdrop") if folder.config.get(name)
+            ] + generation_notes(folder)  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from s2s.errors import UserError
-from s2s.interop.importing.imported import Folder, arranged, by_id
+from s2s.interop.importing.imported import Folder, arranged, by_id, checked
 from s2s.text import tokenizer_json
 from s2s.text.pieces import PiecesConfig, PiecesTokenizer
 from s2s.text.tokenizer_json import TokenizerJsonConfig, TokenizerJsonTokenizer
@@ -33,6 +33,14 @@ def sizes(folder: Folder, defaults: dict[str, Any]) -> dict[str, Any]:
                     f"{side}.ffn_width": value[f"{side}_ffn_dim"]}  # fmt: skip
     options["activation"] = activation(folder, value["activation_function"])
     return options | {name: value[name] for name in ("dropout", "attention_dropout", "activation_dropout")}
+
+
+# Options of `generate` that we do not take over, with the value that does nothing.
+NEUTRAL: dict[str, Any] = {
+    "do_sample": False, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "num_beam_groups": 1,
+    "encoder_no_repeat_ngram_size": 0, "exponential_decay_length_penalty": None, "sequence_bias": None,
+    "suppress_tokens": None, "begin_suppress_tokens": None,
+}  # fmt: skip
 
 
 def activation(folder: Folder, name: str) -> str:
@@ -63,12 +71,26 @@ def pieces(file: Path, symbols: list[str], reserved: list[str], **options: Any) 
 
 def generation(folder: Folder) -> dict[str, Any]:
     """Options of decoding that give the lines of the folder's own `generate`."""
-    most = folder.generate("max_new_tokens", None) or folder.generate("max_length", 20) - 1  # the first is given
-    given = {"beam_size": folder.generate("num_beams", 1),
-             "length_penalty": float(folder.generate("length_penalty", 1.0)),
-             "max_length_b": most - 1, "no_repeat_ngram": folder.generate("no_repeat_ngram_size", 0)}  # fmt: skip
-    defaults = {"length_penalty": 1.0, "no_repeat_ngram": 0}
+
+    def get(name: str, default: Any) -> Any:
+        return checked(name, folder.generate(name, default), default, folder.path / "generation_config.json")
+
+    most = get("max_new_tokens", 0) or get("max_length", 20) - 1  # the symbol that the decoder begins with counts
+    least = get("min_new_tokens", 0) or get("min_length", 0) - 1
+    given = {"beam_size": get("num_beams", 1), "length_penalty": float(get("length_penalty", 1.0)),
+             "min_length_b": max(least, 0), "max_length_b": most - 1,
+             "no_repeat_ngram": get("no_repeat_ngram_size", 0)}  # fmt: skip
+    if folder.generate("early_stopping", False) is True:
+        given["stopping"] = "first_finished"
+    defaults = {"length_penalty": 1.0, "no_repeat_ngram": 0, "min_length_b": 0}
     return {key: value for key, value in given.items() if value != defaults.get(key)}
+
+
+def generation_notes(folder: Folder) -> list[str]:
+    """What of the folder's own `generate` is not taken over."""
+    given = {name: folder.generate(name, neutral) for name, neutral in NEUTRAL.items()}
+    return [f"{name}={value}: not taken over, so lines may differ from those of generate"
+            for name, value in given.items() if value not in (NEUTRAL[name], [])]  # fmt: skip
 
 
 def of_library(

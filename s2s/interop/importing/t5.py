@@ -11,7 +11,7 @@ from torch import Tensor
 from s2s.errors import UserError
 from s2s.interop.importing import marian
 from s2s.interop.importing.imported import Folder, Imported, arranged
-from s2s.interop.importing.stacks import generation, of_library, pieces
+from s2s.interop.importing.stacks import generation, generation_notes, of_library, pieces
 from s2s.interop.places import Place, Table, t5_stack
 from s2s.tasks.translation import TranslationTask
 from s2s.text.bytes import ByteConfig, ByteTokenizer
@@ -40,7 +40,7 @@ def read(folder: Folder) -> Imported:
         table=table(options, rows), tensors=tensors, where=folder.path, same=copies(tied),
         ignored=("decoder.block.*.EncDecAttention.relative_attention_bias.weight",), decode=generation(folder),
         notes=[f"{apart} symbols that never occur in text, such as <extra_id_0>, are not read in text"
-               for apart in [len(tokenizer.vocabulary.reserved)] if apart],
+               for apart in [len(tokenizer.vocabulary.reserved)] if apart] + generation_notes(folder),
     )  # fmt: skip
 
 
