@@ -110,6 +110,8 @@ def test_a_target_begins_with_its_language(folder, backend):
             if other := by_ids.get(tuple(each.ids)):
                 assert other.token_log_probabilities[1:] == pytest.approx(each.token_log_probabilities[1:], abs=1e-5)
     assert any(tuple(each.ids) in by_ids for each in free)
+    with pytest.raises(UserError, match=r"language_model=lm: does not go with task\.target_tag=target_language"):
+        list(translator.translate(["a"], target_language="xb", language_model="lm"))
     (prefixed,) = translator.translate(["a"], prefixes=["b"], target_language="xb", hypotheses=True)
     assert prefixed[0].tokens[:2] == ["<xb>", "b"]
 

@@ -30,10 +30,13 @@ def load_language_model(path: str, task, device: torch.device) -> LanguageModel:
 
     Raises:
         UserError: it is not a language model, it has another target vocabulary or target transform than the task, or
-            it reads tags.
+            it reads tags; or the task has a `target_tag`.
     """
-    model, its_task, _ = load_model(path, device)
     setting = f"decode.language_model={path}"
+    if tag := getattr(task, "target_tag", None):
+        raise UserError(f"{setting}: does not go with task.target_tag={tag}: it would rate the symbol that targets "
+                        "begin with, which it has not seen")  # fmt: skip
+    model, its_task, _ = load_model(path, device)
     if not isinstance(model, LanguageModel):
         raise UserError(f"{setting}: is no language model; s2s-train task=language_modeling makes one")
     vocabulary, its_vocabulary = task.target_tokenizer.vocabulary, its_task.target_tokenizer.vocabulary
