@@ -59,11 +59,15 @@ class Watch:
             self._beat()
             self._look([0])
         self._parent = os.getppid()
-        for work in (self._talk, self._guard):
-            threading.Thread(target=work, name=work.__name__, daemon=True).start()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._talk, self._guard)]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
+        """End the threads. A thread that is still in a call of the store while Python ends would abort the process."""
         self._stop.set()
+        for thread in self._threads:
+            thread.join(LATE)  # a request to a rank 0 that is stopped never returns
 
     def fail(self, code: int) -> int | None:
         """Tell the other processes that this one ends with an exit code. Returns the exit code of the process that
