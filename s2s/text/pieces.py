@@ -4,20 +4,16 @@ a model of its own."""
 
 import dataclasses
 import re
-from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from s2s.config.schema import option
-from s2s.config.streams import content, is_there
-from s2s.errors import UserError
-from s2s.files import write
+from s2s.text.from_file import FileTokenizer
 from s2s.text.sampling import SPACE
 from s2s.text.sentencepiece import processor_of
-from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig
-from s2s.text.vocabulary import SPECIALS, UNK, Vocabulary, read_symbols
+from s2s.text.tokenizer import TokenizerConfig
+from s2s.text.vocabulary import UNK, Vocabulary
 
 CODE = re.compile(r">>.*?<<")  # the language of the target, in front of the source (OPUS-MT)
 
@@ -34,7 +30,7 @@ class PiecesConfig(TokenizerConfig):
     codes: bool = option(False, "a line may begin with a symbol such as >>fra<<, which is not cut")
 
 
-class PiecesTokenizer(Tokenizer):
+class PiecesTokenizer(FileTokenizer):
     """Splits lines into the pieces of a SentencePiece model, which are looked up in a vocabulary.
 
     Args:
@@ -47,23 +43,15 @@ class PiecesTokenizer(Tokenizer):
     """
 
     Config = PiecesConfig
+    ending, kind = "spm.model", "SentencePiece model"
     unknown = " \u2047 "
 
     def __init__(self, config: PiecesConfig, model: bytes, vocabulary: Vocabulary):
         self.model, self._processor = model, processor_of(model)
         super().__init__(config, vocabulary)
-        # A piece spelled like a special symbol is not that symbol.
-        self._ids = {symbol: i for i, symbol in enumerate(vocabulary.symbols) if i >= len(SPECIALS)}
+        self._ids = self._ids_of_symbols()
         pieces = self._processor.id_to_piece(list(range(self._processor.get_piece_size())))
         self._ours = np.array([self._ids.get(piece, UNK) for piece in pieces], np.int32)
-
-    @classmethod
-    def _learn(cls, config: PiecesConfig, chunks: Iterable[list[str]], seed: int) -> "PiecesTokenizer":
-        if config.model is None or config.vocabulary is None:
-            raise LearningError("tokenizer=pieces requires model=FILE, a SentencePiece model, and vocabulary=FILE, its "
-                                "symbols; tokenizer=sentencepiece has the pieces of the model for symbols")  # fmt: skip
-        symbols = [*SPECIALS, *dict.fromkeys(symbol for _, symbol in read_symbols(config.vocabulary))]
-        return cls._read(config, config.model, Vocabulary(symbols))
 
     def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
         codes, texts = zip(*map(self._split, lines), strict=True) if lines else ((), ())
@@ -102,29 +90,3 @@ class PiecesTokenizer(Tokenizer):
 
     def _joined(self, texts: list[str]) -> str:
         return self._processor.decode(texts).replace(SPACE, " ")
-
-    def facts(self) -> dict:
-        """As Tokenizer."""
-        return {key: value for key, value in super().facts().items() if key not in ("model", "vocabulary")}
-
-    def save(self, folder: Path, name: str) -> None:
-        super().save(folder, name)
-        write(Path(folder) / f"{name}.spm.model", self.model)
-
-    @classmethod
-    def _load(cls, config: PiecesConfig, folder: Path, name: str) -> "PiecesTokenizer":
-        try:
-            vocabulary = Vocabulary.load(folder / f"{name}.vocabulary.txt").without(config.reserved)
-        except ValueError as error:
-            raise UserError(f"{folder / f'{name}.vocabulary.txt'}: {error}") from error
-        return cls._read(config, folder / f"{name}.spm.model", vocabulary)
-
-    @classmethod
-    def _read(cls, config: PiecesConfig, path: str | Path, vocabulary: Vocabulary) -> "PiecesTokenizer":
-        """The tokenizer of a model file. Raises UserError."""
-        if not is_there(path):
-            raise UserError(f"{path}: no such SentencePiece model file")
-        try:
-            return cls(config, content(path), vocabulary)
-        except ValueError as error:
-            raise UserError(f"{path}: not a SentencePiece model: {error}") from error

@@ -2,18 +2,14 @@
 2016, https://arxiv.org/abs/1508.07909): pieces that a word goes on after end in `@@`. The text is tokenized by then."""
 
 import dataclasses
-from collections.abc import Iterable
 from itertools import chain, pairwise
-from pathlib import Path
 
 import numpy as np
 
 from s2s.config.schema import option
-from s2s.config.streams import content, is_there
-from s2s.errors import UserError
-from s2s.files import write
-from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig
-from s2s.text.vocabulary import SPECIALS, UNK, Vocabulary, read_symbols
+from s2s.text.from_file import FileTokenizer
+from s2s.text.tokenizer import TokenizerConfig
+from s2s.text.vocabulary import SPECIALS, UNK, Vocabulary
 
 GOES_ON, END = "@@", "</w>"
 MOST = 1 << 18  # words whose pieces are remembered
@@ -82,7 +78,7 @@ class SubwordNmtConfig(TokenizerConfig):
     )
 
 
-class SubwordNmtTokenizer(Tokenizer):
+class SubwordNmtTokenizer(FileTokenizer):
     """Splits words, at whitespace, into the pieces that the codes make of them.
 
     Args:
@@ -95,22 +91,14 @@ class SubwordNmtTokenizer(Tokenizer):
     """
 
     Config = SubwordNmtConfig
+    source, ending, kind = "codes", "codes.txt", "file of codes of subword-nmt or fastBPE"
     unknown = SPECIALS[UNK]
 
     def __init__(self, config: SubwordNmtConfig, codes: bytes, vocabulary: Vocabulary):
         super().__init__(config, vocabulary)
         self.model, self._codes = codes, Codes(codes)
-        # A piece spelled like a special symbol is not that symbol.
-        self._ids = {symbol: i for i, symbol in enumerate(vocabulary.symbols) if i >= len(SPECIALS)}
+        self._ids = self._ids_of_symbols()
         self._words: dict[str, list[int]] = {}
-
-    @classmethod
-    def _learn(cls, config: SubwordNmtConfig, chunks: Iterable[list[str]], seed: int) -> "SubwordNmtTokenizer":
-        if config.codes is None or config.vocabulary is None:
-            raise LearningError("tokenizer=subword_nmt requires codes=FILE, the merges, and vocabulary=FILE, the "
-                                "symbols; tokenizer=sentencepiece learns pieces")  # fmt: skip
-        symbols = [*SPECIALS, *dict.fromkeys(symbol for _, symbol in read_symbols(config.vocabulary))]
-        return cls._read(config, config.codes, Vocabulary(symbols))
 
     def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
         rows = [list(chain.from_iterable(map(self._of_word, line.split()))) for line in lines]
@@ -138,30 +126,3 @@ class SubwordNmtTokenizer(Tokenizer):
     def word_marks(self) -> tuple[np.ndarray | None, int | None]:
         """As Tokenizer: pieces say where a word ends, and not where one begins."""
         return None, None
-
-    def facts(self) -> dict:
-        """As Tokenizer."""
-        return {key: value for key, value in super().facts().items() if key not in ("codes", "vocabulary")}
-
-    def save(self, folder: Path, name: str) -> None:
-        super().save(folder, name)
-        write(Path(folder) / f"{name}.codes.txt", self.model)
-
-    @classmethod
-    def _load(cls, config: SubwordNmtConfig, folder: Path, name: str) -> "SubwordNmtTokenizer":
-        path = folder / f"{name}.vocabulary.txt"
-        try:
-            vocabulary = Vocabulary.load(path).without(config.reserved)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from error
-        return cls._read(config, folder / f"{name}.codes.txt", vocabulary)
-
-    @classmethod
-    def _read(cls, config: SubwordNmtConfig, path: str | Path, vocabulary: Vocabulary) -> "SubwordNmtTokenizer":
-        """The tokenizer of a file of merges. Raises UserError."""
-        if not is_there(path):
-            raise UserError(f"{path}: no such file of codes")
-        try:
-            return cls(config, content(path), vocabulary)
-        except ValueError as error:
-            raise UserError(f"{path}: not codes of subword-nmt or fastBPE: {error}") from error

@@ -2,17 +2,14 @@
 The library is optional, and imported when such a tokenizer is made."""
 
 import dataclasses
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from s2s.config.schema import option
-from s2s.config.streams import content, is_there
 from s2s.errors import UserError, install
-from s2s.files import write
-from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig
+from s2s.text.from_file import FileTokenizer
+from s2s.text.tokenizer import TokenizerConfig
 from s2s.text.vocabulary import SPECIALS, UNK, Vocabulary
 
 
@@ -26,7 +23,7 @@ class TokenizerJsonConfig(TokenizerConfig):
     model: str | None = option(None, "tokenizer.json of the library tokenizers")
 
 
-class TokenizerJsonTokenizer(Tokenizer):
+class TokenizerJsonTokenizer(FileTokenizer):
     """Splits lines as a tokenizer.json says.
 
     Args:
@@ -40,6 +37,7 @@ class TokenizerJsonTokenizer(Tokenizer):
     """
 
     Config = TokenizerJsonConfig
+    ending, kind, lists_symbols = "library.json", "tokenizer.json", False
 
     def __init__(self, config: TokenizerJsonConfig, model: bytes, vocabulary: Vocabulary | None = None):
         self.model, self._library = model, library().Tokenizer
@@ -54,7 +52,7 @@ class TokenizerJsonTokenizer(Tokenizer):
             beside = {*SPECIALS, *config.reserved}
             vocabulary = Vocabulary([*SPECIALS, *(name for name in sorted(known, key=known.get) if name not in beside)])
         super().__init__(config, vocabulary)
-        symbols = {symbol: i for i, symbol in enumerate(self.vocabulary.symbols) if i >= len(SPECIALS)}
+        symbols = self._ids_of_symbols()
         self._ours = np.full(max(known.values(), default=0) + 1, UNK, np.int32)
         self._theirs = np.full(len(self.vocabulary), known.get(SPECIALS[UNK], 0))
         for name, number in known.items():
@@ -62,12 +60,6 @@ class TokenizerJsonTokenizer(Tokenizer):
                 self._theirs[symbols[name]] = number
                 if name not in config.reserved:  # these never occur in text
                     self._ours[number] = symbols[name]
-
-    @classmethod
-    def _learn(cls, config: TokenizerJsonConfig, chunks: Iterable[list[str]], seed: int) -> "TokenizerJsonTokenizer":
-        if config.model is None:
-            raise LearningError("tokenizer=tokenizer_json requires model=FILE, a tokenizer.json")
-        return cls._read(config, config.model, None)
 
     def _encode(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
         rows = [each.ids for each in self._tokenizer.encode_batch(list(lines), add_special_tokens=False)]
@@ -80,33 +72,6 @@ class TokenizerJsonTokenizer(Tokenizer):
 
     def word_marks(self) -> tuple[np.ndarray | None, int | None]:
         return np.array([symbol[:1] in ("\u2581", "\u0120") for symbol in self.vocabulary.symbols]), None
-
-    def facts(self) -> dict[str, Any]:
-        """As Tokenizer."""
-        return {key: value for key, value in super().facts().items() if key != "model"}
-
-    def save(self, folder: Path, name: str) -> None:
-        super().save(folder, name)
-        write(Path(folder) / f"{name}.library.json", self.model)
-
-    @classmethod
-    def _load(cls, config: TokenizerJsonConfig, folder: Path, name: str) -> "TokenizerJsonTokenizer":
-        path = folder / f"{name}.vocabulary.txt"
-        try:
-            vocabulary = Vocabulary.load(path).without(config.reserved)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from error
-        return cls._read(config, folder / f"{name}.library.json", vocabulary)
-
-    @classmethod
-    def _read(cls, config: TokenizerJsonConfig, path: str | Path, vocabulary: Vocabulary | None) -> (
-        "TokenizerJsonTokenizer"):  # fmt: skip
-        if not is_there(path):
-            raise UserError(f"{path}: no such tokenizer.json")
-        try:
-            return cls(config, content(path), vocabulary)
-        except ValueError as error:
-            raise UserError(f"{path}: not a tokenizer.json: {error}") from error
 
 
 def library() -> Any:

@@ -7,11 +7,11 @@ import torch
 
 from s2s.backends.prepare import prepare
 from s2s.config import compose
-from s2s.data.batch import Inputs, Packing, Source
+from s2s.data.batch import Inputs
 from s2s.data.spec import Spec, TokenSource
 from s2s.errors import UserError
 from s2s.models.transformer import Transformer
-from tests.models.test_several_sources import FIRST, SECOND, WRITTEN, V, padded
+from tests.models.test_several_sources import FIRST, SECOND, WRITTEN, V, packed, padded
 
 WAYS = ("serial", "parallel", "hierarchical")
 SIZE = [f"{side}.{key}" for side in ("encoder", "decoder")
@@ -78,15 +78,7 @@ def test_each_source_has_an_attention_of_its_own(way, sources):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_packed_rows_see_the_sources_of_their_own_example(way):
-    """Two examples in the first row, the third alone."""
     model = model_of(f"decoder.combination={way}")
-
-    def packed(rows: list[list[int]]) -> Source:
-        source = padded([rows[0] + rows[1], rows[2]])
-        size, (a, b, c) = source.values.size(1), map(len, rows)
-        segments = [[0] * a + [1] * (size - a), [0] * size]
-        positions = [[*range(a), *range(b)], [*range(c)]]
-        return source._replace(packing=Packing(torch.tensor(segments), padded(positions).values[:, :size]))
 
     written = packed([row.tolist() for row in WRITTEN])
     with torch.no_grad():

@@ -44,6 +44,15 @@ def padded(rows: list[list[int]]) -> Source:
     return Source(nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True), lengths)
 
 
+def packed(rows: list[list[int]]) -> Source:
+    """Three rows as two: two examples in the first, the third alone."""
+    source = padded([rows[0] + rows[1], rows[2]])
+    size, (a, b, c) = source.values.size(1), map(len, rows)
+    segments = [[0] * a + [1] * (size - a), [0] * size]
+    positions = [[*range(a), *range(b)], [*range(c)]]
+    return source._replace(packing=Packing(torch.tensor(segments), padded(positions).values[:, :size]))
+
+
 @pytest.mark.parametrize(("share", "encoders", "frontends"), [("none", 2, 2), ("encoder", 1, 2), ("all", 1, 1)])
 def test_the_decoder_sees_one_memory_after_the_other(share, encoders, frontends):
     """As a decoder that is given the states of both sources of one sentence, without any padding."""
@@ -79,17 +88,9 @@ def test_it_decodes_as_it_is_taught(backend):
 
 
 def test_packed_rows_see_the_sources_of_their_own_example():
-    """Two examples in the first row, the third alone."""
     model = two()
     inputs = Inputs((padded(FIRST), padded(SECOND)))
     logits = model.decode(model.encode(*inputs), WRITTEN).logits()
-
-    def packed(rows: list[list[int]]) -> Source:
-        source = padded([rows[0] + rows[1], rows[2]])
-        size, (a, b, c) = source.values.size(1), map(len, rows)
-        segments = [[0] * a + [1] * (size - a), [0] * size]
-        positions = [[*range(a), *range(b)], [*range(c)]]
-        return source._replace(packing=Packing(torch.tensor(segments), padded(positions).values[:, :size]))
 
     written = packed([row.tolist() for row in WRITTEN])
     memory = model.encode((packed(FIRST), packed(SECOND)))

@@ -57,5 +57,5 @@ def test_other_files_are_refused(content, tmp_path):
     (tmp_path / "codes").write_text(content)
     (tmp_path / "dict.txt").write_text("a 3\n")
     config = SubwordNmtConfig(codes=str(tmp_path / "codes"), vocabulary=str(tmp_path / "dict.txt"))
-    with pytest.raises(UserError, match="not codes of subword-nmt or fastBPE"):
+    with pytest.raises(UserError, match="not a file of codes of subword-nmt or fastBPE"):
         SubwordNmtTokenizer.learn(config)

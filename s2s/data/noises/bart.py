@@ -23,7 +23,7 @@ import numpy as np
 
 from s2s.config.schema import option
 from s2s.data.noises.noise import Noise, Noised
-from s2s.text.vocabulary import MASK, SPECIALS, Vocabulary
+from s2s.text.vocabulary import MASK, Vocabulary
 
 ENDS = (".", "!", "?", "\u3002", "\uff01", "\uff1f", "<0x2E>", "<0x21>", "<0x3F>")  # tokens that end a sentence
 
@@ -52,7 +52,6 @@ class Bart(Noise):
         super().__init__(config, vocabulary)
         self.mask = self.symbol(MASK)
         self.ends = np.array([symbol.replace("\u2581", "") in ENDS for symbol in vocabulary.symbols])
-        self.texts = len(vocabulary) - len(vocabulary.reserved)  # ids of texts are below
 
     def most(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As in Noise."""
@@ -96,5 +95,5 @@ class Bart(Noise):
     def _mask(self, rng: np.random.Generator) -> int:
         """A mask, or a random token."""
         if self.config.random and rng.random() < self.config.random:
-            return int(rng.integers(len(SPECIALS), self.texts))
+            return int(self.others(rng, 1)[0])
         return self.mask

@@ -18,7 +18,7 @@ import numpy as np
 
 from s2s.config.schema import option
 from s2s.data.noises.noise import Noise, Noised
-from s2s.text.vocabulary import MASK, SPECIALS, Vocabulary
+from s2s.text.vocabulary import MASK, Vocabulary
 
 
 @dataclasses.dataclass
@@ -38,7 +38,7 @@ class Mass(Noise):
 
     def __init__(self, config: MassConfig, vocabulary: Vocabulary):
         super().__init__(config, vocabulary)
-        self.mask, self.texts = self.symbol(MASK), len(vocabulary) - len(vocabulary.reserved)
+        self.mask = self.symbol(MASK)
 
     def most(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As in Noise; these are the lengths themselves."""
@@ -49,7 +49,7 @@ class Mass(Noise):
         size = int(self.most(np.array([len(ids)]))[1][0])
         first = int(rng.integers(len(ids) - size + 1))
         fragment, source, kind = ids[first : first + size], ids.copy(), rng.random(size)
-        others = rng.integers(len(SPECIALS), self.texts, size)
+        others = self.others(rng, size)
         stays = np.where(kind < self.config.random + self.config.keep, fragment, self.mask)
         source[first : first + size] = np.where(kind < self.config.random, others, stays)
         return Noised(source, fragment)

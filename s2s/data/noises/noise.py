@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from s2s.errors import UserError
-from s2s.text.vocabulary import Vocabulary
+from s2s.text.vocabulary import SPECIALS, Vocabulary
 
 SENTINELS = 100  # symbols <extra_id_0> and so on that a store of texts reserves
 MODES = ("<R>", "<S>", "<X>")  # of UL2
@@ -31,6 +31,10 @@ class Noise(ABC):
 
     def __init__(self, config: Any, vocabulary: Vocabulary):
         self.config, self.vocabulary = config, vocabulary
+
+    def others(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Random tokens of texts, which are no special and no reserved symbols; int64 [count]."""
+        return rng.integers(len(SPECIALS), len(self.vocabulary) - len(self.vocabulary.reserved), count)
 
     @abstractmethod
     def __call__(self, ids: np.ndarray, rng: np.random.Generator) -> Noised:
