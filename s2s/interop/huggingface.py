@@ -246,8 +246,13 @@ def _config(layout: str, model: nn.Module, rows: dict[str, Tensor | None], begin
         if layout == "marian":
             common |= {"share_encoder_decoder_embeddings": shared, "decoder_vocab_size": size["target"]}
     never = sorted({PAD, UNK, begin} - {end})
-    return common, {**ids, "num_beams": 5, "early_stopping": True, "max_length": 256, "forced_eos_token_id": None,
-                    "bad_words_ids": [[number] for number in never]}  # fmt: skip
+    search = {
+        "num_beams": 5,
+        "min_new_tokens": 1,
+        "early_stopping": True,
+        "max_length": 256,
+    }  # as decode has by default
+    return common, {**ids, **search, "forced_eos_token_id": None, "bad_words_ids": [[number] for number in never]}
 
 
 def _tokenizer_files(task, rows: dict[str, Tensor | None]) -> dict[str, Any]:

@@ -92,6 +92,10 @@ def compare_logits(model, task, folder, kind):
         assert ids[real.bool()].tolist() == [*ours, EOS]
     target = torch.randint(4, len(task.target_tokenizer.vocabulary), (len(lines), 9))
     target[:, 0] = BOS
+    end = theirs.generation_config.eos_token_id
+    short = theirs.generate(**batch, max_new_tokens=3, sequence_bias=[[[end], 100.0]])
+    assert (short[:, 1] != end).all()  # an output has a token before EOS, as by our own defaults
+    assert (short[:, 2] == end).all()
     expected = theirs(**batch, decoder_input_ids=target).logits
     (source,) = task.collate_sources(sources).sources
     logits = model.decode(model.encode((source,)), target).logits()
