@@ -346,6 +346,10 @@ def _announce(log: RunLog, trainer: Trainer, store: Stores, resumed: Path | None
     if warmup > most:
         log.line(f"warning: optim.warmup_updates={warmup} exceeds train.max_updates={most}: the learning rate never "
                  f"reaches optim.lr={config.optim.lr:g}")  # fmt: skip
+    languages = task.tag_values.get("target_language", [])
+    if len(languages) > 1 and "target_language" not in task.tags:
+        log.line(f"warning: the targets are in {', '.join(languages)}, and nothing tells the model in which; "
+                 "task.first_tag=target_language or task.source_tags=[target_language] does")  # fmt: skip
     if trainer.validator is None:
         log.line("note: the store has no valid split, so there is no validation")
     if coupled := trainer.coupled:

@@ -52,6 +52,16 @@ def folder(tmp_path_factory):
     return folder
 
 
+def test_a_model_that_is_not_told_the_language_of_its_targets_is_warned_of(folder, s2s, tmp_path, capsys):
+    short = [f"store={folder}/store", *TRAIN, "train.max_updates=1", "train.valid_metrics=[loss]", "train.samples=0"]
+    warnings = {}
+    for run, words in (("plain", []), ("told", ["task.first_tag=target_language"])):
+        capsys.readouterr()
+        assert s2s("train", *short, *words, f"run={tmp_path / run}") == 0
+        warnings[run] = "warning: the targets are in xb, xc, xa" in capsys.readouterr().err
+    assert warnings == {"plain": True, "told": False}
+
+
 def test_each_direction_is_a_corpus_of_the_store(folder):
     store = Store(folder / "store")
     corpora = store.split("train").corpora
