@@ -61,15 +61,17 @@ class Chunk:
         """
         texts = [decode_text(part, path, self.first_line, self.numbers)
                  for part, path in zip(self.parts, self.paths, strict=True)]  # fmt: skip
-        if len(texts) == len(self.names):
+        if len(texts) == len(self.names) and not (len(texts) == 1 and is_tsv(self.paths[0])):
             return texts
         rows, count = [row.split("\t") for row in texts[0].split("\n")], len(self.names)
         for place, row in enumerate(rows):
             if len(row) != count:
                 before = ("source language", "target language") if self.numbers else ()
                 number = count + len(before)
-                words = {2: "two", 3: "three", 4: "four"}.get(number, str(number))
-                raise UserError(f"{self.where(0, place)}: a row must have {words} columns, "
+                words = {1: "one column", 2: "two columns", 3: "three columns", 4: "four columns"}.get(
+                    number, f"{number} columns"
+                )
+                raise UserError(f"{self.where(0, place)}: a row must have {words}, "
                                 f"{' TAB '.join((*before, *self.names))}; it has {len(row) + len(before)}")  # fmt: skip
         return ["\n".join(column) for column in zip(*rows, strict=True)]
 
@@ -174,7 +176,12 @@ class Corpus:
 
 def is_table(name: str) -> bool:
     """Whether a corpus of this name is a TSV file or a stream of TSV."""
-    return name == "-" or name.endswith(tuple(f".tsv{ending}" for ending in ENDINGS)) or is_stream(name)
+    return name == "-" or is_tsv(name) or is_stream(name)
+
+
+def is_tsv(name: str) -> bool:
+    """Whether a file of this name is a TSV file."""
+    return name.endswith(tuple(f".tsv{ending}" for ending in ENDINGS))
 
 
 def _readable(path: Path) -> bool:

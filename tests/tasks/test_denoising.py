@@ -106,3 +106,12 @@ def test_what_is_refused(folder, tmp_path, s2s, capsys, command, words, message)
            "preprocess": [f"train={folder}/train", f"store={tmp_path}/store", "target=tgt"]}[command]  # fmt: skip
     assert s2s(command, "task=denoising", *own, *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_pairs_in_a_tsv_file_are_no_texts(folder, tmp_path, s2s, capsys):
+    (tmp_path / "pairs.tsv").write_text("ein Haus\ta house\nein Hund\ta dog\n")
+    words = ["task=denoising", "target=en", f"train={tmp_path}/pairs.tsv", "tokenizer=characters", "workers=1"]
+    assert s2s("preprocess", *words, f"store={tmp_path}/both") == 2
+    assert "pairs.tsv:1: a row must have one column, target; it has 2" in capsys.readouterr().err
+    assert s2s("preprocess", *words, "columns=[2]", f"store={tmp_path}/second") == 0
+    assert "H" not in Store(tmp_path / "second").tokenizers()["target"].vocabulary.symbols
