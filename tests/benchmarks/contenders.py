@@ -337,14 +337,14 @@ class Contender:
         for options in several:
             decoder = make(self.setting, **options)
             decoder(jobs)  # the first time costs more
-            seconds = self._timed(decoder, jobs)[0].wall if len(several) > 1 else 0.0
+            seconds = timed(decoder, jobs, self.setting.device)[0].wall if len(several) > 1 else 0.0
             if seconds < fastest:
                 fastest, self.decoder, chosen = seconds, decoder, options
         return ", ".join(chosen.values())
 
     def decode(self, jobs: list[Job]) -> tuple[Sample, list]:
         """What it cost, and what was found."""
-        return self._timed(self.decoder, jobs)
+        return timed(self.decoder, jobs, self.setting.device)
 
     def floor(self, jobs: list[Job]) -> float:
         """Seconds of the matrix products of s2s alone, each at the best rate of any kernel here.
@@ -374,20 +374,22 @@ class Contender:
         kind = next((parameter.dtype for parameter in way.parameters()), torch.float32)
         x = torch.randn(shape, device=self.setting.device, dtype=kind)
         with torch.inference_mode():
-            samples = [self._timed(lambda _: [way(x)], [])[0] for _ in range(5)]
+            samples = [timed(lambda _: [way(x)], [], self.setting.device)[0] for _ in range(5)]
         # Seconds of the CPU, because wall seconds have the work of others in them.
         return min(sample.cpu if self.setting.threads == 1 else sample.wall for sample in samples)
 
-    def _timed(self, decode: Decode, jobs: list[Job]) -> tuple[Sample, list]:
-        synchronize = torch.cuda.synchronize if self.setting.device == "cuda" else lambda: None
-        synchronize()
-        pages, cpu, wall = _pages(), time.process_time(), time.perf_counter()
-        found = decode(jobs)
-        synchronize()
-        return Sample(time.perf_counter() - wall, time.process_time() - cpu, _pages() - pages), found
-
     def close(self) -> None:
         """No more is asked of it."""
+
+
+def timed(decode: Decode, jobs: list[Job], device: str) -> tuple[Sample, list]:
+    """What decoding cost, and what was found."""
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronize()
+    pages, cpu, wall = _pages(), time.process_time(), time.perf_counter()
+    found = decode(jobs)
+    synchronize()
+    return Sample(time.perf_counter() - wall, time.process_time() - cpu, _pages() - pages), found
 
 
 def _pages() -> int:

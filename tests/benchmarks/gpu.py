@@ -145,7 +145,7 @@ def steps(corpus: Corpus, quick: bool) -> dict:
     decode = Ours(setting)
     timed(decode, jobs, DEVICE)
     with mock.patch.object(engine._Run, "step", step):
-        whole, _ = timed(decode, jobs, DEVICE)
+        whole = timed(decode, jobs, DEVICE)[0].wall
     return {"ms of the host": statistics.median(seconds), "ms in all": 1000 * whole / len(seconds),
             "steps": len(seconds)}  # fmt: skip
 
@@ -200,11 +200,11 @@ def others(corpus: Corpus, quick: bool) -> dict:
         try:
             decode = all_contenders(setting)[name](setting)
             timed(decode, jobs[-1:], DEVICE)
-            seconds, found = timed(decode, jobs, DEVICE)
+            sample, found = timed(decode, jobs, DEVICE)
         except Exception as error:
             rows[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
         else:
-            rows[name] = sum(len(ids) + 1 for ids in found) / seconds
+            rows[name] = sum(len(ids) + 1 for ids in found) / sample.wall
     return rows
 
 
