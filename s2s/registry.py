@@ -155,6 +155,8 @@ COMPONENTS = {
         "multilabel": "s2s.criterions.terms.multilabel:MultilabelTerm",
         "source_auto_encoding": "s2s.criterions.terms.source_auto_encoding:SourceAutoEncoding",
         "contrastive": "s2s.criterions.terms.contrastive:Contrastive",
+        "minimum_risk": "s2s.criterions.terms.minimum_risk:MinimumRisk",
+        "reinforce": "s2s.criterions.terms.reinforce:Reinforce",
     },
     "searcher": {
         "beam": "s2s.decoding.search.kinds:BeamSearch",

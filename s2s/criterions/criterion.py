@@ -79,6 +79,10 @@ class Criterion:
         """Check that the model has what the terms need, and that they train all parts of it. Raises UserError."""
         if not any(term.config.weight for term in self.terms):
             raise UserError("criterion.terms: no term has a weight above 0; add one, such as cross_entropy")
+        writing = [term.name for term in self.terms if term.writings()]
+        if writing and all(term.only_in_training for term in self.terms):
+            raise UserError(f"criterion.terms=[{','.join(term.name for term in self.terms)}]: in validation there is "
+                            f"nothing written for {writing[0]}; add cross_entropy, perhaps with weight 0")  # fmt: skip
         owners: dict[str, str] = {}
         for term in self.terms:
             term.check(model)

@@ -5,7 +5,7 @@ and declares the divisor of its sum, its metrics and its state.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from s2s.data.batch import Batch
 from s2s.errors import UserError
 from s2s.models.encoder_decoder import EncoderDecoder
 
+Ids = list[int]
 COUNT = "count"  # a metric's divisor: the same as that of the term's sum
 
 
@@ -39,6 +40,19 @@ class Value(NamedTuple):
 
     sum: Tensor
     metrics: dict[str, Tensor] = {}  # noqa: RUF012 (it is never changed)
+
+
+class Writing(NamedTuple):
+    """What a model writes for the sources of an update, before it.
+
+    Attributes:
+        decode: Options of decoding: a DecodeConfig; or values of those that are not the defaults, in which case the
+            limits of length are those of `decode`.
+        teacher: The model; None: the one that is trained, with its present weights.
+    """
+
+    decode: Any
+    teacher: EncoderDecoder | None = None
 
 
 class Term:
@@ -97,6 +111,25 @@ class Term:
 
     def __call__(self, run: Run) -> Value:
         """Compute its value on a batch."""
+        raise NotImplementedError
+
+    # --- what models write -------------------------------------------------------------------------------------------
+
+    def writings(self) -> list[Writing]:
+        """What is written before each update for this term. Such a term is `only_in_training`."""
+        return []
+
+    def written(self, batch: Batch, texts: list[list[list[Ids]]], text: Callable[[int, Ids], str]) -> dict[str, Tensor]:
+        """Make columns of what was written; in training, `Batch.columns` has them, and `count` may read them.
+
+        Args:
+            batch: On the host; its rows are not packed.
+            texts: For each of `writings`, for each example, the ids of its hypotheses, without EOS.
+            text: Makes a text of the number of an example's row, and target ids without EOS.
+
+        Returns:
+            Tensors whose first dimension is the examples, by name.
+        """
         raise NotImplementedError
 
     # --- state -------------------------------------------------------------------------------------------------------

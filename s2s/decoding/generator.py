@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -184,6 +184,7 @@ class Generator:
         progress: Callable[[int], None] | None = None,
         first: int = 0,
         constraints: list[list[Ids]] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[list[Hypothesis]]:
         """Decode sentences. An empty source has one empty hypothesis of score 0; no model is run for it.
 
@@ -200,6 +201,7 @@ class Generator:
             first: Number of the first sentence in the whole input; samples depend on it.
             constraints: Phrases that the hypotheses of each sentence must contain, each of at least one token. If no
                 hypothesis within the maximum length contains them all, those that lack the fewest are returned.
+            numbers: Different numbers of the sentences, in place of 0, 1 ...; they do not go with chunks of recordings.
 
         Yields:
             Up to n_best hypotheses of each sentence (one with decode.mbr), in the order of `sources`.
@@ -219,7 +221,7 @@ class Generator:
         if self.chunks:
             yield from self._generate_long(sources, progress, first)
         else:
-            yield from self._generate(sources, prefixes, progress, first, constraints, self.timestamps)
+            yield from self._generate(sources, prefixes, progress, first, constraints, self.timestamps, numbers)
 
     def _begun(self, sources: list, targets: list[Ids] | None) -> list[Ids] | None:
         """Prefixes or targets after what the targets of these sources begin with."""
@@ -256,17 +258,24 @@ class Generator:
         first: int,
         constraints: list[list[Ids]] | None,
         timed: bool,
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[list[Hypothesis]]:
         """As `generate`; `timed`: whether to add the times of tokens."""
+        numbers = range(len(sources)) if numbers is None else numbers
         prefixes = prefixes or [[] for _ in sources]
         phrases = constraints or [[] for _ in sources]
         sources, cut, ready = self.intake.checked(sources, prefixes, "prefix")
         ready |= {i: [self._empty()] for i, source in enumerate(sources) if i not in ready and not len(source)}
         everything = enumerate(zip(sources, prefixes, phrases, strict=True))
-        sentences = [Sentence(i, *fields) for i, fields in everything if i not in ready]
+        sentences = [Sentence(numbers[i], *fields) for i, fields in everything if i not in ready]
         sentences.sort(key=lambda sentence: -len(sentence.source))
-        by_number = {sentence.number: sentence for sentence in sentences}
-        hypotheses = fitting(lambda batch: self.engine.run(batch, first), by_number)
+        places = {number: i for i, number in enumerate(numbers)}
+
+        def run(batch: list[Sentence]) -> Iterator[list[tuple[int, list[Hypothesis]]]]:
+            for finished in self.engine.run(batch, first):
+                yield [(places[number], n_best) for number, n_best in finished]
+
+        hypotheses = fitting(run, {places[sentence.number]: sentence for sentence in sentences})
         results = self.finishing.of(hypotheses, sources, timed)
         try:
             in_order = self._in_order(len(sources), results, ready, progress)

@@ -160,6 +160,10 @@ class MultiSourceTask(TranslationTask):
         pairs = zip(self._sources.values(), source.parts, strict=True)
         return [tokenizer.vocabulary.symbols[i] for tokenizer, ids in pairs for i in [*ids, EOS]]
 
+    def source_of(self, parts: list) -> Several:
+        """As in TextTask."""
+        return Several(parts)
+
     def padded_sources(self, sources: list[Several]) -> tuple[Source, ...]:
         """As TextTask.padded_sources."""
         columns = zip(*(source.parts for source in sources), strict=True)

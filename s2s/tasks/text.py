@@ -12,7 +12,7 @@ import torch
 
 from s2s import registry
 from s2s.config import schema
-from s2s.data.batch import Inputs, Packing, Source
+from s2s.data.batch import Batch, Inputs, Packing, Source
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.spec import NAMES, FeatureSource, Spec, TokenSource, sources_in_words
 from s2s.data.split import Split
@@ -211,6 +211,24 @@ class TextTask(ABC):
         padded = tuple(source.to(device) for source in self.padded_sources(list(map(plain, sources))))
         numbers = {name: torch.tensor([source.tags[name] for source in sources], device=device) for name in self.tags}
         return Inputs(padded, numbers)
+
+    def unbatched(self, batch: Batch) -> list:
+        """The sources of a batch whose rows are not packed, as `collate_sources` takes them."""
+        end = self.frame_seconds is None  # a text has EOS
+        sides = []
+        for source in batch.sources:
+            pairs = zip(source.values.numpy(), source.lengths.tolist(), strict=True)
+            sides.append([row[: length - end] for row, length in pairs])
+        rows = [self.source_of([row.tolist() if end else row for row in parts]) for parts in zip(*sides, strict=True)]
+        if not self.tags:
+            return rows
+        return [Tagged(row, {name: int(numbers[i]) for name, numbers in batch.tags.items()})
+                for i, row in enumerate(rows)]  # fmt: skip
+
+    def source_of(self, parts: list) -> Any:
+        """A source, from its values, as a model reads them; a task with several sources joins them."""
+        (values,) = parts
+        return values
 
     @abstractmethod
     def check(self, config: DataConfig, dataset: "TextDataset") -> None:

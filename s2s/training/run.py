@@ -33,6 +33,7 @@ from s2s.training.report import duration
 from s2s.training.stages import Stages
 from s2s.training.trainer import Trainer
 from s2s.training.validation import Validator
+from s2s.training.writing import Writer
 
 LOCK = "lock"  # file in a run's folder that a running s2s-train has locked
 MARK = "run.json"  # file that marks a folder as a run
@@ -84,6 +85,7 @@ def _train(config, ranks: Ranks) -> int | None:
     is_new = config.overwrite or not runs.steps(run)  # otherwise the weights are in its checkpoints
     model, copied = _first_model(config, task, device, is_new)
     criterion.check(model)
+    Writer(config, task, criterion)
     Stages(config, model)
     wrapping.check(config.train, model, device)
     if fsdp:

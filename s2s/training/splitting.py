@@ -61,3 +61,13 @@ def shape(batch: Batch) -> str:
     """The size of a batch, as text."""
     sources = " + ".join(str(source.values.size(1)) for source in batch.sources)
     return f"{len(batch.ids)} sentences x {sources} source x {batch.target.size(1)} target positions"
+
+
+def too_large(batch: Batch, coupled: str | None) -> str:
+    """The message for a batch that does not fit into memory; coupled: name of a term because of which it is whole."""
+    remedy = "data.batch_tokens" if len(batch.ids) > 1 else "data.max_length"
+    message = f"a batch of {shape(batch)} does not fit into memory; start a new run with a lower {remedy}, or a "
+    message += "smaller model"
+    if coupled:
+        message += f"; it is not split, because the term {coupled} compares the examples of a batch"
+    return message

@@ -30,7 +30,7 @@ from s2s.nn.elastic import choose_parts, elastic_modules
 from s2s.training import checkpoints
 from s2s.training.average import ExponentialMovingAverage
 from s2s.training.distributed import Ranks
-from s2s.training.divergence import ROLLBACKS, Diverged
+from s2s.training.divergence import GIVE_UP_AFTER, ROLLBACKS, Diverged, not_finite
 from s2s.training.half_weights import HalfWeights, autocast
 from s2s.training.interrupt import Interrupt
 from s2s.training.log import RunLog
@@ -39,12 +39,11 @@ from s2s.training.profile import Profile
 from s2s.training.report import Interval, report_epoch, report_interval, report_validation
 from s2s.training.saving import Saver
 from s2s.training.sharding import Shards, unsharded
-from s2s.training.splitting import OutOfMemory, pieces, shape, split_to_fit
+from s2s.training.splitting import OutOfMemory, pieces, shape, split_to_fit, too_large
 from s2s.training.stages import Stages
 from s2s.training.validation import Stopped, Validation, Validator, higher_is_better
 from s2s.training.wrapping import checkpoint_activations, compile_layers
-
-GIVE_UP_AFTER = 10  # number of consecutive updates with a non-finite gradient
+from s2s.training.writing import Writer
 
 
 class Trainer:
@@ -88,6 +87,7 @@ class Trainer:
         self.best_metric = self.options.best_metric or self.options.valid_metrics[-1]
         self.saver = Saver(self.run, task, self.options.keep_last, self.options.keep_best, self.best_metric)
         self.coupled = criterion.couples_examples  # name of a term that forbids splitting batches, or None
+        self.writer = Writer(config, task, criterion)
         self.may_split = not self.coupled  # whether a batch that does not fit into memory may be split
         self.pending: list[Pending] = []  # updates whose numbers are still on the device
         self.norms: list[float] = []  # norms of consecutive non-finite updates, for the message when giving up
@@ -229,7 +229,8 @@ class Trainer:
 
     def _compile(self, log: RunLog) -> None:
         """Compile before the first update, and log the time that it takes."""
-        started, batch = time.perf_counter(), self._any_batch()
+        started = time.perf_counter()
+        (batch,) = self.writer(self.model, [self._any_batch()], 0)
         self._gradients([batch], self.criterion.counts(batch))
         self.optimizer.zero_grad()
         seconds = time.perf_counter() - started
@@ -303,6 +304,7 @@ class Trainer:
         """Make one update: gradients of the sums over all batches, divided by the counts of all batches."""
         update = self.progress.update = self.progress.update + 1
         self.ranks.reached(update)
+        batches = self.writer(self.model, batches, update)
         counts, totals = self._count(batches)
         self.interval.count(counts, waited, self.progress.epoch)
         self.stages.set_rates(self.optimizer, update)
@@ -382,13 +384,7 @@ class Trainer:
             except (RuntimeError, MemoryError) as error:
                 if batch is None or not out_of_memory(error):
                     raise
-                remedy = "data.batch_tokens" if len(batch.ids) > 1 else "data.max_length"
-                message = (
-                    f"update {self.progress.update}: a batch of {shape(batch)} does not fit into memory; "
-                    f"start a new run with a lower {remedy}, or a smaller model"
-                )
-                if self.coupled:
-                    message += f"; it is not split, because the term {self.coupled} compares the examples of a batch"
+                message = f"update {self.progress.update}: {too_large(batch, self.coupled)}"
                 # An incomplete exchange with other ranks cannot be undone.
                 raise Failure(message) if exchanged else OutOfMemory(message, batches[place]) from error
             loss = loss + result.sum.detach()
@@ -457,13 +453,7 @@ class Trainer:
         if progress.skipped_in_a_row >= GIVE_UP_AFTER:
             own_ids = [int(i) for batch in made.batches if batch is not None for i in batch.ids]
             ids = [i for rank_ids in self.ranks.gather(own_ids) for i in rank_ids]
-            shown = ", ".join(map(str, ids[:20])) + (f", ... ({len(ids)} in all)" if len(ids) > 20 else "")
-            raise Diverged(
-                f"update {made.update}: {GIVE_UP_AFTER} updates in a row had a non-finite loss or gradient "
-                f"(loss {loss}, gradient norms {', '.join(f'{n:.3g}' for n in self.norms)}); "
-                f"last batch: examples {shown}"
-                "; try a lower optim.lr or a longer optim.warmup_updates; the last checkpoint is undamaged"
-            )
+            raise not_finite(made.update, loss, self.norms, ids)
 
     def _validate(self, log: RunLog) -> int | None:
         """Validate and report. If validation fails, a checkpoint is saved before the error is raised. Returns the
