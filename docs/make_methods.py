@@ -25,7 +25,7 @@ RATIOS = ROOT / "examples" / "methods" / "ratios"
 ROOMS = {
     "frontends": "Front-ends", "encoders": "Encoders", "nn": "Layers and attention", "bridges": "Bridges",
     "decoders": "Decoders", "outputs": "Output layers", "terms": "Loss terms", "text": "Tokenizers and text units",
-    "pretokenizers": "Pre-tokenizers",
+    "pretokenizers": "Pre-tokenizers", "adapters": "Adapters",
     "noises": "Noise for denoising",
     "data": "Data", "tasks": "Tasks", "optim": "Optimizers", "training": "Training", "search": "Search",
     "scorers": "Scorers", "rules": "Rules", "decoding": "Decoding",

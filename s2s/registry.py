@@ -142,6 +142,10 @@ COMPONENTS = {
         "copy": "s2s.models.outputs.copy:Copy",
         "multilabel": "s2s.models.outputs.multilabel:Multilabel",
     },
+    "adapter": {
+        "lora": "s2s.models.adapters.lora:LoRALinear",
+        "bottleneck": "s2s.models.adapters.bottleneck:BottleneckLinear",
+    },
     "criterion": {"terms": "s2s.criterions.criterion:Criterion"},
     "term": {
         "cross_entropy": "s2s.criterions.terms.cross_entropy:CrossEntropy",

@@ -70,11 +70,17 @@ def prepacked(model: nn.Module, dtype: str, linear: Callable[..., nn.Module] | N
     linear = linear or LINEAR[dtype]
     for holder in model.modules():
         for module in holder.children():
-            if type(module) is FeedForward and module.activation == "relu":
+            if _two_maps(module):
                 memo[id(module)] = nn.Sequential(linear(module.inner, relu=True), linear(module.outer))
             elif is_linear(module) and (ours(holder) or holder is model) and id(module) not in memo:
                 memo[id(module)] = linear(module)
     return copy.deepcopy(model, memo)
+
+
+def _two_maps(module: nn.Module) -> bool:
+    """Whether a module is two linear maps with a ReLU between them."""
+    return (type(module) is FeedForward and module.activation == "relu" and is_linear(module.inner)
+            and is_linear(module.outer))  # fmt: skip
 
 
 def check(dtype: str, device: str) -> None:

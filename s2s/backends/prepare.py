@@ -12,6 +12,7 @@ from s2s.errors import UserError
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.subnets import subnet
 from s2s.native.library import Unavailable, library
+from s2s.nn.adapted import plain
 
 
 def prepare(model: EncoderDecoder, dtype: str, backend: str, part: str | None = None) -> EncoderDecoder:
@@ -32,6 +33,7 @@ def prepare(model: EncoderDecoder, dtype: str, backend: str, part: str | None = 
     check(dtype, device.type)
     if part is not None:
         model = subnet(model, part)
+    model = plain(model)
     if backend == "native" or (backend == "auto" and device.type == "cpu"):
         try:
             return native(model, dtype)

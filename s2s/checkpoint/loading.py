@@ -90,7 +90,10 @@ def load_folder(folder: Path, device: torch.device | str = "cpu") -> tuple:
     with AtMost(2 * sum(tensor.numel() for tensor in tensors.values()) + SPARE, file):
         model = task.model(options)
     load_weights(model, tensors, weights)
-    return model.to(device).eval(), task, config
+    merged = model.merged()
+    if merged is not model:
+        config["model"]["adapter"] = None
+    return merged.to(device).eval(), task, config
 
 
 class AtMost(TorchFunctionMode):

@@ -356,5 +356,6 @@ _Dumper.add_representer(str, _text)
 
 
 def to_yaml(config: Any) -> str:
-    """A config object as YAML."""
-    return yaml.dump(schemas.values(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
+    """A config object, or its plain values, as YAML."""
+    plain = config if isinstance(config, dict) else schemas.values(config)
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)

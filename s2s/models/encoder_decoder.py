@@ -21,6 +21,7 @@ from s2s.data.batch import Packing, Source
 from s2s.errors import UserError
 from s2s.models.contract import DecoderOutput, DecoderState, Memory
 from s2s.models.source_state import SourceState
+from s2s.nn.adapted import plain
 from s2s.nn.attention import length_mask
 from s2s.nn.initialise import initialise
 
@@ -276,6 +277,11 @@ class EncoderDecoder(nn.Module):
         other = copy.copy(self)
         other._modules = {**self._modules, **parts}
         return other
+
+    def merged(self) -> "EncoderDecoder":
+        """A copy in which linear maps with an adapter that can be added to them are plain linear maps; the model itself
+        if there are none. Other weights are shared."""
+        return plain(self, all_kinds=False)
 
     def mixing(self, shares: list[float]) -> "EncoderDecoder":
         """A copy that mixes the logits of `auxiliary_heads` with those of the top layer; the weights are shared. All

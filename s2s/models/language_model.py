@@ -29,6 +29,7 @@ class LanguageModelConfig:
     )
     embedding: Any = group("embedding", "table", "embeds the tokens that the decoder reads")
     output: Any = group("output", "linear", "turns the states of the decoder into logits")
+    adapter: Any = group("adapter", None, "small weights that alone are trained, in a trained model; null: none")
     positions: str = option(
         "sinusoidal", "position information; sinusoidal_fairseq: that of fairseq's models",
         ("sinusoidal", "sinusoidal_fairseq", "learned", "rotary"),

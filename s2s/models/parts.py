@@ -61,20 +61,31 @@ def select(model: nn.Module, patterns: Iterable[str], key: str) -> set[str]:
     Raises:
         UserError: a pattern that matches nothing; the message suggests the closest name.
     """
-    names, selected = all_names(model), set()
+    return matching(all_names(model), patterns, key, "parameter")
+
+
+def matching(names: dict[str, list[str]], patterns: Iterable[str], key: str, what: str) -> set[str]:
+    """As `select`, for names of anything.
+
+    Args:
+        names: All names of each thing, by its first one.
+        patterns, key: As in `select`.
+        what: What is named, for errors.
+    """
+    selected = set()
     for pattern in patterns:
-        matching = {first for first, several in names.items() if any(_meant(name, pattern) for name in several)}
-        if not matching:
-            parameters = [name.split(".") for several in names.values() for name in several]
-            known = {".".join(words[:length]) for words in parameters for length in range(1, len(words) + 1)}
+        those = {first for first, several in names.items() if any(_meant(name, pattern) for name in several)}
+        if not those:
+            words = [name.split(".") for several in names.values() for name in several]
+            known = {".".join(parts[:length]) for parts in words for length in range(1, len(parts) + 1)}
             (close,) = get_close_matches(pattern, sorted({*known, *PARTS}), n=1, cutoff=0.0)
-            raise UserError(f"{key}: '{pattern}' matches no parameter of the model; did you mean '{close}'?")
-        selected |= matching
+            raise UserError(f"{key}: '{pattern}' matches no {what} of the model; did you mean '{close}'?")
+        selected |= those
     return selected
 
 
 def _meant(name: str, pattern: str) -> bool:
-    """Whether a pattern matches a parameter of this name."""
+    """Whether a pattern matches something of this name."""
     if pattern in PARTS:
         return part_of(name) == pattern
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")

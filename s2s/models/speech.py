@@ -52,6 +52,7 @@ class SpeechConfig:
     frontend: Any = group("frontend", "subsampling", "turns frames into vectors (one state for each position)")
     encoder: SpeechEncoderConfig = option(SpeechEncoderConfig, "encoder")
     decoder: SpeechDecoderConfig = option(SpeechDecoderConfig, "decoder")
+    adapter: Any = group("adapter", None, "small weights that alone are trained, in a trained model; null: none")
     ctc: bool = option(True, "add a CTC output to the encoder, with or without a decoder")
     positions: str = option("sinusoidal", "position information of the decoder", ("sinusoidal", "rotary"))
     activation: str = option("relu", "activation function of the decoder's feed-forward blocks", ACTIVATIONS)

@@ -31,6 +31,7 @@ class TransformerConfig:
     decoder: Any = group("decoder", "transformer", "predicts the next token from the memory and the target so far")
     embedding: Any = group("embedding", "table", "embeds the tokens that the decoder reads")
     output: Any = group("output", "linear", "turns the states of the decoder into logits")
+    adapter: Any = group("adapter", None, "small weights that alone are trained, in a trained model; null: none")
     norm: str = option("pre", "normalise before each block (stable) or after it (the original)", ("pre", "post"))
     norm_type: str = option("layer", "layer: LayerNorm; rms: RMSNorm, without mean and bias", NORMS)
     positions: str = option(

@@ -49,7 +49,7 @@ class Recurrence(nn.Module):
         """
         if state is None:
             state = [x.new_zeros(x.size(0), self.width) for _ in range(PARTS[self.kind])]
-        if x.size(1) > 1 and type(self.input) is nn.Linear:
+        if x.size(1) > 1 and type(self.input) is type(self.hidden) is nn.Linear:
             weights = [self.input.weight, self.hidden.weight, self.input.bias, self.hidden.bias]
             start = [tensor[None].to(x.dtype) for tensor in state]
             options = (weights, True, 1, 0.0, self.training, False, True)  # biases, 1 layer, 1 direction, rows first

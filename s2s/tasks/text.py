@@ -20,6 +20,7 @@ from s2s.data.store import Store, Stores
 from s2s.data.target_transforms import target_transform
 from s2s.data.transforms import Transform, masked, noisy, seeds
 from s2s.errors import UserError
+from s2s.models.adapting import adapt
 from s2s.tasks import tags
 from s2s.tasks.symbols import FirstTagConfig, TagSymbolsConfig, known, symbols_of
 from s2s.tasks.tags import Tagged, Tags, plain
@@ -112,6 +113,7 @@ class TextTask(ABC):
             UserError: the model reads a tag that the data do not have.
         """
         model = registry.find("model", config.type)(config, self.spec)
+        adapt(model, getattr(config, "adapter", None))
         for key, tag in {"first_tag": self.first_tag, "target_tag": self.target_tag}.items():
             if tag and not model.has_decoder:
                 raise UserError(f"task.{key}={tag}: requires a decoder, and the model has none")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from s2s import registry
 from s2s.checkpoint import loading, runs, shapes
+from s2s.config.compose import to_yaml
 from s2s.config.documents import read_yaml
 from s2s.errors import UserError
 from s2s.training import checkpoints
@@ -78,7 +79,7 @@ def choose(run: Path, last: int | None, best: int | None) -> list[Path]:
 
 def average_checkpoints(folders: list[Path], output: Path) -> list[Path]:
     """Write a checkpoint with the mean of the weights of several checkpoints; config and task are those of the last
-    one.
+    one. Adapters that can be merged are.
 
     Returns:
         `folders`.
@@ -91,7 +92,7 @@ def average_checkpoints(folders: list[Path], output: Path) -> list[Path]:
     total: dict[str, Tensor] = {}
     first = None
     for folder in folders:
-        model, task, _ = loading.load_folder(folder)
+        model, task, config = loading.load_folder(folder)
         weights = {name: p.detach().double() for name, p in model.named_parameters()}
         if first is None:
             first, total = task, weights
@@ -104,7 +105,7 @@ def average_checkpoints(folders: list[Path], output: Path) -> list[Path]:
         total = {name: total[name] + p for name, p in weights.items()}
     mean = {name: (p / len(folders)).float() for name, p in total.items()}
     texts = {
-        "config.yaml": (folders[-1] / runs.CONFIG).read_text(encoding="utf-8"),
+        "config.yaml": to_yaml(config),
         "state.json": json.dumps(
             {"averaged_from": {str(folder): runs.weights_hash(folder) for folder in folders}}, indent=1
         ),

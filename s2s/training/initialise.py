@@ -11,6 +11,7 @@ from s2s.checkpoint import loading, runs
 from s2s.config import schema
 from s2s.config.schema import option
 from s2s.errors import UserError
+from s2s.models.adapting import own_names
 from s2s.models.parts import part_of
 from s2s.text.vocabulary import UNK, Vocabulary
 
@@ -78,7 +79,7 @@ def initialise(model: nn.Module, task, config) -> list[str]:
         UserError: a checkpoint is damaged, or its weights do not fit.
     """
     report: list[str] = []
-    kind_of_rows = config.train.init.new_rows
+    kind_of_rows, adapters = config.train.init.new_rows, own_names(model)
     written: dict[
         int, tuple[str, Tensor]
     ] = {}  # id of a parameter, which may have several names -> one of its names, and the value copied
@@ -93,6 +94,7 @@ def initialise(model: nn.Module, task, config) -> list[str]:
                     )
         theirs, ours = ({name: p for name, p in m.named_parameters(remove_duplicate=False) if _owner(name) in parts}
                         for m in (other, model))  # fmt: skip
+        ours = {name: p for name, p in ours.items() if name not in adapters or name in theirs}
         sides = {name: _side(model, name) for name in ours}
         _check(path, parts, theirs, ours, settings["model"], schema.values(config.model), sides)
         report.append(f"init: {', '.join(part or 'the rest' for part in parts)} from {runs.resolve(path)}")

@@ -152,6 +152,9 @@ def _check_options(config, ranks: Ranks) -> None:
         raise UserError("train.valid_metrics=[]: requires at least one metric, such as loss")
     if config.train.best_metric and config.train.best_metric not in config.train.valid_metrics:
         raise UserError(f"train.best_metric={config.train.best_metric} is not in train.valid_metrics")
+    if getattr(config.model, "adapter", None) and not sources(config.train.init):
+        raise UserError(f"model.adapter={config.model.adapter.type}: trains only the adapters of a trained model; "
+                        "train.init.checkpoint=RUN supplies its weights")  # fmt: skip
     if config.train.attention_maps and not config.train.samples:
         raise UserError("train.attention_maps: requires samples, and train.samples=0")
     config.decode.check_alignment(config.train.attention_maps, "train.attention_maps=true")

@@ -8,6 +8,7 @@ from torch import nn
 from s2s import registry
 from s2s.config.schema import option
 from s2s.errors import UserError
+from s2s.models import adapting
 from s2s.models.parts import select
 from s2s.optim.groups import GroupConfig
 from s2s.optim.schedule import learning_rate
@@ -51,10 +52,11 @@ class Stages:
         self.factors = [stage.factor for stage in stages]
         self.frozen: list[set[str]] = []
         self.optimizers = []
-        names = {name for name, _ in model.named_parameters()}
+        names, adapter = {name for name, _ in model.named_parameters()}, getattr(config.model, "adapter", None)
         for number, stage in enumerate(stages):
             key = "train.freeze" if stage.freeze is None else f"train.stages[{number}].freeze"
-            self.frozen.append(select(model, options.freeze if stage.freeze is None else stage.freeze, key))
+            patterns = options.freeze if stage.freeze is None else stage.freeze
+            self.frozen.append(select(model, patterns, key) | adapting.untrained(model, adapter))
             if self.frozen[-1] == names:
                 raise UserError(f"{key}: nothing is left to train")
             settings = optim if stage.groups is None else dataclasses.replace(optim, groups=stage.groups)
