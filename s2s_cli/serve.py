@@ -1,6 +1,7 @@
 """s2s-serve: translation over HTTP."""
 
 import dataclasses
+import os
 import socket
 import sys
 from typing import Any
@@ -11,7 +12,7 @@ from s2s.errors import UserError, install
 
 ABOUT = """Translate over HTTP. Waiting requests are decoded together.
 Example: s2s-serve checkpoint=RUN port=8000
-         curl localhost:8000/translate --json '{"lines": ["ein Haus"], "beam_size": 3}'"""
+         curl localhost:8000/v1/translate --json '{"lines": ["ein Haus"], "beam_size": 3}'"""
 
 # Keys of `decode` that a request may set by default: their cost is small for any value. How the server computes, and
 # its files, are not for a request to choose.
@@ -51,6 +52,12 @@ class ServeCommand:
     max_line_characters: int = option(
         5000, "longest line of a request; one with a longer line is refused (413)", at_least=1
     )
+    max_recording_bytes: int = option(
+        10_000_000, "largest recording of a request; a larger one is refused (413)", at_least=1
+    )
+    max_recording_seconds: float = option(
+        600.0, "longest recording of a request; a longer one is refused (413)", at_least=0.1
+    )
     max_request_cost: int = option(
         1_000_000,
         "highest cost of a request; a costlier one is refused (413); a line costs (its tokens + beam_size, or n_best "
@@ -85,7 +92,8 @@ class ServeCommand:
 def _serve(config: ServeCommand) -> None:
     _check(config)
     try:
-        from s2s.serving.http import LOCAL, Bounds, Service
+        from s2s.serving.http import LOCAL, Service
+        from s2s.serving.jobs import Bounds
         from s2s.serving.server import Patience, Server
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "prometheus_client", "pydantic", "uvicorn"):
@@ -97,16 +105,16 @@ def _serve(config: ServeCommand) -> None:
 
     listener = _listener(config.host, config.port)
     translator = load(config.checkpoint, config.device, config.decode.dtype, backend=config.decode.backend)
-    if translator.task.reads != "lines":  # a line of a request would name a file
-        raise UserError(f"checkpoint={config.checkpoint[0]} reads {translator.task.reads}; s2s-serve serves only text")
     translator.decode([], config.decode)  # report options that do not fit the model now
     speed = measure(translator, config.decode)
     batcher = Batcher(translator, speed, config.batch_seconds, config.batch_lines, config.batch_wait,
                       config.max_waiting_lines)  # fmt: skip
     bounds = Bounds(config.max_body_bytes, config.max_lines, config.max_line_characters, config.max_request_cost,
-                    config.request_seconds, config.max_beam_size, config.options)  # fmt: skip
+                    config.max_recording_bytes, config.max_recording_seconds, config.request_seconds,
+                    config.max_beam_size, config.options)  # fmt: skip
     hosts = [host.lower() for host in [*LOCAL, config.host, *config.allowed_hosts]]
-    service = Service(batcher, config.decode, bounds, hosts, config.caller_header)
+    name = "+".join(os.path.basename(os.path.abspath(path)) for path in config.checkpoint)
+    service = Service(batcher, config.decode, bounds, hosts, config.caller_header, name)
     patience = Patience(config.header_seconds, config.body_seconds, config.idle_seconds, config.grace_seconds,
                         config.max_connections)  # fmt: skip
     host, port = listener.getsockname()[:2]

@@ -58,11 +58,14 @@ class Finishing:
         config: Decode options.
         setting: Models and task.
         alignment: Whether to add alignments.
+        attention: Whether to add the weights, too.
         scorers: Final scorers; their values are added to the scores.
     """
 
-    def __init__(self, config: DecodeConfig, setting: Setting, alignment: bool, scorers: list[FinalScorer]):
+    def __init__(self, config: DecodeConfig, setting: Setting, alignment: bool, scorers: list[FinalScorer],
+                 attention: bool = False):  # fmt: skip
         self.config, self.setting, self.alignment, self.scorers = config, setting, alignment, scorers
+        self.weights = attention
         attends = alignment or any(scorer.attends for scorer in scorers)
         self.attention = Attention(setting.models, config) if attends else None
 
@@ -119,6 +122,7 @@ class Finishing:
         if self.alignment:
             for hypothesis, weights in zip(hypotheses, batch.attention(), strict=True):
                 hypothesis.alignment = weights.argmax(axis=1).tolist()
+                hypothesis.attention = weights.tolist() if self.weights else None
         for scorer in self.scorers:
             for hypothesis, value in zip(hypotheses, scorer.rate(batch), strict=True):
                 hypothesis.score += scorer.weight * value

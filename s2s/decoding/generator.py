@@ -54,6 +54,7 @@ class Generator:
         seed: Seed of sampling.
         loaded: What scorers and rules have loaded (`Component.load`), by name; also `shortlist` and `draft`.
         alignment: Whether hypotheses get alignments; decode.replace_unknown gives them in any case.
+        attention: Whether they get the weights of alignments, too.
         timestamps: Whether hypotheses get the times of their tokens.
         pack: Prepares models for decoding, as `prepare`; pass a caching function if many Generators share models.
         tick: Called between two steps of `generate`; an exception that it raises ends decoding.
@@ -65,14 +66,15 @@ class Generator:
     """
 
     def __init__(self, models: list[EncoderDecoder], config: DecodeConfig, sides: Sides, seed: int = 1, *,
-                 loaded: Mapping[str, Any] | None = None, alignment: bool = False, timestamps: bool = False,
+                 loaded: Mapping[str, Any] | None = None, alignment: bool = False, attention: bool = False,
+                 timestamps: bool = False,
                  pack: Callable[[nn.Module, str, str, str | None], nn.Module] = prepare,
                  tick: Callable[[], None] | None = None, tally: Counter | None = None):  # fmt: skip
         loaded = dict(loaded or {})
         if config.batch_tokens is None:
             config = replace(config, batch_tokens=BATCH_TOKENS[next(models[0].parameters()).device.type])
         self.config, self.sides, self.timestamps = config, sides, timestamps
-        self.alignment = alignment or config.replace_unknown
+        self.alignment, self.attention = alignment or config.replace_unknown, attention
         self.given = {"alignment": "alignment=true" if alignment else "decode.replace_unknown=true"}
         if not self.alignment:
             self.given = {}
@@ -144,7 +146,7 @@ class Generator:
             search = self._as_long_as(*lengths[0], search)
         self.engine = self.searcher(search, setting)
         self.intake = Intake(config, setting, self.engine.max_length, self.ctc_weight > 0)
-        self.finishing = Finishing(config, setting, self.alignment, final)
+        self.finishing = Finishing(config, setting, self.alignment, final, self.attention)
 
     def _as_long_as(self, shortest: int, longest: int, config: DecodeConfig) -> DecodeConfig:
         """The options, with the maximum length of hypotheses that a rule dictates, in tokens.

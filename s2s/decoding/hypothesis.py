@@ -25,6 +25,8 @@ class Hypothesis:
         unmet: How many of the sentence's constraints the hypothesis does not contain.
         alignment: For each token, and then for EOS, the source position with the largest attention weight, from 0; the
             source's EOS is the last position. None: no alignment was requested.
+        attention: The attention weights from which the alignment comes: for each token, that of each
+            source position. None: they were not requested.
         times: Start and end of each token, in seconds. None: times were not requested, or CTC has no alignment.
         passes: In speculative decoding, the number of passes of the decoder.
         source_truncated: Whether the source was cut to decode.max_source, or to the maximum length of the model.
@@ -39,6 +41,7 @@ class Hypothesis:
     truncated: bool = False
     unmet: int = 0
     alignment: list[int] | None = None
+    attention: list[list[float]] | None = None
     times: list[tuple[float, float]] | None = None
     passes: int | None = None
     source_truncated: bool = False

@@ -153,6 +153,13 @@ class Translator:
         most = None if self.max_length is None else self.max_length - 1
         return longest_source(config, self.task.max_source, most)
 
+    def length(self, source: Any) -> int:
+        """The length of a source as the options count it: tokens of a text, or of several; encoder positions of a
+        recording."""
+        if self.task.frame_seconds is None:
+            return sum(self.task.source_lengths(source))
+        return self.models[0].memory_length(len(source))
+
     def config(self, **options) -> DecodeConfig:
         """Make and check decode options. Raises UserError."""
         known = [field.name for field in dataclasses.fields(DecodeConfig)]
@@ -175,6 +182,7 @@ class Translator:
         first: int = 0,
         tick: Callable[[], None] | None = None,
         tally: Counter | None = None,
+        attention: bool = False,
     ) -> Iterator[list[Translation]]:
         """Decode windows of sentences, or score given targets.
 
@@ -189,6 +197,7 @@ class Translator:
             first: Number of the first sentence; samples depend on it.
             tick: Called between two steps of a search; an exception that it raises ends decoding.
             tally: As in Generator.
+            attention: Whether to add alignments and their weights.
 
         Yields:
             Up to n_best translations of each sentence, in order. With decode.on_error=mark, a sentence that fails has
@@ -201,8 +210,10 @@ class Translator:
         if timestamps and not self.task.target_transform.is_none:
             raise UserError("timestamps=true requires models that write words in their order, without "
                             "data.target_transform")  # fmt: skip
+        alignment = alignment or attention
         config.check_alignment(alignment, "alignment=true")
-        options = {"alignment": alignment, "timestamps": timestamps, "pack": self._pack, "tick": tick, "tally": tally}
+        options = {"alignment": alignment, "attention": attention, "timestamps": timestamps, "pack": self._pack,
+                   "tick": tick, "tally": tally}  # fmt: skip
         loaded = dict(load_components(self.task, config, next(self.models[0].parameters()).device, self._once))
         if config.speculative == "draft":
             loaded["draft"] = self.draft

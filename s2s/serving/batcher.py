@@ -47,39 +47,55 @@ class Job:
     """One request to decode lines.
 
     Attributes:
-        sources: Source ids of each line.
+        sources: The source of each line, as the task encodes it.
         costs: Cost of each line, as by `cost`.
         config: Decode options.
         seed: Seed of sampling.
         caller: Name of the caller; callers take turns.
         future: Will hold the n-best list of each line; cancelling it withdraws the request.
         tags: Tags of all lines, name -> value.
+        prefixes: Token ids with which the translation of each line begins; None: there are none.
+        constraints: Phrases that the translation of each line must contain; None: there are none.
+        extras: What else the translations get, as arguments of Translator.decode: alignment, attention, timestamps.
+        on_line: Called in the decoding thread with the index of each line that is decoded.
         taken: Number of lines that have been given to a batch; lines are taken in order.
         start: Time of the request, in seconds of time.perf_counter.
         results: The n-best list of each line; empty until the line is decoded.
         left: Number of lines that are not decoded yet.
     """
 
-    sources: list[array]
+    sources: list
     costs: list[int]
     config: DecodeConfig
     seed: int
     caller: str
     tags: dict[str, str] = field(default_factory=dict)
+    prefixes: list[list[int]] | None = None
+    constraints: list[list[list[int]]] | None = None
+    extras: dict[str, bool] = field(default_factory=dict)
+    on_line: Callable[[int], None] | None = None
     future: Future = field(default_factory=Future)
     taken: int = 0
     start: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def of(cls, translator: Translator, sources: list[list[int]], config: DecodeConfig, seed: int = 1,
-           caller: str = "", tags: Tags = NO_TAGS) -> "Job":  # fmt: skip
-        """A request to a translator, with the cost of its lines."""
-        costs = [cost(config, len(ids), translator.max_length) for ids in sources]
-        return cls([array("i", ids) for ids in sources], costs, config, seed, caller, dict(tags))
+    def of(cls, translator: Translator, sources: list, config: DecodeConfig, seed: int = 1, caller: str = "",
+           tags: Tags = NO_TAGS, prefixes: list[list[int]] | None = None, **more) -> "Job":  # fmt: skip
+        """A request to a translator, with the cost of its lines; `more`: further attributes."""
+        starts = prefixes or [[]] * len(sources)
+        costs = [cost(config, translator.length(source), translator.max_length, len(start))
+                 for source, start in zip(sources, starts, strict=True)]  # fmt: skip
+        small = [array("i", source) if type(source) is list else source for source in sources]
+        return cls(small, costs, config, seed, caller, dict(tags), prefixes, **more)
 
     def __post_init__(self):
         self.left = len(self.sources)
         self.results: list[list[Translation]] = [[] for _ in self.sources]
+
+    def fits(self, other: "Job") -> bool:
+        """Whether lines of both may be decoded together."""
+        features = [(job.prefixes is None, job.constraints is None, job.extras) for job in (self, other)]
+        return self.config == other.config and features[0] == features[1]
 
     @property
     def waiting(self) -> int:
@@ -239,7 +255,7 @@ class Batcher:
         """For each caller, its jobs that may share a batch with `lead`. The first one is `lead` itself."""
         if lead.config.searcher().seeded:  # samples depend on the request's seed and the index of the line
             return deque([deque([lead])])
-        by_caller = {caller: [job for job in queue if job is not lead and job.config == lead.config]
+        by_caller = {caller: [job for job in queue if job is not lead and job.fits(lead)]
                  for caller, queue in self._queues.items()}  # fmt: skip
         own = by_caller.pop(lead.caller)
         return deque([deque([lead, *own]), *(deque(jobs) for jobs in by_caller.values() if jobs)])
@@ -282,17 +298,23 @@ class Batcher:
         jobs.pop().finish(error)
 
     def _translate(self, batch: Batch, config: DecodeConfig, tick: Callable[[], None]) -> None:
-        window = Window([job.sources[i].tolist() for job, i in batch], None, tags=[job.tags for job, _ in batch])
         lead, first = batch[0]
+        sources = [job.sources[i] for job, i in batch]
+        window = Window([source.tolist() if isinstance(source, array) else source for source in sources],
+                        None if lead.prefixes is None else [job.prefixes[i] for job, i in batch],
+                        None if lead.constraints is None else [job.constraints[i] for job, i in batch],
+                        tags=[job.tags for job, _ in batch])  # fmt: skip
         config = replace(config, on_error="mark")
-        results = self.translator.decode([window], config, lead.seed, first=first, tick=tick)
+        results = self.translator.decode([window], config, lead.seed, first=first, tick=tick, **lead.extras)
         self.metrics.batches.inc()
         for (job, i), n_best in zip(batch, results, strict=True):
             job.results[i] = n_best
             job.left -= 1
+            if job.on_line:
+                job.on_line(i)
             self.metrics.lines.inc()
             self.metrics.failed_lines.inc(n_best[0].error is not None)
-            self.metrics.source_tokens.inc(len(job.sources[i]))
+            self.metrics.source_tokens.inc(self.translator.length(job.sources[i]))
             self.metrics.target_tokens.inc(len(n_best[0].ids))
             if not job.left:
                 job.finish()

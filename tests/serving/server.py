@@ -10,11 +10,13 @@ from contextlib import contextmanager
 
 from s2s.decoding.config import DecodeConfig
 from s2s.serving.batcher import Batcher
-from s2s.serving.http import Bounds, Service
+from s2s.serving.http import Service
+from s2s.serving.jobs import Bounds
 from s2s.serving.server import Patience, Server
 from s2s_cli.serve import OPTIONS
 
-BOUNDS = Bounds(body_bytes=5000, lines=50, line_characters=200, cost=60_000, seconds=60, beam_size=8,
+BOUNDS = Bounds(body_bytes=5000, lines=50, line_characters=200, cost=60_000, recording_bytes=200_000,
+                recording_seconds=3, seconds=60, beam_size=8,
                 options=[*OPTIONS, "max_length_b"])  # fmt: skip
 PATIENCE = Patience(header=10, body=10, idle=5, grace=10, connections=50)
 

@@ -23,6 +23,7 @@ class Paced:
     """A sentence takes a step for each of its tokens; those of a batch take their steps together."""
 
     max_length = None
+    length = staticmethod(len)
 
     def __init__(self):
         self.batches, self.begun, self.may = [], 0, threading.Event()

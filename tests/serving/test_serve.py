@@ -72,7 +72,7 @@ def test_full_hypotheses_when_asked(port, translator, lines):
         (
             400,
             {"lines": ["a"], "beam": 3},
-            "'beam' cannot be set; a request may set lines, hypotheses, seed, tags, source_language",
+            "'beam' cannot be set; a request may set lines, hypotheses, alignment",
         ),
         (400, {"lines": ["a"], "forbidden": "/etc/passwd"}, "'forbidden' cannot be set"),
         (400, {"lines": ["a"], "beam_size": "many"}, "beam_size: must be a valid integer"),
@@ -188,11 +188,11 @@ def test_the_costliest_request_is_the_last_that_is_answered(translator, port):
 
 def test_the_description_of_the_service_holds_options_and_bounds(port):
     content = ask(port, "/openapi.json", "GET")[2]
-    schema = content["paths"]["/translate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    schema = content["paths"]["/v1/translate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert {*OPTIONS, "lines", "hypotheses", "seed"} < {*schema["properties"]}
     beam = schema["properties"]["beam_size"]
     assert (beam["minimum"], beam["maximum"], beam["default"]) == (1, 8, 5)
-    assert {"200", "400", "413", "415", "429", "503"} <= {*content["paths"]["/translate"]["post"]["responses"]}
+    assert {"200", "400", "413", "415", "429", "503"} <= {*content["paths"]["/v1/translate"]["post"]["responses"]}
     assert ask(port, "/docs", "GET")[0] == 404  # it would need the network
 
 
@@ -219,7 +219,7 @@ class Held:
     max_length = None
 
     def __init__(self, inner):
-        self.inner, self.task, self.limit = inner, inner.task, inner.limit
+        self.inner, self.task, self.limit, self.length = inner, inner.task, inner.limit, inner.length
         self.may, self.batches, self.fails = threading.Event(), [], False
         self.begun = self.ended = 0
 

@@ -109,3 +109,16 @@ def test_other_tasks_and_stores_are_refused(folder, s2s, capsys, store, tmp_path
     assert "model.bridge=top sees one source, and the task has 2" in capsys.readouterr().err
     assert s2s("preprocess", "task=multi_source", f"train={folder}/train", f"store={tmp_path}/store") == 2
     assert "more_sources=[ENDING] is needed" in capsys.readouterr().err
+
+
+def test_a_server_takes_lines_of_several_sources(folder):
+    from tests.serving.server import ask, serving
+
+    translator = package.load(folder / "run", device="cpu")
+    lines = ["a\tb b", "c\td d"]
+    with serving(translator) as (port, _):
+        status, _, answer = ask(port, "/v1/translate", lines=lines)
+        assert (status, answer) == (200, {"translations": list(translator.translate(lines))})
+        assert ask(port, "/v1/models", "GET")[2]["data"][0]["sources"] == 2
+        status, _, answer = ask(port, "/v1/translate", lines=["a"])
+    assert (status, answer) == (400, {"error": "a line needs 2 sources with a tab between two of them; it has 1"})
