@@ -104,7 +104,14 @@ def test_wheel_has_the_files_that_are_not_code(tmp_path):
     files = {path for path in zipfile.ZipFile(wheel).namelist() if path.startswith(("s2s/", "s2s_cli/"))}
     there = [path for name in ("s2s", "s2s_cli") for path in (ROOT / name).rglob("*") if path.is_file()]
     assert files == {str(path.relative_to(ROOT)) for path in there if "__pycache__" not in path.parts}
-    assert {"s2s/py.typed", "s2s/native/kernels.cpp", "s2s/config/conf/model/transformer_base.yaml"} <= files
+    assert {
+        "s2s/py.typed",
+        "s2s/native/kernels.cpp",
+        "s2s/config/conf/model/transformer_base.yaml",
+        "s2s/serving/page/index.html",
+        "s2s/serving/page/page.js",
+        "s2s/serving/page/page.css",
+    } <= files
 
 
 def build(folder, kind):

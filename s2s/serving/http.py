@@ -6,13 +6,14 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,6 +40,14 @@ REFUSALS = {
     503: "the server is shutting down, or the answer takes too long",
 }
 CLOSING = "the server is shutting down"
+PAGE = Path(__file__).parent / "page"
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -80,6 +89,8 @@ class Service:
             app.post(path, responses={200: {"model": answer}, **refusals}, response_model=None,
                      openapi_extra=self._description(path))(endpoint)  # fmt: skip
         app.post("/translate", include_in_schema=False, response_model=None)(self.translate)
+        for path, name in (("/", "index.html"), ("/page.js", "page.js"), ("/page.css", "page.css")):
+            app.get(path, include_in_schema=False, response_model=None)(partial(_page, name))
         for path, content in (
             ("/v1/models", self.models),
             ("/health", self.health),
@@ -338,6 +349,11 @@ class Service:
     async def text_of_metrics(self) -> Response:
         """Answer GET /metrics: counters, gauges and histograms in the text format of Prometheus."""
         return Response(self.metrics.text(), media_type=CONTENT_TYPE)
+
+
+async def _page(name: str) -> Response:
+    """Answer with a file of the page."""
+    return FileResponse(PAGE / name, headers=PAGE_HEADERS)
 
 
 async def _left(request: Request) -> None:
