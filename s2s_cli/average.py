@@ -23,7 +23,7 @@ class AverageCommand:
 
 def _average(config: AverageCommand) -> None:
     from s2s.checkpoint import runs
-    from s2s.training.average import average_checkpoints, choose
+    from s2s.training.average import average_checkpoints, choose, strangers
 
     if not config.checkpoint or not config.output:
         raise UserError(
@@ -44,7 +44,13 @@ def _average(config: AverageCommand) -> None:
     with claim(output, "output"):
         if output.exists() and not (config.overwrite and (output / "model.safetensors").is_file()):
             raise UserError(f"output={output} exists; overwrite=true replaces a checkpoint")
-        folders = runs.reread(chosen, lambda folders: average_checkpoints(folders, output), named=config.checkpoint)
+        folders, warning = runs.reread(
+            chosen,
+            lambda folders: (average_checkpoints(folders, output), strangers(folders)),
+            named=config.checkpoint,
+        )
+    if warning:
+        print(warning, file=sys.stderr)
     print(output)
     print(f"averaged {len(folders)}: {', '.join(folder.name for folder in folders)}", file=sys.stderr)
 

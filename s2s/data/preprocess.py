@@ -26,7 +26,9 @@ from s2s.data.store import Store
 from s2s.data.store_writer import StoreWriter
 from s2s.data.verdicts import JudgedCorpus, judge
 from s2s.errors import UserError
+from s2s.text.extension import widened
 from s2s.text.tokenizer import LearningError, Tokenizer, check_output, load_tokenizer
+from s2s.text.vocabulary import read_symbols
 
 
 @dataclasses.dataclass
@@ -74,6 +76,13 @@ class PreprocessConfig(RecipeConfig):
     source_tokenizer: Any = group("tokenizer", None, "tokenizer of the source side, if not `tokenizer`")
     target_tokenizer: Any = group("tokenizer", None, "tokenizer of the target side, if not `tokenizer`")
     tokenizer_from: str | None = option(None, "store, run or checkpoint whose tokenizers to use instead")
+    more_symbols: str | None = option(
+        None, "file of symbols to add to those tokenizers, one per line: characters, or texts that are never cut",
+        needs="tokenizer_from",
+    )  # fmt: skip
+    more_reserved: list[str] = option(
+        [], "reserved symbols to add to those tokenizers, such as [<gsw>]", needs="tokenizer_from"
+    )
     filter: FilterConfig = option(FilterConfig, "which pairs are left out")
     keep_text: bool = option(False, "also keep the raw text of the training split")
     max_line_bytes: int = option(
@@ -303,8 +312,22 @@ class TextRecipe(Recipe[PreprocessConfig]):
             names = ", ".join(loaded)
             raise UserError(f"tokenizer_from={config.tokenizer_from}: has no tokenizer for {missing[0]}; it has "
                             f"tokenizers for {names}")  # fmt: skip
-        self.check_reserved([loaded[name] for name in self._streams])
-        return {name: loaded[name] for name in self._streams}
+        loaded = self._widened({name: loaded[name] for name in self._streams})
+        self.check_reserved(loaded.values())
+        return loaded
+
+    def _widened(self, tokenizers: dict[str, Tokenizer]) -> dict[str, Tokenizer]:
+        """Tokenizers with the symbols of `more_symbols` and `more_reserved`. Raises UserError if they have them all."""
+        config = self.config
+        if config.more_symbols is None and not config.more_reserved:
+            return tokenizers
+        symbols = [] if config.more_symbols is None else [symbol for _, symbol in read_symbols(config.more_symbols)]
+        made = {id(one): widened(one, symbols, config.more_reserved) for one in tokenizers.values()}
+        if all(made[id(one)] is one for one in tokenizers.values()):
+            raise UserError(
+                f"tokenizer_from={config.tokenizer_from}: has all symbols of more_symbols and more_reserved"
+            )
+        return {name: made[id(one)] for name, one in tokenizers.items()}
 
 
 def _text(corpora: list[Corpus], streams: Sequence[str], bar: Callable[[int], Any]) -> Iterator[list[str]]:

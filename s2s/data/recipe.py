@@ -191,7 +191,9 @@ class Recipe(ABC, Generic[Config]):
         for name in self.symbols:
             if any(name not in tokenizer.vocabulary.reserved for tokenizer in tokenizers):
                 problem = f"tokenizer_from={self.config.tokenizer_from}: its vocabularies do not reserve {name}"
-                remedy = f"task={self.config.task} requires it; make that store with tokenizer.reserved={name}"
+                add = f"add it by more_reserved=[{name}]" if hasattr(self.config, "more_reserved") else (
+                    f"make that store with tokenizer.reserved={name}")  # fmt: skip
+                remedy = f"task={self.config.task} requires it; {add}"
                 raise UserError(f"{problem}; {remedy}")
 
     @abstractmethod

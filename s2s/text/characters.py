@@ -24,6 +24,7 @@ class CharacterTokenizer(Tokenizer):
     """Splits a line, after normalisation, into its code points."""
 
     Config = CharacterConfig
+    widens = True
     unknown = "\ufffd"
 
     def __init__(self, config: TokenizerConfig, vocabulary: Vocabulary):

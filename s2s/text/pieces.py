@@ -43,6 +43,7 @@ class PiecesTokenizer(FileTokenizer):
     """
 
     Config = PiecesConfig
+    widens = True
     ending, kind = "spm.model", "SentencePiece model"
     unknown = " \u2047 "
 

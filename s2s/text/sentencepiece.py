@@ -70,6 +70,7 @@ class SentencePieceTokenizer(Tokenizer):
     """
 
     Config = SentencePieceConfig
+    widens = True
     unknown = " \u2047 "
 
     def __init__(self, config: SentencePieceConfig, model: bytes):

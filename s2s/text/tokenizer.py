@@ -56,11 +56,14 @@ class Tokenizer(ABC):
         vocabulary: Its symbols. In `self.vocabulary` the reserved symbols follow them.
 
     Attributes:
+        widens: Whether a saved tokenizer knows further symbols of texts if its vocabulary, and its SentencePiece model,
+            get them.
         unknown: How decoding writes an unknown symbol. None: it has none, or no `_texts` and `_joined`.
     """
 
     Config: ClassVar[type] = TokenizerConfig
     unknown: ClassVar[str | None] = None
+    widens: ClassVar[bool] = False
 
     def __init__(self, config: TokenizerConfig, vocabulary: Vocabulary):
         self.config, self.vocabulary = config, vocabulary.with_reserved(config.reserved)

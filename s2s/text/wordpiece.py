@@ -55,6 +55,7 @@ class WordPieceTokenizer(Tokenizer):
     """Segments the words between white space into pieces. Decoding puts one space between words."""
 
     Config = WordPieceConfig
+    widens = True
 
     def __init__(self, config: WordPieceConfig, vocabulary: Vocabulary):
         super().__init__(config, vocabulary)

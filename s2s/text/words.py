@@ -36,6 +36,7 @@ class WordTokenizer(Tokenizer):
     """Splits lines into words at whitespace. Decoding puts one space between words."""
 
     Config = WordConfig
+    widens = True
     unknown = SPECIALS[UNK]
 
     @classmethod

@@ -77,6 +77,28 @@ def choose(run: Path, last: int | None, best: int | None) -> list[Path]:
     return folders[:count] if best else folders[-count:]
 
 
+def strangers(folders: list[Path]) -> str | None:
+    """A warning if checkpoints have nothing in common: the mean of weights that were drawn apart is no model. Those of
+    one run have the same folder, seed and data in their config; runs that began with one checkpoint record its hash.
+    Averages and imported checkpoints, whose origin is unknown, are taken as related to all."""
+    groups: list[set] = []  # each with the marks of checkpoints that are related
+    for folder in folders:
+        state, config = runs.read_state(folder), read_yaml(folder / runs.CONFIG, shapes.CONFIG)
+        if "progress" not in state:
+            continue
+        origin = state.get("origin", {})
+        before = origin.get("initialised_from", {})
+        before = before if isinstance(before, list) else before.values()  # older versions recorded no hashes
+        marks = {(config.get("run"), config.get("seed"), origin.get("store_digest")), runs.weights_hash(folder),
+                 *filter(None, before)}  # fmt: skip
+        related = [group for group in groups if group & marks]
+        groups = [group for group in groups if group not in related] + [marks.union(*related)]
+    if len(groups) < 2:
+        return None
+    return (f"warning: the checkpoints come from {len(groups)} trainings that have no initial checkpoint in common; "
+            "the mean of their weights is hardly a good model")  # fmt: skip
+
+
 def average_checkpoints(folders: list[Path], output: Path) -> list[Path]:
     """Write a checkpoint with the mean of the weights of several checkpoints; config and task are those of the last
     one. Adapters that can be merged are.

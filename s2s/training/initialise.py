@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,10 @@ class InitConfig:
         ("mean", "pieces", "fresh"),
         needs=("checkpoint", "encoder", "decoder", "embeddings"),
     )
+    copy_rows: list[str] = option(
+        [], "new symbols that get the rows of others, such as [<gsw>=<de>]",
+        needs=("checkpoint", "encoder", "decoder", "embeddings"),
+    )  # fmt: skip
 
 
 def sources(config: InitConfig) -> dict[str, list[str | None]]:
@@ -80,6 +84,7 @@ def initialise(model: nn.Module, task, config) -> list[str]:
     """
     report: list[str] = []
     kind_of_rows, adapters = config.train.init.new_rows, own_names(model)
+    copies = _copies(config.train.init.copy_rows, task.vocabularies)
     written: dict[
         int, tuple[str, Tensor]
     ] = {}  # id of a parameter, which may have several names -> one of its names, and the value copied
@@ -120,6 +125,8 @@ def initialise(model: nn.Module, task, config) -> list[str]:
                 matrix[~known] = p.cpu()[~known] if kind_of_rows == "fresh" else value.mean(0, keepdim=True)
                 for row, pieces in _pieces(before, side_of, new, ~known) if kind_of_rows == "pieces" else ():
                     matrix[row] = value[pieces].mean(0)
+                for row, original in _copied(copies, old, new, known):
+                    matrix[row] = value[original]
                 p.copy_(matrix)
                 if old.digest != new.digest:
                     side = "" if task.shared_vocabulary else f"{side_of} "
@@ -170,6 +177,35 @@ def _pieces(task, side: str, new: Vocabulary, wanted: Tensor) -> Iterator[tuple[
             del pieces[0]
         if pieces := [piece for piece in pieces if piece != UNK]:
             yield place, pieces
+
+
+def _copies(words: list[str], vocabularies: Mapping[str, Vocabulary]) -> dict[str, str]:
+    """New symbol -> the symbol whose row it gets. Raises UserError: a word is not NEW=OLD, or no vocabulary has NEW."""
+    copies = {}
+    for word in words:
+        new, equals, old = word.partition("=")
+        if not equals or not any(_place(vocabulary, new) >= 0 for vocabulary in vocabularies.values()):
+            raise UserError(f"train.init.copy_rows: {word}: NEW=OLD is needed, where NEW is a symbol of the store")
+        copies[new] = old
+    return copies
+
+
+def _copied(copies: dict[str, str], old: Vocabulary, new: Vocabulary, known: Tensor) -> Iterator[tuple[int, int]]:
+    """Ids in `new` and `old` of symbols that get the rows of others; known: bool [V], those of `new` in `old`. Raises
+    UserError if a symbol is not new, or the other one is not in `old`."""
+    for symbol, other in copies.items():
+        place, original = _place(new, symbol), _place(old, other)
+        if place >= 0 and (known[place] or original < 0):
+            wrong = f"{symbol} is in the checkpoint" if known[place] else f"{other} is not in the checkpoint"
+            raise UserError(f"train.init.copy_rows: {wrong}")
+        if place >= 0:
+            yield place, original
+
+
+def _place(vocabulary: Vocabulary, symbol: str) -> int:
+    """The id of a symbol, perhaps a reserved one; -1: there is none."""
+    place = vocabulary.reserved.get(symbol, vocabulary.index(symbol))
+    return -1 if place == UNK else place
 
 
 def _side(model: nn.Module, name: str) -> str | None:

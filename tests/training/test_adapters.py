@@ -220,6 +220,23 @@ def test_an_adapter_needs_a_trained_model(store, tmp_path, s2s, capsys):
     assert "train.init.checkpoint=RUN supplies its weights" in one_error_line(capsys)
 
 
+def test_an_average_of_strangers_is_warned_of(store, parent, tmp_path, s2s, capsys):
+    """Two seeds have nothing in common; two runs that began with one checkpoint do, and so does that checkpoint."""
+    other, first, second = (tmp_path / name for name in ("other", "first", "second"))
+    assert s2s("train", *trained(store, other, "train.max_updates=1", "seed=2")) == 0
+    for run, seed in ((first, 3), (second, 4)):
+        words = [f"train.init.checkpoint={parent}", "train.max_updates=1", f"seed={seed}"]
+        assert s2s("train", *trained(store, run, *words)) == 0
+    for runs, strangers in (([parent, other], 2), ([first, second, parent], 0), ([first, second, other], 2)):
+        capsys.readouterr()
+        output = f"output={tmp_path / 'mean'}"
+        assert s2s("average", f"checkpoint=[{','.join(map(str, runs))}]", output, "overwrite=true") == 0
+        warned = f"warning: the checkpoints come from {strangers} trainings" in capsys.readouterr().err
+        assert warned == bool(strangers)
+    assert s2s("average", f"checkpoint=[{tmp_path / 'mean'},{parent}]", f"output={tmp_path / 'again'}") == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_more_can_be_trained_beside(store, parent, tmp_path, s2s):
     run = tmp_path / "run"
     words = [f"train.init.checkpoint={parent}", "model.adapter=lora", "model.adapter.trained=[embeddings]"]
