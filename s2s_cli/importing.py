@@ -25,7 +25,7 @@ class ImportCommand:
     format: str = option(
         "auto",
         "toolkit of the model; auto: the one that the files look like",
-        ("auto", "huggingface", "fairseq", "marian"),
+        ("auto", "huggingface", "fairseq", "marian", "opennmt", "joeynmt"),
     )
     dictionaries: str | None = option(None, "folder of dict.*.txt of a fairseq model; null: that of the checkpoint")
     bpe_codes: list[str] = option(
@@ -69,8 +69,9 @@ def write(path: Path, format: str, output: Path, given: Mapping[str, Any] = Mapp
     imported = formats.read(path, format, given)
     words = [("model", imported.model), *((f"model.{key}", _word(value)) for key, value in imported.options.items())]
     words.append(("task", imported.task.config.type))
-    told = {key: getattr(imported.task.config, key, None) for key in ("source_tags", "target_tag")}
-    words += [(f"task.{key}", _word(value)) for key, value in told.items() if value]
+    plain = type(imported.task.config)()
+    words += [(f"task.{key}", _word(value)) for key, value in vars(imported.task.config).items()
+              if value != getattr(plain, key)]  # fmt: skip
     config: Any = compose.compose(TrainCommand, words)
     tensors = imported.weights()
     with loading.AtMost(2 * sum(tensor.numel() for tensor in tensors.values()) + loading.SPARE, imported.where):

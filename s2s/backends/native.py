@@ -165,7 +165,9 @@ class Step:
 
 def _norm(norm: nn.Module | None) -> Structure | None:
     """The kernels' `Norm`."""
-    return Structure("Norm", weight=norm.weight, bias=norm.bias) if isinstance(norm, nn.LayerNorm) else None
+    if not isinstance(norm, nn.LayerNorm):
+        return None
+    return Structure("Norm", weight=norm.weight, bias=norm.bias, epsilon=torch.tensor([norm.eps]))
 
 
 def _layer(layer: Layer, head: nn.Module | None, sizes: dict[str, int]) -> Structure:

@@ -76,7 +76,7 @@ def specification(model: nn.Module, task):
     spec.register_source_vocabulary(task.source_tokenizer.vocabulary.symbols)
     spec.register_target_vocabulary(task.target_tokenizer.vocabulary.symbols)
     _, spec.config.unk_token, spec.config.bos_token, spec.config.eos_token = SPECIALS
-    spec.config.decoder_start_token, spec.config.add_source_eos = spec.config.bos_token, True
+    spec.config.decoder_start_token, spec.config.add_source_eos = spec.config.bos_token, task.source_end
     spec.config.layer_norm_epsilon = model.decoder.layers[0].attention_norm.eps
     spec.validate()
     spec.optimize()

@@ -36,7 +36,7 @@ PARTS = {"frontend": TokenFrontend, "encoder": TransformerEncoder, "bridge": Top
          "output": nn.Linear}  # fmt: skip
 PLAIN: dict[str, Any] = {
     "norm_type": "layer", "bias": True, "scale_attention": True, "scale_output": False, "log_length_scale": False,
-    "embedding_norm": False,
+    "embedding_norm": False, "norm_epsilon": (None, 1e-5),
 }  # fmt: skip
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "silu": "swish"}
 GATES = {"relu": "relu", "geglu": "gated-gelu", "swiglu": "gated-silu"}
@@ -153,6 +153,8 @@ def _wrong_task(layout: str, task) -> list[str]:
         wrong.append(f"task={task.config.type}")
     if layout != "marian" and not task.shared_vocabulary:
         wrong.append("tokenizer.joint=false")
+    if not getattr(task, "source_end", True):
+        wrong.append("task.source_end=false")
     if task.tags:
         wrong.append(f"tags ({', '.join(task.tags)})")
     if not task.target_transform.is_none:
@@ -230,7 +232,8 @@ def _config(layout: str, model: nn.Module, rows: dict[str, Tensor | None], begin
             "d_kv": stack.head, "d_ff": stack.ffn_width, "num_layers": stack.layers, "num_heads": stack.heads,
             "num_decoder_layers": config.decoder.layers, "feed_forward_proj": GATES[config.activation],
             "relative_attention_num_buckets": config.relative_buckets, "dropout_rate": config.dropout,
-            "relative_attention_max_distance": config.relative_distance, "layer_norm_epsilon": 1e-6,
+            "relative_attention_max_distance": config.relative_distance,
+            "layer_norm_epsilon": config.norm_epsilon or 1e-6,
             "tie_word_embeddings": bool(config.scale_output), "scale_decoder_outputs": bool(config.scale_output),
         }  # fmt: skip
     else:

@@ -132,6 +132,58 @@ def bart_stack(side: str, layers: int, prefix: str = "model.") -> Table:
     return table
 
 
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """Names of the parts of layers in a toolkit, below the name of a layer.
+
+    Attributes:
+        layers: For `encoder` and `decoder`, the name of a layer; `{}` stands for its number.
+        attention: For each side, that of self-attention.
+        cross: That of the attention to the source.
+        maps: Those of the queries, keys, values and output of an attention.
+        norms: For each side, those of the norms of self-attention, of cross-attention (decoder) and of the feed-forward
+            block.
+        inner: Those of the first map of a feed-forward block and, in gated blocks, of the one that is multiplied.
+        outer: That of its last map.
+    """
+
+    layers: Mapping[str, str]
+    attention: Mapping[str, str]
+    cross: str
+    maps: tuple[str, str, str, str]
+    norms: Mapping[str, tuple[str, ...]]
+    inner: tuple[str, ...]
+    outer: str
+
+
+def named_stack(side: str, layers: int, names: Names, gated: bool = False) -> Table:
+    """The layers of an encoder or decoder.
+
+    Args:
+        side: `encoder` or `decoder`.
+        layers: Number of layers.
+        names: Those of the toolkit.
+        gated: Whether the feed-forward blocks have a gate.
+    """
+    table: Table = {}
+    query, key, value, output = names.maps
+    for n in range(layers):
+        ours, theirs = f"{side}.layers.{n}", names.layers[side].format(n)
+        attention, cross = f"{theirs}.{names.attention[side]}", f"{theirs}.{names.cross}"
+        table |= fused(f"{ours}.attention.qkv", attention, (query, key, value))
+        table |= fused(f"{ours}.attention.output", attention, (output,))
+        if side == "decoder":
+            table |= fused(f"{ours}.cross.query", cross, (query,))
+            table |= fused(f"{ours}.cross.key_value", cross, (key, value))
+            table |= fused(f"{ours}.cross.output", cross, (output,))
+            table |= fused(f"{ours}.cross_norm", theirs, (names.norms[side][1],))
+        table |= fused(f"{ours}.attention_norm", theirs, names.norms[side][:1])
+        table |= fused(f"{ours}.feedforward_norm", theirs, names.norms[side][-1:])
+        table |= fused(f"{ours}.feedforward.inner", theirs, names.inner if gated else names.inner[:1])
+        table |= fused(f"{ours}.feedforward.outer", theirs, (names.outer,))
+    return table
+
+
 def t5_stack(side: str, layers: int, gated: bool) -> Table:
     """The layers of T5's encoder or decoder, with its last norm and its relative bias.
 

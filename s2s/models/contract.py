@@ -39,7 +39,8 @@ class Shared:
 
     Attributes:
         norm: `pre` or `post`: normalise before each block or after it.
-        positions: `sinusoidal`, `sinusoidal_fairseq`, `learned`, `rotary`, `relative_bias` or `none`.
+        positions: `sinusoidal`, `sinusoidal_fairseq`, `sinusoidal_interleaved`, `learned`, `rotary`, `relative_bias`
+            or `none`.
         max_positions: Longest sequence, for learned positions only.
         activation: Activation function of the feed-forward blocks.
         dropout: Dropout probability of the output of every block.

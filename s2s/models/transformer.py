@@ -16,7 +16,7 @@ from s2s.models.contract import Shared, TagSizes
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.nn.embedding import Embedding
 from s2s.nn.feedforward import ACTIVATIONS
-from s2s.nn.norms import NORMS
+from s2s.nn.norms import NORMS, set_epsilon
 from s2s.registry import find
 
 
@@ -34,10 +34,14 @@ class TransformerConfig:
     adapter: Any = group("adapter", None, "small weights that alone are trained, in a trained model; null: none")
     norm: str = option("pre", "normalise before each block (stable) or after it (the original)", ("pre", "post"))
     norm_type: str = option("layer", "layer: LayerNorm; rms: RMSNorm, without mean and bias", NORMS)
+    norm_epsilon: float | None = option(
+        None, "added to the variance in norms; null: 1e-5, or 1e-6 with norm_type=rms", at_least=1e-12, at_most=1
+    )
     positions: str = option(
-        "sinusoidal", "position information; sinusoidal_fairseq: those of fairseq's models, with slightly other "
-        "angles; none: for layers that see the order by themselves",
-        ("sinusoidal", "sinusoidal_fairseq", "learned", "rotary", "relative_bias", "none"),
+        "sinusoidal", "position information; sinusoidal_fairseq: that of fairseq's models, with slightly other "
+        "angles; sinusoidal_interleaved: that of OpenNMT and JoeyNMT, in another order; none: for layers that see the "
+        "order by themselves",
+        ("sinusoidal", "sinusoidal_fairseq", "sinusoidal_interleaved", "learned", "rotary", "relative_bias", "none"),
     )  # fmt: skip
     max_positions: int = option(
         1024, "longest sequence in tokens, only for learned positions", at_least=1, at_most=1_048_576
@@ -143,6 +147,8 @@ class Transformer(EncoderDecoder):
         for stack in (encoder, *encoders):
             stack.needed = bridge.needs
         self.assemble(frontend, encoder, bridge, decoder, output, frontends, encoders)
+        if config.norm_epsilon is not None:
+            set_epsilon(self, config.norm_epsilon)
         others = (part for part in decoder.children() if part is not embedding)
         self.draw(frontend, embedding, encoder, bridge, *others, output, *frontends, *encoders)
         if not config.scale_embeddings and (config.scale_output or tie not in ("decoder", "all")):

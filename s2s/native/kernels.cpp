@@ -36,7 +36,6 @@ constexpr int64_t BLOCK = 64;            // logits whose maximum is looked at fi
 constexpr int64_t AHEAD = 4;             // positions whose keys are fetched before they are needed
 constexpr int64_t BLANK = 0, UNK = 1, EOS = 3, SPECIALS = 4;
 constexpr float FLOOR = -1e30f;  // in place of minus infinity, where differences are taken
-constexpr float EPSILON = 1e-5f;  // of nn.LayerNorm
 constexpr int64_t FINE = 0, FAULT = -1;
 
 // Rows whose sums fit in registers together, and the code of an int8 input of 0 and of 1.
@@ -294,8 +293,9 @@ struct Best {
 };
 
 struct Norm {
-    const float* weight;  // [D]
-    const float* bias;    // [D]
+    const float* weight;   // [D]
+    const float* bias;     // [D]
+    const float* epsilon;  // [1] added to the variance
 };
 
 // y = norm(x), for all threads of a team; y may be x.  x, y [R, D]
@@ -309,7 +309,7 @@ void normalize(const Norm& norm, const float* x, float* y, int64_t R, int64_t D)
         const float mean = sum / D;
 #pragma omp simd reduction(+ : squares)
         for (int64_t i = 0; i < D; ++i) squares += (row[i] - mean) * (row[i] - mean);
-        const float scale = 1 / std::sqrt(squares / D + EPSILON);
+        const float scale = 1 / std::sqrt(squares / D + *norm.epsilon);
 #pragma omp simd
         for (int64_t i = 0; i < D; ++i) y[r * D + i] = (row[i] - mean) * scale * norm.weight[i] + norm.bias[i];
     }

@@ -14,3 +14,10 @@ def norm_of(kind: str, width: int) -> nn.Module:
         width: D.
     """
     return nn.RMSNorm(width, eps=1e-6) if kind == "rms" else nn.LayerNorm(width)
+
+
+def set_epsilon(model: nn.Module, epsilon: float) -> None:
+    """Set what all norms of a model add to the variance."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            module.eps = epsilon

@@ -10,26 +10,31 @@ from s2s.errors import UserError
 OF_ATTENTION = ("rotary", "relative_bias")  # positions that attention sees, and embeddings do not
 
 
-SINUSOIDAL = ("sinusoidal", "sinusoidal_fairseq")
+SINUSOIDAL = ("sinusoidal", "sinusoidal_fairseq", "sinusoidal_interleaved")
 
 
-def sinusoidal(positions: Tensor, width: int, fairseq: bool = False) -> Tensor:
+def sinusoidal(positions: Tensor, width: int, kind: str = "sinusoidal") -> Tensor:
     """Sinusoidal position embeddings (Vaswani et al. 2017): sines in the first half, cosines in the second.
 
     Args:
         positions: [T], any integer type.
         width: D.
-        fairseq: As fairseq has them: the slowest angle has a period of 10000, and the first position is 2.
+        kind: One of SINUSOIDAL. `sinusoidal_fairseq`: as fairseq has them; the slowest angle has a period of 10000,
+            and the first position is 2. `sinusoidal_interleaved`: as OpenNMT and JoeyNMT have them; each sine is
+            followed by its cosine.
 
     Returns:
-        [T, D] fp32; row t is sin(t / 10000^(2j/D)) for j < D/2, then the cosines. With `fairseq`, it is
+        [T, D] fp32; row t is sin(t / 10000^(2j/D)) for j < D/2, then the cosines. fairseq's are
         sin((t + 2) / 10000^(j/(D/2 - 1))).
     """
+    fairseq = kind == "sinusoidal_fairseq"
     half = width // 2
     slowest = max(half - 1, 1) if fairseq else half
     positions = positions + 2 if fairseq else positions
     frequencies = torch.exp(torch.arange(half, device=positions.device) * (-math.log(10000.0) / slowest))
     angles = positions.float()[:, None] * frequencies
+    if kind == "sinusoidal_interleaved":
+        return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
@@ -57,7 +62,7 @@ class PositionEmbedding(nn.Module):
         """The fixed embeddings of `length` positions, [T, D] fp32: sinusoids, or zeros with `none`."""
         if self.kind == "none":
             return torch.zeros(length, self.width, device=device)
-        return sinusoidal(torch.arange(length, device=device), self.width, self.kind == "sinusoidal_fairseq")
+        return sinusoidal(torch.arange(length, device=device), self.width, self.kind)
 
     def forward(self, x: Tensor, positions: Tensor | None = None, length: int | None = None) -> Tensor:
         """Add the embedding of each token's position.

@@ -34,6 +34,9 @@ class TranslationConfig(TagSymbolsConfig):
     """Options of the task."""
 
     type: str = option("translation", "component")
+    source_end: bool = option(
+        True, "a source ends with </s>; false: only an empty one does, as in models of OpenNMT that were imported"
+    )
 
 
 class TranslationTask(TextTask):
@@ -52,6 +55,7 @@ class TranslationTask(TextTask):
     ):
         super().__init__(target_tokenizer, order, config)
         self.source_tokenizer = source_tokenizer
+        self.source_end = getattr(self.config, "source_end", True)
 
     @classmethod
     def setup(cls, store: Store | Stores, order: Any = "none", config: Any = None) -> "TranslationTask":
@@ -128,7 +132,8 @@ class TranslationTask(TextTask):
 
     def source_symbols(self, source: list[int], size: int) -> list[str]:
         """The symbols of a source, those of tags and EOS among them."""
-        return [self.source_tokenizer.vocabulary.symbols[i] for i in [*source, EOS]]
+        return [self.source_tokenizer.vocabulary.symbols[i] for i in
+                ([*source, EOS] if self.source_end or not source else source)]  # fmt: skip
 
     def model(self, config) -> torch.nn.Module:
         """As in TextTask."""
@@ -155,7 +160,7 @@ class TranslationTask(TextTask):
 
     def padded_sources(self, sources: list[list[int]]) -> tuple[Source, ...]:
         """Batch source ids (without EOS) as the model's input, int64 [B, S] with EOS."""
-        return (closed(sources),)
+        return (closed(sources, self.source_end),)
 
     def check(self, config: DataConfig, dataset: "PairDataset") -> None:
         """Check the training data and its options before training. Raises UserError."""
@@ -183,22 +188,30 @@ def _check_positions(split: Split) -> None:
             )
 
 
-def closed(sentences: list[list[int]]) -> Source:
-    """Ids of several sentences (no EOS) with EOS, as a model's input."""
+def closed(sentences: list[list[int]], end: bool = True) -> Source:
+    """Ids of several sentences (no EOS) as a model's input; end: as in `ended`."""
     lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
     flat = np.fromiter(chain.from_iterable(sentences), np.int64, lengths.sum())
-    return _rows(*with_symbol(EOS, flat, lengths, after=True), None)
+    return _rows(*ended(flat, lengths, end), None)
+
+
+def ended(ids: np.ndarray, lengths: np.ndarray, end: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Add EOS after each row, or, without `end`, in empty rows only; ids, lengths and result: as in `with_symbol`."""
+    if end:
+        return with_symbol(EOS, ids, lengths, after=True)
+    return np.insert(ids, np.cumsum(lengths)[lengths == 0], EOS), np.maximum(lengths, 1)
 
 
 class PairDataset(TextDataset):
-    """The examples of a split, with source and target. Lengths count EOS."""
+    """The examples of a split, with source and target. Lengths count EOS, of sources too where they end with it."""
 
     source_seconds = None
 
     def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Source and target lengths of the examples first ... last - 1, int32; several sources count together."""
-        sources = [self.split.lengths(f"{name}.tokens", first, last) + 1 for name in self.task.source_tokenizers]
-        before = len(self.task.source_tags)
+        before, end = len(self.task.source_tags), self.task.source_end
+        sources = [np.maximum(self.split.lengths(f"{name}.tokens", first, last) + end, 1)
+                   for name in self.task.source_tokenizers]  # fmt: skip
         return sum(sources[1:], sources[0]) + before, self.split.lengths(TOKENS, first, last) + 1 + bool(
             self.task.target_tag
         )
@@ -220,7 +233,7 @@ class PairDataset(TextDataset):
         """
         examples = np.asarray(examples, np.int64)
         ids, (decoder_input, target, target_lengths) = self._sides(examples, draw)
-        sources = [_rows(*with_symbol(EOS, *self._with_tags(*source, examples), after=True), rows) for source in ids]
+        sources = [_rows(*ended(*self._with_tags(*source, examples), self.task.source_end), rows) for source in ids]
         written = _rows(target, target_lengths, rows)
         real, target_real = sum(int(source.lengths.sum()) for source in sources), int(written.lengths.sum())
         places = sum(source.values.numel() for source in sources)

@@ -131,10 +131,11 @@ def configs(draw):
 
     choices = {
         "norm": ("pre", "post"),
-        "positions": ("sinusoidal", "sinusoidal_fairseq", "learned", "rotary", "none"),
+        "positions": ("sinusoidal", "sinusoidal_fairseq", "sinusoidal_interleaved", "learned", "rotary", "none"),
         "activation": ("relu", "gelu", "swiglu", "silu"),
         "scale_embeddings": (True, False),
         "embedding_norm": (False, True),
+        "norm_epsilon": (None, 1e-2),
         "tie_embeddings": ("none", "decoder", "auto"),
     }
     return config_of(stack(), stack(), **{key: draw(st.sampled_from(values)) for key, values in choices.items()})

@@ -3,6 +3,7 @@ GPT-2's byte pairs, or words that are already split."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -110,17 +111,29 @@ def tokenizer(symbols: list[str], count: int, file: Path | None, joint: bool, wh
     symbols = ["<bos>", *symbols[1:]]
     apart = {name: name for name in symbols if name in ("<bos>", "<mask>") or name.startswith("<overwritten_")}
     ours, names, rows = arranged(symbols, [PAD, UNKNOWN, END, END], count, apart)
-    if file is None:
-        config = WordConfig(normalization="none", reserved=names, joint=joint)
-        return WordTokenizer(config, Vocabulary(ours)), rows
-    if file.is_dir():
+    if file is not None and file.is_dir():
         return TokenizerJsonTokenizer(TokenizerJsonConfig(reserved=names, joint=joint), model, Vocabulary(ours)), rows
+    return of_symbols(ours, names, file, joint), rows
+
+
+def of_symbols(ours: list[str], names: list[str], file: Path | None, joint: bool, **options: Any) -> Tokenizer:
+    """The tokenizer of a vocabulary.
+
+    Args:
+        ours: Our symbols.
+        names: Those that never occur in text, which follow.
+        file: Codes or a SentencePiece model; None: lines are words.
+        joint: Whether both sides share it.
+        options: More options of the tokenizer.
+    """
+    if file is None:
+        return WordTokenizer(WordConfig(normalization="none", reserved=names, joint=joint, **options), Vocabulary(ours))
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     if file.suffix == ".model":
-        return pieces(file, ours, names, joint=joint), rows
+        return pieces(file, ours, names, joint=joint, **options)
     try:
-        config = SubwordNmtConfig(reserved=names, joint=joint)
-        return SubwordNmtTokenizer(config, content(file), Vocabulary(ours)), rows
+        config = SubwordNmtConfig(reserved=names, joint=joint, **options)
+        return SubwordNmtTokenizer(config, content(file), Vocabulary(ours))
     except ValueError as error:
         raise UserError(f"{file}: not codes of subword-nmt or fastBPE: {error}") from error

@@ -12,9 +12,11 @@ from s2s.interop.importing.imported import Imported
 # Name -> module with `recognises(path)`, whether a folder or file is in the format, `read(path)`, and maybe OPTIONS:
 # options of s2s-import that its `read` has, too.
 FORMATS = {
-    "huggingface": "s2s.interop.importing.huggingface",
     "fairseq": "s2s.interop.importing.fairseq",
     "marian": "s2s.interop.importing.marian_npz",
+    "opennmt": "s2s.interop.importing.opennmt",
+    "joeynmt": "s2s.interop.importing.joeynmt",
+    "huggingface": "s2s.interop.importing.huggingface",  # the last one, as other folders have a config.json too
 }
 
 

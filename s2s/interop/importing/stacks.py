@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from s2s.errors import UserError
 from s2s.interop.importing.imported import Folder, arranged, by_id, checked
+from s2s.nn.positions import SINUSOIDAL, sinusoidal
 from s2s.text import tokenizer_json
 from s2s.text.pieces import PiecesConfig, PiecesTokenizer
 from s2s.text.tokenizer_json import TokenizerJsonConfig, TokenizerJsonTokenizer
@@ -91,6 +93,15 @@ def generation_notes(folder: Folder) -> list[str]:
     given = {name: folder.generate(name, neutral) for name, neutral in NEUTRAL.items()}
     return [f"{name}={value}: not taken over, so lines may differ from those of generate"
             for name, value in given.items() if value not in (NEUTRAL[name], [])]  # fmt: skip
+
+
+def kind_of_positions(table: Tensor) -> str | None:
+    """Our kind of sinusoidal positions whose embeddings are these, [T, D]; None: none."""
+    places = torch.arange(len(table))
+    for kind in SINUSOIDAL:
+        if torch.allclose(table.float(), sinusoidal(places, table.size(1), kind), atol=1e-3):
+            return kind
+    return None
 
 
 def of_library(

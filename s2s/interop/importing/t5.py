@@ -54,12 +54,11 @@ def _options(folder: Folder, tied: bool) -> dict[str, Any]:
     block = folder.get("feed_forward_proj", "relu" if kind == "t5" else "gated-gelu")
     if block not in BLOCKS:
         raise UserError(f"{where}: feed_forward_proj={block}: not known; {', '.join(BLOCKS)} are")
-    if (epsilon := folder.get("layer_norm_epsilon", 1e-6)) != 1e-6:
-        raise UserError(f"{where}: layer_norm_epsilon={epsilon:g}: norms have 1e-06 here")
     layers, rate = folder.get("num_layers", 6), float(folder.get("dropout_rate", 0.1))
     scaled = kind == "t5" and folder.get("tie_word_embeddings", True) is not False
     options: dict[str, Any] = {
-        "norm_type": "rms", "positions": "relative_bias", "activation": BLOCKS[block], "bias": False,
+        "norm_type": "rms", "norm_epsilon": float(folder.get("layer_norm_epsilon", 1e-6)),
+        "positions": "relative_bias", "activation": BLOCKS[block], "bias": False,
         "scale_attention": False, "scale_embeddings": False, "output.bias": True,
         "scale_output": folder.get("scale_decoder_outputs", scaled), "tie_embeddings": "all" if tied else "inputs",
         "relative_buckets": folder.get("relative_attention_num_buckets", 32),
