@@ -56,6 +56,7 @@ class TextTask(ABC):
     columns: tuple[str, ...] = ()  # further columns of the store, to be in `Batch.columns`
     reserved: ClassVar[tuple[str, ...]] = ()  # symbols that its vocabularies must reserve
     writes = True  # whether its models generate hypotheses
+    source_end = True  # whether its sources of text end with EOS
     frame_seconds: float | None = None  # seconds from one frame of a recording to the next; None: sources are text
 
     def __init__(self, target_tokenizer: Tokenizer, order: Any = "none", config: Any = None):
