@@ -108,6 +108,10 @@ def _generate(config: GenerateCommand) -> None:
         streams.opened(config.output) as output,
     ):
         windows = progress.heard(windows, translator.task.frame_seconds)
+        if translator.task.reads == "lines" and not config.store:  # a store was checked when it was made
+            from s2s.decoding.inputs import named
+
+            windows = _watched(windows, translator.task, str(named(config.input)))
         results = translator.decode(
             windows,
             config.decode,
@@ -177,6 +181,7 @@ def _check_files(config: GenerateCommand) -> None:
 
 def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
     """Windows of sentences, and the number of all sentences (None if it is unknown)."""
+    from s2s.data.corpus import refuse_table
     from s2s.decoding.inputs import Companion, Reading, from_input, from_split
     from s2s.tasks import tags
 
@@ -198,9 +203,32 @@ def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
         return from_split(task, split, companions, config.mode == "score", size, given)
     if _typed(config):
         print(f"reading {task.reads} from the terminal; Ctrl-D ends", file=sys.stderr)
+    if task.reads == "lines":
+        refuse_table("input", config.input, tabs=len(task.spec.sources) > 1)
+    for key in COMPANIONS:
+        refuse_table(key, getattr(config, key), tabs=key == "constraints")
     if task.reads == "lines" and config.input and config.input.lower().endswith(RECORDINGS):
         raise UserError(f"input={config.input} is a recording, but the model reads lines of text")
     return from_input(task, config.input, companions, reading, sys.stderr.isatty(), given)
+
+
+def _watched(windows: Iterator, task, name: str) -> Iterator:
+    """Yield the windows unchanged; warn if many tokens of their texts are unknown."""
+    from s2s.data.unknown import Watch
+    from s2s.tasks.multi_source import Several
+
+    watches = [Watch(f"{name}{f', source {number}' if number > 1 else ''}", tokenizer)
+               for number, tokenizer in enumerate(task.source_tokenizers.values(), 1)]  # fmt: skip
+    for window in windows:
+        texts = [(source, line) for source, line in zip(window.sources, window.lines(), strict=True)
+                 if not isinstance(source, Exception)]  # fmt: skip
+        for number, watch in enumerate(watches):
+            parts = [source.parts[number] if isinstance(source, Several) else source for source, _ in texts]
+            lines = [line.split("\t")[number] if len(watches) > 1 else line for _, line in texts]
+            watch.add(parts, lines)
+        yield window
+    for watch in watches:
+        watch.check()
 
 
 def _typed(config: GenerateCommand) -> bool:

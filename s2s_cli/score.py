@@ -8,6 +8,7 @@ from s2s import registry, scoring
 from s2s.config import command, streams
 from s2s.config.documents import to_json
 from s2s.config.schema import option
+from s2s.data.corpus import refuse_table
 from s2s.data.lines import MAX_LINE_BYTES
 from s2s.errors import UserError
 from s2s.scoring import details
@@ -194,6 +195,10 @@ def _check(config: ScoreConfig) -> None:
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} exclude each other: give one of them")
     _check_systems(config)
+    for key in ("hypothesis", "reference", "source", "groups"):
+        value = getattr(config, key)
+        for path in value if isinstance(value, list) else [value]:
+            refuse_table(key, path)
     inputs = [*config.hypothesis, *config.reference, *[config.source] * bool(config.source)]
     if config.groups in FACTS and not config.store:
         raise UserError(f"groups={config.groups} requires store=, a store of speech; or give a file")

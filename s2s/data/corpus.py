@@ -18,6 +18,11 @@ from s2s.errors import UserError
 
 SIDES = ("source", "target")
 ENDINGS = ("", ".gz", ".xz", ".zst")
+# What columns are mostly called; in lower case.
+HEADERS = frozenset(
+    ["source", "target", "src", "tgt", "trg", "input", "output", "text", "sentence", "translation", "reference",
+     "hypothesis", "word", "pronunciation", "question", "answer", "summary"]
+)  # fmt: skip
 CHUNK_BYTES = 1 << 18  # bytes of one side: a few thousand lines, so that a call of a worker is cheap per line
 
 
@@ -182,6 +187,51 @@ def is_table(name: str) -> bool:
 def is_tsv(name: str) -> bool:
     """Whether a file of this name is a TSV file."""
     return name.endswith(tuple(f".tsv{ending}" for ending in ENDINGS))
+
+
+def refuse_table(key: str, path: str | None, tabs: bool = False) -> None:
+    """Raise UserError for a table where a file of texts is read, whose every line would be one text.
+
+    Args:
+        key: The option that names the file.
+        path: The file; None: there is none.
+        tabs: Whether lines may have tabs, so that TSV is no mistake.
+    """
+    if path is None:
+        return
+    store = f"; or make a store of it, s2s-preprocess test={path}, and give store= and split=test"
+    for kind, take in (("json", "jq -r KEY"), ("jsonl", "jq -r .KEY"), ("parquet", "")):
+        if path.endswith(tuple(f".{kind}{ending}" for ending in ENDINGS)):
+            way = (
+                f"write a column of it to such a file: {take} {path} > FILE" if take else "write a column of it to one"
+            )
+            raise UserError(f"{key}={path}: is a table, and {key}= reads a file with one text per line; {way}{store}")
+    if is_tsv(path) and not tabs and _readable(Path(path)) and not is_stream(path):
+        with closing(LineReader(Path(path), MAX_LINE_BYTES)) as reader:
+            columns = b"".join(reader.take(1)).count(b"\t") + 1
+        if columns > 1:
+            raise UserError(f"{key}={path}: has {columns} columns, and {key}= reads a file with one text per line; "
+                            f"write a column of it to such a file: cut -f1 {path} > FILE{store}")  # fmt: skip
+
+
+def warn_of_header(path: Path, columns: Sequence[int] | None, endings: Sequence[str]) -> None:
+    """Warn if the first line of a TSV file, which is read as an example, consists of names of columns.
+
+    Args:
+        path: The file.
+        columns: Places of the columns that are read, from 0; None: all.
+        endings: What the columns are called besides the usual names.
+    """
+    if is_stream(path) or path is STANDARD_INPUT:
+        return
+    with closing(LineReader(path, MAX_LINE_BYTES)) as reader:
+        cells = b"".join(reader.take(1)).decode(errors="replace").strip("\r\n\ufeff").split("\t")
+    known = HEADERS | {ending.casefold() for ending in endings}
+    read = [cells[place] for place in (range(len(cells)) if columns is None else columns) if place < len(cells)]
+    if len(set(read)) > 1 and all(cell.strip().casefold() in known for cell in read):
+        names = ",".join(read)
+        print(f"warning: {path}:1: the line {' TAB '.join(read)!r} looks like a header, and is read as an example; "
+              f"columns=[{names}] reads the columns by their names", file=sys.stderr)  # fmt: skip
 
 
 def _readable(path: Path) -> bool:

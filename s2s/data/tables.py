@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from s2s.config.documents import read_json
-from s2s.data.corpus import ENDINGS, SIDES, Chunk, Corpus, is_table
+from s2s.data.corpus import ENDINGS, SIDES, Chunk, Corpus, is_table, warn_of_header
 from s2s.data.lines import MAX_LINE_BYTES, LineReader, decode_text, too_long
 from s2s.errors import UserError, install
 
@@ -46,11 +46,16 @@ def find(name: str, endings: Sequence[str], max_line_bytes: int = MAX_LINE_BYTES
     elif is_table(name) and columns:
         kind = TsvCorpus
     else:
-        return Corpus.find(name, endings, max_line_bytes, names)
+        corpus = Corpus.find(name, endings, max_line_bytes, names)
+        if is_table(name):
+            warn_of_header(corpus.paths[0], None, endings)
+        return corpus
     if not is_table(name) and not path.exists():
         raise UserError(f"{name}: no such file")
     if kind is TsvCorpus:
         plain = Corpus.find(name, endings, max_line_bytes, names)
+        if all(column.isdecimal() for column in columns):
+            warn_of_header(plain.paths[0], [int(column) - 1 for column in columns], endings)
         return TsvCorpus(name, plain.paths, tuple(names), max_line_bytes, columns)
     return kind(name, (path,), tuple(names), max_line_bytes, columns)
 

@@ -14,6 +14,7 @@ from s2s.text.tokenizer import Tokenizer
 from s2s.text.vocabulary import UNK
 
 MUCH = 0.2  # a warning is given if the share of unknown tokens of a side exceeds this
+ENOUGH = 1000  # tokens from which the share of unknown ones is known well enough
 LINES = 100  # maximum number of lines with unknown tokens from which to guess the reason
 LONGEST = 1000  # maximum length of such a line, in characters
 SHOWN = 3  # maximum number of unknown words in a message
@@ -43,6 +44,37 @@ def unknown_lines(text: str, unknown: np.ndarray, lengths: np.ndarray) -> list[s
         return []
     lines = text.split("\n")
     return [lines[number][:LONGEST] for number in np.flatnonzero(unknown)[:LINES]]
+
+
+class Watch:
+    """Counts the unknown tokens of texts that are decoded, and warns once if there are many.
+
+    Args:
+        what: What the texts are, for the message.
+        tokenizer: Their tokenizer.
+    """
+
+    def __init__(self, what: str, tokenizer: Tokenizer):
+        self.what, self.tokenizer = what, tokenizer
+        self.counts, self.lines = {"tokens": 0, "unknown": 0}, list[str]()
+        self.warned = False
+
+    def add(self, sources: list[list[int]], lines: list[str]) -> None:
+        """Count the ids of more texts. If there are enough of them, the warning does not wait for the end."""
+        for ids, line in zip(sources, lines, strict=True):
+            self.counts["tokens"] += len(ids)
+            if unknown := ids.count(UNK):
+                self.counts["unknown"] += unknown
+                if len(self.lines) < LINES:
+                    self.lines.append(line[:LONGEST])
+        if self.counts["tokens"] >= ENOUGH:
+            self.check()
+
+    def check(self) -> None:
+        """Warn, unless it was done before."""
+        if not self.warned and self.counts["unknown"] > MUCH * self.counts["tokens"]:
+            self.warned = True
+            check_unknown(self.what, self.tokenizer, None, self.counts, self.lines, False)
 
 
 def check_unknown(

@@ -253,6 +253,11 @@ class TextTask(ABC):
                                 f"it has {', '.join(streams)}")  # fmt: skip
 
     @property
+    def source_tokenizers(self) -> dict[str, Tokenizer]:
+        """The tokenizer of each source text, by what its columns begin with; empty: sources are no texts."""
+        return {}
+
+    @property
     def vocabularies(self) -> dict[str, Vocabulary]:
         """Side (`source`, `target`) -> vocabulary, for each side that has one, the source first."""
         return {"target": self.target_tokenizer.vocabulary}
