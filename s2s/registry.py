@@ -67,6 +67,7 @@ COMPONENTS = {
     "model": {
         "transformer": "s2s.models.transformer:Transformer",
         "speech": "s2s.models.speech:SpeechModel",
+        "transformer_encoder": "s2s.models.encoder_only:EncoderOnly",
         "transformer_lm": "s2s.models.language_model:LanguageModel",
     },
     "frontend": {

@@ -15,6 +15,10 @@ WEIGHT = 0.3  # default weight of CTC for a model with CTC and a decoder
 def ctc_weight(config: DecodeConfig, models: list[EncoderDecoder]) -> float:
     """`decode.ctc_weight`, or its default for these models. Raises UserError if a model does not support it."""
     w, (first, *others) = config.ctc_weight, models
+    if not all(model.has_decoder or model.has_ctc for model in models):
+        raise UserError(
+            "the model is an encoder alone, which writes nothing; train.init.encoder begins a model with it"
+        )
     if w is None:
         alone = not first.has_decoder or config.searcher().Config().type == "ctc"
         w = 1.0 if alone else WEIGHT if first.has_ctc and not others else 0.0

@@ -99,6 +99,9 @@ def initialise(model: nn.Module, task, config) -> list[str]:
                     )
         theirs, ours = ({name: p for name, p in m.named_parameters(remove_duplicate=False) if _owner(name) in parts}
                         for m in (other, model))  # fmt: skip
+        if not other.has_decoder and not other.has_ctc:
+            theirs, ours = _lent(theirs, ours)
+            settings["model"].pop("type")
         ours = {name: p for name, p in ours.items() if name not in adapters or name in theirs}
         sides = {name: _side(model, name) for name in ours}
         _check(path, parts, theirs, ours, settings["model"], schema.values(config.model), sides)
@@ -136,6 +139,17 @@ def initialise(model: nn.Module, task, config) -> list[str]:
                     )
         report += remapped.values()
     return report
+
+
+def _lent(theirs: dict, ours: dict) -> tuple[dict, dict]:
+    """Parameters by name, where an encoder alone lends its embedding to the decoder and the output of a model. A bias
+    of the output stays as it is."""
+    lent = {f"decoder.{name.removeprefix('frontend.')}": p for name, p in theirs.items()
+            if name.startswith("frontend.embedding.")}  # fmt: skip
+    if (tokens := theirs.get("frontend.embedding.tokens.weight")) is not None:
+        lent["output.weight"] = tokens
+        ours = {name: p for name, p in ours.items() if name != "output.bias"}
+    return theirs | {name: p for name, p in lent.items() if name in ours}, ours
 
 
 def _owner(name: str) -> str | None:

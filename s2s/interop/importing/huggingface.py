@@ -13,6 +13,9 @@ FAMILIES = {
     "mbart": "s2s.interop.importing.bart",
     "m2m_100": "s2s.interop.importing.bart",
     "pegasus": "s2s.interop.importing.bart",
+    "bert": "s2s.interop.importing.bert",
+    "roberta": "s2s.interop.importing.bert",
+    "xlm-roberta": "s2s.interop.importing.bert",
     "t5": "s2s.interop.importing.t5",
     "mt5": "s2s.interop.importing.t5",
 }

@@ -36,7 +36,8 @@ class Imported:
 
     Attributes:
         family: What it is, in words.
-        options: Our options of the model by key, such as `encoder.layers`; `output.bias` must be among them.
+        options: Our options of the model by key, such as `encoder.layers`; `output.bias` must be among them
+            where there is an output.
         task: A task with its tokenizers.
         table: The place of each of our weights.
         tensors: Its weights by name.
@@ -47,6 +48,7 @@ class Imported:
         notes: What could not be taken over, in words.
         changed: Weights that are not in a file, or not as they are there, by our name.
         model: Our component of the model.
+        has_output: Whether the model writes; an encoder alone does not.
         preset: Our preset of decoding, with which `decode` gives the same lines; empty: the model does not decode.
     """
 
@@ -63,10 +65,13 @@ class Imported:
     changed: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     model: str = "transformer"
     preset: str = "huggingface"
+    has_output: bool = True
 
     def weights(self) -> dict[str, Tensor]:
         """Our weights by name. Raises UserError as `read_table`."""
         weights = read_table(self.table, self.tensors, self.where, self.ignored, self.same) | self.changed
+        if not self.has_output:
+            return weights
         bias = weights.get("output.bias")
         if bias is None:
             bias = torch.zeros(len(self.task.target_tokenizer.vocabulary))

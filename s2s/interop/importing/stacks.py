@@ -105,16 +105,23 @@ def kind_of_positions(table: Tensor) -> str | None:
 
 
 def of_library(
-    folder: Folder, size: int, apart: dict[str, str], begin: int | None = None
+    folder: Folder,
+    size: int,
+    apart: dict[str, str],
+    begin: int | None = None,
+    names: tuple[str, str, str] = ("<pad>", "<unk>", "</s>"),
+    start: str | None = None,
 ) -> tuple[TokenizerJsonTokenizer, Tensor]:
     """The tokenizer of a folder with tokenizer.json, or with GPT-2's vocab.json and merges.txt; and the row of each of
     its symbols.
 
     Args:
-        folder: The model; `<pad>`, `<unk>` and `</s>` are among its symbols.
+        folder: The model.
         size: Number of rows.
         apart: As in `arranged`; those that the folder does not have are left out.
-        begin: What the decoder begins with, where the config does not say; None: `</s>`.
+        begin: What the decoder begins with, where the config does not say; None: the end.
+        names: Its symbols of padding, of what is unknown, and of the end.
+        start: The symbol that the decoder begins with, whatever the config says; None: it says so.
     """
     file = folder.file("tokenizer.json", "vocab.json")
     try:
@@ -130,12 +137,13 @@ def of_library(
     except Exception as error:  # the library raises plain ones
         raise UserError(f"{file}: not a tokenizer: {' '.join(str(error).split())}") from error
     symbols = by_id(known, file)
-    if missing := [name for name in ("<pad>", "<unk>", "</s>") if name not in known]:
+    if missing := [name for name in (*names, *([start] if start else [])) if name not in known]:
         raise UserError(f"{file}: has no {' and no '.join(missing)}")
     if len(symbols) > size:
         raise UserError(f"{file}: {len(symbols):,} symbols; config.json has vocab_size={size:,}")
-    begin = folder.get("decoder_start_token_id", known["</s>"] if begin is None else begin)
+    pad, unk, end = (known[name] for name in names)
+    begin = known[start] if start else folder.get("decoder_start_token_id", end if begin is None else begin)
     present = {name: theirs for name, theirs in apart.items() if theirs in known}
-    ours, names, rows = arranged(symbols, [known["<pad>"], known["<unk>"], begin, known["</s>"]], size, present)
-    config = TokenizerJsonConfig(reserved=names)
+    ours, reserved, rows = arranged(symbols, [pad, unk, begin, end], size, present)
+    config = TokenizerJsonConfig(reserved=reserved)
     return TokenizerJsonTokenizer(config, model, Vocabulary(ours)), rows
