@@ -162,6 +162,8 @@ COMPONENTS = {
         "contrastive": "s2s.criterions.terms.contrastive:Contrastive",
         "minimum_risk": "s2s.criterions.terms.minimum_risk:MinimumRisk",
         "reinforce": "s2s.criterions.terms.reinforce:Reinforce",
+        "scheduled_sampling": "s2s.criterions.terms.scheduled_sampling:ScheduledSampling",
+        "sequence_distillation": "s2s.criterions.terms.sequence_distillation:SequenceDistillation",
     },
     "searcher": {
         "beam": "s2s.decoding.search.kinds:BeamSearch",

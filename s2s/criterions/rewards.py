@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from s2s import registry
 from s2s.config.schema import option
-from s2s.criterions.term import Ids, Term, TermConfig
+from s2s.criterions.term import Ids, Term, TermConfig, require_decoder
 from s2s.data.batch import Batch
 from s2s.errors import Failure, UserError
 from s2s.models.encoder_decoder import EncoderDecoder
@@ -45,8 +45,7 @@ class RewardedTerm(Term):
 
     def check(self, model: EncoderDecoder) -> None:
         """Check that the model has a decoder. Raises UserError."""
-        if not model.has_decoder:
-            raise UserError(f"criterion.terms: {self.name} requires a decoder, and the model has none")
+        require_decoder(self.name, model)
 
     def count(self, batch: Batch) -> int:
         """Number of examples."""

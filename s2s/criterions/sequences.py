@@ -3,6 +3,7 @@
 Shapes: B examples, K texts of each, T their longest with EOS, V vocabulary.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -31,6 +32,23 @@ def ended(texts: Sequence[Sequence[Sequence[int]]]) -> dict[str, Tensor]:
     width = max(map(len, rows), default=0)
     lengths = [[*map(len, several), *[0] * (width - len(several))] for several in rows]
     return {"ids": column(rows), "lengths": torch.tensor(lengths, dtype=torch.int64)}
+
+
+def rewritten(run: Run, shown: Tensor, target: Tensor, lengths: Tensor, count: int) -> Run:
+    """Another pass over the examples of a batch, whose decoder reads or writes something else; the memory is shared.
+
+    Args:
+        run: A pass.
+        shown: int64 [B, T], what the decoder reads.
+        target: int64 [B, T], with EOS.
+        lengths: int64 [B], of the targets.
+        count: Their sum.
+    """
+    counts = run.batch.counts._replace(target=count)
+    batch = dataclasses.replace(run.batch, decoder_input=shown, target=target, target_lengths=lengths, counts=counts)
+    other = Run(run.model, batch)
+    other.__dict__["memory"] = run.memory  # the value of the cached property
+    return other
 
 
 def log_probabilities(run: Run, ids: Tensor, lengths: Tensor) -> Tensor:

@@ -48,11 +48,11 @@ class Writing(NamedTuple):
     Attributes:
         decode: Options of decoding: a DecodeConfig; or values of those that are not the defaults, in which case the
             limits of length are those of `decode`.
-        teacher: The model; None: the one that is trained, with its present weights.
+        teachers: The models, which decode together; none: the one that is trained, with its present weights.
     """
 
     decode: Any
-    teacher: EncoderDecoder | None = None
+    teachers: Sequence[EncoderDecoder] = ()
 
 
 class Term:
@@ -150,15 +150,20 @@ class Term:
         """Restore what `state_dict` returned; the tensors are on the host."""
 
 
+def require_decoder(name: str, model: EncoderDecoder) -> None:
+    """Raise UserError if the model of a term has no decoder."""
+    if not model.has_decoder:
+        raise UserError(f"criterion.terms: {name} requires a decoder, and the model has none (model.decoder.layers=0); "
+                        "try criterion=ctc")  # fmt: skip
+
+
 class PositionTerm(Term):
     """A term that reads the model's distribution at each target position. In training these terms share the logits,
     which are computed chunk by chunk."""
 
     def check(self, model: EncoderDecoder) -> None:
         """Check that the model has a decoder. Raises UserError."""
-        if not model.has_decoder:
-            raise UserError(f"criterion.terms: {self.name} requires a decoder, and the model has none "
-                            "(model.decoder.layers=0); try criterion=ctc")  # fmt: skip
+        require_decoder(self.name, model)
 
     def chunked(self, passes: Sequence[Run], weight: float) -> Chunked:
         """The loss of a batch, as a function that is called with each chunk of logits.

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from s2s.scoring import metric, needs
-from s2s.scoring.translation import SacreBleu
 
 
 def sentence_scores(name: str) -> Callable[[list[str], list[str]], list[float]]:
@@ -15,6 +14,8 @@ def sentence_scores(name: str) -> Callable[[list[str], list[str]], list[float]]:
     Raises:
         UserError: there is no such metric, or it needs more than hypotheses and references.
     """
+    from s2s.scoring.translation import SacreBleu  # here, since help imports the terms of the loss but not sacrebleu
+
     scorer = metric(name)
     needs(name, scorer, {})
     if isinstance(scorer, SacreBleu) and name == "bleu":

@@ -92,11 +92,11 @@ class Writer:
     def _written(self, model: nn.Module, batches: list[Batch], place: int, update: int) -> dict[int, list[list[int]]]:
         """Number of each example -> the ids of its hypotheses, for one of `wanted`."""
         term, writing, options = self.wanted[place]
-        writer = writing.teacher or model
+        writers = list(writing.teachers) or [model]
         if self.loaded[place] is None:
-            self.loaded[place] = load_components(self.task, options, next(writer.parameters()).device)
+            self.loaded[place] = load_components(self.task, options, next(writers[0].parameters()).device)
         seed = np.random.SeedSequence([self.seed, update, place]).generate_state(1, np.uint64)
-        generator = generator_of(self.task, [writer], options, int(seed[0] >> 1), self.loaded[place])
+        generator = generator_of(self.task, writers, options, int(seed[0] >> 1), self.loaded[place])
         pairs = ((batch.ids.tolist(), self.task.unbatched(batch)) for batch in batches)
         sources = {number: source for numbers, rows in pairs for number, source in zip(numbers, rows, strict=True)}
         written = {}

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from s2s.criterions.forward import Run
 from s2s.data.store import Stores
 from s2s.decoding.compose import generator_of
+from s2s.text.vocabulary import BOS, EOS, PAD
 from s2s.training.initialise import make_criterion
 from s2s.training.writing import Writer
 from tests.training.test_distributed import assert_one_run, finished
@@ -20,14 +22,16 @@ TERMS = {
     ],
     "reinforce": ["criterion=reinforce", "criterion.reinforce.samples=2", "criterion.reinforce.reward=wer"],
 }
+UPDATES = {"scheduled_sampling": ["criterion=scheduled_sampling", "criterion.scheduled_sampling.updates=1"]}
 
 
-@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("term", [*TERMS, *UPDATES])
 def test_resumed_runs_have_the_bits_of_whole_ones(store, tmp_path, s2s, term):
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
-    assert s2s("train", *words(store, whole, *TERMS[term], *SHORT)) == 0
+    options = [*{**TERMS, **UPDATES}[term], *SHORT]
+    assert s2s("train", *words(store, whole, *options)) == 0
     for updates in (1, 4):
-        assert s2s("train", *words(store, pieces, *TERMS[term], *SHORT, f"train.max_updates={updates}")) == 0
+        assert s2s("train", *words(store, pieces, *options, f"train.max_updates={updates}")) == 0
     same_bits(whole, pieces)
 
 
@@ -105,3 +109,43 @@ def test_what_does_not_go_with_it(store, tmp_path, s2s, capsys, options, message
     assert s2s("train", *words(store, tmp_path / "run", *TERMS["reinforce"], *options)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_pupil_learns_what_its_teacher_writes(store, tmp_path, s2s, writer):
+    teacher = tmp_path / "teacher"
+    assert s2s("train", *words(store, teacher, "train.max_updates=3", "train.valid_updates=100")) == 0
+    name = "criterion.sequence_distillation"
+    options = ["criterion=sequence_distillation", f"{name}.teachers={teacher}", f"{name}.decode.beam_size=2",
+               f"{name}.decode.max_length_b=3", "model.dropout=0"]  # fmt: skip
+    made = writer(*options)
+    model, dataset, write = made["model"].train(), made["dataset"], made["writer"]
+    (batch,) = write(model, [dataset.collate([3, 8, 21])], 1)
+    (term, (_, teachers), decode) = write.wanted[0]
+    generator = generator_of(made["task"], teachers, decode)
+    texts = [best.ids for (best,) in generator.generate(made["task"].inputs(dataset.split, [3, 8, 21]))]
+    assert term.count(batch) == sum(map(len, texts)) + 3
+    # The term is the cross-entropy of a batch with these targets.
+    loss = term(Run(model, batch)).sum
+    width = max(map(len, texts)) + 1
+    rows = torch.tensor([[*ids, EOS, *[PAD] * (width - 1 - len(ids))] for ids in texts])
+    shown = torch.tensor([[BOS, *ids, *[PAD] * (width - 1 - len(ids))] for ids in texts])
+    logits = model.decode(model.encode(batch.sources), shown).logits()
+    wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows.flatten(), ignore_index=PAD, reduction="sum",
+                                               label_smoothing=0.1)  # fmt: skip
+    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-4)
+    # Of several texts, the one that is most like the target.
+    made = writer(*options, f"{name}.decode.n_best=2", f"{name}.closest=wer")
+    term = made["writer"].wanted[0][0]
+    target = [batch.target[i, : int(batch.target_lengths[i]) - 1].tolist() for i in range(3)]
+    several = [[[*ids, ids[0]], ids] for ids in target]
+    columns = term.written(batch, [several], lambda row, ids: made["task"].text(ids, None))
+    assert columns["sequence_distillation.lengths"][:, 0].equal(batch.target_lengths)
+    assert s2s("train", *words(store, tmp_path / "pupil", *options, *SHORT)) == 0
+
+
+def test_several_texts_are_asked_for_where_one_is_chosen(store, tmp_path, s2s, capsys):
+    options = ["criterion=sequence_distillation", "criterion.sequence_distillation.closest=wer"]
+    assert s2s("train", *words(store, tmp_path / "run", *options)) == 2
+    assert "set criterion.sequence_distillation.decode.n_best" in capsys.readouterr().err
+    assert s2s("train", *words(store, tmp_path / "run", options[0])) == 2
+    assert "teachers: requires at least one checkpoint" in capsys.readouterr().err
