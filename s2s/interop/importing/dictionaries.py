@@ -130,7 +130,7 @@ def of_symbols(ours: list[str], names: list[str], file: Path | None, joint: bool
         return WordTokenizer(WordConfig(normalization="none", reserved=names, joint=joint, **options), Vocabulary(ours))
     if not file.is_file():
         raise UserError(f"{file}: no such file")
-    if file.suffix == ".model":
+    if file.suffix in (".model", ".spm"):
         return pieces(file, ours, names, joint=joint, **options)
     try:
         config = SubwordNmtConfig(reserved=names, joint=joint, **options)

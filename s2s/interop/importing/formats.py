@@ -16,6 +16,7 @@ FORMATS = {
     "marian": "s2s.interop.importing.marian_npz",
     "opennmt": "s2s.interop.importing.opennmt",
     "joeynmt": "s2s.interop.importing.joeynmt",
+    "ctranslate2": "s2s.interop.importing.ctranslate2",
     "huggingface": "s2s.interop.importing.huggingface",  # the last one, as other folders have a config.json too
 }
 
