@@ -96,8 +96,8 @@ def read(path: Path, bpe_codes: Sequence[str] = (), sentencepiece: Sequence[str]
         []
         if end
         else [
-            "add_source_eos=false in config.json: sources do not end with </s>. If who calls CTranslate2 adds it, as for "
-            "models of transformers, write true there and import again"
+            "add_source_eos=false in config.json: sources do not end with </s>. If who calls CTranslate2 adds it, as "
+            "for models of transformers, write true there and import again"
         ]
     )
     notes += [] if split else ["no tokenizer in the folder: lines are words of the vocabulary, already split"]
