@@ -11,7 +11,7 @@ from s2s.config.schema import option
 from s2s.data.corpus import refuse_table
 from s2s.data.lines import MAX_LINE_BYTES
 from s2s.errors import UserError
-from s2s.scoring import details
+from s2s.scoring import details, frequencies
 from s2s.scoring.edits import ErrorRate
 from s2s.scoring.lines import read_lines
 from s2s.scoring.metric import normalise, without_punctuation
@@ -62,6 +62,9 @@ class ScoreConfig:
     groups: str | None = option(
         None, "file with the group of each line, for a table of scores by group; or speaker or language, from the store"
     )
+    word_frequency: str | None = option(
+        None, "file of the training targets: also score words by how often they are in it"
+    )
     worst: int = option(0, "number of lines with the most errors to show, aligned with their references", at_least=0)
     errors: str | None = option(None, "file to write all lines with errors to, aligned with their references")
     format: str = option("text", "one line per metric, or one JSON object", choices=("text", "json"))
@@ -92,6 +95,7 @@ class Texts:
         hypotheses: File -> its lines.
         references: Lists of lines.
         groups: Group of each line, or None.
+        training: Lines of the training targets, or None.
         inputs: What metrics can need besides.
         split: The split that holds the references, or None.
     """
@@ -113,6 +117,7 @@ class Texts:
         self.groups = _groups(config, self.split)
         if self.groups:
             sides[f"groups={config.groups}"] = self.groups
+        self.training = None if config.word_frequency is None else read(config.word_frequency)
         self.inputs = {"source": None, "language": config.language, "model": config.model}
         if source and _needed(config, "source"):
             self.inputs["source"] = sides[source] = read(source)
@@ -151,6 +156,7 @@ def _score(config: ScoreConfig) -> "Results":
             for name in names
         }
         results.sizes = dict(sorted(Counter(texts.groups).items()))
+    results.words = _by_frequency(config, texts)
     if config.worst or config.errors:
         results.wrong = list(_wrong(config, hypotheses, texts.references[0], texts.split))
     return results
@@ -169,19 +175,44 @@ def _compared(config: ScoreConfig) -> str:
                               config.tokenizer, config.remove_punctuation, texts.inputs)
         for name in dict.fromkeys(config.metrics)
     }  # fmt: skip
+    table = _by_frequency(config, texts)
     if config.format == "json":
-        return to_json({name: asdict(comparison) for name, comparison in comparisons.items()}, indent=2) + "\n"
-    return "\n".join(map(compare.as_text, comparisons.values())) + compare.note([*comparisons.values()])
+        content = {name: asdict(comparison) for name, comparison in comparisons.items()} | _json_of(table)
+        return to_json(content, indent=2) + "\n"
+    text = "\n".join(map(compare.as_text, comparisons.values())) + compare.note([*comparisons.values()])
+    return text + (f"\n{frequencies.as_text(table)}\n" if table else "")
+
+
+def _by_frequency(config: ScoreConfig, texts: Texts) -> frequencies.Table:
+    """The words of all systems by their frequency in the training text; empty: there is none. Raises UserError."""
+    if texts.training is None:
+        return {}
+    if len(texts.references) > 1:
+        raise UserError("word_frequency= requires a single reference; there are several")
+
+    def seen(lines) -> list[str]:
+        return [_line(config, text) for text in lines]
+
+    systems = {path: seen(lines) for path, lines in texts.hypotheses.items()}
+    return frequencies.by_frequency(seen(texts.training), seen(texts.references[0]), systems)
+
+
+def _json_of(table: frequencies.Table) -> dict:
+    """The table as plain values; empty: there is none."""
+    rows = {name: {system: asdict(words) for system, words in row.items()} for name, row in table.items()}
+    return {"word_frequency": rows} if rows else {}
 
 
 @dataclass
 class Results:
-    """The results: scores by metric, scores by metric and group, number of lines of each group, lines with errors."""
+    """The results: scores by metric, scores by metric and group, number of lines of each group, lines with errors,
+    words by frequency."""
 
     scores: dict[str, scoring.Score]
     groups: dict[str, dict[str, scoring.Score]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     wrong: list[details.Aligned] = field(default_factory=list)
+    words: frequencies.Table = field(default_factory=dict)
 
 
 def _check(config: ScoreConfig) -> None:
@@ -195,7 +226,7 @@ def _check(config: ScoreConfig) -> None:
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} exclude each other: give one of them")
     _check_systems(config)
-    for key in ("hypothesis", "reference", "source", "groups"):
+    for key in ("hypothesis", "reference", "source", "groups", "word_frequency"):
         value = getattr(config, key)
         for path in value if isinstance(value, list) else [value]:
             refuse_table(key, path)
@@ -204,6 +235,8 @@ def _check(config: ScoreConfig) -> None:
         raise UserError(f"groups={config.groups} requires store=, a store of speech; or give a file")
     if config.groups and config.groups not in FACTS:
         inputs.append(config.groups)
+    if config.word_frequency:
+        inputs.append(config.word_frequency)
     if (path := streams.read_twice(inputs)) is not None:
         raise UserError(f"{path}: given twice, but a stream can be read only once")
     for key in ("output", "errors"):
@@ -265,13 +298,16 @@ def _wrong(config: ScoreConfig, hypotheses, references, split):
     kind = next((metric for metric in kinds if isinstance(metric, ErrorRate)), None)
     units = kind.units if kind else str.split
 
-    def line(text: str) -> str:
-        text = without_punctuation(text) if config.remove_punctuation else text
-        return normalise(text, config.lowercase)
-
+    line = partial(_line, config)
     known = split.known() if split else None
     ids = [facts.get("id", "") for facts in known] if known else None
     return details.aligned([line(text) for text in hypotheses], [line(text) for text in references], units, ids)
+
+
+def _line(config: ScoreConfig, text: str) -> str:
+    """A line as it is compared."""
+    text = without_punctuation(text) if config.remove_punctuation else text
+    return normalise(text, config.lowercase)
 
 
 def as_text(results: Results, config: ScoreConfig) -> str:
@@ -280,6 +316,8 @@ def as_text(results: Results, config: ScoreConfig) -> str:
     if results.groups:
         name = config.groups if config.groups in FACTS else "group"
         parts.append(details.group_table(name, results.groups, results.sizes) + "\n")
+    if results.words:
+        parts.append(frequencies.as_text(results.words) + "\n")
     if config.worst:
         parts += [f"{line}\n" for line in details.worst(results.wrong, config.worst)]
         pairs = details.confused(results.wrong, CONFUSED)
@@ -301,6 +339,7 @@ def as_json(results: Results, worst: int) -> str:
         content["groups"] = {
             name: {group: of(score) for group, score in scores.items()} for name, scores in results.groups.items()
         }
+    content |= _json_of(results.words)
     if worst:
         content["worst"] = [asdict(line) for line in details.worst(results.wrong, worst)]
     return to_json(content, indent=2) + "\n"
