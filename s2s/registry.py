@@ -94,6 +94,7 @@ COMPONENTS = {
         "lstm": "s2s.models.encoders.recurrent:RecurrentEncoder",
         "gru": "s2s.models.encoders.recurrent:GruEncoder",
         "super": "s2s.models.encoders.super:SuperEncoder",
+        "no_residual": "s2s.models.encoders.no_residual:NoResidualEncoder",
         "converter": "s2s.models.encoders.converter:ConverterEncoder",
         "language_layers": "s2s.models.encoders.language_layers:LanguageLayersEncoder",
         "none": "s2s.models.encoders.none:NoEncoder",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from s2s import registry
 from s2s.checkpoint import loading, runs
 from s2s.config import schema
 from s2s.config.schema import option
@@ -244,6 +245,8 @@ def _check(path: str, parts: list, theirs: dict, ours: dict, their_config: dict,
         if theirs[name].shape[skip:] != ours[name].shape[skip:]:
             wrong.append(f"{name} is {list(theirs[name].shape)} in it, not {list(ours[name].shape)}")
     them, us = _settings(their_config), _settings(our_config)
+    if encoder := us.get("encoder.type"):  # some types of encoder have the weights of another one
+        them["encoder.type"], us["encoder.type"] = map(_weights_of, (them.get("encoder.type", encoder), encoder))
     for key in us.keys() & them.keys():
         *section, last = key.split(".")
         if last in MEANING and (not section or section[0] in parts) and us[key] != them[key]:
@@ -251,6 +254,12 @@ def _check(path: str, parts: list, theirs: dict, ours: dict, their_config: dict,
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise UserError(f"train.init: {path} does not fit the model: {'; '.join(sorted(wrong)[:5])}{more}")
+
+
+def _weights_of(encoder: str) -> str:
+    """The type of encoder whose weights have the same names and meaning as those of a type."""
+    known = encoder in registry.names("encoder")  # encoders of speech have no name there
+    return getattr(registry.find("encoder", encoder), "weights_of", encoder) if known else encoder
 
 
 def _settings(config: dict, prefix: str = "") -> dict:

@@ -80,7 +80,7 @@ def test_states_are_those_of_transformers(kind, tmp_path, s2s, capsys):
 
 
 def test_a_model_begins_with_the_encoder_and_its_embeddings(tmp_path, s2s, capsys):
-    """In two stages, as SixT+: first the decoder alone is trained."""
+    """In two stages, as SixT+: first the decoder alone is trained; one layer has no residual connection."""
     model_in("xlm-roberta", tmp_path / "theirs")
     xlm = tmp_path / "xlm"
     assert s2s("importing", f"from={tmp_path / 'theirs'}", f"output={xlm}") == 0
@@ -93,7 +93,8 @@ def test_a_model_begins_with_the_encoder_and_its_embeddings(tmp_path, s2s, capsy
             for key in ("layers=2", "width=16", "heads=2", "ffn_width=24")]  # fmt: skip
     options = ["model.norm=post", "model.norm_epsilon=1e-12", "model.positions=learned", "model.max_positions=32",
                "model.activation=gelu", "model.embedding_norm=true", "model.scale_embeddings=false",
-               "model.output.bias=true", "task.source_tags=[begin]", f"store={tmp_path}/store", "device=cpu",
+               "model.output.bias=true", "model.encoder=no_residual",
+               "task.source_tags=[begin]", f"store={tmp_path}/store", "device=cpu",
                "train.samples=0", "data.batch_tokens=200", "optim.lr=1e-2", "optim.warmup_updates=1"]  # fmt: skip
     start = [f"train.init.encoder={xlm}", f"train.init.embeddings={xlm}"]
     stages = "train.stages=[{updates:2,freeze:[encoder,embeddings]},{}]"
