@@ -60,6 +60,7 @@ COMPONENTS = {
     },
     "pretokenizer": {
         "nfkd_jamo": "s2s.text.pretokenizers.jamo:Jamo",
+        "moses": "s2s.text.pretokenizers.moses:Moses",
         "bytes": "s2s.text.pretokenizers.bytes:Bytes",
         "prefix": "s2s.text.pretokenizers.prefix:Prefix",
         "subchar": "s2s.text.pretokenizers.subchar:SubChar",

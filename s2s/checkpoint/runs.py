@@ -118,6 +118,11 @@ def resolve(path: str) -> Path:
     folder = Path(path)
     if not folder.exists() and not folder.is_symlink():
         raise UserError(f"checkpoint={path}: no such folder")
+    if folder.suffix in (".pt", ".npz", ".ckpt") or (
+        any((folder / name).is_file() for name in ("config.json", "src_vocab.txt")) and not is_checkpoint(folder)
+    ):
+        raise UserError(f"checkpoint={path}: looks like a model of another toolkit; s2s-import from={path} output=RUN "
+                        "makes a checkpoint of it")  # fmt: skip
     links = [place for place in (folder, folder / "best", folder / "last") if place.is_symlink()]
     for link in links:
         while True:

@@ -285,6 +285,9 @@ def test_a_checkpoint_that_is_missing_or_damaged(generate, runs, tmp_path):
     fails(generate("checkpoint=nowhere"), "checkpoint=nowhere: no such folder")
     fails(generate(f"checkpoint={tmp_path}"), "neither a checkpoint nor a run")
     fails(generate(f"checkpoint={runs[0]}", f"output={tmp_path}/no/hyp", stdin=b"a b\n"), "there is no folder")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.json").write_text('{"model_type": "t5"}')
+    fails(generate(f"checkpoint={tmp_path}/theirs"), f"s2s-import from={tmp_path}/theirs output=RUN")
     copy = tmp_path / "copy"
     shutil.copytree(runs[0] / "last", copy)
     assert generate(f"checkpoint={copy}", stdin=b"a b\n")[0] == 0  # complete in itself
