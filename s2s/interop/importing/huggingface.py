@@ -16,6 +16,7 @@ FAMILIES = {
     "bert": "s2s.interop.importing.bert",
     "roberta": "s2s.interop.importing.bert",
     "xlm-roberta": "s2s.interop.importing.bert",
+    "fsmt": "s2s.interop.importing.fsmt",
     "t5": "s2s.interop.importing.t5",
     "mt5": "s2s.interop.importing.t5",
 }
