@@ -142,13 +142,7 @@ def whole_file(path: str | Path, key: str = "output") -> Iterator[BinaryIO]:
         UserError: the path is a folder or no regular file, its folder does not exist, or `claim` fails.
         OSError: it cannot be written; then nothing is left behind.
     """
-    place = Path(os.path.realpath(path))
-    if place.is_dir():
-        raise UserError(f"{key}={path}: is a folder; a file name is needed")
-    if not place.parent.is_dir():
-        raise UserError(f"{key}={path}: there is no folder {Path(path).parent}")
-    if place.exists() and not place.is_file():
-        raise UserError(f"{key}={path}: is not a regular file")
+    place = regular(path, key)
     with claim(path, key):
         partial = _beside(place)[0]
         try:
@@ -161,6 +155,32 @@ def whole_file(path: str | Path, key: str = "output") -> Iterator[BinaryIO]:
         except BaseException:
             clear(partial)
             raise
+
+
+def regular(path: str | Path, key: str) -> Path:
+    """The real path of a file to write, which need not exist. `key` is the option that names it.
+
+    Raises:
+        UserError: the path is a folder or no regular file, or its folder does not exist.
+    """
+    place = Path(os.path.realpath(path))
+    if place.is_dir():
+        raise UserError(f"{key}={path}: is a folder; a file name is needed")
+    if not place.parent.is_dir():
+        raise UserError(f"{key}={path}: there is no folder {Path(path).parent}")
+    if place.exists() and not place.is_file():
+        raise UserError(f"{key}={path}: is not a regular file")
+    return place
+
+
+def replace(path: Path, content: str | bytes) -> None:
+    """Write a small file that has the old or the new content whenever the process is killed. Raises OSError naming
+    it."""
+    partial = _beside(path)[0]
+    write(partial, content)
+    flush(partial)
+    with naming(path):
+        partial.replace(path)
 
 
 class _File(FileIO):

@@ -6,11 +6,12 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
-from s2s import files
-from s2s.config import command, signals, streams
+from s2s import __version__, files
+from s2s.config import command, schema, signals, streams
 from s2s.config.schema import LARGEST_SEED, group, option
 from s2s.data.directions import LANGUAGES, parse_tags
 from s2s.data.lines import MAX_LINE_BYTES
@@ -27,8 +28,28 @@ PROMPT = "> "
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} sentences{postfix}, {remaining} left"
 COUNTER = "{n_fmt} sentences{postfix}, {elapsed}"  # where the number of sentences is unknown
 NAMED = 20  # failed sentences that are named; the others are only counted
+FILES = ("forbidden", "allowed", "shortlist", "unknown_dictionary")  # options of decode that name files
+# Options that do not change the output, or that are compared by their content.
+NEUTRAL = ("input", "output", "overwrite", "distributed", "skip_broken", "batch_wait", "max_line_bytes", "checkpoint",
+           "draft", "store")  # fmt: skip
+PACKED = (".gz", ".xz", ".zst")
+SHARES = 8  # windows that a small input has for each process
+LEAST = 8192  # bytes of text in such a window
 COMPANIONS = ("prefix", "target", "constraints", "line_tags")  # files with one line for each sentence
 RECORDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aiff", ".au")  # file names that are not text
+
+
+@dataclasses.dataclass
+class ProcessesConfig:
+    """Options of decoding in several processes."""
+
+    processes: int = option(
+        1, "number of processes on this machine, each with its own GPU, or all on the CPU; as with torchrun",
+        at_least=1,
+    )  # fmt: skip
+    timeout: float = option(
+        30.0, "seconds without a heartbeat after which a process counts as dead, and the command ends", at_least=2
+    )
 
 
 @dataclasses.dataclass
@@ -89,45 +110,135 @@ class GenerateCommand:
         0.01, "seconds to wait for more lines from a pipe before decoding the lines read so far", at_least=0
     )
     device: str = option("auto", "auto: a GPU if there is one", ("auto", "cpu", "cuda"))
+    overwrite: bool = option(False, "leave what an earlier call has decoded of an unfinished output, and start anew")
     seed: int = option(1, "seed of sampling", at_least=0, at_most=LARGEST_SEED)
+    distributed: ProcessesConfig = option(ProcessesConfig, "decoding in several processes")
     decode: Any = group("decode", "default", "the search and its options")
 
 
 def _generate(config: GenerateCommand) -> None:
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:  # one of several processes
+        from s2s.training.distributed import ranks
+
+        with ranks(config.device, config.distributed.timeout, "s2s-generate", "window") as group:
+            _check(config)
+            _decode(config, group)
+        return
     _check(config)
+    if config.distributed.processes > 1:
+        from s2s.training.distributed import launch
+
+        sys.exit(launch(config.distributed.processes, "s2s_cli.generate", sys.argv[1:], "s2s-generate", saves=False))
+    _decode(config, _Alone())
+
+
+def _decode(config: GenerateCommand, group) -> None:
+    """Decode, as one process of a group, or `_Alone`."""
     from s2s.decoding.outputs import formatter
     from s2s.decoding.translator import load
 
     translator = load(config.checkpoint, config.device, config.decode.dtype, config.draft, config.decode.backend)
-    windows, total = _windows(config, translator.task)
-    score = config.mode == "score"
-    write = formatter(config.format, score)
+    write = formatter(config.format, config.mode == "score")
+    if config.output and not _streams(config):
+        _go_on(config, group, translator, write)
+        return
+    source, companions, given = _input(config, translator.task, _reading(config, translator.task))
+    from s2s.decoding.inputs import windows
+
     with (
         signals.answered("s2s-generate", lambda: config.output and files.abandon(config.output)),
-        _Progress(total, _typed(config)) as progress,
+        _Progress(source.total, _typed(config)) as progress,
         streams.opened(config.output) as output,
     ):
-        windows = progress.heard(windows, translator.task.frame_seconds)
-        if translator.task.reads == "lines" and not config.store:  # a store was checked when it was made
-            from s2s.decoding.inputs import named
-
-            windows = _watched(windows, translator.task, str(named(config.input)))
-        results = translator.decode(
-            windows,
-            config.decode,
-            config.seed,
-            score,
-            config.alignment,
-            config.timestamps,
-            progress.advance,
-            tally=progress.tally,
-        )
-        for index, n_best in enumerate(results):
-            progress.count(n_best[0])
+        heard = progress.heard(windows(source, companions, given), translator.task.frame_seconds)
+        heard = _watched(heard, config, translator.task)
+        for index, n_best in enumerate(_results(config, translator, heard, progress, progress.advance)):
+            progress.count(index + 1, n_best[0])
             output.write(write(index, n_best).encode())
             output.flush()  # the reader of a pipe need not wait for more
             progress.answered()
     progress.report()
+
+
+def _go_on(config: GenerateCommand, group, translator, write) -> None:
+    """Decode from where an earlier call of the same command was ended, window by window, the windows divided among
+    the processes of a group."""
+    from s2s.decoding.inputs import windows
+    from s2s.decoding.unfinished import Turns, Unfinished
+
+    unfinished, task = Unfinished(config.output), translator.task
+    reading = _reading(config, task, group)
+    # A total that is not needed is not counted by every process.
+    source, companions, given = _input(config, task, reading, group.is_first)
+    with (
+        signals.answered("s2s-generate", lambda: files.abandon(config.output) if group.is_first else None),
+        _Progress(source.total if group.is_first else None, hidden=not group.is_first) as progress,
+        unfinished.claimed() if group.is_first else nullcontext(),
+    ):
+        state = group.first(lambda: unfinished.begin(_task(config), _window_of(reading), config.overwrite))
+        if _window_of(reading) != state.window:
+            reading = dataclasses.replace(reading, size=state.window[0], size_bytes=state.window[1] or None)
+            source, companions, given = _input(config, task, reading, group.is_first)
+        progress.goes_on(state.sentences if group.is_first else 0, config.output)
+        turns = Turns(state, 0, None, lambda: group.count("window", 1) - 1, config.output)
+        heard = progress.heard(windows(source, companions, given, turns), task.frame_seconds)
+        heard = _watched(heard, config, task) if group.is_first else heard
+        alone = group.size == 1
+        results = _results(config, translator, heard, progress, progress.advance if alone else None)
+        for n_best in results:  # the first one of a window
+            window = progress.window
+            with unfinished.piece(group.rank) as piece:
+                for index in range(window.first, window.first + len(window.sources)):
+                    n_best = n_best if index == window.first else next(results)
+                    progress.count(index + 1, n_best[0])
+                    piece.write(write(index, n_best).encode())
+                piece.finish(window.number, window.mark(), len(window.sources))
+            group.reached(window.number)
+            if not alone:
+                progress.reached(state.sentences + group.count("sentences", len(window.sources)))
+            if group.is_first:
+                unfinished.join()
+        progress.add(group.gather(progress.totals))
+        if group.is_first:
+            unfinished.finish(turns.windows)
+    if group.is_first:
+        progress.report()
+
+
+def _results(config: GenerateCommand, translator, windows: Iterator, progress: "_Progress", advance) -> Iterator:
+    """The translations of each sentence of windows."""
+    return translator.decode(
+        windows,
+        config.decode,
+        config.seed,
+        config.mode == "score",
+        config.alignment,
+        config.timestamps,
+        advance,
+        tally=progress.totals.tally,
+    )
+
+
+class _Alone:
+    """A group of one process, with the interface of `s2s.training.distributed.Ranks`."""
+
+    rank, size, is_first = 0, 1, True
+
+    def __init__(self):
+        self._counts = Counter()
+
+    def first(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+    def gather(self, value: Any) -> list:
+        return [value]
+
+    def reached(self, window: int) -> None:
+        pass
+
+    def count(self, name: str, number: int) -> int:
+        self._counts[name] += number
+        return self._counts[name]
 
 
 def _check(config: GenerateCommand) -> None:
@@ -150,6 +261,9 @@ def _check(config: GenerateCommand) -> None:
     elif config.decode.n_best > 1 and config.decode.mbr == "none" and config.format == "text":
         raise UserError(f"decode.n_best={config.decode.n_best} requires format=tsv or format=json: "
                         "format=text has one output line for each input line")  # fmt: skip
+    if (config.distributed.processes > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1) and _streams(config):
+        raise UserError("several processes require input=FILE or store=, and output=FILE: each reads its part of the "
+                        "input, and what is decoded is kept beside the output until all of it is there")  # fmt: skip
     if config.alignment and config.format == "text":
         raise UserError("alignment=true requires format=json or format=tsv")
     if config.timestamps and config.format != "json":
@@ -173,25 +287,70 @@ def _check_files(config: GenerateCommand) -> None:
         if path and config.output and streams.overwritten(config.output, [path]):
             raise UserError(f"output={config.output} is also {key}=, which would be overwritten")
     read["input"] = config.input or (None if config.store else "-")
-    read |= {f"decode.{key}": getattr(config.decode, key) for key in 
-             ("forbidden", "allowed", "shortlist", "unknown_dictionary")}  # fmt: skip
+    read |= {f"decode.{key}": getattr(config.decode, key) for key in FILES}
     if twice := streams.read_twice([path for path in read.values() if path]):
         raise UserError(f"{twice}: given twice, but a stream can be read only once")
 
 
-def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
-    """Windows of sentences, and the number of all sentences (None if it is unknown)."""
-    from s2s.data.corpus import refuse_table
-    from s2s.decoding.inputs import Companion, Reading, from_input, from_split
-    from s2s.tasks import tags
+def _streams(config: GenerateCommand) -> bool:
+    """Whether the output or anything that is read is a stream."""
+    read = [path for key in COMPANIONS if (path := getattr(config, key))]
+    read += [path for key in FILES if (path := getattr(config.decode, key))]
+    read += [] if config.store else [config.input or "-"]
+    written = config.output is None or config.output == "-" or streams.is_stream(config.output)
+    return written or any(path == "-" or streams.is_stream(path) for path in read)
+
+
+def _reading(config: GenerateCommand, task, group=None):
+    """How the input is read. Several processes read a small input in smaller windows, so that each has some."""
+    from s2s.decoding.reading import Reading
 
     size = config.decode.buffer or task.buffer
+    reading = Reading(size, config.batch_wait, config.max_line_bytes, config.skip_broken)
+    if group is None or group.size == 1:
+        return reading
+    reading = dataclasses.replace(reading, checked=(group.rank, group.size))
+    if config.decode.buffer or not config.input or task.reads != "lines":
+        return reading
+    share = os.path.getsize(config.input) * (3 if config.input.endswith(PACKED) else 1) // (SHARES * group.size)
+    return dataclasses.replace(reading, size_bytes=min(max(share, LEAST), size << 10))
+
+
+def _window_of(reading) -> tuple[int, int]:
+    return reading.size, reading.size_bytes or 0
+
+
+def _task(config: GenerateCommand) -> dict[str, Any]:
+    """What is decoded and with which options, for a command that goes on: what can change its output."""
+    from s2s.checkpoint.runs import resolve, weights_hash
+    from s2s.data.store import Store
+
+    options = schema.values(config)
+    for key in (*NEUTRAL, *COMPANIONS):
+        del options[key]
+    paths = options["decode"]
+    checkpoints = [weights_hash(resolve(path)) for path in filter(None, [*config.checkpoint, config.draft])]
+    return {
+        "s2s": __version__,
+        "checkpoint": checkpoints,
+        "store": Store(config.store).digest if config.store else None,
+        "files": {f"decode.{key}": files.file_hash(paths[key]) for key in FILES if paths.get(key)},
+        "options": options,
+    }
+
+
+def _input(config: GenerateCommand, task, reading, count: bool = True) -> tuple:
+    """The input, its companions, and the tags of all sentences. `count`: whether the number of sentences matters."""
+    from s2s.data.corpus import refuse_table
+    from s2s.decoding.companions import Companion
+    from s2s.decoding.inputs import from_input, from_split
+    from s2s.tasks import tags
+
     languages = [f"{key}={value}" for key in LANGUAGES if (value := getattr(config, key)) is not None]
     given = parse_tags([*languages, *config.tags])
     tags.check_read(task.tags, given)
     if not config.line_tags and not config.store:
         tags.numbers(task.tags, given)  # before anything is read
-    reading = Reading(size, config.batch_wait, config.max_line_bytes, config.skip_broken)
     companions = [Companion(key, path, task, reading) for key in COMPANIONS if (path := getattr(config, key))]
     if config.store:
         from s2s.data.store import Store
@@ -200,7 +359,7 @@ def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
         if difference := task.fits(store):
             raise UserError(f"checkpoint={config.checkpoint[0]} does not fit store={config.store}: {difference}")
         split = store.split(config.split)
-        return from_split(task, split, companions, config.mode == "score", size, given)
+        return from_split(task, split, config.mode == "score" and not companions, reading.size), companions, given
     if _typed(config):
         print(f"reading {task.reads} from the terminal; Ctrl-D ends", file=sys.stderr)
     if task.reads == "lines":
@@ -209,14 +368,21 @@ def _windows(config: GenerateCommand, task) -> tuple[Iterator, int | None]:
         refuse_table(key, getattr(config, key), tabs=key == "constraints")
     if task.reads == "lines" and config.input and config.input.lower().endswith(RECORDINGS):
         raise UserError(f"input={config.input} is a recording, but the model reads lines of text")
-    return from_input(task, config.input, companions, reading, sys.stderr.isatty(), given)
+    counts = count and (sys.stderr.isatty() or any(companion.counts for companion in companions))
+    return from_input(task, config.input, reading, counts), companions, given
 
 
-def _watched(windows: Iterator, task, name: str) -> Iterator:
-    """Yield the windows unchanged; warn if many tokens of their texts are unknown."""
+def _watched(windows: Iterator, config: GenerateCommand, task) -> Iterator:
+    """Yield the windows unchanged; warn if many tokens of their texts are unknown. A store was checked when it was
+    made."""
+    if task.reads != "lines" or config.store:
+        yield from windows
+        return
     from s2s.data.unknown import Watch
+    from s2s.decoding.reading import named
     from s2s.tasks.multi_source import Several
 
+    name = str(named(config.input))
     watches = [Watch(f"{name}{f', source {number}' if number > 1 else ''}", tokenizer)
                for number, tokenizer in enumerate(task.source_tokenizers.values(), 1)]  # fmt: skip
     for window in windows:
@@ -242,17 +408,22 @@ class _Progress:
     Args:
         total: Number of sentences, if known.
         typed: Whether the user types the input.
+        hidden: Whether to show neither.
+
+    Attributes:
+        totals: Totals of what is decoded.
+        window: The window that is being decoded.
     """
 
-    def __init__(self, total: int | None, typed: bool = False):
+    def __init__(self, total: int | None, typed: bool = False, hidden: bool = False):
         from tqdm import tqdm
 
-        self.typed, self.read = typed, 0
-        hidden = typed or not sys.stderr.isatty()
+        from s2s.decoding.totals import Totals
+
+        self.typed, self.read, self.totals = typed, 0, Totals()
+        hidden = hidden or typed or not sys.stderr.isatty()
         self.bar = tqdm(total=total, dynamic_ncols=True, disable=hidden, bar_format=BAR if total else COUNTER)
-        self.sentences = self.tokens = self.truncated = self.unmet = self.guessed = self.passes = 0
-        self.cut, self.failed, self.unit = _Places(), _Places(), "line"
-        self.audio, self.tally = 0.0, Counter()
+        self.unit, self.window, self.earlier = "line", None, 0
         self.start = time.perf_counter()
 
     def __enter__(self) -> "_Progress":
@@ -262,88 +433,58 @@ class _Progress:
     def __exit__(self, *_) -> None:
         self.bar.close()
 
+    def goes_on(self, sentences: int, output: str) -> None:
+        """Begin after sentences that an earlier call has decoded."""
+        self.earlier = sentences
+        if sentences:
+            print(f"output={output}: goes on after {sentences:,} sentences", file=sys.stderr)
+            self.reached(sentences)
+
     def advance(self, sentences: int) -> None:
         """Advance the bar by this many decoded sentences."""
         if self.bar.disable:
             return
-        speed = self.tokens / (time.perf_counter() - self.start)
+        speed = self.totals.tokens / (time.perf_counter() - self.start)
         self.bar.set_postfix_str(f"{speed:,.0f} tokens/s", refresh=False)
         self.bar.update(sentences)
 
+    def reached(self, sentences: int) -> None:
+        """Set the bar to this many decoded sentences."""
+        if not self.bar.disable:
+            self.bar.update(sentences - self.bar.n)
+
     def answered(self) -> None:
         """Show the prompt if everything that was typed has its answer."""
-        if self.typed and self.sentences == self.read and sys.stderr.isatty():
+        if self.typed and self.totals.sentences == self.read and sys.stderr.isatty():
             print(PROMPT, end="", file=sys.stderr, flush=True)
 
     def heard(self, windows: Iterator, frame_seconds: float | None) -> Iterator:
         """Yield the windows unchanged, and add up the seconds of their recordings."""
         for window in windows:
-            self.unit = window.unit
+            self.window, self.unit = window, window.unit
             self.read += len(window.sources)
             if frame_seconds is not None:
-                self.audio += sum(len(s) for s in window.sources if not isinstance(s, Exception)) * frame_seconds
+                seconds = sum(len(s) for s in window.sources if not isinstance(s, Exception)) * frame_seconds
+                self.totals.audio += seconds
             yield window
 
-    def count(self, best) -> None:
-        """Add the best hypothesis of a sentence to the totals."""
-        self.sentences += 1
-        self.tokens += len(best.ids)
-        self.truncated += best.truncated
-        if best.source_truncated:
-            self.cut.add(self.sentences)
-        if best.error is not None:
-            self.failed.add(self.sentences)
-            if self.failed.count <= NAMED:
-                where = "" if isinstance(best.error, Skipped) else f"{self.unit} {self.sentences}: "
-                self.bar.write(f"warning: {where}{best.error}", file=sys.stderr)
-        if best.passes:
-            self.passes += best.passes
-            self.guessed += len(best.tokens) - best.passes
-        self.unmet += bool(best.unmet)
+    def count(self, number: int, best) -> None:
+        """Add the best hypothesis of a sentence, with its number from 1, to the totals."""
+        self.totals.add(number, best)
+        if best.error is not None and self.totals.failed.count <= NAMED:
+            where = "" if isinstance(best.error, Skipped) else f"{self.unit} {number}: "
+            self.bar.write(f"warning: {where}{best.error}", file=sys.stderr)
+
+    def add(self, parts: list) -> None:
+        """Set the totals to those of all processes."""
+        self.totals = type(self.totals).of_all(parts)
 
     def report(self) -> None:
         """Print the final line."""
         if self.typed and sys.stderr.isatty():
             print(file=sys.stderr)  # after the prompt
-        seconds = time.perf_counter() - self.start
-        rate = self.sentences / seconds
-        line = f"{self.sentences:,} sentences, {self.tokens:,} tokens, {seconds:.1f} s, {rate:,.1f} sentences/s"
-        if self.audio:
-            line += f", RTFx {self.audio / seconds:,.1f}"
-        if self.truncated:
-            line += f"; {self.truncated:,} ended by the maximum length (decode.max_length_a, decode.max_length_b)"
-        if self.passes:
-            line += f"; {self.guessed / self.passes:.2f} proposed tokens accepted per step"
-        for side in ("encoder", "decoder"):
-            if layers := self.tally[side]:
-                line += f"; {self.tally[side + ' run'] / layers:.0%} of the {side}'s layers were run"
-        if self.unmet:
-            line += f"; {self.unmet:,} lack some of their constraints, which did not fit into the maximum length"
-        if self.cut.count:
-            line += f"; too long and cut (decode.max_source, model.max_positions): {self.cut.text(self.unit)}"
-        if self.failed.count:
-            line += f"; failed and left empty: {self.failed.text(self.unit)}"
-        print(line, file=sys.stderr)
-
-
-class _Places:
-    """Counts sentences, and remembers the numbers of the first ones."""
-
-    SHOWN = 5
-
-    def __init__(self):
-        self.count, self.first = 0, []
-
-    def add(self, number: int) -> None:
-        """Count a sentence by its number, from 1."""
-        self.count += 1
-        if len(self.first) < self.SHOWN:
-            self.first.append(number)
-
-    def text(self, unit: str) -> str:
-        """The count and the first numbers; `unit` is what a sentence is called."""
-        more = ", ..." * (self.count > len(self.first))
-        return f"{self.count:,} {unit}{'s' * (self.count > 1)} ({', '.join(map(str, self.first))}{more})"
+        line = self.totals.line(time.perf_counter() - self.start, self.unit)
+        print(line + f"; {self.earlier:,} sentences before" * bool(self.earlier), file=sys.stderr)
 
 
 def main() -> None:

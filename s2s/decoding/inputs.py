@@ -1,36 +1,33 @@
-"""The inputs of decoding, one window at a time: lines or recordings of a file or a stream, or a split of a store; and
-companion files, with a line for each sentence.
+"""The inputs of decoding, one window at a time: lines or recordings of a file or a stream, or a split of a store, with
+their companions (`s2s.decoding.companions`).
 
 A file is checked before decoding starts: its number of lines, and which recordings are broken. A stream (a pipe,
 standard input) is read once, as it comes, so it is checked while it is decoded.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
 from s2s.config.streams import is_stream
-from s2s.data.directions import parse_tags
-from s2s.data.lines import MAX_LINE_BYTES, STANDARD_INPUT, LineReader, decode_lines, too_long
+from s2s.data.lines import STANDARD_INPUT
 from s2s.data.split import Split
+from s2s.decoding.companions import Companion
 from s2s.decoding.hypothesis import Skipped
+from s2s.decoding.reading import LINES, Reading, count_lines, line_windows, named
 from s2s.errors import UserError
 from s2s.tasks import tags
 from s2s.tasks.tags import Tags
 from s2s.text.tokenizer import is_blank
-from s2s.text.vocabulary import UNK
 
-LINES = 4096  # lines read at once where no results are waited for
 CHECKED = 64  # recordings checked at once
 
 Ids = list[int]
-Encode = Callable[[list], list]
 NO_TAGS: Tags = MappingProxyType({})
 MANIFESTS, LISTS = (".tsv", ".jsonl"), (".txt", ".list")
 
@@ -47,6 +44,9 @@ class Window:
         unit: What a sentence is called in messages.
         lines: Returns the raw text of each source; None: there is none.
         tags: Tags of all sentences, or of each (s2s/tasks/tags.py).
+        number: Number of the window in the input, from 0.
+        first: Number of its first sentence in the input, from 0; None: the windows before it say it.
+        mark: Returns a checksum of its raw input.
     """
 
     sources: list
@@ -55,79 +55,71 @@ class Window:
     unit: str = "line"
     tags: Tags | list[Tags] = field(default_factory=dict)
     lines: Callable[[], list] | None = None
+    number: int = 0
+    first: int | None = None
+    mark: Callable[[], int] = int
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How an input is read.
+@dataclass
+class Part:
+    """A window of an input before it is encoded.
 
     Attributes:
-        size: Maximum number of sentences in a window. A window of text also ends after this many kilobytes.
-        wait: A window ends after this many seconds without another line.
-        max_line_bytes: Maximum length of a line, in bytes.
-        skip_broken: Whether a line or recording that cannot be read is replaced by Skipped. Otherwise it is an error.
+        count: Number of its sentences.
+        cost: How long it takes to decode, in any unit.
+        make: Returns its sources, targets (or None), tags and lines, as in Window.
+        raw: Returns its content as text.
     """
 
-    size: int
-    wait: float = 0.0
-    max_line_bytes: int = MAX_LINE_BYTES
-    skip_broken: bool = False
+    count: int
+    cost: int
+    make: Callable[[], tuple[list, list[Ids] | None, Tags | list[Tags], Callable[[], list] | None]]
+    raw: Callable[[], list] = list
 
 
-def named(path: str | None) -> str | Path:
-    """The path, or STANDARD_INPUT for `-` and None."""
-    return STANDARD_INPUT if path in (None, "-") else path
+@dataclass
+class Input:
+    """All sentences.
 
-
-def line_windows(path: str | Path, reading: Reading) -> Iterator[list[str | Skipped]]:
-    """Windows of lines of a file, plain or compressed, or of a stream.
-
-    Raises:
-        UserError: a line is too long or not UTF-8 (the message has its number); the path is a folder; a compressed
-            file is damaged.
-        OSError: no such file.
+    Attributes:
+        name: Its name in messages.
+        unit: What a sentence is called in messages.
+        total: Number of sentences; None if it is not known beforehand.
+        parts: Returns the parts in order. For a stream it can be called once.
     """
-    with closing(LineReader(path, reading.max_line_bytes, reading.skip_broken)) as reader:
-        while lines := reader.arrived(reading.size, reading.size << 10, reading.wait):
-            first = reader.line - len(lines) + 1
-            decodable = not reading.skip_broken or max(map(len, lines)) <= reading.max_line_bytes
-            try:
-                window = decode_lines(b"".join(lines), str(path), first) if decodable else None
-            except UserError:
-                if not reading.skip_broken:
-                    raise
-                window = None
-            yield window or [_line(line, path, number, reading) for number, line in enumerate(lines, first)]
+
+    name: str
+    unit: str
+    total: int | None
+    parts: Callable[[], Iterator[Part]]
 
 
-def _line(line: bytes, path: str | Path, number: int, reading: Reading) -> str | Skipped:
-    try:
-        if len(line.removesuffix(b"\n")) > reading.max_line_bytes:
-            raise UserError(f"{path}:{number}: {too_long(reading.max_line_bytes)}")
-        return decode_lines(line, str(path), number)[0]
-    except UserError as error:
-        return Skipped(str(error))
-
-
-def count_lines(path: str | Path, reading: Reading) -> int:
-    """The number of lines of a file, plain or compressed. Raises as `line_windows`, but does not check UTF-8."""
-    with closing(LineReader(path, reading.max_line_bytes, reading.skip_broken)) as reader:
-        return reader.count()
-
+# Whether to decode a window: its number, and what returns a checksum of its raw input.
+Wanted = Callable[[int, Callable[[], int]], bool]
 
 # Sources of text and of recordings
 
 
-def _text_sources(task, path: str | Path, reading: Reading) -> Iterator[tuple[list, list]]:
-    """Windows of encoded lines, and the lines."""
+def _text_parts(task, path: str | Path, reading: Reading) -> Iterator[Part]:
+    """Windows of lines."""
     first = 1
     for lines in line_windows(path, reading):
-        sources = iter(task.encode_each([line for line in lines if isinstance(line, str)]))
-        found = [next(sources) if isinstance(line, str) else line for line in lines]
-        if any(isinstance(one, UserError) for one in found):  # a line that the task cannot make a source of
-            found = [_told(one, f"{path}:{number}", reading) for number, one in enumerate(found, first)]
-        yield found, lines
+        make = partial(_text_sources, task, lines, first, path, reading)
+        yield Part(len(lines), sum(map(_size, lines)), make, partial(list, lines))
         first += len(lines)
+
+
+def _size(line: str | Skipped) -> int:
+    return len(line) + 1 if isinstance(line, str) else 1
+
+
+def _text_sources(task, lines: list[str | Skipped], first: int, path: str | Path, reading: Reading) -> tuple:
+    """What `Part.make` returns, for lines of which `first` is the number of the first one, from 1."""
+    sources = iter(task.encode_each([line for line in lines if isinstance(line, str)]))
+    encoded = [next(sources) if isinstance(line, str) else line for line in lines]
+    if any(isinstance(source, UserError) for source in encoded):  # a line that the task cannot make a source of
+        encoded = [_told(source, f"{path}:{number}", reading) for number, source in enumerate(encoded, first)]
+    return encoded, None, {}, partial(list, lines)
 
 
 def _told(source, where: str, reading: Reading):
@@ -188,8 +180,8 @@ def _listed(lines: list[str | Skipped], path: str | Path, first: int) -> list:
     return items
 
 
-def _recording_sources(task, path: str | Path, items: list | None, reading: Reading) -> Iterator[list]:
-    """Windows of encoded recordings.
+def _recording_parts(task, path: str | Path, items: list | None, reading: Reading) -> Iterator[Part]:
+    """Windows of recordings.
 
     Args:
         task: It encodes recordings.
@@ -204,21 +196,30 @@ def _recording_sources(task, path: str | Path, items: list | None, reading: Read
     if items is None:
         first = 1
         for lines in line_windows(path, reading):
-            yield _encoded(task, _listed(lines, path, first), reading)
+            yield _part_of(task, _listed(lines, path, first), reading)
             first += len(lines)
         return
     if items == [path]:
-        sources = task.encode_each(items)
-        if isinstance(sources[0], Exception):
-            if not reading.skip_broken:
-                raise sources[0]
-            sources = [Skipped(str(sources[0]))]
-        yield sources
+        yield Part(1, 1, partial(_recording, task, path, reading), partial(list, items))
         return
     if not reading.skip_broken:
-        _check_all(task, items)
+        _check_all(task, items[slice(reading.checked[0], None, reading.checked[1])])
     for start in range(0, len(items), reading.size):
-        yield _encoded(task, items[start : start + reading.size], reading)
+        yield _part_of(task, items[start : start + reading.size], reading)
+
+
+def _part_of(task, items: list, reading: Reading) -> Part:
+    return Part(len(items), len(items), lambda: (_encoded(task, items, reading), None, {}, None), partial(list, items))
+
+
+def _recording(task, path: str | Path, reading: Reading) -> tuple:
+    """What `Part.make` returns, for one recording."""
+    sources = task.encode_each([path])
+    if isinstance(sources[0], Exception):
+        if not reading.skip_broken:
+            raise sources[0]
+        sources = [Skipped(str(sources[0]))]
+    return sources, None, {}, None
 
 
 def _check_all(task, items: list) -> None:
@@ -258,221 +259,101 @@ def _complain(broken: list, of: int) -> None:
         raise UserError(f"{complaint(broken, of)}\n(skip_broken=true leaves an empty line in place of each)")
 
 
-# Companion files
+# Inputs and their windows
 
 
-class Companion:
-    """A file or a stream with a line for each sentence.
-
-    Args:
-        key: `prefix`, `target`, `constraints` (phrases separated by tabs) or `line_tags` (NAME=VALUE ...).
-        path: The file; `-` is standard input.
-        task: It encodes the lines.
-        reading: How lines are read.
-    """
-
-    def __init__(self, key: str, path: str, task, reading: Reading):
-        self.key, self.path = key, named(path)
-        self.task = task
-        self.encode = {"prefix": task.encode_prefixes, "target": task.encode_target,
-                       "constraints": task.encode_phrases}.get(key)  # fmt: skip
-        self.reading = replace(reading, skip_broken=False)
-        self.counts = self.path is not STANDARD_INPUT and not is_stream(self.path)
-        self.reader = LineReader(self.path, reading.max_line_bytes)
-
-    def check(self, source: str, total: int | None) -> None:
-        """Raise UserError if the file has another number of lines than `source` has sentences.
-
-        Args:
-            source: Name of the input.
-            total: Its sentences; None: not known yet, and nothing is checked.
-        """
-        if self.counts and total is not None and (count := count_lines(self.path, self.reading)) != total:
-            raise self._unequal(source, total, count)
-
-    def take(self, source: str, count: int) -> list:
-        """The entries for the next `count` sentences of `source`: token ids, lists of token ids, or lines (line_tags).
-
-        Raises:
-            UserError: as `line_windows`; there are too few lines; a prefix or constraint has a symbol that is not in
-                the vocabulary.
-        """
-        lines, first = self.reader.take(count), self.reader.line + 1
-        first -= len(lines)
-        if len(lines) < count:
-            raise self._unequal(source, None, self.reader.line)
-        rows = [[line] for line in decode_lines(b"".join(lines), str(self.path), first)]
-        if self.key == "line_tags":
-            return [line for (line,) in rows]
-        if self.key == "constraints":
-            rows = [[phrase for phrase in line.split("\t") if not is_blank(phrase)] for (line,) in rows]
-        texts = [text for row in rows for text in row]
-        ids = _encode(self.encode, texts, str(self.path))
-        if self.key != "target":
-            check_known(ids, texts, (f"{self.path}, line {n}" for n, row in enumerate(rows, first) for _ in row))
-        encoded = iter(ids)
-        rows = [list(islice(encoded, len(row))) for row in rows]
-        return rows if self.key == "constraints" else [row[0] for row in rows]
-
-    def tags(self, line: str, number: int, others: Tags) -> Tags:
-        """The tags of line `number`, which replace `others` of the same name. Raises UserError."""
-        try:
-            parsed = parse_tags(line.split())
-            tags.check_read(self.task.tags, parsed)
-            tags.numbers(self.task.tags, {**others, **parsed})
-            return {**others, **parsed}
-        except UserError as error:
-            raise UserError(f"{self.path}:{number}: {error}") from error
-
-    def end(self, source: str, total: int) -> None:
-        """Close the file. Raises UserError if it has more lines than `source` has sentences."""
-        if self.reader.take(1):
-            raise self._unequal(source, total, self.reader.count() if self.counts else None)
-        self.reader.close()
-
-    def _unequal(self, source: str, total: int | None, count: int | None) -> UserError:
-        counts = ["more" if number is None else f"{number} lines" for number in (total, count)]
-        return UserError(f"{source} has {counts[0]} and {self.path} has {counts[1]}; "
-                         "line N of one belongs to line N of the other")  # fmt: skip
-
-
-def _encode(encode: Encode, texts: list[str], where: str) -> list[Ids]:
-    try:
-        return encode(texts)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
-
-
-def check_known(ids: list[Ids], texts: list[str], places: Iterable[str]) -> None:
-    """Raise UserError for the first text with a symbol that is not in the vocabulary.
-
-    Args:
-        ids: Token ids of each text.
-        texts: The texts.
-        places: The place of each text, for the message.
-    """
-    for text_ids, text, place in zip(ids, texts, places, strict=False):
-        if UNK in text_ids:
-            raise UserError(
-                f"{place}: {text!r} has a symbol that the target vocabulary lacks, so it cannot be produced"
-            )
-
-
-def read_phrases(key: str, path: str | None, encode: Encode, needed: bool = False) -> list[Ids]:
-    """Token ids of the lines of a file. Empty lines are skipped.
-
-    Args:
-        key: The option that names the file, for messages.
-        path: The file; `-` is standard input. None: there are no lines.
-        encode: Encodes target lines.
-        needed: Whether there must be at least one line, and every symbol must be in the vocabulary.
-
-    Raises:
-        UserError: as `line_windows`; there is no such file; `needed` is not met.
-    """
-    if path is None:
-        return []
-    if path != "-" and not Path(path).exists():
-        raise UserError(f"{key}={path}: no such file")
-    lines = [line for window in line_windows(named(path), Reading(LINES)) for line in window]
-    phrases = _encode(encode, lines, f"{key}={path}")
-    if needed:
-        check_known(phrases, lines, (f"{key}={path}, line {number}" for number in range(1, len(lines) + 1)))
-        if not any(phrases):
-            raise UserError(f"{key}={path}: all lines are empty")
-    return [ids for ids in phrases if ids]
-
-
-# Windows
-
-
-def from_input(task, path: str | None, companions: list[Companion], reading: Reading,
-               count: bool = False, given: Tags = NO_TAGS) -> tuple[Iterator[Window], int | None]:  # fmt: skip
-    """Windows of the sentences of a file or a stream.
+def from_input(task, path: str | None, reading: Reading, count: bool = False) -> Input:
+    """The sentences of a file or a stream.
 
     Args:
         task: It encodes sentences; `task.reads` says whether they are lines or recordings.
         path: The input: lines, or recordings as `_recordings` reads them. A stream of recordings is a list of files.
             None and `-` are standard input.
-        companions: Companion files.
         reading: How the input is read.
-        count: Whether to count the lines of a file even if no companion needs it.
-        given: Tags of all sentences; `line_tags` override them.
-
-    Returns:
-        Windows, and the number of sentences, None if it is not known beforehand.
+        count: Whether to count the lines of a file.
 
     Raises:
-        UserError: as `line_windows`; a companion has another number of lines; some recordings are broken.
+        UserError: as `line_windows`. The parts raise it too, and if some recordings are broken.
     """
-    source = named(path)
+    source, total = named(path), None
     streams = source is STANDARD_INPUT or is_stream(source)
-    total, parts = None, None
     if task.reads == "lines":
-        if not streams and (count or any(companion.counts for companion in companions)):
+        if not streams and count:
             total = count_lines(source, reading)
-        parts = ((window, None, {}, partial(list, lines))
-                 for window, lines in _text_sources(task, source, reading))  # fmt: skip
-    else:
-        items = None if streams else _recordings(source, reading)
-        total = None if items is None else len(items)
-        parts = ((window, None, {}, None) for window in _recording_sources(task, source, items, reading))
-    return _windows(str(source), parts, companions, total, task.reads[:-1], given), total
+        return Input(str(source), "line", total, partial(_text_parts, task, source, reading))
+    items = None if streams else _recordings(source, reading)
+    total = None if items is None else len(items)
+    return Input(str(source), task.reads[:-1], total, partial(_recording_parts, task, source, items, reading))
 
 
-def from_split(task, split: Split, companions: list[Companion], score: bool, size: int,
-               given: Tags = NO_TAGS) -> tuple[Iterator[Window], int]:  # fmt: skip
-    """Windows of the sentences of a split of a store.
+def from_split(task, split: Split, own_targets: bool, size: int) -> Input:
+    """The sentences of a split of a store.
 
     Args:
         task: It makes sources from examples.
         split: The split.
-        companions: Companion files.
-        score: Whether to score targets: those of a companion file, or else of the split itself.
+        own_targets: Whether to give each sentence its target in the split, to score it.
         size: Sentences per window.
-        given: Tags of all sentences; they override the tags in the store.
-
-    Returns:
-        Windows, and the number of sentences.
-
-    Raises:
-        UserError: as `from_input`.
     """
 
-    def parts() -> Iterator[tuple]:
+    def make(numbers: np.ndarray) -> tuple:
+        targets = None
+        if own_targets:
+            flat, lengths = split.gather("target.tokens", numbers)
+            rows = np.split(flat, np.cumsum(lengths[:-1]))
+            targets = [task.target_transform.apply(row).tolist() for row in rows]
+        known = tags.of_split(split, numbers) if task.tags else {}
+        return task.inputs(split, numbers), targets, known, partial(task.source_names, split, numbers)
+
+    def parts() -> Iterator[Part]:
         for start in range(0, len(split), size):
-            numbers, targets = np.arange(start, min(start + size, len(split))), None
-            if score and not companions:
-                flat, lengths = split.gather("target.tokens", numbers)
-                rows = np.split(flat, np.cumsum(lengths[:-1]))
-                targets = [task.target_transform.apply(row).tolist() for row in rows]
-            known = tags.of_split(split, numbers) if task.tags else {}
-            yield task.inputs(split, numbers), targets, known, partial(task.source_names, split, numbers)
+            numbers = np.arange(start, min(start + size, len(split)))
+            yield Part(len(numbers), len(numbers), partial(make, numbers))
 
-    return _windows(f"split '{split.name}'", parts(), companions, len(split), "sentence", given), len(split)
+    return Input(f"split '{split.name}'", "sentence", len(split), parts)
 
 
-def _windows(source: str, parts: Iterator, companions: list[Companion], total: int | None, unit: str,
-             given: Tags) -> Iterator[Window]:  # fmt: skip
-    """Windows of parts (sources, targets or None, tags of all sentences or of each, lines), with their companions."""
+def windows(source: Input, companions: list[Companion], given: Tags = NO_TAGS,
+            wanted: Wanted | None = None) -> Iterator[Window]:  # fmt: skip
+    """The windows of an input, with their companions.
+
+    Args:
+        source: The input.
+        companions: Companion files.
+        given: Tags of all sentences. They override those of a store, and `line_tags` overrides them.
+        wanted: Whether to decode a window; the others are read and left out. None: all.
+
+    Raises:
+        UserError: as `line_windows`; a companion has another number of lines; some recordings are broken.
+    """
     for companion in companions:
-        companion.check(source, total)
+        companion.check(source.name, source.total)
     read = 0
-    for sources, targets, known, lines in parts:
-        window = Window(sources, targets, unit=unit, tags=_over(known, given), lines=lines)
-        for companion in companions:
-            entries = companion.take(source, len(sources))
-            if companion.key == "constraints":
-                window.constraints = entries
-            elif companion.key == "line_tags":
-                window.tags = [companion.tags(line, read + 1 + i, _of(window.tags, i))
-                               for i, line in enumerate(entries)]  # fmt: skip
-            else:
-                window.companions = entries
-        read += len(sources)
-        yield window
+    for number, part in enumerate(source.parts()):
+        beside = [companion.take(source.name, part.count) for companion in companions]
+        mark = partial(_mark, part, beside)
+        if wanted is None or wanted(number, mark):
+            sources, targets, known, lines = part.make()
+            window = Window(sources, targets, None, source.unit, _over(known, given), lines, number, read, mark)
+            for companion, raw in zip(companions, beside, strict=True):
+                entries = companion.entries(raw, read + 1)
+                if companion.key == "constraints":
+                    window.constraints = entries
+                elif companion.key == "line_tags":
+                    window.tags = [companion.tags(line, read + 1 + i, _of(window.tags, i))
+                                   for i, line in enumerate(entries)]  # fmt: skip
+                else:
+                    window.companions = entries
+            yield window
+        read += part.count
     for companion in companions:
-        companion.end(source, read)
+        companion.end(source.name, read)
+
+
+def _mark(part: Part, beside: list[list[bytes]]) -> int:
+    """A checksum of the raw input of a window and of its companions."""
+    raw = "\n".join(map(str, part.raw())).encode(errors="surrogatepass")
+    return zlib.crc32(b"\0".join([raw, *(b"".join(lines) for lines in beside)]))
 
 
 def _over(known: Tags | list[Tags], given: Tags) -> Tags | list[Tags]:

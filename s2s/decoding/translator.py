@@ -17,12 +17,13 @@ from s2s.backends.prepare import prepare
 from s2s.checkpoint.loading import load_model
 from s2s.config import schema
 from s2s.decoding.alignment import position_symbols
+from s2s.decoding.companions import check_known
 from s2s.decoding.compose import generator_of
 from s2s.decoding.compose import load as load_components
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.hypothesis import Hypothesis, Translation
-from s2s.decoding.inputs import NO_TAGS, Window, check_known
+from s2s.decoding.inputs import NO_TAGS, Window
 from s2s.decoding.intake import longest_source
 from s2s.decoding.times import words
 from s2s.decoding.unknowns import Unknowns, read_dictionary
@@ -235,6 +236,7 @@ class Translator:
                 unknowns: Unknowns | None) -> Iterator:  # fmt: skip
         for window in windows:
             sources, companions = window.sources, window.companions
+            first = first if window.first is None else window.first
             tagged, lines = self.task.tagged(sources, window.tags), None
             if score:
                 results = ([hypothesis] for hypothesis in generator.score(tagged, companions, progress))

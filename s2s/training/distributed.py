@@ -28,7 +28,7 @@ from s2s.errors import Failure, UserError
 from s2s.training.watch import Watch
 
 Result = TypeVar("Result")
-RUN_ID = "s2s-train"  # set in the environment of processes that `launch` has started
+TRAIN = "s2s-train"  # the name of the command, which `launch` sets in the environment of its processes
 ENDED = "S2S_TRAIN_ENDED"  # variable with the path of a file that exists when all processes have ended without failure
 TIMEOUT = datetime.timedelta(hours=2)  # of an exchange: rank 0 may calibrate or save meanwhile; failures end it at once
 
@@ -64,11 +64,17 @@ class Ranks:
 
     Attributes:
         watch: Detects failures of other processes; None: there is only one process.
+        store: What all processes can read and write; None: there is only one process.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, local: int = 0, device_type: str = "cpu"):
         self.rank, self.size, self.local, self.device_type = rank, size, local, device_type
         self.watch: Watch | None = None
+        self.store: dist.Store | None = None
+
+    def count(self, name: str, number: int) -> int:
+        """Add a number to a count that all ranks share; returns the new count. Ranks need not call it together."""
+        return self.store.add(name, number)
 
     def reached(self, update: int) -> None:
         """Tell the other processes the update that this one has reached."""
@@ -160,12 +166,19 @@ def launched() -> bool:
 
 def command(ranks: Ranks) -> str:
     """The command that started this process, without the arguments of s2s-train."""
-    by_torchrun = ranks.size > 1 and os.environ.get("TORCHELASTIC_RUN_ID") != RUN_ID
+    by_torchrun = ranks.size > 1 and os.environ.get("TORCHELASTIC_RUN_ID") != TRAIN
     return "torchrun ... -m s2s_cli.train" if by_torchrun else "s2s-train"
 
 
-def launch(processes: int, module: str, words: list[str]) -> int:
+def launch(processes: int, module: str, words: list[str], name: str = TRAIN, saves: bool = True) -> int:
     """Run `python -m module words` in several processes, as `torchrun --standalone --nproc-per-node` does.
+
+    Args:
+        processes: Their number.
+        module: The module of a command.
+        words: Its arguments.
+        name: Its name in messages.
+        saves: Whether the processes save after a signal, and end without failure then.
 
     Returns:
         The exit code of the process that failed first, or 0. After a signal, 0 means that all processes have saved
@@ -184,7 +197,7 @@ def launch(processes: int, module: str, words: list[str]) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
-            min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=RUN_ID, rdzv_backend="c10d",
+            min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=name, rdzv_backend="c10d",
             rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )  # fmt: skip
@@ -192,22 +205,24 @@ def launch(processes: int, module: str, words: list[str]) -> int:
         try:
             elastic_launch(config, sys.executable)("-m", module, *words)
         except SignalException as error:  # it has passed the signal on to the processes, and they have ended
+            if not saves:
+                return 128 + error.sigval
             if not os.path.exists(os.environ[ENDED]):
-                print(f"{RUN_ID}: failed: {error.sigval.name} has ended the processes before they had saved",
+                print(f"{name}: failed: {error.sigval.name} has ended the processes before they had saved",
                       file=sys.stderr)  # fmt: skip
                 return 1
             return 0 if error.sigval == signal.SIGTERM else 128 + error.sigval
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             if failure.exitcode < 0:
-                name = signal.Signals(-failure.exitcode).name
-                print(f"{RUN_ID}: failed: process {rank} was ended by {name}", file=sys.stderr)
+                by = signal.Signals(-failure.exitcode).name
+                print(f"{name}: failed: process {rank} was ended by {by}", file=sys.stderr)
             return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     return 0
 
 
 @contextlib.contextmanager
-def ranks(device: str, timeout: float) -> Iterator[Ranks]:
+def ranks(device: str, timeout: float, name: str = TRAIN, unit: str = "update") -> Iterator[Ranks]:
     """Connect to the other processes that the launcher has started; a single process is a group of its own.
 
     A failure inside of the context ends all processes within seconds, with the message and the exit code of the process
@@ -216,6 +231,8 @@ def ranks(device: str, timeout: float) -> Iterator[Ranks]:
     Args:
         device: As in the options.
         timeout: Seconds without a heartbeat after which a process counts as dead.
+        name: The name of the command, for messages.
+        unit: What `Ranks.reached` counts, for messages.
 
     Raises:
         UserError: there are fewer GPUs than processes on this machine.
@@ -228,7 +245,8 @@ def ranks(device: str, timeout: float) -> Iterator[Ranks]:
     group = Ranks(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
     try:
         store, *_ = next(dist.rendezvous("env://"))
-        group.watch = Watch(dist.PrefixStore("s2s", store), rank, size, timeout)
+        group.watch = Watch(dist.PrefixStore("s2s", store), rank, size, timeout, name, unit)
+        group.store = dist.PrefixStore("s2s-counts", store)
         cuda = device != "cpu" and torch.cuda.is_available()
         if cuda:
             if group.local >= torch.cuda.device_count():

@@ -34,13 +34,16 @@ class Watch:
         store: The store of the rendezvous, which has the address of the store of heartbeats.
         rank, size: As in Ranks.
         timeout: Seconds without a heartbeat after which a process counts as dead.
+        command, unit: The command, and what `update` counts, for messages.
 
     Attributes:
         update: The update that this process has reached; others read it.
         note: Called with a message about a process without heartbeat.
     """
 
-    def __init__(self, store: dist.Store, rank: int, size: int, timeout: float):
+    def __init__(self, store: dist.Store, rank: int, size: int, timeout: float, command: str = "s2s-train",
+                 unit: str = "update"):  # fmt: skip
+        self.command, self.unit = command, unit
         self.rank, self.size, self.timeout, self.update = rank, size, timeout, 0
         self.note: Callable[[str], None] = lambda text: None
         self._beats = 0
@@ -101,7 +104,7 @@ class Watch:
     def name(self, rank: int) -> str:
         """A text about a process: its rank, its place, and the update that it had reached."""
         seen = self._seen[rank]
-        where = f" (pid {seen['pid']} on {seen['host']}, last seen in update {seen['update']:,})" if seen else ""
+        where = f" (pid {seen['pid']} on {seen['host']}, last seen in {self.unit} {seen['update']:,})" if seen else ""
         return f"process {rank} of {self.size}{where}"
 
     # --- the threads -------------------------------------------------------------------------------------------------
@@ -196,10 +199,10 @@ class Watch:
 
     def _say(self, rank: int) -> None:
         text = (f"failed: {self.name(rank)} has sent no heartbeat for {self.timeout:g} s; it was stopped, or its "
-                "machine has failed. To resume from the last checkpoint, repeat the command")  # fmt: skip
+                "machine has failed. To resume, repeat the command")  # fmt: skip
         self.note(text)
         with contextlib.suppress(OSError):
-            print(f"s2s-train: {text}", file=sys.stderr, flush=True)
+            print(f"{self.command}: {text}", file=sys.stderr, flush=True)
 
 
 def _wake(beat: dict[str, Any] | None) -> None:

@@ -229,11 +229,12 @@ def test_an_input_is_never_overwritten(generate, runs, tmp_path):
 def test_invalid_utf8_is_named_with_its_line_and_leaves_no_output(generate, runs, tmp_path):
     text, output = tmp_path / "text", tmp_path / "hyp"
     text.write_bytes(b"a b\nc\nd \xff e\nf\n")
-    for buffer in (1, 100):
+    for buffer in (100, 1):
         words = f"checkpoint={runs[0]}", f"decode.buffer={buffer}"
-        fails(generate(*words, f"input={text}", f"output={output}"), f"{text}:3", "0xff")
         fails(generate(*words, f"output={output}", stdin=text.read_bytes()), "standard input:3")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["text"]
+        fails(generate(*words, f"input={text}", f"output={output}"), f"{text}:3", "0xff")
+        left = {100: ["text"], 1: [".unfinished-hyp", "text"]}[buffer]  # two lines were decoded before the third
+        assert sorted(path.name for path in tmp_path.iterdir()) == left
 
 
 def test_an_output_file_is_replaced_only_when_complete(generate, runs, tmp_path):
@@ -362,7 +363,7 @@ def test_a_signal_ends_the_command_inside_a_long_call(spawn, runs, tmp_path, num
     (tmp_path / "out").write_text("what was there\n")
     words = f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}", "decode.buffer=1", "decode.max_source=100000"
     process = spawn("generate", f"checkpoint={runs[0]}", *words, "device=cpu", start_new_session=True)
-    partial = tmp_path / ".partial-out"
+    partial = tmp_path / ".unfinished-out/lines"
     while process.poll() is None and not (partial.exists() and partial.stat().st_size):  # the first line
         time.sleep(0.02)
     time.sleep(0.5)
@@ -372,7 +373,7 @@ def test_a_signal_ends_the_command_inside_a_long_call(spawn, runs, tmp_path, num
     assert time.monotonic() - started < 8
     assert process.returncode == 128 + number
     assert error == ("s2s-generate: interrupted\n" if number == signal.SIGINT else "")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished-out", "in", "out"]
     assert (tmp_path / "out").read_text() == "what was there\n"
 
 

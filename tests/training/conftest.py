@@ -1,5 +1,6 @@
 """Trainings in several processes: started as users start them, or by a server that has imported everything."""
 
+import importlib
 import multiprocessing
 import os
 import subprocess
@@ -49,20 +50,21 @@ class Together:
     Args:
         folder: For what they say.
         processes: How many.
-        argv: The words of s2s-train.
+        argv: The words of the command.
         script: What each does before.
+        command: The command.
     """
 
-    def __init__(self, folder: Path, processes: int, argv: list[str], script: str):
+    def __init__(self, folder: Path, processes: int, argv: list[str], script: str, command: str = "train"):
         import torch.distributed as dist
 
         self._store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(MODULES)
         self._said = folder / f"said.{self._store.port}"
-        places = [(rank, processes, self._store.port, [*map(str, argv)], script, str(self._said))
+        places = [(rank, processes, self._store.port, [*map(str, argv)], script, str(self._said), command)
                   for rank in range(processes)]  # fmt: skip
-        self.processes = [context.Process(target=_train, args=place) for place in places]
+        self.processes = [context.Process(target=_run, args=place) for place in places]
         for process in self.processes:
             process.start()
 
@@ -86,19 +88,17 @@ class Together:
             process.kill()
 
 
-def _train(rank: int, size: int, port: int, argv: list[str], script: str, said: str) -> None:
+def _run(rank: int, size: int, port: int, argv: list[str], script: str, said: str, command: str) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), MASTER_ADDR="localhost",
                       MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")  # fmt: skip
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     import torch
 
-    from s2s_cli.train import main
-
     torch.set_num_threads(1)
-    sys.argv = ["s2s-train", *argv]
+    sys.argv = [f"s2s-{command}", *argv]
     exec(compile(script, "script", "exec"), {})
-    main()
+    importlib.import_module(f"s2s_cli.{command}").main()
 
 
 @pytest.fixture

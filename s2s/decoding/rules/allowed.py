@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from s2s.config.schema import option
+from s2s.decoding.companions import read_phrases
 from s2s.decoding.hypothesis import NEVER
-from s2s.decoding.inputs import read_phrases
 from s2s.decoding.limits import Limits
 from s2s.decoding.rules.rule import Rule
 from s2s.decoding.search.choice import Choice
