@@ -104,23 +104,24 @@ class Unfinished:
         Raises:
             UserError: the output was begun with another task, or its files are damaged.
         """
-        if overwrite or (not (self.folder / "state.json").exists() and not self._pieces()):
+        begun = (self.folder / "state.json").exists() or self._pieces()
+        if overwrite or not begun or not self.lines.exists():  # without `lines` the output was completed
             files.clear(self.folder)
         if not self.folder.exists():
             self.folder.mkdir()
             content = {"format": FORMAT, "window": window, "task": task}
             files.replace(self.folder / "task.json", to_json(content, indent=1) + "\n")
             self.lines.touch()
-        begun = read_json(self.folder / "task.json", TASK, REMEDY)
-        if begun["format"] != FORMAT:
+        before = read_json(self.folder / "task.json", TASK, REMEDY)
+        if before["format"] != FORMAT:
             raise UserError(f"{self.folder}: an unfinished output of another version; {REMEDY}")
-        if difference := _difference(begun["task"], task):
+        if difference := _difference(before["task"], task):
             raise UserError(f"output={self.output}: was begun, and is unfinished, with {difference}; repeat that "
                             f"command to go on, or {REMEDY}")  # fmt: skip
-        self.state = State(tuple(begun["window"]), self.first, 0, 0, 0, {})
+        self.state = State(tuple(before["window"]), self.first, 0, 0, 0, {})
         if (self.folder / "state.json").exists():
             vars(self.state).update(read_json(self.folder / "state.json", STATE, REMEDY))
-        if not self.lines.exists() or self.lines.stat().st_size < self.state.bytes:
+        if self.lines.stat().st_size < self.state.bytes:
             raise UserError(f"{self.lines}: damaged; {REMEDY}")
         os.truncate(self.lines, self.state.bytes)
         for path in self.folder.iterdir():  # what a killed process has left
