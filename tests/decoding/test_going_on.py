@@ -66,7 +66,9 @@ def killing(monkeypatch):
     return arm
 
 
-@pytest.mark.parametrize("case", FORMATS)
+@pytest.mark.parametrize(
+    "case", [case if case in ("text", "scores") else pytest.param(case, marks=pytest.mark.slow) for case in FORMATS]
+)
 def test_killed_at_any_moment_no_line_is_lost_or_doubled(generate, runs, text, tmp_path, killing, monkeypatch, case):
     whole, output = tmp_path / "whole", tmp_path / "hyp"
     assert generate(*words(runs, text, whole, *FORMATS[case]))[0] == 0
@@ -172,7 +174,7 @@ def several(tmp_path):
         one.communicate()
 
 
-@pytest.mark.parametrize("case", ["n-best", "scores"])
+@pytest.mark.parametrize("case", ["n-best", pytest.param("scores", marks=pytest.mark.slow)])
 def test_several_processes_give_the_output_of_one(generate, runs, text, tmp_path, several, case):
     whole, output = tmp_path / "whole", tmp_path / "hyp"
     assert generate(*words(runs, text, whole, *FORMATS[case]))[0] == 0
@@ -182,6 +184,7 @@ def test_several_processes_give_the_output_of_one(generate, runs, text, tmp_path
     assert said.startswith("60 sentences, ")
 
 
+@pytest.mark.slow
 def test_small_inputs_are_divided_too_and_a_kill_loses_nothing(generate, runs, text, tmp_path, several):
     """Process 1 is killed in its first window; then a single process goes on."""
     whole, output = tmp_path / "whole", tmp_path / "hyp"
