@@ -248,7 +248,7 @@ def test_a_process_that_is_stopped_is_named_and_ends_all(store, tmp_path, reques
     assert time.monotonic() - began < 60  # starting included
     (said,) = (text for text in errors.splitlines() if text.startswith("s2s-train: "))
     found = re.match(r"s2s-train: failed: process (\d) of 2 \(pid \d+ on (.*), last seen in update \d+\) has sent no "
-                     r"heartbeat for 4 s; it was stopped, .* To resume .* repeat the command", said)  # fmt: skip
+                     r"heartbeat for 4 s; it was stopped, .* To resume, repeat the command", said)  # fmt: skip
     assert found, errors
     assert found.groups() == (str(rank), socket.gethostname())
     if by == "launch":
