@@ -12,8 +12,8 @@ from starlette.exceptions import HTTPException
 from s2s import registry
 from s2s.data.directions import parse_tags
 from s2s.data.manifest import Entry
+from s2s.decoding.companions import check_known
 from s2s.decoding.config import DecodeConfig
-from s2s.decoding.inputs import check_known
 from s2s.decoding.translator import Translator
 from s2s.errors import UserError
 from s2s.serving.batcher import Job
