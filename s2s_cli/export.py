@@ -54,10 +54,13 @@ def _write(config: ExportCommand, output: Path) -> int:
     from s2s.interop import ctranslate2, huggingface
     from s2s.models.subnets import subnet
 
-    model, task, _ = load_model(config.checkpoint)
+    model, task, trained = load_model(config.checkpoint)
     if config.subnet is not None:
         model = subnet(model, config.subnet, "subnet")
-    {"ctranslate2": ctranslate2, "huggingface": huggingface}[config.format].write(model, task, output)
+    if config.format == "huggingface":
+        huggingface.write(model, task, output, trained.get("decode") or {})
+    else:
+        ctranslate2.write(model, task, output)
     return sum(path.stat().st_size for path in output.iterdir())
 
 

@@ -72,6 +72,9 @@ def write(path: Path, format: str, output: Path, given: Mapping[str, Any] = Mapp
     plain = type(imported.task.config)()
     words += [(f"task.{key}", _word(value)) for key, value in vars(imported.task.config).items()
               if value != getattr(plain, key)]  # fmt: skip
+    if imported.preset:
+        words.append(("decode", imported.preset))
+        words += [(f"decode.{key}", _word(value)) for key, value in imported.decode.items()]
     config: Any = compose.compose(TrainCommand, words)
     tensors = imported.weights()
     with loading.AtMost(2 * sum(tensor.numel() for tensor in tensors.values()) + loading.SPARE, imported.where):

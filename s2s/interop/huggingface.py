@@ -10,7 +10,9 @@ Shapes: V symbols.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -54,16 +56,18 @@ CLASSES = {"marian": "MarianMTModel", "t5": "T5ForConditionalGeneration", **{
     {"pegasus": "Pegasus", "bart": "Bart", "mbart": "MBart"}.items()
 }}  # fmt: skip
 OFFSET = 2  # rows of learned positions that BART does not use
+MOST_WRITTEN = 256  # tokens of an output, if the maximum depends on the source
 MOST = 1024  # positions that the config names; transformers makes a table of them
 
 
-def write(model: nn.Module, task, folder: Path) -> None:
+def write(model: nn.Module, task, folder: Path, decode: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Write a model's folder. It appears, or replaces an existing one, when it is complete.
 
     Args:
         model: A model of `task`.
         task: Owns the tokenizers.
         folder: Where to write.
+        decode: Options of decoding, which `generate` gets; those that are missing have our defaults.
 
     Raises:
         UserError: no layout holds what the model does; all reasons of the nearest one are named.
@@ -80,7 +84,7 @@ def write(model: nn.Module, task, folder: Path) -> None:
             tensors[f"model.{side}.embed_positions.weight"] = part.embedding.positions.table_of(MOST)[:MOST]
     if layout != "t5" and model.output.bias is None:
         tensors["final_logits_bias"] = torch.zeros(1, len(tensors["lm_head.weight"]))
-    config, generation = _config(layout, model, rows, begin)
+    config, generation = _config(layout, model, rows, begin, decode)
     files = _tokenizer_files(task, rows)
     with whole_folder(folder) as partial, naming(partial / "model.safetensors"):
         for name, content in {"config.json": config, "generation_config.json": generation, **files}.items():
@@ -215,8 +219,10 @@ class Copies(Place):
         return dict.fromkeys(self.names, written)
 
 
-def _config(layout: str, model: nn.Module, rows: dict[str, Tensor | None], begin: int) -> tuple[dict, dict]:
-    """The contents of config.json and generation_config.json."""
+def _config(
+    layout: str, model: nn.Module, rows: dict[str, Tensor | None], begin: int, decode: Mapping[str, Any]
+) -> tuple[dict, dict]:
+    """The contents of config.json and generation_config.json; decode: as in `write`."""
     config, sides = model.config, {"encoder": model.config.encoder, "decoder": model.config.decoder}
     end = EOS if rows["target"] is None else EOS - 1
     shared = model.frontend.tokens is model.decoder.embedding.tokens
@@ -248,14 +254,29 @@ def _config(layout: str, model: nn.Module, rows: dict[str, Tensor | None], begin
         }  # fmt: skip
         if layout == "marian":
             common |= {"share_encoder_decoder_embeddings": shared, "decoder_vocab_size": size["target"]}
-    never = sorted({PAD, UNK, begin} - {end})
-    search = {
-        "num_beams": 5,
-        "min_new_tokens": 1,
-        "early_stopping": True,
-        "max_length": 256,
-    }  # as decode has by default
-    return common, {**ids, **search, "forced_eos_token_id": None, "bad_words_ids": [[number] for number in never]}
+    never = sorted({PAD, begin, *([] if decode.get("allow_unknown") else [UNK])} - {end})
+    return common, {
+        **ids,
+        **_search(decode),
+        "forced_eos_token_id": None,
+        "bad_words_ids": [[number] for number in never],
+    }
+
+
+def _search(decode: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `generate` that mean the same as these of ours."""
+    stopping = {"first_finished": True, "worst_finished": False, "best_possible": "never"}
+    options = {
+        "num_beams": decode.get("beam_size", 5), "min_new_tokens": decode.get("min_length_b", 1),
+        "early_stopping": stopping.get(decode.get("stopping", ""), True),
+        # What the decoder begins with and EOS count there. It has no maximum that depends on the source.
+        "max_length": MOST_WRITTEN if decode.get("max_length_a", 1) else decode["max_length_b"] + 2,
+    }  # fmt: skip
+    if decode.get("length_normalization", "power") == "power":
+        options["length_penalty"] = float(decode.get("length_penalty", 1.0))
+    if repeated := decode.get("no_repeat_ngram", 0):
+        options["no_repeat_ngram_size"] = repeated
+    return options
 
 
 def _tokenizer_files(task, rows: dict[str, Tensor | None]) -> dict[str, Any]:

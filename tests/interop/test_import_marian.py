@@ -251,3 +251,20 @@ def test_options_of_generate(tmp_path):
     assert not stacks.generation_notes(given)
     with pytest.raises(UserError, match="min_length='x': int is needed"):
         stacks.generation(folder(min_length="x"))
+
+
+def test_the_way_of_generating_comes_back_out(folder, tmp_path, s2s):
+    copy = tmp_path / "theirs"
+    shutil.copytree(folder, copy)
+    given = {"num_beams": 3, "early_stopping": True, "min_new_tokens": 2, "max_length": 30, "length_penalty": 0.5,
+             "no_repeat_ngram_size": 2}  # fmt: skip
+    wanted = json.loads((copy / "generation_config.json").read_text())
+    for change in (given, {"num_beams": 2, "early_stopping": False, "max_length": 17}):
+        options = {key: value for key, value in wanted.items() if key not in given} | change
+        (copy / "generation_config.json").write_text(json.dumps(options))
+        importing.write(copy, "auto", tmp_path / f"ours{len(change)}")
+        assert s2s("export", f"checkpoint={tmp_path / f'ours{len(change)}'}", "format=huggingface",
+                   f"output={tmp_path / f'out{len(change)}'}") == 0  # fmt: skip
+        found = json.loads((tmp_path / f"out{len(change)}" / "generation_config.json").read_text())
+        assert {key: found[key] for key in change} == change
+        assert found["bad_words_ids"] == [[0]]
