@@ -213,8 +213,16 @@ def distilled(parent, *more) -> list[str]:
             "criterion.cross_entropy.label_smoothing=0", *more]  # fmt: skip
 
 
-def test_a_pupil_writes_what_its_teacher_writes(store, parent, tmp_path, s2s):
-    """On the same updates a pupil comes nearer to its teacher's probabilities than a model that sees only the text."""
+@pytest.mark.parametrize("kind", ["encoder_decoder", pytest.param("decoder_only", marks=pytest.mark.slow)])
+def test_a_pupil_writes_what_its_teacher_writes(store, parent, tmp_path, s2s, kind):
+    """On the same updates a pupil comes nearer to its teacher's probabilities than a model that sees only the text. The
+    positions of a decoder-only teacher's target are those of the pupil's decoder."""
+    if kind == "decoder_only":
+        parent = tmp_path / "teacher"
+        size = [word for word in SMALL if not word.startswith(("model=", "model.encoder."))]
+        stack = ["model=decoder_only_tiny", "model.encoder.width=32", "model.decoder.layers=2", "train.max_updates=60"]
+        teacher = [*size, *stack, f"store={store}", f"run={parent}", "optim.lr=3e-3", "seed=7"]
+        assert s2s("train", *teacher) == 0
     runs = {name: tmp_path / name for name in ("taught", "alone")}
     long = ["train.max_updates=60", "optim.lr=3e-3", "seed=3", "model.dropout=0"]
     pure = ["criterion.distillation.weight=1", "criterion.cross_entropy.weight=0"]

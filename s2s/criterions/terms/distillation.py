@@ -1,8 +1,18 @@
 """Word-level knowledge distillation: the model learns the distributions of its teachers at each target position.
 
-The term is t^2 * the cross-entropy of the model against the mean of the teachers' distributions, both at temperature t
-(Hinton et al. 2015; at each token of the given target: Kim and Rush 2016). t^2 keeps the size of the gradient; the
-reported metric is without it. Teachers and model may have output layers of any kind.
+Paper: Kim and Rush, "Sequence-Level Knowledge Distillation", EMNLP 2016, https://arxiv.org/abs/1606.07947, after Hinton
+et al., "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531; from a decoder-only
+teacher: Elfeki et al., "Return of the Encoder: Maximizing Parameter Efficiency for SLMs", 2025,
+https://arxiv.org/abs/2501.16273.
+
+The term is t^2 * the cross-entropy of the model against the mean of the teachers' distributions, both at temperature t,
+at each token of the given target. t^2 keeps the size of the gradient; the reported metric is without it. Teachers and
+model may have output layers of any kind. A teacher may be decoder-only (`model=decoder_only_tiny`): its logits are
+those of the T target positions of the sequence [source; target], and belong to the T positions of the pupil's decoder.
+
+Use: criterion=distillation `criterion.distillation.teachers=[RUN]` criterion.distillation.temperature=2
+
+Left out: teachers with another vocabulary; uncertain: the direction of the divergence in the paper of 2025.
 """
 
 import dataclasses
