@@ -1,5 +1,7 @@
 """A trained model gets further symbols and tags: its tokenizer is widened, and new rows begin where old ones are."""
 
+import itertools
+
 import pytest
 import sentencepiece
 import torch
@@ -126,3 +128,48 @@ def test_a_run_gets_a_symbol_and_a_language(parent, tmp_path, s2s, capsys):
         assert message in capsys.readouterr().err
     assert s2s("preprocess", *store, "more_reserved=[<src>]", "overwrite=true") == 2
     assert "has all symbols of more_symbols and more_reserved" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_imported_model_of_many_languages_gets_another_one_by_adapters(tmp_path, s2s, capsys):
+    """NLLB of transformers: the row of a new tag, and LoRA beside it."""
+    import yaml
+
+    from s2s.training.outcomes import flat
+    from tests.interop.taught import words
+    from tests.interop.test_import_families import SYMBOLS, tokenizer
+
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "theirs").mkdir()
+    symbols, *_ = tokenizer("nllb", tmp_path / "theirs")
+    config = transformers.M2M100Config(
+        vocab_size=len(symbols), d_model=16, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=20, max_position_embeddings=64,
+        pad_token_id=symbols.index("<pad>"), eos_token_id=symbols.index("</s>"),
+        decoder_start_token_id=symbols.index("</s>"), bos_token_id=0)  # fmt: skip
+    transformers.M2M100ForConditionalGeneration(config).save_pretrained(tmp_path / "theirs")
+    nllb = tmp_path / "nllb"
+    assert s2s("importing", f"from={tmp_path / 'theirs'}", f"output={nllb}") == 0
+    for name, ending in itertools.product(("train", "valid"), ("gsw_Latn", "eng_Latn")):
+        (tmp_path / f"{name}.{ending}").write_text("\n".join(words(20, SYMBOLS)) + "\n")
+    assert s2s("preprocess", "languages=[gsw_Latn-eng_Latn,eng_Latn-gsw_Latn]", f"train={tmp_path}/train",
+               f"valid={tmp_path}/valid", f"tokenizer_from={nllb}", "more_reserved=[<gsw_Latn>]", "workers=1",
+               f"store={tmp_path}/store") == 0  # fmt: skip
+    options = flat(yaml.safe_load((nllb / "config.yaml").read_text())["model"])
+    plain = {"encoder.type", "decoder.type", "encoder.layer.type", "type", "adapter", "auxiliary_heads"}
+    own = [f"model.{key}={'null' if value is None else str(value).lower()}" for key, value in options.items()
+           if key not in plain and not key.endswith(".type")]  # fmt: skip
+    capsys.readouterr()
+    assert s2s("train", "model=transformer_tiny", *own, f"store={tmp_path}/store", f"run={tmp_path}/run", "device=cpu",
+               "task.source_tags=[source_language]", "task.target_tag=target_language", "data.batch_tokens=200",
+               "train.max_updates=2", "train.samples=0", f"train.init.checkpoint={nllb}", "model.adapter=lora",
+               "model.adapter.trained=[embeddings]", "train.init.copy_rows=[<gsw_Latn>=<deu_Latn>]",
+               "optim.lr=1e-9") == 0  # fmt: skip
+    assert "1 are new" in capsys.readouterr().err
+    (model, task, _), (old, before, _) = (loading.load_model(str(path)) for path in (tmp_path / "run", nllb))
+    new, known = (each.target_tokenizer.vocabulary.reserved for each in (task, before))
+    torch.testing.assert_close(model.output.weight[new["<gsw_Latn>"]], old.output.weight[known["<deu_Latn>"]])
+    torch.testing.assert_close(model.output.weight[new["<eng_Latn>"]], old.output.weight[known["<eng_Latn>"]])
+    (tmp_path / "in").write_text("das haus\n")
+    assert s2s("generate", f"checkpoint={tmp_path}/run", f"input={tmp_path}/in", f"output={tmp_path}/out",
+               "source_language=eng_Latn", "target_language=gsw_Latn", "decode.max_length_b=5") == 0  # fmt: skip
