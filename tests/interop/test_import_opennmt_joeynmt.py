@@ -268,6 +268,29 @@ class Hostile:
         return os.system, (f"touch {HOSTILE}",)
 
 
+def test_tokenizers_of_joeynmt(tmp_path):
+    """Characters, and words that Moses tokenizes."""
+    pytest.importorskip("sacremoses")
+
+    def moses(config):
+        for side in ("src", "trg"):
+            config["data"][side] |= {"lowercase": True, "tokenizer_cfg": {"pretokenizer": "moses"}}
+
+    joeynmt(tmp_path, Theirs(source_end=True), change=moses)
+    importing.write(tmp_path, "auto", tmp_path / "words")
+    task = load_model(str(tmp_path / "words"))[1]
+    assert task.source_tokenizer.texts("Das Haus, klein.") == ["das", "haus", ",", "klein", "."]
+    assert task.target_tokenizer.decode(task.target_tokenizer.encode("das haus")) == "das haus"
+    letters = ["<unk>", "<pad>", "<s>", "</s>", *"abcdefghi\u2581"]
+    joeynmt(tmp_path, Theirs(source_end=True), level="char")
+    for side in ("src", "trg"):
+        (tmp_path / f"{side}_vocab.txt").write_text("\n".join(letters) + "\n")
+    importing.write(tmp_path, "auto", tmp_path / "letters")
+    tokenizer = load_model(str(tmp_path / "letters"))[1].source_tokenizer
+    assert tokenizer.encode("a cab") == [4, 13, 6, 4, 5]
+    assert tokenizer.decode([4, 13, 6]) == "a c"
+
+
 def test_sources_without_their_end():
     ids, lengths = ended(np.array([4, 5, 6]), np.array([0, 2, 0, 1, 0]), end=False)
     assert ids.tolist() == [3, 4, 5, 3, 6, 3]

@@ -19,6 +19,7 @@ from s2s.interop.importing.records import read_checkpoint
 from s2s.interop.places import Names, Place, Table, fused, named_stack
 from s2s.tasks.translation import TranslationTask
 from s2s.text.characters import CharacterConfig, CharacterTokenizer
+from s2s.text.pretokenizers.moses import MosesConfig
 from s2s.text.sampling import SPACE
 from s2s.text.tokenizer import Tokenizer
 from s2s.text.vocabulary import Vocabulary
@@ -181,11 +182,14 @@ def _tokenizer(settings: Settings, side: str, tensors: dict[str, Tensor]) -> tup
     if level == "char":
         symbols = [" " if symbol == SPACE else symbol for symbol in symbols]
     ours, names, rows = arranged(symbols, [place[name] for name in ("pad", "unk", "bos", "eos")], len(matrix), apart)
-    options = {"lowercase": get("lowercase", False, "data", key)}
+    options: dict[str, Any] = {"lowercase": get("lowercase", False, "data", key)}
     notes = [f"data.{key}.normalize=true: Unicode and punctuation are not normalised as JoeyNMT does"
              ] * get("normalize", False, "data", key)  # fmt: skip
-    pre = get("pretokenizer", "none", "data", key, "tokenizer_cfg")
-    notes += [f"data.{key}.tokenizer_cfg.pretokenizer={pre}: lines are already tokenized"] * (pre != "none")
+    pre = get("pretokenizer", "none", "data", key, "tokenizer_cfg").lower()
+    if pre not in ("none", "moses"):
+        raise UserError(f"{settings.where}: data.{key}.tokenizer_cfg.pretokenizer={pre}: none and moses are known")
+    if pre == "moses":
+        options["pre"] = MosesConfig(language=get("lang", "en", "data", key))
     if level == "char":
         if wrong := [symbol for symbol in ours[4:] if len(symbol) != 1]:
             raise UserError(f"{file}: {', '.join(wrong[:5])}: not a character, as level: char needs")
