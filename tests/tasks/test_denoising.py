@@ -12,6 +12,9 @@ from s2s.data.store import Store
 from s2s.tasks.denoising import DenoisingConfig, DenoisingTask
 from s2s.text.vocabulary import MASK
 from tests.conftest import _call, write_corpus
+from tests.training import test_resume
+from tests.training.conftest import together  # noqa: F401
+from tests.training.test_distributed import NO_NOISE, assert_one_run, finished, losses
 
 SIZE = ["model=transformer_tiny", "train.samples=0", "data.batch_tokens=200", "device=cpu", "train.valid_updates=4",
         *(f"model.{side}.{key}" for side in ("encoder", "decoder")
@@ -115,3 +118,18 @@ def test_pairs_in_a_tsv_file_are_no_texts(folder, tmp_path, s2s, capsys):
     assert "pairs.tsv:1: a row must have one column, target; it has 2" in capsys.readouterr().err
     assert s2s("preprocess", *words, "columns=[2]", f"store={tmp_path}/second") == 0
     assert "H" not in Store(tmp_path / "second").tokenizers()["target"].vocabulary.symbols
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_run_of_one_and_resume_to_the_same_bits(folder, tmp_path, s2s, together):  # noqa: F811
+    """The noise of an example depends on its number and the epoch, and not on the process that reads it."""
+    store, one, two, pieces = folder / "texts", *(tmp_path / name for name in ("one", "two", "pieces"))
+    options = ["task=denoising", *SIZE, "data.group=2", "train.log_updates=1", "train.max_updates=12", NO_NOISE]
+    assert s2s("train", *test_resume.words(store, one, *options, "train.accumulate=2")) == 0
+    finished(together(2, store, two, *options))
+    assert len(losses(one)) == 12
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
+    assert_one_run(one, two)
+    finished(together(2, store, pieces, *options, "train.max_updates=5"))
+    finished(together(2, store, pieces, *options))
+    test_resume.same_bits(two, pieces)
