@@ -139,7 +139,7 @@ def _default(field: dataclasses.Field) -> str:
 def comparison(report: dict) -> list[str]:
     """Lines of a comparison: what was done, and a row for each side."""
     lines = [
-        f"{report['title']}: {report['data']}, {report['updates']:,} updates. Expected: {report['expects']}", "",
+        f"{report['title']}: {report['data']}, {trained_for(report)}. Expected: {report['expects']}", "",
         f"| | {report['metric']} by seed | mean | perplexity | parameters | training, CPU s | decoding, CPU s |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -166,6 +166,13 @@ COLUMNS = {  # of a table of ratios: heading, and text of a value
     "computed": ("share of blocks computed", lambda share: f"{share:.2f}"),
     "score": ("score", lambda score: f"{score:.2f}"),
 }
+
+
+def trained_for(report: dict) -> str:
+    """The updates of both sides of a comparison."""
+    updates, baseline, start = (report.get(key) for key in ("updates", "baseline_updates", "start"))
+    after = f" after {start:,} of the common options" if start else ""
+    return f"{updates:,} updates" + (f" against {baseline:,} of the baseline" if baseline else "") + after
 
 
 def ratios(measurement: dict, report: dict) -> list[str]:

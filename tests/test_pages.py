@@ -91,7 +91,7 @@ def workplace(tmp_path_factory):
     """A folder in which the commands of the README were run."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "corpus").mkdir()
-    write_corpus(folder / "corpus", {"train": 200, "val": 10, "test2016": 12})
+    write_corpus(folder / "corpus", {"train": 200, "val": 10, "test2016": 12, "more": 12})
     for path in list((folder / "corpus").iterdir()):
         path.rename(path.with_suffix({".src": ".de", ".tgt": ".en"}[path.suffix]))
     for path in list((folder / "corpus").glob("*.en")):

@@ -47,6 +47,8 @@ class Comparison:
         expects: What the paper claims.
         common: Options of both sides.
         baseline, method: Options of one side.
+        start: Updates with the common options alone, from whose weights both sides then start; 0: random weights.
+        baseline_updates: Updates of the baseline, for a comparison at equal time; 0: as many as `updates`.
     """
 
     title: str
@@ -57,6 +59,8 @@ class Comparison:
     common: str = ""
     baseline: str = ""
     method: str = ""
+    start: int = 0
+    baseline_updates: int = 0
 
     @classmethod
     def read(cls, name: str) -> "Comparison":
@@ -103,12 +107,37 @@ def digest(*what) -> str:
 def folder_of(comparison: Comparison, side: str, seed: int, folder: Path) -> Path:
     """The folder of a run."""
     options = comparison.options(side)
-    return folder / f"run-{digest(comparison.data, comparison.metric, comparison.updates, options, seed)}"
+    also = [comparison.start] if comparison.start else []
+    return (
+        folder / f"run-{digest(comparison.data, comparison.metric, updates_of(comparison, side), options, seed, *also)}"
+    )
+
+
+def updates_of(comparison: Comparison, side: str) -> int:
+    """The updates of a side."""
+    return comparison.updates if side == "method" else comparison.baseline_updates or comparison.updates
+
+
+def started(comparison: Comparison, seed: int, folder: Path, words: list[str]) -> list[str]:
+    """The option of the weights from which both sides start; they are trained if they are not there yet.
+
+    Args:
+        comparison: It has `start`.
+        seed: Seed of the run.
+        folder: Of stores and runs.
+        words: Options of s2s-train that name the store and the common configuration.
+    """
+    common = dataclasses.replace(comparison, baseline="", method="").options("method")
+    own = folder / f"start-{digest(comparison.data, comparison.start, common, seed)}"
+    lasting = [f"train.max_updates={comparison.start}", f"train.valid_updates={comparison.start}",
+               f"optim.warmup_updates={comparison.start // 10}", f"seed={seed}", f"run={own}"]  # fmt: skip
+    command("train", [*words, *lasting, *common["train"]])
+    return [f"train.init.checkpoint={own}"]
 
 
 def run(comparison: Comparison, side: str, seed: int, folder: Path, published: Path | None) -> dict:
     """Preprocess, train, decode and score one side with one seed. Comparisons with the same baseline share its runs."""
-    options, updates = comparison.options(side), comparison.updates
+    options, updates = comparison.options(side), updates_of(comparison, side)
     corpus = folder / "data" / comparison.data
     store = folder / f"store-{digest(comparison.data, options['preprocess'])}"
     own = folder_of(comparison, side, seed, folder)
@@ -123,8 +152,10 @@ def run(comparison: Comparison, side: str, seed: int, folder: Path, published: P
         command("preprocess", [*names, *files, f"store={store}", *options["preprocess"]])
     words = [f"store={store}", f"run={own / 'run'}", f"seed={seed}", f"train.max_updates={updates}",
              f"train.valid_updates={updates}", f"optim.warmup_updates={updates // 10}"]  # fmt: skip
+    shared = ["--config", str(HERE / "config.yaml"), f"store={store}"]
+    start = started(comparison, seed, folder, shared) if comparison.start else []
     began = time.perf_counter()
-    training, _ = command("train", ["--config", str(HERE / "config.yaml"), *words, *options["train"]])
+    training, _ = command("train", ["--config", str(HERE / "config.yaml"), *words, *options["train"], *start])
     wall = time.perf_counter() - began
     hypothesis, reference = own / "test.hyp", own / "test.ref"
     decoding, _ = command("generate", [f"checkpoint={own / 'run'}", f"store={store}", "split=test",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from s2s.config import compose
+from tests.conftest import write_corpus
 from tests.tones import write_tones
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -245,3 +246,23 @@ def test_run_goes_through_the_four_commands_to_a_table(example, make, choice, la
         done = subprocess.run([script, data, out, *words], capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
         assert any(line.startswith(last) for line in done.stdout.splitlines()[-3:]), done.stdout
+
+
+@pytest.mark.slow
+def test_back_translation_trains_on_what_the_reverse_model_writes(tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    write_corpus(data, {"train": 60, "val": 5, "test_2016_flickr": 4})
+    for file in data.iterdir():
+        file.rename(file.with_suffix({".src": ".de", ".tgt": ".en"}[file.suffix]))
+    environment = {**os.environ, "PAIRS": "40", "LINES": "20", "VOCABULARY": "24"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    small = ["train.max_updates=2", "train.valid_updates=2", "train.samples=0", "model.encoder.width=16", "device=cpu",
+             "model.decoder.width=16", "train.loggers=[]"]  # fmt: skip
+    done = subprocess.run([EXAMPLES / "back_translation" / "run.sh", data, out, *small], capture_output=True, text=True,
+                          env=environment)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len((out / "written.de").read_text().splitlines()) == 20
+    assert (out / "written.en").read_text().splitlines() == (data / "train.en").read_text().splitlines()[40:]
+    assert "60 pairs" in (out / "runs/both/train.log").read_text()
+    assert (out / "scores.txt").read_text().startswith("pairs: BLEU|")
