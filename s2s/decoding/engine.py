@@ -408,19 +408,20 @@ class _Run:
         where = torch.from_numpy(slots).to(self.engine.device)
         scores, ends, end_values = self.finished.best(where)
         ids, values, lengths = self.trellis.paths(slots, self.starts[slots], ends)
-        config, longest = self.config, self.limits.host_longest[slots]
-        results = []
-        for i, number in enumerate(self.numbers[slots].tolist()):
+        config, results = self.config, []
+        longest = self.limits.host_longest[slots].tolist()
+        parts = (scores, np.isfinite(scores), lengths, ids, values, end_values)
+        columns = [self.numbers[slots].tolist(), longest, *(part.tolist() for part in parts)]
+        for number, most, *rows in zip(*columns, strict=True):
             n_best = []
-            for n in np.flatnonzero(np.isfinite(scores[i])):
-                length = lengths[i, n]
-                each = [*values[i, n, :length].tolist(), float(end_values[i, n])]
-                path = ids[i, n, :length].tolist()
-                total, score = float(sum(each)), float(scores[i, n])
+            for score, finite, length, path, each, last in zip(*rows, strict=True):
+                if not finite:
+                    continue
+                each = [*each[:length], last]
+                total = sum(each)
                 if not self.choose.scored:
                     score = normalised(config, total, len(each))
-                truncated = bool(length >= longest[i])
-                n_best.append(Hypothesis(path, score, total, each, truncated))
+                n_best.append(Hypothesis(path[:length], score, total, each, length >= most))
             results.append((number, n_best or [Hypothesis.not_finite()]))
         self.numbers[slots], self.needs[:, slots] = -1, 0
         self.busy -= len(slots)

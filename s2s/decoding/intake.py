@@ -67,9 +67,11 @@ class Intake:
             unit = "tokens" if self.setting.sides.seconds is None else "positions"
             return UserError(f"source of {length} {unit}; at most {self.limit} are allowed (decode.max_source, "
                              "model.max_positions)")  # fmt: skip
+        if not self.ctc or name != "prefix" or not len(ids):
+            return None
         needed = len(ids) + sum(left == right for left, right in pairwise(ids))  # repeated labels need a blank
         frames = self.setting.positions(source) if len(source) else 0
-        if self.ctc and name == "prefix" and len(ids) and needed > frames:
+        if needed > frames:
             return UserError(f"prefix of {len(ids)} tokens: CTC cannot align them with {frames} frames of the encoder; "
                              "decode.ctc_weight=0 leaves CTC out")  # fmt: skip
         return None

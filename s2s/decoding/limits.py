@@ -39,6 +39,7 @@ class Limits:
     def __init__(self, config: DecodeConfig, slots: int, sentences: list, device: torch.device | str,
                  most: int | None = None, length: Callable[[Sequence], int] = len):  # fmt: skip
         self.config, self.most, self.length = config, most, length
+        self.known: dict[tuple[int, int], tuple[int, int]] = {}  # bounds by the lengths of source and prefix
         self.steps = max(self.bounds(sentence)[1] for sentence in sentences) + 1
         width = max(len(sentence.prefix) for sentence in sentences)
         self.prefix_ids = torch.zeros(slots, width, dtype=torch.int64, device=device)
@@ -55,7 +56,10 @@ class Limits:
 
     def bounds(self, sentence) -> tuple[int, int]:
         """Minimum and maximum length of a sentence's hypotheses, as the function `bounds`."""
-        return bounds(self.config, self.length(sentence.source), len(sentence.prefix), self.most)
+        key = self.length(sentence.source), len(sentence.prefix)
+        if key not in self.known:
+            self.known[key] = bounds(self.config, *key, self.most)
+        return self.known[key]
 
     @property
     def host_longest(self) -> np.ndarray:
@@ -135,9 +139,14 @@ def bounds(config: DecodeConfig, source: int, prefix: int, most: int | None) -> 
 def needs(sentences: list, config: DecodeConfig, setting: Setting, most: int | None) -> np.ndarray:
     """Memory needs of each sentence: positions of its source in the models' memories, and tokens of its longest
     possible hypothesis with EOS, int64 [2, sentences]. `most` as in Limits."""
-    longest = [bounds(config, setting.length(each.source), len(each.prefix), most)[1] for each in sentences]
-    sources = [setting.positions(each.source) for each in sentences]
-    return np.array([sources, [tokens + 1 for tokens in longest]])
+    keys: list[tuple] = []
+    known: dict[tuple, tuple[int, int]] = {}  # by lengths, of which there are few
+    for each in sentences:
+        key = setting.length(each.source), len(each.prefix), *setting.lengths(each.source)
+        if key not in known:
+            known[key] = setting.positions(each.source), bounds(config, *key[:2], most)[1] + 1
+        keys.append(key)
+    return np.array([known[key] for key in keys]).T
 
 
 def normalised(config: DecodeConfig, log_probability: float | Tensor, length: int | Tensor) -> float | Tensor:

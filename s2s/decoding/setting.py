@@ -107,8 +107,12 @@ class Setting:
     def positions(self, source: Ids) -> int:
         """Maximum number of positions of a source in the models' memories; a text has an EOS, too. Several sources
         count together."""
-        end, lengths = self.sides.seconds is None, self.sides.lengths(plain(source))
+        end, lengths = self.sides.seconds is None, self.lengths(source)
         return max(sum(model.memory_length(length + end) for length in lengths) for model in self.models)
+
+    def lengths(self, source: Ids) -> list[int]:
+        """The lengths of the sources of an example, without EOS."""
+        return self.sides.lengths(plain(source))
 
     def rules_of(self, sentences: list[Sentence]) -> list:
         """The rules that apply to these sentences."""
