@@ -74,7 +74,7 @@ def _kind(path: Path, target: Path) -> tuple[str, Callable[[Path, bool, list[str
         return "checkpoint", _checkpoint
     if (target / MANIFEST).is_file():
         return "store", _store
-    raise UserError(f"{path}: neither a store, a run, a checkpoint nor a shortlist")
+    raise UserError(f"{path}: neither a store, a run, a checkpoint nor a shortlist{runs.inside(target)}")
 
 
 def text(facts: Facts) -> str:

@@ -329,5 +329,8 @@ def find(kind: str, name: str):
 
 def nearest(name: str, known: list[str]) -> str:
     """A hint for an unknown name: the closest known one, or all of them."""
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"choose one of: {', '.join(sorted(known))}"
+    folded = {each.casefold(): each for each in known}
+    close = get_close_matches(name, known, n=1, cutoff=0.5) or get_close_matches(name.casefold(), folded, 1, 0.5)
+    return (
+        f"did you mean '{folded.get(close[0], close[0])}'?" if close else f"choose one of: {', '.join(sorted(known))}"
+    )

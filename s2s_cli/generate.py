@@ -8,13 +8,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 from s2s import __version__, files
 from s2s.config import command, schema, signals, streams
 from s2s.config.schema import LARGEST_SEED, group, option
 from s2s.data.directions import LANGUAGES, parse_tags
 from s2s.data.lines import MAX_LINE_BYTES
+from s2s.decoding.component import check_scoring
 from s2s.decoding.hypothesis import Skipped
 from s2s.errors import UserError
 
@@ -61,6 +62,8 @@ class GenerateCommand:
         "decode.length_penalty", "decode.search", "decode.max_length_a", "decode.max_length_b", "decode.batch_tokens",
         "decode.dtype",
     )  # fmt: skip
+
+    given: ClassVar[frozenset[str]] = frozenset()  # the keys that the user has set
 
     checkpoint: list[str] = option(
         [], "a run (its best checkpoint, or else its last one), a checkpoint's folder, or a list of them: an ensemble"
@@ -254,8 +257,7 @@ def _check(config: GenerateCommand) -> None:
             raise UserError("constraints= requires mode=translate; with mode=score the whole target is given")
         if not config.target and not config.store:
             raise UserError("mode=score requires target=FILE, or store=, whose targets are then scored")
-        if config.decode.replace_unknown:
-            raise UserError("decode.replace_unknown=true: does nothing with mode=score, which writes no texts")
+        check_scoring(config.given)
     elif config.target:
         raise UserError("target= requires mode=score; with mode=translate, prefix= gives the beginnings of hypotheses")
     elif config.decode.n_best > 1 and config.decode.mbr == "none" and config.format == "text":

@@ -1,6 +1,7 @@
 """s2s-report: one page about runs, side by side."""
 
 import dataclasses
+import sys
 
 from s2s import registry
 from s2s.config import command, streams
@@ -60,6 +61,8 @@ def _report(config: ReportCommand) -> None:
                             "line N of one belongs to line N of the other")  # fmt: skip
     with streams.opened(config.output) as output:
         output.write(page(config.path, Outputs(hypotheses, reference, source, config.metrics)).encode())
+    if config.output and not streams.is_standard_output(config.output):
+        print(f"{config.output}: a page about {', '.join(config.path)}", file=sys.stderr)
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ OURS = (
     "features.json",
 )  # prefixes of names
 DAMAGED = "the checkpoint is damaged"
+NAMED = 3  # runs that a message names
 PATIENCE = 60.0  # seconds in which to read checkpoints that their run may delete meanwhile
 
 T = TypeVar("T")
@@ -138,7 +139,17 @@ def resolve(path: str) -> Path:
             return candidate
     raise UserError(
         f"checkpoint={path}: neither a checkpoint nor a run with one (no manifest.json and model.safetensors)"
+        + inside(folder)
     )
+
+
+def inside(folder: Path) -> str:
+    """The end of a message about a folder that is no run: what the runs in it are, such as those of a sweep."""
+    found = sorted(mark.parent for mark in folder.glob("*/run.json"))
+    if not found:
+        return ""
+    names = ", ".join(run.name for run in found[:NAMED]) + ", ..." * (len(found) > NAMED)
+    return f"; it is a folder of runs ({names}): give one of them, such as {found[0]}"
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import os
 import signal
 import sys
 from collections import deque
@@ -98,7 +99,9 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: Callable
     try:
         config = compose.compose(schema, pairs)
     except UserError as error:
-        raise UserError(_sweep_hint(str(error), overrides) if multirun else str(error)) from error
+        message = _sweep_hint(str(error), overrides) if multirun else str(error)
+        raise UserError(_plain_hint(message, overrides, name) if plain else message) from error
+    config.given = frozenset(word.key for word in pairs)
     if "--help" in flags:
         from s2s.config import help
 
@@ -181,7 +184,18 @@ def _kind(word: str) -> tuple[str, ...]:
 def _sweep_hint(message: str, overrides: list[tuple[str, str]]) -> str:
     """The message, or a better one if it is about a single value that looks like the values of a sweep."""
     for key, value in overrides:
-        several = ("," in value and not value.startswith("[")) or value.startswith("range(")
+        several = "," in value or value.startswith("range(")
         if several and message.startswith((f"{key}: {value!r} is not ", f"{key}={value}: no such preset")):
-            return f"{key}={value}: a single value is needed; to train once with each of these values, add --multirun"
+            bare = f" and write {key}={value[1:-1]}" if value.startswith("[") else ""
+            return (f"{key}={value}: a single value is needed; to train once with each of these values, add "
+                    f"--multirun{bare}")  # fmt: skip
+    return message
+
+
+def _plain_hint(message: str, overrides: list[tuple[str, str]], name: str) -> str:
+    """The message, or a better one if it is about an unknown key whose value is what the command takes without a
+    key."""
+    for key, value in overrides:
+        if message.startswith(f"unknown key '{key}'") and os.path.exists(value):
+            return f"unknown key '{key}'; write {name} {value}, without a key"
     return message

@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from difflib import get_close_matches
 from importlib.resources import files
 from typing import Any, NamedTuple, cast
 
@@ -21,6 +22,7 @@ from s2s.config.values import of_word, typed
 from s2s.errors import UserError
 
 PRESETS = "s2s.config.conf"
+CLOSE = 0.8  # similarity of a key to an unknown one that is a slip of the pen
 LISTED = 3  # most keys in a hint
 ELSEWHERE = {  # first word of a key -> the command that has it, for a hint where another command gets it
     **dict.fromkeys(("tokenizer", "source_tokenizer", "target_tokenizer", "filter", "features"), "s2s-preprocess"),
@@ -235,7 +237,10 @@ def nearest_key(key: str, known: list[str]) -> str:
     same = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     if 0 < len(same) <= LISTED:
         return f"did you mean {' or '.join(map(repr, same))}?"
-    if there := instead(key, known):
+    there = instead(key, known)
+    if not there and (close := get_close_matches(key, known, 1, CLOSE)):
+        return f"did you mean '{close[0]}'?"
+    if there := there or instead(key.rpartition(".")[2], known):
         return f"write {there[0]}" + "=VALUE" * ("=" not in there[0])
     hint = registry.nearest(key, known)
     return "--help all lists all keys" if len(known) > LISTED and hint.startswith("choose") else hint

@@ -225,7 +225,8 @@ def _wrong(value: Any, metadata: Mapping[str, Any]) -> str:
     if isinstance(value, (int, float)):
         low, most = -MOST if low is None else low, MOST if most is None else most
     if choices and value not in choices:
-        return f"choose one of {', '.join(map(str, choices))}"
+        same = [each for each in choices if str(each).casefold() == str(value).casefold()]
+        return f"did you mean '{same[0]}'?" if same else f"choose one of {', '.join(map(str, choices))}"
     if low is not None and not value >= low:
         return f"must be at least {_number(low)}"
     if high is not None and not value < high:

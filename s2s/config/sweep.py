@@ -181,6 +181,9 @@ def _divided(schema: type, words: list[Override]) -> tuple[list[Override], dict[
         if leaf and not word.file and FUNCTION.fullmatch(word.value) and not (leaf.is_text or leaf.is_list):
             functions[word.key] = word.value
         elif word.key not in choosing:
+            if leaf and not word.file and not leaf.is_list and re.fullmatch(r"\[.*\]", word.value):
+                raise UserError(f"{word.key}={word.value}: the values of a sweep stand without brackets: "
+                                f"{word.key}={word.value[1:-1]}")  # fmt: skip
             values[word.key] = _values(word, leaf.annotation if leaf else str)
     fixed = [alternatives[0] for alternatives in values.values() if len(alternatives) == 1]
     swept = {key: alternatives for key, alternatives in values.items() if len(alternatives) > 1}

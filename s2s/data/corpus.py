@@ -129,7 +129,8 @@ class Corpus:
         paths = [next(filter(_readable, (Path(f"{name}.{side}{e}") for e in ENDINGS)), None) for side in endings]
         missing = [f"{name}.{side}" for side, path in zip(endings, paths, strict=True) if path is None]
         if missing:
-            raise UserError(f"{' and '.join(missing)}: no such file (nor with the ending .gz, .xz or .zst)")
+            raise UserError(f"{' and '.join(missing)}: no such file (nor with the ending .gz, .xz or .zst)"
+                            + _beginning(name, endings))  # fmt: skip
         return cls(name, tuple(paths), names, max_line_bytes)
 
     @property
@@ -187,6 +188,18 @@ def is_table(name: str) -> bool:
 def is_tsv(name: str) -> bool:
     """Whether a file of this name is a TSV file."""
     return name.endswith(tuple(f".tsv{ending}" for ending in ENDINGS))
+
+
+def _beginning(name: str, endings: Sequence[str]) -> str:
+    """What to give in place of the name of a single file; nothing if it is none."""
+    for ending in endings:
+        for compressed in ENDINGS:
+            if name.endswith(f".{ending}{compressed}"):
+                return (
+                    f"; give what the names of the files have in common, {name.removesuffix(f'.{ending}{compressed}')}"
+                )
+    files = " and ".join(f"PREFIX.{ending}" for ending in endings)
+    return f"; {name} is a single file, and PREFIX stands for {files}" if _readable(Path(name)) else ""
 
 
 def refuse_table(key: str, path: str | None, tabs: bool = False) -> None:

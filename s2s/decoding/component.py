@@ -20,6 +20,16 @@ COMMON = frozenset(
      "replace_unknown", "unknown_dictionary"]
 )  # fmt: skip
 
+# Options of decode that scoring given targets reads. A search reads the others.
+SCORING = frozenset(
+    ["length_penalty", "length_normalization", "word_reward", "temperature", "eos_scale", "free_beginning",
+     "ctc_weight", "scorers", "language_model", "language_model_weight", "coverage_penalty", "alignment_layer",
+     "alignment_head", "ensemble", "ensemble_weights", "auxiliary_weights", "encoder_layer", "subnet", "pack_source",
+     "exit_layer", "exit_confidence", "encoder_exit_similarity", "decoder_exit_similarity", "encoder_chunk",
+     "encoder_chunk_overlap", "cross_attention_k", "max_source", "long_source", "batch_tokens", "buffer", "on_error",
+     "backend", "dtype"]
+)  # fmt: skip
+
 
 class Flat(NamedTuple):
     """A component whose options stand directly under `decode`. The first of them switches it on.
@@ -157,6 +167,23 @@ def check(config: Any, searcher: Any, given: Mapping[str, str] = {}, more: Itera
     for name, message in searcher.needs(config).items():
         if name not in given:
             raise UserError(message)
+
+
+def check_scoring(given: Iterable[str]) -> None:
+    """Check that scoring given targets reads the options of a command.
+
+    Args:
+        given: The keys that the user has set, such as `decode.beam_size`.
+
+    Raises:
+        UserError: only a search reads one of them.
+    """
+    known = {field.name for field in dataclasses.fields(registry.find("decode", "default"))}
+    for key in sorted(given):
+        section, _, name = key.partition(".")
+        if key in ("seed", "draft") or (section == "decode" and name.partition(".")[0] in known - SCORING):
+            raise UserError(f"{key}=: does nothing with mode=score, which searches nothing; of decode it reads "
+                            f"{', '.join(sorted(SCORING))}")  # fmt: skip
 
 
 def _read(config: Any, searcher: Any, components: list[Chosen], given: Mapping[str, str]) -> None:

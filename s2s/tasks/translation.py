@@ -61,8 +61,10 @@ class TranslationTask(TextTask):
     def setup(cls, store: Store | Stores, order: Any = "none", config: Any = None) -> "TranslationTask":
         """Make the task of a store. Raises UserError if its sources are not text."""
         tokenizers = store.tokenizers()
-        if "source" not in tokenizers:
-            raise UserError(f"the store holds no text to translate: task={store.task}")
+        texts_alone = store.task == "denoising" and cls.Config().type != "denoising"
+        if "source" not in tokenizers or texts_alone:
+            raise UserError(f"the store holds no text to translate: it is made for task={store.task}; s2s-train "
+                            f"task={store.task} trains on it")  # fmt: skip
         task = cls(tokenizers["source"], tokenizers["target"], order, config)
         task.tag_values = tags.of_store(store)
         return task

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from s2s import figures
+from s2s.checkpoint import runs
 from s2s.errors import UserError
 from s2s.training.metrics import read_metrics
 
@@ -60,7 +61,7 @@ def read(paths: list[str]) -> Panels:
     for run, path in enumerate(paths):
         file = Path(path) / "metrics.jsonl"
         if not file.is_file():
-            raise UserError(f"{path}: not a run (no metrics.jsonl)")
+            raise UserError(f"{path}: not a run (no metrics.jsonl){runs.inside(Path(path))}")
         events = read_metrics(file, [])
         train, valid = ([e for e in events if e["kind"] == kind] for kind in ("train", "valid"))
         panels[LOSS] += [Curve(run, False, _points(train, "loss")), Curve(run, True, _points(valid, "loss"))]

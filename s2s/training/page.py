@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s2s import figures, scoring
+from s2s.checkpoint import runs
 from s2s.config.documents import read_json, read_yaml
 from s2s.data.store import Store
 from s2s.errors import UserError
@@ -59,7 +60,7 @@ def read(path: str) -> Run:
     """Read a run. Raises UserError: it is none, or one of its files is damaged."""
     folder = Path(path)
     if not (folder / "metrics.jsonl").is_file():
-        raise UserError(f"{path}: not a run (no metrics.jsonl)")
+        raise UserError(f"{path}: not a run (no metrics.jsonl){runs.inside(Path(path))}")
     events: dict[str, list[dict[str, Any]]] = {}
     for event in read_metrics(folder / "metrics.jsonl", []):
         events.setdefault(event["kind"], []).append(event)

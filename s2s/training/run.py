@@ -261,7 +261,8 @@ def _resume_from(run: Path, config, origin: dict) -> Path | None:
     before["task"] = {**schema.values(find("task", before["task"]["type"]).Config()), **before["task"]}
     mark = read_json(run / MARK, shapes.RUN, UNREADABLE)
     if mark["store_digest"] != origin["store_digest"]:
-        raise UserError(f"run={run}: was trained on other data than store={config.store}; choose another run folder")
+        raise UserError(f"run={run}: was trained on other data than store={','.join(config.store)}; choose another run "
+                        "folder, or overwrite=true to delete this run and start anew")  # fmt: skip
     teachers = [list(record.get("teachers", {}).values()) for record in (mark, origin)]
     if teachers[0] != teachers[1] and list(config.criterion.terms) == before["criterion"]["terms"]:
         raise UserError(

@@ -74,6 +74,8 @@ def read(paths: list[str], metric: str) -> list[Point]:
     """
     points = []
     for path in paths:
+        if not (Path(path) / "metrics.jsonl").is_file():
+            raise UserError(f"{path}: not a run (no metrics.jsonl){runs.inside(Path(path))}")
         events = read_metrics(Path(path) / "metrics.jsonl", [])
         values = [event[metric] for event in events if event["kind"] == "valid" and metric in event]
         values = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
@@ -94,7 +96,7 @@ def _sizes(path: str) -> dict[str, int]:
 
     steps = runs.steps(Path(path))
     if not steps:
-        raise UserError(f"{path}: not a run with a checkpoint")
+        raise UserError(f"{path}: not a run with a checkpoint{runs.inside(Path(path))}")
     file, sizes = steps[-1] / runs.WEIGHTS, {"encoder": 0, "decoder": 0}
     try:
         with safe_open(file, framework="np") as tensors:

@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_told(speech, waveforms, store, folder):
     assert "another task" in task.difference(TranslationTask.setup(Store(store)))
     with pytest.raises(UserError, match="holds text"):
         SpeechToTextTask.setup(Store(store))
-    with pytest.raises(UserError, match="holds no text to translate: task=speech_to_text"):
+    with pytest.raises(UserError, match="holds no text to translate: it is made for task=speech_to_text"):
         TranslationTask.setup(speech)
     dataset = task.dataset(speech.split("train"))
     for config, message in (
