@@ -24,8 +24,12 @@ def linear(outputs, inputs):
     return Structure("Map", weights=torch.zeros(panels, inputs, 32), O=outputs, I=inputs)
 
 
+def normed(width):
+    return Structure("Norm", weight=torch.ones(width), bias=torch.zeros(width), epsilon=torch.tensor([1e-5]))
+
+
 def decoder(**other):
-    norm = Structure("Norm", weight=torch.ones(D), bias=torch.zeros(D))
+    norm = normed(D)
     sizes = {"D": D, "H": 1, "G": 1, "d": D}
     layer = Structure("Layer", **sizes, E=16, F=16, attention_norm=norm, feedforward_norm=norm, qkv=linear(3 * D, D),
                       output=linear(D, D), inner=linear(16, D), outer=linear(D, 16))  # fmt: skip
@@ -96,7 +100,7 @@ def test_an_array_that_is_otherwise_than_declared_is_refused(name, again):
         if isinstance(field, Number) or values[place] is None:
             continue
         if isinstance(field, Pointer):
-            bad = {"another structure": Structure("Norm", weight=torch.ones(D), bias=torch.ones(D)), "none": None}
+            bad = {"another structure": normed(D), "none": None}
         else:
             bad = wrong(values[place]) | ({} if field.optional else {"none": None})
         for what, value in bad.items():
@@ -141,7 +145,7 @@ def test_structures_that_do_not_fit_each_other_are_refused():
     with pytest.raises(ValueError, match="layer must be"):
         decoder(N=2)
     with pytest.raises(ValueError, match="norm must be"):
-        decoder(norm=Structure("Norm", weight=torch.ones(D + 1), bias=torch.ones(D + 1)))
+        decoder(norm=normed(D + 1))
     with pytest.raises(ValueError, match="embedding must be"):
         decoder(embedding=None)
     with pytest.raises(ValueError, match="Decoder has no weights"):
