@@ -27,7 +27,7 @@ from s2s.tasks.text import stages
 from s2s.training import checkpoints, distributed, loggers, sharding, wrapping
 from s2s.training.calibrate import calibrate
 from s2s.training.distributed import Ranks
-from s2s.training.initialise import initialise, make_criterion, parents, sources
+from s2s.training.initialise import InitConfig, initialise, make_criterion, parents, sources
 from s2s.training.log import RunLog, Silence
 from s2s.training.report import duration
 from s2s.training.stages import Stages
@@ -259,6 +259,7 @@ def _resume_from(run: Path, config, origin: dict) -> Path | None:
     before["model"] = schema.values(schema.load(kind, models_former.current(before["model"]), str(run / CONFIG)))
     before["data"] = {**schema.values(DataConfig()), **current(before["data"])}
     before["task"] = {**schema.values(find("task", before["task"]["type"]).Config()), **before["task"]}
+    before["train"]["init"] = {**schema.values(InitConfig()), **(before["train"].get("init") or {})}
     mark = read_json(run / MARK, shapes.RUN, UNREADABLE)
     if mark["store_digest"] != origin["store_digest"]:
         raise UserError(f"run={run}: was trained on other data than store={','.join(config.store)}; choose another run "
