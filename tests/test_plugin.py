@@ -106,6 +106,7 @@ def kill_and_go_on(folder: Path, training: list[str], every: int) -> None:
     run(folder, "train", *words)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(folder):
     kill_and_go_on(folder, TRAIN, 10)
     for name in ("model.safetensors", "training_terms.safetensors"):
@@ -145,6 +146,7 @@ def test_its_searcher_finds_what_greedy_search_finds(folder):
         assert message in err
 
 
+@pytest.mark.slow
 def test_its_scorer_rates_hypotheses_and_given_targets(folder):
     words = ["decode.scorers=[novelty]", "decode.novelty.weight=3"]
     plain, found = best(folder), best(folder, *words)
@@ -170,6 +172,7 @@ def test_its_rule_holds(folder):
     assert "no word begins with 'q'" in err
 
 
+@pytest.mark.slow
 def test_its_search_is_served(folder):
     lines = (folder / "test.src").read_text().splitlines()[:4]
     words = ["decode.search=jacobi", "decode.search.rounds=50", "decode.backend=eager"]
@@ -193,6 +196,7 @@ def test_its_search_is_served(folder):
         server.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_a_model_of_its_layer_bridge_and_output(folder):
     """It goes on to the same bits, and decodes; a line says that no kernel stands in for its output."""
     parts = ["model.encoder.layer=average", "model.encoder.layer.reach=2", "model.encoder.layers=2",

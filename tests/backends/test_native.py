@@ -224,6 +224,7 @@ def test_without_a_compiler(monkeypatch, capsys, tmp_path):
 COMPILE = "from s2s.native.library import library; print(library()._name)"
 
 
+@pytest.mark.slow
 def test_the_kernels_are_compiled_once_by_however_many_processes(tmp_path):
     command = [sys.executable, "-c", COMPILE]
     environment = {**os.environ, "S2S_CACHE": str(tmp_path / "cache")}

@@ -174,7 +174,7 @@ def test_where_memory_is_short_fewer_sentences_are_decoded_together():
 
 def test_a_sentence_that_does_not_fit_into_memory_fails_alone(monkeypatch):
     model, config = tiny_model(1), DecodeConfig(**SHORT)
-    sources = ragged(20)
+    sources = ragged(12)
     expected = list(Generator([model], config, sides).generate(sources))
     generator = Generator([model], config, sides)
     encode = model.encode

@@ -99,7 +99,7 @@ def test_the_loss_on_the_source_is_that_of_a_language_model():
     for source in sources:
         for place in range(len(source) - 1):  # a prefix alone: it cannot see what is after it
             logits = slow(model, torch.tensor(source[: place + 1]), nothing, True, False, False)
-            loss -= float(logits[place].log_softmax(0)[source[place + 1]])
+            loss -= logits[place].log_softmax(0)[source[place + 1]].item()
     values = torch.tensor([sources[0], sources[1] + [0, 0]])
     target = torch.tensor([[6, 7, 3], [9, 3, 0]])
     batch = Batch(ids=torch.arange(2), sources=(Source(values, torch.tensor([5, 3])),),

@@ -14,7 +14,7 @@ G2P = DATA / "g2p_fairseq_outputs"
 
 
 @pytest.mark.skipif(not WMT21.is_dir(), reason="needs the WMT21 system outputs in ../shared/data/score_wmt21")
-@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+@pytest.mark.parametrize("metric", ["bleu", pytest.param("chrf", marks=pytest.mark.slow)])
 def test_wmt21_english_hausa(metric):
     with open(WMT21 / "published_scores.tsv", encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file, delimiter="\t") if row["metric"].startswith(f"{metric}-")]

@@ -205,7 +205,9 @@ def test_tags_are_corpora(store, tmp_path, s2s):
     assert {name: tag.tolist() for name, tag in tags.items()} == {"corpus": [0, 0, 1, 1]}
 
 
-@pytest.mark.parametrize(("kind", "updates"), [("reverse", 200), ("last_word_first", 30)])
+@pytest.mark.parametrize(
+    ("kind", "updates"), [pytest.param("reverse", 200, marks=pytest.mark.slow), ("last_word_first", 30)]
+)
 def test_a_model_that_writes_in_another_order_is_read_in_the_right_one(store, tmp_path, s2s, kind, updates):
     """The corpus' target is its source reversed; a model that writes it in reverse has only to copy."""
     run, out = tmp_path / "run", tmp_path / "hyp"

@@ -76,6 +76,7 @@ def test_one_two_and_four_processes_make_the_same_run(store, tmp_path, s2s, toge
     assert log.count("epoch 1 is over") == 1
 
 
+@pytest.mark.slow
 def test_torchrun_and_the_option_are_the_same_thing(store, tmp_path, launch):
     options = ["train.max_updates=5", "train.valid_metrics=[loss,chrf]"]
     torchrun, option = tmp_path / "torchrun", tmp_path / "option"
@@ -149,7 +150,7 @@ def test_a_process_that_fails_stops_all_with_its_own_message(store, tmp_path, re
     assert time.monotonic() - began < 50  # starting included
 
 
-@pytest.mark.parametrize("failing", [0, 2])
+@pytest.mark.parametrize("failing", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_one_that_is_slow_to_hear_of_a_failure_hears_it(store, tmp_path, together, failing):
     """As on a busy machine. Rank 0 holds the news, and stays for it, whether it told them or heard them."""
     late = "from s2s.training import watch\nif rank == 1: watch.POLL = 4\n"
@@ -234,7 +235,7 @@ def by_torchrun(processes: int, store, run, *options, trouble: str, folder: Path
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "by", ["together", *(pytest.param(by, marks=pytest.mark.slow) for by in ("launch", "torchrun"))]
 )
@@ -258,6 +259,7 @@ def test_a_process_that_is_stopped_is_named_and_ends_all(store, tmp_path, reques
         same_bits(tmp_path / "whole", run)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_slow_is_waited_for_and_so_are_all_that_are_stopped_for_a_while(store, tmp_path, together):
     """Python and a native call that lets go of the interpreter, for longer than the time-out; then a job suspended."""
     trouble = f"""

@@ -32,7 +32,9 @@ def words(store, run, *more):
             "train.valid_updates=15", *more]  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [[], ["train.ema=0.9", "train.accumulate=2", "optim=adamw", "workers=2"]])
+@pytest.mark.parametrize("options", [
+    pytest.param([], marks=pytest.mark.slow), ["train.ema=0.9", "train.accumulate=2", "optim=adamw", "workers=2"]
+])  # fmt: skip
 def test_killed_at_random_moments_and_resumed_ends_bit_identical(store, tmp_path, s2s, spawn, options):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert s2s("train", *words(store, whole, *options)) == 0

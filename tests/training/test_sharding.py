@@ -91,6 +91,7 @@ if rank == 1 and updates == 8: resource.setrlimit(resource.RLIMIT_FSIZE, (resour
     assert [folder.name for folder in sorted((run / "checkpoints").iterdir())] == ["step_00000010"]
 
 
+@pytest.mark.slow
 def test_a_part_that_is_damaged_is_found(store, tmp_path, s2s, together, capsys):
     run = tmp_path / "run"
     finished(together(2, store, run, "train.max_updates=14", FSDP))

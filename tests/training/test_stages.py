@@ -171,6 +171,7 @@ def test_a_stage_has_a_factor_and_groups_of_its_own(store, tmp_path, s2s):
         assert rates == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_several_processes_go_through_the_same_stages(store, tmp_path, s2s, spawn):
     one, two = tmp_path / "one", tmp_path / "two"
     options = ["train.stages=[{updates:4,freeze:[encoder,embeddings]},{updates:3,freeze:[decoder]},{}]",
