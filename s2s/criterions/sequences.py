@@ -52,15 +52,20 @@ def rewritten(run: Run, shown: Tensor, target: Tensor, lengths: Tensor, count: i
 
 
 def log_probabilities(run: Run, ids: Tensor, lengths: Tensor) -> Tensor:
-    """log p(text | source) of a text for each example, [B] with a gradient, in float32 or wider.
+    """log p(text | source) of several texts for each example, [B, K] with a gradient, in float32 or wider. The host
+    waits for the device once.
 
     Args:
         run: A pass over the examples; its memory is used.
-        ids: int64 [B, T], with EOS.
-        lengths: int64 [B], with EOS; the log-probability of an example of length 0 is 0.
+        ids: int64 [B, K, T], with EOS.
+        lengths: int64 [B, K], with EOS; the log-probability of a text of length 0 is 0.
     """
-    count = int(lengths.sum())
-    longest = int(lengths.max())
+    sizes = torch.stack([lengths.sum(0), lengths.amax(0)], 1).tolist()
+    return torch.stack([_of_one(run, ids[:, k], lengths[:, k], *size) for k, size in enumerate(sizes)], 1)
+
+
+def _of_one(run: Run, ids: Tensor, lengths: Tensor, count: int, longest: int) -> Tensor:
+    """As log_probabilities, of one text for each example, [B]; `count` and `longest` are of the lengths."""
     ids = ids[:, :longest]
     shown = torch.cat([run.batch.decoder_input[:, :1], ids], 1)[:, :-1] if longest else ids
     if not count:

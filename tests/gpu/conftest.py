@@ -13,6 +13,9 @@ from tests.gpu import work
 
 BASE = ["model=transformer_base", *(f"model.{side}.{key}" for side in ("encoder", "decoder")
                                     for key in ("width=16", "heads=2", "ffn_width=16")), *COMMON]  # fmt: skip
+# The terms that learn from texts of models. The numbers that samples are drawn by are the same on every device.
+WRITES = [*SMALL, "model.encoder.layers=1", "model.decoder.layers=1", "data.batch_tokens=60", "train.max_updates=2",
+          "decode.max_length_a=0", "decode.max_length_b=2"]  # fmt: skip
 TRAININGS = {
     **cases.TRAININGS,
     "base": ("text", BASE),
@@ -26,13 +29,22 @@ TRAININGS = {
                             "criterion=multilabel"]),
     "auto-encoding": ("text", [*cases.COMMON, "model=red_tiny", "model.decoder.layers=2", "model.encoder.width=32",
                                "model.decoder.width=32", "criterion=source_auto_encoding"]),
+    "minimum_risk": ("text", [*WRITES, "criterion=minimum_risk", "criterion.minimum_risk.samples=2",
+                              "criterion.minimum_risk.sharpness=0.5", "criterion.minimum_risk.reward=chrf"]),
+    "reinforce": ("text", [*WRITES, "criterion=reinforce", "criterion.reinforce.reward=chrf"]),
+    "sequence_distillation": ("text", [*WRITES, "criterion=sequence_distillation",
+                                       "criterion.sequence_distillation.teachers=[{folder}/text]",
+                                       "criterion.sequence_distillation.decode.beam_size=2",
+                                       "criterion.sequence_distillation.decode.max_length_b=2"]),
+    "scheduled_sampling": ("text", [*SMALL, "criterion=scheduled_sampling", "criterion.scheduled_sampling.updates=1",
+                                    "criterion.scheduled_sampling.decay=linear"]),
     "frozen": ("text", [*SMALL, "train.freeze=[embeddings]", "optim=adamw", "train.clip_norm=0"]),
 }  # fmt: skip
 for name in ("r_drop", "distillation"):  # R-Drop requires dropout
     TRAININGS[name] = "text", [*TRAININGS[name][1], "model.dropout=0.1"]
 
 # Further options of the trainings: as short as they can be, and without random numbers, which differ between devices.
-KEPT = ("train.precision=bf16", "model.dropout=0.1")  # what a training needs all the same
+KEPT = ("train.precision=bf16", "model.dropout=0.1", "train.max_updates=2")  # what a training needs all the same
 FEW = ["train.max_updates=3", "train.valid_updates=3", "train.log_updates=3", "model.dropout=0"]
 
 

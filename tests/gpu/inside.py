@@ -10,6 +10,7 @@ import copy
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -18,6 +19,7 @@ import torch
 from s2s.decoding import engine
 from s2s.nn.attention import attend
 from s2s.training.trainer import Trainer
+from s2s.training.writing import Writer
 from tests.gpu.counts import Counts, Ended
 from tests.gpu.stand_in import gpu
 
@@ -26,14 +28,18 @@ def command(name: str, device: str, *words: str) -> Ended:
     """Run a command, on the stand-in if the device is `cuda`."""
     each: list[Counts] = []
     polls: list[Counts] = []
+    written: list[Counts] = []  # what the texts that terms of the loss want did; it is no part of an update
     with contextlib.ExitStack() as stack:
         error = stack.enter_context(contextlib.redirect_stderr(_Kept()))
         stack.enter_context(mock.patch.object(sys, "argv", [f"s2s-{name}", *words, f"device={device}"]))
         counts = None
         if device == "cuda":
             counts = stack.enter_context(gpu())
-            _watch(stack, Trainer, "_update", each)
-            _watch(stack, engine._Run, "step", each)
+            if name == "train":
+                _watch(stack, Writer, "__call__", written)
+                _watch(stack, Trainer, "_update", each, written)
+            else:
+                _watch(stack, engine._Run, "step", each)
             _watch(stack, engine._Run, "collect", polls)
         try:
             importlib.import_module(f"s2s_cli.{name}").main()
@@ -43,14 +49,19 @@ def command(name: str, device: str, *words: str) -> Ended:
     return Ended(code, error.text, each, polls, counts and counts.copy())
 
 
-def _watch(stack: contextlib.ExitStack, owner: type, name: str, each: list[Counts]) -> None:
-    """Add to `each` what each call of a method does."""
+def _watch(
+    stack: contextlib.ExitStack, owner: type, name: str, each: list[Counts], apart: Sequence[Counts] = ()
+) -> None:
+    """Add to `each` what each call of a method does, without what it adds to `apart`."""
     plain = getattr(owner, name)
 
     def watched(self, *arguments, **options):
-        before = stand_in.now().copy()
+        before, known = stand_in.now().copy(), len(apart)
         result = plain(self, *arguments, **options)
-        each.append(stand_in.now().since(before))
+        made = stand_in.now().since(before)
+        for other in apart[known:]:
+            made = made.since(other)
+        each.append(made)
         return result
 
     stack.enter_context(mock.patch.object(owner, name, watched))

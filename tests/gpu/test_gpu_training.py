@@ -15,11 +15,13 @@ from tests.training.test_resume import same_bits
 OPERATORS = {"text": 260, "packed": 328, "unpad": 319, "bf16": 309, "joint": 443, "ctc": 344, "lm": 146, "heads": 313,
              "distillation": 681, "r_drop": 588, "stages": 244, "ema": 661, "bytes": 258, "deletion": 309,
              "depth": 345, "contrastive": 310, "multilabel": 232,
-             "auto-encoding": 302, "frozen": 252, "base": 572, "base bf16": 693}  # fmt: skip
+             "auto-encoding": 302, "frozen": 252, "minimum_risk": 557, "reinforce": 315,
+             "scheduled_sampling": 479, "sequence_distillation": 319, "base": 572, "base bf16": 693}  # fmt: skip
 # Trainings in which devices differ by more than the order of sums: in half precision, and with random numbers.
 ROUGH = ("bf16", "base bf16", "r_drop", "distillation", "deletion")
-# Where the host may wait in an update, and how often; elsewhere it does not.
-WAITS = {"unpad": 1, "joint": 1, "ctc": 1}
+# Where the host may wait in an update, and how often; elsewhere it does not. The lengths of texts
+# that are written in training are read once; what happens while they are written is no part of an update.
+WAITS = {"unpad": 1, "joint": 1, "ctc": 1, "minimum_risk": 1, "reinforce": 1, "sequence_distillation": 1}
 
 
 def losses(run) -> list[float]:
@@ -34,7 +36,7 @@ def test_a_training_has_the_losses_of_the_cpu_and_does_not_wait(gpu_runs, tmp_pa
     assert losses(tmp_path / "run") == pytest.approx(losses(gpu_runs.run(name)), rel=1e-2 if name in ROUGH else 1e-5)
     for update in ended.each[1:]:  # the first one also makes the state of the optimizer
         assert sum(update.waits.values()) <= WAITS.get(name, 0), update.waits
-        assert update.started <= OPERATORS[name], update.operators
+        assert update.started <= OPERATORS[name], (update.started, update.operators)
         assert not any(kind.startswith("blocking") for kind in update.copies), update.copies
 
 

@@ -76,7 +76,6 @@ class MinimumRisk(RewardedTerm):
         ids, lengths, risks, rewards = (
             run.batch.columns[f"{self.name}.{name}"] for name in ("ids", "lengths", "risks", "rewards")
         )
-        each = [log_probabilities(run, ids[:, k], lengths[:, k]) for k in range(ids.size(1))]
-        logs = torch.stack(each, 1).masked_fill(lengths == 0, -torch.inf)  # [B, K]
+        logs = log_probabilities(run, ids, lengths).masked_fill(lengths == 0, -torch.inf)  # [B, K]
         share = (self.config.sharpness * logs).softmax(1)
         return Value((share * risks).sum(), {"sampled_reward": rewards.sum()})

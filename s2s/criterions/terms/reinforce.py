@@ -62,5 +62,5 @@ class Reinforce(RewardedTerm):
         ids, lengths, advantages, greedy = (
             run.batch.columns[f"{self.name}.{name}"] for name in ("ids", "lengths", "advantages", "greedy")
         )
-        each = [log_probabilities(run, ids[:, k], lengths[:, k]) for k in range(ids.size(1))]
-        return Value(-(advantages * torch.stack(each, 1)).mean(1).sum(), {"greedy_reward": greedy.sum()})
+        logs = log_probabilities(run, ids, lengths)
+        return Value(-(advantages * logs).mean(1).sum(), {"greedy_reward": greedy.sum()})
