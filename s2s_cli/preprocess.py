@@ -34,6 +34,9 @@ def run(config: RecipeConfig) -> None:
     """Make the store and print its report."""
     recipe = registry.find("preprocess", config.task)(config)
     report = make(recipe)
+    if "done" in report and config.format == "text":
+        print(report["done"])
+        return
     if config.format == "json":
         print(to_json(report, indent=2))
         return

@@ -22,10 +22,12 @@ from s2s.data.processes import progress
 from s2s.data.recipe import TOKENIZER, Encoded, Recipe, RecipeConfig, check_streams, given, make, of_lines
 from s2s.data.repeats import hashes
 from s2s.data.report import premium_facts, premium_sums, table
+from s2s.data.shards import Share, not_learned
 from s2s.data.store import Store
 from s2s.data.store_writer import StoreWriter
 from s2s.data.verdicts import JudgedCorpus, judge
 from s2s.errors import UserError
+from s2s.parts import Shard
 from s2s.text.extension import widened
 from s2s.text.tokenizer import LearningError, Tokenizer, check_output, load_tokenizer
 from s2s.text.vocabulary import read_symbols
@@ -202,13 +204,29 @@ class TextRecipe(Recipe[PreprocessConfig]):
         if config.columns and not any(isinstance(corpus, tables.TableCorpus) for corpus in every):
             raise UserError(f"columns={','.join(config.columns)}: does nothing without a table: .tsv, .jsonl, .parquet")
 
+    def data(self) -> list[Path]:
+        """As in Recipe."""
+        if self.config.filter.command:
+            raise UserError(f"shard={self.config.shard} and filter.command= exclude each other: the command reads "
+                            "whole corpora; run it before")  # fmt: skip
+        return [path for of_split in self._corpora.values() for corpus in of_split for path in corpus.paths]
+
+    def take(self, shard: Shard) -> None:
+        """As in Recipe."""
+        self._corpora = {
+            split: [Share(corpus, shard) for corpus in of_split] for split, of_split in self._corpora.items()
+        }
+
     def before(self, writer: StoreWriter) -> None:
         """Run the user's filter, and learn or load the tokenizers."""
         if command := self.config.filter.command:
             train = self._corpora.get("train", [])
             with progress("filter.command", self.total(train)) as bar:
                 self._corpora["train"] = [judge(corpus, command, bar) for corpus in train]
-        self._tokenizers = self._reused() if self.config.tokenizer_from is not None else self._learned()
+        if self.learned is not None:
+            self._tokenizers = {name: load_tokenizer(self.learned, name) for name in self._streams}
+        else:
+            self._tokenizers = self._reused() if self.config.tokenizer_from is not None else self._learned()
         for name, tokenizer in self._tokenizers.items():
             writer.add_tokenizer(tokenizer, name)
         _loaded.cache_clear()  # it may have the tokenizers of an earlier store in the same folder
@@ -283,7 +301,8 @@ class TextRecipe(Recipe[PreprocessConfig]):
         try:
             with progress(f"learn {' and '.join(streams)}", self.total(train)) as bar:
                 tokenizer = registry.find("tokenizer", choice.type)
-                return tokenizer.learn(choice, _text(train, streams, bar), self.config.seed)
+                texts = _text(train, streams, bar) if self.shard is None else not_learned(self.shard)
+                return tokenizer.learn(choice, texts, self.config.seed)
         except LearningError as error:
             raise UserError(f"{key} ({' and '.join(streams)}): {error}") from error
 

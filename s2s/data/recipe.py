@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -18,6 +19,7 @@ from s2s import __version__
 from s2s.config.cores import cores
 from s2s.config.schema import LARGEST_SEED, option
 from s2s.config.streams import read_twice
+from s2s.data import shards
 from s2s.data.columns import BYTES, Column, tokens
 from s2s.data.directions import OWN, parse_tags
 from s2s.data.processes import pool, progress
@@ -28,6 +30,7 @@ from s2s.data.store_writer import StoreWriter
 from s2s.data.unknown import LINES, check_unknown, unknown_lines
 from s2s.errors import Failure, UserError
 from s2s.files import check_apart, clear, write
+from s2s.parts import JOIN, LEARN, Parts, Shard, difference
 from s2s.text.tokenizer import Tokenizer
 
 TOKENIZER = "sentencepiece"  # the default tokenizer
@@ -54,7 +57,11 @@ class RecipeConfig:
     valid: list[str] = option([], "validation data, joined into one split")
     test: list[str] = option([], "test data: splits test, test1, test2 ...")
     store: str | None = option(None, "folder to write")
-    overwrite: bool = option(False, "replace an existing store")
+    shard: str | None = option(
+        None, "K/N: encode part K of N of the data into the folder STORE.parts, as on one of N machines; learn: learn "
+        "the tokenizers of all parts; join: make the store of the parts",
+    )  # fmt: skip
+    overwrite: bool = option(False, "replace an existing store, or part")
     shard_pairs: int = option(10_000_000, "maximum number of pairs in a shard", at_least=1)
     workers: int | None = option(None, "number of processes; null: one for each core", at_least=1, at_most=1024)
     seed: int = option(1, "seed of the sample of lines that a tokenizer learns from", at_least=0, at_most=LARGEST_SEED)
@@ -156,6 +163,8 @@ class Recipe(ABC, Generic[Config]):
         alike: Whether the lengths of all streams are in the same unit.
         reserved: Symbols that every vocabulary must reserve.
         may_differ: Keys of the facts that may differ between stores that are read as one.
+        shard: The part of the data that is encoded; None: all.
+        learned: Folder of tokenizers that are learned already; None: there are none.
     """
 
     unit, measure, took = "pairs", "B", "{seconds} s"
@@ -165,6 +174,8 @@ class Recipe(ABC, Generic[Config]):
 
     def __init__(self, config: Config):
         self.config = config
+        self.shard: Shard | None = None
+        self.learned: Path | None = None
 
     @abstractmethod
     def inputs(self) -> Iterable[str | None]:
@@ -176,6 +187,15 @@ class Recipe(ABC, Generic[Config]):
 
     def before(self, writer: StoreWriter) -> None:
         """Prepare before workers are started, for example learn tokenizers."""
+
+    def data(self) -> Iterable[str | Path]:
+        """The files and folders of the data; available after `find`."""
+        raise UserError(f"shard={self.config.shard}: task={self.config.task} cannot be divided")
+
+    def take(self, shard: Shard) -> None:
+        """Leave out the data of other shards. It is called after `before`; joined in order, the results of all shards
+        must be those of all data."""
+        raise NotImplementedError
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -258,28 +278,63 @@ class Recipe(ABC, Generic[Config]):
 
 
 def make(recipe: Recipe) -> dict[str, Any]:
-    """Make a store.
+    """Make a store, or what `shard` says.
 
     Returns:
-        The report: path and digest of the store, facts about each split, and the time taken in seconds.
+        The report: path and digest of the store, facts about each split, and the time taken in seconds. If no store is
+        made, `done`: what is.
 
     Raises:
         UserError: data or options are invalid. No store is left behind.
         Failure: the store is complete, but its picture could not be drawn.
     """
-    began, config = time.perf_counter(), recipe.config
-    tags = parse_tags(config.tags)
-    if own := set(tags) & set(OWN):
+    config = recipe.config
+    if own := set(parse_tags(config.tags)) & set(OWN):
         raise UserError(f"tags={','.join(config.tags)}: every store has the tag {own.pop()} already")
     if config.store is None:
         raise UserError("store= is required: the folder to write, such as store=data-bin/mine")
     check_apart(config.store, "store", recipe.inputs())
-    writer = StoreWriter(config.store, config.overwrite, config.shard_pairs)
+    if config.shard is None:
+        return _store(recipe, pool(config.workers or cores()))
+    parts = Parts("store", config.store)
+    if config.shard == LEARN:
+        return {"done": shards.learn(recipe, parts)}
+    if (parts.folder / LEARN).is_dir():
+        recipe.learned = parts.folder / LEARN
+    if config.shard != JOIN:
+        return {"done": shards.encode(recipe, parts, Shard.parse(config.shard, (LEARN, JOIN)))}
     recipe.find()
+    task = shards.task(recipe)
+    found = parts.read(task)
+    replayed = shards.Replayed([(path, facts["sections"]) for path, facts in found], type(recipe).__module__)
+    made = {f"tokenizers of shard {number}": facts["tokenizers"] for number, (_, facts) in enumerate(found, 1)}
+    report = _store(recipe, nullcontext(replayed), made)
+    parts.clear()
+    return report
+
+
+def _store(recipe: Recipe, workers: AbstractContextManager[Submit],
+           made: dict[str, dict[str, str]] | None = None) -> dict[str, Any]:  # fmt: skip
+    """Make a store; see `make`.
+
+    Args:
+        recipe: The recipe; if `made` is given, its data are found already.
+        workers: Yields the function that lets workers do their work.
+        made: The tokenizers of each part of which the store is made; None: it is made of the data themselves.
+    """
+    began, config = time.perf_counter(), recipe.config
+    tags = parse_tags(config.tags)
+    writer = StoreWriter(config.store, config.overwrite, config.shard_pairs)
+    if made is None:
+        recipe.find()
     with writer:
         recipe.before(writer)
-        with pool(config.workers or cores()) as submit:
+        with workers as submit:
             splits, repeats = recipe.splits(submit, writer), Repeats()
+            for part, tokenizers in (made or {}).items():
+                if words := difference(tokenizers, shards.hashes(writer.folder), part):
+                    raise UserError(f"store={config.store}: {words}: the tokenizers have changed since the part was "
+                                    "made; make it again")  # fmt: skip
             facts: dict[str, Any] = dict.fromkeys(splits)  # in this order, but train is written after what is compared
             for name in sorted(splits, key="train".__eq__):
                 facts[name] = _write_split(name, splits[name], recipe, writer, submit, repeats)

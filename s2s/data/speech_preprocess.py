@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -23,11 +24,13 @@ from s2s.data.manifest import Broken, Checked, Entry, Manifest, check, complaint
 from s2s.data.processes import progress
 from s2s.data.recipe import TOKENIZER, Encoded, Recipe, RecipeConfig, Stream, check_streams, given, make
 from s2s.data.report import BARS, aligned, blocks
+from s2s.data.shards import not_learned
 from s2s.data.speech import UTTERANCES, feature_config, features_facts, source_column
 from s2s.data.store import Store
 from s2s.data.store_writer import StoreWriter
 from s2s.errors import UserError
 from s2s.manifests import MANIFEST
+from s2s.parts import Shard
 from s2s.text.tokenizer import LearningError, Tokenizer, load_tokenizer
 
 CHECKED = 64  # entries that a worker checks at a time
@@ -112,11 +115,24 @@ class SpeechRecipe(Recipe[SpeechPreprocessConfig]):
         }
         _loaded.cache_clear()  # it may have the tokenizer of an earlier store in the same folder
 
+    def data(self) -> Iterable[str | Path]:
+        """As in Recipe; recordings are not among them."""
+        return [name for of_split in self.named.values() for name in of_split]
+
+    def take(self, shard: Shard) -> None:
+        """As in Recipe."""
+        self._manifests = {
+            split: [_share(manifest, shard) for manifest in of_split] for split, of_split in self._manifests.items()
+        }
+
     def splits(self, submit: Callable, writer: StoreWriter) -> "dict[str, list[CheckedManifest]]":
         """As in Recipe."""
-        splits = _checked(self._manifests, self.config, submit)
+        splits = _checked(self._manifests, self.config, submit, self.shard is None)
         config = dataclasses.replace(self.config, tokenizer=self.with_reserved(self.config.tokenizer))
-        self._tokenizer = _tokenizer(config, self._parent, splits)
+        if self.learned is not None:
+            self._tokenizer = load_tokenizer(self.learned, "target")
+        else:
+            self._tokenizer = _tokenizer(config, self._parent, splits, self.shard)
         if self.config.tokenizer_from is not None:
             self.check_reserved([self._tokenizer])
         writer.add_tokenizer(self._tokenizer, "target")
@@ -159,7 +175,7 @@ class SpeechRecipe(Recipe[SpeechPreprocessConfig]):
             "clipped": sum(recording.clipped for recording in checked),
             "silent": sum(recording.silent for recording in checked),
             "rates": dict(sorted(rates.items())),
-            "seconds": round(sums["seconds"], 3),
+            "seconds": round(float(sums["seconds"]), 3),
             "source": {
                 "frames": source["tokens"],
                 "frame_shift": self.config.features.frame_shift,
@@ -240,10 +256,19 @@ class CheckedManifest:
             yield chunk
 
 
+def _share(manifest: Manifest, shard: Shard) -> Manifest:
+    """The part of a manifest that a shard encodes; the first one tells of entries that are visibly broken."""
+    share = shard.share(len(manifest.entries))
+    return manifest._replace(
+        entries=manifest.entries[share.start : share.stop], broken=manifest.broken if shard.number == 1 else []
+    )
+
+
 def _checked(
-    manifests: dict[str, list[Manifest]], config: SpeechPreprocessConfig, submit: Callable
+    manifests: dict[str, list[Manifest]], config: SpeechPreprocessConfig, submit: Callable, whole: bool
 ) -> dict[str, list[CheckedManifest]]:
-    """Check all recordings. Raises UserError that names the broken entries, unless config.skip_broken."""
+    """Check all recordings. Raises UserError that names the broken entries, unless config.skip_broken. `whole`: whether
+    these are all data, so that a split without entries is an error."""
     total = sum(len(manifest.entries) for of_split in manifests.values() for manifest in of_split)
     broken, read = [], 0
     doubtful: dict[str, list[Broken]] = {"clipped": [], "silent": []}
@@ -274,13 +299,13 @@ def _checked(
     for entries in filter(None, doubtful.values()):
         print(f"warning: {complaint(entries, read, 'suspicious, but used')}", file=sys.stderr)
     for split, of_split in splits.items():
-        if not any(manifest.entries for manifest in of_split):
+        if whole and not any(manifest.entries for manifest in of_split):
             raise UserError(f"{split}: all entries are broken")
     return splits
 
 
 def _tokenizer(
-    config: SpeechPreprocessConfig, parent: Store | None, splits: dict[str, list[CheckedManifest]]
+    config: SpeechPreprocessConfig, parent: Store | None, splits: dict[str, list[CheckedManifest]], shard: Shard | None
 ) -> Tokenizer:
     """The tokenizer of the texts, from another store or learned on the training texts."""
     if config.tokenizer_from is not None:
@@ -293,7 +318,8 @@ def _tokenizer(
             yield [entry.text for entry in manifest.entries]
 
     try:
-        return registry.find("tokenizer", config.tokenizer.type).learn(config.tokenizer, texts(), config.seed)
+        read = texts() if shard is None else not_learned(shard)
+        return registry.find("tokenizer", config.tokenizer.type).learn(config.tokenizer, read, config.seed)
     except LearningError as error:
         raise UserError(f"tokenizer: {error}") from error
 
@@ -362,7 +388,7 @@ def encode(work: Work, chunk: list[Utterance]) -> Encoded:
         read=len(chunk),
         dropped=dropped,
         done=sum(facts.seconds for _, facts in chunk),
-        sums={"statistics": statistics, "seconds": sum(facts.seconds for _, facts in kept)},
+        sums={"statistics": statistics, "seconds": sum(Fraction(facts.seconds) for _, facts in kept)},
     )
     encoded.add_tokens("target", tokenizer, "\n".join(entry.text for entry, _ in kept), ids, lengths, keep_text=True)
     return encoded

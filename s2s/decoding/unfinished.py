@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from s2s import files
 from s2s.config.documents import read_json, to_json
 from s2s.errors import Failure, UserError
+from s2s.parts import difference
 
 FORMAT = 1
 REMEDY = "overwrite=true starts anew"
@@ -115,8 +116,8 @@ class Unfinished:
         before = read_json(self.folder / "task.json", TASK, REMEDY)
         if before["format"] != FORMAT:
             raise UserError(f"{self.folder}: an unfinished output of another version; {REMEDY}")
-        if difference := _difference(before["task"], task):
-            raise UserError(f"output={self.output}: was begun, and is unfinished, with {difference}; repeat that "
+        if words := difference(before["task"], task):
+            raise UserError(f"output={self.output}: was begun, and is unfinished, with {words}; repeat that "
                             f"command to go on, or {REMEDY}")  # fmt: skip
         self.state = State(tuple(before["window"]), self.first, 0, 0, 0, {})
         if (self.folder / "state.json").exists():
@@ -236,17 +237,3 @@ class Turns:
 def chained(mark: int, following: int) -> int:
     """The checksum of some windows and the following one."""
     return zlib.crc32(following.to_bytes(4, "little"), mark)
-
-
-def _difference(begun: Any, given: Any, key: str = "") -> str:
-    """The first difference of two tasks, in words; empty: none."""
-    if isinstance(begun, dict) and isinstance(given, dict):
-        for name in [*begun, *(given.keys() - begun.keys())]:
-            if words := _difference(begun.get(name), given.get(name), f"{key}.{name}" if key else name):
-                return words
-        return ""
-    return "" if begun == given else f"{key.removeprefix('options.')}={_word(begun)}, now {_word(given)}"
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else to_json(value)
