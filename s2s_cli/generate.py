@@ -2,9 +2,9 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -16,8 +16,10 @@ from s2s.config.schema import LARGEST_SEED, group, option
 from s2s.data.directions import LANGUAGES, parse_tags
 from s2s.data.lines import MAX_LINE_BYTES
 from s2s.decoding.component import check_scoring
-from s2s.decoding.hypothesis import Skipped
+from s2s.decoding.progress import Progress
+from s2s.decoding.totals import Totals
 from s2s.errors import UserError
+from s2s.parts import JOIN, Parts, Shard, contents
 
 ABOUT = """Translate (or score given targets) with one model or an ensemble.
 From a store: s2s-generate checkpoint=RUN store=STORE split=test output=hyp.en
@@ -25,14 +27,10 @@ From a file:  s2s-generate checkpoint=RUN input=test.de output=hyp.en
 Recordings:   s2s-generate checkpoint=RUN input=talk.flac (or a manifest, or a list of files)
 In a pipe:    cat test.de | s2s-generate checkpoint=RUN > hyp.en"""
 
-PROMPT = "> "
-BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} sentences{postfix}, {remaining} left"
-COUNTER = "{n_fmt} sentences{postfix}, {elapsed}"  # where the number of sentences is unknown
-NAMED = 20  # failed sentences that are named; the others are only counted
 FILES = ("forbidden", "allowed", "shortlist", "unknown_dictionary")  # options of decode that name files
 # Options that do not change the output, or that are compared by their content.
 NEUTRAL = ("input", "output", "overwrite", "distributed", "skip_broken", "batch_wait", "max_line_bytes", "checkpoint",
-           "draft", "store")  # fmt: skip
+           "draft", "store", "shard")  # fmt: skip
 PACKED = (".gz", ".xz", ".zst")
 SHARES = 8  # windows that a small input has for each process
 LEAST = 8192  # bytes of text in such a window
@@ -113,6 +111,10 @@ class GenerateCommand:
         0.01, "seconds to wait for more lines from a pipe before decoding the lines read so far", at_least=0
     )
     device: str = option("auto", "auto: a GPU if there is one", ("auto", "cpu", "cuda"))
+    shard: str | None = option(
+        None, "K/N: decode part K of N of the input into the folder OUTPUT.parts, as on one of N machines; join: make "
+        "the output of the parts",
+    )  # fmt: skip
     overwrite: bool = option(False, "leave what an earlier call has decoded of an unfinished output, and start anew")
     seed: int = option(1, "seed of sampling", at_least=0, at_most=LARGEST_SEED)
     distributed: ProcessesConfig = option(ProcessesConfig, "decoding in several processes")
@@ -120,6 +122,11 @@ class GenerateCommand:
 
 
 def _generate(config: GenerateCommand) -> None:
+    if config.shard == JOIN:
+        _check(config)
+        if os.environ.get("RANK", "0") == "0":
+            _join(config)
+        return
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:  # one of several processes
         from s2s.training.distributed import ranks
 
@@ -150,7 +157,7 @@ def _decode(config: GenerateCommand, group) -> None:
 
     with (
         signals.answered("s2s-generate", lambda: config.output and files.abandon(config.output)),
-        _Progress(source.total, _typed(config)) as progress,
+        Progress(source.total, _typed(config)) as progress,
         streams.opened(config.output) as output,
     ):
         heard = progress.heard(windows(source, companions, given), translator.task.frame_seconds)
@@ -169,21 +176,32 @@ def _go_on(config: GenerateCommand, group, translator, write) -> None:
     from s2s.decoding.inputs import windows
     from s2s.decoding.unfinished import Turns, Unfinished
 
-    unfinished, task = Unfinished(config.output), translator.task
-    reading = _reading(config, task, group)
+    shard = None if config.shard is None else Shard.parse(config.shard)
+    task, how, parts = translator.task, group.first(lambda: _task(config)), Parts("output", config.output)
+    if shard and not group.first(lambda: parts.begin(shard, how, config.overwrite)):
+        if group.is_first:
+            print(f"{parts.place(shard)}: is there already", file=sys.stderr)
+        return
+    reading = _reading(config, task, group, shard)
     # A total that is not needed is not counted by every process.
     source, companions, given = _input(config, task, reading, group.is_first)
+    if shard and (smaller := _smaller(config, source, reading, shard)) != reading:
+        reading = smaller
+        source, companions, given = _input(config, task, reading, group.is_first)
+    first, last, every = group.first(lambda: _share(source, reading, shard)) if shard else (0, None, None)
+    output = str(parts.place(shard)) if shard else config.output
+    unfinished, total = Unfinished(output, first), source.total if group.is_first and not shard else None
     with (
-        signals.answered("s2s-generate", lambda: files.abandon(config.output) if group.is_first else None),
-        _Progress(source.total if group.is_first else None, hidden=not group.is_first) as progress,
+        signals.answered("s2s-generate", lambda: files.abandon(output) if group.is_first else None),
+        Progress(total, hidden=not group.is_first) as progress,
         unfinished.claimed() if group.is_first else nullcontext(),
     ):
-        state = group.first(lambda: unfinished.begin(_task(config), _window_of(reading), config.overwrite))
+        state = group.first(lambda: unfinished.begin(how, _window_of(reading), config.overwrite))
         if _window_of(reading) != state.window:
             reading = dataclasses.replace(reading, size=state.window[0], size_bytes=state.window[1] or None)
             source, companions, given = _input(config, task, reading, group.is_first)
-        progress.goes_on(state.sentences if group.is_first else 0, config.output)
-        turns = Turns(state, 0, None, lambda: group.count("window", 1) - 1, config.output)
+        progress.goes_on(state.sentences if group.is_first else 0, output)
+        turns = Turns(state, first, last, lambda: group.count("window", 1) - 1, output)
         heard = progress.heard(windows(source, companions, given, turns), task.frame_seconds)
         heard = _watched(heard, config, task) if group.is_first else heard
         alone = group.size == 1
@@ -191,11 +209,13 @@ def _go_on(config: GenerateCommand, group, translator, write) -> None:
         for n_best in results:  # the first one of a window
             window = progress.window
             with unfinished.piece(group.rank) as piece:
+                totals = Totals()
                 for index in range(window.first, window.first + len(window.sources)):
                     n_best = n_best if index == window.first else next(results)
                     progress.count(index + 1, n_best[0])
+                    totals.add(index + 1, n_best[0])
                     piece.write(write(index, n_best).encode())
-                piece.finish(window.number, window.mark(), len(window.sources))
+                piece.finish(window.number, window.mark(), totals)
             group.reached(window.number)
             if not alone:
                 progress.reached(state.sentences + group.count("sentences", len(window.sources)))
@@ -204,11 +224,49 @@ def _go_on(config: GenerateCommand, group, translator, write) -> None:
         progress.add(group.gather(progress.totals))
         if group.is_first:
             unfinished.finish(turns.windows)
+            if shard:
+                facts = {"windows": [first, last, every], "unit": source.unit, "totals": unfinished.state.totals}
+                parts.finish(shard, how, facts)
     if group.is_first:
         progress.report()
 
 
-def _results(config: GenerateCommand, translator, windows: Iterator, progress: "_Progress", advance) -> Iterator:
+def _join(config: GenerateCommand) -> None:
+    """Make the output of its parts, and print their totals."""
+    parts = Parts("output", config.output)
+    found, end = parts.read(_task(config)), 0
+    for path, facts in found:
+        first, last, every = facts["windows"]
+        if first != end or (path == found[-1][0] and last != every):
+            raise UserError(f"{path}: does not begin where the part before it ends; make the parts again")
+        end = last
+    with files.whole_file(config.output) as output:
+        for path, _ in found:
+            with open(path, "rb") as part:
+                shutil.copyfileobj(part, output)
+    totals = Totals.of_all(Totals.of_plain(facts["totals"]) for _, facts in found)
+    parts.clear()
+    print(f"{len(found):,} parts: {totals.line(None, found[0][1]['unit'])}", file=sys.stderr)
+
+
+def _share(source, reading, shard: Shard) -> tuple[int, int, int]:
+    """The windows of a shard: the first one, that after the last one, and the number of all."""
+    if source.unit == "line":  # also cut by their size
+        every = sum(1 for _ in source.parts())
+    else:
+        every = -(-source.total // reading.size)
+    share = shard.share(every)
+    return share.start, share.stop, every
+
+
+def _smaller(config: GenerateCommand, source, reading, shard: Shard):
+    """How an input that is not text is read, so that each shard has some of it."""
+    if config.decode.buffer or source.unit == "line":
+        return reading
+    return dataclasses.replace(reading, size=max(1, min(reading.size, source.total // (SHARES * shard.of))))
+
+
+def _results(config: GenerateCommand, translator, windows: Iterator, progress: "Progress", advance) -> Iterator:
     """The translations of each sentence of windows."""
     return translator.decode(
         windows,
@@ -266,6 +324,10 @@ def _check(config: GenerateCommand) -> None:
     if (config.distributed.processes > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1) and _streams(config):
         raise UserError("several processes require input=FILE or store=, and output=FILE: each reads its part of the "
                         "input, and what is decoded is kept beside the output until all of it is there")  # fmt: skip
+    if config.shard is not None and _streams(config):
+        raise UserError(f"shard={config.shard} requires input=FILE or store=, and output=FILE")
+    if config.shard is not None and config.shard != JOIN:
+        Shard.parse(config.shard)
     if config.alignment and config.format == "text":
         raise UserError("alignment=true requires format=json or format=tsv")
     if config.timestamps and config.format != "json":
@@ -303,18 +365,24 @@ def _streams(config: GenerateCommand) -> bool:
     return written or any(path == "-" or streams.is_stream(path) for path in read)
 
 
-def _reading(config: GenerateCommand, task, group=None):
-    """How the input is read. Several processes read a small input in smaller windows, so that each has some."""
+def _reading(config: GenerateCommand, task, group=None, shard: Shard | None = None):
+    """How the input is read. Several processes or shards read a small input in smaller windows, so that each has some;
+    the windows of all shards are the same, however many processes each one has."""
     from s2s.decoding.reading import Reading
 
     size = config.decode.buffer or task.buffer
     reading = Reading(size, config.batch_wait, config.max_line_bytes, config.skip_broken)
-    if group is None or group.size == 1:
+    if group is None or (group.size == 1 and not shard):
         return reading
-    reading = dataclasses.replace(reading, checked=(group.rank, group.size))
+    number, of = (shard.number - 1, shard.of) if shard else (0, 1)
+    reading = dataclasses.replace(reading, checked=(group.rank + group.size * number, group.size * of))
     if config.decode.buffer or not config.input or task.reads != "lines":
         return reading
-    share = os.path.getsize(config.input) * (3 if config.input.endswith(PACKED) else 1) // (SHARES * group.size)
+    share = (
+        os.path.getsize(config.input)
+        * (3 if config.input.endswith(PACKED) else 1)
+        // (SHARES * (of if shard else group.size))
+    )
     return dataclasses.replace(reading, size_bytes=min(max(share, LEAST), size << 10))
 
 
@@ -331,6 +399,7 @@ def _task(config: GenerateCommand) -> dict[str, Any]:
     for key in (*NEUTRAL, *COMPANIONS):
         del options[key]
     paths = options["decode"]
+    read = {key: path for key in ("input", *COMPANIONS) if (path := getattr(config, key))} if config.shard else {}
     checkpoints = [weights_hash(resolve(path)) for path in filter(None, [*config.checkpoint, config.draft])]
     return {
         "s2s": __version__,
@@ -338,6 +407,7 @@ def _task(config: GenerateCommand) -> dict[str, Any]:
         "store": Store(config.store).digest if config.store else None,
         "files": {f"decode.{key}": files.file_hash(paths[key]) for key in FILES if paths.get(key)},
         "options": options,
+        **{key: [*contents([path]).values()] for key, path in read.items()},
     }
 
 
@@ -402,91 +472,6 @@ def _watched(windows: Iterator, config: GenerateCommand, task) -> Iterator:
 def _typed(config: GenerateCommand) -> bool:
     """Whether the user types the input."""
     return not config.store and config.input in (None, "-") and os.isatty(streams.INPUT)
-
-
-class _Progress:
-    """Shows a progress bar on a terminal, or a prompt where the user types the input, and the final line.
-
-    Args:
-        total: Number of sentences, if known.
-        typed: Whether the user types the input.
-        hidden: Whether to show neither.
-
-    Attributes:
-        totals: Totals of what is decoded.
-        window: The window that is being decoded.
-    """
-
-    def __init__(self, total: int | None, typed: bool = False, hidden: bool = False):
-        from tqdm import tqdm
-
-        from s2s.decoding.totals import Totals
-
-        self.typed, self.read, self.totals = typed, 0, Totals()
-        hidden = hidden or typed or not sys.stderr.isatty()
-        self.bar = tqdm(total=total, dynamic_ncols=True, disable=hidden, bar_format=BAR if total else COUNTER)
-        self.unit, self.window, self.earlier = "line", None, 0
-        self.start = time.perf_counter()
-
-    def __enter__(self) -> "_Progress":
-        self.answered()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.bar.close()
-
-    def goes_on(self, sentences: int, output: str) -> None:
-        """Begin after sentences that an earlier call has decoded."""
-        self.earlier = sentences
-        if sentences:
-            print(f"output={output}: goes on after {sentences:,} sentences", file=sys.stderr)
-            self.reached(sentences)
-
-    def advance(self, sentences: int) -> None:
-        """Advance the bar by this many decoded sentences."""
-        if self.bar.disable:
-            return
-        speed = self.totals.tokens / (time.perf_counter() - self.start)
-        self.bar.set_postfix_str(f"{speed:,.0f} tokens/s", refresh=False)
-        self.bar.update(sentences)
-
-    def reached(self, sentences: int) -> None:
-        """Set the bar to this many decoded sentences."""
-        if not self.bar.disable:
-            self.bar.update(sentences - self.bar.n)
-
-    def answered(self) -> None:
-        """Show the prompt if everything that was typed has its answer."""
-        if self.typed and self.totals.sentences == self.read and sys.stderr.isatty():
-            print(PROMPT, end="", file=sys.stderr, flush=True)
-
-    def heard(self, windows: Iterator, frame_seconds: float | None) -> Iterator:
-        """Yield the windows unchanged, and add up the seconds of their recordings."""
-        for window in windows:
-            self.window, self.unit = window, window.unit
-            self.read += len(window.sources)
-            if frame_seconds is not None:
-                seconds = sum(len(s) for s in window.sources if not isinstance(s, Exception)) * frame_seconds
-                self.totals.audio += seconds
-            yield window
-
-    def count(self, number: int, best) -> None:
-        """Add the best hypothesis of a sentence, with its number from 1, to the totals."""
-        self.totals.add(number, best)
-        if best.error is not None and self.totals.failed.count <= NAMED:
-            where = "" if isinstance(best.error, Skipped) else f"{self.unit} {number}: "
-            self.bar.write(f"warning: {where}{best.error}", file=sys.stderr)
-
-    def add(self, parts: list) -> None:
-        """Set the totals to those of all processes."""
-        self.totals = type(self.totals).of_all(parts)
-
-    def report(self) -> None:
-        """Print the final line."""
-        if self.typed and sys.stderr.isatty():
-            print(file=sys.stderr)  # after the prompt
-        line = self.totals.line(time.perf_counter() - self.start, self.unit)
-        print(line + f"; {self.earlier:,} sentences before" * bool(self.earlier), file=sys.stderr)
 
 
 def main() -> None:

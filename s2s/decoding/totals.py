@@ -13,8 +13,8 @@ class Places:
 
     SHOWN = 5
 
-    def __init__(self):
-        self.count, self.first = 0, []
+    def __init__(self, count: int = 0, first: Iterable[int] = ()):
+        self.count, self.first = count, list(first)
 
     def add(self, number: int) -> None:
         """Count a sentence by its number, from 1."""
@@ -82,16 +82,27 @@ class Totals:
             self.guessed += len(best.token_log_probabilities) - best.passes
         self.unmet += bool(best.unmet)
 
-    def line(self, seconds: float, unit: str) -> str:
+    def plain(self) -> dict[str, Any]:
+        """The totals as JSON has them; `of_plain` makes them of it."""
+        return {**vars(self), "tally": dict(self.tally), "cut": vars(self.cut), "failed": vars(self.failed)}
+
+    @classmethod
+    def of_plain(cls, plain: dict[str, Any]) -> "Totals":
+        """The totals of what `plain` returned."""
+        places = {key: Places(**plain[key]) for key in ("cut", "failed")}
+        return cls(**{**plain, "tally": Counter(plain["tally"]), **places})
+
+    def line(self, seconds: float | None, unit: str) -> str:
         """The final line.
 
         Args:
-            seconds: Time taken.
+            seconds: Time taken; None: it is not known.
             unit: What a sentence is called.
         """
-        rate = self.sentences / seconds
-        line = f"{self.sentences:,} sentences, {self.tokens:,} tokens, {seconds:.1f} s, {rate:,.1f} sentences/s"
-        if self.audio:
+        line = f"{self.sentences:,} sentences, {self.tokens:,} tokens"
+        if seconds is not None:
+            line += f", {seconds:.1f} s, {self.sentences / seconds:,.1f} sentences/s"
+        if self.audio and seconds is not None:
             line += f", RTFx {self.audio / seconds:,.1f}"
         if self.truncated:
             line += f"; {self.truncated:,} ended by the maximum length (decode.max_length_a, decode.max_length_b)"

@@ -3,7 +3,8 @@
     .unfinished-NAME/task.json               what is decoded, and with which options
     .unfinished-NAME/lines                   the output of the first windows of the input
     .unfinished-NAME/state.json              how many windows these are, and how many bytes of `lines`
-    .unfinished-NAME/00000012-89abcdef-4096  the output of a later window: its number, checksum of its input, sentences
+    .unfinished-NAME/00000012-89abcdef-4096  the output of a later window: its number, checksum of its input, sentences;
+                                             the last line has its totals
 
 A window appears in a file of its own, whole and on disk. Rank 0 appends the next ones to `lines`, then writes
 state.json, then deletes their files. So a process may be killed at any moment: `lines` is cut to the bytes of
@@ -16,18 +17,19 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from s2s import files
-from s2s.config.documents import read_json, to_json
+from s2s.config.documents import parse_json, read_json, to_json
+from s2s.decoding.totals import Totals
 from s2s.errors import Failure, UserError
 from s2s.parts import difference
 
-FORMAT = 1
+FORMAT = 2
 REMEDY = "overwrite=true starts anew"
-STATE = {"windows": int, "bytes": int, "mark": int, "sentences": int}
+STATE = {"windows": int, "bytes": int, "mark": int, "sentences": int, "totals": {...: object}}
 TASK = {"format": int, "window": [int], "task": {...: object}}
 PIECE = re.compile(r"(\d{8})-([0-9a-f]{8})-(\d+)")
 
@@ -43,6 +45,7 @@ class State:
         mark: Checksum of their input, except for those that are not wanted.
         sentences: Number of their sentences.
         pieces: Number -> checksum of the input, for later windows.
+        totals: Totals of the windows in `lines`, as JSON has them.
     """
 
     window: tuple[int, int]
@@ -51,6 +54,7 @@ class State:
     mark: int
     sentences: int
     pieces: dict[int, int]
+    totals: dict[str, Any] = field(default_factory=lambda: Totals().plain())
 
 
 class Unfinished:
@@ -141,16 +145,21 @@ class Unfinished:
     def join(self) -> bool:
         """For rank 0: append the next windows that are decoded to `lines`. Returns whether any are there."""
         state, pieces, joined = self.state, self._pieces(), []
+        totals = Totals.of_plain(state.totals)
         with files.naming(self.output), open(self.lines, "r+b") as file:
             file.seek(state.bytes)
             while state.windows in pieces:
                 path, mark, sentences = pieces[state.windows]
-                file.write(path.read_bytes())
+                content = path.read_bytes()
+                end = content.rindex(b"\n") + 1
+                file.write(content[:end])
+                totals = Totals.of_all([totals, Totals.of_plain(parse_json(content[end:], str(path), remedy=REMEDY))])
                 state.mark = chained(state.mark, mark)
                 state.sentences += sentences
                 state.windows += 1
                 joined.append(path)
             if joined:
+                state.totals = totals.plain()
                 state.bytes = file.tell()
                 file.flush()
                 os.fsync(file.fileno())
@@ -181,11 +190,12 @@ class Piece:
     def __init__(self, file: BinaryIO, output: Unfinished):
         self.file, self.write, self._output = file, file.write, output
 
-    def finish(self, number: int, mark: int, sentences: int) -> None:
-        """Complete it."""
+    def finish(self, number: int, mark: int, totals: Totals) -> None:
+        """Complete it. `totals`: those of the window alone."""
+        self.write(to_json(totals.plain()).encode())
         self.file.flush()
         os.fsync(self.file.fileno())
-        os.rename(self.file.name, self._output.folder / f"{number:08d}-{mark:08x}-{sentences}")
+        os.rename(self.file.name, self._output.folder / f"{number:08d}-{mark:08x}-{totals.sentences}")
 
 
 class Turns:
