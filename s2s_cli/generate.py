@@ -251,10 +251,8 @@ def _join(config: GenerateCommand) -> None:
 
 def _share(source, reading, shard: Shard) -> tuple[int, int, int]:
     """The windows of a shard: the first one, that after the last one, and the number of all."""
-    if source.unit == "line":  # also cut by their size
-        every = sum(1 for _ in source.parts())
-    else:
-        every = -(-source.total // reading.size)
+    by_size = source.unit == "line"  # windows of lines also end by their size
+    every = sum(1 for _ in source.parts()) if by_size else -(-source.total // reading.size)
     share = shard.share(every)
     return share.start, share.stop, every
 
@@ -378,11 +376,8 @@ def _reading(config: GenerateCommand, task, group=None, shard: Shard | None = No
     reading = dataclasses.replace(reading, checked=(group.rank + group.size * number, group.size * of))
     if config.decode.buffer or not config.input or task.reads != "lines":
         return reading
-    share = (
-        os.path.getsize(config.input)
-        * (3 if config.input.endswith(PACKED) else 1)
-        // (SHARES * (of if shard else group.size))
-    )
+    size_bytes = os.path.getsize(config.input) * (3 if config.input.endswith(PACKED) else 1)
+    share = size_bytes // (SHARES * (of if shard else group.size))
     return dataclasses.replace(reading, size_bytes=min(max(share, LEAST), size << 10))
 
 

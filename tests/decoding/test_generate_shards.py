@@ -39,7 +39,7 @@ def test_the_joined_output_is_that_of_one_machine(generate, runs, text, tmp_path
 
 def test_small_inputs_and_stores_are_divided_too(generate, runs, store, text, tmp_path):  # noqa: F811
     output = tmp_path / "hyp"
-    text.write_text(text.read_text() * 20)
+    text.write_text(text.read_text() * 60)
     for given, least in ((f"input={text}", 100), (f"store={store}", 1)):
         argv = [f"checkpoint={runs[0]}", given, "device=cpu", "decode.beam_size=1"]
         whole = tmp_path / "whole"
