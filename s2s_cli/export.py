@@ -16,6 +16,7 @@ Example: s2s-export checkpoint=RUN format=ctranslate2 output=FOLDER"""
 WRITTEN = (
     ("model.bin", "config.json", "source.tokenizer.json"),
     ("model.safetensors", "config.json", "generation_config.json", "source.spm"),
+    ("encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx", "config.json"),
 )
 
 
@@ -26,7 +27,7 @@ class ExportCommand:
     checkpoint: str | None = option(
         None, "a run (its best checkpoint, or else its last one), or the folder of a checkpoint"
     )
-    format: str = option("ctranslate2", "toolkit that will read the model", ("ctranslate2", "huggingface"))
+    format: str = option("ctranslate2", "toolkit that will read the model", ("ctranslate2", "huggingface", "onnx"))
     subnet: str | None = option(None, "part of the model to export, as decode.subnet; null: all of it")
     output: str | None = option(None, "folder to write; it appears when it is complete")
     overwrite: bool = option(False, "replace an existing exported model")
@@ -51,16 +52,17 @@ def _write(config: ExportCommand, output: Path) -> int:
         if not config.overwrite:
             raise UserError(f"output={output} exists; overwrite=true replaces an exported model")
     from s2s.checkpoint.loading import load_model
-    from s2s.interop import ctranslate2, huggingface
+    from s2s.interop import ctranslate2, huggingface, onnx
     from s2s.models.subnets import subnet
 
     model, task, trained = load_model(config.checkpoint)
     if config.subnet is not None:
         model = subnet(model, config.subnet, "subnet")
-    if config.format == "huggingface":
-        huggingface.write(model, task, output, trained.get("decode") or {})
-    else:
+    if config.format == "ctranslate2":
         ctranslate2.write(model, task, output)
+    else:
+        writer = huggingface if config.format == "huggingface" else onnx
+        writer.write(model, task, output, trained.get("decode") or {})
     return sum(path.stat().st_size for path in output.iterdir())
 
 

@@ -73,8 +73,10 @@ def write(model: nn.Module, task, folder: Path, decode: Mapping[str, Any] = Mapp
         UserError: no layout holds what the model does; all reasons of the nearest one are named.
         OSError: for instance, the disk is full; nothing is left behind.
     """
-    layout = _layout(model, task)
-    rows, begin = _rows(model, task)
+    layout, wrong = nearest(model, task)
+    if wrong:
+        raise UserError(f"format=huggingface: the nearest layout, {layout}, has no {', and no '.join(wrong)}")
+    rows, _ = rows_of(model, task)
     tensors: dict[str, Tensor] = {}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, place in _table(layout, model, rows).items():
@@ -84,25 +86,33 @@ def write(model: nn.Module, task, folder: Path, decode: Mapping[str, Any] = Mapp
             tensors[f"model.{side}.embed_positions.weight"] = part.embedding.positions.table_of(MOST)[:MOST]
     if layout != "t5" and model.output.bias is None:
         tensors["final_logits_bias"] = torch.zeros(1, len(tensors["lm_head.weight"]))
-    config, generation = _config(layout, model, rows, begin, decode)
-    files = _tokenizer_files(task, rows)
     with whole_folder(folder) as partial, naming(partial / "model.safetensors"):
-        for name, content in {"config.json": config, "generation_config.json": generation, **files}.items():
-            write_file(partial / name, content if isinstance(content, bytes) else json.dumps(content, indent=1) + "\n")
+        write_files(partial, files_of(layout, model, task, decode))
         save_file({name: value.clone().contiguous() for name, value in tensors.items()}, partial / "model.safetensors",
                   metadata={"format": "pt", "s2s": __version__})  # fmt: skip
 
 
-def _layout(model: nn.Module, task) -> str:
-    """The layout that the model fits. Raises UserError: none; says what the nearest one lacks."""
-    wrong = {name: [*_wrong_parts(model), *_wrong_options(name, model), *_wrong_task(name, task)] for name in LAYOUTS}
+def files_of(layout: str, model: nn.Module, task, decode: Mapping[str, Any]) -> dict[str, Any]:
+    """The files beside the weights, by name: bytes, or the contents of JSON. Arguments as in `write`."""
+    rows, begin = rows_of(model, task)
+    return {"config.json": _config(layout, model, rows, begin), **_tokenizer_files(task, rows),
+            "generation_config.json": generation_config(rows, begin, decode)}  # fmt: skip
+
+
+def write_files(folder: Path, files: Mapping[str, Any]) -> None:
+    """Write files as `files_of` gives them."""
+    for name, content in files.items():
+        write_file(folder / name, content if isinstance(content, bytes) else json.dumps(content, indent=1) + "\n")
+
+
+def nearest(model: nn.Module, task) -> tuple[str, list[str]]:
+    """The layout that the model fits, or nearly fits, and what that layout lacks."""
+    wrong = {name: [*(wrong_parts(model) or _wrong_options(name, model)), *_wrong_task(name, task)] for name in LAYOUTS}
     best = min(wrong, key=lambda name: len(wrong[name]))
-    if wrong[best]:
-        raise UserError(f"format=huggingface: the nearest layout, {best}, has no {', and no '.join(wrong[best])}")
-    return best
+    return best, wrong[best]
 
 
-def _wrong_parts(model: nn.Module) -> list[str]:
+def wrong_parts(model: nn.Module) -> list[str]:
     """Parts of the model that no layout has."""
     if not isinstance(model, EncoderDecoder):
         return [f"model of type {type(model).__name__}"]
@@ -137,7 +147,7 @@ def _wrong_options(layout: str, model: nn.Module) -> list[str]:
             wrong.append("model.output.bias=true")
     if getattr(config, "auxiliary_heads", []):
         wrong.append(f"model.auxiliary_heads={config.auxiliary_heads}")
-    shared = model.frontend.tokens is model.decoder.embedding.tokens if not _wrong_parts(model) else True
+    shared = model.frontend.tokens is model.decoder.embedding.tokens if not wrong_parts(model) else True
     if not shared and (layout == "t5" or model.config.tie_embeddings == "none"):
         wrong.append(f"model.tie_embeddings={config.tie_embeddings} with one matrix for each side")
     return wrong
@@ -166,7 +176,7 @@ def _wrong_task(layout: str, task) -> list[str]:
     return wrong
 
 
-def _rows(model: nn.Module, task) -> tuple[dict[str, Tensor | None], int]:
+def rows_of(model: nn.Module, task) -> tuple[dict[str, Tensor | None], int]:
     """For `source` and `target`, their row of each of our symbols, int64 [V]; None: the same. And their id of what the
     decoder begins with."""
     tokens, bias = model.decoder.embedding.tokens.weight, model.output.bias
@@ -219,19 +229,21 @@ class Copies(Place):
         return dict.fromkeys(self.names, written)
 
 
-def _config(
-    layout: str, model: nn.Module, rows: dict[str, Tensor | None], begin: int, decode: Mapping[str, Any]
-) -> tuple[dict, dict]:
-    """The contents of config.json and generation_config.json; decode: as in `write`."""
-    config, sides = model.config, {"encoder": model.config.encoder, "decoder": model.config.decoder}
+def ids_of(rows: dict[str, Tensor | None], begin: int) -> dict[str, int]:
+    """The ids of special symbols, as configurations name them; rows, begin: as `rows_of` returns them."""
     end = EOS if rows["target"] is None else EOS - 1
+    return {"pad_token_id": PAD, "eos_token_id": end, "decoder_start_token_id": begin}
+
+
+def _config(layout: str, model: nn.Module, rows: dict[str, Tensor | None], begin: int) -> dict[str, Any]:
+    """The contents of config.json."""
+    config, sides = model.config, {"encoder": model.config.encoder, "decoder": model.config.decoder}
     shared = model.frontend.tokens is model.decoder.embedding.tokens
     tied = model.output.weight is model.decoder.embedding.tokens.weight
     tables = {"source": model.frontend.tokens, "target": model.decoder.embedding.tokens}
     size = {side: len(tokens.weight) - (rows[side] is not None) for side, tokens in tables.items()}
-    ids = {"pad_token_id": PAD, "eos_token_id": end, "decoder_start_token_id": begin}
     common = {"model_type": layout, "architectures": [CLASSES[layout]], "is_encoder_decoder": True,
-              "d_model": config.decoder.width, "vocab_size": size["source"], **ids}  # fmt: skip
+              "d_model": config.decoder.width, "vocab_size": size["source"], **ids_of(rows, begin)}  # fmt: skip
     if layout == "t5":
         stack = config.encoder
         common |= {
@@ -254,8 +266,14 @@ def _config(
         }  # fmt: skip
         if layout == "marian":
             common |= {"share_encoder_decoder_embeddings": shared, "decoder_vocab_size": size["target"]}
-    never = sorted({PAD, begin, *([] if decode.get("allow_unknown") else [UNK])} - {end})
-    return common, {
+    return common
+
+
+def generation_config(rows: dict[str, Tensor | None], begin: int, decode: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of generation_config.json; decode: as in `write`."""
+    ids = ids_of(rows, begin)
+    never = sorted({PAD, begin, *([] if decode.get("allow_unknown") else [UNK])} - {ids["eos_token_id"]})
+    return {
         **ids,
         **_search(decode),
         "forced_eos_token_id": None,

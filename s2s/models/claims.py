@@ -8,6 +8,7 @@ so it takes the plain path by default. Two declarations in the body of a subclas
 """
 
 import inspect
+from collections.abc import Collection
 
 from torch import nn
 
@@ -39,13 +40,18 @@ def step_departure(model: nn.Module) -> str | None:
     return _overridden(model, STEP) or _departure(model, parts, ("stands_for", "steps_for"))
 
 
-def departure(model: nn.Module) -> str | None:
-    """Where a model computes something other than the Transformer, in words; None: nowhere."""
+def departure(model: nn.Module, more: Collection[type] = ()) -> str | None:
+    """Where a model computes something other than the Transformer, in words; None: nowhere.
+
+    Args:
+        model: Any model.
+        more: Classes of blocks that are no departure either. If there are any, nor are options of known blocks.
+    """
     if not isinstance(model, EncoderDecoder):
         return f"the model is a {type(model).__name__}"
     parts = {"frontend": TokenFrontend, "encoder": TransformerEncoder, "bridge": TopBridge,
              "decoder": TransformerDecoder, "output": nn.Linear}  # fmt: skip
-    return _overridden(model, WHOLE) or _departure(model, parts)
+    return _overridden(model, WHOLE) or _departure(model, parts, more=more)
 
 
 def lacks_blocks(model: nn.Module) -> str | None:
@@ -80,16 +86,17 @@ def _overridden(model: nn.Module, names: tuple[str, ...]) -> str | None:
     return None
 
 
-def _departure(model: nn.Module, parts: dict[str, type], claims: tuple[str, ...] = ("stands_for",)) -> str | None:
+def _departure(model: nn.Module, parts: dict[str, type], claims: tuple[str, ...] = ("stands_for",),
+               more: Collection[type] = ()) -> str | None:  # fmt: skip
     for place, expected in parts.items():
         for name, module in getattr(model, place).named_modules(prefix=place):
             kind = type(module)
-            wanted = {expected} if name == place else BLOCKS
+            wanted = {expected} if name == place else {*BLOCKS, *more}
             if not wanted & {kind, *(kind.__dict__.get(claim) for claim in claims)}:
                 return f"{name} is a {kind.__name__}"
             if module._forward_hooks or module._forward_pre_hooks:
                 return f"{name} has a hook"
-            if option := _option(module):
+            if not more and (option := _option(module)):
                 return f"{name} has {option}"
     return None
 
