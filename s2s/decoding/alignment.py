@@ -36,6 +36,8 @@ class Attention:
         self.layers = []  # from 0
         for model in models:
             layers, heads = model.attention_shape
+            if not layers:
+                raise UserError("alignment and decode.coverage_penalty: the decoder does not attend to the source")
             layer = config.alignment_layer or _default(model, layers)
             for key, value, count in (("layer", layer, layers), ("head", self.head or 1, heads)):
                 if value > count:

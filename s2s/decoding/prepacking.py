@@ -93,4 +93,5 @@ def cut(memory: Memory, order: Tensor, tags: Mapping[str, Tensor]) -> Memory:
     examples = Examples(segments, positions * memory.mask[:, 0, 0])
     lengths = examples.lengths[order]
     states = [examples.rows(x)[order] for x in memory.states]
-    return Memory(states, lengths, length_mask(lengths, states[0].size(1)), tags=tags)
+    last = None if memory.last is None else memory.last[order]
+    return Memory(states, lengths, length_mask(lengths, states[0].size(1)), tags=tags, last=last)

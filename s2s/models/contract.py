@@ -161,6 +161,8 @@ class Memory:
         segments: [B, S] int64, which example of its row each position belongs to, where rows are packed; else None.
         auxiliary: Further outputs by name (CTC logits, gate rates).
         tags: As in States.
+        last: Last states of the layers of a recurrent encoder, if the decoder begins with them, [B, layers, D], or
+            [B, 2 * layers, D] for hidden state and cell of each layer; a row for each example where rows are packed.
     """
 
     states: list[Tensor]
@@ -169,6 +171,7 @@ class Memory:
     segments: Tensor | None = None
     auxiliary: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     tags: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    last: Tensor | None = None
 
     @property
     def top(self) -> Tensor:

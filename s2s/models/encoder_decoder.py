@@ -215,8 +215,10 @@ class EncoderDecoder(nn.Module):
         return self.output.context(states, *kept, mask) if kept else ()
 
     def _seen(self, memory: Memory) -> list[Tensor]:
-        """The memory states of each decoder layer that has cross-attention."""
-        return self.bridge.seen(memory, self.decoder.attending(self.decoder.config)) if self.decoder.attends else []
+        """The memory states of each decoder layer that has cross-attention, and then the last states of the encoder if
+        the decoder begins with them."""
+        seen = self.bridge.seen(memory, self.decoder.attending(self.decoder.config)) if self.decoder.attends else []
+        return seen if memory.last is None else [*seen, memory.last]
 
     def _copied(self, mask: Tensor) -> Tensor:
         """The mask of what `bridge.seen` returns, from that of the memory, [B, 1, 1 or T, S]. A bridge that shows
@@ -335,4 +337,5 @@ def _joined(parts: list[Memory], places: Tensor) -> Memory:
     states = [
         torch.cat([nn.functional.pad(x, (0, 0, 0, size - x.size(1))) for x in column])[places] for column in columns
     ]
-    return Memory(states, lengths, length_mask(lengths, size))
+    last = None if parts[0].last is None else torch.cat([cast(Tensor, part.last) for part in parts])[places]
+    return Memory(states, lengths, length_mask(lengths, size), last=last)

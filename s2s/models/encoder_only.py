@@ -7,7 +7,7 @@ from s2s.config.schema import group, option
 from s2s.data.spec import Spec, check_sources
 from s2s.models.bridges.top import TopBridge, TopConfig
 from s2s.models.encoder_decoder import EncoderDecoder
-from s2s.models.transformer import shared_options
+from s2s.models.transformer import input_width, shared_options
 from s2s.nn.feedforward import ACTIVATIONS
 from s2s.nn.norms import NORMS, set_epsilon
 from s2s.registry import find
@@ -59,7 +59,7 @@ class EncoderOnly(EncoderDecoder):
         check_sources(spec, (frontend.reads,), f"model.frontend={config.frontend.type}")
         self.config, self.target_vocabulary_size = config, spec.target_size
         self.max_length = config.max_positions if config.positions == "learned" else None
-        shared, width = shared_options(config, spec), config.encoder.width
+        shared, width = shared_options(config, spec), input_width(config.encoder)
         first = frontend(config.frontend, spec.sources[0], width, shared)
         encoder = find("encoder", config.encoder.type)(config.encoder, shared)
         bridge = TopBridge(TopConfig(), encoder.width, config.encoder.layers, 0)

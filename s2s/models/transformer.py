@@ -114,16 +114,17 @@ class Transformer(EncoderDecoder):
         _check_deleting(config, kinds)
         self.config, self.target_vocabulary_size = config, spec.target_size
         self.max_length = config.max_positions if config.positions == "learned" else None
-        shared, width = shared_options(config, spec), config.decoder.width
-        frontend = kinds["frontend"](config.frontend, spec.sources[0], config.encoder.width, shared)
+        shared = shared_options(config, spec)
+        width, target_width = input_width(config.encoder), input_width(config.decoder)
+        frontend = kinds["frontend"](config.frontend, spec.sources[0], width, shared)
         if config.embedding_norm and getattr(getattr(frontend, "embedding", None), "norm", None) is None:
             raise UserError(f"model.embedding_norm=true: model.frontend={config.frontend.type} does not have it")
-        matrix = frontend.tokens is not None and frontend.tokens.embedding_dim == config.encoder.width
+        matrix = frontend.tokens is not None and frontend.tokens.embedding_dim == width
         tie = _tie(config, spec.shared, matrix, getattr(kinds["embedding"], "ties", False))
         # The decoder reads source tokens where the output layer has no fixed vocabulary.
         size = spec.sources[0].size if hasattr(kinds["output"], "shown") else spec.target_size
         target = (frontend.tokens if tie in ("inputs", "all")
-                  else kinds["embedding"](config.embedding, size, width))  # fmt: skip
+                  else kinds["embedding"](config.embedding, size, target_width))  # fmt: skip
         drop = getattr(config.embedding, "dropout", None)
         drop = shared.embedding_dropout if drop is None else drop
         embedding = Embedding(target, config.positions, config.max_positions, drop, config.scale_embeddings,
@@ -137,15 +138,17 @@ class Transformer(EncoderDecoder):
                             f"model.bridge=last model.bridge.layers={wanted}")  # fmt: skip
         if getattr(decoder, "numbers_sources", False) != getattr(bridge, "numbers_sources", False):
             raise UserError("model.bridge=sources and model.decoder=multi_source: require each other")
-        output = kinds["output"](config.output, width, spec.target_size)
+        output = kinds["output"](config.output, output_width(config.decoder), spec.target_size)
         if hasattr(output, "see"):
             output.see(spec)
-        frontends = [kinds["frontend"](config.frontend, source, config.encoder.width, shared)
+        frontends = [kinds["frontend"](config.frontend, source, width, shared)
                      for source in spec.sources[1:] if config.share_sources != "all"]  # fmt: skip
         encoders = [kinds["encoder"](config.encoder, shared)
                     for _ in spec.sources[1:] if config.share_sources == "none"]  # fmt: skip
         for stack in (encoder, *encoders):
             stack.needed = bridge.needs
+        if getattr(decoder, "reads_last", False):
+            _give_last(config, encoder, len(spec.sources))
         self.assemble(frontend, encoder, bridge, decoder, output, frontends, encoders)
         if config.norm_epsilon is not None:
             set_epsilon(self, config.norm_epsilon)
@@ -162,6 +165,39 @@ def _enlarge(*tables: nn.Module | None) -> None:
     with torch.no_grad():
         for table in dict.fromkeys(table for table in tables if isinstance(table, nn.Embedding)):
             table.weight.mul_(table.embedding_dim**0.5)
+
+
+def input_width(config: Any) -> int:
+    """Width of what a stack of layers reads; config: of an encoder or decoder."""
+    return getattr(config, "input_width", None) or config.width
+
+
+def output_width(config: Any) -> int:
+    """Width of what the output layer reads; config: of a decoder."""
+    return getattr(config, "output_width", None) or config.width
+
+
+def _give_last(config: TransformerConfig, encoder: Any, sources: int) -> None:
+    """Let the encoder give its last states to the decoder.
+
+    Args:
+        config: The options of the model.
+        encoder: The encoder.
+        sources: Number of sources.
+
+    Raises:
+        UserError: the encoder has none that the decoder could begin with.
+    """
+    key, kind = "model.decoder.start=encoder", config.decoder.type
+    if not hasattr(encoder, "gives_last") or config.encoder.type != kind:
+        raise UserError(f"{key}: begins with states of the same kind, which model.encoder={config.encoder.type} does "
+                        f"not have; model.encoder={kind}")  # fmt: skip
+    if config.encoder.layers != config.decoder.layers:
+        raise UserError(f"{key}: each layer begins with the state of one; model.encoder.layers={config.encoder.layers}"
+                        f" and model.decoder.layers={config.decoder.layers} must be equal")  # fmt: skip
+    if sources > 1:
+        raise UserError(f"{key}: the task has {sources} sources, and the decoder begins with the states of one")
+    encoder.gives_last = True
 
 
 def _check_deleting(config: TransformerConfig, kinds: dict[str, Any]) -> None:
@@ -229,10 +265,15 @@ def _tie(config: TransformerConfig, shared_vocabulary: bool, matrix: bool, targe
         return "none"
     if not matrix:
         reason = f"model.frontend={config.frontend.type}, whose tokens have no matrix of this width"
-    elif config.encoder.width != config.decoder.width:
+    elif input_width(config.encoder) != input_width(config.decoder):
         reason = "encoder and decoder of different width"
     elif not shared_vocabulary:
         reason = "a vocabulary of its own on each side"
+    if input_width(config.decoder) != output_width(config.decoder):
+        if tie not in ("auto", "none", "inputs"):
+            raise UserError(f"model.tie_embeddings={tie} is not possible: the decoder reads a width of "
+                            f"{input_width(config.decoder)} and the output {output_width(config.decoder)}")  # fmt: skip
+        tie = "none" if tie == "auto" else tie
     if tie == "auto":
         return "decoder" if reason else "all"
     if tie in ("inputs", "all") and reason:

@@ -21,11 +21,18 @@ KINDS = {  # name -> options of the decoder
     "gnmt": "layers=3 attention=additive attention_layer=bottom input_feeding=false residual=3",
     "fed": "layers=2 attention=dot attention_layer=bottom input_feeding=true",
     "late": "layers=2 attention=dot attention_layer=top input_feeding=false",
+    "sutskever": "layers=3 attention=none input_feeding=false start=encoder",
+    "fed, alone": "layers=3 attention=none input_feeding=true start=encoder residual=2",
+    "fairseq": "layers=3 attention=dot input_feeding=true start=encoder input_width=10 output_width=14",
+    "started": "layers=3 attention=additive attention_layer=bottom input_feeding=false start=encoder",
 }
+WIDER = "layers=3 width=16 input_width=8 bidirectional=all"  # an encoder of another width than the decoder
 
 
 def model_of(cell="lstm", decoder="luong", encoder="layers=3 bidirectional=first residual=3", **changes) -> Transformer:
     torch.manual_seed(0)
+    if decoder in ("fairseq", "started"):
+        encoder = WIDER
     sides = {"encoder": f"width={D} {encoder}", "decoder": f"width={D} {KINDS.get(decoder, decoder)}"}
     words = {"model": "transformer", "positions": "none", "dropout": "0", **changes}
     for side, options in sides.items():
@@ -72,7 +79,7 @@ def test_both_directions_are_pytorchs_over_packed_sequences(kind):
     x, lengths = torch.randn(3, 7, 5), torch.tensor([7, 2, 5])
     packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
     expected, _ = nn.utils.rnn.pad_packed_sequence(theirs(packed)[0], batch_first=True)
-    actual = ours(x, lengths)
+    actual, _ = ours(x, lengths)
     for row, length in enumerate(lengths):
         torch.testing.assert_close(actual[row, :length], expected[row, :length])
 
@@ -105,6 +112,32 @@ def test_luongs_decoder_against_a_loop_over_one_sentence():
         for row, length in enumerate(source.lengths):
             expected = slow_luong(model, memory.top[row, :length], TARGET[row])
             torch.testing.assert_close(actual[row], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_the_first_state_is_the_encoders_last_one(kind):
+    """For sentences of their own, by PyTorch's modules: nothing that a row holds after its end counts."""
+    model, source = model_of(kind, "started"), sources()
+    layers = [layer.recurrence for layer in model.encoder.layers]
+    with torch.no_grad():
+        last = model.encode((source,)).last
+        for row, length in enumerate(source.lengths):
+            x, expected = model.frontend(Source(source.values[row : row + 1, :length], length[None])).values, []
+            for layer in layers:
+                theirs = getattr(nn, kind.upper())(x.size(2), 8, batch_first=True, bidirectional=True)
+                for part, end in ((layer.ahead, "l0"), (layer.back, "l0_reverse")):
+                    for name, linear in (("ih", part.input), ("hh", part.hidden)):
+                        setattr(theirs, f"weight_{name}_{end}", linear.weight)
+                        setattr(theirs, f"bias_{name}_{end}", linear.bias)
+                x, state = theirs(x)
+                expected += [part.flatten() for part in (state if kind == "lstm" else (state,))]
+            torch.testing.assert_close(last[row], torch.stack(expected))
+        first = model.decoder._begin([torch.zeros(3, 6, 16), last], 3)
+        maps = model.decoder.first
+        assert len(maps) == (2 if kind == "lstm" else 1)
+        for n, state in enumerate(first[:-1]):
+            linear = maps[n % len(maps)]
+            torch.testing.assert_close(state, last[:, n] @ linear.weight.T + linear.bias)
 
 
 def test_additive_scores_against_a_loop():
@@ -150,6 +183,10 @@ def test_alone_packed_and_by_steps_it_is_the_same(cell, decoder):
                 logits = stepping.step(TARGET[:, t].contiguous(), state)
                 near = {"rtol": 1e-4, "atol": 1e-5} if dtype == "fp32" else {"rtol": 0.1, "atol": 0.1}
                 torch.testing.assert_close(logits, taught[:, t], **near, msg=f"{dtype}, step {t}")
+    if model.decoder.config.attention == "none":
+        with pytest.raises(UserError, match="no weights of attention"):
+            model.cross_attention(model.encode((source,)), TARGET, 0)
+        return
     weights = model.cross_attention(model.encode((source,)), TARGET, 0)
     assert weights.shape == (3, 1, 5, 6)
     torch.testing.assert_close(weights.sum(3), torch.ones(3, 1, 5))
@@ -161,6 +198,9 @@ def test_alone_packed_and_by_steps_it_is_the_same(cell, decoder):
     ({"decoder": "layers=1 attention_layer=bottom"}, "needs a layer above"),
     ({"norm": "post"}, "has no norms"),
     ({"auxiliary_heads": "[1]"}, "auxiliary_heads"),
+    ({"decoder": "attention=none"}, "attention=none requires model.decoder.start=encoder"),
+    ({"decoder": "layers=2 start=encoder"}, "encoder.layers=3 and model.decoder.layers=2 must be equal"),
+    ({"decoder": "output_width=14", "tie_embeddings": "decoder"}, "reads a width of 12 and the output 14"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_refused(words, message):
     with pytest.raises(UserError, match=message):

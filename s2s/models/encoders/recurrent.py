@@ -12,13 +12,15 @@ layer is added to its output.
 
 Use: model=lstm, or model.encoder=lstm model.encoder.bidirectional=first model.encoder.residual=3 model.positions=none
 
-Left out: peepholes and projections, which later work found not to matter; initialising the decoder with the final
-states: the decoder attends to the memory. GNMT's bottom layer has width D in each direction; here it has D/2, so that
-all layers have one width.
+With `model.decoder.start=encoder` the memory also has the last states of all layers.
+
+Left out: peepholes and projections, which later work found not to matter. GNMT's bottom layer has width D in each
+direction; here it has D/2, so that all layers have one width.
 """
 
 import dataclasses
 
+import torch
 from torch import Tensor, nn
 
 from s2s.config.schema import option
@@ -38,6 +40,9 @@ class LstmEncoderConfig:
     type: str = option("lstm", "component")
     layers: int = option(2, "number of layers", at_least=1, at_most=1000)
     width: int = option(512, "model width D", at_least=1, at_most=65_536)
+    input_width: int | None = option(
+        None, "width of the embedded source, which the first layer reads; null: width", at_least=1, at_most=65_536
+    )
     bidirectional: str = option(
         "all", "layers that read in both directions: all, the first or none", ("all", "first", "none")
     )
@@ -58,22 +63,35 @@ class RecurrentLayer(nn.Module):
 
     Args:
         kind: `lstm` or `gru`.
+        inputs: Width of the input.
         width: D.
         both: Whether the layer is bidirectional.
         residual: Whether the input is added to the output.
         dropout: Dropout probability of the output.
     """
 
-    def __init__(self, kind: str, width: int, both: bool, residual: bool, dropout: float):
+    def __init__(self, kind: str, inputs: int, width: int, both: bool, residual: bool, dropout: float):
         super().__init__()
         self.both, self.residual, self.dropout = both, residual, dropout
-        self.recurrence = (Bidirectional if both else Recurrence)(kind, width, width)
+        self.recurrence = (Bidirectional if both else Recurrence)(kind, inputs, width)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """x: [B, S, D], right-padded; lengths: [B] int64. Returns [B, S, D]."""
-        y = self.recurrence(x, lengths) if self.both else self.recurrence(x)[0]
+    def forward(self, x: Tensor, lengths: Tensor, last: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """Run the layer.
+
+        Args:
+            x: [B, S, width of the input], right-padded.
+            lengths: [B] int64.
+            last: Whether the last states are needed.
+
+        Returns:
+            [B, S, D]; and, if they are needed, the states after the last real position, one or two tensors [B, D].
+        """
+        if self.both:
+            y, states = self.recurrence(x, lengths, last)
+        else:
+            y, states = self.recurrence(x, lengths=lengths if last else None)
         y = dropout(y, self.dropout, self.training)
-        return x + y if self.residual else y
+        return x + y if self.residual else y, states
 
 
 class RecurrentEncoder(LayeredEncoder):
@@ -85,6 +103,7 @@ class RecurrentEncoder(LayeredEncoder):
 
     Attributes:
         needed: Layers below the top, from 1, whose states the Memory holds beside the top.
+        gives_last: Whether the Memory holds the last states of all layers, too.
 
     Raises:
         UserError: an odd width of bidirectional layers, or options that recurrent layers do not have.
@@ -102,10 +121,12 @@ class RecurrentEncoder(LayeredEncoder):
         self.config, self.width = config, config.width
         several = {"all": config.layers, "first": 1, "none": 0}[config.bidirectional]
         self.layers = nn.ModuleList(
-            RecurrentLayer(config.type, config.width, n < several, residual(config, n), shared.dropout)
+            RecurrentLayer(config.type, config.width if n else config.input_width or config.width, config.width,
+                           n < several, residual(config, n), shared.dropout)
             for n in range(config.layers)
-        )
+        )  # fmt: skip
         self.needed: tuple[int, ...] = ()
+        self.gives_last = False
 
     def forward(self, source: States) -> Memory:
         """The Memory of a source: the states of the layers in `needed` and of the top, each [B, S, D]. States at
@@ -114,13 +135,15 @@ class RecurrentEncoder(LayeredEncoder):
         examples = None if packing is None else Examples(*packing)
         if examples is not None:
             x, lengths = examples.rows(x), examples.lengths
-        states = []
+        states, last = [], []
         for number, layer in enumerate(self.layers, 1):
-            x = layer(x, lengths)
+            x, after = layer(x, lengths, self.gives_last)
+            last += after
             if number in self.needed or number == len(self.layers):
                 states.append(x if examples is None else examples.back(x))
         keys = length_mask(source.lengths, source.values.size(1))
-        return Memory(states, source.lengths, keys, packing and packing.segments)
+        end = torch.stack(last, 1) if self.gives_last else None
+        return Memory(states, source.lengths, keys, packing and packing.segments, last=end)
 
     def flops(self, lengths: Tensor) -> int:
         """Floating-point operations of the matrix products; lengths: of the sources, [B] int64."""
