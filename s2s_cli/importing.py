@@ -25,7 +25,7 @@ class ImportCommand:
     format: str = option(
         "auto",
         "toolkit of the model; auto: the one that the files look like",
-        ("auto", "huggingface", "fairseq", "marian", "opennmt", "joeynmt", "ctranslate2"),
+        ("auto", "huggingface", "fairseq", "marian", "opennmt", "joeynmt", "ctranslate2", "g2p_en"),
     )
     dictionaries: str | None = option(None, "folder of dict.*.txt of a fairseq model; null: that of the checkpoint")
     bpe_codes: list[str] = option(

@@ -304,7 +304,6 @@ def test_what_is_not_read_is_refused_and_nothing_is_written(tmp_path, s2s, capsy
     assert "more than 1,048,576 values" in refused(change=lambda content: content.update(extra=shared))
     itself.append(itself)
     assert "more than 100 values in each other" in refused(change=lambda content: content.update(extra=itself))
-    assert "architecture lstm: not read" in refused(arch="lstm")
     assert "architecture fconv_iwslt_de_en: not read" in refused(arch="fconv_iwslt_de_en")
     message = refused(decoder_output_dim=4, adaptive_softmax_cutoff="9,99", activation_fn="tanh", task="latent")
     for part in ("decoder_output_dim=4", "adaptive_softmax_cutoff=9,99", "activation_fn=tanh", "task=latent"):

@@ -1,4 +1,4 @@
-"""fairseq's checkpoints: the Transformer of its translation models, BART, and its Transformer language models.
+"""fairseq's checkpoints: the Transformer and the LSTM of its translation models, BART, and Transformer language models.
 
 The decoder begins with `</s>`, whose row is that of our BOS. Dictionaries lie beside the checkpoint, or in a folder
 that is given.
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from s2s.errors import UserError
 from s2s.interop.importing.dictionaries import read_dictionary, splitter, tokenizer
+from s2s.interop.importing.fairseq_lstm import Sizes
 from s2s.interop.importing.imported import Imported, checked
 from s2s.interop.importing.records import read_checkpoint
 from s2s.interop.places import Place, Table, bart_stack, fused
@@ -97,23 +98,31 @@ def read(path: Path, dictionaries: str | None = None, bpe_codes: Sequence[str] =
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise UserError(f"{path}: model: is not a state dict, of tensors by name")
     alone = settings.arch.startswith("transformer_lm")
-    _check(settings, tensors)
-    tensors = _upgraded(tensors)
+    recurrent = None
+    if settings.arch.startswith("lstm") and not settings.arch.startswith("lstm_lm"):
+        recurrent = Sizes(settings)
+        tensors = recurrent.arranged(tensors)
+    else:
+        _check(settings, tensors)
+        tensors = _upgraded(tensors)
     if bpe_codes and sentencepiece:
         raise UserError("bpe_codes and sentencepiece: one of them is needed, which splits the text")
     folder = Path(dictionaries) if dictionaries else path.parent
     files = [Path(name) for name in (*bpe_codes, *sentencepiece)]
     task, rows, split = _task(settings, tensors, folder, files, alone)
-    options = _options(settings, tensors, alone)
     notes = [] if split else ["no bpe_codes or sentencepiece, and none beside the dictionary: lines are words of it, "
                               "already split"]  # fmt: skip
     notes += [f"{name}={rate}: layers are not left out in training" for name in
               ("encoder_layerdrop", "decoder_layerdrop") if (rate := settings.get(name, 0.0))]  # fmt: skip
+    common: dict[str, Any] = {"family": f"fairseq {settings.arch}", "task": task, "tensors": tensors, "where": path}
+    if recurrent is not None:
+        return Imported(options=recurrent.options(), table=recurrent.table(*rows), preset="fairseq",
+                        notes=notes + recurrent.notes(), same=recurrent.copies(), **common)  # fmt: skip
+    options = _options(settings, tensors, alone)
     return Imported(
-        family=f"fairseq {settings.arch}", model="transformer_lm" if alone else "transformer", options=options,
-        task=task, table=table(options, *rows), tensors=tensors, where=path,
-        preset="" if alone else "fairseq", notes=notes,
-        ignored=(*BUFFERS, "classification_heads.*"), same=copies(options["tie_embeddings"]),
+        model="transformer_lm" if alone else "transformer", options=options, table=table(options, *rows),
+        preset="" if alone else "fairseq", notes=notes, ignored=(*BUFFERS, "classification_heads.*"),
+        same=copies(options["tie_embeddings"]), **common,
     )  # fmt: skip
 
 
@@ -121,8 +130,8 @@ def _check(settings: Settings, tensors: dict[str, Tensor]) -> None:
     """Raise UserError for a model that is not read; names all options that stand against it."""
     arch, where = settings.arch, settings.where
     if not arch.startswith(("transformer", "bart")) or any(name in arch for name in NOT_READ):
-        raise UserError(f"{where}: architecture {arch}: not read; transformer, transformer_lm and bart are, with the "
-                        "names that begin with these")  # fmt: skip
+        raise UserError(f"{where}: architecture {arch}: not read; transformer, transformer_lm, lstm and bart are, "
+                        "with the names that begin with these")  # fmt: skip
     wrong = [f"{name}={value}" for name, plain in PLAIN.items() if (value := settings.get(name, None)) not in plain]
     if settings.task_name not in TASKS:
         wrong.append(f"task={settings.task_name}")

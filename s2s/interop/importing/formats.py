@@ -13,6 +13,7 @@ from s2s.interop.importing.imported import Imported
 # options of s2s-import that its `read` has, too.
 FORMATS = {
     "fairseq": "s2s.interop.importing.fairseq",
+    "g2p_en": "s2s.interop.importing.g2p_en",  # before Marian, to which every .npz belongs
     "marian": "s2s.interop.importing.marian_npz",
     "opennmt": "s2s.interop.importing.opennmt",
     "joeynmt": "s2s.interop.importing.joeynmt",
