@@ -28,6 +28,7 @@ COMPONENTS = {
         "language_modeling": "s2s.tasks.language_modeling:LanguageModelingTask",
         "multi_source": "s2s.tasks.multi_source:MultiSourceTask",
         "denoising": "s2s.tasks.denoising:DenoisingTask",
+        "mixture": "s2s.tasks.mixture:MixtureTask",
     },
     "preprocess": {
         "translation": "s2s.data.preprocess:TextRecipe",

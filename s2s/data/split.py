@@ -21,6 +21,7 @@ class Holder(Protocol):
     """The interface of a store that a split needs."""
 
     path: Path
+    task: str
     manifest: dict[str, Any]
     source_language: str
     target_language: str
@@ -69,6 +70,20 @@ class Split:
                                     f"{stores[0].path}; stores that are read as one must agree")  # fmt: skip
             self.columns = {key: column for key, column in self.columns.items() if key in other}
         self._ragged = {key: self._open(column) for key, column in self.columns.items()}
+
+    def parts(self) -> list["Split"]:
+        """The part of each store, in order."""
+        return [Split(self.name, [store]) for store, _ in self._stores]
+
+    @property
+    def task(self) -> str:
+        """The task for which the first store was made."""
+        return self._stores[0][0].task
+
+    @property
+    def place(self) -> str:
+        """The folder of the first store."""
+        return str(self._stores[0][0].path)
 
     def __len__(self) -> int:
         return sum(facts["pairs"] for _, facts in self._stores)

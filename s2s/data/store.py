@@ -250,16 +250,17 @@ class Stores:
 
     Args:
         paths: Folders of the stores, at least one.
+        mixed: Whether they may be made for different tasks.
 
     Raises:
         UserError: as `Store`; or stores have different tasks, facts or tokenizers.
     """
 
-    def __init__(self, paths: list[str | Path]):
+    def __init__(self, paths: list[str | Path], mixed: bool = False):
         self.stores = [Store(path) for path in paths]
         first, *others = self.stores
         for store in others:
-            for key in first.compared | store.compared:
+            for key in (first.compared | store.compared).keys() - ({"task"} if mixed else set()):
                 if first.compared.get(key) != store.compared.get(key):
                     raise UserError(
                         f"{store.path}: its {key} differs from that of {first.path}; stores that are read as one must "

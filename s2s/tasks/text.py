@@ -15,7 +15,7 @@ from s2s.config import schema
 from s2s.data.batch import Batch, Inputs, Packing, Source
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.spec import NAMES, FeatureSource, Spec, TokenSource, sources_in_words
-from s2s.data.split import Split
+from s2s.data.split import CorpusRange, Split
 from s2s.data.store import Store, Stores
 from s2s.data.target_transforms import target_transform
 from s2s.data.transforms import Transform, masked, noisy, seeds
@@ -55,6 +55,7 @@ class TextTask(ABC):
     shared_vocabulary = False
     columns: tuple[str, ...] = ()  # further columns of the store, to be in `Batch.columns`
     reserved: ClassVar[tuple[str, ...]] = ()  # symbols that its vocabularies must reserve
+    mixes = False  # whether its stores may be made for different tasks
     writes = True  # whether its models generate hypotheses
     source_end = True  # whether its sources of text end with EOS
     frame_seconds: float | None = None  # seconds from one frame of a recording to the next; None: sources are text
@@ -223,9 +224,7 @@ class TextTask(ABC):
             pairs = zip(source.values.numpy(), source.lengths.tolist(), strict=True)
             sides.append([row[: length - end] for row, length in pairs])
         rows = [self.source_of([row.tolist() if end else row for row in parts]) for parts in zip(*sides, strict=True)]
-        if not self.tags:
-            return rows
-        return [Tagged(row, {name: int(numbers[i]) for name, numbers in batch.tags.items()})
+        return rows if not self.tags else [Tagged(row, {name: int(numbers[i]) for name, numbers in batch.tags.items()})
                 for i, row in enumerate(rows)]  # fmt: skip
 
     def source_of(self, parts: list) -> Any:
@@ -355,6 +354,10 @@ class TextDataset:
     def longest(self) -> int:
         """Length of the longest side of any example, EOS included."""
         return self.split.longest(TOKENS) + 1 + bool(self.task.target_tag)
+
+    def group(self, corpus: CorpusRange) -> str:
+        """The name by which a validation reports metrics of a corpus and others like it: its languages."""
+        return f"{corpus.source_language}-{corpus.target_language}"
 
     def _numbers_of_corpora(self) -> dict[str, np.ndarray]:
         """For each tag that the model reads, the number of each corpus's value, int64 [corpora]."""

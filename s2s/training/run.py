@@ -66,10 +66,11 @@ def _train(config, ranks: Ranks) -> int | None:
     _check_options(config, ranks)
     config.distributed.processes = ranks.size
     fsdp = config.distributed.strategy == "fsdp"
-    store, run = Stores(config.store), Path(config.run)
+    kind = find("task", config.task.type)
+    store, run = Stores(config.store, mixed=kind.mixes), Path(config.run)
     if config.data.verify and ranks.is_first:
         store.verify(["train", "valid"])
-    task = find("task", config.task.type).setup(store, config.data.target_transform, config.task)
+    task = kind.setup(store, config.data.target_transform, config.task)
     if not task.writes and (config.train.samples or config.train.valid_metrics != ["loss"]):
         raise UserError(f"task={config.task.type}: its models generate no text; set train.samples=0 and "
                         "train.valid_metrics=[loss]")  # fmt: skip

@@ -122,7 +122,7 @@ class Validator:
         """Metrics of decoded text by pair of languages, such as bleu.de-en; empty if there is one pair."""
         pairs: dict[str, list[slice]] = {}
         for corpus in self.dataset.corpora:
-            name = f"{corpus.source_language}-{corpus.target_language}"
+            name = self.dataset.group(corpus)
             pairs.setdefault(name, []).append(slice(corpus.first, corpus.last))
         values = {}
         for name, places in pairs.items() if len(pairs) > 1 else ():
