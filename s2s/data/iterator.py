@@ -63,6 +63,11 @@ class DataConfig(TransformConfig, PlanConfig):
     stages: list[StageConfig] = option([], "a curriculum, such as [{epochs:2,max_length:20},{word_dropout:0.1}]")
     verify: bool = option(True, "verify all training data before training; false: verify each part when it is read")
 
+    @property
+    def with_stages(self) -> list:
+        """These options, and those of each stage."""
+        return [self, *self.stages]
+
 
 class Draw(NamedTuple):
     """The options, seed and epoch of data augmentation. With the number of an example, they determine its random

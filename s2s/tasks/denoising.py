@@ -16,7 +16,7 @@ from s2s.data.split import Split
 from s2s.data.transforms import seeds
 from s2s.errors import UserError
 from s2s.tasks.symbols import FirstTagConfig
-from s2s.tasks.text import TEXT, TOKENS, stages
+from s2s.tasks.text import TEXT, TOKENS
 from s2s.tasks.translation import PairDataset, TranslationTask
 from s2s.text.tokenizer import Tokenizer
 
@@ -66,7 +66,7 @@ class DenoisingTask(TranslationTask):
         """As in TextTask."""
         self.check_transforms(config)
         for key in ("character_noise", "word_dropout"):
-            if any(getattr(stage, key) for stage in stages(config)):
+            if any(getattr(stage, key) for stage in config.with_stages):
                 raise UserError(f"data.{key}: task=denoising has its own noise (task.noise); leave it out")
         if any(registry.find("transform", options.type).stream == "source" for options in config.transforms.values()):
             raise UserError("data.transforms: task=denoising has its own noise of sources (task.noise)")
@@ -91,6 +91,13 @@ class NoisedDataset(PairDataset):
         """As in TextDataset."""
         texts = np.arange(1, self.split.longest(TOKENS) + 1)
         return max((int(side.max(initial=0)) + 1 for side in self.task.noise.most(texts)), default=1)
+
+    def references(self) -> list[str]:
+        """As in TextDataset: the whole texts, or what the noise makes the target of."""
+        lines, targets = super().references(), self.rows(np.arange(len(self)), None)[1]
+        sizes = self.split.lengths(TOKENS).tolist()
+        return [line if len(target) == size else self.task.text(target.tolist(), [])
+                for line, target, size in zip(lines, targets, sizes, strict=True)]  # fmt: skip
 
     def rows(self, examples: np.ndarray, draw: Draw | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Sources and targets of examples, without EOS. draw: as in `collate`."""

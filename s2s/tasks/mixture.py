@@ -1,8 +1,9 @@
-"""Several tasks in one run: each store is read by the task that it was made for, with options of its own.
+"""Pairs and lines without translations in one run: each store is read by the task that it was made for.
 
-`store=[data-bin/pairs,data-bin/lines] task=mixture` trains one model on pairs and on noised lines. Weights of the tasks
-are those of their corpora (`data.weights`); `data.homogeneous=corpus` fills a batch from one corpus. A symbol of
-the task before the source is a tag of the stores (`task.source_tags`). Decoding is that of the first task.
+`store=[data-bin/pairs,data-bin/lines] task=mixture` trains one model on pairs and on noised lines. The shares of the
+stores are those of their corpora (`data.weights`). `data.homogeneous=language` fills a batch from one task, as noised
+lines of English are the direction en-en. A symbol of the task before the source is a tag of the stores
+(`task.source_tags`). Validation reports metrics of each task.
 """
 
 import dataclasses
@@ -10,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from s2s import registry
-from s2s.config.schema import components, option
+from s2s.config.schema import group, option
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.split import CorpusRange, Split
 from s2s.errors import UserError
+from s2s.tasks.denoising import DenoisingConfig, DenoisingTask
 from s2s.tasks.symbols import TagSymbolsConfig
 from s2s.tasks.translation import PairDataset, TranslationTask
 from s2s.text.tokenizer import Tokenizer
@@ -24,17 +25,15 @@ from s2s.text.tokenizer import Tokenizer
 class MixtureConfig(TagSymbolsConfig):
     """Options of the task."""
 
+    noise: Any = group("noise", "bart", "what is done to the texts of stores of task=denoising")
     type: str = option("mixture", "component")
-    tasks: dict[str, Any] = components(
-        "task", ["translation", "denoising"], "tasks by which the stores are read; each has options of its own"
-    )
 
 
 class MixtureTask(TranslationTask):
-    """As TranslationTask, with a task for the stores of each kind.
+    """As TranslationTask, with DenoisingTask for the stores that were made for it.
 
     Raises:
-        UserError: one of the tasks does not read lines of one source and write text, or does not fit the vocabularies.
+        UserError: two vocabularies, or one without the symbols of the noise.
     """
 
     Config = MixtureConfig
@@ -46,20 +45,16 @@ class MixtureTask(TranslationTask):
         super().__init__(source_tokenizer, target_tokenizer, order, config)
         if self.target_tag:
             raise UserError("task.target_tag: does not go with task=mixture; task.first_tag tells the decoder a tag")
-        self.tasks: dict[str, TranslationTask] = {}
-        for name, options in self.config.tasks.items():
-            kind = registry.find("task", options.type)
-            if options.type not in ("translation", "denoising"):
-                raise UserError(f"task.tasks: {name} is of the kind {options.type}; a mixture has translation and "
-                                "denoising")  # fmt: skip
-            if options.first_tag or getattr(options, "source_tags", None) or getattr(options, "target_tag", None):
-                raise UserError(f"task.{name}: tags belong to the mixture: task.source_tags, task.first_tag")
-            self.tasks[options.type] = kind(source_tokenizer, target_tokenizer, order, options)
+        both = source_tokenizer, target_tokenizer, order
+        self.tasks = {"translation": TranslationTask(*both),
+                      "denoising": DenoisingTask(*both, DenoisingConfig(noise=self.config.noise))}  # fmt: skip
 
     def of_store(self, kind: str, where: str) -> TranslationTask:
         """The task that reads stores of a kind, with the tags of the mixture. Raises UserError: there is none."""
         if kind not in self.tasks:
-            raise UserError(f"{where}: was made for task={kind}, which is not in task.tasks=[{','.join(self.tasks)}]")
+            raise UserError(
+                f"{where}: was made for task={kind}; task=mixture reads stores of {' and '.join(self.tasks)}"
+            )
         task = self.tasks[kind]
         task.tags, task.first_tag = self.tags, self.first_tag
         return task
@@ -131,6 +126,10 @@ class MixedDataset(PairDataset):
     def longest(self) -> int:
         """As in TextDataset."""
         return max(part.longest for _, _, part in self.parts) + len(self.task.source_tags)
+
+    def references(self) -> list[str]:
+        """As in TextDataset."""
+        return [line for _, _, part in self.parts for line in part.references()]
 
     def group(self, corpus: CorpusRange) -> str:
         """As in TextDataset: the task too."""

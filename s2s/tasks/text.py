@@ -241,7 +241,7 @@ class TextTask(ABC):
         kinds, has = {type(source) for source in self.spec.sources}, sources_in_words(self.spec)
         for field in dataclasses.fields(config):
             kind = READS.get(field.metadata.get("reads", ""))
-            values = [getattr(stage, field.name, None) for stage in stages(config)]
+            values = [getattr(stage, field.name, None) for stage in config.with_stages]
             if kind and kind not in kinds and any(getattr(value, "active", value) for value in values):
                 needed, _ = NAMES[(kind,)]
                 raise UserError(f"data.{field.name} requires {needed} as source; task={self.config.type} has {has}")
@@ -359,6 +359,10 @@ class TextDataset:
         """The name by which a validation reports metrics of a corpus and others like it: its languages."""
         return f"{corpus.source_language}-{corpus.target_language}"
 
+    def references(self) -> list[str]:
+        """The texts that a model should write."""
+        return self.split.lines(TEXT)
+
     def _numbers_of_corpora(self) -> dict[str, np.ndarray]:
         """For each tag that the model reads, the number of each corpus's value, int64 [corpora]."""
         rows = []
@@ -455,11 +459,6 @@ class TextDataset:
         else:
             ids, lengths = tokenizer.sample(lines, seeds(draw.seed, draw.epoch, examples, f"sampling {side}"))
         return ids.astype(np.int64), lengths.astype(np.int64)
-
-
-def stages(config: DataConfig) -> list:
-    """The options `data`, and those of each stage of its curriculum."""
-    return [config, *config.stages]
 
 
 def with_symbol(

@@ -19,7 +19,7 @@ from s2s.errors import UserError
 from s2s.tasks import tags
 from s2s.tasks.symbols import TagSymbolsConfig, symbols_of
 from s2s.tasks.tags import Tagged
-from s2s.tasks.text import TEXT, TOKENS, TextDataset, TextTask, packing_of, padded, stages, with_symbol
+from s2s.tasks.text import TEXT, TOKENS, TextDataset, TextTask, packing_of, padded, with_symbol
 from s2s.text.positions import PositionTokenizer, outside
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 from s2s.text.vocabulary import EOS, SPECIALS, Vocabulary
@@ -61,7 +61,7 @@ class TranslationTask(TextTask):
     def setup(cls, store: Store | Stores, order: Any = "none", config: Any = None) -> "TranslationTask":
         """Make the task of a store. Raises UserError if its sources are not text."""
         tokenizers = store.tokenizers()
-        texts_alone = store.task == "denoising" and cls.Config().type != "denoising"
+        texts_alone = store.task == "denoising" and cls.Config().type != "denoising" and not cls.mixes
         if "source" not in tokenizers or texts_alone:
             raise UserError(f"the store holds no text to translate: it is made for task={store.task}; s2s-train "
                             f"task={store.task} trains on it")  # fmt: skip
@@ -168,7 +168,7 @@ class TranslationTask(TextTask):
         """Check the training data and its options before training. Raises UserError."""
         self.check_transforms(config)
         samples = any(tokenizer.sampling for tokenizer in (*self.source_tokenizers.values(), self.target_tokenizer))
-        noise = any(stage.character_noise for stage in stages(config))
+        noise = any(stage.character_noise for stage in config.with_stages)
         texts = {TEXT, *(f"{name}.text" for name in self.source_tokenizers)}
         if (samples or noise) and not texts <= set(dataset.split.columns):
             key = "tokenizer.sampling" if samples else "data.character_noise"

@@ -23,7 +23,6 @@ from s2s.device import choose_device, deterministic
 from s2s.errors import Failure, UserError
 from s2s.models.parts import counts
 from s2s.registry import find
-from s2s.tasks.text import stages
 from s2s.training import checkpoints, distributed, loggers, sharding, wrapping
 from s2s.training.calibrate import calibrate
 from s2s.training.distributed import Ranks
@@ -323,7 +322,7 @@ def _check_data(config, task, dataset, model) -> None:
     limit = getattr(config.model, "max_positions", None)
     if getattr(config.model, "positions", None) == "learned" and longest > limit:
         raise UserError(f"model.max_positions={limit}: {where} holds a line of {longest} tokens")
-    if not model.has_decoder and any(stage.prev_output_mask for stage in stages(config.data)):
+    if not model.has_decoder and any(stage.prev_output_mask for stage in config.data.with_stages):
         raise UserError("data.prev_output_mask: requires a decoder, and the model has none (model.decoder.layers=0)")
     for name, options in config.data.transforms.items():
         if not model.has_decoder and find("transform", options.type).stream == "shown":

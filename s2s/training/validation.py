@@ -5,6 +5,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from s2s import scoring
@@ -77,9 +78,14 @@ class Validator:
         # The files that decode options name are read once, before training starts, so that errors are raised early.
         device = torch.device("cuda", ranks.local) if ranks.device_type == "cuda" else torch.device("cpu")
         self.loaded = load(task, decode, device) if task.writes else {}
-        lengths = self.dataset.lengths(0, len(self.dataset))
-        self.batches = plan(*lengths, dataclasses.replace(data, batching="token_budget"), None).batches
-        self.references = split.lines("target.text")
+        lengths, data = self.dataset.lengths(0, len(self.dataset)), dataclasses.replace(data, batching="token_budget")
+        # Corpora of several tasks have losses of their own, and so batches of their own.
+        sizes = [corpus.last - corpus.first for corpus in self.dataset.corpora]
+        names = [self.dataset.group(corpus) if task.mixes else "" for corpus in self.dataset.corpora]
+        self.groups = list(dict.fromkeys(names))
+        self._group = np.repeat([self.groups.index(name) for name in names], sizes)  # of each example
+        self.batches = plan(*lengths, data, None, tags=self._group).batches
+        self.references = self.dataset.references()
 
     @torch.inference_mode()
     def __call__(self, model, device: torch.device, autocast, signal: Callable[[], int | None]) -> Validation:
@@ -174,20 +180,28 @@ class Validator:
             raise Stopped(number)
 
     def _loss(self, model, device: torch.device, autocast, signal: Callable[[], int | None]) -> dict[str, float]:
-        names, counts = self.criterion.names(model), dict.fromkeys(self.criterion.count_names, 0)
-        sums = torch.zeros(len(names), dtype=torch.float64, device=device)
+        names, counted = self.criterion.names(model), self.criterion.count_names
+        sums = torch.zeros(len(self.groups), len(names) + len(counted), dtype=torch.float64, device=device)
         batches = self.batches[self.ranks.rank :: self.ranks.size]  # they are sorted by length
-        for batch in prefetch(self.dataset.collate, batches, workers=1):
+        for examples, batch in zip(batches, prefetch(self.dataset.collate, batches, workers=1), strict=False):
             if signal():
                 break
             with autocast:
                 result = self.criterion(model, batch.to(device))
-            sums += torch.stack([result.metrics[name].double() for name in names])
-            counts = {name: counts[name] + count for name, count in self.criterion.counts(batch).items()}
+            counts = self.criterion.counts(batch)
+            values = [result.metrics[name].double() for name in names]
+            values += [torch.tensor(counts[name], dtype=sums.dtype, device=device) for name in counted]
+            sums[self._group[examples[0]]] += torch.stack(values)
         self._stop(signal)
-        sums = torch.cat([sums, torch.tensor(list(counts.values()), dtype=sums.dtype, device=device)])
-        totals = dict(zip([*names, *counts], self.ranks.total(sums).tolist(), strict=True))
-        return {"loss": self.criterion.valid_loss(totals), **metrics_of(totals, self.criterion.divisors(model))}
+        rows, divisors = self.ranks.total(sums.flatten()).view_as(sums), self.criterion.divisors(model)
+
+        def values_of(row: torch.Tensor) -> dict[str, float]:
+            totals = dict(zip([*names, *counted], row.tolist(), strict=True))
+            return {"loss": self.criterion.valid_loss(totals), **metrics_of(totals, divisors)}
+
+        own = zip(self.groups, map(values_of, rows), strict=True) if len(self.groups) > 1 else ()
+        return values_of(rows.sum(0)) | {f"{name}.{group}": value for group, values in own
+                                         for name, value in values.items() if name in ("loss", "nll")}  # fmt: skip
 
 
 def metrics_of(sums: dict[str, float], divisors: dict[str, str | None]) -> dict[str, float]:

@@ -5,18 +5,19 @@ import json
 import numpy as np
 import pytest
 
+from s2s import registry
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.store import Store, Stores
+from s2s.errors import UserError
 from s2s.tasks.denoising import DenoisingConfig, DenoisingTask
 from s2s.tasks.mixture import MixtureTask
 from s2s.tasks.translation import TranslationTask
+from tests.conftest import write_corpus
 from tests.tasks.test_denoising import SIZE, folder  # noqa: F401
+from tests.training import test_resume
+from tests.training.conftest import together  # noqa: F401
+from tests.training.test_distributed import NO_NOISE, assert_one_run, finished, losses
 from tests.training.test_resume import same_bits
-
-
-@pytest.fixture
-def words(folder):  # noqa: F811
-    return [f"store=[{folder}/pairs,{folder}/texts]", "task=mixture", *SIZE]
 
 
 def test_each_example_is_as_its_own_task_makes_it(folder):  # noqa: F811
@@ -46,28 +47,99 @@ def test_each_example_is_as_its_own_task_makes_it(folder):  # noqa: F811
     ]  # fmt: skip
 
 
-def test_a_mixture_trains_resumes_and_decodes(folder, words, tmp_path, s2s):  # noqa: F811
-    options = [*words, "data.weights=[3,1]"]
-    options += ["train.max_updates=8", "train.valid_metrics=[loss,chrf]", "task.denoising.noise=spans"]
+@pytest.mark.parametrize("order", ["pairs,texts", "texts,pairs"])
+def test_a_mixture_trains_resumes_and_decodes(folder, tmp_path, s2s, order):  # noqa: F811
+    stores = ",".join(str(folder / name) for name in order.split(","))
+    options = [f"store=[{stores}]", "task=mixture", *SIZE, "data.weights=[3,1]", "data.homogeneous=language"]
+    options += ["train.max_updates=8", "train.valid_metrics=[loss,chrf]", "task.noise=spans"]
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     assert s2s("train", *options, f"run={whole}") == 0
     for updates in (4, 8):
         assert s2s("train", *options, f"run={pieces}", f"train.max_updates={updates}") == 0
     last = json.loads((whole / "last/state.json").read_text())["progress"]["last_metrics"]
-    assert {"chrf.translation.src-tgt", "chrf.denoising.tgt-tgt"} <= set(last)
+    own = ("translation.src-tgt", "denoising.tgt-tgt")
+    assert {f"{metric}.{name}" for name in own for metric in ("loss", "nll", "chrf")} <= set(last)
     assert s2s("generate", f"checkpoint={whole}", f"input={folder}/valid.src", f"output={tmp_path}/out",
                "device=cpu") == 0  # fmt: skip
     assert len((tmp_path / "out").read_text().splitlines()) == 8
     same_bits(whole, pieces)
 
 
+def test_the_loss_of_each_task_is_that_of_its_own_validation(folder, tmp_path, s2s):  # noqa: F811
+    """The same weights, validated on both stores and on each."""
+    metrics = []
+    for name, options in {"both": ["task=mixture"], "pairs": [], "texts": ["task=denoising"]}.items():
+        stores = f"[{folder}/pairs,{folder}/texts]" if name == "both" else folder / name
+        words = [f"store={stores}", *options, *SIZE, "train.max_updates=1", "optim.lr=0", f"run={tmp_path}/{name}"]
+        assert s2s("train", *words) == 0
+        metrics.append(json.loads((tmp_path / name / "last/state.json").read_text())["progress"]["last_metrics"])
+    both, pairs, texts = metrics
+    assert both["nll.translation.src-tgt"] == pytest.approx(pairs["nll"], rel=1e-5)
+    assert both["nll.denoising.tgt-tgt"] == pytest.approx(texts["nll"], rel=1e-5)
+    assert both["nll"] == pytest.approx((pairs["nll"] + texts["nll"]) / 2, rel=1e-5)  # as many target tokens
+
+
+def test_the_references_of_noised_texts_are_what_is_to_be_written(folder):  # noqa: F811
+    store = Store(folder / "texts")
+    valid = store.split("valid")
+    for noise, whole in (("bart", True), ("mass", False)):
+        config = DenoisingConfig(noise=registry.find("noise", noise).Config())
+        data = DenoisingTask.setup(store, config=config).dataset(valid)
+        references, lines = data.references(), valid.lines("target.text")
+        assert (references == lines) == whole
+        assert all(reference in line for reference, line in zip(references, lines, strict=True))
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_run_of_one_and_resume_to_the_same_bits(folder, tmp_path, s2s, together):  # noqa: F811
+    one, two, pieces = (tmp_path / name for name in ("one", "two", "pieces"))
+    store = f"[{folder}/pairs,{folder}/texts]"
+    options = ["task=mixture", *SIZE, "data.group=2", "train.log_updates=1", "train.max_updates=12", NO_NOISE]
+    assert s2s("train", *test_resume.words(store, one, *options, "train.accumulate=2")) == 0
+    finished(together(2, store, two, *options))
+    assert len(losses(one)) == 12
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
+    assert_one_run(one, two)
+    finished(together(2, store, pieces, *options, "train.max_updates=5"))
+    finished(together(2, store, pieces, *options))
+    test_resume.same_bits(two, pieces)
+
+
+def test_the_decoder_reads_the_language_of_pairs_and_of_noised_texts(tmp_path, s2s):
+    """Two directions and texts of both languages, in one run: mBART's noise beside translation."""
+    write_corpus(tmp_path, {"train": 30, "valid": 6})
+    words = [f"train={tmp_path}/train", f"valid={tmp_path}/valid", "workers=1"]
+    assert s2s("preprocess", *words, "languages=[src-tgt,tgt-src]", "tokenizer=characters",
+               "tokenizer.reserved=[<mask>]", f"store={tmp_path}/pairs") == 0  # fmt: skip
+    stores = [f"{tmp_path}/pairs"]
+    for side in ("src", "tgt"):
+        stores.append(f"{tmp_path}/{side}")
+        assert s2s("preprocess", *words, "task=denoising", f"target={side}", f"tokenizer_from={tmp_path}/pairs",
+                   f"store={stores[-1]}") == 0  # fmt: skip
+    many = Stores(stores, mixed=True)
+    task = MixtureTask.setup(many, config={"first_tag": "target_language"})
+    task.tags = {"target_language": ["tgt", "src"]}
+    names = task.target_tokenizer.vocabulary.symbols
+    data = task.dataset(many.split("train"))
+    first = [names[i] for i in data.collate(np.arange(0, 120, 30)).decoder_input[:, 0].tolist()]
+    assert first == ["<tgt>", "<src>", "<src>", "<tgt>"]
+    assert s2s("train", f"store=[{','.join(stores)}]", "task=mixture", "task.first_tag=target_language", *SIZE,
+               "train.max_updates=1", f"run={tmp_path}/run") == 0  # fmt: skip
+
+
 @pytest.mark.parametrize(("options", "message"), [
-    (["task.tasks=[translation]"], "was made for task=denoising, which is not in task.tasks=[translation]"),
-    (["task.tasks=[translation,multi_source]"], "a mixture has translation and denoising"),
     (["task.target_tag=target_language"], "task.target_tag: does not go with task=mixture"),
-    (["task.denoising.first_tag=corpus"], "tags belong to the mixture"),
+    (["task.noise=mixture"], "mixture"),
+    (["data.word_dropout=0.1"], "data.word_dropout: task=denoising has its own noise"),
 ])  # fmt: skip
-def test_what_a_mixture_refuses(words, tmp_path, s2s, capsys, options, message):
+def test_what_a_mixture_refuses(folder, tmp_path, s2s, capsys, options, message):  # noqa: F811
+    words = [f"store=[{folder}/pairs,{folder}/texts]", "task=mixture", *SIZE]
     assert s2s("train", *words, *options, f"run={tmp_path}/run") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_store_of_another_task_is_refused(folder):  # noqa: F811
+    task = MixtureTask.setup(Store(folder / "texts"))
+    with pytest.raises(UserError, match="data: was made for task=multi_source; task=mixture reads stores of transl"):
+        task.of_store("multi_source", "data")
