@@ -39,7 +39,8 @@ class Shard:
         match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             others = " or ".join(f"shard={other}" for other in others)
-            raise UserError(f"shard={text}: K/N is needed, such as shard=1/4, with K from 1 to N; or {others}")
+            several = "; several shards need --multirun" * ("," in text)
+            raise UserError(f"shard={text}: K/N is needed, such as shard=1/4, with K from 1 to N; or {others}{several}")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:

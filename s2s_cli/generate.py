@@ -136,6 +136,8 @@ def _generate(config: GenerateCommand) -> None:
         return
     _check(config)
     if config.distributed.processes > 1:
+        if "--multirun" in sys.argv:
+            raise UserError("distributed.processes and --multirun exclude each other: use more shards")
         from s2s.training.distributed import launch
 
         sys.exit(launch(config.distributed.processes, "s2s_cli.generate", sys.argv[1:], "s2s-generate", saves=False))
@@ -469,11 +471,18 @@ def _typed(config: GenerateCommand) -> bool:
     return not config.store and config.input in (None, "-") and os.isatty(streams.INPUT)
 
 
+def _parts():
+    """What the jobs of --multirun come to."""
+    from s2s.config.sweep import of_parts
+
+    return of_parts("output")
+
+
 def main() -> None:
     """Run the command."""
     # SIGTERM cleans up like an interrupt.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    command.run("s2s-generate", GenerateCommand, _generate, ABOUT)
+    command.run("s2s-generate", GenerateCommand, _generate, ABOUT, _parts)
 
 
 if __name__ == "__main__":

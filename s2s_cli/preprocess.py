@@ -15,11 +15,18 @@ ABOUT = """Learn tokenizers from raw parallel text, and write a binary store for
 For recordings and their transcripts: task=speech_to_text (s2s-preprocess task=speech_to_text --help)."""
 
 
+def _parts():
+    """What the jobs of --multirun come to."""
+    from s2s.config.sweep import of_parts
+
+    return of_parts("store")
+
+
 def main() -> None:
     """Run the command."""
     # SIGTERM cleans up like an interrupt.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    command.run("s2s-preprocess", PreprocessConfig, run, ABOUT, by_task=schema)
+    command.run("s2s-preprocess", PreprocessConfig, run, ABOUT, _parts, by_task=schema)
 
 
 def schema(task: str) -> type:

@@ -99,7 +99,7 @@ def _run(name: str, schema: type, main: Callable, about: str, multirun: Callable
     try:
         config = compose.compose(schema, pairs)
     except UserError as error:
-        message = _sweep_hint(str(error), overrides) if multirun else str(error)
+        message = _sweep_hint(str(error), overrides) if multirun and not multirun().parts else str(error)
         raise UserError(_plain_hint(message, overrides, name) if plain else message) from error
     config.given = frozenset(word.key for word in pairs)
     if "--help" in flags:

@@ -36,11 +36,20 @@ class Outcome:
         value: The value of a finished run that a sweeper such as Optuna optimizes, by its config; None: it has none.
         maximise: Whether higher values are better, by the config of a run.
         table: The table of all runs in the folder of the sweep.
+        parts: For a command whose jobs make parts of an output by `shard`: the key of the output. None: each job has a
+            folder in `run`.
     """
 
     value: Callable[[Any], float | None]
     maximise: Callable[[Any], bool]
     table: Callable[[Path], str]
+    parts: str | None = None
+
+
+def of_parts(key: str) -> Outcome:
+    """The outcome of `shard=1/2,2/2` of a command whose output `key` names."""
+    done = "the parts are made; the same command with shard=join joins them"
+    return Outcome(lambda config: None, lambda config: False, lambda folder: f"{folder}: {done}", key)
 
 
 EXPLAINED = (  # messages of hydra, and what they say to a user of ours
@@ -57,7 +66,8 @@ EXPLAINED = (  # messages of hydra, and what they say to a user of ours
 
 def sweep(name: str, schema: type, main: Callable[[Any], None], words: list[Override], outcome: Outcome) -> None:
     """Run a command once for each combination of comma-separated values; a job writes to a folder in RUN that is named
-    by its values, such as RUN/lr-0.001_seed-2. At the end, the table of all runs goes to standard output.
+    by its values, such as RUN/lr-0.001_seed-2, or into the parts of an output. At the end, the table of all runs goes
+    to standard output.
 
     Args:
         name: The command's name.
@@ -68,15 +78,22 @@ def sweep(name: str, schema: type, main: Callable[[Any], None], words: list[Over
             where and in which order the jobs run.
 
     Raises:
-        UserError: `run` is missing, a hydra key is not one of its launcher or sweeper, or a job has a bad value.
+        UserError: `run` is missing, a hydra key is not one of its launcher or sweeper, a job has a bad value, or
+            another key than `shard` has several values, where jobs make parts.
     """
     of_hydra_words = [word for word in words if word.key.startswith(HYDRA)]
     of_hydra = list(map(_of_hydra, of_hydra_words))
     words = [word for word in words if not word.key.startswith(HYDRA)]
-    run = next((word.text for word in reversed(words) if word.key == "run"), "")
+    key, parts = outcome.parts or "run", outcome.parts is not None
+    run = next((word.text for word in reversed(words) if word.key == key), "").rstrip(os.sep)
     if not run or "${" in run:
-        raise UserError("--multirun requires run=FOLDER; each job writes to a folder in it")
-    fixed, swept = _divided(schema, [word for word in words if word.key != "run"])
+        where = "of which each job makes a part" if parts else "; each job writes to a folder in it"
+        raise UserError(f"--multirun requires {key}={'PATH, ' if parts else 'FOLDER'}{where}")
+    fixed, swept = _divided(schema, [word for word in words if parts or word.key != "run"])
+    if parts and [*swept] != ["shard"]:
+        others = [key for key in swept if key != "shard"]
+        raise UserError(f"--multirun: {others[0]} has several values, and only shard= can have them" if others else
+                        "--multirun: shard= must have several values, such as shard=1/2,2/2")  # fmt: skip
     typed, pid = list(sys.argv), os.getpid()
     codes: list[int] = []
     optuna = next((word.text for word in reversed(of_hydra_words) if word.key == "hydra/sweeper"), "") == "optuna"
@@ -86,9 +103,11 @@ def sweep(name: str, schema: type, main: Callable[[Any], None], words: list[Over
 
         sys.argv = typed  # a run prints it as the command to repeat
         values = list(map(_chosen, HydraConfig.get().overrides.task))
-        folder = folder_of(values, [*swept])
+        folder = f"shard={values[0].value}" if parts else folder_of(values, [*swept])
         try:
-            config = compose.compose(schema, [*fixed, *values, Override("run", f"{run}/{folder}")])
+            of_job = [] if parts else [Override("run", f"{run}/{folder}")]
+            config = compose.compose(schema, [*fixed, *values, *of_job])
+            config.given = frozenset(word.key for word in (*fixed, *values))
             main(config)
             return outcome.value(config)
         except (UserError, Failure) as error:
@@ -103,10 +122,13 @@ def sweep(name: str, schema: type, main: Callable[[Any], None], words: list[Over
     if optuna and not any(word.key == "hydra.sweeper.direction" for word in of_hydra_words):
         better = outcome.maximise(compose.compose(schema, [word for word in fixed if word.key not in swept]))
         of_hydra.append(f"hydra.sweeper.direction={'maximize' if better else 'minimize'}")
-    words = ["hydra.output_subdir=null", f"hydra.sweep.dir={_quoted(run)}", "hydra.sweep.subdir=.",
+    folder = Path(f"{run}.parts" if parts else run)
+    words = ["hydra.output_subdir=null", f"hydra.sweep.dir={_quoted(str(folder))}", "hydra.sweep.subdir=.",
              "hydra/job_logging=none", "hydra/hydra_logging=none", *of_hydra]  # fmt: skip
     _hand_over(job, [name, "--multirun", *words, *(f"{key}={value}" for key, value in swept.items())], [*swept])
-    print(outcome.table(Path(run)), file=streams.results())
+    if codes and parts:
+        sys.exit(max(codes))
+    print(outcome.table(folder), file=streams.results())
     if codes:
         sys.exit(max(codes))
 

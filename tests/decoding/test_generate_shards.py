@@ -110,3 +110,42 @@ def test_a_shard_of_several_processes(generate, runs, text, tmp_path, several): 
     assert generate(*words(runs, text, output), "shard=2/2")[0] == 0
     assert generate(*words(runs, text, output), "shard=join")[0] == 0
     assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_multirun_makes_the_shards(generate, runs, text, tmp_path):  # noqa: F811
+    whole, output = tmp_path / "whole", tmp_path / "hyp"
+    assert generate(*words(runs, text, whole))[0] == 0
+    argv = words(runs, text, output)
+    code, out, said = generate(*argv, "--multirun", "shard=1/3,2/3,3/3")
+    assert code == 0, said
+    assert out == f"{output}.parts: the parts are made; the same command with shard=join joins them\n"
+    assert generate(*argv, "shard=join")[0] == 0
+    assert output.read_bytes() == whole.read_bytes()
+    code, _, said = generate(*argv, "--multirun", "shard=1/1,2/1")
+    assert (code, "job shard=2/1 failed: shard=2/1: K/N is needed" in said) == (2, True), said
+    fails(generate(*argv, "--multirun", "shard=1/2"), "shard= must have several values")
+    fails(generate(*argv, "--multirun", "shard=1/2,2/2", "seed=1,2"), "seed has several values, and only shard=")
+    fails(generate(*argv[:2], "--multirun", "shard=1/2,2/2"), "--multirun requires output=PATH")
+    fails(generate(*argv, "shard=1/2,2/2"), "several shards need --multirun")
+    fails(generate(*argv, "decode.beam_size=1,2"), "decode.beam_size: '1,2' is not a whole number")
+
+
+@pytest.mark.slow
+def test_submitit_makes_the_shards_of_both_commands(generate, runs, store, text, tmp_path, spawn, s2s):  # noqa: F811
+    launcher = ["--multirun", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "shard=1/2,2/2"]
+    whole, output = tmp_path / "whole", tmp_path / "hyp"
+    assert generate(*words(runs, text, whole))[0] == 0
+    process = spawn("generate", *words(runs, text, output), *launcher)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert len(list(Path(f"{output}.parts/.submitit").glob("*/*_result.pkl"))) == 2
+    assert generate(*words(runs, text, output), "shard=join")[0] == 0
+    assert output.read_bytes() == whole.read_bytes()
+    of_store = ["source=src", "target=tgt", f"train={store.parent}/train", "tokenizer=bytes"]
+    assert s2s("preprocess", *of_store, f"store={tmp_path}/one") == 0
+    process = spawn("preprocess", *of_store, f"store={tmp_path}/two", *launcher)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert s2s("preprocess", *of_store, f"store={tmp_path}/two", "shard=join") == 0
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
