@@ -9,6 +9,7 @@ so it takes the plain path by default. Two declarations in the body of a subclas
 
 import inspect
 from collections.abc import Collection
+from typing import Any
 
 from torch import nn
 
@@ -27,6 +28,7 @@ BLOCKS = {Embedding, PositionEmbedding, Layer, SelfAttention, CrossAttention, Fe
           nn.Identity, nn.Embedding, nn.ModuleList, nn.ModuleDict}  # fmt: skip
 ACTIVATIONS = ("relu", "gelu", "swiglu", "silu")
 STEP = ("start", "step")
+READING = ("encode", "_encode", "_encode_at_once", "_seen")
 WHOLE = ("encode", "decode", "cross_attention", *STEP)
 
 
@@ -38,6 +40,26 @@ def step_departure(model: nn.Module) -> str | None:
         return None
     parts = {"decoder": TransformerDecoder, "output": nn.Linear}
     return _overridden(model, STEP) or _departure(model, parts, ("stands_for", "steps_for"))
+
+
+def encoder_departure(model: nn.Module) -> str | None:
+    """Why the compiled encoder cannot replace that of a model whose step is compiled, in words; None: it can. It
+    computes the decoder's keys and values of the source too."""
+    if model.encoder is None or model.decoder is None:
+        return "the model has no encoder or no decoder"
+    if model.more_encoders or model.more_frontends or model.tags:
+        return "the model has several sources, or tags"
+    parts = {"frontend": TokenFrontend, "encoder": TransformerEncoder, "bridge": TopBridge}
+    if other := _overridden(model, READING) or _departure(model, parts, ("stands_for", "steps_for")):
+        return other
+    encoder: Any = model.encoder
+    decoder: Any = model.decoder
+    blocks = {layer.feedforward.outer.weight.shape for layer in encoder.layers}
+    if len(blocks) > 1:
+        return "the feed-forward blocks of the encoder differ"
+    if _definer(decoder, "_start") is not TransformerDecoder or not decoder.attends:
+        return f"{type(decoder).__name__} has keys and values of its own"
+    return None
 
 
 def departure(model: nn.Module, more: Collection[type] = ()) -> str | None:

@@ -33,6 +33,7 @@ constexpr int64_t PARALLEL = 1 << 15;    // multiplications from which a second 
 constexpr int64_t NEAR = 5 << 17;        // bytes of inputs that stay in a core's cache while weights stream by
 constexpr int64_t LANES = 16, PANEL = 32;  // outputs of a vector, and those whose weights lie together
 constexpr int64_t BLOCK = 64;            // logits whose maximum is looked at first
+constexpr int64_t ENCODED = 512;         // rows that the encoder computes together
 constexpr int64_t AHEAD = 4;             // positions whose keys are fetched before they are needed
 constexpr int64_t BLANK = 0, UNK = 1, EOS = 3, SPECIALS = 4;
 constexpr float FLOOR = -1e30f;  // in place of minus infinity, where differences are taken
@@ -99,14 +100,21 @@ inline float dot(const float* a, const float* b, int64_t size) {
     return sum;
 }
 
-// Scores become weights that add up to one.
+// The size of an array of whole vectors.
+inline int64_t whole(int64_t size) { return (size + LANES - 1) / LANES * LANES; }
+
+// Scores become weights that add up to one. There is room for whole vectors.
 inline void softmax(float* scores, int64_t size) {
+    const int64_t end = whole(size);
+    std::fill(scores + size, scores + end, NEVER);
     float most = NEVER, sum = 0;
-    for (int64_t i = 0; i < size; ++i) most = std::max(most, scores[i]);
+#pragma omp simd reduction(max : most)
+    for (int64_t i = 0; i < end; ++i) most = std::max(most, scores[i]);
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < size; ++i) sum += scores[i] = exponential(scores[i] - most);
+    for (int64_t i = 0; i < end; ++i) sum += scores[i] = exponential(scores[i] - most);
     const float scale = 1 / sum;
-    for (int64_t i = 0; i < size; ++i) scores[i] *= scale;
+#pragma omp simd
+    for (int64_t i = 0; i < end; ++i) scores[i] *= scale;
 }
 
 // Numbers that will be needed soon.
@@ -367,23 +375,27 @@ void rotate(float* qkv, const float* table, const int64_t* positions, const Live
     }
 }
 
+// The factor of attention logits. log_length: they are scaled by the logarithm of the number of keys, too.
+inline float logit_scale(int64_t d, bool log_length, int64_t keys) {
+    const float base = 1 / std::sqrt(static_cast<float>(d));
+    return log_length ? base * std::log(static_cast<float>(keys)) : base;
+}
+
 // Attention of each row to its own positions up to and with the current one, whose keys and values are put in place.
 //   qkv [live, (H + 2G) * d]; keys, values [B, G, L, K, d]; positions [B]; out [live, H * d]
 //   history [B, K, L]: the row of the slot that has each position of a row's hypothesis
-//   log_length: logits are scaled by the logarithm of the number of keys, in all attention
 void self_attention(const float* qkv, float* keys, float* values, const int32_t* history, const int64_t* positions,
                     const Live& live, float* out, bool log_length, int64_t B, int64_t K, int64_t H, int64_t G,
                     int64_t d, int64_t L) {
     const int64_t heads = H / G, width = (H + 2 * G) * d;
-    const float base = 1 / std::sqrt(static_cast<float>(d));
 #pragma omp for collapse(2) schedule(static)
     for (int64_t b = 0; b < B; ++b) {
         for (int64_t g = 0; g < G; ++g) {
             const int64_t now = positions[b];
-            const float scale = log_length ? base * std::log(static_cast<float>(now + 1)) : base;
+            const float scale = logit_scale(d, log_length, now + 1);
             float* my_keys = keys + (b * G + g) * L * K * d;
             float* my_values = values + (b * G + g) * L * K * d;
-            float* scores = scratch<float, 1>(now + 1);
+            float* scores = scratch<float, 1>(whole(now + 1));
             for (int64_t k = 0; k < K; ++k) {
                 const int64_t place = live.places[b * K + k];
                 if (place < 0) continue;
@@ -410,36 +422,95 @@ void self_attention(const float* qkv, float* keys, float* values, const int32_t*
     }
 }
 
+// Attention of some rows to the same keys, of which the features of 16 lie together. What a row gets does not depend, in
+// any bit, on how many rows there are.
+//   keys [d, S], S a multiple of 16; values [S, d]; queries, outs: [d] of each row; scores: room for rows * S
+template <int rows>
+void attend(const float* const* queries, const float* keys, const float* values, int64_t length, float scale,
+            float* scores, float* const* outs, int64_t d, int64_t S) {
+    for (int64_t s = 0; s < length; s += LANES) {
+        Floats even[rows], odd[rows];
+        for (int r = 0; r < rows; ++r) even[r] = odd[r] = Floats{};
+        int64_t j = 0;
+        for (; j + 2 <= d; j += 2) {
+            const Floats left = load<Floats>(keys + j * S + s), right = load<Floats>(keys + (j + 1) * S + s);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; ++r) even[r] += left * queries[r][j], odd[r] += right * queries[r][j + 1];
+        }
+        for (; j < d; ++j) {
+            const Floats left = load<Floats>(keys + j * S + s);
+            for (int r = 0; r < rows; ++r) even[r] += left * queries[r][j];
+        }
+        for (int r = 0; r < rows; ++r) {
+            const Floats sum = (even[r] + odd[r]) * scale;
+            std::memcpy(scores + r * S + s, &sum, sizeof sum);
+        }
+    }
+    for (int r = 0; r < rows; ++r) softmax(scores + r * S, length);
+    int64_t j = 0;
+    for (; j + LANES <= d; j += LANES) {
+        Floats sums[rows];
+        for (int r = 0; r < rows; ++r) sums[r] = Floats{};
+        for (int64_t s = 0; s < length; ++s) {
+            const Floats value = load<Floats>(values + s * d + j);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; ++r) sums[r] += value * scores[r * S + s];
+        }
+        for (int r = 0; r < rows; ++r) std::memcpy(outs[r] + j, &sums[r], sizeof sums[r]);
+    }
+    for (; j < d; ++j) {
+        for (int r = 0; r < rows; ++r) {
+            float sum = 0;
+            for (int64_t s = 0; s < length; ++s) sum += scores[r * S + s] * values[s * d + j];
+            outs[r][j] = sum;
+        }
+    }
+}
+
+// `attend` for any number of rows, a few at a time.
+struct Attending {
+    static constexpr int MOST = 4;
+    const float *keys, *values;
+    int64_t length;
+    float scale;
+    int64_t d, S;
+    float* scores;
+    int count = 0;
+    const float* queries[MOST];
+    float* outs[MOST];
+
+    void add(const float* query, float* out) {
+        queries[count] = query, outs[count] = out;
+        if (++count == MOST) flush();
+    }
+    void flush() {
+        if (count == 1) attend<1>(queries, keys, values, length, scale, scores, outs, d, S);
+        if (count == 2) attend<2>(queries, keys, values, length, scale, scores, outs, d, S);
+        if (count == 3) attend<3>(queries, keys, values, length, scale, scores, outs, d, S);
+        if (count == 4) attend<4>(queries, keys, values, length, scale, scores, outs, d, S);
+        count = 0;
+    }
+};
+
 // Attention of all rows of a slot to its source.
-//   queries, out [live, H * d]; keys, values [B, G, S, d]; lengths [B], 1 ... S
+//   queries, out [live, H * d]; keys [B, G, d, S]; values [B, G, S, d]; lengths [B], 1 ... S
 void cross_attention(const float* queries, const float* keys, const float* values, const int64_t* lengths,
                      const Live& live, float* out, bool log_length, int64_t B, int64_t K, int64_t H, int64_t G,
                      int64_t d, int64_t S) {
     const int64_t heads = H / G;
-    const float base = 1 / std::sqrt(static_cast<float>(d));
 #pragma omp for collapse(2) schedule(static)
     for (int64_t b = 0; b < B; ++b) {
         for (int64_t g = 0; g < G; ++g) {
-            const int64_t length = lengths[b];
-            const float scale = log_length ? base * std::log(static_cast<float>(length)) : base;
-            const float* my_keys = keys + (b * G + g) * S * d;
-            const float* my_values = values + (b * G + g) * S * d;
-            float* scores = scratch<float, 1>(length);
+            const int64_t place = (b * G + g) * S * d, length = lengths[b];
+            Attending rows{keys + place, values + place, length, logit_scale(d, log_length, length), d, S,
+                           scratch<float, 1>(Attending::MOST * S)};
             for (int64_t k = 0; k < K; ++k) {
-                const int64_t place = live.places[b * K + k];
-                if (place < 0) continue;
-                for (int64_t h = g * heads; h < (g + 1) * heads; ++h) {
-                    const float* query = queries + (place * H + h) * d;
-                    float* mine = out + (place * H + h) * d;
-                    for (int64_t s = 0; s < length; ++s) {
-                        fetch(my_values + s * d, d);
-                        scores[s] = scale * dot(query, my_keys + s * d, d);
-                    }
-                    softmax(scores, length);
-                    std::fill(mine, mine + d, 0.0f);
-                    for (int64_t s = 0; s < length; ++s) add_scaled(mine, my_values + s * d, scores[s], d);
-                }
+                const int64_t row = live.places[b * K + k];
+                if (row < 0) continue;
+                for (int64_t h = row * H + g * heads; h < row * H + (g + 1) * heads; ++h)
+                    rows.add(queries + h * d, out + h * d);
             }
+            rows.flush();
         }
     }
 }
@@ -467,11 +538,26 @@ struct Decoder {
     Layer layer[];           // [N]
 };
 
+struct Encoder {
+    int64_t N, V, D, H, G, d, pre_norm, activation, log_length, scaled;
+    const float* embedding;  // [V, D]
+    Norm embedded;           // of the sum of embeddings and positions, or null
+    Norm norm;               // of the top, or null
+    Layer layer[];           // [N]
+};
+
+// The maps from the top of the encoder to keys and values of the decoder's layers.
+struct Sides {
+    int64_t M;
+    Map key_value[];  // [M]
+};
+
 struct State {
     const Decoder* decoder;
     float* cache;              // [N, 2, B, G, L, K, d]
     int32_t* history;          // [B, K, L]
-    const float* key_values;   // [N, 2, B, G, S, d] of cross-attention
+    const float* keys;         // [N, B, G, d, S] of cross-attention
+    const float* values;       // [N, B, G, S, d] of cross-attention
     const int64_t* lengths;    // [B]
     int64_t* positions;        // [B, 1]
     const float* added;        // [T, D] to embeddings, or null
@@ -491,17 +577,27 @@ struct Buffers {
     float* scales;
 };
 
-Buffers buffers_for(const Decoder& decoder, int64_t R) {
-    const int64_t D = decoder.D, rows = decoder.H * decoder.d, qkv = rows + 2 * decoder.G * decoder.d;
+// wide: the least width of qkv.
+template <class Stack>
+Buffers buffers_for(const Stack& stack, int64_t R, int64_t wide = 0) {
+    const int64_t D = stack.D, rows = stack.H * stack.d, qkv = std::max(wide, rows + 2 * stack.G * stack.d);
     int64_t inner = 0, most = std::max(D, rows);
-    for (int64_t n = 0; n < decoder.N; ++n) {
-        inner = std::max(inner, decoder.layer[n].inner.O + decoder.layer[n].outer.I);
-        most = std::max(most, decoder.layer[n].outer.I);
+    for (int64_t n = 0; n < stack.N; ++n) {
+        inner = std::max(inner, stack.layer[n].inner.O + stack.layer[n].outer.I);
+        most = std::max(most, stack.layer[n].outer.I);
     }
     float* x = scratch<float, 3>(R * (3 * D + qkv + rows + inner));
     float *normed = x + R * D, *mixed = normed + R * D, *after = mixed + R * D;
     return {x, normed, mixed, after, after + R * qkv, after + R * (qkv + rows), scratch<uint8_t>(R * (most + 3)),
             scratch<float, 2>(R)};
+}
+
+// Multiplications for a row in all layers.
+template <class Stack>
+int64_t work_of(const Stack& stack) {
+    int64_t work = 0;
+    for (int64_t n = 0; n < stack.N; ++n) work += 4 * stack.layer[n].inner.I * stack.layer[n].inner.O;
+    return work;
 }
 
 // One thread's part of `decoder_step`.
@@ -538,7 +634,7 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
     for (int64_t n = 0; n < decoder.N; ++n) {
         const Layer& layer = decoder.layer[n];
         float* own = state.cache + 2 * n * B * G * L * K * d;
-        const float* source = state.key_values + 2 * n * B * G * S * d;
+        const int64_t source = n * B * G * S * d;
         map(layer.qkv, enter(layer.attention_norm), buffers.qkv, STORE);
         if (state.turned) rotate(buffers.qkv, state.turned, state.positions, live, K, H, G, d);
         self_attention(buffers.qkv, own, own + B * G * L * K * d, state.history, state.positions, live,
@@ -547,8 +643,8 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
         leave(layer.attention_norm);
         if (layer.query.O) {
             map(layer.query, enter(layer.cross_norm), buffers.qkv, STORE);
-            cross_attention(buffers.qkv, source, source + B * G * S * d, state.lengths, live, buffers.attended,
-                            decoder.log_length, B, K, H, G, d, S);
+            cross_attention(buffers.qkv, state.keys + source, state.values + source, state.lengths, live,
+                            buffers.attended, decoder.log_length, B, K, H, G, d, S);
             map(layer.cross_output, buffers.attended, x, ADD);
             leave(layer.cross_norm);
         }
@@ -567,6 +663,89 @@ void step_of_team(const Decoder& decoder, const State& state, const int64_t* tok
     else {
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < R; ++r) std::copy_n(states + r * D, D, top + live.rows[r] * D);
+    }
+}
+
+// Self-attention of each sentence in the encoder.  qkv [rows, (H + 2G) * d]; out [rows, H * d]
+//   firsts [sentences + 1]: the first row of each sentence
+void own_attention(const float* qkv, const int64_t* firsts, int64_t sentences, float* out, bool log_length, int64_t H,
+                   int64_t G, int64_t d) {
+    const int64_t heads = H / G, width = (H + 2 * G) * d;
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t b = 0; b < sentences; ++b) {
+        for (int64_t g = 0; g < G; ++g) {
+            const int64_t first = firsts[b], length = firsts[b + 1] - first, S = whole(length);
+            float *keys = scratch<float, 1>(S * (2 * d + Attending::MOST)), *values = keys + S * d;
+            const float* key = qkv + first * width + (H + g) * d;
+            for (int64_t s = 0; s < length; ++s) {
+                for (int64_t j = 0; j < d; ++j) keys[j * S + s] = key[s * width + j];
+                std::copy_n(key + s * width + G * d, d, values + s * d);
+            }
+            Attending rows{keys, values, length, logit_scale(d, log_length, length), d, S, values + S * d};
+            for (int64_t h = g * heads; h < (g + 1) * heads; ++h)
+                for (int64_t s = first; s < first + length; ++s)
+                    rows.add(qkv + s * width + h * d, out + (s * H + h) * d);
+            rows.flush();
+        }
+    }
+}
+
+// Some sentences of `encode`, and their rows: one for each token.
+struct Part {
+    int64_t first, sentences, rows;                 // number of its first sentence; of sentences; of rows
+    const int64_t *firsts, *tokens, *places, *own;  // first row of each sentence; of each row: token, position, number
+};
+
+// One thread's part of `encode`.
+void encode_of_team(const Encoder& encoder, const Sides& sides, const Part& part, const float* added,
+                    const float* turned, float* keys, float* values, const Buffers& buffers, int64_t B, int64_t Q,
+                    int64_t w, int64_t W) {
+    const int64_t D = encoder.D, H = encoder.H, G = encoder.G, d = encoder.d, R = part.rows;
+    float* const x = buffers.x;
+    const auto map = [&](const Map& it, const float* from, float* to, Mode mode) {
+        linear(it, from, to, R, mode, buffers.codes, buffers.scales);
+    };
+    const auto enter = [&](const Norm& norm) -> const float* {
+        if (encoder.pre_norm) normalize(norm, x, buffers.normed, R, D);
+        return encoder.pre_norm ? buffers.normed : x;
+    };
+    const auto leave = [&](const Norm& norm) {
+        if (!encoder.pre_norm) normalize(norm, x, x, R, D);
+    };
+    const float scale = encoder.scaled ? std::sqrt(static_cast<float>(D)) : 1;
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < R; ++r) {
+        const float* row = encoder.embedding + part.tokens[r] * D;
+        const float* place = added ? added + part.places[r] * D : nullptr;
+        for (int64_t i = 0; i < D; ++i) x[r * D + i] = row[i] * scale + (place ? place[i] : 0);
+    }
+    if (encoder.embedded.weight) normalize(encoder.embedded, x, x, R, D);
+    for (int64_t n = 0; n < encoder.N; ++n) {
+        const Layer& layer = encoder.layer[n];
+        map(layer.qkv, enter(layer.attention_norm), buffers.qkv, STORE);
+        if (turned) rotate(buffers.qkv, turned, part.places, {R, part.own, part.own}, 1, H, G, d);
+        own_attention(buffers.qkv, part.firsts, part.sentences, buffers.attended, encoder.log_length, H, G, d);
+        map(layer.output, buffers.attended, x, ADD);
+        leave(layer.attention_norm);
+        map(layer.inner, enter(layer.feedforward_norm), buffers.states, encoder.activation == RELU ? STORE_RELU : STORE);
+        map(layer.outer, activate(buffers.states, R, layer.outer.I, encoder.activation), x, ADD);
+        leave(layer.feedforward_norm);
+    }
+    if (encoder.norm.weight) normalize(encoder.norm, x, x, R, D);
+    for (int64_t m = 0; m < sides.M; ++m) {
+        map(sides.key_value[m], x, buffers.qkv, STORE);
+#pragma omp for collapse(2) schedule(static)
+        for (int64_t b = 0; b < part.sentences; ++b) {
+            for (int64_t g = 0; g < Q; ++g) {
+                const int64_t length = part.firsts[b + 1] - part.firsts[b];
+                const int64_t place = ((m * B + part.first + b) * Q + g) * W * w;
+                const float* key = buffers.qkv + part.firsts[b] * 2 * Q * w + g * w;
+                for (int64_t s = 0; s < length; ++s, key += 2 * Q * w) {
+                    for (int64_t j = 0; j < w; ++j) keys[place + j * W + s] = key[j];
+                    std::copy_n(key + Q * w, w, values + place + s * w);
+                }
+            }
+        }
     }
 }
 
@@ -595,7 +774,7 @@ int64_t decoder_step(const State* state,
                      float* top) {           // [R, D], or null: the logits are wanted
     const Decoder& decoder = *state->decoder;
     const int64_t R = state->R;
-    if (R != state->B * state->K || !logits == !top) return FAULT;
+    if (R != state->B * state->K || !logits == !top || state->S % LANES) return FAULT;
     for (int64_t b = 0; b < state->B; ++b)
         if (!within(state->positions[b], state->L) || !within(state->lengths[b], state->S + 1)) return FAULT;
     int64_t *rows = scratch<int64_t>(2 * R), *places = rows + R, count = 0;
@@ -606,12 +785,72 @@ int64_t decoder_step(const State* state,
         if (!within(tokens[r], decoder.logits.O) || !within(state->positions[r / state->K], state->T)) return FAULT;
         rows[count++] = r;
     }
-    int64_t work = decoder.logits.I * decoder.logits.O;
-    for (int64_t n = 0; n < decoder.N; ++n) work += 4 * decoder.layer[n].inner.I * decoder.layer[n].inner.O;
+    const int64_t work = decoder.logits.I * decoder.logits.O + work_of(decoder);
     const Buffers buffers = buffers_for(decoder, count);
 #pragma omp parallel if (count * work > PARALLEL)
     step_of_team(decoder, *state, tokens, {count, rows, places}, logits, top, buffers);
     for (int64_t b = 0; b < state->B; ++b) ++state->positions[b];
+    return FINE;
+}
+
+// Sentences encoded, up to the keys and values of the decoder's cross-attention. Nothing is computed for padding.
+int64_t encode(const Encoder* encoder, const Sides* sides,
+               const int64_t* tokens,   // [B, S]
+               const int64_t* lengths,  // [B]
+               const float* added,      // [T, D] to embeddings, or null
+               const float* turned,     // [T, d] for rotary positions, or null
+               float* keys,             // [M, B, Q, w, W], written
+               float* values,           // [M, B, Q, W, w], written
+               int64_t B, int64_t M, int64_t Q, int64_t S, int64_t T, int64_t W, int64_t w) {
+    if (W % LANES || W < S || T < S) return FAULT;
+    for (int64_t m = 0; m < M; ++m)
+        if (sides->key_value[m].O != 2 * Q * w || sides->key_value[m].I != encoder->D) return FAULT;
+    int64_t most = 0;
+    for (int64_t b = 0; b < B; ++b) {
+        if (lengths[b] < 1 || lengths[b] > S || !all_within(tokens + b * S, lengths[b], encoder->V)) return FAULT;
+        most = std::max(most, lengths[b]);
+    }
+    const int64_t limit = std::max(most, ENCODED), work = work_of(*encoder);
+    int64_t* memory = scratch<int64_t>(B + 1 + 3 * limit);
+    int64_t *firsts = memory, *ids = firsts + B + 1, *places = ids + limit, *own = places + limit;
+    for (int64_t first = 0, last = 0; first < B; first = last) {
+        int64_t rows = 0;
+        for (; last < B && rows + lengths[last] <= limit; ++last) {
+            firsts[last - first] = rows;
+            for (int64_t s = 0; s < lengths[last]; ++s, ++rows)
+                ids[rows] = tokens[last * S + s], places[rows] = s, own[rows] = rows;
+        }
+        firsts[last - first] = rows;
+        const Part part{first, last - first, rows, firsts, ids, places, own};
+        const Buffers buffers = buffers_for(*encoder, rows, 2 * Q * w);
+#pragma omp parallel if (rows * work > PARALLEL)
+        encode_of_team(*encoder, *sides, part, added, turned, keys, values, buffers, B, Q, w, W);
+    }
+    return FINE;
+}
+
+// Encoded sentences `which` put into these slots.
+int64_t admit(const float* new_keys,         // [N, A, G, d, W]
+              const float* new_values,       // [N, A, G, W, d]
+              const int64_t* new_lengths,    // [A]
+              const int64_t* which,          // [C]
+              const int64_t* slots,          // [C]
+              float* keys,                   // [N, B, G, d, S], written
+              float* values,                 // [N, B, G, S, d], written
+              int64_t* lengths,              // [B], written
+              int64_t A, int64_t B, int64_t C, int64_t G, int64_t N, int64_t S, int64_t W, int64_t d) {
+    if (!all_within(which, C, A) || !all_within(slots, C, B)) return FAULT;
+    for (int64_t c = 0; c < C; ++c)
+        if (!within(new_lengths[which[c]], std::min(S, W) + 1)) return FAULT;
+    for (int64_t c = 0; c < C; ++c) {
+        const int64_t length = lengths[slots[c]] = new_lengths[which[c]];
+        for (int64_t n = 0; n < N; ++n) {
+            const int64_t from = (n * A + which[c]) * G * W * d, to = (n * B + slots[c]) * G * S * d;
+            for (int64_t i = 0; i < G * d; ++i) std::copy_n(new_keys + from + i * W, length, keys + to + i * S);
+            for (int64_t g = 0; g < G; ++g)
+                std::copy_n(new_values + from + g * W * d, length * d, values + to + g * S * d);
+        }
+    }
     return FINE;
 }
 

@@ -37,6 +37,8 @@ class ModelScorer:
         self.model, self.raw_output, self.state = model, raw_output, None
         self.temperature, self.eos_scale = temperature, eos_scale
         self.native = is_native(model)
+        reader = getattr(model, "reader", None)
+        self.reader = reader if reader is not None and reader.reads(model) else None
         self.max_length = model.max_length
         self.rows, self.output = None, {}
 
@@ -55,6 +57,8 @@ class ModelScorer:
 
     def prepare(self, inputs: Inputs, rows: int) -> DecoderState:
         """Encode sentences; `admit` takes the result. rows: K."""
+        if self.reader is not None:
+            return self.reader(inputs, rows)
         return self.start(self.encode(inputs), rows)
 
     def encode(self, inputs: Inputs) -> list[Memory]:
