@@ -365,7 +365,10 @@ class NativeState(TransformerState):
         if self.cache.numel():
             self.cache = kept(self.cache[:, :, :, :, :needed], keep, slots, 2)
         self.history = kept(self.history[:, :, :needed], keep, slots)
-        self.keys, self.values = kept(self.keys[..., :S], keep, slots, 1), kept(self.values[:, :, :, :S], keep, slots, 1)
+        self.keys, self.values = (
+            kept(self.keys[..., :S], keep, slots, 1),
+            kept(self.values[:, :, :, :S], keep, slots, 1),
+        )
         self.lengths = kept(self.lengths, keep, slots)
         self.lengths[len(keep) :] = 1  # a free place needs one visible position: a softmax over none is NaN
         steps = self.steps[keep.numpy()]

@@ -117,6 +117,16 @@ inline void softmax(float* scores, int64_t size) {
     for (int64_t i = 0; i < end; ++i) scores[i] *= scale;
 }
 
+// A few numbers copied; a call of memmove would take longer.
+inline void copy(const float* from, int64_t size, float* to) {
+    int64_t i = 0;
+    for (; i + LANES <= size; i += LANES) {
+        const Floats some = load<Floats>(from + i);
+        std::memcpy(to + i, &some, sizeof some);
+    }
+    for (; i < size; ++i) to[i] = from[i];
+}
+
 // Numbers that will be needed soon.
 inline void fetch(const float* x, int64_t size) {
     for (int64_t i = 0; i < size; i += LANES) __builtin_prefetch(x + i);
@@ -400,8 +410,8 @@ void self_attention(const float* qkv, float* keys, float* values, const int32_t*
                 const int64_t place = live.places[b * K + k];
                 if (place < 0) continue;
                 const float* row = qkv + place * width + (H + g) * d;
-                std::copy(row, row + d, my_keys + (now * K + k) * d);
-                std::copy(row + G * d, row + (G + 1) * d, my_values + (now * K + k) * d);
+                copy(row, d, my_keys + (now * K + k) * d);
+                copy(row + G * d, d, my_values + (now * K + k) * d);
                 const int32_t* has = history + (b * K + k) * L;
                 for (int64_t h = g * heads; h < (g + 1) * heads; ++h) {
                     const float* query = qkv + place * width + h * d;
@@ -594,7 +604,7 @@ Buffers buffers_for(const Stack& stack, int64_t R, int64_t wide = 0) {
 
 // Multiplications for a row in all layers.
 template <class Stack>
-int64_t work_of(const Stack& stack) {
+inline int64_t work_of(const Stack& stack) {
     int64_t work = 0;
     for (int64_t n = 0; n < stack.N; ++n) work += 4 * stack.layer[n].inner.I * stack.layer[n].inner.O;
     return work;
@@ -679,7 +689,7 @@ void own_attention(const float* qkv, const int64_t* firsts, int64_t sentences, f
             const float* key = qkv + first * width + (H + g) * d;
             for (int64_t s = 0; s < length; ++s) {
                 for (int64_t j = 0; j < d; ++j) keys[j * S + s] = key[s * width + j];
-                std::copy_n(key + s * width + G * d, d, values + s * d);
+                copy(key + s * width + G * d, d, values + s * d);
             }
             Attending rows{keys, values, length, logit_scale(d, log_length, length), d, S, values + S * d};
             for (int64_t h = g * heads; h < (g + 1) * heads; ++h)
@@ -742,7 +752,7 @@ void encode_of_team(const Encoder& encoder, const Sides& sides, const Part& part
                 const float* key = buffers.qkv + part.firsts[b] * 2 * Q * w + g * w;
                 for (int64_t s = 0; s < length; ++s, key += 2 * Q * w) {
                     for (int64_t j = 0; j < w; ++j) keys[place + j * W + s] = key[j];
-                    std::copy_n(key + Q * w, w, values + place + s * w);
+                    copy(key + Q * w, w, values + place + s * w);
                 }
             }
         }
@@ -839,16 +849,15 @@ int64_t admit(const float* new_keys,         // [N, A, G, d, W]
               float* values,                 // [N, B, G, S, d], written
               int64_t* lengths,              // [B], written
               int64_t A, int64_t B, int64_t C, int64_t G, int64_t N, int64_t S, int64_t W, int64_t d) {
-    if (!all_within(which, C, A) || !all_within(slots, C, B)) return FAULT;
+    if (S % LANES || W % LANES || !all_within(which, C, A) || !all_within(slots, C, B)) return FAULT;
     for (int64_t c = 0; c < C; ++c)
         if (!within(new_lengths[which[c]], std::min(S, W) + 1)) return FAULT;
     for (int64_t c = 0; c < C; ++c) {
         const int64_t length = lengths[slots[c]] = new_lengths[which[c]];
         for (int64_t n = 0; n < N; ++n) {
             const int64_t from = (n * A + which[c]) * G * W * d, to = (n * B + slots[c]) * G * S * d;
-            for (int64_t i = 0; i < G * d; ++i) std::copy_n(new_keys + from + i * W, length, keys + to + i * S);
-            for (int64_t g = 0; g < G; ++g)
-                std::copy_n(new_values + from + g * W * d, length * d, values + to + g * S * d);
+            for (int64_t i = 0; i < G * d; ++i) copy(new_keys + from + i * W, whole(length), keys + to + i * S);
+            for (int64_t g = 0; g < G; ++g) copy(new_values + from + g * W * d, length * d, values + to + g * S * d);
         }
     }
     return FINE;

@@ -11,8 +11,12 @@ from s2s.native.arguments import SOURCE, Array, Number, Part, Pointer, Structure
 from s2s.native.library import call, kernel
 
 B, K, V, S, L, D, C = 3, 2, 9, 5, 4, 8, 3  # d = D, one head, one layer
+W = 16  # places of cross-attention, for S positions
 R = B * K
 KERNELS = re.findall(r"^int64_t (\w+)\(", SOURCE.read_text(), re.MULTILINE)
+
+
+OPTIONS = {"N": 1, "pre_norm": True, "activation": 0, "log_length": False, "scaled": True}
 
 
 def numbers(*shape, below=1):
@@ -31,20 +35,31 @@ def normed(width):
 def decoder(**other):
     norm = normed(D)
     sizes = {"D": D, "H": 1, "G": 1, "d": D}
-    layer = Structure("Layer", **sizes, E=16, F=16, attention_norm=norm, feedforward_norm=norm, qkv=linear(3 * D, D),
-                      output=linear(D, D), inner=linear(16, D), outer=linear(D, 16))  # fmt: skip
-    parts = {"embedding": torch.zeros(V, D), "logits": linear(V, D), "norm": norm, "layer": [layer]}
-    return Structure(
-        "Decoder",
-        **{**sizes, "N": 1, "pre_norm": True, "activation": 0, "log_length": False, "scaled": True, **parts, **other},
-    )
+    parts = {"embedding": torch.zeros(V, D), "logits": linear(V, D), "norm": norm, "layer": [layer(norm)]}
+    return Structure("Decoder", **{**sizes, **OPTIONS, **parts, **other})
+
+
+def layer(norm):
+    return Structure("Layer", D=D, H=1, G=1, d=D, E=16, F=16, attention_norm=norm, feedforward_norm=norm,
+                     qkv=linear(3 * D, D), output=linear(D, D), inner=linear(16, D), outer=linear(D, 16))  # fmt: skip
+
+
+def encoder(**other):
+    norm = Structure("Norm", weight=torch.ones(D), bias=torch.zeros(D))
+    parts = {"embedding": torch.zeros(V, D), "norm": norm, "layer": [layer(norm)]}
+    return Structure("Encoder", **{"D": D, "H": 1, "G": 1, "d": D, "V": V, **OPTIONS, **parts, **other})
+
+
+def sides(outputs=2 * D, inputs=D):
+    return Structure("Sides", M=1, key_value=[linear(outputs, inputs)])
 
 
 def state(**other):
     arrays = {
         "cache": torch.zeros(1, 2, B, 1, L, K, D),
         "history": torch.zeros(B, K, L, dtype=torch.int32),
-        "key_values": torch.zeros(1, 2, B, 1, S, D),
+        "keys": torch.zeros(1, B, 1, D, W),
+        "values": torch.zeros(1, B, 1, W, D),
         "lengths": torch.ones(B, dtype=torch.int64),
         "positions": torch.ones(B, 1, dtype=torch.int64),
         "added": torch.zeros(L, D),
@@ -59,6 +74,11 @@ def arguments(name):
     return {
         "linear_map": lambda: [linear(V, D), torch.ones(R, D), torch.zeros(R, V), False],
         "decoder_step": lambda: [state(), numbers(R, below=V), torch.zeros(B, K), torch.zeros(R, V), None],
+        "encode": lambda: [encoder(), sides(), numbers(B, S, below=V), torch.tensor([1, S, 2]), torch.zeros(S, D), None,
+                           torch.zeros(1, B, 1, D, W), torch.zeros(1, B, 1, W, D)],
+        "admit": lambda: [torch.zeros(1, 2, 1, D, 2 * W), torch.zeros(1, 2, 1, 2 * W, D), torch.tensor([S, W]),
+                          torch.tensor([1, 0]), torch.tensor([2, 1]), torch.zeros(1, B, 1, D, W),
+                          torch.zeros(1, B, 1, W, D), torch.ones(B, dtype=torch.int64)],
         "reorder": lambda: [state(), numbers(R, below=R)],
         "beam": lambda: [torch.zeros(B, K), torch.zeros(R, V), torch.tensor([[0], [0], [9], [1]]).repeat(1, B),
                          numbers(B, 2, below=V), torch.zeros(2, B, K, dtype=torch.int64), torch.zeros(4, B, K),
@@ -135,7 +155,8 @@ def test_an_array_of_a_structure_that_is_otherwise_than_declared_is_refused(fiel
     for what, value in wrong(right).items():
         # It alone tells how many positions a table has.
         if field != "added" or what not in ("too short", "too long"):
-            with pytest.raises(ValueError, match=f"{field} must be"):
+            named = "(keys|values)" if field == "keys" else field  # the second of two sizes that differ is named
+            with pytest.raises(ValueError, match=f"{named} must be"):
                 state(**{field: value})
 
 
@@ -156,7 +177,10 @@ def test_structures_that_do_not_fit_each_other_are_refused():
 
 @pytest.mark.parametrize(
     ("name", "place", "value"),
-    [("reorder", 1, [0, 1, 2, 3, 4, 6]), ("reorder", 1, [2, 1, 2, 3, 4, 5]), ("reorder", 1, [0, -1, 2, 3, 4, 5]),
+    [("encode", 2, [[0] * S, [V] * S, [0] * S]), ("encode", 2, [[-1] * S, [0] * S, [0] * S]),
+     ("encode", 3, [1, S + 1, 2]), ("encode", 3, [1, 0, 2]), ("admit", 2, [S, W + 1]), ("admit", 2, [S, -1]),
+     ("admit", 3, [2, 0]), ("admit", 3, [-1, 0]), ("admit", 4, [B, 1]), ("admit", 4, [0, -1]),
+     ("reorder", 1, [0, 1, 2, 3, 4, 6]), ("reorder", 1, [2, 1, 2, 3, 4, 5]), ("reorder", 1, [0, -1, 2, 3, 4, 5]),
      ("decoder_step", 1, [0, 1, 2, 3, 4, V]), ("decoder_step", 1, [-1, 1, 2, 3, 4, 5]),
      ("beam", 3, [[0, 0], [V, 0], [0, 0]]), ("beam", 3, [[-1, 0], [0, 0], [0, 0]]),
      ("beam", 2, [[0] * B, [0] * B, [9] * B, [0, 3, 0]]), ("beam", 2, [[-1, 0, 0], [0] * B, [9] * B, [1] * B]),
@@ -172,13 +196,25 @@ def test_a_number_that_leads_out_of_an_array_is_refused(name, place, value):
 
 @pytest.mark.parametrize("other", [
     {"positions": torch.tensor([[1], [L], [1]])}, {"positions": torch.tensor([[1], [-1], [1]])},
-    {"lengths": torch.tensor([1, S + 1, 1])}, {"added": torch.zeros(1, D)}, {"R": R + 1},
+    {"lengths": torch.tensor([1, W + 1, 1])}, {"added": torch.zeros(1, D)}, {"R": R + 1},
+    {"keys": torch.zeros(1, B, 1, D, W - 1), "values": torch.zeros(1, B, 1, W - 1, D)},
 ])  # fmt: skip
 def test_a_state_that_leads_out_of_an_array_is_refused(other):
     rows = other.get("R", R)
     values = [state(**other), numbers(rows, below=V), torch.zeros(B, K), torch.zeros(rows, V), None]
     with pytest.raises(IndexError, match="decoder_step"):
         call("decoder_step", *values)
+
+
+@pytest.mark.parametrize(
+    ("place", "other"),
+    [(1, sides(outputs=2 * D + 1)), (1, sides(inputs=D + 1)), (4, torch.zeros(S - 1, D))],
+)
+def test_an_encoder_whose_parts_do_not_fit_is_refused(place, other):
+    values = arguments("encode")
+    values[place] = other
+    with pytest.raises(IndexError, match="encode"):
+        call("encode", *values)
 
 
 def test_dead_rows_and_free_places_may_hold_anything():
@@ -198,7 +234,7 @@ def test_a_structure_keeps_what_it_points_to():
 
 
 def test_every_array_and_structure_of_kernels_is_declared():
-    for name in ("Map", "Norm", "Layer", "Decoder", "State", *KERNELS):
+    for name in ("Map", "Norm", "Layer", "Decoder", "Encoder", "Sides", "State", *KERNELS):
         fields = declared(name)
         assert fields
         for field in fields:
