@@ -45,7 +45,7 @@ def layer(norm):
 
 
 def encoder(**other):
-    norm = Structure("Norm", weight=torch.ones(D), bias=torch.zeros(D))
+    norm = normed(D)
     parts = {"embedding": torch.zeros(V, D), "norm": norm, "layer": [layer(norm)]}
     return Structure("Encoder", **{"D": D, "H": 1, "G": 1, "d": D, "V": V, **OPTIONS, **parts, **other})
 
