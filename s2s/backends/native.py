@@ -51,8 +51,7 @@ def native(model: EncoderDecoder, dtype: str) -> EncoderDecoder:
     light = prepacked(model, dtype, partial(NativeLinear, int8=dtype == "int8"))
     if light.has_decoder:
         light.decoder.State, light.step = NativeState, Step(light)
-        if encoder_departure(model) is None:
-            light.reader = Reader(light)
+        light.reader = Reader(light) if encoder_departure(model) is None else None
     return light
 
 
@@ -60,7 +59,8 @@ def mixing(model: EncoderDecoder, shares: list[float]) -> EncoderDecoder:
     """As EncoderDecoder.mixing, for a model that is prepared for decoding."""
     light = model.mixing(shares)
     if isinstance(model.step, Step):
-        light.step = Step(light)
+        read = model.reader is not None and model.reader.reads(model)
+        light.step, light.reader = Step(light), Reader(light) if read else None
     return light
 
 
@@ -176,7 +176,7 @@ class Reader:
         self.encoder = Structure(
             "Encoder",
             **sizes,
-            N=stack.layers,
+            N=len(encoder.layers),
             V=embedding.tokens.num_embeddings,
             pre_norm=layer.pre_norm,
             activation=ACTIVATIONS.index(activation),

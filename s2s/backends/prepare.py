@@ -9,10 +9,13 @@ from s2s.backends.native import NativeState, native
 from s2s.backends.prepacked import check, prepacked
 from s2s.device import half
 from s2s.errors import UserError
+from s2s.models.claims import encoder_departure
 from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.models.subnets import subnet
 from s2s.native.library import Unavailable, library
 from s2s.nn.adapted import plain
+
+OF_ENCODING = ("encoder_layer", "pack_source", "encoder_chunk", "encoder_exit_similarity")  # options without kernels
 
 
 def prepare(model: EncoderDecoder, dtype: str, backend: str, part: str | None = None) -> EncoderDecoder:
@@ -36,11 +39,15 @@ def prepare(model: EncoderDecoder, dtype: str, backend: str, part: str | None = 
     model = plain(model)
     if backend == "native" or (backend == "auto" and device.type == "cpu"):
         try:
-            return native(model, dtype)
+            light = native(model, dtype)
         except Unavailable as reason:
             if backend == "native":
                 raise UserError(f"decode.backend=native: {reason}") from reason
             _report(str(reason))
+        else:
+            if model.encoder is not None and model.decoder is not None and (reason := encoder_departure(model)):
+                _report(reason, "encoding", backend)
+            return light
     return prepacked(model, dtype)
 
 
@@ -52,6 +59,17 @@ def eager(backend: str, model: EncoderDecoder, option: str) -> str:
     if backend == "auto" and next(model.parameters()).device.type == "cpu":
         _report(f"they do not have {option}")
     return "eager"
+
+
+def encoded_plainly(models: list[EncoderDecoder], config, scored: bool) -> None:
+    """Say why models that have a compiled encoder are encoded without it, if they are. config: decode options. scored:
+    whether there are further scorers, which read the states of the encoder."""
+    readers = [(model, model.reader) for model in models if getattr(model, "reader", None) is not None]
+    if readers and scored:
+        _report("further scorers read the states of the encoder", "encoding", config.backend)
+    elif not all(reader.reads(model) for model, reader in readers):
+        options = (f"decode.{name}" for name in OF_ENCODING if getattr(config, name) not in (None, False))
+        _report(f"they do not have {', '.join(options)}", "encoding", config.backend)
 
 
 def is_native(model: EncoderDecoder) -> bool:
@@ -72,6 +90,6 @@ def has_kernels(model: EncoderDecoder, backend: str) -> bool:
 
 
 @functools.lru_cache(maxsize=8)
-def _report(reason: str) -> None:
+def _report(reason: str, what: str = "decoding", backend: str = "auto") -> None:
     """Warn that kernels are unavailable, once for each reason."""
-    print(f"decode.backend=auto: decoding is slower, without compiled kernels: {reason}", file=sys.stderr)
+    print(f"decode.backend={backend}: {what} is slower, without compiled kernels: {reason}", file=sys.stderr)

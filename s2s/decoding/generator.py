@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from s2s.backends.prepare import eager, prepare
+from s2s.backends.prepare import eager, encoded_plainly, prepare
 from s2s.decoding.budget import BATCH_TOKENS, plan
 from s2s.decoding.component import Chosen, check, chosen
 from s2s.decoding.config import DecodeConfig
@@ -141,6 +141,7 @@ class Generator:
             setting.scorer = rating(setting.models, config, setting.raw_outputs)
             if setting.scorers:
                 setting.scorer = Summed(setting.scorer, setting.scorers)
+            encoded_plainly(setting.models, config, bool(setting.scorers))
         search = replace(config, n_best=config.rows) if final else config  # final scorers rank all hypotheses
         if lengths := [rule.lengths for rule in setting.rules if rule.lengths is not None]:
             search = self._as_long_as(*lengths[0], search)

@@ -153,6 +153,40 @@ def test_a_linear_map(rows, inputs, outputs, bias, relu, int8):
     assert alone(x)[0].isnan().all()
 
 
+READ = [*KINDS, {"norm_epsilon": 0.5}, {"bias": False}, {"embedding_norm": True}, {"scale_embeddings": False},
+        {"log_length_scale": True}, {"norm": "post", "norm_epsilon": 0.5, "embedding_norm": True}]  # fmt: skip
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.booleans(), st.sampled_from(READ),
+       st.sampled_from([("fp32", 1e-4), ("int8", 0.3)]))  # fmt: skip
+@settings(max_examples=30)
+def test_what_the_encoder_gives(lengths, long, kind, precision):
+    dtype, tolerance = precision
+    options = {"max_positions": 700} if kind.get("positions") == "learned" else {}
+    light = native(model(1, scale=1.2, **kind, **options), dtype)
+    random = torch.Generator().manual_seed(len(lengths))
+    # A source that is longer than what the encoder computes together, beside short ones.
+    sources = [torch.randint(4, V, (size,), generator=random).tolist() for size in [*lengths, *[600] * long]]
+    with torch.inference_mode():
+        state, expected = light.reader(collate(sources), 2), light.start(light.encode(*collate(sources)), 2)
+        for i, source in enumerate(sources):
+            length = len(source) + 1
+            assert int(state.lengths[i]) == length
+            torch.testing.assert_close(state.keys[:, i, ..., :length], expected.keys[:, i, ..., :length],
+                                       atol=tolerance, rtol=tolerance)  # fmt: skip
+            values = state.values[:, i, :, :length]
+            torch.testing.assert_close(values, expected.values[:, i, :, :length], atol=tolerance, rtol=tolerance)
+            if long and i == 0:
+                assert torch.equal(light.reader(collate([source]), 2).values[:, 0, :, :length], values)  # in every bit
+
+
+def test_a_source_that_has_no_position_is_refused_as_without_kernels():
+    light = native(model(1, positions="learned", max_positions=8), "fp32")
+    for encode in (lambda: light.reader(collate([[5] * 8]), 1), lambda: light.encode(*collate([[5] * 8]))):
+        with pytest.raises(UserError, match=r"a sequence of 9 tokens is over model\.max_positions=8"):
+            encode()
+
+
 def found(config, sources, seed, prefixes=None, **options):
     return list(Generator([model(seed, **options)], config, sides).generate(sources, prefixes))
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from slow_ctc import tiny_joint
 from slow_search import sides, tiny_model
 
+from s2s.backends.native import LANES
+from s2s.backends.prepare import is_native
 from s2s.decoding import engine
 from s2s.decoding.budget import TARGETS, room, together
 from s2s.decoding.config import DecodeConfig
@@ -26,12 +28,15 @@ class Held:
     def __init__(self, monkeypatch, found):
         self.source = self.target = self.steps = self.ahead = 0
         scorer, prepare, add = found.scorer, found.prepare, engine.Trellis.add
+        model = getattr(scorer, "models", scorer).model
 
         def step(*args):
             result = type(scorer).step(scorer, *args)
             state = getattr(scorer, "models", scorer).state
-            slots = len(state.mask) * state.rows
-            self.source = max(self.source, slots * state.key_values.size(4))
+            slots = len(state.steps) * state.rows
+            # Kernels round a source up to whole vectors.
+            size = state.values.size(3) + 1 - LANES if is_native(model) else state.key_values.size(4)
+            self.source = max(self.source, slots * size)
             self.target = max(self.target, slots * state.cache.size(4))
             return result
 

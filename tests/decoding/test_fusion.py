@@ -11,6 +11,7 @@ from slow_ctc import ctc_frames, joint_beam_search, tiny_joint, totals
 from slow_search import score, sides, tiny_model
 from test_beam_search import assert_same, configs, ragged
 
+from s2s.backends.prepare import _report
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.generator import Generator
 from s2s.decoding.scorers.language_model import LanguageModelScorerConfig
@@ -87,6 +88,16 @@ def test_with_and_without_kernels():
         assert [h.ids for h in mine] == [h.ids for h in expected]
         for one, other in zip(mine, expected, strict=True):
             assert one.token_log_probabilities == pytest.approx(other.token_log_probabilities, abs=1e-4)
+
+
+def test_that_further_scorers_need_the_plain_encoder_is_said(capsys):
+    _report.cache_clear()
+    plain = tiny_model(1, 40).float()
+    for loaded in ({}, {"language_model": language_model(1, 40).float()}):
+        assert capsys.readouterr().err == ""
+        Generator([plain], DecodeConfig(backend="native"), sides, loaded=loaded)
+    assert capsys.readouterr().err == ("decode.backend=native: encoding is slower, without compiled kernels: further "
+                                       "scorers read the states of the encoder\n")  # fmt: skip
 
 
 @pytest.mark.parametrize("w", [0.0, 0.4, 1.0])

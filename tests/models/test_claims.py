@@ -12,12 +12,14 @@ from s2s.decoding.generator import Generator
 from s2s.decoding.setting import Sides
 from s2s.errors import UserError
 from s2s.interop import ctranslate2
-from s2s.models.claims import departure, lacks_blocks, step_departure
+from s2s.models.claims import departure, encoder_departure, lacks_blocks, step_departure
 from s2s.models.decoders.transformer import TransformerDecoder
-from s2s.models.encoders.transformer import EncoderConfig
+from s2s.models.encoder_decoder import NO_TAGS
+from s2s.models.encoders.transformer import EncoderConfig, TransformerEncoder
 from s2s.models.transformer import Transformer, TransformerConfig
 from s2s.native.library import Unavailable, library
 from s2s.nn.attention import SelfAttention
+from s2s.nn.feedforward import FeedForward
 from s2s.nn.layers import Layer
 from s2s.tasks.translation import TranslationTask
 from s2s.text.vocabulary import BOS, EOS, SPECIALS, Vocabulary
@@ -203,6 +205,98 @@ def test_an_export_refuses_another_encoder():
     model.encoder.layers[0].feedforward.__class__ = type("Gated", (type(model.encoder.layers[0].feedforward),), {})
     assert departure(model) == "encoder.layers.0.feedforward is a Gated"
     assert step_departure(model) is None  # the step has no part in it
+    assert encoder_departure(model) == "encoder.layers.0.feedforward is a Gated"
+
+
+class OwnMemory(TransformerDecoder):
+    """The step of its parent, and a memory of its own."""
+
+    steps_for = TransformerDecoder
+
+    def _start(self, seen, seen_mask):
+        key_values, mask = super()._start(seen, seen_mask)
+        return 2 * key_values, mask
+
+
+class Bent(Transformer):
+    """Another memory, and the step of its parent."""
+
+    def encode(self, sources, tags=NO_TAGS):
+        memory = super().encode(sources, tags)
+        memory.states = [-state for state in memory.states]
+        return memory
+
+
+def with_own_memory() -> Transformer:
+    model = plain()
+    model.decoder.__class__ = OwnMemory
+    return model
+
+
+def with_hook() -> Transformer:
+    model = plain()
+    model.encoder.layers[0].register_forward_hook(lambda *args: -args[-1])
+    return model
+
+
+def unequal() -> Transformer:
+    model = plain()
+    model.encoder.layers[0].feedforward = FeedForward(16, 40, "relu", 0.0)
+    return model
+
+
+ENCODING_APART = {
+    "OwnMemory has keys and values of its own": with_own_memory,
+    "Bent has a `encode` of its own": lambda: plain(Bent),
+    "encoder.layers.0 has a hook": with_hook,
+    "the feed-forward blocks of the encoder differ": unequal,
+}
+
+
+@pytest.mark.parametrize("backend_name", ["auto", "native"])
+@pytest.mark.parametrize("reason", ENCODING_APART)
+def test_what_the_compiled_encoder_is_not_for_is_said_in_one_line(reason, backend_name, capsys):
+    try:
+        library()
+    except Unavailable as unavailable:
+        pytest.skip(str(unavailable))
+    model = ENCODING_APART[reason]()
+    results = [decoded(model, backend_name) for _ in range(2)]
+    line = f"decode.backend={backend_name}: encoding is slower, without compiled kernels: {reason}\n"
+    assert capsys.readouterr().err == line
+    assert prepare(model, "fp32", "auto").reader is None
+    eager = decoded(model, "eager")
+    for each in results:
+        assert [best.ids for best in each] == [best.ids for best in eager]
+        assert [best.score for best in each] == pytest.approx([best.score for best in eager], abs=1e-5)
+
+
+@pytest.mark.parametrize(("options", "name"), [
+    ({"encoder_layer": 1}, "decode.encoder_layer"), ({"pack_source": True}, "decode.pack_source"),
+    ({"encoder_exit_similarity": 0.5}, "decode.encoder_exit_similarity"), ({"encoder_chunk": 2}, "decode.encoder_chunk"),
+])  # fmt: skip
+def test_an_option_that_the_compiled_encoder_does_not_have_is_named(options, name, capsys):
+    try:
+        library()
+    except Unavailable as unavailable:
+        pytest.skip(str(unavailable))
+    results = [decoded(plain(), kind, **options) for kind in ("auto", "eager")]
+    assert [best.ids for best in results[0]] == [best.ids for best in results[1]]
+    said = f"decode.backend=auto: encoding is slower, without compiled kernels: they do not have {name}\n"
+    assert capsys.readouterr().err == said
+
+
+def test_one_model_and_ensembles_are_encoded_by_kernels(capsys, monkeypatch):
+    try:
+        library()
+    except Unavailable as unavailable:
+        pytest.skip(str(unavailable))
+    monkeypatch.setattr(TransformerEncoder, "forward", None)
+    single = decoded(plain())
+    config = DecodeConfig(max_length_a=0.0, max_length_b=9)
+    both = [best for best, *_ in Generator([plain(), plain()], config, Sides.of(task_of())).generate(SOURCES)]
+    assert [best.ids for best in both] == [best.ids for best in single]
+    assert capsys.readouterr().err == ""
 
 
 def test_several_positions_at_once_are_for_what_has_them():

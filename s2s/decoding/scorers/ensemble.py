@@ -57,7 +57,7 @@ class EnsembleScorer:
             scorer.narrow(symbols, mask)
 
     def prepare(self, inputs: Inputs, rows: int) -> list[DecoderState]:
-        return self.start(self.encode(inputs), rows)
+        return [scorer.prepare(inputs, rows) for scorer in self.scorers]
 
     def encode(self, inputs: Inputs) -> list[Memory]:
         return [memory for scorer in self.scorers for memory in scorer.encode(inputs)]

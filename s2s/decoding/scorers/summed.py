@@ -42,7 +42,7 @@ class Summed:
         return all(scorer.falls for scorer in self.scorers)
 
     def prepare(self, inputs: Inputs, rows: int) -> tuple[Any, list[Any]]:
-        memories = self.models.encode(inputs)
+        memories = self.models.encode(inputs)  # which the compiled encoder does not have
         started = self.models.start(memories, rows)
         return started, [scorer.prepare(inputs, memories, rows) for scorer in self.scorers]
 
