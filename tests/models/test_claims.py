@@ -273,7 +273,8 @@ def test_what_the_compiled_encoder_is_not_for_is_said_in_one_line(reason, backen
 
 @pytest.mark.parametrize(("options", "name"), [
     ({"encoder_layer": 1}, "decode.encoder_layer"), ({"pack_source": True}, "decode.pack_source"),
-    ({"encoder_exit_similarity": 0.5}, "decode.encoder_exit_similarity"), ({"encoder_chunk": 2}, "decode.encoder_chunk"),
+    ({"encoder_chunk": 2}, "decode.encoder_chunk"),
+    ({"encoder_exit_similarity": 0.5}, "decode.encoder_exit_similarity"),
 ])  # fmt: skip
 def test_an_option_that_the_compiled_encoder_does_not_have_is_named(options, name, capsys):
     try:
