@@ -17,6 +17,7 @@ from unittest import mock
 import torch
 
 from s2s.decoding import engine
+from s2s.models.encoder_decoder import EncoderDecoder
 from s2s.nn.attention import attend
 from s2s.training.trainer import Trainer
 from s2s.training.writing import Writer
@@ -242,6 +243,80 @@ def process_of_several(local: int, devices: int) -> tuple[str, str, list[int]] |
                 return group.device_type, backends[0], chosen
         except UserError as error:
             return str(error)
+
+
+class Averaged(torch.nn.Module):
+    """In place of DistributedDataParallel, which reads the memory of gradients: it averages them after the backward
+    pass, each in an exchange of its own."""
+
+    def __init__(self, module: torch.nn.Module, **_):
+        super().__init__()
+        self.module, self.synced = module, True
+
+    def forward(self, *arguments):
+        loss = self.module(*arguments)
+        if self.synced:
+            queue = torch.autograd.Variable._execution_engine.queue_callback
+            loss.sum.register_hook(lambda _: queue(self._average))
+        return loss
+
+    def _average(self) -> None:
+        for p in filter(lambda p: p.requires_grad, self.module.parameters()):
+            torch.distributed.all_reduce(p.grad)
+            p.grad /= torch.distributed.get_world_size()
+
+    @contextlib.contextmanager
+    def no_sync(self):
+        self.synced = False
+        yield
+        self.synced = True
+
+
+def process(rank: int, port: int, name: str, *words: str) -> tuple[Ended, str, list[str], set[str]]:
+    """Run a command as one of two processes, each with its own GPU.
+
+    Returns:
+        How it ended; the backend that it asked for; each exchange, with the type of device of tensors, in order; and
+        the devices of the weights that were trained or that decoded.
+    """
+    import torch.distributed as dist
+
+    backends, exchanges, devices, encode = [], [], set(), EncoderDecoder.encode
+    start, plain = dist.init_process_group, {name: getattr(dist, name) for name in
+                                             ("all_reduce", "all_gather_object", "broadcast_object_list")}  # fmt: skip
+    environment = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost",
+                   "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}  # fmt: skip
+
+    def started(backend: str, **options) -> None:
+        backends.append(backend)
+        start("gloo", **options)
+
+    def reduced(tensor: torch.Tensor, *arguments) -> None:
+        exchanges.append(f"all_reduce {tensor.device.type}")
+        plain["all_reduce"](tensor.values if tensor.is_cuda else tensor, *arguments)
+
+    def objects(name: str):
+        def exchanged(*arguments) -> None:
+            exchanges.append(name)
+            plain[name](*arguments)
+
+        return exchanged
+
+    def wrapped(module, *arguments, **options):
+        devices.update(str(p.device) for p in module.parameters())
+        return encode(module, *arguments, **options)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ, environment))
+        stack.enter_context(mock.patch.dict(stand_in.CUDA, device_count=lambda: 2))
+        stack.enter_context(mock.patch.object(dist, "init_process_group", started))
+        stack.enter_context(mock.patch.object(dist, "all_reduce", reduced))
+        for one in ("all_gather_object", "broadcast_object_list"):
+            stack.enter_context(mock.patch.object(dist, one, objects(one)))
+        stack.enter_context(mock.patch("torch.nn.parallel.DistributedDataParallel", Averaged))
+        stack.enter_context(mock.patch.object(EncoderDecoder, "encode", wrapped))
+        stack.callback(stand_in.CUDA["set_device"], 0)
+        return command(name, "cuda", *words), *backends, exchanges, devices
 
 
 def ctc_beam(language_model: bool) -> tuple[list, list, Counts, int]:

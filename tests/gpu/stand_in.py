@@ -22,7 +22,7 @@ import sys
 from unittest import mock
 
 # isort: off
-import tests.gpu.loading  # noqa: F401, before torch
+from tests.gpu.loading import LIBRARY  # before torch
 import torch
 
 # isort: on
@@ -32,7 +32,6 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from tests.gpu.counts import Counts
 
-DEVICE = torch.device("cuda", 0)
 attention = torch.nn.functional.scaled_dot_product_attention
 
 # Operators that only look at memory in another way, or only reserve it: they start nothing on the device.
@@ -54,6 +53,7 @@ class DeviceMismatch(RuntimeError):
 
 _counts = Counts()  # of the innermost `gpu`
 _refused = {"waits": False}
+_index = {"now": 0}  # of the GPU of this process; there is one, which has another number in each process of several
 
 
 def now() -> Counts:
@@ -68,7 +68,7 @@ class OnGpu(Tensor):
     def __new__(cls, values: Tensor, requires_grad: bool = False):
         return Tensor._make_wrapper_subclass(
             cls, values.shape, strides=values.stride(), storage_offset=values.storage_offset(), dtype=values.dtype,
-            device=DEVICE, requires_grad=requires_grad,
+            device=torch.device("cuda", _index["now"]), requires_grad=requires_grad,
         )  # fmt: skip
 
     def __init__(self, values: Tensor, requires_grad: bool = False):
@@ -135,6 +135,8 @@ def _start(operator, args: tuple, kwargs: dict):
     device = None if kwargs.get("device") is None else torch.device(kwargs["device"])
     if not here and (device is None or device.type != "cuda"):
         return operator(*args, **kwargs)
+    if device is not None and device.index not in (None, _index["now"]) and device.type == "cuda":
+        raise DeviceMismatch(f"a tensor on {device} in the process of cuda:{_index['now']}, at {place()}")
     name = operator._schema.name.split("::")[1]
     if name in ("_use_cudnn_ctc_loss", "_use_miopen_ctc_loss"):
         return False
@@ -306,14 +308,20 @@ class Event:
         _wait("event")
 
 
+def _set_device(index: int) -> None:
+    """The number of the one GPU. Other threads have GPU 0, as CUDA has it, until they say otherwise."""
+    _index["now"] = index
+    LIBRARY.set_device(index)
+
+
 CUDA = {  # name in torch.cuda -> what it does here
     "Event": Event,
     "_lazy_init": lambda: None,
     "is_available": lambda: True,
     "is_initialized": lambda: True,
     "device_count": lambda: 1,
-    "current_device": lambda: 0,
-    "set_device": lambda device: None,
+    "current_device": lambda: _index["now"],
+    "set_device": _set_device,
     "set_sync_debug_mode": lambda mode: _refused.update(waits=mode == "error"),
     "empty_cache": lambda: None,
     "synchronize": lambda device=None: _wait("synchronize"),
