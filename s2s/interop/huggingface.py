@@ -161,7 +161,7 @@ def _wrong_task(layout: str, task) -> list[str]:
         if not isinstance(tokenizer, (SentencePieceTokenizer, PiecesTokenizer)):
             wrong.append(f"{side} tokenizer={config.type}")
         wrong += [f"{side} tokenizer.{key}={str(value).lower()}" for key, value in
-                  {"lowercase": config.lowercase, "pre": config.pre and config.pre.type,
+                  {"lowercase": config.lowercase, "pre": config.pre and config.pre.type, "protect": config.protect,
                    "normalization": config.normalization == "nfkc" and "nfkc"}.items() if value]  # fmt: skip
     if len(task.source_tokenizers) != 1:
         wrong.append(f"task={task.config.type}")

@@ -24,6 +24,7 @@ from s2s.config.streams import content, is_there
 from s2s.errors import Failure, UserError
 from s2s.files import write
 from s2s.text.extension import extended
+from s2s.text.protection import MARKS
 from s2s.text.sampling import SPACE, Sampler, sampler
 from s2s.text.tokenizer import LearningError, Tokenizer, TokenizerConfig, check_given, is_blank, view, without_blank
 from s2s.text.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary
@@ -47,6 +48,9 @@ class SentencePieceConfig(TokenizerConfig):
         30_000_000,
         "most characters to learn from, as with sample_lines; each takes about 25 bytes of memory",
         at_least=1,
+    )
+    symbols: list[str] = option(
+        [], "texts that are one piece wherever they stand, and are never cut, such as [<b>,</b>,{name}]"
     )
     model: str | None = option(None, "SentencePiece model file to use instead of learning one")
     extend: str | None = option(None, "text whose characters get pieces of their own where the model lacks them")
@@ -85,6 +89,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def _learn(cls, config: SentencePieceConfig, chunks: Iterable[list[str]], seed: int) -> "SentencePieceTokenizer":
+        symbols = _symbols(config)
         if config.model is not None:
             check_given(config, "model", ("algorithm", "vocab_size", "character_coverage", "byte_fallback",
                                           "sample_lines", "sample_characters"))  # fmt: skip
@@ -96,12 +101,14 @@ class SentencePieceTokenizer(Tokenizer):
                     raise UserError(f"{config.model}: {error}") from error
             return tokenizer
         lines = sample(chunks, config.sample_lines, config.sample_characters, seed)
-        return cls._extended(cls(config, _train(config, "\n".join(lines).encode())))
+        return cls._extended(cls(config, _train(config, symbols, "\n".join(lines).encode())))
 
     @classmethod
     def _extended(cls, tokenizer: "SentencePieceTokenizer") -> "SentencePieceTokenizer":
         """With pieces for the characters of `extend` that it lacks."""
-        path = tokenizer.config.extend
+        config, path = tokenizer.config, tokenizer.config.extend
+        if lacking := [symbol for symbol in _symbols(config) if tokenizer.vocabulary.index(symbol) == UNK]:
+            tokenizer = cls(config, extended(tokenizer.model, lacking))  # those of a given model
         if path is None:
             return tokenizer
         if not is_there(path):
@@ -193,7 +200,7 @@ def sample(chunks: Iterable[list[str]], most_lines: int, most_characters: int, s
     return [line for *_, line in kept]
 
 
-def _train(config: SentencePieceConfig, text: bytes) -> bytes:
+def _train(config: SentencePieceConfig, symbols: list[str], text: bytes) -> bytes:
     """Learn a model from lines of UTF-8. Returns it serialised.
 
     SentencePiece cannot be interrupted, but a process can be killed, so learning runs in a child process. The text is
@@ -205,7 +212,7 @@ def _train(config: SentencePieceConfig, text: bytes) -> bytes:
     """
     context = get_context("fork" if sys.platform == "linux" else "spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_train_and_send, args=(sender, config, text), daemon=True)
+    process = context.Process(target=_train_and_send, args=(sender, config, symbols, text), daemon=True)
     process.start()
     sender.close()
     try:
@@ -223,7 +230,7 @@ def _train(config: SentencePieceConfig, text: bytes) -> bytes:
     return model
 
 
-def _train_and_send(sender: Connection, config: SentencePieceConfig, text: bytes) -> None:
+def _train_and_send(sender: Connection, config: SentencePieceConfig, symbols: list[str], text: bytes) -> None:
     """Send the serialised model and an empty message, or SentencePiece's error message."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -236,7 +243,8 @@ def _train_and_send(sender: Connection, config: SentencePieceConfig, text: bytes
             vocab_size=config.vocab_size,
             character_coverage=config.character_coverage,
             byte_fallback=config.byte_fallback,
-            required_chars="" if config.pre is None else registry.find("pretokenizer", config.pre.type).alphabet,
+            required_chars=_required(config),
+            user_defined_symbols=symbols,
             normalization_rule_name="identity",  # `Tokenizer` normalises lines for all tokenizers
             max_sentence_length=1 << 20,
             pad_id=PAD,
@@ -250,6 +258,21 @@ def _train_and_send(sender: Connection, config: SentencePieceConfig, text: bytes
     except RuntimeError as error:
         complaint = str(error) or "no reason given"
     sender.send((model.getvalue(), complaint))
+
+
+def _required(config: SentencePieceConfig) -> str:
+    """Characters that get a piece, in the text or not."""
+    if config.pre is None:
+        return ""
+    return registry.find("pretokenizer", config.pre.type).alphabet + (MARKS if config.protect else "")
+
+
+def _symbols(config: SentencePieceConfig) -> list[str]:
+    """The texts that are never cut. Raises UserError."""
+    for symbol in config.symbols:
+        if not symbol or symbol in SPECIALS or SPACE in symbol or any(map(str.isspace, symbol)):
+            raise UserError(f"symbols: {symbol!r}: a text without spaces, and none of {' '.join(SPECIALS)}, is needed")
+    return list(dict.fromkeys(config.symbols))
 
 
 def _explain(error: str, config: SentencePieceConfig) -> str:

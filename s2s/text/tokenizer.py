@@ -5,7 +5,7 @@ import json
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,9 +19,10 @@ from s2s.config.shapes import shown
 from s2s.errors import UserError
 from s2s.files import write
 from s2s.text.pretokenizers.pretokenizer import PreTokenizer
+from s2s.text.protection import Protection
 from s2s.text.vocabulary import EOS, UNK, Vocabulary
 
-LATER = ("reserved", "pre", "extend")  # options that the tokenizers of older stores lack
+LATER = ("reserved", "pre", "extend", "protect", "symbols")  # options that the tokenizers of older stores lack
 NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # zero width space, word joiner, zero width no-break space
 
 
@@ -39,6 +40,10 @@ class TokenizerConfig:
     pre: Any = group(
         "pretokenizer", None, "pre-tokenizer: rewrites lines before they are tokenized, and back after decoding"
     )
+    protect: list[str] = option(
+        [], "regular expressions of parts of lines that stay as they are, such as tags '<[^>]*>' and placeholders "
+        "'\\{[^}]*\\}': neither normalised, lower-cased nor rewritten by the pre-tokenizer",
+    )  # fmt: skip
     joint: bool = option(True, "one tokenizer and one vocabulary for both sides; false: one for each side")
     reserved: list[str] = option(
         [], "additional symbols that never occur in text, such as <mask>; the task adds its own"
@@ -72,6 +77,17 @@ class Tokenizer(ABC):
     def pre(self) -> PreTokenizer | None:
         """The pre-tokenizer. That of a saved tokenizer is read from its files."""
         return _pre(self.config)
+
+    @cached_property
+    def protection(self) -> Protection | None:
+        """The protected parts of lines; None: there are none."""
+        return Protection(self.config.protect, self.pre) if self.config.protect else None
+
+    def undo(self, text: str) -> str:
+        """Undo the pre-tokenizer, if there is one."""
+        if self.protection is not None:
+            return self.protection.undo(text)
+        return text if self.pre is None else self.pre.undo(text)
 
     @classmethod
     def learn(cls, config: TokenizerConfig, chunks: Iterable[list[str]] = (), seed: int = 1) -> "Tokenizer":
@@ -117,8 +133,7 @@ class Tokenizer(ABC):
 
     def joined(self, texts: list[str]) -> str:
         """The line of the texts of tokens; for a tokenizer with `unknown`."""
-        text = self._joined(texts)
-        return text if self.pre is None else self.pre.undo(text)
+        return self.undo(self._joined(texts))
 
     def word_marks(self) -> tuple[np.ndarray | None, int | None]:
         """How ids mark words: either bool [vocabulary], whether a symbol begins a word, and None; or None and the id of
@@ -134,11 +149,11 @@ class Tokenizer(ABC):
 
     def normalise(self, lines: list[str]) -> list[str]:
         """Normalise and lower-case lines as configured."""
-        return normalise(lines, self.config.normalization, self.config.lowercase)
+        return _seen(lines, self.config, self.protection)
 
     def rewrite(self, lines: list[str]) -> list[str]:
         """Apply the pre-tokenizer, if there is one, to normalised lines."""
-        return lines if self.pre is None else [self.pre.apply(line) for line in lines]
+        return lines if self.pre is None else [(self.protection or self.pre).apply(line) for line in lines]
 
     def encode_flat(self, lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of many lines, concatenated, without BOS and EOS. A blank line has none.
@@ -156,6 +171,8 @@ class Tokenizer(ABC):
         return without_blank(text, lines, *self._encode(self.rewrite(lines)))
 
     def _normalised(self, text: str) -> str:
+        if self.protection is not None:
+            return "\n".join(self.normalise(text.split("\n")))
         return _normalised(text, self.config.normalization, self.config.lowercase)
 
     @property
@@ -191,8 +208,7 @@ class Tokenizer(ABC):
         size = len(self.vocabulary)
         shown = size - len(self.vocabulary.reserved)
         kept = (i for i in map(int, ids) if i == UNK or EOS < i < shown or i >= size)
-        text = self._decode([i if i < size else UNK for i in kept])
-        return text if self.pre is None else self.pre.undo(text)
+        return self.undo(self._decode([i if i < size else UNK for i in kept]))
 
     def save(self, folder: Path, name: str) -> None:
         """Write the tokenizer into files `name.*` in `folder`, which `load_tokenizer` reads."""
@@ -246,12 +262,19 @@ def load_tokenizer(folder: Path, name: str) -> Tokenizer:
 def view(config: TokenizerConfig) -> Callable[[list[str]], list[str]]:
     """A function that normalises and rewrites lines as a tokenizer with this config does."""
     pre = _pre(config)
+    protection = Protection(config.protect, pre) if config.protect else None
 
     def seen(lines: list[str]) -> list[str]:
-        lines = normalise(lines, config.normalization, config.lowercase)
-        return lines if pre is None else [pre.apply(line) for line in lines]
+        lines = _seen(lines, config, protection)
+        return lines if pre is None else [(protection or pre).apply(line) for line in lines]
 
     return seen
+
+
+def _seen(lines: list[str], config: TokenizerConfig, protection: Protection | None) -> list[str]:
+    """Normalised lines."""
+    plain = partial(normalise, form=config.normalization, lowercase=config.lowercase)
+    return plain(lines) if protection is None else protection.normalise(lines, plain)
 
 
 def _pre(config: TokenizerConfig) -> PreTokenizer | None:

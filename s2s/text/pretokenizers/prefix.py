@@ -37,6 +37,7 @@ class Prefix(PreTokenizer):
     """
 
     Config = PrefixConfig
+    whole = True
 
     def __init__(self, config: PrefixConfig):
         super().__init__(config)

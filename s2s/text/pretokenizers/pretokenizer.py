@@ -18,6 +18,7 @@ class PreTokenizer(ABC):
 
     Config: ClassVar[Any]
     forms: ClassVar[tuple[str, ...]] = ("none", "nfc", "nfkc")  # values of tokenizer.normalization that it goes with
+    whole: ClassVar[bool] = False  # whether it rewrites a line as a whole, so that parts of it cannot be rewritten
     alphabet: ClassVar[str] = ""  # characters for which SentencePiece has pieces, in the training text or not
 
     def __init__(self, config: Any):
