@@ -444,26 +444,13 @@ def _input(config: GenerateCommand, task, reading, count: bool = True) -> tuple:
 def _watched(windows: Iterator, config: GenerateCommand, task) -> Iterator:
     """Yield the windows unchanged; warn if many tokens of their texts are unknown. A store was checked when it was
     made."""
-    if task.reads != "lines" or config.store:
-        yield from windows
-        return
-    from s2s.data.unknown import Watch
+    from s2s.data.unknown import warn
     from s2s.decoding.reading import named
-    from s2s.tasks.multi_source import Several
+    from s2s.decoding.watching import Watches
 
-    name = str(named(config.input))
-    watches = [Watch(f"{name}{f', source {number}' if number > 1 else ''}", tokenizer)
-               for number, tokenizer in enumerate(task.source_tokenizers.values(), 1)]  # fmt: skip
-    for window in windows:
-        texts = [(source, line) for source, line in zip(window.sources, window.lines(), strict=True)
-                 if not isinstance(source, Exception)]  # fmt: skip
-        for number, watch in enumerate(watches):
-            parts = [source.parts[number] if isinstance(source, Several) else source for source, _ in texts]
-            lines = [line.split("\t")[number] if len(watches) > 1 else line for _, line in texts]
-            watch.add(parts, lines)
-        yield window
-    for watch in watches:
-        watch.check()
+    if config.store and not config.target:
+        return windows
+    return Watches(task, str(named(config.input)), config.target, warn).over(windows)
 
 
 def _typed(config: GenerateCommand) -> bool:

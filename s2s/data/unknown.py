@@ -52,10 +52,11 @@ class Watch:
     Args:
         what: What the texts are, for the message.
         tokenizer: Their tokenizer.
+        say: Gets the warning.
     """
 
-    def __init__(self, what: str, tokenizer: Tokenizer):
-        self.what, self.tokenizer = what, tokenizer
+    def __init__(self, what: str, tokenizer: Tokenizer, say: Callable[[str], None]):
+        self.what, self.tokenizer, self.say = what, tokenizer, say
         self.counts, self.lines = {"tokens": 0, "unknown": 0}, list[str]()
         self.warned = False
 
@@ -74,12 +75,16 @@ class Watch:
         """Warn, unless it was done before."""
         if not self.warned and self.counts["unknown"] > MUCH * self.counts["tokens"]:
             self.warned = True
-            check_unknown(self.what, self.tokenizer, None, self.counts, self.lines, False)
+            check_unknown(self.what, self.tokenizer, None, self.counts, self.lines, False, self.say)
 
 
-def check_unknown(
-    what: str, tokenizer: Tokenizer, other: Tokenizer | None, counts: dict[str, Any], lines: list[str], training: bool
-) -> None:
+def warn(message: str) -> None:
+    """Print a warning on standard error."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def check_unknown(what: str, tokenizer: Tokenizer, other: Tokenizer | None, counts: dict[str, Any], lines: list[str],
+                  training: bool, say: Callable[[str], None] = warn) -> None:  # fmt: skip
     """Warn if there are many unknown tokens.
 
     Args:
@@ -89,6 +94,7 @@ def check_unknown(
         counts: The numbers of `tokens` and of `unknown` ones among them.
         lines: Some lines with unknown tokens.
         training: Whether these are training data.
+        say: Gets the warning.
 
     Raises:
         UserError: all tokens of training data are unknown.
@@ -100,7 +106,7 @@ def check_unknown(
     message += _reason(tokenizer, other, lines)
     if training and unknown == tokens:
         raise UserError(f"{message}; a model cannot learn anything from it")
-    print(f"warning: {message}", file=sys.stderr)
+    say(message)
 
 
 def _shown(tokenizer: Tokenizer, lines: list[str]) -> str:

@@ -66,7 +66,7 @@ class Companion:
         Raises:
             UserError: as `line_windows`; a prefix or constraint has a symbol that is not in the vocabulary.
         """
-        rows = [[line] for line in decode_lines(b"".join(lines), str(self.path), first)]
+        rows = [[line] for line in self.texts(lines, first)]
         if self.key == "line_tags":
             return [line for (line,) in rows]
         if self.key == "constraints":
@@ -78,6 +78,10 @@ class Companion:
         encoded = iter(ids)
         rows = [list(islice(encoded, len(row))) for row in rows]
         return rows if self.key == "constraints" else [row[0] for row in rows]
+
+    def texts(self, lines: list[bytes], first: int) -> list[str]:
+        """The text of lines of which `first` is the number of the first one, from 1."""
+        return decode_lines(b"".join(lines), str(self.path), first)
 
     def tags(self, line: str, number: int, others: Tags) -> Tags:
         """The tags of line `number`, which replace `others` of the same name. Raises UserError."""

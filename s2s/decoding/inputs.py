@@ -47,6 +47,7 @@ class Window:
         number: Number of the window in the input, from 0.
         first: Number of its first sentence in the input, from 0; None: the windows before it say it.
         mark: Returns a checksum of its raw input.
+        companion_lines: Returns the raw text of each companion; None: there is none.
     """
 
     sources: list
@@ -58,6 +59,7 @@ class Window:
     number: int = 0
     first: int | None = None
     mark: Callable[[], int] = int
+    companion_lines: Callable[[], list[str]] | None = None
 
 
 @dataclass
@@ -343,7 +345,7 @@ def windows(source: Input, companions: list[Companion], given: Tags = NO_TAGS,
                     window.tags = [companion.tags(line, read + 1 + i, _of(window.tags, i))
                                    for i, line in enumerate(entries)]  # fmt: skip
                 else:
-                    window.companions = entries
+                    window.companions, window.companion_lines = entries, partial(companion.texts, raw, read + 1)
             yield window
         read += part.count
     for companion in companions:

@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from itertools import count, islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from s2s.decoding.inputs import NO_TAGS, Window
 from s2s.decoding.intake import longest_source
 from s2s.decoding.times import words
 from s2s.decoding.unknowns import Unknowns, read_dictionary
+from s2s.decoding.watching import Watches
 from s2s.device import choose_device
 from s2s.errors import UserError
 from s2s.tasks.tags import Tags, plain
@@ -108,7 +109,8 @@ class Translator:
     ) -> Iterator:
         """Translate lines, `buffer` lines at a time.
 
-        A line longer than decode.max_source, or than the maximum length of the model, is cut, with a warning.
+        A line longer than decode.max_source, or than the maximum length of the model, is cut, with a warning. Another
+        one says, once for all calls, if many tokens are unknown.
 
         Args:
             lines: Source lines, or, for a speech model, paths of recordings; perhaps a generator or an open file. A
@@ -145,9 +147,14 @@ class Translator:
             tags = {**languages, **tags} if isinstance(tags, Mapping) else ({**languages, **own} for own in tags)
         if isinstance(tags, Mapping):
             self.task.check_tags(tags)
-        windows = self._windows(lines, prefixes, tags, config.buffer or self.task.buffer)
+        windows = self.watches.over(self._windows(lines, prefixes, tags, config.buffer or self.task.buffer))
         results = self.decode(windows, config, seed, alignment=alignment, timestamps=timestamps)
         return self._warned(results, hypotheses, self.limit(config))
+
+    @cached_property
+    def watches(self) -> Watches:
+        """Counts the unknown tokens of all calls."""
+        return Watches(self.task)
 
     def limit(self, config: DecodeConfig) -> int | None:
         """The maximum length of a source, in tokens or encoder positions; longer ones are cut. None: there is none."""

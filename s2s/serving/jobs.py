@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from s2s.data.manifest import Entry
 from s2s.decoding.companions import check_known
 from s2s.decoding.config import DecodeConfig
 from s2s.decoding.translator import Translator
+from s2s.decoding.watching import Watches
 from s2s.errors import UserError
 from s2s.serving.batcher import Job
 from s2s.serving.requests import Batch, Options, Request, complaint, request_model
@@ -58,6 +60,7 @@ class Jobs:
 
     def __init__(self, translator: Translator, decode: DecodeConfig, bounds: Bounds):
         self.translator, self.decode, self.bounds = translator, decode, bounds
+        self.watches = Watches(translator.task, "the lines of requests", say=_warn)
         self.request, self.options = (request_model(base, bounds.options, decode, bounds.beam_size)
                                       for base in (Request, Options))  # fmt: skip
 
@@ -72,6 +75,7 @@ class Jobs:
             sources = self.translator.task.encode(asked.lines)
         except UserError as error:
             raise HTTPException(400, str(error)) from error
+        self.watches.add(sources, asked.lines)
         most = self.translator.limit(self._config(asked))
         for number, source in enumerate(sources, 1):
             if most is not None and len(source) > most:
@@ -228,6 +232,10 @@ class Jobs:
 def _check_number(name: str, values: list, lines: int) -> None:
     if len(values) != lines:
         raise HTTPException(400, f"{name}: there must be as many as lines, {lines}; there are {len(values)}")
+
+
+def _warn(message: str) -> None:
+    print(f"s2s-serve: warning: {message}", file=sys.stderr, flush=True)
 
 
 def _refused(error: ValidationError, model: type[BaseModel]) -> HTTPException:
