@@ -1,10 +1,13 @@
-"""Writes a model as a folder that transformers loads: as Marian, Pegasus, BART, mBART or T5, whichever it fits.
+"""Writes a model as a folder that transformers loads: Marian, Pegasus, BART, mBART, M2M-100 or T5, whichever it fits.
 
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
 The symbols keep their order. A beginning that is a copy of another symbol's row, as in an imported model, is left out:
-there the decoder begins with that symbol.
+there the decoder begins with that symbol. M2M-100 counts positions from the id of the padding symbol, which is 1 there.
+
+The symbol `<de>` of a tag is `>>de<<` there, as in OPUS-MT: a line begins with it where the task has a source tag, and
+`generate` gets its id as forced_bos_token_id for a target tag, or as decoder_start_token_id for a first tag.
 
 Shapes: V symbols.
 """
@@ -48,13 +51,16 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pegasus": {"norm": "pre", "positions": "sinusoidal", "activation": tuple(ACTIVATIONS), **PLAIN},
     "bart": {"norm": "post", "positions": "learned", "activation": tuple(ACTIVATIONS), **PLAIN, "embedding_norm": True},
     "mbart": {"norm": "pre", "positions": "learned", "activation": tuple(ACTIVATIONS), **PLAIN, "embedding_norm": True},
+    "m2m_100": {"norm": "pre", "positions": "sinusoidal_fairseq", "activation": tuple(ACTIVATIONS), **PLAIN},
     "t5": {"norm": "pre", "norm_type": "rms", "positions": "relative_bias", "activation": tuple(GATES), "bias": False,
            "scale_attention": False, "scale_embeddings": False, "log_length_scale": False, "embedding_norm": False},
 }  # fmt: skip
+UNBIASED = ("t5", "m2m_100")  # layouts without a bias of the output
 CLASSES = {"marian": "MarianMTModel", "t5": "T5ForConditionalGeneration", **{
     name: f"{start}ForConditionalGeneration" for name, start in
-    {"pegasus": "Pegasus", "bart": "Bart", "mbart": "MBart"}.items()
+    {"pegasus": "Pegasus", "bart": "Bart", "mbart": "MBart", "m2m_100": "M2M100"}.items()
 }}  # fmt: skip
+TAGS = "s2s_tags.json"  # a file of our own: which tags the symbols stand for
 OFFSET = 2  # rows of learned positions that BART does not use
 MOST_WRITTEN = 256  # tokens of an output, if the maximum depends on the source
 MOST = 1024  # positions that the config names; transformers makes a table of them
@@ -76,7 +82,7 @@ def write(model: nn.Module, task, folder: Path, decode: Mapping[str, Any] = Mapp
     layout, wrong = nearest(model, task)
     if wrong:
         raise UserError(f"format=huggingface: the nearest layout, {layout}, has no {', and no '.join(wrong)}")
-    rows, _ = rows_of(model, task)
+    rows, _ = rows_of(layout, model, task)
     tensors: dict[str, Tensor] = {}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, place in _table(layout, model, rows).items():
@@ -84,7 +90,7 @@ def write(model: nn.Module, task, folder: Path, decode: Mapping[str, Any] = Mapp
     if layout == "pegasus":  # transformers reads the sinusoids from the file
         for side, part in (("encoder", model.frontend), ("decoder", model.decoder)):
             tensors[f"model.{side}.embed_positions.weight"] = part.embedding.positions.table_of(MOST)[:MOST]
-    if layout != "t5" and model.output.bias is None:
+    if layout not in UNBIASED and model.output.bias is None:
         tensors["final_logits_bias"] = torch.zeros(1, len(tensors["lm_head.weight"]))
     with whole_folder(folder) as partial, naming(partial / "model.safetensors"):
         write_files(partial, files_of(layout, model, task, decode))
@@ -94,9 +100,9 @@ def write(model: nn.Module, task, folder: Path, decode: Mapping[str, Any] = Mapp
 
 def files_of(layout: str, model: nn.Module, task, decode: Mapping[str, Any]) -> dict[str, Any]:
     """The files beside the weights, by name: bytes, or the contents of JSON. Arguments as in `write`."""
-    rows, begin = rows_of(model, task)
+    rows, begin = rows_of(layout, model, task)
     return {"config.json": _config(layout, model, rows, begin), **_tokenizer_files(task, rows),
-            "generation_config.json": generation_config(rows, begin, decode)}  # fmt: skip
+            "generation_config.json": generation_config(rows, begin, decode) | _forced(task, rows)}  # fmt: skip
 
 
 def write_files(folder: Path, files: Mapping[str, Any]) -> None:
@@ -142,6 +148,7 @@ def _wrong_options(layout: str, model: nn.Module) -> list[str]:
         wrong += [f"model.decoder.{key}={getattr(config.decoder, key)} beside model.encoder.{key}="
                   f"{getattr(config.encoder, key)}" for key in ("heads", "ffn_width", "head")
                   if getattr(config.decoder, key) != getattr(config.encoder, key)]  # fmt: skip
+    if layout in UNBIASED:
         bias = getattr(model.output, "bias", None)
         if bias is not None and any(value for n, value in enumerate(bias.tolist()) if n != BOS):
             wrong.append("model.output.bias=true")
@@ -169,24 +176,47 @@ def _wrong_task(layout: str, task) -> list[str]:
         wrong.append("tokenizer.joint=false")
     if not getattr(task, "source_end", True):
         wrong.append("task.source_end=false")
-    if task.tags:
-        wrong.append(f"tags ({', '.join(task.tags)})")
+    if read := [name for name in task.tags if name not in _symbolic(task)]:
+        wrong.append(f"tags that the model reads ({', '.join(read)})")
+    if len(task.source_tags) > 1:
+        wrong.append(f"task.source_tags=[{','.join(task.source_tags)}]: one symbol begins a line")
     if not task.target_transform.is_none:
         wrong.append(f"data.target_transform={task.target_transform.kind}, which decoding would have to undo")
     return wrong
 
 
-def rows_of(model: nn.Module, task) -> tuple[dict[str, Tensor | None], int]:
+def _symbolic(task) -> list[str]:
+    """The tags whose values are symbols of the vocabulary."""
+    return [name for name in dict.fromkeys((*task.source_tags, task.target_tag, task.first_tag)) if name]
+
+
+def _forced(task, rows: dict[str, Tensor | None]) -> dict[str, int]:
+    """Options of `generate` for tags of the target that have one value only."""
+    target, forced = rows["target"], {}
+    for name, tag, symbols in (("forced_bos_token_id", task.target_tag, task.target_symbols),
+                               ("decoder_start_token_id", task.first_tag, task.first_symbols)):  # fmt: skip
+        if tag and len(task.tags[tag]) == 1:
+            number = int(symbols()[0])
+            forced[name] = number if target is None else int(target[number])
+    return forced
+
+
+def rows_of(layout: str, model: nn.Module, task) -> tuple[dict[str, Tensor | None], int]:
     """For `source` and `target`, their row of each of our symbols, int64 [V]; None: the same. And their id of what the
     decoder begins with."""
     tokens, bias = model.decoder.embedding.tokens.weight, model.output.bias
     same = [place for place in (PAD, EOS) if torch.equal(tokens[place], tokens[BOS])]
-    if bias is None or bias[BOS].item() > IMPOSSIBLE / 2 or not same:
+    copied = bool(same) and bias is not None and bias[BOS].item() <= IMPOSSIBLE / 2
+    if not copied and layout != "m2m_100":
         return {"source": None, "target": None}, BOS
     rows = {}
-    for side, size in {"source": len(task.source_tokenizer.vocabulary), "target": len(bias)}.items():
+    for side, size in {"source": len(task.source_tokenizer.vocabulary), "target": len(model.output.weight)}.items():
         place = torch.arange(size)
-        place[BOS], place[BOS + 1 :] = same[0] - (same[0] > BOS), place[BOS + 1 :] - 1
+        if layout == "m2m_100":
+            place[PAD], place[UNK] = UNK, PAD
+        if copied:
+            place[BOS + 1 :] -= 1
+            place[BOS] = place[same[0]]
         rows[side] = place
     return rows, int(rows["target"][BOS])
 
@@ -211,7 +241,7 @@ def _table(layout: str, model: nn.Module, rows: dict[str, Tensor | None]) -> Tab
             if model.config.positions == "learned":
                 place = Place((f"model.{side}.embed_positions.weight",), skip=OFFSET)
                 table[f"{part}.embedding.positions.weight"] = place
-        if model.output.bias is not None:
+        if model.output.bias is not None and layout not in UNBIASED:
             table["output.bias"] = Place(("final_logits_bias",), rows["target"], flat=True)
     shared = model.frontend.tokens is model.decoder.embedding.tokens
     table[source[0]] = Copies(names[:2] if shared else names[1:2], source[1])
@@ -231,8 +261,8 @@ class Copies(Place):
 
 def ids_of(rows: dict[str, Tensor | None], begin: int) -> dict[str, int]:
     """The ids of special symbols, as configurations name them; rows, begin: as `rows_of` returns them."""
-    end = EOS if rows["target"] is None else EOS - 1
-    return {"pad_token_id": PAD, "eos_token_id": end, "decoder_start_token_id": begin}
+    pad, end = (number if rows["target"] is None else int(rows["target"][number]) for number in (PAD, EOS))
+    return {"pad_token_id": pad, "eos_token_id": end, "decoder_start_token_id": begin}
 
 
 def _config(layout: str, model: nn.Module, rows: dict[str, Tensor | None], begin: int) -> dict[str, Any]:
@@ -241,7 +271,8 @@ def _config(layout: str, model: nn.Module, rows: dict[str, Tensor | None], begin
     shared = model.frontend.tokens is model.decoder.embedding.tokens
     tied = model.output.weight is model.decoder.embedding.tokens.weight
     tables = {"source": model.frontend.tokens, "target": model.decoder.embedding.tokens}
-    size = {side: len(tokens.weight) - (rows[side] is not None) for side, tokens in tables.items()}
+    size = {side: len(tokens.weight) if place is None else int(place.max()) + 1
+            for (side, tokens), place in zip(tables.items(), rows.values(), strict=True)}  # fmt: skip
     common = {"model_type": layout, "architectures": [CLASSES[layout]], "is_encoder_decoder": True,
               "d_model": config.decoder.width, "vocab_size": size["source"], **ids_of(rows, begin)}  # fmt: skip
     if layout == "t5":
@@ -271,8 +302,9 @@ def _config(layout: str, model: nn.Module, rows: dict[str, Tensor | None], begin
 
 def generation_config(rows: dict[str, Tensor | None], begin: int, decode: Mapping[str, Any]) -> dict[str, Any]:
     """The contents of generation_config.json; decode: as in `write`."""
-    ids = ids_of(rows, begin)
-    never = sorted({PAD, begin, *([] if decode.get("allow_unknown") else [UNK])} - {ids["eos_token_id"]})
+    ids, unknown = ids_of(rows, begin), UNK if rows["target"] is None else int(rows["target"][UNK])
+    never = sorted({ids["pad_token_id"], begin, *([] if decode.get("allow_unknown") else [unknown])}
+                   - {ids["eos_token_id"]})  # fmt: skip
     return {
         **ids,
         **_search(decode),
@@ -300,14 +332,24 @@ def _search(decode: Mapping[str, Any]) -> dict[str, Any]:
 def _tokenizer_files(task, rows: dict[str, Tensor | None]) -> dict[str, Any]:
     """The files of the tokenizer: SentencePiece models and vocabularies, as Marian has them."""
     shared = task.shared_vocabulary
-    config = {"tokenizer_class": "MarianTokenizer", "unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>",
-              "separate_vocabs": not shared, "model_max_length": MOST}  # fmt: skip
+    config: dict[str, Any] = {
+        "tokenizer_class": "MarianTokenizer", "unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>",
+        "separate_vocabs": not shared, "model_max_length": MOST,
+    }  # fmt: skip
+    codes = {f"<{value}>": f">>{value}<<" for name in _symbolic(task) for value in task.tags[name]}
     files: dict[str, Any] = {"tokenizer_config.json": config}
+    if codes:
+        config["extra_special_tokens"] = [*codes.values()]
+        files[TAGS] = {"source_tags": list(task.source_tags), "target_tag": task.target_tag,
+                       "first_tag": task.first_tag, "values": dict(task.tags)}  # fmt: skip
     for side, tokenizer in (("source", task.source_tokenizer), ("target", task.target_tokenizer)):
-        symbols = [symbol for number, symbol in enumerate(tokenizer.vocabulary.symbols)
-                   if rows[side] is None or number != BOS]  # fmt: skip
+        place = rows[side]
+        # A beginning that is a copy of another symbol has its id, and no name.
+        symbols = {number if place is None else int(place[number]): symbol
+                   for number, symbol in enumerate(tokenizer.vocabulary.symbols)
+                   if number != BOS or place is None or int((place == place[BOS]).sum()) == 1}  # fmt: skip
         files[f"{side}.spm"] = tokenizer.model
         name = "vocab.json" if side == "source" else "target_vocab.json"
         if side == "source" or not shared:
-            files[name] = {symbol: number for number, symbol in enumerate(symbols)}
+            files[name] = {codes.get(symbols[number], symbols[number]): number for number in sorted(symbols)}
     return files

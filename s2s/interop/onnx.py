@@ -63,7 +63,7 @@ def write(model: nn.Module, task, folder: Path, decode: Mapping[str, Any] = Mapp
     layout, misfits = huggingface.nearest(model, task)
     if misfits and (wrong := [*_wrong_model(model), *_wrong_task(task)]):
         raise UserError(f"format=onnx has no {', and no '.join(wrong)}")
-    rows, _ = (OWN, BOS) if misfits else huggingface.rows_of(model, task)
+    rows, _ = (OWN, BOS) if misfits else huggingface.rows_of(layout, model, task)
     with whole_folder(folder) as partial, naming(partial / "decoder_model.onnx"):
         if misfits:
             huggingface.write_files(partial, _own_files(model, task, decode))

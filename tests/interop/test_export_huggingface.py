@@ -6,9 +6,12 @@ import torch
 
 from s2s.checkpoint.loading import load_model
 from s2s.config import compose
+from s2s.decoding.config import DecodeConfig
+from s2s.decoding.generator import Generator
+from s2s.decoding.setting import Sides
 from s2s.errors import UserError
 from s2s.interop import huggingface
-from s2s.tasks.translation import TranslationTask
+from s2s.tasks.translation import TranslationConfig, TranslationTask
 from s2s.text.bytes import ByteTokenizer
 from s2s.text.sentencepiece import SentencePieceTokenizer
 from s2s.text.subword_nmt import SubwordNmtTokenizer
@@ -107,6 +110,61 @@ def compare_logits(model, task, folder, kind):
     assert tokenizer.decode(row, skip_special_tokens=True) == task.target_tokenizer.decode(row).strip()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("copied", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_languages_are_symbols_before_a_line_and_a_forced_first_token(copied, tokenizers, tmp_path):
+    spoken = ["de", "en", "fr"]
+    config = SentencePieceTokenizer.Config(model=tokenizers[0].config.model, reserved=[f"<{name}>" for name in spoken])
+    made = SentencePieceTokenizer.learn(config)
+    task = TranslationTask(made, made, config=TranslationConfig(source_tags=["source_language"],
+                                                                target_tag="target_language"))  # fmt: skip
+    task.tag_values = {"source_language": spoken[:2], "target_language": spoken}
+    model = model_of(task, "model.positions=sinusoidal_fairseq", "model.output.bias=true")
+    model.output.bias.zero_()
+    if copied:  # the decoder begins with EOS, as in an imported model
+        model.decoder.embedding.tokens.weight[BOS] = model.decoder.embedding.tokens.weight[EOS]
+        model.output.bias[BOS] = -100
+    folder = tmp_path / "out"
+    huggingface.write(model, task, folder)
+    theirs, loading = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, output_loading_info=True)
+    assert theirs.config.model_type == "m2m_100"
+    assert not [names for names in loading.values() if names], loading
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    number = [tokenizer.convert_tokens_to_ids(f">>{name}<<") for name in spoken]
+    lines = words(6, SYMBOLS)
+    sources = task.tagged(task.encode(lines), {"source_language": "en", "target_language": "fr"})
+    (source,) = task.collate_sources(sources).sources
+    batch = tokenizer([f">>en<< {line}" for line in lines], padding=True, return_tensors="pt")
+    rows, begin = huggingface.rows_of("m2m_100", model, task)
+    for ids, real, ours in zip(batch["input_ids"], batch["attention_mask"], sources, strict=True):
+        assert ids[real.bool()].tolist() == rows["source"][[*ours, EOS]].tolist()
+    options = DecodeConfig(beam_size=1, max_length_a=0, max_length_b=12)
+    generator = Generator([model], options, Sides.of(task))
+    for target in ("fr", "de"):
+        sources = task.tagged(task.encode(lines), {"source_language": "en", "target_language": target})
+        output = theirs.generate(**batch, num_beams=1, max_new_tokens=12,
+                                 forced_bos_token_id=number[spoken.index(target)])  # fmt: skip
+        for (ours,), ids in zip(generator.generate(sources), output, strict=True):
+            wanted = [*rows["target"][list(ours.ids)].tolist()]
+            assert ids[: 1 + len(wanted)].tolist() == [begin, *wanted]
+        assert ">>" not in tokenizer.decode(output[0], skip_special_tokens=True)
+    importing.write(folder, "auto", tmp_path / "again")
+    again, back, _ = load_model(str(tmp_path / "again"))
+    assert (back.source_tags, back.target_tag, back.tags) == (("source_language",), "target_language", task.tag_values)
+    sources = back.tagged(back.encode(lines), {"source_language": "en", "target_language": "fr"})
+    (other,) = back.collate_sources(sources).sources
+    torch.testing.assert_close(again.encode((other,)).top[0, :2], model.encode((source,)).top[0, :2])
+    task.source_tags, task.target_tag, task.first_tag, task.tags = (
+        (),
+        None,
+        "target_language",
+        {"target_language": ["fr"]},
+    )
+    huggingface.write(model, task, tmp_path / "one")
+    alone = transformers.GenerationConfig.from_pretrained(tmp_path / "one")
+    assert alone.decoder_start_token_id == rows["target"][task.first_symbols()[0]]
+
+
 def test_what_no_layout_has_is_refused_by_its_options(tokenizers, tmp_path):
     def message(task, *options):
         with pytest.raises(UserError) as error:
@@ -124,6 +182,12 @@ def test_what_no_layout_has_is_refused_by_its_options(tokenizers, tmp_path):
     assert "tokenizer=subword_nmt" in message(TranslationTask(*[subword_nmt()] * 2))  # it has a model of its own kind
     assert "marian, has no model.norm=pre" in message(TranslationTask(*tokenizers))
     assert "no tokenizer.joint=false" in message(TranslationTask(*tokenizers), *T5, "model.scale_output=true")
+    told = TranslationTask(tokenizers[0], tokenizers[0])
+    told.source_tags, told.tags = ("a", "b"), {"a": ["x"], "b": ["x"], "c": ["x"]}
+    with pytest.raises(
+        UserError, match=r"tags that the model reads \(c\), and no task.source_tags=\[a,b\]: one symbol"
+    ):
+        huggingface.write(model_of(task), told, tmp_path / "refused")
     tokenizers[1].config.lowercase = True
     assert "target tokenizer.lowercase=true" in message(TranslationTask(*tokenizers), "model.norm=post")
     tokenizers[1].config.lowercase = False

@@ -46,12 +46,11 @@ def read(folder: Folder) -> Imported:
         options["max_positions"] = folder.get("max_position_embeddings", 1024)
     if folder.has("source.spm"):  # as s2s-export writes it
         (source, rows), (target, _) = (marian.tokenizer(folder, side, True) for side in ("source", "target"))
-        told, values = TranslationConfig(), {}
+        task = marian.task_of(folder, source, target)
     else:
         source, rows, told, values = _tokenizer(folder, kind)
-        target = source
-    task = TranslationTask(source, target, config=told)
-    task.tags = task.tag_values = values
+        task = TranslationTask(source, source, config=told)
+        task.tags = task.tag_values = values
     ignored = ("model.*.embed_positions.weight*",) if options["positions"] != "learned" else ()
     return Imported(
         family=f"{kind} (Hugging Face)", options=options, task=task, table=table(kind, options, rows, tensors),

@@ -4,14 +4,20 @@ The decoder begins with the padding symbol, whose row is that of our BOS. A line
 languages begins with a code, such as `>>fra<<`.
 """
 
+from typing import Any
+
 from torch import Tensor
 
+from s2s.config.documents import read_json
+from s2s.config.shapes import mapping
 from s2s.errors import UserError
+from s2s.interop.huggingface import TAGS
 from s2s.interop.importing.imported import Folder, Imported, arranged, by_id
 from s2s.interop.importing.stacks import generation, generation_notes, pieces, sizes
 from s2s.interop.places import Place, Table, bart_stack
-from s2s.tasks.translation import TranslationTask
+from s2s.tasks.translation import TranslationConfig, TranslationTask
 from s2s.text.pieces import PiecesTokenizer
+from s2s.text.tokenizer import Tokenizer
 
 DEFAULTS = {
     "d_model": 1024, "encoder_layers": 12, "decoder_layers": 12, "encoder_attention_heads": 16,
@@ -32,11 +38,30 @@ def read(folder: Folder) -> Imported:
     }  # fmt: skip
     layers = options["encoder.layers"], options["decoder.layers"]
     return Imported(
-        family="Marian (Hugging Face)", options=options, task=TranslationTask(source, target),
+        family="Marian (Hugging Face)", options=options, task=task_of(folder, source, target),
         table=table(*layers, source_rows, target_rows, options["tie_embeddings"]), tensors=folder.weights(),
         where=folder.path, ignored=("model.*.embed_positions.weight",), same=copies(options["tie_embeddings"]),
         decode=generation(folder), notes=notes(folder),
     )  # fmt: skip
+
+
+def task_of(folder: Folder, source: Tokenizer, target: Tokenizer) -> TranslationTask:
+    """The task, with the tags that s2s-export writes beside its tokenizers; none in a folder of another origin. Raises
+    UserError: the tags are damaged."""
+    told = _tags(folder)
+    values = told.pop("values", {})
+    task = TranslationTask(source, target, config=TranslationConfig(**told))
+    task.tags = task.tag_values = values
+    return task
+
+
+def _tags(folder: Folder) -> dict[str, Any]:
+    """The options of the task about tags, and their values as `values`; empty: there are none."""
+    if not folder.has(TAGS):
+        return {}
+    tag = (str, None)
+    shape = {"source_tags": [str], "target_tag": tag, "first_tag": tag, "values": mapping([str])}
+    return read_json(folder.path / TAGS, shape)
 
 
 def tokenizer(folder: Folder, side: str, one: bool) -> tuple[PiecesTokenizer, Tensor]:
@@ -58,8 +83,10 @@ def tokenizer(folder: Folder, side: str, one: bool) -> tuple[PiecesTokenizer, Te
         size = folder.get("decoder_vocab_size", None) or size
     if len(symbols) > size:
         raise UserError(f"{folder.path / name}: {len(symbols):,} symbols; config.json has vocab_size={size:,}")
+    values = {value for each in _tags(folder).get("values", {}).values() for value in each}
+    apart = {f"<{value}>": f">>{value}<<" for value in sorted(values) if f">>{value}<<" in known}
     begin = begin if side == "target" or one else known.get("<s>", known["<pad>"])
-    ours, names, rows = arranged(symbols, [known["<pad>"], known["<unk>"], begin, known["</s>"]], size)
+    ours, names, rows = arranged(symbols, [known["<pad>"], known["<unk>"], begin, known["</s>"]], size, apart)
     codes = side == "source" and any(symbol.startswith(">>") and symbol.endswith("<<") for symbol in ours)
     return pieces(folder.file(f"{side}.spm"), ours, names, joint=False, codes=codes), rows
 

@@ -13,7 +13,6 @@ from s2s.interop.importing import marian
 from s2s.interop.importing.imported import Folder, Imported, arranged
 from s2s.interop.importing.stacks import generation, generation_notes, of_library, pieces
 from s2s.interop.places import Place, Table, t5_stack
-from s2s.tasks.translation import TranslationTask
 from s2s.text.bytes import ByteConfig, ByteTokenizer
 from s2s.text.sentencepiece import processor_of
 from s2s.text.tokenizer import Tokenizer
@@ -36,7 +35,7 @@ def read(folder: Folder) -> Imported:
     tied = "lm_head.weight" not in tensors or _same(tensors["lm_head.weight"], tensors.get("shared.weight"))
     options = _options(folder, tied)
     return Imported(
-        family="T5 (Hugging Face)", options=options, task=TranslationTask(tokenizer, target),
+        family="T5 (Hugging Face)", options=options, task=marian.task_of(folder, tokenizer, target),
         table=table(options, rows), tensors=tensors, where=folder.path, same=copies(tied),
         ignored=("decoder.block.*.EncDecAttention.relative_attention_bias.weight",), decode=generation(folder),
         notes=[f"{apart} symbols that never occur in text, such as <extra_id_0>, are not read in text"
