@@ -186,28 +186,29 @@ def test_several_processes_give_the_output_of_one(generate, runs, text, tmp_path
 
 @pytest.mark.slow
 def test_small_inputs_are_divided_too_and_a_kill_loses_nothing(generate, runs, text, tmp_path, several):
-    """Process 1 is killed in its first window; then a single process goes on."""
+    """Process 1 is killed in a window when others are saved; then a single process goes on."""
     whole, output = tmp_path / "whole", tmp_path / "hyp"
     text.write_text(text.read_text() * 40)
     free = [word for word in words(runs, text, output) if "buffer" not in word]
-    die = """
-import os, signal, time, s2s.decoding.unfinished as u
-plain = u.Piece.finish
-count = 0
-def finish(*args):
-    global count
-    count += 1
-    if os.environ["RANK"] == "1": os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.1 if count < 3 else 60)
-    plain(*args)
+    saved = tmp_path / ".unfinished-hyp/state.json"
+    die = f"""
+import os, pathlib, signal, time, s2s.decoding.unfinished as u
+plain, saved = u.Piece.finish, pathlib.Path({str(saved)!r})
+def finish(piece, number, *args):
+    if os.environ["RANK"] == "0":
+        time.sleep(60 if saved.exists() else 0.5)
+    elif number:  # nothing is saved before window 0 is
+        while not saved.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    plain(piece, number, *args)
 u.Piece.finish = finish
 """
     process = several(2, free, die)
     _, said = process.communicate(timeout=120)
     assert process.returncode not in (0, None)
     assert "process 1 of 2" in said, said
-    state = json.loads((tmp_path / ".unfinished-hyp/state.json").read_text())
-    assert 1 <= state["windows"] < 12
+    assert 1 <= json.loads(saved.read_text())["windows"] < 12
     code, _, said = generate(*free)
     assert (code, "goes on after" in said) == (0, True)
     assert generate(*free[:2], f"output={whole}")[0] == 0

@@ -67,7 +67,7 @@ def rows(output) -> tuple[list, list]:
 
 def short(words: list[str]) -> list[str]:
     """Words of a decoding, with limits of length if the search takes them."""
-    unlimited = any(word.startswith(("decode.allowed", "checkpoint={folder}/ctc")) for word in words)
+    unlimited = any(word.startswith(("decode.allowed", "checkpoint={folder}/ctc", "mode=score")) for word in words)
     return [*words, *([] if unlimited else SHORT)]
 
 
