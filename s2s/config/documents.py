@@ -1,8 +1,8 @@
 """The only reader of JSON and YAML files. It checks a declared shape and limits, and its errors name file and line.
 
 Sizes are checked before objects are built: the bytes of a file, and the depth, number of values and length of strings
-of a document. Numbers are finite, keys are unique, and text is UTF-8 without halves of surrogate pairs. YAML anchors,
-aliases and tags are refused. `s2s.config.shapes` defines shapes.
+of a document. Numbers are finite, keys are unique, and text is UTF-8 without halves of surrogate pairs. YAML tags are
+refused, and so are anchors and aliases, unless the limits allow them. `s2s.config.shapes` defines shapes.
 """
 
 import json

@@ -37,6 +37,7 @@ class Limits:
     depth: int = 32  # nesting of lists and objects
     values: int = 1 << 20
     text: int = 1 << 20  # characters of one string
+    aliases: bool = False  # YAML only: anchors and aliases are read, and each alias counts as the values it stands for
 
 
 LIMITS = Limits()

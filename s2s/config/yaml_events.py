@@ -24,6 +24,8 @@ PROBLEMS = [
     (r"expected '<document start>', but found .*", "unexpected content after the end of the document"),
 ]
 
+MERGE = "<<"  # a key whose value is a mapping with further keys
+
 
 def nodes(content: str, where: str, limits: Limits) -> Node:
     """The nodes of the single document of a text. Raises UserError, `FILE:LINE: ...`."""
@@ -54,6 +56,7 @@ class _Builder:
     def __init__(self, events, where: str, limits: Limits):
         self.events, self.where, self.limits = events, where, limits
         self.count = 0
+        self.anchors: dict[str, tuple[Node, int]] = {}  # a node, and its number of values
 
     def document(self) -> Node:
         node = None
@@ -65,15 +68,36 @@ class _Builder:
         return node or Node("", 1, plain=True)
 
     def node(self, event: yaml.Event, depth: int) -> Node:
-        self.count += 1
-        if self.count > self.limits.values:
-            raise UserError(f"{self.where}: more than {self.limits.values:,} values")
+        before = self.count
+        self.add(1)
         if isinstance(event, yaml.AliasEvent):
-            raise self.error(event, "* begins an alias; aliases are not allowed: write the value out, or quote it")
-        if event.anchor is not None:
+            return self.alias(event)
+        if event.anchor is not None and not self.limits.aliases:
             raise self.error(event, "& begins an anchor; anchors are not allowed: write the value out, or quote it")
         if event.tag is not None:
             raise self.error(event, "! begins a tag; tags are not allowed: quote the value")
+        node = self.content(event, depth)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = node, self.count - before
+        return node
+
+    def add(self, count: int) -> None:
+        """Count values. Raises UserError: there are too many."""
+        self.count += count
+        if self.count > self.limits.values:
+            raise UserError(f"{self.where}: more than {self.limits.values:,} values")
+
+    def alias(self, event: yaml.AliasEvent) -> Node:
+        """The node that an alias names. Its values count again: a few aliases of aliases could stand for billions."""
+        if not self.limits.aliases:
+            raise self.error(event, "* begins an alias; aliases are not allowed: write the value out, or quote it")
+        if event.anchor not in self.anchors:
+            raise self.error(event, f"no value before this line has the anchor &{event.anchor}")
+        node, count = self.anchors[event.anchor]
+        self.add(count - 1)
+        return node
+
+    def content(self, event: yaml.Event, depth: int) -> Node:
         line = event.start_mark.line + 1
         if isinstance(event, yaml.ScalarEvent):
             return Node(event.value, line, plain=event.style is None)
@@ -87,13 +111,26 @@ class _Builder:
 
     def mapping(self, items: list[Node]) -> dict[str, Node]:
         mapping: dict[str, Node] = {}
+        merged: dict[str, Node] = {}
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key.value, str):
                 raise UserError(f"{self.where}:{key.line}: a key must be text")
+            if key.value == MERGE and key.plain and self.limits.aliases:
+                merged = self.merged(value) | merged
+                continue
             if key.value in mapping:
                 raise UserError(f"{self.where}:{key.line}: the key {key.value} appears twice")
             mapping[key.value] = value
-        return mapping
+        return merged | mapping
+
+    def merged(self, value: Node) -> dict[str, Node]:
+        """The keys that `<<: *NAME` or `<<: [*NAME, ...]` adds; of two values the first counts."""
+        together: dict[str, Node] = {}
+        for each in value.value if isinstance(value.value, list) else [value]:
+            if not isinstance(each.value, dict):
+                raise UserError(f"{self.where}:{each.line}: {MERGE} needs a mapping, or a list of mappings")
+            together = each.value | together
+        return together
 
     def error(self, event: yaml.Event, what: str) -> UserError:
         return UserError(f"{self.where}:{event.start_mark.line + 1}: {what}")

@@ -256,6 +256,29 @@ def test_what_is_not_read_is_refused(tmp_path, s2s, capsys):
     )
 
 
+def test_a_config_with_anchors(tmp_path, s2s, capsys):
+    """As in JoeyNMT's own examples. A few aliases that stand for billions of values are refused."""
+    folder = joeynmt(tmp_path, Theirs(source_end=True))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    text = yaml.safe_dump({key: value for key, value in config.items() if key != "model"})
+    stacks = {side: config["model"].pop(side) for side in ("encoder", "decoder")}
+    layers = {side: stack.pop("num_layers") for side, stack in stacks.items()}
+    common = yaml.safe_dump(stacks["encoder"], default_flow_style=True, width=1000).strip()
+    text += f"base: &base {common}\nmodel:\n"
+    text += "".join(f"    {side}:\n        <<: *base\n        num_layers: {count}\n" for side, count in layers.items())
+    (folder / "config.yaml").write_text(text + "    tied_embeddings: &yes true\n    tied_softmax: *yes\n")
+    assert importing.write(folder, "auto", tmp_path / "ours")[0].startswith("JoeyNMT: ")
+    model, _, _ = load_model(str(tmp_path / "ours"))
+    assert (model.config.encoder.layers, model.config.decoder.layers, model.config.decoder.ffn_width) == (2, 1, 24)
+    laughs = "a0: &a0 [1, 1]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20))
+    (folder / "config.yaml").write_text(laughs + text)
+    assert s2s("importing", f"from={folder}", f"output={tmp_path / 'new'}") == 2
+    assert "more than 65,536 values" in capsys.readouterr().err
+    (folder / "config.yaml").write_text("data: &a {b: *a}\nmodel: {}\n")
+    assert s2s("importing", f"from={folder}", f"output={tmp_path / 'new'}") == 2
+    assert "config.yaml:1: no value before this line has the anchor &a" in capsys.readouterr().err
+
+
 def _without(folder, name):
     content = torch.load(folder / "best.ckpt", weights_only=True)
     del content["model_state"][name]

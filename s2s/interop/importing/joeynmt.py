@@ -38,7 +38,7 @@ NAMES = Names(
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "silu"}
 EPSILON = 1e-6  # of its norms
 SPECIAL = {"unk": ("<unk>", 0), "pad": ("<pad>", 1), "bos": ("<s>", 2), "eos": ("</s>", 3)}
-LARGE = Limits(size=1 << 28, values=1 << 20)
+LARGE = Limits(size=1 << 20, values=1 << 16, aliases=True)
 
 
 class Settings:
