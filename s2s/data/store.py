@@ -260,7 +260,9 @@ class Stores:
         self.stores = [Store(path) for path in paths]
         first, *others = self.stores
         for store in others:
-            for key in (first.compared | store.compared).keys() - ({"task"} if mixed else set()):
+            for key in first.compared | store.compared:  # in this order, so that messages do not differ by chance
+                if key == "task" and mixed:
+                    continue
                 if first.compared.get(key) != store.compared.get(key):
                     raise UserError(
                         f"{store.path}: its {key} differs from that of {first.path}; stores that are read as one must "

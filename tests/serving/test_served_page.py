@@ -8,12 +8,14 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 import time
 from contextlib import contextmanager
 
 import pytest
 from PIL import Image
 
+from s2s.serving.batcher import Batcher
 from tests.serving.server import serving
 from tests.serving.test_hearing import ears, folder  # noqa: F401 (fixtures)
 
@@ -180,6 +182,35 @@ def test_a_person_translates_lines(translator, lines, tmp_path):
         assert {address.rpartition(":")[0] for address in addresses} <= {"http://127.0.0.1", "data"}
         assert f"http://127.0.0.1:{port}/v1/translate" in addresses
         assert [text for text in complaints if "400" not in text] == []  # the answer to the prefix
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_lines_appear_as_they_are_translated(translator, lines, tmp_path, monkeypatch):
+    """The second batch waits until the page shows the first one."""
+    expected, go_on, plain = list(translator.translate(lines[:3])), threading.Event(), Batcher._decode
+    batches = []
+
+    def decode(self, batch):
+        if batches:
+            assert go_on.wait(60)
+        batches.append(len(batch))
+        plain(self, batch)
+
+    monkeypatch.setattr(Batcher, "_decode", decode)
+    with serving(translator, batch_lines=1) as (port, _), browsing(tmp_path) as page:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.run(f"document.getElementById('lines').value = {json.dumps(chr(10).join(lines[:3]))}")
+        page.run("document.getElementById('translate').click()")
+        page.until("document.querySelectorAll('.text').length === 1")
+        assert page.texts(".source") == lines[:3]
+        assert page.texts(".line:first-child .text") == expected[:1]
+        assert page.texts("#state") == ["1 of 3 lines"]
+        assert page.run("document.getElementById('translate').disabled")
+        go_on.set()
+        page.until("!document.getElementById('translate').disabled")
+        assert page.texts(".text") == expected
+        assert page.complaints()[0] == []
 
 
 @pytest.mark.slow

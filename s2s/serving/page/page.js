@@ -80,11 +80,35 @@ async function answer(path, options) {
   return content;
 }
 
-function translateLines(lines) {
-  const content = {...asked(), lines, tags: tags()};
-  if ($("prefix").value) content.prefixes = lines.map(() => $("prefix").value);
-  return answer("v1/translate", {
+async function* events(path, content) {  // server-sent events: their names and contents
+  const response = await fetch(path, {
     method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify(content)});
+  if (!response.ok) throw new Error((await response.json()).error || response.statusText);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
+    rest += piece.value;
+    for (let end = rest.indexOf("\n\n"); end >= 0; end = rest.indexOf("\n\n")) {
+      const [, name, data] = rest.slice(0, end).match(/^event: (.*)\ndata: ([^]*)$/);
+      rest = rest.slice(end + 2);
+      yield [name, JSON.parse(data)];
+    }
+  }
+  throw new Error("the connection was lost");
+}
+
+async function translateLines(lines) {  // each line is shown as soon as it is translated
+  const content = {...asked(), lines, tags: tags(), stream: true};
+  if ($("prefix").value) content.prefixes = lines.map(() => $("prefix").value);
+  const places = [];
+  let done = 0;
+  for await (const [name, news] of events("v1/translate", content)) {
+    if (name === "error") throw new Error(news.error);
+    if (!places.length) places.push(...lines.map(begun));
+    if (name === "end") return;
+    fill(places[news.line - 1], news.translation, news.error);
+    $("state").textContent = `${++done} of ${lines.length} lines`;
+  }
 }
 
 function translateRecording(file) {
@@ -133,17 +157,18 @@ function show(hypothesis) {
   return place;
 }
 
-function showAll(content, names) {
-  const errors = Object.fromEntries((content.errors || []).map((each) => [each.line, each.error]));
-  content.translations.forEach((hypotheses, number) => {
-    const line = element("div", "line");
-    const source = element("div", "source", names[number]);
-    source.dir = "auto";
-    line.append(source);
-    if (hypotheses === null) line.append(element("div", "error", errors[number + 1]));
-    else line.append(...hypotheses.map(show));
-    $("results").append(line);
-  });
+function begun(name) {  // the place of a line
+  const line = element("div", "line");
+  const source = element("div", "source", name);
+  source.dir = "auto";
+  line.append(source);
+  $("results").append(line);
+  return line;
+}
+
+function fill(line, hypotheses, error) {
+  if (hypotheses === null) line.append(element("div", "error", error));
+  else line.append(...hypotheses.map(show));
 }
 
 async function translate(event) {
@@ -156,11 +181,12 @@ async function translate(event) {
   try {
     if (model.reads === "lines") {
       const lines = $("lines").value.replace(/\n$/, "").split("\n");
-      showAll(await translateLines(lines), lines);
+      await translateLines(lines);
     } else {
       const file = $("recording").files[0];
       if (!file) throw new Error("choose a recording");
-      showAll(await translateRecording(file), [file.name]);
+      const content = await translateRecording(file);
+      fill(begun(file.name), content.translations[0], (content.errors || [{}])[0].error);
     }
     $("state").textContent = `${((performance.now() - start) / 1000).toFixed(2)} s`;
   } catch (error) {
