@@ -4,6 +4,9 @@ The logits of a whole batch never exist at once. If the output layer is linear, 
 computed together, so memory is needed for the logits of one chunk only, forward and backward. Other output layers take
 the general path: chunks are computed once more in the backward pass.
 
+torch.nn.functional.linear_cross_entropy is no substitute: with label smoothing torch 2.13 makes all logits at once, and
+it gives neither the accuracy nor the logits that further losses share.
+
 Shapes: B rows, T target positions, P target positions of all rows that are not padding, N = P * passes, D width,
 V width of the logits.
 """

@@ -38,6 +38,9 @@ ALIKE = {"eager", "best possible", "exhaustive", "fairseq", "searcher beam", "by
          "ensemble log-linear", "scores", "attention alone", "exit layer", "packed", "grouped heads", "split keys",
          "auxiliary heads", "joint scores"}  # fmt: skip
 # Case -> the most operators of a step, with two decoder layers; `base` has six.
+# "split keys" has 18 operators for each part of the keys in each of two layers, so its most are those of its last step.
+# Finished sentences are looked for one step after the eighth, so that the host does not wait: the longest search here
+# has 17 steps, and the last of them a fifth part of 4 keys.
 OPERATORS = {"greedy": 78, "beam": 83, "slots": 88, "diverse": 144, "sampling": 102, "stochastic beam": 125,
              "no repeats": 93, "forbidden": 99, "allowed": 110, "constraints": 183, "prefix": 92, "shortlist": 85,
              "ensemble": 140, "language model": 123, "coverage and alignment": 83, "joint": 123, "base": 147,

@@ -12,6 +12,11 @@ from tests.gpu.conftest import TRAININGS
 from tests.training.test_resume import same_bits
 
 # Training -> the most operators of an update.
+# "base" has 66 linear maps, each with a product and three operators of its gradient, and of 18 attentions, 32 norms, 30
+# residual connections and 12 activations one each way: 264 + 36 + 64 + 60 + 24; 18 join the gradients of queries, keys
+# and values, and 106 are embeddings, loss and optimizer. "base bf16" has 121 more: what 36 products read is cast from
+# fp32, and so are gradients, 67 times, where a residual connection meets a block; all weights are cast by one operator,
+# and their gradients by one a layer; the loss has 5. Fewer need kernels that cast what they read or write.
 OPERATORS = {"text": 260, "packed": 328, "unpad": 319, "bf16": 309, "joint": 443, "ctc": 344, "lm": 146, "heads": 313,
              "distillation": 681, "r_drop": 588, "stages": 244, "ema": 661, "bytes": 258, "deletion": 309,
              "depth": 345, "contrastive": 310, "multilabel": 232,
