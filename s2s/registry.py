@@ -76,6 +76,7 @@ COMPONENTS = {
         "tokens": "s2s.models.frontends.tokens:TokenFrontend",
         "factors": "s2s.models.frontends.factors:FactorsFrontend",
         "subsampling": "s2s.models.frontends.subsampling:SubsamplingFrontend",
+        "whisper": "s2s.models.frontends.whisper:WhisperFrontend",
         "one_hot": "s2s.models.frontends.one_hot:OneHotFrontend",
         "gbst": "s2s.models.frontends.gbst:GBSTFrontend",
         "lobef_ncf": "s2s.models.frontends.lobef:NgramFrontend",

@@ -100,7 +100,7 @@ def write(path: Path, format: str, output: Path, given: Mapping[str, Any] = Mapp
 def _word(value: Any) -> str:
     """A value as it is typed."""
     if isinstance(value, list):
-        return f"[{','.join(value)}]"
+        return f"[{','.join(map(str, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -46,6 +46,10 @@ class FeatureConfig:
         ("features", "waveform"),
     )  # fmt: skip
     channel: int | None = option(None, "channel of recordings with several, from 1; null: the mean of all", at_least=1)
+    kind: str = option(
+        "kaldi", "whisper: those of Whisper, of 30 s, with fixed options but for bins; requires features.cmvn=none",
+        ("kaldi", "whisper"),
+    )  # fmt: skip
 
 
 class Fbank:
@@ -57,7 +61,12 @@ class Fbank:
     Raises:
         UserError: frequencies that do not fit the sample rate, a filter so narrow that no frequency falls into it, or
             frames of no samples.
+
+    Attributes:
+        longest: Most samples of a recording; None: any number.
     """
+
+    longest: int | None = None
 
     def __init__(self, config: FeatureConfig):
         self.config = config
@@ -109,6 +118,21 @@ class Fbank:
         if not self.config.snip_edges:
             return (samples + self.shift // 2) // self.shift
         return np.maximum(0, 1 + (samples - self.length) // self.shift)
+
+    def complaint(self, samples: int, rate: int | None = None) -> tuple[str, str] | None:
+        """Why a recording has no features, and its kind, in words; None: it has.
+
+        Args:
+            samples: Number of samples.
+            rate: Their rate; None: that of the features.
+        """
+        rate = rate or self.config.sample_rate
+        wanted, seconds = samples * self.config.sample_rate // rate, samples / rate
+        if not self.frames(wanted):
+            return f"{seconds:g} s is shorter than a frame", "too short"
+        if self.longest is not None and wanted > self.longest:
+            return f"{seconds:g} s is longer than {self.longest / self.config.sample_rate:g} s", "too long"
+        return None
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """Compute the features of a recording.

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import AudioError, record
+from s2s.audio.whisper import features_of
 from s2s.config.documents import parse_json
 from s2s.config.shapes import cut
 from s2s.config.streams import is_stream
@@ -295,7 +296,7 @@ def check(config: FeatureConfig, wrong_rate: str, entries: list[Entry]) -> list[
         wrong_rate: "error": a recording of another rate than the features' is broken.
         entries: The entries.
     """
-    fbank = Fbank(config)
+    fbank = features_of(config)
     return [_check(fbank, wrong_rate, entry) for entry in entries]
 
 
@@ -308,8 +309,8 @@ def _check(fbank: Fbank, wrong_rate: str, entry: Entry) -> Checked | Broken:
         if rate != wanted and wrong_rate == "error":
             raise AudioError(f"{entry.audio}: {rate} Hz; features.sample_rate={wanted}, and wrong_rate=error",
                              "wrong rate")  # fmt: skip
-        if not fbank.frames(len(samples) * wanted // rate):
-            raise AudioError(f"{entry.audio}: {len(samples) / rate:g} s is shorter than a frame", "too short")
+        if complaint := fbank.complaint(len(samples), rate):
+            raise AudioError(f"{entry.audio}: {complaint[0]}", complaint[1])
     except AudioError as error:
         return Broken(entry.where, entry.id, error.kind, str(error))
     return Checked(len(samples) / rate, rate, clipped, silent)

@@ -111,4 +111,6 @@ def features_facts(config: FeatureConfig) -> dict:
     facts = dataclasses.asdict(config)
     if config.channel is None:  # left out, to keep the digests of stores that are older than this option
         del facts["channel"]
+    if config.kind == "kaldi":  # as above
+        del facts["kind"]
     return facts

@@ -18,6 +18,7 @@ from s2s import registry
 from s2s.audio.cmvn import Statistics
 from s2s.audio.features import Fbank, FeatureConfig
 from s2s.audio.waveform import from_int16, read, to_int16
+from s2s.audio.whisper import features_of
 from s2s.config.schema import group, option
 from s2s.data.columns import Column, tokens
 from s2s.data.manifest import Broken, Checked, Entry, Manifest, check, complaint, read_manifest
@@ -101,7 +102,7 @@ class SpeechRecipe(Recipe[SpeechPreprocessConfig]):
         check_streams(self._read)
         self.config, self._parent = _inherited(self.config)
         config = self.config
-        Fbank(config.features)  # raises UserError if options do not fit each other, before anything is read
+        features_of(config.features)  # raises UserError if options do not fit each other, before anything is read
         if not self.named:
             raise UserError("no manifest is given; use train=FILE.tsv, train=FILE.jsonl or train=FOLDER (of Kaldi)")
         if config.features.cmvn == "global" and not config.train and not self._parent:
@@ -429,7 +430,7 @@ def _loaded(folder: Path) -> Tokenizer:
 
 @lru_cache(maxsize=1)
 def _fbank(*options: Any) -> Fbank:
-    return Fbank(FeatureConfig(*options))
+    return features_of(FeatureConfig(*options))
 
 
 def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:

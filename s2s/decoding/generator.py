@@ -23,6 +23,7 @@ from s2s.decoding.mbr import most_like_all
 from s2s.decoding.models import ctc_weight, exiting, mixed, rating
 from s2s.decoding.prepacking import prepacking
 from s2s.decoding.rules.closed import Closed
+from s2s.decoding.rules.suppressed import Suppressed
 from s2s.decoding.scorers.ctc_prefix import CtcScorer, CtcScorerConfig
 from s2s.decoding.scorers.scorer import FinalScorer
 from s2s.decoding.scorers.summed import Summed
@@ -103,6 +104,8 @@ class Generator:
         models = [self._chunked(leaving(model, config, tally)) for model in models]
         self.ctc_weight = ctc_weight(config, models)
         self.searcher = config.searcher(self.ctc_weight)
+        if any(sides.suppressed):
+            self.given["rules"] = "task.suppressed"
         if len(models) > 1:
             self.given["several_models"] = "checkpoint= of several models"
         if loaded.get("shortlist"):
@@ -135,6 +138,8 @@ class Generator:
         pairs = zip(self.chosen, components, strict=True)
         setting.rules = [component for item, component in pairs if item.kind == "rule"]
         setting.scorers = [component for component in components if component.feature == "scorers"]
+        if any(self.sides.suppressed):
+            setting.rules.append(Suppressed(*self.sides.suppressed, setting.device))
         if self.sides.closing is not None:
             setting.closed = Closed(self.sides.closing, setting.device)
         if all(model.has_decoder for model in setting.models):

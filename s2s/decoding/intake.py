@@ -24,7 +24,7 @@ class Intake:
 
     def __init__(self, config: DecodeConfig, setting: Setting, most: int | None, ctc: bool):
         self.config, self.setting, self.most, self.ctc = config, setting, most, ctc
-        limits = [model.max_length - 1 for model in setting.models if model.max_length is not None]  # without EOS
+        limits = [model.max_source - 1 for model in setting.models if model.max_source is not None]  # without EOS
         self.limit = longest_source(config, setting.sides.max_source, min(limits, default=None))
 
     def cut(self, source: Ids) -> Ids:

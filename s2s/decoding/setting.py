@@ -1,7 +1,7 @@
 """The setting of a search: models, task and components."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class Sides:
         first: What the decoder reads first for each of some sources; None: BOS.
         firsts: What `first` may return.
         beginnings: The tokens that the hypotheses of each of some sources must begin with; None: none.
+        suppressed: Ids of symbols that a search never writes, and of those that it does not write first.
     """
 
     collate: Callable[[list[Ids], torch.device], Inputs]
@@ -43,6 +44,7 @@ class Sides:
     first: Callable[[list], list[int]] | None = None
     firsts: tuple[int, ...] = ()
     beginnings: Callable[[list], list[Ids]] | None = None
+    suppressed: tuple[Sequence[int], ...] = ()
 
     @classmethod
     def of(cls, task) -> "Sides":
@@ -51,7 +53,7 @@ class Sides:
         return cls(task.collate_sources, task.text, task.frame_seconds, task.max_source,
                    task.target_transform.closing, task.source_lengths, task.first_tokens if first else None,
                    tuple(task.first_symbols().tolist()) if first else (),
-                   task.beginnings if task.target_tag else None)  # fmt: skip
+                   task.beginnings if task.beginning else None, task.suppressed)  # fmt: skip
 
 
 @dataclasses.dataclass

@@ -85,6 +85,11 @@ class EncoderDecoder(nn.Module):
                 module.apply(initialise)
 
     @property
+    def max_source(self) -> int | None:
+        """As `max_length`, of a source; a front-end with positions of its own may say it."""
+        return getattr(self.frontend, "max_length", None) or self.max_length
+
+    @property
     def has_decoder(self) -> bool:
         """Whether there is a decoder. Without one there is no `output`, and no teacher forcing or step."""
         return self.decoder is not None

@@ -11,8 +11,9 @@ import torch
 
 from s2s.audio.augment import perturb, spec_augment
 from s2s.audio.cmvn import normalise, normalise_utterance
-from s2s.audio.features import Fbank, FeatureConfig
+from s2s.audio.features import FeatureConfig
 from s2s.audio.waveform import AudioError, record, resample
+from s2s.audio.whisper import features_of
 from s2s.config.documents import read_json
 from s2s.config.schema import option
 from s2s.config.shapes import mapping
@@ -40,6 +41,17 @@ class SpeechToTextConfig(FirstTagConfig):
     """Options of the task."""
 
     type: str = option("speech_to_text", "component")
+    target_tag: str | None = option(
+        None, "tag whose symbol every target begins with, after <s>, such as target_language; a search forces it"
+    )
+    target_prefix: list[str] = option(
+        [],
+        "reserved symbols, without <>, that every target begins with, after that of target_tag; a search forces them",
+    )
+    suppressed: list[int] = option([], "ids of symbols that a search never writes", at_least=0)
+    suppressed_first: list[int] = option(
+        [], "ids of symbols that a search does not write first, after target_prefix", at_least=0
+    )
 
 
 class SpeechToTextTask(TextTask):
@@ -64,7 +76,7 @@ class SpeechToTextTask(TextTask):
     def __init__(self, target_tokenizer: Tokenizer, features: FeatureConfig, cmvn: dict | None,
                  order: Any = "none", config: Any = None):  # fmt: skip
         super().__init__(target_tokenizer, order, config)
-        self.features, self.cmvn, self.fbank = features, cmvn, Fbank(features)
+        self.features, self.cmvn, self.fbank = features, cmvn, features_of(features)
         self.frame_seconds = self.fbank.shift / features.sample_rate
         self._silent = 0  # number of silent recordings so far
 
@@ -106,8 +118,8 @@ class SpeechToTextTask(TextTask):
         recordings it has."""
         if difference := super().difference(other):
             return difference
-        for key, value in features_facts(self.features).items():
-            other_value = getattr(other.features, key)
+        for key in features_facts(self.features) | features_facts(other.features):
+            value, other_value = getattr(self.features, key), getattr(other.features, key)
             if other_value != value and key not in ("keep", "channel"):
                 return f"another features.{key}, {other_value} against {value}"
         return None if self.cmvn == other.cmvn else "another mean and deviation of features (see tokenizer_from)"
@@ -168,9 +180,8 @@ class SpeechToTextTask(TextTask):
         if recording.silent:
             self._tell_silent(entry)
         samples = resample(recording, self.features.sample_rate)
-        if not self.fbank.frames(len(samples)):
-            seconds = len(samples) / self.features.sample_rate
-            raise AudioError(f"{entry.audio}: {seconds:g} s is shorter than a frame", "too short")
+        if complaint := self.fbank.complaint(len(samples)):
+            raise AudioError(f"{entry.audio}: {complaint[0]}", complaint[1])
         return self.normalised(self.fbank(samples))
 
     def _tell_silent(self, entry: Entry) -> None:
@@ -236,7 +247,7 @@ class SpeechDataset(TextDataset):
 
     def lengths(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of frames and target lengths (EOS included) of the examples first ... last - 1, int32."""
-        return self.recordings.lengths(first, last), self.split.lengths(TOKENS, first, last) + 1
+        return self.recordings.lengths(first, last), self.split.lengths(TOKENS, first, last) + 1 + self.task.beginning
 
     def collate(self, examples: np.ndarray, rows: np.ndarray | None = None, draw: Draw | None = None) -> Batch:
         """Make a batch of examples; without `draw` they are not augmented."""

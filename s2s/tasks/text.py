@@ -72,8 +72,14 @@ class TextTask(ABC):
         self.tags: dict[str, list[str]] = {}
         self.first_tag = self.config.first_tag if isinstance(self.config, FirstTagConfig) else None
         self.target_tag = getattr(self.config, "target_tag", None)
-        if self.target_tag and not self.target_transform.is_none:
-            raise UserError(f"task.target_tag={self.target_tag}: does not go with "
+        prefix = getattr(self.config, "target_prefix", [])
+        self.target_prefix = symbols_of(target_tokenizer.vocabulary, prefix, "task.target_prefix").tolist()
+        self.beginning = bool(self.target_tag) + len(self.target_prefix)  # tokens that every target begins with
+        self.suppressed = tuple(tuple(getattr(self.config, name, ())) for name in ("suppressed", "suppressed_first"))
+        if wrong := [n for ids in self.suppressed for n in ids if n >= len(target_tokenizer.vocabulary)]:
+            raise UserError(f"task.suppressed, task.suppressed_first: no symbols have the ids {wrong}")
+        if self.beginning and not self.target_transform.is_none:
+            raise UserError("task.target_tag, task.target_prefix: do not go with "
                             f"data.target_transform={self.target_transform.kind}")  # fmt: skip
         self.source_tags = tuple(self.config.source_tags) if isinstance(self.config, TagSymbolsConfig) else ()
 
@@ -119,6 +125,8 @@ class TextTask(ABC):
         for key, tag in {"first_tag": self.first_tag, "target_tag": self.target_tag}.items():
             if tag and not model.has_decoder:
                 raise UserError(f"task.{key}={tag}: requires a decoder, and the model has none")
+        if (self.target_prefix or any(self.suppressed)) and not model.has_decoder:
+            raise UserError("task.target_prefix, task.suppressed: require a decoder, and the model has none")
         own = {"task.source_tags": self.source_tags, "task.first_tag": (self.first_tag,) if self.first_tag else (),
                "task.target_tag": (self.target_tag,) if self.target_tag else ()}  # fmt: skip
         read = {f"model={config.type}": model.tags, **own}
@@ -137,9 +145,11 @@ class TextTask(ABC):
         return symbols_of(self.target_tokenizer.vocabulary, self.tags[self.target_tag or ""], key)
 
     def beginnings(self, sources: list) -> list[list[int]]:
-        """The ids that the target of each source begins with, for its `target_tag`; none for a source that failed."""
-        symbols = self.target_symbols()
-        return [[] if isinstance(source, Exception) else [int(symbols[source.tags[self.target_tag]])]
+        """The ids that the target of each source begins with, for its `target_tag` and `target_prefix`; none for a
+        source that failed."""
+        symbols = self.target_symbols() if self.target_tag else None
+        return [[] if isinstance(source, Exception) else
+                ([] if symbols is None else [int(symbols[source.tags[self.target_tag]])]) + self.target_prefix
                 for source in sources]  # fmt: skip
 
     def first_symbols(self) -> np.ndarray:
@@ -276,7 +286,7 @@ class TextTask(ABC):
         if self.tags != other.tags:
             read = (", ".join(f"{name} ({'|'.join(task.tags[name])})" for name in task.tags) for task in (other, self))
             return "other tags, {} against {}".format(*(text or "none" for text in read))
-        for key in ("source_tags", "first_tag", "target_tag"):
+        for key in ("source_tags", "first_tag", "target_tag", "target_prefix"):
             if getattr(self, key) != getattr(other, key):
                 return f"another task.{key}, {getattr(other, key) or 'none'} against {getattr(self, key) or 'none'}"
         theirs, ours = other.target_transform, self.target_transform
@@ -353,7 +363,7 @@ class TextDataset:
     @property
     def longest(self) -> int:
         """Length of the longest side of any example, EOS included."""
-        return self.split.longest(TOKENS) + 1 + bool(self.task.target_tag)
+        return self.split.longest(TOKENS) + 1 + self.task.beginning
 
     def group(self, corpus: CorpusRange) -> str:
         """The name by which a validation reports metrics of a corpus and others like it: its languages."""
@@ -391,6 +401,8 @@ class TextDataset:
         self, target: np.ndarray, lengths: np.ndarray, examples: np.ndarray, draw: Draw | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `_targets`, from the ids of targets without BOS and EOS."""
+        for symbol in reversed(self.task.target_prefix):
+            target, lengths = with_symbol(symbol, target, lengths, after=False)
         if self.task.target_tag:
             symbols = self.task.target_symbols()[self._numbers_of(self.task.target_tag, examples)]
             target, lengths = with_symbol(symbols, target, lengths, after=False)

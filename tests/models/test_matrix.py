@@ -16,6 +16,7 @@ KINDS = {"frontend": "frontend", "encoder": "encoder", "layer": "encoder.layer",
          "decoder": "decoder", "embedding": "embedding", "output": "output"}  # fmt: skip
 ELSEWHERE = {
     ("frontend", "subsampling"),
+    ("frontend", "whisper"),
     ("bridge", "flat"),
     ("bridge", "sources"),
     ("decoder", "multi_source"),

@@ -155,7 +155,7 @@ ALL = [
     (kind, name)
     for kind in (*OUTSIDE, "encoder")
     for name in (*OUTSIDE.get(kind, ()), *registry.COMPONENTS[kind])
-    if name not in ("subsampling", "flat", "sources")  # for frames; for several sources
+    if name not in ("subsampling", "whisper", "flat", "sources")  # for frames; for several sources
     if name not in ("converter", "language_layers", "factors")  # they read tags, and have tests of their own
 ]
 

@@ -30,12 +30,13 @@ def load_language_model(path: str, task, device: torch.device) -> LanguageModel:
 
     Raises:
         UserError: it is not a language model, it has another target vocabulary or target transform than the task, or
-            it reads tags; or the task has a `target_tag`.
+            it reads tags; or targets begin with symbols of the task.
     """
     setting = f"decode.language_model={path}"
-    if tag := getattr(task, "target_tag", None):
-        raise UserError(f"{setting}: does not go with task.target_tag={tag}: it would rate the symbol that targets "
-                        "begin with, which it has not seen")  # fmt: skip
+    if getattr(task, "beginning", 0):
+        key = f"task.target_tag={task.target_tag}" if task.target_tag else "task.target_prefix"
+        raise UserError(f"{setting}: does not go with {key}: it would rate the symbol that targets begin with, which "
+                        "it has not seen")  # fmt: skip
     model, its_task, _ = load_model(path, device)
     if not isinstance(model, LanguageModel):
         raise UserError(f"{setting}: is no language model; s2s-train task=language_modeling makes one")

@@ -19,6 +19,7 @@ FAMILIES = {
     "fsmt": "s2s.interop.importing.fsmt",
     "t5": "s2s.interop.importing.t5",
     "mt5": "s2s.interop.importing.t5",
+    "whisper": "s2s.interop.importing.whisper",
 }
 
 
