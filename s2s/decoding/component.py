@@ -22,7 +22,7 @@ COMMON = frozenset(
 
 # Options of decode that scoring given targets reads. A search reads the others.
 SCORING = frozenset(
-    ["length_penalty", "length_normalization", "word_reward", "temperature", "eos_scale", "free_beginning",
+    ["length_penalty", "length_normalization", "word_reward", "temperature", "eos_scale", "free_beginning", "uncounted",
      "ctc_weight", "scorers", "language_model", "language_model_weight", "coverage_penalty", "alignment_layer",
      "alignment_head", "ensemble", "ensemble_weights", "auxiliary_weights", "encoder_layer", "subnet", "pack_source",
      "exit_layer", "exit_confidence", "encoder_exit_similarity", "decoder_exit_similarity", "encoder_chunk",

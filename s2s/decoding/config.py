@@ -91,6 +91,11 @@ class DecodeConfig:
     free_beginning: bool = option(
         False, "the first token, which task.target_tag forces, has the log-probability 0, as in transformers"
     )
+    uncounted: int = option(
+        0, "tokens at the beginning, of those that task.target_tag and target_prefix force, that have the "
+        "log-probability 0 and do not count in length normalisation, as a prompt in transformers", at_least=0,
+        at_most=1000,
+    )  # fmt: skip
     replace_unknown: bool = option(
         False,
         "with allow_unknown: write each unknown symbol as the source token that its attention points at (as "

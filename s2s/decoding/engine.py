@@ -282,7 +282,8 @@ class _Run:
         self.fused = self.skips and claims.get("fused", False)
         self.clean = self.fused or claims.get("clean", False)
         self.rules = Rules(rules, config, B, device) if rules else None
-        self.free = config.free_beginning and engine.setting.sides.beginnings is not None
+        free = config.free_beginning and engine.setting.sides.beginnings is not None
+        self.free = max(int(free), config.uncounted)  # tokens at the beginning with the log-probability 0
         shortlist = engine.setting.loaded.get("shortlist")
         self.candidates = Candidates(shortlist, B, device) if shortlist else None
         self.tokens = torch.full((B, config.rows), BOS, device=device)
@@ -362,7 +363,7 @@ class _Run:
         choice = self.choose(logits, normalizer, self.scores, self.limits)
         if not self.clean:
             choice = choice._replace(scores=without_nan(choice.scores), end_scores=without_nan(choice.end_scores))
-        if self.free and (first := self.limits.done == 0).any():
+        if self.free and (first := self.limits.done < self.free).any():
             choice = choice._replace(
                 log_probabilities=choice.log_probabilities.masked_fill(first, 0),
                 scores=choice.scores.masked_fill(first & (choice.scores > NEVER), 0),

@@ -104,6 +104,9 @@ class Generator:
         models = [self._chunked(leaving(model, config, tally)) for model in models]
         self.ctc_weight = ctc_weight(config, models)
         self.searcher = config.searcher(self.ctc_weight)
+        if config.uncounted > sides.beginning:
+            raise UserError(f"decode.uncounted={config.uncounted}: task.target_tag and task.target_prefix force "
+                            f"{sides.beginning} tokens")  # fmt: skip
         if any(sides.suppressed):
             self.given["rules"] = "task.suppressed"
         if len(models) > 1:
@@ -345,9 +348,10 @@ class Generator:
         """One batch of `score`."""
         decoder_input, target = forced(targets, self.setting.device, self.setting.first(sources))
         values = self.engine.score(self.setting.collate(sources), decoder_input, target).tolist()
-        hypotheses, free = [], self.config.free_beginning and self.sides.beginnings is not None
+        hypotheses, free = [], int(self.config.free_beginning and self.sides.beginnings is not None)
+        free = max(free, self.config.uncounted)
         for ids, row in zip(targets, values, strict=True):
-            row[0] = 0.0 if free else row[0]
+            row[:free] = [0.0] * free
             hypotheses.append(self._rated(list(map(int, ids)), row[: len(ids) + 1]))
         return hypotheses
 

@@ -151,7 +151,10 @@ def needs(sentences: list, config: DecodeConfig, setting: Setting, most: int | N
 
 def normalised(config: DecodeConfig, log_probability: float | Tensor, length: int | Tensor) -> float | Tensor:
     """The score of a finished hypothesis: log-probability / divisor + word_reward * (length - 1). `length` is in tokens
-    and COUNTS EOS."""
+    and COUNTS EOS; the first `decode.uncounted` tokens are left out."""
+    if config.uncounted:  # while they are forced, a score has no meaning
+        length = length - config.uncounted
+        length = length.clamp(min=1) if isinstance(length, Tensor) else max(length, 1)
     score = log_probability / divisor(config, length)
     return score + config.word_reward * (length - 1) if config.word_reward else score
 

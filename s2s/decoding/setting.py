@@ -32,6 +32,7 @@ class Sides:
         first: What the decoder reads first for each of some sources; None: BOS.
         firsts: What `first` may return.
         beginnings: The tokens that the hypotheses of each of some sources must begin with; None: none.
+        beginning: Number of tokens of each of `beginnings`.
         suppressed: Ids of symbols that a search never writes, and of those that it does not write first.
     """
 
@@ -45,6 +46,7 @@ class Sides:
     firsts: tuple[int, ...] = ()
     beginnings: Callable[[list], list[Ids]] | None = None
     suppressed: tuple[Sequence[int], ...] = ()
+    beginning: int = 0
 
     @classmethod
     def of(cls, task) -> "Sides":
@@ -53,7 +55,7 @@ class Sides:
         return cls(task.collate_sources, task.text, task.frame_seconds, task.max_source,
                    task.target_transform.closing, task.source_lengths, task.first_tokens if first else None,
                    tuple(task.first_symbols().tolist()) if first else (),
-                   task.beginnings if task.beginning else None, task.suppressed)  # fmt: skip
+                   task.beginnings if task.beginning else None, task.suppressed, task.beginning)  # fmt: skip
 
 
 @dataclasses.dataclass

@@ -99,7 +99,7 @@ CHANGES = {  # option -> another value, and what else it needs
 # What changes how hypotheses are computed and not which they are, or is beside the search; it has tests of its own.
 ELSEWHERE = {"pack_source", "split_keys", "batch_tokens", "slots", "buffer", "on_error", "backend", "dtype",
              "chunk_overlap", "language_model_weight", "search", "scorers", "rules",
-             "replace_unknown", "unknown_dictionary", "free_beginning"}  # fmt: skip
+             "replace_unknown", "unknown_dictionary", "free_beginning", "uncounted"}  # fmt: skip
 # A limit that all hypotheses keep anyway changes nothing, and is kept.
 KEPT = {("allowed", "max_length_a")}
 LOADED = {"forbidden": [[6]], "allowed": OUTPUTS}

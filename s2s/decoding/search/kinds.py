@@ -27,7 +27,7 @@ class BeamSearch(StepSearcher):
 
     Config = BeamConfig
     options = RATED | LENGTHS | {"beam_size", "diverse_groups", "diverse_strength", "stopping", "temperature",
-                                 "eos_scale", "shortlist", "free_beginning"}  # fmt: skip
+                                 "eos_scale", "shortlist", "free_beginning", "uncounted"}  # fmt: skip
     takes = frozenset(["rules", "scorers", "final_scorers", "prefix", "constraints", "alignment", "several_models"])
 
     @classmethod

@@ -47,7 +47,8 @@ def read(folder: Folder) -> Imported:
     # Its lengths do not count the symbols that a target begins with.
     decode, longest = generation(folder), options["max_positions"] - 1
     new = folder.generate("max_new_tokens", 0) or folder.generate("max_length", 20)
-    decode |= {"max_length_b": min(new + len(prefix) + bool(languages), longest), "allow_unknown": False}
+    decode |= {"max_length_b": min(new + len(prefix) + bool(languages), longest), "allow_unknown": False,
+               "uncounted": len(prefix) + bool(languages)}  # fmt: skip
     if decode.get("min_length_b"):
         decode["min_length_b"] += len(prefix) + bool(languages)
     tensors = folder.weights()
