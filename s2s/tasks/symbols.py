@@ -8,6 +8,7 @@ first, in place of `<s>`, or that of one tag is the first token of the target, w
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -65,3 +66,34 @@ def known(tag_values: Mapping[str, list[str]], names: Sequence[str], key: str) -
             has = f"they have {', '.join(tag_values)}" if tag_values else "they have none"
             raise UserError(f"{key}: reads the tag {name} of the examples; {has}")
     return {name: tag_values[name] for name in names}
+
+
+def suppressed_of(config: Any, vocabulary: Vocabulary) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids of the symbols that a search never writes, and of those that it does not write first.
+
+    Args:
+        config: The options of a task, with `suppressed` and `suppressed_first` or without.
+        vocabulary: Of the target.
+
+    Raises:
+        UserError: an id is that of no symbol.
+    """
+    always, first = (tuple(getattr(config, name, ())) for name in ("suppressed", "suppressed_first"))
+    if wrong := [number for number in always + first if number >= len(vocabulary)]:
+        raise UserError(f"task.suppressed, task.suppressed_first: no symbols have the ids {wrong}")
+    return always, first
+
+
+def with_symbol(
+    symbol: int | np.ndarray, ids: np.ndarray, lengths: np.ndarray, after: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Add a symbol before or after each row; returns the concatenated ids and the new lengths.
+
+    Args:
+        symbol: Id to add, or that of each row, [rows].
+        ids: Concatenated ids of the rows.
+        lengths: [rows].
+        after: Whether the symbol comes after each row; otherwise before.
+    """
+    ends = np.cumsum(lengths)
+    return np.insert(ids, ends if after else ends - lengths, symbol), lengths + 1

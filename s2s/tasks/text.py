@@ -22,7 +22,7 @@ from s2s.data.transforms import Transform, masked, noisy, seeds
 from s2s.errors import UserError
 from s2s.models.adapting import adapt
 from s2s.tasks import tags
-from s2s.tasks.symbols import FirstTagConfig, TagSymbolsConfig, known, symbols_of
+from s2s.tasks.symbols import FirstTagConfig, TagSymbolsConfig, known, suppressed_of, symbols_of, with_symbol
 from s2s.tasks.tags import Tagged, Tags, plain
 from s2s.text.tokenizer import Tokenizer
 from s2s.text.vocabulary import BOS, EOS, MASK, PAD, UNK, Vocabulary
@@ -75,9 +75,7 @@ class TextTask(ABC):
         prefix = getattr(self.config, "target_prefix", [])
         self.target_prefix = symbols_of(target_tokenizer.vocabulary, prefix, "task.target_prefix").tolist()
         self.beginning = bool(self.target_tag) + len(self.target_prefix)  # tokens that every target begins with
-        self.suppressed = tuple(tuple(getattr(self.config, name, ())) for name in ("suppressed", "suppressed_first"))
-        if wrong := [n for ids in self.suppressed for n in ids if n >= len(target_tokenizer.vocabulary)]:
-            raise UserError(f"task.suppressed, task.suppressed_first: no symbols have the ids {wrong}")
+        self.suppressed = suppressed_of(self.config, target_tokenizer.vocabulary)
         if self.beginning and not self.target_transform.is_none:
             raise UserError("task.target_tag, task.target_prefix: do not go with "
                             f"data.target_transform={self.target_transform.kind}")  # fmt: skip
@@ -471,21 +469,6 @@ class TextDataset:
         else:
             ids, lengths = tokenizer.sample(lines, seeds(draw.seed, draw.epoch, examples, f"sampling {side}"))
         return ids.astype(np.int64), lengths.astype(np.int64)
-
-
-def with_symbol(
-    symbol: int | np.ndarray, ids: np.ndarray, lengths: np.ndarray, after: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Add a symbol before or after each row; returns the concatenated ids and the new lengths.
-
-    Args:
-        symbol: Id to add, or that of each row, [rows].
-        ids: Concatenated ids of the rows.
-        lengths: [rows].
-        after: Whether the symbol comes after each row; otherwise before.
-    """
-    ends = np.cumsum(lengths)
-    return np.insert(ids, ends if after else ends - lengths, symbol), lengths + 1
 
 
 def padded(ids: np.ndarray, lengths: np.ndarray) -> torch.Tensor:

@@ -17,9 +17,9 @@ from s2s.data.store import Store, Stores
 from s2s.data.transforms import masked, seeds
 from s2s.errors import UserError
 from s2s.tasks import tags
-from s2s.tasks.symbols import TagSymbolsConfig, symbols_of
+from s2s.tasks.symbols import TagSymbolsConfig, symbols_of, with_symbol
 from s2s.tasks.tags import Tagged
-from s2s.tasks.text import TEXT, TOKENS, TextDataset, TextTask, packing_of, padded, with_symbol
+from s2s.tasks.text import TEXT, TOKENS, TextDataset, TextTask, packing_of, padded
 from s2s.text.positions import PositionTokenizer, outside
 from s2s.text.tokenizer import Tokenizer, load_tokenizer
 from s2s.text.vocabulary import EOS, SPECIALS, Vocabulary

@@ -13,7 +13,8 @@ from s2s.data.recipe import make
 from s2s.data.store import Store, Stores
 from s2s.data.store_writer import StoreWriter
 from s2s.errors import UserError
-from s2s.tasks.text import padded, with_symbol
+from s2s.tasks.symbols import with_symbol
+from s2s.tasks.text import padded
 from s2s.tasks.translation import PairDataset, TranslationTask
 from s2s.text.vocabulary import EOS
 from s2s.text.words import WordTokenizer
