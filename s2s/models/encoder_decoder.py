@@ -223,7 +223,7 @@ class EncoderDecoder(nn.Module):
         """The memory states of each decoder layer that has cross-attention, and then the last states of the encoder if
         the decoder begins with them."""
         seen = self.bridge.seen(memory, self.decoder.attending(self.decoder.config)) if self.decoder.attends else []
-        return [*seen, memory.last] if getattr(self.decoder, "reads_last", False) else seen
+        return [*seen, cast(Tensor, memory.last)] if getattr(self.decoder, "reads_last", False) else seen
 
     def _copied(self, mask: Tensor) -> Tensor:
         """The mask of what `bridge.seen` returns, from that of the memory, [B, 1, 1 or T, S]. A bridge that shows
