@@ -5,9 +5,10 @@ https://arxiv.org/abs/2212.04356.
 
 Features [B, S, F] go through two convolutions of kernel 3 with GELU after each; the second has stride 2: [B, S/2, D].
 Each position has a learned embedding, initially sinusoidal, with a table of its own: `model.positions` and
-`model.max_positions` are those of the decoder. Padding is zero before each convolution, so that it has no effect.
+`model.max_positions` are those of the decoder. Padding is zero before each convolution, so that it has no effect. A
+store with features.kind=whisper has Whisper's features.
 
-Use: task=speech_to_text model=transformer model.frontend=whisper features.kind=whisper features.cmvn=none
+Use: model=transformer model.frontend=whisper
 
 Left out: nothing. In Whisper, the positions of the encoder are not trained; here `train.freeze` decides.
 """
