@@ -170,13 +170,14 @@ class ArrowCorpus(TableCorpus):
         for path in self._files():
             read = 0
             try:
-                for batch in _batches(path, self.columns):
+                for share, batch in _batches(path, self.columns):
                     where = (f"{path}: row {number}" for number in range(row, row + len(batch)))
                     rows = [[_text(_below(values, key, place), key, place) for key in self.columns]
                             for values, place in zip(batch, where, strict=True)]  # fmt: skip
                     if rows:
-                        yield self._chunk(path, row, rows, path.stat().st_size - read)
-                        read = path.stat().st_size
+                        place = int(share * path.stat().st_size)
+                        yield self._chunk(path, row, rows, place - read)
+                        read = place
                     row += len(rows)
             except UnicodeDecodeError as error:
                 raise UserError(f"{path}: row {row} or a later one: invalid UTF-8 in a text field") from error
@@ -213,9 +214,9 @@ def _is_dataset(path: Path) -> bool:
     return (path / STATE).is_file() or (path.is_dir() and next(path.glob("*.parquet"), None) is not None)
 
 
-def _batches(path: Path, columns: Sequence[str]) -> Iterator[list[dict]]:
-    """Rows of a Parquet or Arrow file, some thousands at a time; a field that is missing is left out. A dot in a column
-    leads into a nested field, unless a field has that name."""
+def _batches(path: Path, columns: Sequence[str]) -> Iterator[tuple[float, list[dict]]]:
+    """Rows of a Parquet or Arrow file, some thousands at a time, each time after the share of all rows up to their end.
+    A field that is missing is left out. A dot in a column leads into a nested field, unless a field has that name."""
     import pyarrow
     from pyarrow import ipc, parquet
 
@@ -224,13 +225,19 @@ def _batches(path: Path, columns: Sequence[str]) -> Iterator[list[dict]]:
             known = file.schema_arrow.names
             fields = (column if column in known else column.partition(".")[0] for column in columns)
             present = [name for name in dict.fromkeys(fields) if name in known]
+            done = 0
             for batch in file.iter_batches(ROWS, columns=present or known):
-                yield batch.to_pylist()
+                done += len(batch)
+                yield done / file.metadata.num_rows, batch.to_pylist()
         return
     with pyarrow.memory_map(str(path)) as source, ipc.open_stream(source) as stream:
-        for batch in stream:
+        batches, done = list(stream), 0  # their content is not read yet
+        total = sum(map(len, batches))
+        for batch in batches:
             for start in range(0, len(batch), ROWS):
-                yield batch.slice(start, ROWS).to_pylist()
+                part = batch.slice(start, ROWS)
+                done += len(part)
+                yield done / total, part.to_pylist()
 
 
 def _below(values: Any, key: str, where: str) -> Any:

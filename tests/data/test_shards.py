@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from s2s.data import corpus, lines, shards
+from s2s.data import corpus, lines, shards, tables
 from s2s.errors import UserError
 
 TEXT = ("source=de", "target=en", "train=train", "valid=valid", "test=test", "workers=1", "tokenizer.vocab_size=30",
@@ -63,6 +63,21 @@ def test_a_store_of_parts_is_that_of_one_machine(preprocess, more):
     assert not Path("out.parts").exists()
     assert "pairs repeat an earlier one" in whole.out
     assert joined.out.split("\n")[1:] == whole.out.split("\n")[1:]  # the report; the first line has the time
+
+
+def test_rows_of_a_table_are_divided_too(preprocess, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    monkeypatch.setattr(tables, "ROWS", 50)
+    rows = {side: Path(f"train.{side}").read_text().splitlines() for side in ("de", "en")}
+    parquet.write_table(pyarrow.table(rows), "train.parquet")
+    words = "source=de", "target=en", "train=train.parquet", "tokenizer=bytes", "workers=1"
+    assert preprocess(*words, "store=whole")[0] == 0
+    counts = [int(preprocess(*words, "store=out", f"shard={n}/3")[1].out.split()[1]) for n in (1, 2, 3)]
+    assert min(counts) > sum(counts) / 4
+    assert preprocess(*words, "store=out", "shard=join")[0] == 0
+    assert content("out") == content("whole")
 
 
 def test_no_part_may_be_missing_changed_or_made_in_another_way(preprocess):

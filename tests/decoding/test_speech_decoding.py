@@ -121,6 +121,20 @@ def test_longer_recordings_are_decoded_in_chunks(generate):
     assert any(one["score"] != other["score"] for one, other in zip(whole[2:], chunked[2:], strict=True))
 
 
+@pytest.mark.slow
+def test_shards_of_recordings_are_joined(generate, s2s, folder, tmp_path, capsys):
+    whole = generate("joint")
+    words = f"checkpoint={folder}/joint", f"input={folder}/all.tsv", "format=json", "device=cpu"
+    words += f"output={tmp_path}/joined", "decode.max_length_a=1", "decode.max_length_b=0"
+    for shard, count in (("1/3", 1), ("2/3", 1), ("3/3", 2)):
+        assert s2s("generate", *words, f"shard={shard}") == 0
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"{count} sentences, ")
+    assert s2s("generate", *words, "shard=join") == 0
+    joined = [json.loads(line) for line in (tmp_path / "joined").read_text().splitlines()]
+    assert [(one["index"], one["hypothesis"]) for one in joined] == [(one["index"], one["hypothesis"]) for one in whole]
+    assert [one["score"] for one in joined] == pytest.approx([one["score"] for one in whole], abs=1e-4)
+
+
 @pytest.fixture
 def broken(folder, tmp_path):
     """A folder with a list of files and a manifest: two recordings among four that cannot be read."""
