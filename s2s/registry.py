@@ -167,6 +167,7 @@ COMPONENTS = {
         "minimum_risk": "s2s.criterions.terms.minimum_risk:MinimumRisk",
         "reinforce": "s2s.criterions.terms.reinforce:Reinforce",
         "scheduled_sampling": "s2s.criterions.terms.scheduled_sampling:ScheduledSampling",
+        "back_translation": "s2s.criterions.terms.back_translation:BackTranslation",
         "sequence_distillation": "s2s.criterions.terms.sequence_distillation:SequenceDistillation",
     },
     "searcher": {

@@ -5,7 +5,7 @@ and declares the divisor of its sum, its metrics and its state.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -49,10 +49,13 @@ class Writing(NamedTuple):
         decode: Options of decoding: a DecodeConfig; or values of those that are not the defaults, in which case the
             limits of length are those of `decode`.
         teachers: The models, which decode together; none: the one that is trained, with its present weights.
+        sources: Makes the sources of a batch (on the host): number of a row -> its source, as the task's
+            `collate_sources` takes it. Other rows get no text. None: the sources of the batch.
     """
 
     decode: Any
     teachers: Sequence[EncoderDecoder] = ()
+    sources: Callable[[Batch], Mapping[int, Any]] | None = None
 
 
 class Term:
@@ -115,6 +118,9 @@ class Term:
 
     # --- what models write -------------------------------------------------------------------------------------------
 
+    def prepare(self, task: Any) -> None:
+        """Receive the task, before training, for a term with `writings`. Raises UserError if it does not fit."""
+
     def writings(self) -> list[Writing]:
         """What is written before each update for this term. Such a term is `only_in_training`."""
         return []
@@ -124,7 +130,8 @@ class Term:
 
         Args:
             batch: On the host; its rows are not packed.
-            texts: For each of `writings`, for each example, the ids of its hypotheses, without EOS.
+            texts: For each of `writings`, for each example, the ids of its hypotheses, without EOS; none for a row that
+                has no source.
             text: Makes a text of the number of an example's row, and target ids without EOS.
 
         Returns:

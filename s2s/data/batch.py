@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+ALONE = "alone"  # the column of a mixture of tasks that tells lines without translations from pairs
+
 
 class Packing(NamedTuple):
     """The places of examples in packed rows. Examples that share a row do not attend to each other.

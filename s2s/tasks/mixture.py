@@ -10,8 +10,10 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import torch
 
 from s2s.config.schema import group, option
+from s2s.data.batch import ALONE
 from s2s.data.iterator import DataConfig, Draw
 from s2s.data.split import CorpusRange, Split
 from s2s.errors import UserError
@@ -38,6 +40,7 @@ class MixtureTask(TranslationTask):
 
     Config = MixtureConfig
     mixes = True
+    decodes_as = TranslationTask
 
     def __init__(
         self, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer, order: Any = "none", config: Any = None
@@ -135,6 +138,13 @@ class MixedDataset(PairDataset):
         """As in TextDataset: the task too."""
         part = next(part for begin, end, part in self.parts if begin <= corpus.first and corpus.last <= end)
         return f"{part.task.config.type}.{super().group(corpus)}"
+
+    def _columns(self, examples: np.ndarray) -> dict[str, torch.Tensor]:
+        """As in TextDataset, with `alone`: 1 for the lines without translations, 0 for pairs."""
+        alone = np.zeros(len(examples), np.int64)
+        for begin, end, part in self.parts:
+            alone[(examples >= begin) & (examples < end)] = isinstance(part.task, DenoisingTask)
+        return {**super()._columns(examples), ALONE: torch.from_numpy(alone)}
 
     def _sides(self, examples: np.ndarray, draw: Draw | None):
         """As in PairDataset."""

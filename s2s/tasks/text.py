@@ -56,6 +56,7 @@ class TextTask(ABC):
     columns: tuple[str, ...] = ()  # further columns of the store, to be in `Batch.columns`
     reserved: ClassVar[tuple[str, ...]] = ()  # symbols that its vocabularies must reserve
     mixes = False  # whether its stores may be made for different tasks
+    decodes_as: type | None = None  # another task whose models decode as its own do
     writes = True  # whether its models generate hypotheses
     source_end = True  # whether its sources of text end with EOS
     frame_seconds: float | None = None  # seconds from one frame of a recording to the next; None: sources are text
@@ -275,7 +276,7 @@ class TextTask(ABC):
 
     def difference(self, other: "TextTask") -> str | None:
         """The first difference because of which models of this task and another cannot work together; or None."""
-        if type(self) is not type(other):
+        if (self.decodes_as or type(self)) is not (other.decodes_as or type(other)):
             return f"another task, {type(other).__name__} against {type(self).__name__}"
         for side, vocabulary in self.vocabularies.items():
             other_vocabulary = other.vocabularies[side]

@@ -41,6 +41,8 @@ class Writer:
         self.task, self.seed = task, config.seed
         self.wanted: list[tuple[Term, Writing, DecodeConfig]] = []
         for term in criterion.terms:
+            if term.writings():
+                term.prepare(task)
             for writing in term.writings():
                 self._check(config, f"criterion.terms: {term.name}")
                 self.wanted.append((term, writing, self._options(config, term, writing)))
@@ -97,9 +99,10 @@ class Writer:
             self.loaded[place] = load_components(self.task, options, next(writers[0].parameters()).device)
         seed = np.random.SeedSequence([self.seed, update, place]).generate_state(1, np.uint64)
         generator = generator_of(self.task, writers, options, int(seed[0] >> 1), self.loaded[place])
-        pairs = ((batch.ids.tolist(), self.task.unbatched(batch)) for batch in batches)
-        sources = {number: source for numbers, rows in pairs for number, source in zip(numbers, rows, strict=True)}
-        written = {}
+        sources, written = {}, {}
+        for batch in batches:
+            rows = writing.sources(batch) if writing.sources else dict(enumerate(self.task.unbatched(batch)))
+            sources |= {int(batch.ids[row]): source for row, source in rows.items()}
         results = generator.generate(list(sources.values()), numbers=list(sources))
         for number, n_best in zip(sources, results, strict=True):
             n_best[0].check(f"criterion.{term.name}: update {update}, example {number}")
@@ -111,7 +114,7 @@ class Writer:
         sources = list(map(plain, self.task.unbatched(batch)))
         columns = dict(batch.columns)
         for term in dict.fromkeys(term for term, *_ in self.wanted):
-            own = [[written[number] for number in batch.ids.tolist()]
+            own = [[written.get(number, []) for number in batch.ids.tolist()]
                    for (wanting, *_), written in zip(self.wanted, texts, strict=True) if wanting is term]  # fmt: skip
             with torch.no_grad():
                 columns |= term.written(batch, own, lambda row, ids: self.task.text(ids, sources[row]))

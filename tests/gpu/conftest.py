@@ -36,6 +36,8 @@ TRAININGS = {
                                        "criterion.sequence_distillation.teachers=[{folder}/text]",
                                        "criterion.sequence_distillation.decode.beam_size=2",
                                        "criterion.sequence_distillation.decode.max_length_b=2"]),
+    "back_translation": ("text", [*WRITES, "criterion=back_translation",
+                                  "criterion.back_translation.teachers=[{folder}/text]"]),
     "scheduled_sampling": ("text", [*SMALL, "criterion=scheduled_sampling", "criterion.scheduled_sampling.updates=1",
                                     "criterion.scheduled_sampling.decay=linear"]),
     "frozen": ("text", [*SMALL, "train.freeze=[embeddings]", "optim=adamw", "train.clip_norm=0"]),

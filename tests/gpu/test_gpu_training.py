@@ -21,12 +21,21 @@ OPERATORS = {"text": 260, "packed": 328, "unpad": 319, "bf16": 309, "joint": 443
              "distillation": 681, "r_drop": 588, "stages": 244, "ema": 661, "bytes": 258, "deletion": 309,
              "depth": 345, "contrastive": 310, "multilabel": 232,
              "auto-encoding": 302, "frozen": 252, "minimum_risk": 557, "reinforce": 315,
-             "scheduled_sampling": 479, "sequence_distillation": 319, "base": 572, "base bf16": 693}  # fmt: skip
+             "scheduled_sampling": 479, "sequence_distillation": 319, "back_translation": 600,
+             "base": 572, "base bf16": 693}  # fmt: skip
 # Trainings in which devices differ by more than the order of sums: in half precision, and with random numbers.
 ROUGH = ("bf16", "base bf16", "r_drop", "distillation", "deletion")
 # Where the host may wait in an update, and how often; elsewhere it does not. The lengths of texts
 # that are written in training are read once; what happens while they are written is no part of an update.
-WAITS = {"unpad": 1, "joint": 1, "ctc": 1, "minimum_risk": 1, "reinforce": 1, "sequence_distillation": 1}
+WAITS = {
+    "unpad": 1,
+    "joint": 1,
+    "ctc": 1,
+    "minimum_risk": 1,
+    "reinforce": 1,
+    "sequence_distillation": 1,
+    "back_translation": 1,
+}
 
 
 def losses(run) -> list[float]:

@@ -120,7 +120,7 @@ def test_a_pupil_learns_what_its_teacher_writes(store, tmp_path, s2s, writer):
     made = writer(*options)
     model, dataset, write = made["model"].train(), made["dataset"], made["writer"]
     (batch,) = write(model, [dataset.collate([3, 8, 21])], 1)
-    (term, (_, teachers), decode) = write.wanted[0]
+    (term, (_, teachers, _), decode) = write.wanted[0]
     generator = generator_of(made["task"], teachers, decode)
     texts = [best.ids for (best,) in generator.generate(made["task"].inputs(dataset.split, [3, 8, 21]))]
     assert term.count(batch) == sum(map(len, texts)) + 3
