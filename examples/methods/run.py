@@ -169,9 +169,10 @@ def run(comparison: Comparison, side: str, seed: int, folder: Path, published: P
     lines = (own / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     validations = [record for record in map(json.loads, lines) if record["kind"] == "valid"]
     figures = {"side": side, "seed": seed, "score": score["value"], "signature": score["signature"],
-               "perplexity": round(validations[-1]["perplexity"], 3),
                "parameters": sum(p.numel() for p in model.parameters()), "train_cpu_seconds": round(training, 1),
                "train_wall_seconds": round(wall, 1), "generate_cpu_seconds": round(decoding, 1)}  # fmt: skip
+    if "perplexity" in validations[-1]:  # a loss that is no likelihood has none
+        figures["perplexity"] = round(validations[-1]["perplexity"], 3)
     finished.write_text(json.dumps(figures), encoding="utf-8")
     return figures
 
@@ -204,7 +205,9 @@ def write(name: str, comparison: Comparison, rows: list[dict], results: Path) ->
 
     for row in rows:
         figures = f"{comparison.metric} {row['score']:.2f}, {row['parameters']:,} parameters"
-        seconds = f"perplexity {row['perplexity']:.2f}, {row['train_cpu_seconds']:.0f} s of training"
+        if "perplexity" in row:
+            figures += f", perplexity {row['perplexity']:.2f}"
+        seconds = f"{row['train_cpu_seconds']:.0f} s of training"
         print(f"{name}: {row['side']}, seed {row['seed']}: {figures}, {seconds}", flush=True)
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     report = dataclasses.asdict(comparison) | {
