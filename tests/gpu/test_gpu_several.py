@@ -62,6 +62,7 @@ def test_two_decode_as_one_does(gpu_runs, tmp_path, two):
     for rank, (_, backend, exchanges, devices) in enumerate(made):
         assert backend == "cpu:gloo,cuda:nccl"
         assert devices <= {f"cuda:{rank}"}  # there may be too few sentences for both
-        assert exchanges == ["broadcast_object_list", "all_gather_object"]
+        assert exchanges  # of texts and counts, by the hosts; nothing of a GPU is exchanged
+        assert not any(kind.startswith("all_reduce") for kind in exchanges)
     assert set.union(*(devices for *_, devices in made))
     assert (tmp_path / "two").read_text() == (tmp_path / "one").read_text()
