@@ -206,7 +206,7 @@ def test_a_prefix_is_kept_whole_and_counts_in_the_score():
 
 def test_an_empty_source_gives_an_empty_hypothesis_without_the_model():
     class Untouched(torch.nn.Module):
-        max_length, has_decoder, has_ctc = None, True, False
+        max_length, max_source, has_decoder, has_ctc = None, None, True, False
 
         def __init__(self):
             super().__init__()
