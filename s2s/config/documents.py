@@ -19,7 +19,7 @@ YAML_LIMITS = Limits(size=1 << 20, values=1 << 16)  # PyYAML reads some 100 kB i
 
 
 def read_json(path: str | Path, shape: Shape = object, remedy: str = "", limits: Limits = LIMITS,
-              finite: bool = True) -> Any:  # fmt: skip
+              finite: bool = True, number: Callable[[str], Any] | None = None) -> Any:  # fmt: skip
     """The content of a JSON file.
 
     Args:
@@ -28,16 +28,17 @@ def read_json(path: str | Path, shape: Shape = object, remedy: str = "", limits:
         remedy: What the user should do if it does not ("make the store again"); ends each message.
         limits: Its limits.
         finite: Refuse numbers that are not finite; otherwise they are read as null.
+        number: Called with the characters of each number, instead of int or float.
 
     Raises:
         UserError: the file is missing, not JSON, or does not have the shape.
     """
     with _remedy(remedy):
-        return _json(_content(path, limits), str(path), shape, limits, lines=True, finite=finite)
+        return _json(_content(path, limits), str(path), shape, limits, lines=True, finite=finite, number=number)
 
 
 def parse_json(content: str | bytes, where: str, shape: Shape = object, remedy: str = "", limits: Limits = LIMITS,
-               number: type | None = None) -> Any:  # fmt: skip
+               number: Callable[[str], Any] | None = None) -> Any:  # fmt: skip
     """Read JSON from text, as `read_json` does. Messages begin with `where` (`FILE:LINE`). `number` is called with the
     characters of each number, instead of int or float."""
     with _remedy(remedy):
@@ -166,7 +167,7 @@ def _decoded(content: str | bytes, where: str) -> str:
 
 
 def _json(content: str, where: str, shape: Shape, limits: Limits, lines: bool = False, finite: bool = True,
-          number: type | None = None) -> Any:  # fmt: skip
+          number: Callable[[str], Any] | None = None) -> Any:  # fmt: skip
     commas = max(content.count(","), content.count("[") + content.count("{"))  # counts those inside strings, too
     if commas > limits.values:
         raise UserError(f"{where}: more than {limits.values:,} values")

@@ -15,6 +15,7 @@ transformers = pytest.importorskip("transformers")
 
 SYMBOLS = ["das", "haus", "ist", "klein", "ein", "hund", "und", "der", "alte", "baum"]
 LANGUAGES = {"mbart": ["de_DE", "en_XX"], "nllb": ["deu_Latn", "eng_Latn"], "m2m": ["__de__", "__en__"]}
+UNBOUNDED = {"model_max_length": 1000000000000000019884624838656}  # as transformers writes it
 CLASSES = {"bart": "Bart", "mbart": "MBart", "nllb": "M2M100", "m2m": "M2M100", "pegasus": "Pegasus"}
 
 
@@ -44,7 +45,9 @@ def tokenizer(kind, path):
         if kind == "m2m":
             (path / "vocab.json").write_text(json.dumps({symbol: n for n, symbol in enumerate(symbols)}))
         symbols += [*LANGUAGES[kind], *["<mask>"] * (kind != "m2m")]
-        (path / "tokenizer_config.json").write_text(json.dumps({"additional_special_tokens": LANGUAGES[kind]}))
+        (path / "tokenizer_config.json").write_text(
+            json.dumps(UNBOUNDED | {"additional_special_tokens": LANGUAGES[kind]})
+        )
     place = {symbol: n for n, symbol in enumerate(symbols)}
     first = [place[LANGUAGES[kind][0]]] if kind in LANGUAGES else []
 

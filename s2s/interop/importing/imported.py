@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from s2s.config.documents import read_json
-from s2s.config.shapes import Limits
+from s2s.config.shapes import Limits, integer, real
 from s2s.errors import UserError
 from s2s.interop.places import IMPOSSIBLE, Table, read_table
 from s2s.text.vocabulary import BOS, SPECIALS
@@ -110,7 +110,7 @@ class Folder:
 
     def json(self, name: str) -> dict[str, Any]:
         """The object in a file. Raises UserError: it is missing or damaged."""
-        return read_json(self.file(name), {...: object}, limits=LARGE)
+        return read_json(self.file(name), {...: object}, limits=LARGE, number=_number)
 
     def get(self, name: str, default: Any) -> Any:
         """An option of the config.
@@ -147,6 +147,14 @@ class Folder:
         if missing := sorted(places.keys() - tensors.keys()):
             raise UserError(f"{file}: the files beside it lack {', '.join(missing)}")
         return tensors
+
+
+def _number(digits: str) -> int | float:
+    """A number of a JSON file. One of over 64 bits, as `model_max_length` where there is no limit, becomes a float."""
+    try:
+        return integer(digits)
+    except ValueError:
+        return real(digits)
 
 
 def checked(name: str, value: Any, default: Any, where: Path) -> Any:
