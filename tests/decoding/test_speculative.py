@@ -138,7 +138,7 @@ def test_a_source_that_is_copied_takes_few_passes():
     """A model that repeats its source, by hand: the gain is as it should be."""
 
     class Copier(torch.nn.Module):
-        target_vocabulary_size, max_length, attention_shape = V, None, (1, 1)
+        target_vocabulary_size, max_length, max_source, attention_shape = V, None, None, (1, 1)
         has_decoder, has_ctc = True, False
 
         def __init__(self):

@@ -26,7 +26,7 @@ SECONDS = 0.25
 class Plain(nn.Module):
     """A frame is a label, or SILENCE."""
 
-    has_decoder, has_ctc, max_length, target_vocabulary_size = False, True, None, V
+    has_decoder, has_ctc, max_length, max_source, target_vocabulary_size = False, True, None, None, V
 
     def __init__(self):
         super().__init__()

@@ -7,7 +7,7 @@ from s2s import registry
 from tests.models.test_matrix import KINDS, NEEDED
 from tests.models.test_parts import DECODERS, ENCODERS, WRITING
 
-# For several sources, for sources as targets, for spellings of symbols, and for tags.
+# For several sources, for recordings, for sources as targets, for spellings of symbols, and for tags.
 ELSEWHERE = {
     ("bridge", "flat"),
     ("bridge", "sources"),
@@ -17,6 +17,7 @@ ELSEWHERE = {
     ("encoder", "converter"),
     ("encoder", "language_layers"),
     ("frontend", "factors"),
+    ("frontend", "whisper"),
 }
 PARTS = [(kind, name) for kind in KINDS for name in registry.COMPONENTS[kind] if (kind, name) not in ELSEWHERE]
 SIZE = {"encoder": ENCODERS["transformer"], "decoder": DECODERS["transformer"]}

@@ -10,10 +10,10 @@ from tests.models.test_parts import DECODERS, ENCODERS, SIZE, check, model_of
 
 BLOCKS = ["norm_type=rms", "positions=relative_bias", "relative_buckets=8", "relative_distance=20", "activation=geglu",
           "bias=false", "scale_attention=false", "scale_embeddings=false"]  # fmt: skip
-# For other sources, together only, with spellings of symbols, or with tags.
+# For other sources, for recordings, together only, with spellings of symbols, or with tags.
 ELSEWHERE = {("bridge", "flat"), ("bridge", "sources"), ("decoder", "multi_source"), ("output", "pointer"),
              ("encoder", "none"), ("decoder", "prefix"), ("output", "multilabel"), ("encoder", "converter"),
-             ("encoder", "language_layers"), ("frontend", "factors")}  # fmt: skip
+             ("encoder", "language_layers"), ("frontend", "factors"), ("frontend", "whisper")}  # fmt: skip
 NEEDED = {
     ("frontend", "one_hot"): ["encoder.width=16"], ("embedding", "one_hot"): ["decoder.width=16"],
     ("output", "one_hot"): ["tie_embeddings=none"], ("output", "adaptive"): ["tie_embeddings=none"],
