@@ -16,7 +16,8 @@ unsupervised translation: denoising and back-translation in each update.
 
 Use: task=mixture task.first_tag=target_language criterion=back_translation
 
-Left out: CodeRosetta's entities of code and its noise, which grows; a writer that follows the model at a distance.
+Left out: CodeRosetta's entities of code and its noise, which grows; a writer that follows the model at a distance; a
+start after some updates, for which `train.init.checkpoint` begins with a model that was trained without the term.
 """
 
 import dataclasses
