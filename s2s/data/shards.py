@@ -6,11 +6,11 @@ the store as on one machine, but with these results in place of the workers. So 
 Results are pickled. Reading them creates objects of known classes alone, so a part from elsewhere cannot run code.
 """
 
+import dataclasses
 import io
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -87,7 +87,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.name: file_hash(path) for path in sorted(folder.iterdir())}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Share:
     """The part of a corpus that a shard encodes: chunks by their place in the first file."""
 
@@ -170,7 +170,7 @@ class Replayed:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads arrays, and dataclasses and named tuples of some packages."""
+    """Reads arrays, and dataclasses and named tuples that modules of some packages define, and not what they import."""
 
     def __init__(self, content: bytes, packages: tuple[str, ...]):
         super().__init__(io.BytesIO(content))
@@ -179,9 +179,13 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] == "numpy" and name in NUMPY:
             return super().find_class(module, name)
-        if module.partition(".")[0] in self.packages:
+        if module.partition(".")[0] in self.packages and "." not in name:
             known = super().find_class(module, name)
-            if isinstance(known, type) and (hasattr(known, "__dataclass_fields__") or hasattr(known, "_fields")):
+            if (
+                isinstance(known, type)
+                and known.__module__ == module
+                and (dataclasses.is_dataclass(known) or issubclass(known, tuple))
+            ):
                 return known
         if (module, name) in (("collections", "Counter"), ("fractions", "Fraction")):
             return super().find_class(module, name)

@@ -610,57 +610,77 @@ inline int64_t work_of(const Stack& stack) {
     return work;
 }
 
+// The rows of one thread's team: what `step_of_team` and `encode_of_team` do alike in the layers of a stack.
+template <class Stack>
+struct Rows {
+    const Stack& stack;
+    const Buffers& buffers;
+    int64_t R;
+
+    void map(const Map& it, const float* from, float* to, Mode mode) const {
+        linear(it, from, to, R, mode, buffers.codes, buffers.scales);
+    }
+
+    // What a block reads, and what becomes of its sum with that: pre-norm or post-norm.
+    const float* enter(const Norm& norm) const {
+        if (stack.pre_norm) normalize(norm, buffers.x, buffers.normed, R, stack.D);
+        return stack.pre_norm ? buffers.normed : buffers.x;
+    }
+    void leave(const Norm& norm) const {
+        if (!stack.pre_norm) normalize(norm, buffers.x, buffers.x, R, stack.D);
+    }
+
+    // Row r of x becomes the embedding of a token; place: what is added to it, or null.
+    void embed(int64_t r, int64_t token, const float* place) const {
+        const float* row = stack.embedding + token * stack.D;
+        const float scale = stack.scaled ? std::sqrt(static_cast<float>(stack.D)) : 1;
+        for (int64_t i = 0; i < stack.D; ++i) buffers.x[r * stack.D + i] = row[i] * scale + (place ? place[i] : 0);
+    }
+
+    void feedforward(const Layer& layer) const {
+        map(layer.inner, enter(layer.feedforward_norm), buffers.states, stack.activation == RELU ? STORE_RELU : STORE);
+        map(layer.outer, activate(buffers.states, R, layer.outer.I, stack.activation), buffers.x, ADD);
+        leave(layer.feedforward_norm);
+    }
+};
+
 // One thread's part of `decoder_step`.
 void step_of_team(const Decoder& decoder, const State& state, const int64_t* tokens, const Live& live, float* logits,
                   float* top, const Buffers& buffers) {
     const int64_t D = decoder.D, H = decoder.H, G = decoder.G, d = decoder.d;
     const int64_t B = state.B, K = state.K, L = state.L, S = state.S, R = live.count;
     float* const x = buffers.x;
-    const auto map = [&](const Map& it, const float* from, float* to, Mode mode) {
-        linear(it, from, to, R, mode, buffers.codes, buffers.scales);
-    };
-    // What a block reads, and what becomes of its sum with that: pre-norm or post-norm.
-    const auto enter = [&](const Norm& norm) -> const float* {
-        if (decoder.pre_norm) normalize(norm, x, buffers.normed, R, D);
-        return decoder.pre_norm ? buffers.normed : x;
-    };
-    const auto leave = [&](const Norm& norm) {
-        if (!decoder.pre_norm) normalize(norm, x, x, R, D);
-    };
+    const Rows<Decoder> all{decoder, buffers, R};
     // mixed += share * some states: the states under the map to logits are a sum.
     const auto mix = [&](const float* states, float share) {
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < R * D; ++i) buffers.mixed[i] += share * states[i];
     };
-    const float scale = decoder.scaled ? std::sqrt(static_cast<float>(D)) : 1;
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < R; ++r) {
         if (decoder.shares) std::fill_n(buffers.mixed + r * D, D, 0.0f);
-        const float* row = decoder.embedding + tokens[live.rows[r]] * D;
-        const float* place = state.added ? state.added + state.positions[live.rows[r] / K] * D : nullptr;
-        for (int64_t i = 0; i < D; ++i) x[r * D + i] = row[i] * scale + (place ? place[i] : 0);
+        const int64_t row = live.rows[r];
+        all.embed(r, tokens[row], state.added ? state.added + state.positions[row / K] * D : nullptr);
     }
     if (decoder.embedded.weight) normalize(decoder.embedded, x, x, R, D);
     for (int64_t n = 0; n < decoder.N; ++n) {
         const Layer& layer = decoder.layer[n];
         float* own = state.cache + 2 * n * B * G * L * K * d;
         const int64_t source = n * B * G * S * d;
-        map(layer.qkv, enter(layer.attention_norm), buffers.qkv, STORE);
+        all.map(layer.qkv, all.enter(layer.attention_norm), buffers.qkv, STORE);
         if (state.turned) rotate(buffers.qkv, state.turned, state.positions, live, K, H, G, d);
         self_attention(buffers.qkv, own, own + B * G * L * K * d, state.history, state.positions, live,
                        buffers.attended, decoder.log_length, B, K, H, G, d, L);
-        map(layer.output, buffers.attended, x, ADD);
-        leave(layer.attention_norm);
+        all.map(layer.output, buffers.attended, x, ADD);
+        all.leave(layer.attention_norm);
         if (layer.query.O) {
-            map(layer.query, enter(layer.cross_norm), buffers.qkv, STORE);
+            all.map(layer.query, all.enter(layer.cross_norm), buffers.qkv, STORE);
             cross_attention(buffers.qkv, state.keys + source, state.values + source, state.lengths, live,
                             buffers.attended, decoder.log_length, B, K, H, G, d, S);
-            map(layer.cross_output, buffers.attended, x, ADD);
-            leave(layer.cross_norm);
+            all.map(layer.cross_output, buffers.attended, x, ADD);
+            all.leave(layer.cross_norm);
         }
-        map(layer.inner, enter(layer.feedforward_norm), buffers.states, decoder.activation == RELU ? STORE_RELU : STORE);
-        map(layer.outer, activate(buffers.states, R, layer.outer.I, decoder.activation), x, ADD);
-        leave(layer.feedforward_norm);
+        all.feedforward(layer);
         if (layer.head.weight) {
             normalize(layer.head, x, buffers.normed, R, D);
             mix(buffers.normed, decoder.shares[n]);
@@ -712,38 +732,22 @@ void encode_of_team(const Encoder& encoder, const Sides& sides, const Part& part
                     int64_t w, int64_t W) {
     const int64_t D = encoder.D, H = encoder.H, G = encoder.G, d = encoder.d, R = part.rows;
     float* const x = buffers.x;
-    const auto map = [&](const Map& it, const float* from, float* to, Mode mode) {
-        linear(it, from, to, R, mode, buffers.codes, buffers.scales);
-    };
-    const auto enter = [&](const Norm& norm) -> const float* {
-        if (encoder.pre_norm) normalize(norm, x, buffers.normed, R, D);
-        return encoder.pre_norm ? buffers.normed : x;
-    };
-    const auto leave = [&](const Norm& norm) {
-        if (!encoder.pre_norm) normalize(norm, x, x, R, D);
-    };
-    const float scale = encoder.scaled ? std::sqrt(static_cast<float>(D)) : 1;
+    const Rows<Encoder> all{encoder, buffers, R};
 #pragma omp for schedule(static)
-    for (int64_t r = 0; r < R; ++r) {
-        const float* row = encoder.embedding + part.tokens[r] * D;
-        const float* place = added ? added + part.places[r] * D : nullptr;
-        for (int64_t i = 0; i < D; ++i) x[r * D + i] = row[i] * scale + (place ? place[i] : 0);
-    }
+    for (int64_t r = 0; r < R; ++r) all.embed(r, part.tokens[r], added ? added + part.places[r] * D : nullptr);
     if (encoder.embedded.weight) normalize(encoder.embedded, x, x, R, D);
     for (int64_t n = 0; n < encoder.N; ++n) {
         const Layer& layer = encoder.layer[n];
-        map(layer.qkv, enter(layer.attention_norm), buffers.qkv, STORE);
+        all.map(layer.qkv, all.enter(layer.attention_norm), buffers.qkv, STORE);
         if (turned) rotate(buffers.qkv, turned, part.places, {R, part.own, part.own}, 1, H, G, d);
         own_attention(buffers.qkv, part.firsts, part.sentences, buffers.attended, encoder.log_length, H, G, d);
-        map(layer.output, buffers.attended, x, ADD);
-        leave(layer.attention_norm);
-        map(layer.inner, enter(layer.feedforward_norm), buffers.states, encoder.activation == RELU ? STORE_RELU : STORE);
-        map(layer.outer, activate(buffers.states, R, layer.outer.I, encoder.activation), x, ADD);
-        leave(layer.feedforward_norm);
+        all.map(layer.output, buffers.attended, x, ADD);
+        all.leave(layer.attention_norm);
+        all.feedforward(layer);
     }
     if (encoder.norm.weight) normalize(encoder.norm, x, x, R, D);
     for (int64_t m = 0; m < sides.M; ++m) {
-        map(sides.key_value[m], x, buffers.qkv, STORE);
+        all.map(sides.key_value[m], x, buffers.qkv, STORE);
 #pragma omp for collapse(2) schedule(static)
         for (int64_t b = 0; b < part.sentences; ++b) {
             for (int64_t g = 0; g < Q; ++g) {

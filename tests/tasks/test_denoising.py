@@ -123,13 +123,18 @@ def test_pairs_in_a_tsv_file_are_no_texts(folder, tmp_path, s2s, capsys):
 @pytest.mark.slow
 def test_two_processes_make_the_run_of_one_and_resume_to_the_same_bits(folder, tmp_path, s2s, together):  # noqa: F811
     """The noise of an example depends on its number and the epoch, and not on the process that reads it."""
-    store, one, two, pieces = folder / "texts", *(tmp_path / name for name in ("one", "two", "pieces"))
-    options = ["task=denoising", *SIZE, "data.group=2", "train.log_updates=1", "train.max_updates=12", NO_NOISE]
+    two_processes_make_the_run_of_one(folder / "texts", "denoising", tmp_path, s2s, together)
+
+
+def two_processes_make_the_run_of_one(store, task, tmp_path, s2s, start):
+    """Check runs of a task on a store: in one process, in two, and in two with a stop between."""
+    one, two, pieces = (tmp_path / name for name in ("one", "two", "pieces"))
+    options = [f"task={task}", *SIZE, "data.group=2", "train.log_updates=1", "train.max_updates=12", NO_NOISE]
     assert s2s("train", *test_resume.words(store, one, *options, "train.accumulate=2")) == 0
-    finished(together(2, store, two, *options))
+    finished(start(2, store, two, *options))
     assert len(losses(one)) == 12
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
     assert_one_run(one, two)
-    finished(together(2, store, pieces, *options, "train.max_updates=5"))
-    finished(together(2, store, pieces, *options))
+    finished(start(2, store, pieces, *options, "train.max_updates=5"))
+    finished(start(2, store, pieces, *options))
     test_resume.same_bits(two, pieces)

@@ -13,10 +13,8 @@ from s2s.tasks.denoising import DenoisingConfig, DenoisingTask
 from s2s.tasks.mixture import MixtureTask
 from s2s.tasks.translation import TranslationTask
 from tests.conftest import write_corpus
-from tests.tasks.test_denoising import SIZE, folder  # noqa: F401
-from tests.training import test_resume
+from tests.tasks.test_denoising import SIZE, folder, two_processes_make_the_run_of_one  # noqa: F401
 from tests.training.conftest import together  # noqa: F401
-from tests.training.test_distributed import NO_NOISE, assert_one_run, finished, losses
 from tests.training.test_resume import same_bits
 
 
@@ -92,17 +90,7 @@ def test_the_references_of_noised_texts_are_what_is_to_be_written(folder):  # no
 
 @pytest.mark.slow
 def test_two_processes_make_the_run_of_one_and_resume_to_the_same_bits(folder, tmp_path, s2s, together):  # noqa: F811
-    one, two, pieces = (tmp_path / name for name in ("one", "two", "pieces"))
-    store = f"[{folder}/pairs,{folder}/texts]"
-    options = ["task=mixture", *SIZE, "data.group=2", "train.log_updates=1", "train.max_updates=12", NO_NOISE]
-    assert s2s("train", *test_resume.words(store, one, *options, "train.accumulate=2")) == 0
-    finished(together(2, store, two, *options))
-    assert len(losses(one)) == 12
-    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
-    assert_one_run(one, two)
-    finished(together(2, store, pieces, *options, "train.max_updates=5"))
-    finished(together(2, store, pieces, *options))
-    test_resume.same_bits(two, pieces)
+    two_processes_make_the_run_of_one(f"[{folder}/pairs,{folder}/texts]", "mixture", tmp_path, s2s, together)
 
 
 def test_the_decoder_reads_the_language_of_pairs_and_of_noised_texts(tmp_path, s2s):
