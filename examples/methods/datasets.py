@@ -8,6 +8,8 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from s2s.data.transforms import noisy
+
 Pairs = list[tuple[str, ...]]
 SPLITS = ("train", "valid", "test")
 
@@ -65,6 +67,13 @@ def multi30k(source: str, target: str) -> Callable[[Path], Iterator[Pairs]]:
             yield [(a, b) for a, b in zip(*sides, strict=True) if "\t" not in a + b]
 
     return read
+
+
+def misspelt(folder: Path) -> Iterator[Pairs]:
+    """Multi30k, German to English, with changes of a tenth of the source's characters in the test alone."""
+    *learned, test = multi30k("de", "en")(folder)
+    yield from learned
+    yield [(noisy(source, number, 0.1), target) for number, (source, target) in enumerate(test)]
 
 
 def zero_shot(folder: Path) -> Iterator[Pairs]:
@@ -182,6 +191,11 @@ PUBLISHED = (
     {f"g2p_{language}": g2p(language) for language in ("arm_e", "dut", "fre", "hun", "jpn_hira")}
     | {f"inflection_{language}": inflection(language) for language in ("got", "hun", "non", "tur")}
     | {f"multi30k_{a}_{b}": multi30k(a, b) for a in ("de", "en", "fr") for b in ("de", "en", "fr") if a != b}
-    | {"multi30k_zero_shot": zero_shot, "multi30k_de_fr_en": two_sources, "scan": scan}
+    | {
+        "multi30k_zero_shot": zero_shot,
+        "multi30k_de_fr_en": two_sources,
+        "multi30k_de_en_misspelt": misspelt,
+        "scan": scan,
+    }
 )
 NAMES = [*PUBLISHED, *GENERATED]
